@@ -1,0 +1,1 @@
+"""Words, sums and names: what every other layer speaks."""

@@ -1,0 +1,167 @@
+"""Names and recipes: small registries, and YAML nodes that bind to constructors.
+
+The constructor is the configuration: a node ``{name: local, n: 48}`` looks up ``local`` and calls its constructor with
+the keyword-only argument ``n``. Unknown names and options answer with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import yaml
+
+from .errors import UserError, unknown_name
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Variants of one kind, found by name.
+
+    >>> SHAPES = Registry("shape")
+    >>> @SHAPES.register("ball")
+    ... class Ball:
+    ...     '''A ball.'''
+    ...     def __init__(self, *, radius_mm: float = 1.0): self.radius_mm = radius_mm
+    >>> SHAPES.build({"name": "ball", "radius_mm": 2}).radius_mm
+    2.0
+    """
+
+    all: dict[str, Registry] = {}
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.entries: dict[str, Callable[..., T]] = {}
+        Registry.all[kind] = self
+
+    def register(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+        def keep(entry: Callable[..., T]) -> Callable[..., T]:
+            if name in self.entries:
+                raise ValueError(f"{self.kind} '{name}' is registered twice")
+            self.entries[name] = entry
+            return entry
+
+        return keep
+
+    def __getitem__(self, name: str) -> Callable[..., T]:
+        if name not in self.entries:
+            raise unknown_name(self.kind, name, self.entries)
+        return self.entries[name]
+
+    def build(self, node: Mapping[str, Any] | str, **facts: Any) -> T:
+        """Construct the entry a node names; ``facts`` are what the program knows (a size, a dataset), not options."""
+        options = {"name": node} if isinstance(node, str) else dict(node)
+        name = options.pop("name", None)
+        if name is None:
+            raise UserError(f"got a {self.kind} without a name", f"wanted one of {', '.join(self.entries)}", "add 'name:'")
+        return bind(self[name], options, where=f"{self.kind} '{name}'", **facts)
+
+
+def bind(entry: Callable[..., T], options: Mapping[str, Any], *, where: str, **facts: Any) -> T:
+    """Call ``entry`` with options from a recipe, checked against its typed keyword-only signature."""
+    parameters = inspect.signature(entry).parameters
+    hints = typing.get_type_hints(entry.__init__ if inspect.isclass(entry) else entry)
+    known = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY and name not in facts]
+    values = {}
+    for key, value in options.items():
+        if key not in known:
+            raise unknown_name(f"option of {where}", key, known)
+        values[key] = checked(value, hints.get(key, Any), where=f"{where} option '{key}'")
+    return entry(**values, **{key: value for key, value in facts.items() if key in parameters})
+
+
+def checked(value: Any, hint: Any, *, where: str) -> Any:
+    """A YAML value as the annotated type; whole numbers pass for floats, lists for tuples.
+
+    >>> checked(3, float, where="x")
+    3.0
+    """
+    choices = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+    if hint is Any or (value is None and type(None) in choices):
+        return value
+    for choice in choices:
+        origin = typing.get_origin(choice) or choice
+        if origin is typing.Literal and value in typing.get_args(choice):
+            return value
+        if origin is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        if origin is tuple and isinstance(value, (list, tuple)):
+            return tuple(value)
+        if inspect.isclass(origin) and isinstance(value, origin) and not (origin is int and isinstance(value, bool)):
+            return value
+    names = " or ".join(getattr(c, "__name__", str(c)) for c in choices)
+    raise UserError(f"got {value!r} for {where}", f"wanted {names}", "correct the recipe or --set")
+
+
+def folder() -> Path:
+    """Where the recipes live: inside the installed package, or beside it in a source checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def load(name_or_path: str) -> dict[str, Any]:
+    """Read a recipe by name (of ``configs/``) or path; ``base: NAME`` in it is read first and overlaid."""
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = folder() / f"{name_or_path}.yaml"
+        if not path.is_file():
+            raise unknown_name("recipe", name_or_path, (p.stem for p in folder().glob("*.yaml")))
+    if not path.is_file():
+        raise UserError(f"got recipe '{path}'", "wanted a YAML file", "check the path or give a name of `mednerf-kit list`")
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"got recipe '{path}' that does not parse ({first})", "wanted YAML", "correct that line") from None
+    if not isinstance(recipe, dict):
+        raise UserError(f"got recipe '{path}' without keys", "wanted a YAML mapping", "start from a file of configs/")
+    base = recipe.pop("base", None)
+    return overlaid(load(base), recipe) if base else recipe
+
+
+def overlaid(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``over`` on top, node by node; a node that names another variant replaces the old one whole.
+
+    >>> overlaid({"a": {"name": "x", "n": 1}, "b": 2}, {"a": {"n": 3}})
+    {'a': {'name': 'x', 'n': 3}, 'b': 2}
+    """
+    result = copy.deepcopy(base)
+    for key, value in over.items():
+        old = result.get(key)
+        same = isinstance(value, Mapping) and isinstance(old, dict) and value.get("name", old.get("name")) == old.get("name")
+        result[key] = overlaid(old, value) if same else copy.deepcopy(value)
+    return result
+
+
+def with_settings(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+    """Apply ``--set a.b=c`` items; values are YAML, and 5e-4 counts as a number.
+
+    >>> with_settings({"sampler": {"name": "local"}}, ["sampler.threshold=5e-4"])
+    {'sampler': {'name': 'local', 'threshold': 0.0005}}
+    """
+    result = copy.deepcopy(recipe)
+    for setting in settings:
+        key, sign, text = setting.partition("=")
+        if not sign or not key:
+            raise UserError(f"got --set '{setting}'", "wanted key.path=value", "write for example --set sampler.n=32")
+        value = yaml.safe_load(text)
+        if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?e[-+]?\d+", value, re.IGNORECASE):
+            value = float(value)
+        node = result
+        *path, last = key.split(".")
+        for part in path:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise UserError(f"got --set '{setting}'", f"wanted a node at '{part}'", "look at the recipe with --dry-run")
+        if not path and last not in result:
+            raise unknown_name("recipe key", last, result)
+        node[last] = value
+    return result

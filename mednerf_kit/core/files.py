@@ -1,0 +1,85 @@
+"""Files that are whole or absent: atomic writes, and tensors as safetensors with text beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .errors import RunError, UserError
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """A temporary path (same folder, same suffix) that takes the place of ``path`` when the block ends well.
+
+    An error leaves the old file as it was; a full disk answers with a :class:`RunError`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    suffix = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}-", suffix=suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"could not write '{path}' ({error.strerror or error})", "wanted a writable disk with space",
+                       "free some space or choose another folder; the previous file is untouched") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON atomically (NaN is refused: it is not JSON)."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> None:
+    """Write named tensors and JSON metadata as one safetensors file, atomically."""
+    from safetensors.torch import save_file
+
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with atomic(path) as temporary:
+        try:
+            save_file(whole, temporary, metadata={"meta": json.dumps(meta or {})})
+        except Exception as error:  # safetensors wraps the operating system's error in its own class
+            raise OSError(str(error)) from error
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`save_tensors` wrote. A damaged file is named in the error."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            meta = json.loads((file.metadata() or {}).get("meta", "{}"))
+    except FileNotFoundError:
+        raise UserError(f"got '{path}', which does not exist", "wanted a snapshot", "check the path") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"got '{path}', which is damaged ({error})", "wanted a whole safetensors file",
+                        "use the snapshot before it") from None
+    return tensors, meta

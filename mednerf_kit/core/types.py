@@ -1,0 +1,94 @@
+"""The records that travel through the package, and the letters every module uses for their axes.
+
+B batch (patients, samples of the prior) · V views · R rays · S samples per ray · N points · C channels ·
+D/H/W volume (z, y, x) · ``t`` distance along a unit ray · ``dt`` the length a sample stands for ·
+``tau`` optical depth of a sample · ``w`` the weight of a sample in its pixel.
+
+World frame: LPS (x to the patient's left, y to posterior, z to superior), isocentre at the origin. Imaging works in
+millimetres; learned fields work in *field units*, in which the field of view is ±1 at the isocentre.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from torch import Generator, Tensor
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Which pixels are supervised: all fields share the leading shape [...]."""
+
+    view: Tensor  # [...] index of the view, int64
+    yx: Tensor  # [..., 2] row and column, in pixels; integers are pixel centres
+    weight: Tensor  # [...] importance weight, mean 1
+
+
+@dataclass(frozen=True)
+class Rays:
+    """Unit rays: all fields share the leading shape [...]; ``near``/``far`` bound the part that is sampled."""
+
+    origin: Tensor  # [..., 3]
+    direction: Tensor  # [..., 3] unit length
+    near: Tensor  # [...]
+    far: Tensor  # [...] equal to near where the ray misses the support
+
+    def scaled(self, factor: float) -> Rays:
+        """The same rays in another unit of length (millimetres to field units, say)."""
+        return replace(self, origin=self.origin * factor, near=self.near * factor, far=self.far * factor)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A quadrature rule along each ray: nodes and lengths. ``dt == 0`` means "not there"."""
+
+    t: Tensor  # [..., S] sorted, inside [near, far]
+    dt: Tensor  # [..., S] non-negative
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a field says about samples."""
+
+    tau: Tensor  # [..., S] optical depth of each sample, >= 0
+    color: Tensor | None = None  # [..., S, C]; None for a density-only field
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a ray sees, and each sample's share in it."""
+
+    image: Tensor  # [..., C]
+    w: Tensor  # [..., S]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a discriminator says: one logit per head and picture."""
+
+    heads: Tensor  # [B, K]
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Sampler(Protocol):
+    """Chooses where along a ray the field is asked. No gradient flows through the answer."""
+
+    def __call__(self, rays: Rays, previous: tuple[Samples, Tensor] | None, generator: Generator | None) -> Samples:
+        """``previous`` holds the coarser level's samples and their weights w [..., S]; without a generator: midpoints."""
+
+
+class Selector(Protocol):
+    """Chooses which pixels are supervised."""
+
+    def select(self, step: int, generator: Generator) -> Pixels: ...
+
+
+class Field(Protocol):
+    """What fills space. A code is a batch of per-sample weights for generated fields, None for a fixed one."""
+
+    def density(self, x: Tensor, code: Any = None) -> Tensor:
+        """Attenuation per unit length at points x [..., 3] -> [...]."""
+
+    def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> Answer: ...

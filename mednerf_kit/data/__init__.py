@@ -1,0 +1,1 @@
+"""Where pictures come from: DRR sets, single radiographs, phantom cohorts."""

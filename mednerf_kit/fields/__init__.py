@@ -1,0 +1,1 @@
+"""What fills space: encodings, networks whose weights are given, voxels."""

@@ -1,0 +1,1 @@
+"""A distribution of scenes: generator, discriminator, augmentation."""

@@ -1,0 +1,1 @@
+"""Space in millimetres: X-ray geometry, CT volumes, phantoms and the projector."""

@@ -1,0 +1,200 @@
+"""The X-ray set-up in millimetres: a cone-beam source and a flat detector on a single-axis orbit.
+
+Convention (LPS, isocentre at the origin, orbit about z): at view angle a the source stands at SOD·(cos a, −sin a, 0),
+image right is (−sin a, −cos a, 0), image up is +z. 0° is a lateral film, 90° a frontal one with the patient's left on the
+image's left, 270° the clinical PA film with the patient's left on the image's right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core import files
+from ..core.errors import UserError, unknown_name
+from ..core.types import Rays
+
+SYNONYMS = {
+    "SAD": "source_to_isocentre_mm", "SOD": "source_to_isocentre_mm", "DSO": "source_to_isocentre_mm",
+    "SID": "source_to_detector_mm", "SDD": "source_to_detector_mm", "DSD": "source_to_detector_mm",
+}  # fmt: skip
+AXES = {"x": (1, 2, 0), "y": (2, 0, 1), "z": (0, 1, 2)}  # where the canonical (right-handed) axes land for each orbit axis
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Cone-beam geometry of an orbit; immutable, validated, JSON in and out.
+
+    >>> g = Geometry(source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=4, cols=4, pixel_mm=1.5)
+    >>> g.half_width_mm, g.orbit(4).angles_deg
+    (2.0, (0.0, 90.0, 180.0, 270.0))
+    """
+
+    source_to_isocentre_mm: float
+    source_to_detector_mm: float
+    rows: int
+    cols: int
+    pixel_mm: float  # square pixels, at the detector
+    offset_mm: tuple[float, float] = (0.0, 0.0)  # shift of the detector's centre to image right and up
+    columns_flipped: bool = True  # image right as stated above; False mirrors the columns
+    axis: str = "z"
+    tilt_deg: float = 0.0  # cranio-caudal elevation of the source above the orbit's plane
+    angles_deg: tuple[float, ...] = ()
+    line_integral_scale: float | None = None  # line integral of an image value of 1; None: unknown (relative)
+
+    def __post_init__(self) -> None:
+        try:
+            for name in ("source_to_isocentre_mm", "source_to_detector_mm", "pixel_mm", "tilt_deg"):
+                object.__setattr__(self, name, float(getattr(self, name)))
+            object.__setattr__(self, "offset_mm", tuple(float(v) for v in self.offset_mm))
+            object.__setattr__(self, "angles_deg", tuple(float(a) for a in self.angles_deg))
+            for name in ("rows", "cols"):
+                object.__setattr__(self, name, int(getattr(self, name)))
+        except (TypeError, ValueError):
+            raise UserError("got a geometry with a value that is not a number", "wanted numbers in millimetres and degrees",
+                            "correct geometry.json") from None
+        numbers = [self.source_to_isocentre_mm, self.source_to_detector_mm, self.pixel_mm, self.tilt_deg,
+                   *self.offset_mm, *self.angles_deg]  # fmt: skip
+        if not all(map(math.isfinite, numbers)) or len(self.offset_mm) != 2:
+            raise UserError("got a geometry with a missing or infinite number", "wanted finite millimetres and degrees",
+                            "correct geometry.json")
+        if not 0 < self.source_to_isocentre_mm < self.source_to_detector_mm:
+            raise UserError(
+                f"got source-to-isocentre {self.source_to_isocentre_mm:g} mm and source-to-detector "
+                f"{self.source_to_detector_mm:g} mm", "wanted 0 < SOD < SDD", "check the two distances (are they swapped?)")
+        if min(self.rows, self.cols) < 1 or self.pixel_mm <= 0:
+            raise UserError(f"got a detector of {self.rows}×{self.cols} pixels of {self.pixel_mm:g} mm",
+                            "wanted at least 1×1 pixels of positive size", "correct rows, cols and pixel_mm")
+        if self.axis not in AXES:
+            raise unknown_name("orbit axis", str(self.axis), AXES)
+        if abs(self.tilt_deg) >= 80:
+            raise UserError(f"got a tilt of {self.tilt_deg:g}°", "wanted less than 80° either way", "choose another orbit axis")
+
+    @property
+    def half_width_mm(self) -> float:
+        """Half the detector's width as seen at the isocentre: the unit of learned fields."""
+        return 0.5 * self.cols * self.pixel_mm * self.source_to_isocentre_mm / self.source_to_detector_mm
+
+    @property
+    def fov_deg(self) -> float:
+        """Full opening angle across the detector's columns."""
+        return 2 * math.degrees(math.atan(0.5 * self.cols * self.pixel_mm / self.source_to_detector_mm))
+
+    @property
+    def views(self) -> int:
+        return len(self.angles_deg)
+
+    def orbit(self, views: int, *, start_deg: float = 0.0, direction: int = 1) -> Geometry:
+        """The same set-up with ``views`` equally spaced angles; ``direction`` −1 turns the other way."""
+        if views < 1 or direction not in (1, -1):
+            raise UserError(f"got {views} views in direction {direction}", "wanted at least one view and direction 1 or -1",
+                            "correct --views")
+        return self.at(start_deg + direction * 360.0 * k / views for k in range(views))
+
+    def at(self, angles_deg: Sequence[float]) -> Geometry:
+        """The same set-up at these view angles, in degrees."""
+        return dataclasses.replace(self, angles_deg=tuple(angles_deg))
+
+    def resized(self, size: int) -> Geometry:
+        """The same detector area sampled with ``size`` columns (rows in proportion)."""
+        rows = max(1, round(self.rows * size / self.cols))
+        return dataclasses.replace(self, rows=rows, cols=size, pixel_mm=self.pixel_mm * self.cols / size)
+
+    def frames(self, angles_deg: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Source, detector centre (mm), image right and image up (unit vectors), each [..., 3], for angles [...]."""
+        a = torch.deg2rad(angles_deg)
+        e = torch.full_like(a, math.radians(self.tilt_deg))
+        zero = torch.zeros_like(a)
+        towards = torch.stack([a.cos() * e.cos(), -a.sin() * e.cos(), e.sin()], -1)
+        up = torch.stack([-a.cos() * e.sin(), a.sin() * e.sin(), e.cos()], -1)
+        right = torch.stack([-a.sin(), -a.cos(), zero], -1) * (1.0 if self.columns_flipped else -1.0)
+        turn = torch.tensor(AXES[self.axis])
+        towards, right, up = (v[..., turn.argsort()] for v in (towards, right, up))
+        source = self.source_to_isocentre_mm * towards
+        centre = source - self.source_to_detector_mm * towards + self.offset_mm[0] * right + self.offset_mm[1] * up
+        return source, centre, right, up
+
+    def pixel_grid(self) -> Tensor:
+        """Row and column of every pixel centre, [rows, cols, 2]."""
+        return torch.stack(torch.meshgrid(torch.arange(self.rows), torch.arange(self.cols), indexing="ij"), -1).float()
+
+    def rays(self, angles_deg: Tensor, yx: Tensor, *, support_mm: float | None = None) -> Rays:
+        """Rays in millimetres from the source through pixels.
+
+        ``angles_deg`` [...] and ``yx`` [..., 2] (row and column, pixel centres at integers) share their leading shape. ``near`` and
+        ``far`` bound the ray inside the support cylinder of that radius about the orbit's axis (default 1.4 half-widths).
+        """
+        source, centre, right, up = self.frames(angles_deg)
+        u = (yx[..., 1] - (self.cols - 1) / 2) * self.pixel_mm
+        v = ((self.rows - 1) / 2 - yx[..., 0]) * self.pixel_mm
+        target = centre + u[..., None] * right + v[..., None] * up
+        direction = torch.nn.functional.normalize(target - source, dim=-1)
+        radius = 1.4 * self.half_width_mm if support_mm is None else support_mm
+        near, far = cylinder_span(source, direction, radius, "xyz".index(self.axis))
+        return Rays(source.expand_as(direction), direction, near, far)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``geometry.json``."""
+        return {**dataclasses.asdict(self), "offset_mm": list(self.offset_mm), "angles_deg": list(self.angles_deg)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any] | str | Path) -> Geometry:
+        """Build from ``geometry.json`` (a mapping or a path); knows SAD/SOD/DSO and SID/SDD/DSD."""
+        if not isinstance(values, Mapping):
+            path = Path(values)
+            try:
+                values = json.loads(path.read_text(encoding="utf-8"))
+                if not isinstance(values, dict):
+                    raise ValueError("no JSON object")
+            except (OSError, ValueError) as error:
+                raise UserError(f"got '{path}' ({error})", "wanted a readable geometry.json", "write one or correct it") from None
+        known = {f.name for f in dataclasses.fields(cls)}
+        named: dict[str, Any] = {}
+        for key, value in values.items():
+            name = SYNONYMS.get(key.removesuffix("_mm").upper(), key)
+            if name not in known:
+                raise unknown_name("geometry key", key, known | set(SYNONYMS))
+            named[name] = value
+        missing = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING} - set(named)
+        if missing:
+            raise UserError(f"got a geometry without {', '.join(sorted(missing))}", "wanted every distance and the detector",
+                            "add them to geometry.json")
+        return cls(**named)
+
+    def save(self, path: str | Path) -> None:
+        """Write ``geometry.json``."""
+        files.write_json(path, self.to_json())
+
+
+def cylinder_span(origin: Tensor, direction: Tensor, radius: float | Tensor, axis: int = 2) -> tuple[Tensor, Tensor]:
+    """Where unit rays [..., 3] enter and leave an infinite cylinder about a coordinate axis.
+
+    Solves |o + t d|² = radius² in the plane across the axis; rays that miss (or run along the axis outside it) get near = far.
+
+    >>> o, d = torch.tensor([5.0, 0, 0]), torch.tensor([-1.0, 0, 0])
+    >>> [float(v) for v in cylinder_span(o, d, 2.0)]
+    [3.0, 7.0]
+    """
+    across = [i for i in range(3) if i != axis]
+    o, d = origin[..., across], direction[..., across]
+    a = (d * d).sum(-1).clamp_min(1e-12)
+    b = (o * d).sum(-1)
+    root = (b * b - a * ((o * o).sum(-1) - radius**2)).clamp_min(0).sqrt()
+    near = ((-b - root) / a).clamp_min(0)
+    return near, torch.maximum((-b + root) / a, near)
+
+
+#: Set-ups used when nothing else is said: the phantom cohorts', which imitate the published sets.
+DEFAULTS = {
+    "chest": Geometry(source_to_isocentre_mm=1120, source_to_detector_mm=1600, rows=128, cols=128, pixel_mm=4.0, line_integral_scale=9.0),
+    "knee": Geometry(source_to_isocentre_mm=570, source_to_detector_mm=1040, rows=128, cols=128, pixel_mm=350 / 128,
+                     line_integral_scale=4.5),
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""How a picture changes the weights, and how well it did: training, inversion, scores, reports."""
