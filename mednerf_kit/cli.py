@@ -1,0 +1,94 @@
+"""The command line: the table of commands, and what a person sees when one of them fails.
+
+Commands live in ``commands/`` and are imported when they are asked for, so that ``mednerf-kit --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from . import DISCLAIMER, __version__
+from .commands.base import LazyGroup
+from .core.errors import UserError
+
+COMMANDS = {
+    "train": ("train:train", "Train a generative prior on phantoms or on a set of DRRs."),
+    "project": ("project:project", "Turn one X-ray (or a few) into a volume, its orbit and a report."),
+    "evaluate": ("evaluate:evaluate", "Score a prior on patients: one view in, all other views compared."),
+    "render": ("render:render", "Write the orbit, video or volume of one patient of a prior."),
+    "sample": ("render:sample", "Draw random patients from a prior: a grid of seeds, or an interpolation."),
+    "drr": ("data:drr", "Project a CT or a phantom into X-rays."),
+    "data": ("data:data", "Make cohorts of phantom patients."),
+    "list": ("about:list_", "Show the recipes and every registered variant."),
+    "doctor": ("about:doctor", "Show what this machine has: versions, device, speed, data."),
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    table=COMMANDS,
+    epilog=DISCLAIMER,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 110},
+)
+@click.version_option(__version__, prog_name="mednerf-kit")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """From one X-ray to a 3-D attenuation volume and every view on the orbit, with honest uncertainty."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and answer the exit code: 0 ok, 1 failure, 2 unusable input, 130 interrupted.
+
+    >>> main(["--version"])
+    mednerf-kit, version 0.1.0
+    0
+    """
+    try:
+        cli.main(args, prog_name="mednerf-kit", standalone_mode=False)
+        sys.stdout.flush()
+    except UserError as error:
+        return complain(str(error), error.exit_code)
+    except click.ClickException as error:
+        return complain(error.format_message() + where_to_look(error), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return complain("interrupted.", 130)
+    except BrokenPipeError:
+        # The reader has gone; python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == __package__:
+            return unexpected(error)
+        return complain(f"got no python package '{error.name}'; wanted it for this command: pip install it.", 1)
+    except Exception as error:
+        return unexpected(error)
+    return 0
+
+
+def complain(message: str, exit_code: int) -> int:
+    """Say ``message`` as one line on stderr."""
+    click.echo("Error: " + " ".join(message.split()), err=True)
+    return exit_code
+
+
+def unexpected(error: Exception) -> int:
+    """One sentence for an error nobody foresaw; the traceback when MEDNERF_KIT_DEBUG is set."""
+    if os.environ.get("MEDNERF_KIT_DEBUG"):
+        traceback.print_exception(error)
+        return 1
+    text = (str(error).strip().splitlines() or ["without a message"])[0]
+    return complain(f"unexpected {type(error).__name__}: {text} (set MEDNERF_KIT_DEBUG=1 for the traceback).", 1)
+
+
+def where_to_look(error: click.ClickException) -> str:
+    """The help command to read after a usage error."""
+    context = getattr(error, "ctx", None)
+    return f" Read `{context.command_path} --help`." if context else ""

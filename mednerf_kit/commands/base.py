@@ -1,0 +1,112 @@
+"""What the commands share: lazily imported groups, the disclaimer, common options and option types."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import DISCLAIMER
+from ..core.errors import unknown_name
+
+BUNDLED = "bundled:chest"
+PRESETS = ["quick", "default", "paper"]
+SPLITS = ["train", "val", "test", "all"]
+
+
+class LazyGroup(click.Group):
+    """Commands by name, imported when asked for: ``table`` maps a name to ``("module:function", short help)``."""
+
+    def __init__(self, *args: Any, table: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.table = table
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.table)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.table:
+            return None
+        module, _, function = self.table[cmd_name][0].partition(":")
+        return getattr(importlib.import_module(f"{__package__}.{module}"), function)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.table:
+            raise unknown_name("command", args[0], self.table)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self.table.items()])
+
+
+class Work(click.Command):
+    """A command whose output could be mistaken for a scan: it says that it is none."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        click.echo(DISCLAIMER, err=True)
+        return super().invoke(ctx)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_paragraph()
+        formatter.write_text(DISCLAIMER)
+
+
+class Numbers(click.ParamType):
+    """Whole numbers and ranges, ends included.
+
+    >>> Numbers().convert("0,4-6", None, None)
+    [0, 4, 5, 6]
+    """
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        numbers: list[int] = []
+        try:
+            for part in str(value).split(","):
+                first, _, last = part.partition("-")
+                numbers.extend(range(int(first), int(last or first) + 1))
+        except ValueError:
+            numbers = []
+        if not numbers:
+            self.fail(f"got {value!r}; wanted whole numbers and ranges such as 0,4-6.", param, ctx)
+        return numbers
+
+
+class View(click.ParamType):
+    """A named film or an angle in degrees.
+
+    >>> View().convert("pa", None, None), View().convert("265", None, None)
+    ('PA', 265.0)
+    """
+
+    name = "PA|AP|lateral|degrees"
+    films = {"pa": "PA", "ap": "AP", "lateral": "lateral"}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | float:
+        if str(value).lower() in self.films:
+            return self.films[str(value).lower()]
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"got {value!r}; wanted PA, AP, lateral or an angle in degrees.", param, ctx)
+
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+run_option = click.option(
+    "--run", metavar="RUN", default=BUNDLED, help="A run folder (a unique prefix), a snapshot, or a bundled prior."
+)
+seed_option = click.option("--seed", type=click.IntRange(min=0), default=0, help="The same seed gives the same result.")
+device_option = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
+minutes_option = click.option(
+    "--max-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    show_default="no limit",
+    help="Stop in good order after this time.",
+)

@@ -1,0 +1,1 @@
+"""``mednerf-kit drr`` and ``mednerf-kit data make``: X-rays from CTs and phantoms."""

@@ -1,0 +1,76 @@
+"""``mednerf-kit train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..core.errors import UserError
+from .base import FOLDER, PRESETS, SPLITS, Work, device_option, minutes_option, seed_option
+
+
+@click.command(cls=Work)
+@click.option("--dataset", metavar="chest|knee|PATH", help="Phantoms by name (made and cached when absent), or a folder of DRRs.")
+@click.option(
+    "--config", metavar="NAME|FILE", show_default="the dataset decides", help="A recipe of `mednerf-kit list`, or a YAML file."
+)
+@click.option(
+    "--preset", type=click.Choice(PRESETS), default="default", help="Size of the training: minutes, an hour, as published."
+)
+@click.option("--set", "settings", metavar="KEY.PATH=VALUE", multiple=True, help="Change one value of the recipe (repeatable).")
+@click.option("--outdir", type=FOLDER, default="runs", help="Where the numbered run folder is made.")
+@click.option("--desc", metavar="TEXT", help="A word added to the run folder's name.")
+@click.option(
+    "--resume",
+    metavar="[latest|RUN]",
+    is_flag=False,
+    flag_value="latest",
+    help="Go on with a run: the newest of the same recipe, or RUN.",
+)
+@click.option("--split", type=click.Choice(SPLITS), default="train", help="Which patients to learn from.")
+@click.option("--limit", type=click.IntRange(min=1), show_default="all", help="Learn from the first so many patients only.")
+@seed_option
+@device_option
+@minutes_option
+@click.option("-n", "--dry-run", is_flag=True, help="Show the resolved recipe and stop.")
+def train(
+    dataset: str | None,
+    config: str | None,
+    preset: str,
+    settings: tuple[str, ...],
+    outdir: Path,
+    desc: str | None,
+    resume: str | None,
+    split: str,
+    limit: int | None,
+    seed: int,
+    device: str,
+    max_minutes: float | None,
+    dry_run: bool,
+) -> None:
+    """Train a generative prior on a set of radiographs.
+
+    chest and knee are cohorts of procedural phantoms. The last line on stdout is the run folder.
+    """
+    if dataset is None and resume in (None, "latest"):
+        raise UserError("got no --dataset", "wanted chest, knee or a folder of DRRs", "write for example --dataset chest")
+    from ..train.session import train
+
+    folder = train(
+        dataset=dataset,
+        config=config,
+        preset=preset,
+        settings=list(settings),
+        outdir=outdir,
+        desc=desc,
+        resume=resume,
+        split=split,
+        limit=limit,
+        seed=seed,
+        device=device,
+        max_minutes=max_minutes,
+        dry_run=dry_run,
+    )
+    if folder is not None:
+        click.echo(folder)

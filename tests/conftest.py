@@ -1,0 +1,29 @@
+"""What every test may rely on: no network, no data of this machine, caches in a temporary folder."""
+
+import os
+import socket
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_surroundings(tmp_path_factory):
+    """Caches go to a folder of this test run, and no real data is found."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        for name in [name for name in os.environ if name.startswith("MEDNERF_KIT_")]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """A connection to another machine is an error."""
+    connect = socket.socket.connect
+
+    def local_only(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test tried to reach {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", local_only)
