@@ -1,0 +1,133 @@
+"""The chest phantom: what varies between patients, and the order in which they are painted.
+
+Own frame, mm, of an average adult lying on the back with the arms up: x to the left, y to the back, z up, lung apex near z = 125,
+right dome of the diaphragm near −68. Pose and three scales turn it into a patient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .chest_bones import bones
+from .chest_organs import abdomen, airways, lungs, mediastinum
+from .painter import PHANTOMS, Layer, Phantom, Pose, layers
+from .solids import Blob, Column, Profile, Union, tube
+
+
+@dataclass(frozen=True)
+class Chest:
+    """What a chest patient is drawn from; lengths in mm of the own frame."""
+
+    female: bool
+    fat_mm: float  # under the skin, at the side
+    breast: float  # size, 0 for none
+    belly_mm: float  # how far the abdomen stands out
+    dome_mm: float  # diaphragm above its usual height
+    dome_gap_mm: float  # right dome above the left
+    flatness: float  # of the domes: emphysema flattens them
+    heart: float  # size of the heart, 1 usual
+    heart_turn_deg: float
+    aorta: float  # width of the aorta, 1 usual
+    unfold_mm: float  # an elongated arch reaches further left and up
+    lung_hu: float
+    kyphosis: float
+    scoliosis_mm: float
+    age: float  # 0 young … 1 old: bone density, calcified cartilage
+    shoulders_mm: float  # how high the shoulders and arms are drawn up
+    arms_out_mm: float
+    gas: float  # size of the stomach bubble
+    bowel: int  # gas-filled loops under the diaphragm
+    opacities: int  # patches of consolidation
+    effusion_mm: tuple[float, float]  # depth of fluid behind the left and the right lung
+    nodules: int
+
+
+def draw(rng: np.random.Generator) -> tuple[Chest, float]:
+    """A patient, and the build they share with their pose (0 average, + broad and heavy)."""
+    build = float(np.clip(rng.normal(), -2, 2.2))
+    female = bool(rng.random() < 0.5)
+    old = float(rng.uniform())
+    effusion = [float(rng.uniform(8, 45)) if rng.random() < 0.18 else 0.0 for _ in range(2)]
+    return Chest(
+        female=female,
+        fat_mm=float(np.clip(11 + 7 * build + rng.normal() * 3 + 3 * female, 3, 32)),
+        breast=float(np.clip(0.8 + 0.3 * build + 0.25 * rng.normal(), 0.3, 1.6)) if female else float(max(0, 0.15 * build)),
+        belly_mm=float(np.clip(6 + 12 * build + 6 * rng.normal(), -8, 40)),
+        dome_mm=float(np.clip(rng.normal() * 14 + 4 * build, -30, 34)),
+        dome_gap_mm=float(np.clip(11 + 7 * rng.normal(), -8, 28)),
+        flatness=float(np.clip(1 + 0.22 * rng.normal(), 0.5, 1.5)),
+        heart=float(np.clip(1 + 0.1 * rng.normal() + 0.06 * old, 0.78, 1.3)),
+        heart_turn_deg=float(np.clip(9 * rng.normal(), -18, 18)),
+        aorta=float(np.clip(0.92 + 0.25 * old + 0.06 * rng.normal(), 0.8, 1.35)),
+        unfold_mm=float(np.clip(10 * old + 3 * rng.normal(), -2, 16)),
+        lung_hu=float(rng.uniform(-870, -720)),
+        kyphosis=float(np.clip(1 + 0.25 * rng.normal() + 0.3 * (old - 0.5), 0.5, 1.6)),
+        scoliosis_mm=float(np.clip(4 * rng.normal(), -10, 10)),
+        age=old,
+        shoulders_mm=float(np.clip(9 * rng.normal(), -18, 20)),
+        arms_out_mm=float(np.clip(12 * rng.normal(), -20, 25)),
+        gas=float(np.clip(0.9 + 0.35 * rng.normal(), 0.3, 1.6)),
+        bowel=int(rng.integers(0, 9)),
+        opacities=int(rng.choice([0, 1, 2, 4, 7], p=[0.45, 0.2, 0.15, 0.1, 0.1])),
+        effusion_mm=(effusion[0], effusion[1]),
+        nodules=int(rng.choice([0, 1, 2], p=[0.65, 0.27, 0.08])),
+    ), build
+
+
+def body(c: Chest) -> tuple[Column, Column, Column]:
+    """Skin, flesh under the fat, and thoracic cavity."""
+    s = c.shoulders_mm
+    z = [-230, -150, -100, -50, 0, 40, 80, 110 + s, 130 + s, 150 + s, 172 + s, 195 + s, 240 + s]
+    fat = c.fat_mm - 11
+    width = Profile(z, np.array([149, 147, 146, 147, 151, 156, 163, 168, 154, 112, 74, 62, 60]) + fat * np.linspace(1, 0.3, 13))
+    front = Profile(z, np.array([-108, -108, -108, -109, -108, -101, -86, -68, -55, -44, -38, -38, -44]) - 0.6 * fat
+                    - c.belly_mm * np.array([1, 0.9, 0.45, 0.1, 0, 0, 0, 0, 0, 0, 0, 0, 0]))
+    back = Profile(z, np.array([102, 104, 108, 113, 117, 117, 113, 107, 99, 90, 78, 66, 60]) + 0.4 * fat)
+    skin = Column(width, front, back, -260, 260)
+    flesh = Column(width, front, back, -260, 260, (c.fat_mm, 0.5 * c.fat_mm + 2, 0.4 * c.fat_mm + 3))
+    z = [-200, -120, -80, -40, 0, 40, 75, 100, 120, 140]
+    cavity = Column(
+        Profile(z, [119, 127, 130, 128, 122, 112, 98, 84, 72, 60]),
+        Profile(z, [-84, -86, -86, -86, -82, -72, -53, -32, -12, 4]),
+        Profile(z, [78, 88, 92, 94, 94, 91, 86, 79, 71, 62]), -240, 150)
+    return skin, flesh, cavity
+
+
+def _outside(c: Chest, skin: Column, flesh: Column) -> list[Layer]:
+    s, out = c.shoulders_mm, c.arms_out_mm
+    arms = {side: [(side * 122, 28, 92 + s), (side * (150 + 0.5 * out), 18, 128 + s), (side * (172 + out), 4, 172 + s),
+                   (side * (190 + 1.6 * out), -16, 290)] for side in (1, -1)}
+    whole = Union([skin, *(p for side in (1, -1) for p in tube(arms[side], [52, 50, 46 + 0.3 * c.fat_mm, 40 + 0.3 * c.fat_mm]))], 40)
+    meat = Union([flesh, *(p for side in (1, -1) for p in tube(arms[side], [42, 40, 36, 30]))], 40)
+    breasts = []
+    if c.breast > 0.1:
+        for side in (1, -1):
+            middle = np.array([side * (70 + 8 * c.breast), -88 - 0.5 * c.fat_mm, -8])
+            breasts.append((Blob(middle, np.array([56, 40, 60]) * c.breast**0.5), Blob(middle, np.array([34, 26, 36]) * c.breast**0.5)))
+    result = layers("skin", Union([whole, *(b[0] for b in breasts)], 25) if breasts else whole, -95)
+    if c.female:
+        result += layers("breast", (b[1] for b in breasts), 5, blur_mm=14, opacity=0.8)
+    return [*result, *layers("muscle", meat, 42)]
+
+
+@PHANTOMS.register("chest")
+def chest(*, seed: int) -> Phantom:
+    """A thorax with the arms up, as scanned for a chest CT."""
+    rng = np.random.default_rng([7001, seed])
+    c, build = draw(rng)
+    size = float(np.clip(1 + 0.055 * rng.normal() - 0.03 * c.female, 0.86, 1.14))
+    wide = size * float(np.clip(1 + 0.045 * build + 0.025 * rng.normal(), 0.86, 1.16))
+    deep = size * float(np.clip(1 + 0.055 * build + 0.035 * rng.normal(), 0.82, 1.22))
+    tall = size * float(np.clip(1 - 0.015 * build + 0.06 * rng.normal(), 0.86, 1.15))
+    top = 125 + float(rng.uniform(8, 46))
+    bottom = -70 + min(c.dome_mm, 5) - float(rng.uniform(28, 105))
+    shift = (rng.normal() * 6, rng.normal() * 5 - 4, -0.5 * (top + bottom) * tall + rng.normal() * 3)
+    turn = np.clip(rng.normal(size=3), -2, 2) * (2.5, 2.0, 4.0)
+    pose = Pose.draw(rng, scale=(wide, deep, tall), angles_deg=turn, shift_mm=shift, wobble_mm=5.0)
+    half = 0.5 * (top - bottom) * tall
+    skin, flesh, cavity = body(c)
+    strokes = [*_outside(c, skin, flesh), *abdomen(c, cavity, rng), *lungs(c, cavity, rng), *mediastinum(c), *airways(c),
+               *bones(c, cavity)]
+    return Phantom("chest", seed, tuple(strokes), pose, (-half, half))
