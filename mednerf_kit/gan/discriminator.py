@@ -1,0 +1,165 @@
+"""Discriminators and what they are trained on: one trunk, several DAG heads, logits in; losses as pure functions.
+
+A discriminator answers ``forward(images, angles_deg) -> Verdict(heads [B, K])`` where head k has seen transform k of the
+picture. All heads travel through the trunk in one batch.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from ..core.config import Registry
+from ..core.errors import UserError
+from ..core.types import Verdict
+from .dag import Dag
+from .layers import Conv2d, Linear, downsample, leaky_gain, leaky_relu, minibatch_stddev
+
+DISCRIMINATORS: Registry[nn.Module] = Registry("discriminator")
+GAIN = leaky_gain()
+
+
+class ResidualBlock(nn.Module):
+    """Halves the resolution: (convolved path + linear path) / sqrt(2), [B, C, H, W] -> [B, C', H//2, W//2].
+
+    Both paths are low-passed before a convolution at the lower resolution, so that no convolution strides over aliases.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, generator: Generator | None = None) -> None:
+        super().__init__()
+        half = math.sqrt(0.5)  # leaky ReLU passes factors through: the sum's 1/sqrt(2) sits in the weights
+        self.fine = Conv2d(inputs, inputs, 3, gain=GAIN, generator=generator)
+        self.coarse = Conv2d(inputs, outputs, 3, gain=GAIN * half, generator=generator)
+        self.skip = Conv2d(inputs, outputs, 1, gain=half, bias=None, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        convolved = leaky_relu(self.coarse(downsample(leaky_relu(self.fine(x)))))
+        return convolved + self.skip(downsample(x))
+
+
+@DISCRIMINATORS.register("residual")
+class ResidualDiscriminator(nn.Module):
+    """Residual convolutional discriminator with DAG heads on a shared trunk (after arXiv 1912.04958 and 2006.05338).
+
+    From the picture's size the resolution is halved to 4 … 7 pixels; a layer at resolution r has min(32768·fmaps / r,
+    max_channels) channels. Then come the minibatch deviation, one more convolution, one dense layer of features φ, and per
+    head the logit w_k·φ + b_k. ``condition_angle`` adds the projection e_k(a)·φ of an embedding of (cos a, sin a)
+    (arXiv 1802.05637), so that a picture must also fit the view angle it claims.
+
+    ``size`` (pixels, at least 16) and ``channels`` are facts of the data. Pictures lie in [0, 1].
+
+    >>> judge = ResidualDiscriminator(size=16, fmaps=1 / 64, policy=["rotation", "cropping"])
+    >>> judge(torch.rand(2, 1, 16, 16)).heads.shape
+    torch.Size([2, 8])
+    """
+
+    def __init__(self, *, size: int, channels: int = 1, fmaps: float = 0.25, max_channels: int = 512, mbstd_group: int = 4,
+                 policy: tuple | str = "fliprot", dag_weight: float = 0.2, condition_angle: bool = False,
+                 generator: Generator | None = None) -> None:  # fmt: skip
+        super().__init__()
+        if size < 16 or channels < 1:
+            raise UserError(f"got pictures of {size}×{size} pixels and {channels} channels for the discriminator",
+                            "wanted at least 16×16 and 1 channel", "choose a larger size")
+        if fmaps <= 0 or max_channels < 1 or mbstd_group < 1 or dag_weight < 0:
+            raise UserError(
+                f"got fmaps {fmaps:g}, max_channels {max_channels}, mbstd_group {mbstd_group} and dag_weight {dag_weight:g}",
+                "wanted positive ones and a dag_weight of at least 0", "correct the discriminator's options")
+        self.size, self.channels, self.mbstd_group, self.dag_weight = size, channels, mbstd_group, dag_weight
+        self.dag = Dag(policy)
+        resolutions = [size >> i for i in range(int(math.log2(size / 4)) + 1)]
+        widths = [max(1, min(max_channels, int(32768 * fmaps / r))) for r in resolutions]
+        last, features = resolutions[-1], widths[-1]
+        self.stem = Conv2d(channels, widths[0], 1, gain=GAIN, generator=generator)
+        self.blocks = nn.Sequential(*(ResidualBlock(i, o, generator=generator) for i, o in zip(widths, widths[1:], strict=False)))
+        self.mix = Conv2d(features + 1, features, 3, gain=GAIN, generator=generator)
+        self.dense = Linear(features * last**2, features, gain=GAIN, generator=generator)
+        self.heads = Linear(features, self.dag.count, generator=generator)
+        self.embed = nn.Sequential(
+            Linear(2, features, gain=GAIN, generator=generator), nn.LeakyReLU(0.2),
+            Linear(features, self.dag.count * features, bias=None, generator=generator)) if condition_angle else None  # fmt: skip
+
+    def forward(self, images: Tensor, angles_deg: Tensor | None = None, *, heads: int | None = None) -> Verdict:
+        """Judge pictures [B, C, size, size], [0, 1], seen at angles [B] (needed, and used, only if conditioned on them).
+
+        ``heads`` asks the first few heads only (a gradient penalty needs head 0): [B, heads].
+        """
+        if images.shape[1:] != (self.channels, self.size, self.size):
+            raise ValueError(f"images: expected [B, {self.channels}, {self.size}, {self.size}], got {list(images.shape)}")
+        count = min(heads or self.dag.count, self.dag.count)
+        group = math.gcd(len(images), self.mbstd_group)  # divides B: no group mixes two transforms
+        phi = self.trunk(self.dag.stack(images, count), group).unflatten(0, (count, len(images)))  # [K, B, features]
+        weight, features = self.heads.weight[:count], phi.shape[-1]
+        logits = torch.einsum("kbf,kf->bk", phi, weight) / math.sqrt(features) + self.heads.bias[:count]
+        if self.embed is not None:
+            if angles_deg is None:
+                raise ValueError("angles_deg: this discriminator is conditioned on the view angle and needs one per picture")
+            angle = torch.deg2rad(angles_deg.to(phi))
+            embedding = self.embed(torch.stack([angle.cos(), angle.sin()], -1)).unflatten(-1, (self.dag.count, features))
+            logits = logits + torch.einsum("kbf,bkf->bk", phi, embedding[:, :count]) / math.sqrt(features)
+        return Verdict(logits)
+
+    def trunk(self, images: Tensor, group: int) -> Tensor:
+        """Features of transformed pictures, compared within groups: [N, C, size, size] -> [N, features]."""
+        x = leaky_relu(self.stem(2 * images - 1))
+        x = self.blocks(x.contiguous(memory_format=torch.channels_last))
+        x = leaky_relu(self.mix(minibatch_stddev(x, group)))
+        return leaky_relu(self.dense(x.flatten(1)))
+
+
+def _combined(per_head: Tensor, dag_weight: float) -> Tensor:
+    """L_0 + λ/(K−1) Σ_{k≥1} L_k per picture: [B, K] -> [B] (DAG, arXiv 2006.05338; the identity is not counted twice)."""
+    first, others = per_head[:, 0], per_head[:, 1:]
+    return first + dag_weight * others.mean(1) if others.shape[1] else first
+
+
+def nonsaturating_d(real_heads: Tensor, fake_heads: Tensor, dag_weight: float) -> Tensor:
+    """The discriminator's logistic loss per picture, softplus(−real) + softplus(fake) per head: [B, K], [B, K] -> [B].
+
+    >>> nonsaturating_d(torch.zeros(1, 4), torch.zeros(1, 4), 0.2)  # 2·ln 2·(1 + 0.2)
+    tensor([1.6636])
+    """
+    return _combined(functional.softplus(-real_heads) + functional.softplus(fake_heads), dag_weight)
+
+
+def nonsaturating_g(fake_heads: Tensor, dag_weight: float) -> Tensor:
+    """The generator's logistic loss per picture, softplus(−fake) per head: [B, K] -> [B].
+
+    >>> nonsaturating_g(torch.zeros(1, 1), 0.2)
+    tensor([0.6931])
+    """
+    return _combined(functional.softplus(-fake_heads), dag_weight)
+
+
+def hinge_d(real_heads: Tensor, fake_heads: Tensor, dag_weight: float) -> Tensor:
+    """The discriminator's hinge loss per picture, max(0, 1 − real) + max(0, 1 + fake) per head: [B, K], [B, K] -> [B].
+
+    >>> hinge_d(torch.tensor([[2.0]]), torch.tensor([[0.5]]), 0.2)
+    tensor([1.5000])
+    """
+    return _combined(functional.relu(1 - real_heads) + functional.relu(1 + fake_heads), dag_weight)
+
+
+def hinge_g(fake_heads: Tensor, dag_weight: float) -> Tensor:
+    """The generator's side of the hinge, −fake per head: [B, K] -> [B].
+
+    >>> hinge_g(torch.tensor([[2.0, 1.0]]), 0.5)
+    tensor([-2.5000])
+    """
+    return _combined(-fake_heads, dag_weight)
+
+
+def r1_penalty(real_logits: Tensor, real_images: Tensor) -> Tensor:
+    """Squared gradient |∂D/∂x|² of head 0 at each real picture, differentiable: [B], [B, C, H, W] -> [B] (arXiv 1801.04406).
+
+    The caller multiplies its mean by gamma / 2. ``real_images`` is what the discriminator was given, with gradients on.
+    Pictures span [0, 1]: a gamma published for pictures in [−1, 1] corresponds to a quarter of it here.
+
+    >>> x = torch.ones(1, 1, 2, 2, requires_grad=True)
+    >>> r1_penalty(3 * x.sum((1, 2, 3)), x).item()
+    36.0
+    """
+    (gradient,) = torch.autograd.grad(real_logits.sum(), real_images, create_graph=True)
+    return gradient.square().sum((1, 2, 3))
