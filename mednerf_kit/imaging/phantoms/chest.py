@@ -62,7 +62,7 @@ def draw(rng: np.random.Generator) -> tuple[Chest, float]:
         heart_turn_deg=float(np.clip(9 * rng.normal(), -18, 18)),
         aorta=float(np.clip(0.92 + 0.25 * old + 0.06 * rng.normal(), 0.8, 1.35)),
         unfold_mm=float(np.clip(10 * old + 3 * rng.normal(), -2, 16)),
-        lung_hu=float(rng.uniform(-870, -720)),
+        lung_hu=float(-880 + 230 * rng.beta(1.3, 2.0)),
         kyphosis=float(np.clip(1 + 0.25 * rng.normal() + 0.3 * (old - 0.5), 0.5, 1.6)),
         scoliosis_mm=float(np.clip(4 * rng.normal(), -10, 10)),
         age=old,
@@ -81,7 +81,7 @@ def body(c: Chest) -> tuple[Column, Column, Column]:
     s = c.shoulders_mm
     z = [-230, -150, -100, -50, 0, 40, 80, 110 + s, 130 + s, 150 + s, 172 + s, 195 + s, 240 + s]
     fat = c.fat_mm - 11
-    width = Profile(z, np.array([149, 147, 146, 147, 151, 156, 163, 168, 154, 112, 74, 62, 60]) + fat * np.linspace(1, 0.3, 13))
+    width = Profile(z, np.array([148, 146, 145, 147, 151, 153, 154, 152, 138, 104, 72, 62, 60]) + fat * np.linspace(1, 0.3, 13))
     front = Profile(z, np.array([-108, -108, -108, -109, -108, -101, -86, -68, -55, -44, -38, -38, -44]) - 0.6 * fat
                     - c.belly_mm * np.array([1, 0.9, 0.45, 0.1, 0, 0, 0, 0, 0, 0, 0, 0, 0]))
     back = Profile(z, np.array([102, 104, 108, 113, 117, 117, 113, 107, 99, 90, 78, 66, 60]) + 0.4 * fat)
@@ -89,27 +89,32 @@ def body(c: Chest) -> tuple[Column, Column, Column]:
     flesh = Column(width, front, back, -260, 260, (c.fat_mm, 0.5 * c.fat_mm + 2, 0.4 * c.fat_mm + 3))
     z = [-200, -120, -80, -40, 0, 40, 75, 100, 120, 140]
     cavity = Column(
-        Profile(z, [119, 127, 130, 128, 122, 112, 98, 84, 72, 60]),
+        Profile(z, [114, 121, 123, 122, 117, 108, 95, 82, 70, 58]),
         Profile(z, [-84, -86, -86, -86, -82, -72, -53, -32, -12, 4]),
-        Profile(z, [78, 88, 92, 94, 94, 91, 86, 79, 71, 62]), -240, 150)
+        Profile(z, [76, 84, 88, 89, 89, 86, 81, 75, 68, 60]), -240, 150)
     return skin, flesh, cavity
 
 
 def _outside(c: Chest, skin: Column, flesh: Column) -> list[Layer]:
     s, out = c.shoulders_mm, c.arms_out_mm
-    arms = {side: [(side * 122, 28, 92 + s), (side * (150 + 0.5 * out), 18, 128 + s), (side * (172 + out), 4, 172 + s),
-                   (side * (190 + 1.6 * out), -16, 290)] for side in (1, -1)}
-    whole = Union([skin, *(p for side in (1, -1) for p in tube(arms[side], [52, 50, 46 + 0.3 * c.fat_mm, 40 + 0.3 * c.fat_mm]))], 40)
-    meat = Union([flesh, *(p for side in (1, -1) for p in tube(arms[side], [42, 40, 36, 30]))], 40)
+    arms = {side: [(side * 108, 30, 96 + s), (side * (128 + 0.5 * out), 20, 132 + s), (side * (148 + out), 4, 176 + s),
+                   (side * (166 + 1.8 * out), -16, 290)] for side in (1, -1)}
+    whole = Union([skin, *(p for side in (1, -1) for p in tube(arms[side], [46, 46, 42 + 0.3 * c.fat_mm, 38 + 0.3 * c.fat_mm]))], 36)
+    meat = Union([flesh, *(p for side in (1, -1) for p in tube(arms[side], [38, 37, 33, 28]))], 36)
+    whole.lo[2] = meat.lo[2] = 30 + s
     breasts = []
     if c.breast > 0.1:
         for side in (1, -1):
-            middle = np.array([side * (70 + 8 * c.breast), -88 - 0.5 * c.fat_mm, -8])
-            breasts.append((Blob(middle, np.array([56, 40, 60]) * c.breast**0.5), Blob(middle, np.array([34, 26, 36]) * c.breast**0.5)))
-    result = layers("skin", Union([whole, *(b[0] for b in breasts)], 25) if breasts else whole, -95)
+            middle = np.array([side * (72 + 10 * c.breast), -80 - 0.5 * c.fat_mm, -8])
+            breasts.append((Blob(middle, np.array([60, 38, 62]) * c.breast**0.5), Blob(middle, np.array([34, 26, 36]) * c.breast**0.5)))
+    result = [*layers("skin", [skin, whole], -95)]
+    for outer, _ in breasts:
+        chest_wall = Union([skin, outer], 25)
+        chest_wall.lo, chest_wall.hi = outer.lo - 15, outer.hi + 15
+        result += layers("breast", chest_wall, -95)
     if c.female:
         result += layers("breast", (b[1] for b in breasts), 5, blur_mm=14, opacity=0.8)
-    return [*result, *layers("muscle", meat, 42)]
+    return [*result, *layers("muscle", [flesh, meat], 42)]
 
 
 @PHANTOMS.register("chest")
@@ -117,12 +122,12 @@ def chest(*, seed: int) -> Phantom:
     """A thorax with the arms up, as scanned for a chest CT."""
     rng = np.random.default_rng([7001, seed])
     c, build = draw(rng)
-    size = float(np.clip(1 + 0.055 * rng.normal() - 0.03 * c.female, 0.86, 1.14))
-    wide = size * float(np.clip(1 + 0.045 * build + 0.025 * rng.normal(), 0.86, 1.16))
-    deep = size * float(np.clip(1 + 0.055 * build + 0.035 * rng.normal(), 0.82, 1.22))
-    tall = size * float(np.clip(1 - 0.015 * build + 0.06 * rng.normal(), 0.86, 1.15))
-    top = 125 + float(rng.uniform(8, 46))
-    bottom = -70 + min(c.dome_mm, 5) - float(rng.uniform(28, 105))
+    size = float(np.clip(1.03 + 0.075 * rng.normal() - 0.03 * c.female, 0.85, 1.2))
+    wide = size * float(np.clip(1 + 0.055 * build + 0.03 * rng.normal(), 0.85, 1.18))
+    deep = size * float(np.clip(1 + 0.065 * build + 0.045 * rng.normal(), 0.8, 1.25))
+    tall = size * float(np.clip(1 - 0.015 * build + 0.075 * rng.normal(), 0.82, 1.18))
+    top = 125 + float(rng.uniform(0, 42))
+    bottom = -70 + min(c.dome_mm, 5) - float(rng.uniform(30, 130))
     shift = (rng.normal() * 6, rng.normal() * 5 - 4, -0.5 * (top + bottom) * tall + rng.normal() * 3)
     turn = np.clip(rng.normal(size=3), -2, 2) * (2.5, 2.0, 4.0)
     pose = Pose.draw(rng, scale=(wide, deep, tall), angles_deg=turn, shift_mm=shift, wobble_mm=5.0)

@@ -25,7 +25,7 @@ def spine_line(c: Chest) -> tuple[Profile, Profile]:
     """Lateral shift and depth of the vertebral bodies at each height."""
     z = np.array([-250, -200, -150, -100, -40, 20, 75, 125, 150, 200])
     bend = np.array([-26, -22, -16, -6, 4, 8, 1, -18, -30, -42]) * c.kyphosis
-    return Profile(z, c.scoliosis_mm * np.sin((z + 60) / 75)), Profile(z, 57 + bend)
+    return Profile(z, c.scoliosis_mm * np.sin((z + 60) / 75)), Profile(z, 47 + bend)
 
 
 def shell(name: str, solids: Solid | list[Solid], cortex_hu: float, marrow_hu: float, wall_mm: float) -> list[Layer]:
@@ -56,7 +56,7 @@ def spine(c: Chest, dense: float) -> list[Layer]:
             result += layers(f"processes {name}", [*tube([foot, corner, back], 4.0, wide=(0, 0, 1), ratio=1.7)], 430 * dense)
             result += layers(f"processes {name}", [*tube([corner, tip], [4.5, 4.0])], 430 * dense)
         fall = np.interp(z, [-200, -120, -20, 60, 124, 193], [4, 9, 24, 22, 12, 5])
-        result += layers(f"processes {name}", tube([back, (x, y + deep + 46 - 0.2 * fall, z - 3 - fall)], [3.5, 3.0],
+        result += layers(f"processes {name}", tube([back, (x, y + deep + 41 - 0.2 * fall, z - 3 - fall)], [3.5, 3.0],
                                                    wide=(0, 0.4, 1), ratio=2.0), 420 * dense)
     return result
 
@@ -117,24 +117,24 @@ def shoulders(c: Chest, dense: float) -> list[Layer]:
     s, out = c.shoulders_mm, c.arms_out_mm
     result: list[Layer] = []
     for side, name in ((1, "left"), (-1, "right")):
-        joint = np.array([side * (138 + 0.4 * out), 24, 126 + s])
+        joint = np.array([side * (126 + 0.4 * out), 24, 128 + s])
         collar = smooth_path([(side * 22, -42, 96), (side * 56, -46, 106 + 0.3 * s), (side * 96, -12, 122 + 0.7 * s),
                               joint + (side * -4, -8, 16)], 10)
         radius = np.array([7.5, 6, 5.2, 5, 5, 5, 5, 5.2, 5.6, 6])
         result += layers(f"clavicle {name}", tube(collar, radius), 850 * dense)
         result += layers(f"clavicle {name}", tube(collar, radius - 2), 220)
-        angle = np.array([side * 122, 96, 2 + 0.6 * s])
-        inner = np.array([side * 76, 100, 84 + 0.6 * s])
+        angle = np.array([side * 120, 90, 6 + 0.6 * s])
+        inner = np.array([side * 74, 96, 88 + 0.6 * s])
         blade = Blob((joint + angle + inner) / 3 + (0, 4, 0), (40, 50, 1.6), axes_along(np.cross(angle - joint, inner - joint)))
         ridge = tube([inner, 0.5 * (inner + joint) + (0, 8, 8), joint + (0, 4, 18)], [3, 4, 7])
         border = tube([joint, angle + (0, 0, 8), angle], [7, 4.5, 5])
         result += layers(f"scapula {name}", [blade, *ridge, *border, Blob(joint, (11, 14, 17))], 560 * dense)
-        head = joint + (side * 20, -6, 10)
-        shaft = tube([head, head + (side * (14 + 0.3 * out), -10, 40), (side * (196 + 1.6 * out), -16, 300)], [17, 12, 11])
+        head = joint + (side * 17, -6, 12)
+        shaft = tube([head, head + (side * (9 + 0.4 * out), -10, 40), (side * (166 + 1.8 * out), -16, 300)], [17, 12, 11])
         result += shell(f"humerus {name}", [Blob(head, (23, 23, 24))], 600 * dense, 260, 1.5)
         result += layers(f"humerus {name}", shaft, 950 * dense)
         result += layers(f"humerus {name}", [Blob(head, (20, 20, 21))], 260)
-        result += layers(f"humerus {name}", tube([head + (side * 6, -4, 18), (side * (196 + 1.6 * out), -16, 300)], [11, 6]), 60)
+        result += layers(f"humerus {name}", tube([head + (side * 5, -5, 20), (side * (166 + 1.8 * out), -16, 300)], [11, 6]), 60)
     return result
 
 

@@ -38,7 +38,7 @@ def dome(c: Chest, side: int) -> Callable[[Array, Array], Array]:
     def height(x: Array, y: Array) -> Array:
         across = (x - np.float32(middle)) * np.float32(side / 68)  # + to the side, − to the heart
         along = (y + 8) * np.float32(1 / 90)
-        fall = across * across * np.where(across > 0, np.float32(46), np.float32(16))
+        fall = across * across * np.where(across > 0, np.float32(46), np.float32(9))
         fall = fall + along * along * np.where(along > 0, np.float32(58), np.float32(26))
         return np.float32(top) - fall * np.float32(c.flatness)
 
@@ -48,7 +48,7 @@ def dome(c: Chest, side: int) -> Callable[[Array, Array], Array]:
 def lung(c: Chest, cavity: Column, side: int) -> Cut:
     """One lung: the cavity above the diaphragm, under the apical dome and beside the mediastinum."""
     height = dome(c, side)
-    waist = Profile([-90, -55, -15, 40, 95], [7, 10, 20, 24, 20])
+    waist = Profile([-90, -55, -20, 20, 95], [5, 9, 23, 22, 21])
 
     def floor(x: Array, y: Array, z: Array) -> Array:
         return (height(x, y) - z) * np.float32(0.8)
@@ -58,7 +58,7 @@ def lung(c: Chest, cavity: Column, side: int) -> Cut:
         return (z - (125 - (u * u * 20 + v * v * 20))) * np.float32(0.75)
 
     def beside(x: Array, y: Array, z: Array) -> Array:
-        return waist(y) - np.float32(side) * x
+        return waist(y) * (1 + np.float32(0.3) * np.exp(-(((z - 78) / 32) ** 2))) - np.float32(side) * x
 
     solid = Cut(cavity, keep=[half_space(floor), half_space(cap), half_space(beside)])
     solid.lo[2], solid.hi[2] = -185, 128
@@ -88,7 +88,7 @@ def lungs(c: Chest, cavity: Column, rng: np.random.Generator) -> list[Layer]:
         result += layers(f"lung {name}", back, c.lung_hu + 90, blur_mm=60, opacity=0.6, within=mask)  # blood settles to the back
         result += fissures(c, side, rng)
         hilum = np.array([40 * side, 8, 22 if side > 0 else 14])
-        for n, tip, lift in ((90, 0.85, 0), (55, 0.8, -16)):  # arteries, then veins from lower down
+        for n, tip, lift in ((90, 1.0, 0), (55, 0.9, -16)):  # arteries, then veins from lower down
             ends = scattered(solid, n, rng, margin_mm=4)
             result += layers(f"vessels {name}", vessel_tree(hilum + (0, -6 * (lift < 0), lift), ends, tip_mm=tip), 40, within=mask)
         result += opacities(c, solid, mask, rng)
@@ -121,13 +121,15 @@ def mediastinum(c: Chest) -> list[Layer]:
     turn = np.deg2rad(c.heart_turn_deg)
     down, out = 0.52 * np.cos(turn) + 0.75 * np.sin(turn), 0.75 * np.cos(turn) - 0.52 * np.sin(turn)
     axis = axes_along((out, -0.42, -down))
-    heart = Union([Blob((20, -32, -32 + low), np.array([43, 45, 58]) * h, axis),
-                   Blob((-18, -22, -22 + low), np.array([33, 36, 42]) * h),
-                   Blob((4, 4, -10 + low), np.array([36, 26, 34]) * h)], 12)
+    heart = Union([Blob((20, -36, -46 + low), np.array([44, 46, 60]) * h, axis),
+                   Blob((-18, -26, -36 + low), np.array([34, 36, 42]) * h),
+                   Blob((4, 2, -20 + low), np.array([37, 27, 36]) * h),
+                   Blob((8, -42, -8 + low), np.array([30, 28, 34]) * h)], 14)
+    pads = [Blob((62, -56, -74 + low), (30, 24, 18)), Blob((-40, -54, -72 + low), (24, 22, 18))]
     far, high = c.unfold_mm, c.unfold_mm
     ascending = smooth_path([(2, -22, -2), (-10 - 0.4 * far, -34, 26), (-12 - 0.5 * far, -26, 52 + 0.5 * high), (2, -4, 74 + high),
-                             (20 + 0.6 * far, 24, 66 + high), (25 + far, 44, 40), (24 + far, 50, 0), (18 + 0.6 * far, 46, -60),
-                             (8, 34, -120), (5, 22, -190)], 26)
+                             (22 + 0.6 * far, 20, 68 + high), (28 + far, 38, 42), (27 + far, 44, 0), (20 + 0.6 * far, 40, -60),
+                             (8, 28, -120), (5, 16, -190)], 26)
     radii = np.interp(np.arange(26), [0, 6, 12, 25], [16, 16, 13.5, 11]) * a
     trunk = smooth_path([(10, -46, -6), (20, -38, 18), (26, -16, 34), (44, 6, 28)], 8)
     right = smooth_path([(22, -26, 30), (2, -12, 24), (-24, 2, 20), (-44, 8, 12)], 7)
@@ -135,10 +137,10 @@ def mediastinum(c: Chest) -> list[Layer]:
     neck = [Segment(np.array(p, np.float32), np.array(q, np.float32), r, r) for p, q, r in (
         ((-6, -18, 70), (-22, -6, 120), 6), ((6, -6, 76), (14, 4, 125), 5), ((16, 10, 76), (26, 16, 128), 6),
         ((-24, -14, 92), (28, -32, 104), 6))]
-    folds = Union([Blob((0, -20, 60), (32, 34, 50)), Blob((0, 42, 0), (24, 24, 130))], 10)
+    folds = Union([Blob((-2, -18, 56), (37, 36, 56)), Blob((0, 40, 0), (28, 26, 140))], 10)
     vessels = [*tube(trunk, [15, 15, 13, 10, 10, 9, 9, 8]), *tube(right, [13, 12, 11, 11, 10, 9, 8]), *tube(cava, 10)]
     gullet = tube(smooth_path([(4, 32, 170), (2, 34, 90), (6, 40, 20), (10, 34, -60), (24, 10, -88)], 10), 6)
-    return [*layers("mediastinum", folds, -20), *layers("heart", heart, 42), *layers("aorta", tube(ascending, radii), 45),
+    return [*layers("mediastinum", folds, -10), *layers("mediastinum", pads, -80, blur_mm=8), *layers("heart", heart, 42), *layers("aorta", tube(ascending, radii), 45),
             *layers("great vessels", [*vessels, *neck], 45), *layers("oesophagus", gullet, 30)]
 
 

@@ -71,17 +71,22 @@ def blob(move: Array, axes: Sequence[float], rotation: Array | None = None, flat
     return Blob(move[0], axes, np.eye(3, dtype=np.float32) if rotation is None else rotation, flat)
 
 
+def kneecap(k: Knee) -> Array:
+    """Middle of the patella."""
+    return np.array([k.patella_side_mm, -44 + 0.1 * (k.patella_mm - 20), k.patella_mm], np.float32)
+
+
 def flesh(k: Knee) -> list[Layer]:
     """Skin and fat, then the muscle groups of thigh and calf; fat fills the hollow of the knee."""
     z = np.array([-170, -120, -75, -35, 0, 35, 75, 120, 170])
     lean = np.where(z > 0, np.tan(0.45 * k.bend) * (z - 20.0), -np.tan(0.55 * k.bend) * z)
     girth = np.where(z > 0, 1 + (k.thigh - 1) * np.clip(z / 70, 0, 1), 1 + (k.calf - 1) * np.clip(-z / 70, 0, 1))
     girth *= 1 + 0.5 * ((k.thigh - 1) + (k.calf - 1)) * np.exp(-((z / 50) ** 2))
-    half = np.array([46, 52, 53, 51, 52, 54, 57, 63, 68]) * girth + 0.7 * (k.fat_mm - 8)
-    front = np.array([-30, -33, -37, -43, -53, -60, -54, -55, -58]) * girth + lean - 0.4 * (k.fat_mm - 8)
-    back = np.array([62, 66, 63, 55, 51, 54, 62, 71, 76]) * girth + lean + 0.7 * (k.fat_mm - 8)
+    half = np.array([50, 56, 58, 57, 58, 60, 64, 69, 73]) * girth + 0.7 * (k.fat_mm - 8)
+    front = np.array([-32, -35, -39, -44, -53, -57, -54, -57, -61]) * np.maximum(girth, 0.95) + lean - 0.4 * (k.fat_mm - 8)
+    back = np.array([70, 75, 72, 65, 60, 63, 71, 80, 86]) * girth + lean + 0.7 * (k.fat_mm - 8)
     lateral = Profile(z, half), Profile(z, front), Profile(z, back)
-    skin = Column(*lateral, -230, 230)
+    skin = Union([Column(*lateral, -230, 230), Blob(kneecap(k), (28, 17, 28))], 16)
     inner = Column(*lateral, -230, 230, (k.fat_mm, 0.45 * k.fat_mm + 1, k.fat_mm))
     g, t = k.calf, k.thigh
     calf = [*tube(k.tibial([(17, 34, 20), (19, 36, -40), (18, 40, -90), (14, 40, -190)]), [8, 17 * g, 23 * g, 22 * g]),
@@ -106,19 +111,19 @@ def femur(k: Knee) -> list[Layer]:
     up = (0, 0, lift)
     condyles: list[Solid] = []
     for x, r in ((-21.5, 1.0), (21.5, 1.03)):
-        condyles += [blob(k.femoral([(x * w, 1, 18.5)]) + up, (15.5 * w * r, 30 * r, 18.5), tilt),
-                     blob(k.femoral([(x * w * 1.06, 16, 20.5)]) + up, (13.5 * w, 20 * r, 20.5 * r)),
-                     blob(k.femoral([(x * w * 1.35, 0, 28)]) + up, (11, 15, 14))]
+        condyles += [blob(k.femoral([(x * w, 1, 18.5)]) + up, (17 * w * r, 29 * r, 18), tilt),
+                     blob(k.femoral([(x * w * 1.03, 16, 20.5)]) + up, (13.5 * w, 19 * r, 20 * r)),
+                     blob(k.femoral([(x * w * 1.25, 0, 23)]) + up, (11, 15, 13))]
     groove = [blob(k.femoral([(x * w, -18, 24)]) + up, (13, 13, 19)) for x in (-15, 14)]
-    flare = tube(k.femoral([(0, -5, 26), (0, -8, 48), (1, -9, 74)]), [25, 21, 15], wide=(1, 0, 0), ratio=1.32)
-    shaft = tube(k.femoral([(1, -9, 66), (1, -8, 110), (0, -4, 200)]), [15.5, 13.8, 13.8])
-    notch = Blob(k.femoral([(0, 24, 6)])[0] + up, (8.5 * w, 26, 17))
-    end = Cut(Union([*condyles, *groove, *flare], 12), away=[notch])
-    whole = Cut(Union([*condyles, *groove, *flare, *shaft], 12), away=[notch])
-    canal = tube(k.femoral([(1, -9, 56), (1, -9, 84), (1, -8, 110), (0, -4, 200)]),
-                 [16, 13.5 - 0.8 * k.cortex_mm, 13.8 - k.cortex_mm, 13.8 - k.cortex_mm])
+    line = k.femoral([(0, -6, 28), (0, -8, 44), (1, -9, 62), (1, -9, 84), (1, -8, 110), (0, -4, 200)])
+    flare = [*tube(line[:2], [18.5, 16], wide=(1, 0, 0), ratio=1.6), *tube(line[1:3], [16.5, 15.5], wide=(1, 0, 0), ratio=1.4),
+             *tube(line[2:4], [15.8, 15.3], wide=(1, 0, 0), ratio=1.2), *tube(line[3:], [16.2, 15.6, 15.6])]
+    notch = Blob(k.femoral([(0, 26, 4)])[0] + up, (8 * w, 26, 15))
+    canal = tube(line[1:], [13, 12, 15.5 - 0.8 * k.cortex_mm, 15.6 - k.cortex_mm, 15.6 - k.cortex_mm])
+    end = Cut(Union([*condyles, *groove, *flare[:2], *canal[:2]], 12), away=[notch])
+    whole = Cut(Union([*condyles, *groove, *flare], 12), away=[notch])
     return [*layers("femur", whole, 1150 * k.bone), *layers("femur", end, 240 * k.bone, inset_mm=1.5),
-            *layers("femur", canal, 10, blur_mm=3),
+            *layers("femur", canal[2:], 10, blur_mm=4),
             *layers("femur", blob(k.femoral([(0, -2, 40)]), (20, 12, 20)), 90 * k.bone, blur_mm=14, opacity=0.8)]
 
 
@@ -128,17 +133,17 @@ def tibia(k: Knee) -> list[Layer]:
     slope = axes_along((0, 0.1, 1))
     plateau: list[Solid] = [blob(k.tibial([(x * w, y, -11)]) + drop, (20 * w, 24, 11), slope, 4) for x, y in ((-18.5, 3), (18.5, 4))]
     spines = [Segment(k.tibial([(x, 3, -6)])[0], k.tibial([(0.7 * x, 3, k.joint_mm / 2 + 2)])[0], 5.5, 1.6) for x in (-6, 6)]
-    flare = tube(k.tibial([(0, 4, -18), (0, 3, -40), (-1, 2, -66)]), [23, 18.5, 14], wide=(1, 0, 0), ratio=1.35)
-    shaft = tube(k.tibial([(-1, 2, -58), (-1, 2, -90), (0, 4, -200)]), [15, 12.8, 12])
+    line = k.tibial([(0, 4, -14), (0, 3, -30), (-1, 2, -48), (-1, 2, -72), (-1, 2, -100), (0, 4, -200)])
+    flare = [*tube(line[:2], [23, 20], wide=(1, 0, 0), ratio=1.5), *tube(line[1:3], [20, 17.5], wide=(1, 0, 0), ratio=1.4),
+             *tube(line[2:4], [18, 15], wide=(1, 0, 0), ratio=1.2), *tube(line[3:], [15, 13.2, 12.4])]
     bump = blob(k.tibial([(-4, -21, -40)]), (9, 8, 19))
-    end = Union([*plateau, *spines, *flare, bump], 10)
-    whole = Union([*plateau, *spines, *flare, bump, *shaft], 10)
-    canal = tube(k.tibial([(-1, 2, -46), (-1, 2, -74), (-1, 2, -100), (0, 4, -200)]),
-                 [15, 13 - 0.8 * k.cortex_mm, 12.5 - k.cortex_mm, 12 - k.cortex_mm])
+    canal = tube(line[1:], [17, 15, 14.6 - 0.8 * k.cortex_mm, 13.2 - k.cortex_mm, 12.4 - k.cortex_mm])
+    end = Union([*plateau, *spines, *flare[:2], *canal[:2], bump], 10)
+    whole = Union([*plateau, *spines, *flare, bump], 10)
     under = Blob(k.tibial([(0, 3, -5)])[0] + drop, (34 * w, 19, 3.5), slope)
     return [*layers("tibia", whole, 1100 * k.bone), *layers("tibia", end, 220 * k.bone, inset_mm=1.4),
-            *layers("tibia", under, 420 * k.bone, blur_mm=4, opacity=0.8), *layers("tibia", canal, 10, blur_mm=3),
-            *layers("tibia", blob(k.tibial([(0, 3, -36)]), (17, 12, 16)), 80 * k.bone, blur_mm=12, opacity=0.8)]
+            *layers("tibia", under, 420 * k.bone, blur_mm=4, opacity=0.8), *layers("tibia", canal[2:], 10, blur_mm=4),
+            *layers("tibia", blob(k.tibial([(0, 3, -40)]), (18, 12, 22)), 80 * k.bone, blur_mm=16, opacity=0.8)]
 
 
 def fibula(k: Knee) -> list[Layer]:
@@ -152,8 +157,7 @@ def fibula(k: Knee) -> list[Layer]:
 
 def front(k: Knee) -> list[Layer]:
     """Kneecap with its tendons and the fat pad behind them, cartilage and menisci."""
-    lean = k.femoral([(0, 0, k.patella_mm)])[0, 1]
-    place = np.array([k.patella_side_mm, -44 + 0.3 * lean, k.patella_mm])
+    place = kneecap(k)
     cap = Union([Blob(place, (21, 9.5, 20), axes_along((0, 0.12, 1))), Blob(place + (0, 4, 4), (17, 8, 14))], 6)
     low, high = place + (0, -3, -17), place + (0, -3, 17)
     foot = k.tibial([(-4, -27, -42)])[0]
@@ -161,7 +165,7 @@ def front(k: Knee) -> list[Layer]:
     pad = Blob(0.5 * (low + foot) + (0, 9, 0), (18, 8, 18))
     gristle = Union([Blob((-20, 2, 0), (20, 24, 0.5 * k.joint_mm + 1.5)), Blob((20, 2, 0), (20, 25, 0.5 * k.joint_mm + 1.5))], 2)
     return [*layers("fat pad", pad, -85, blur_mm=4), *layers("cartilage", gristle, 95), *layers("tendon", tendons, 75),
-            *layers("patella", cap, 850 * k.bone), *layers("patella", cap, 300 * k.bone, inset_mm=1.6)]
+            *layers("patella", cap, 950 * k.bone), *layers("patella", cap, 380 * k.bone, inset_mm=1.6)]
 
 
 @PHANTOMS.register("knee")
@@ -169,7 +173,7 @@ def knee(*, seed: int) -> Phantom:
     """A left or a right knee, as scanned for a knee CT."""
     rng = np.random.default_rng([7002, seed])
     k, _ = draw(rng)
-    size = float(np.clip(1 + 0.065 * rng.normal(), 0.85, 1.17))
+    size = float(np.clip(1 + 0.075 * rng.normal(), 0.83, 1.18))
     wide, deep, tall = size * (1 + np.clip(rng.normal(size=3), -2, 2) * (0.03, 0.03, 0.04))
     half = float(np.clip(rng.normal(84, 14), 58, 118))
     shift = (rng.normal() * 7, rng.normal() * 5 - 6, float(np.clip(-12 + 17 * rng.normal(), -0.55 * half, 0.35 * half)))

@@ -7,7 +7,7 @@ import numpy as np
 from .solids import Array, Segment, Solid
 
 
-def vessel_tree(root: Array, targets: Array, *, tip_mm: float, reach: float = 0.45, exponent: float = 3.0) -> list[Solid]:
+def vessel_tree(root: Array, targets: Array, *, tip_mm: float, reach: float = 0.45, exponent: float = 2.6) -> list[Solid]:
     """A tree from ``root`` [3] to every target [N, 3]: each node walks part of the way to its targets' mean and halves them.
 
     Radii follow Murray's law, r_parent^exponent = Σ r_child^exponent, from tips of ``tip_mm``; ``reach`` is the share of the way walked.
@@ -19,9 +19,7 @@ def vessel_tree(root: Array, targets: Array, *, tip_mm: float, reach: float = 0.
             result.append(Segment(start, group[0], tip_mm, 0.7 * tip_mm))
             return tip_mm
         fork = start + np.float32(reach) * (group.mean(0) - start)
-        spread = group - fork
-        along = np.linalg.svd(spread - spread.mean(0), full_matrices=False)[2][0]
-        order = np.argsort(spread @ along, kind="stable")
+        order = np.argsort(group[:, np.argmax(np.ptp(group, axis=0))], kind="stable")
         middle = len(group) // 2
         radii = [grow(fork, group[order[:middle]]), grow(fork, group[order[middle:]])]
         radius = float(sum(r**exponent for r in radii) ** (1 / exponent))
