@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from mednerf_kit import DISCLAIMER
 from mednerf_kit.core.errors import RunError, UserError
 from mednerf_kit.train import pictures, report
 
@@ -30,7 +31,7 @@ def test_png16_round_trip_and_note(tmp_path):
     assert back.dtype == torch.float32
     assert torch.allclose(back, image.nan_to_num(0).clamp(0, 1), atol=0.51 / 65535)
     assert back[0, :3].tolist() == [0, 1, 0]
-    assert Image.open(tmp_path / "a.png").text["Comment"] == pictures.DISCLAIMER
+    assert Image.open(tmp_path / "a.png").text["Comment"] == DISCLAIMER
 
 
 def test_png8_round_trip_of_grey_and_colour(tmp_path):
@@ -178,7 +179,7 @@ def test_report_is_self_contained_and_says_what_it_is(tmp_path):
     assert not re.search(r"https?://|@import|<link", page)
     assert all(url.startswith("data:") for url in re.findall(r"url\((.*?)\)", page))
     text = " ".join(seen.texts)
-    assert text.index(pictures.DISCLAIMER) < text.index("Input and projection")
+    assert text.index(DISCLAIMER) < text.index("Input and projection")
     for words in (
         "Target",
         "Signed error",
@@ -229,7 +230,7 @@ def test_report_shows_only_what_there_is():
     page = report.report_html(bare)
     for words in ("<h2>Orbit", "<h2>Volume", "<h2>Numbers", "<h2>Where", "<h2>Warnings", "<h2>Uncertainty<"):
         assert words not in page
-    assert "What the uncertainty means" in page and pictures.DISCLAIMER in page
+    assert "What the uncertainty means" in page and DISCLAIMER in page
 
 
 def test_report_takes_several_xrays_and_a_short_orbit():

@@ -181,7 +181,7 @@ def _lpips_model(path: Path) -> torch.nn.Module:
         warnings.simplefilter("ignore")
         model = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
     try:
-        backbone = torch.load(path, map_location="cpu", weights_only=True)
+        backbone = _backbone(path)
         model.net.load_state_dict({name: backbone["features." + name.split(".", 1)[1]] for name in model.net.state_dict()})
     except Exception as error:  # a damaged archive fails in as many ways as it has bytes
         raise UserError(
@@ -190,6 +190,10 @@ def _lpips_model(path: Path) -> torch.nn.Module:
             "check the path or download it again",
         ) from None
     return model
+
+
+def _backbone(path: Path) -> dict[str, Tensor]:
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def sliced_wasserstein(

@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .. import DISCLAIMER
 from ..core.errors import RunError, UserError
 from ..core.files import atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-DISCLAIMER = "Research use only, not for diagnosis."
 
 #: Colour scales as equally spaced sRGB stops. SIGNED is ColorBrewer's RdBu, HEAT follows matplotlib's magma: colour-blind safe.
 GREY = ((0, 0, 0), (255, 255, 255))

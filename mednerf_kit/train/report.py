@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .. import DISCLAIMER
 from ..core.files import write_text
 from . import pictures
-from .pictures import DISCLAIMER, GREY, HEAT, SIGNED
+from .pictures import GREY, HEAT, SIGNED
 
 #: What the spread is and is not, for reports that bring no text of their own.
 UNCERTAINTY_MEANING = (
