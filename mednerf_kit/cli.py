@@ -33,15 +33,11 @@ COMMANDS = {
     cls=LazyGroup,
     table=COMMANDS,
     epilog=DISCLAIMER,
-    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 110},
 )
 @click.version_option(__version__, prog_name="mednerf-kit")
-@click.pass_context
-def cli(context: click.Context) -> None:
+def cli() -> None:
     """From one X-ray to a 3-D attenuation volume and every view on the orbit, with honest uncertainty."""
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help())
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -42,10 +42,11 @@ def version(package: str) -> str | None:
 
 
 def compute() -> dict[str, Any]:
-    """The device torch would use, its matrix-product speed in fp32 and bf16, and where LPIPS finds its backbone."""
+    """The device torch would use, its speed in fp32 and bf16, and what the parts that need torch know: cache, LPIPS weights."""
     try:
         import torch
 
+        from .data.cohort import cache_dir
         from .train.metrics import LPIPS_BACKBONE
     except Exception as error:  # a broken installation fails in many ways
         return {"device": None, "torch_error": str(error).strip().partition("\n")[0]}
@@ -57,6 +58,8 @@ def compute() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gflops": speed,
         "faster": max(speed, key=lambda name: speed[name]),
+        "cache": str(cache_dir()),
+        "cache_mib": round(sum(path.stat().st_size for path in cache_dir().rglob("*") if path.is_file()) / 2**20),
         "lpips_backbone": str(backbone) if backbone.is_file() else None,
     }
 
@@ -82,7 +85,7 @@ def matmul_gflops(dtype: Any, device: Any, *, seconds: float = 0.4) -> float:
 
 
 def places() -> dict[str, Any]:
-    """Where caches, data, bundled priors and ffmpeg are."""
+    """Where data, bundled priors and ffmpeg are."""
     data = os.environ.get("MEDNERF_KIT_DATA")
     folder = Path(data) if data else None
     return {

@@ -24,6 +24,9 @@ class LazyGroup(click.Group):
         super().__init__(*args, **kwargs)
         self.table = table
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args or ["--help"])
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.table)
 
@@ -84,16 +87,17 @@ class View(click.ParamType):
     ('PA', 265.0)
     """
 
-    name = "PA|AP|lateral|degrees"
-    films = {"pa": "PA", "ap": "AP", "lateral": "lateral"}
+    name = "view"
+    films = ("PA", "AP", "lateral", "left-lateral")
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | float:
-        if str(value).lower() in self.films:
-            return self.films[str(value).lower()]
+        for film in self.films:
+            if str(value).lower() == film.lower():
+                return film
         try:
             return float(value)
         except ValueError:
-            self.fail(f"got {value!r}; wanted PA, AP, lateral or an angle in degrees.", param, ctx)
+            self.fail(f"got {value!r}; wanted {', '.join(self.films)} or an angle in degrees.", param, ctx)
 
 
 FOLDER = click.Path(path_type=Path, file_okay=False)

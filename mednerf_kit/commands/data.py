@@ -1,1 +1,99 @@
 """``mednerf-kit drr`` and ``mednerf-kit data make``: X-rays from CTs and phantoms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .base import FILE, FOLDER, LazyGroup, Work
+
+ANATOMIES = ["chest", "knee"]
+FROM_SET_UP = "the geometry's"
+
+
+@click.command(cls=Work)
+@click.option(
+    "--ct", required=True, metavar="PATH|phantom:chest:SEED", help="A volume (NIfTI, MHA, NRRD), a DICOM folder or a phantom."
+)
+@click.option("--out", type=FOLDER, required=True, help="The set this patient joins; made when absent.")
+@click.option("--views", type=click.IntRange(min=1), default=72, help="Views on the orbit.")
+@click.option("--size", type=click.IntRange(min=8), default=128, help="Pixels along a side.")
+@click.option("--geometry", type=FILE, show_default="that of the anatomy", help="A geometry.json; its angles win over --views.")
+@click.option(
+    "--sod",
+    "--sad",
+    "--dso",
+    "source_to_isocentre_mm",
+    type=float,
+    metavar="MM",
+    show_default=FROM_SET_UP,
+    help="Source to isocentre.",
+)
+@click.option(
+    "--sdd",
+    "--sid",
+    "--dsd",
+    "source_to_detector_mm",
+    type=float,
+    metavar="MM",
+    show_default=FROM_SET_UP,
+    help="Source to detector.",
+)
+@click.option("--detector-mm", type=float, show_default=FROM_SET_UP, help="Side of the detector.")
+@click.option("--pixel-mm", type=float, show_default=FROM_SET_UP, help="Pixel pitch, instead of the detector's side.")
+@click.option("--offset-mm", type=float, nargs=2, help="Shift of the detector to image right and up.")
+@click.option("--isocentre-mm", type=float, nargs=3, show_default="its centre", help="Isocentre in the CT's LPS coordinates.")
+@click.option("--axis", type=click.Choice(["x", "y", "z"]), show_default=FROM_SET_UP, help="Orbit axis.")
+@click.option("--start", "start_deg", type=float, default=0.0, metavar="DEG", help="First view angle; 270 is the PA film.")
+@click.option("--direction", type=click.Choice(["1", "-1"]), default="1", help="Sense of the orbit.")
+@click.option("--tilt", "tilt_deg", type=float, metavar="DEG", show_default=FROM_SET_UP, help="Cranial elevation of the source.")
+@click.option("--scale", "line_integral_scale", type=float, show_default=FROM_SET_UP, help="Line integral that becomes white.")
+@click.option("--autoscale", type=click.Choice(["set", "view"]), default="set", help="view: each view to its own maximum.")
+@click.option("--mask-table", is_flag=True, help="Take out all that is not the patient.")
+@click.option(
+    "--mu-water",
+    "mu_water_per_mm",
+    type=float,
+    default=0.0205,
+    metavar="PER_MM",
+    help="Attenuation of water, which HU are relative to.",
+)
+@click.option("--air-below-hu", type=float, show_default="nothing cut", help="Count everything below as air.")
+@click.option("--supersample", type=click.IntRange(min=1), default=1, help="Rays along each side of a pixel.")
+@click.option("--patient", "patient_name", metavar="NAME", show_default="from the CT", help="The patient's folder in the set.")
+@click.option("--float-arrays", is_flag=True, help="Also NPY files of line integrals.")
+def drr(*, geometry: Path | None, direction: str, **options: Any) -> None:
+    """Project a CT or a phantom into X-rays: line integrals as 16-bit PNG, with geometry.json beside them.
+
+    At angle a the source stands at isocentre + SOD·(cos a, −sin a, 0) in LPS: 0° is a lateral, 270° the PA film. The last line
+    on stdout is the patient's folder.
+    """
+    from ..data.cohort import make_drr
+    from ..imaging.geometry import Geometry
+
+    set_up = Geometry.from_json(geometry) if geometry else None
+    made = make_drr(geometry=set_up, direction=int(direction), **options)
+    for note in made.notes:
+        click.echo(f"Note: {note}.", err=True)
+    click.echo(made.folder)
+
+
+@click.group(cls=LazyGroup, table={"make": ("data:make", "Make a cohort of phantoms with its split.")})
+def data() -> None:
+    """Make cohorts of phantom patients."""
+
+
+@click.command(cls=Work)
+@click.argument("anatomy", type=click.Choice(ANATOMIES))
+@click.option("--patients", type=click.IntRange(min=1), required=True, help="How many patients.")
+@click.option("--out", type=FOLDER, required=True, help="The set to make.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the first patient; the others follow.")
+@click.option("--views", type=click.IntRange(min=1), default=72, help="Views on the orbit.")
+@click.option("--size", type=click.IntRange(min=8), default=128, help="Pixels along a side.")
+def make(**options: Any) -> None:
+    """Make a cohort of phantoms: DRRs, volumes, geometry.json and split.json."""
+    from ..data.cohort import make_cohort
+
+    click.echo(make_cohort(**options))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import Any
 
 import click
 
@@ -31,34 +31,11 @@ HEADLINES = ("psnr_db", "psnr_gain_fitted_db", "ssim", "lpips", "psnr_mask_db", 
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @seed_option
 @device_option
-def evaluate(
-    run: str,
-    dataset: str | None,
-    split: str,
-    input_angles: tuple[float, ...],
-    limit: int | None,
-    seen: bool,
-    uncertainty: bool,
-    out: Path | None,
-    as_json: bool,
-    seed: int,
-    device: str,
-) -> None:
+def evaluate(*, as_json: bool, **options: Any) -> None:
     """Score a prior on patients: some views in, all other views compared, beside trivial baselines."""
     from ..train.evaluate import evaluate
 
-    scores = evaluate(
-        run=run,
-        dataset=dataset,
-        split=split,
-        input_angles=list(input_angles),
-        limit=limit,
-        seen=seen,
-        uncertainty=uncertainty,
-        out=out,
-        seed=seed,
-        device=device,
-    )
+    scores = evaluate(**options)
     if as_json:
         click.echo(json.dumps(scores, indent=2, allow_nan=False))
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -29,53 +30,26 @@ KINDS = ["line-integral", "transmission", "display"]
 @click.option("--invert", is_flag=True, help="The X-ray shows bone dark.")
 @click.option("--input-kind", type=click.Choice(KINDS), default="line-integral", help="What its grey values mean.")
 @click.option(
-    "--fit", type=click.Choice(["crop", "pad"]), default="crop", help="How another aspect ratio is brought to the field."
+    "--fit", type=click.Choice(["crop", "pad"]), default="pad", help="How another aspect ratio is brought to the field."
 )
 @click.option("--samples", type=click.IntRange(min=1), default=4, help="Codes kept: their spread is the uncertainty.")
 @click.option("--size", type=click.IntRange(min=16), show_default="the prior's", help="Pixels along a side of the orbit's views.")
 @seed_option
 @device_option
 @minutes_option
-def project(
-    xray: tuple[Path, ...],
-    view: tuple[str | float, ...],
-    run: str,
-    outdir: Path | None,
-    invert: bool,
-    input_kind: str,
-    fit: str,
-    samples: int,
-    size: int | None,
-    seed: int,
-    device: str,
-    max_minutes: float | None,
-) -> None:
+def project(*, xray: tuple[Path, ...], view: tuple[str | float, ...], outdir: Path | None, **options: Any) -> None:
     """Turn one X-ray (or several of one patient) into a volume, its orbit, an uncertainty and a report.
 
-    A view is PA (270°, the patient's left on the image's right), AP, lateral (0°) or an angle in degrees. The last line on
-    stdout is the folder of the results.
+    A view is PA (270°, the patient's left on the image's right), AP, lateral (0°), left-lateral (180°) or an angle in degrees.
+    The last line on stdout is the folder of the results.
     """
-    views = list(view) or ["PA"] * len(xray)
-    if len(views) != len(xray):
+    view = view or ("PA",) * len(xray)
+    if len(view) != len(xray):
         raise UserError(
-            f"got {len(xray)} X-rays and {len(views)} views",
+            f"got {len(xray)} X-rays and {len(view)} views",
             "wanted one --view or --angle per --xray",
             "name the view of each X-ray, in the same order",
         )
     from ..train.project import project
 
-    folder = project(
-        xray=list(xray),
-        view=views,
-        run=run,
-        outdir=outdir or Path("out") / xray[0].stem,
-        invert=invert,
-        input_kind=input_kind,
-        fit=fit,
-        samples=samples,
-        size=size,
-        seed=seed,
-        device=device,
-        max_minutes=max_minutes,
-    )
-    click.echo(folder)
+    click.echo(project(xray=xray, view=view, outdir=outdir or Path("out") / xray[0].stem, **options))

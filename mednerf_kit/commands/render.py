@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,35 +21,13 @@ from .base import FILE, FOLDER, Numbers, Work, device_option, run_option
 @click.option("--volume/--no-volume", default=False, help="Also volume.nii.gz.")
 @click.option("--out", type=FOLDER, default="out/render", help="Where the pictures go.")
 @device_option
-def render(
-    run: str,
-    seed: int | None,
-    latent: Path | None,
-    views: int,
-    size: int | None,
-    video: bool,
-    volume: bool,
-    out: Path,
-    device: str,
-) -> None:
+def render(*, seed: int | None, latent: Path | None, **options: Any) -> None:
     """Write the orbit of one patient of a prior: baked once into voxels, then projected."""
     if seed is not None and latent is not None:
         raise UserError("got both --seed and --latent", "wanted one patient", "leave one of them out")
     from ..train.render import render
 
-    click.echo(
-        render(
-            run=run,
-            seed=0 if seed is None else seed,
-            latent=latent,
-            views=views,
-            size=size,
-            video=video,
-            volume=volume,
-            out=out,
-            device=device,
-        )
-    )
+    click.echo(render(seed=seed or 0, latent=latent, **options))
 
 
 @click.command(cls=Work)
@@ -59,8 +38,8 @@ def render(
 @click.option("--size", type=click.IntRange(min=16), show_default="the prior's", help="Pixels along a side.")
 @click.option("--out", type=FOLDER, default="out/sample", help="Where the pictures go.")
 @device_option
-def sample(run: str, seeds: list[int], truncation: float, interpolate: bool, size: int | None, out: Path, device: str) -> None:
+def sample(**options: Any) -> None:
     """Draw random patients from a prior: one row per seed, frontal and lateral."""
     from ..train.render import sample
 
-    click.echo(sample(run=run, seeds=seeds, truncation=truncation, interpolate=interpolate, size=size, out=out, device=device))
+    click.echo(sample(**options))

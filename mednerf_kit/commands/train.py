@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 
@@ -34,43 +34,15 @@ from .base import FOLDER, PRESETS, SPLITS, Work, device_option, minutes_option, 
 @device_option
 @minutes_option
 @click.option("-n", "--dry-run", is_flag=True, help="Show the resolved recipe and stop.")
-def train(
-    dataset: str | None,
-    config: str | None,
-    preset: str,
-    settings: tuple[str, ...],
-    outdir: Path,
-    desc: str | None,
-    resume: str | None,
-    split: str,
-    limit: int | None,
-    seed: int,
-    device: str,
-    max_minutes: float | None,
-    dry_run: bool,
-) -> None:
+def train(**options: Any) -> None:
     """Train a generative prior on a set of radiographs.
 
     chest and knee are cohorts of procedural phantoms. The last line on stdout is the run folder.
     """
-    if dataset is None and resume in (None, "latest"):
+    if options["dataset"] is None and options["resume"] in (None, "latest"):
         raise UserError("got no --dataset", "wanted chest, knee or a folder of DRRs", "write for example --dataset chest")
     from ..train.session import train
 
-    folder = train(
-        dataset=dataset,
-        config=config,
-        preset=preset,
-        settings=list(settings),
-        outdir=outdir,
-        desc=desc,
-        resume=resume,
-        split=split,
-        limit=limit,
-        seed=seed,
-        device=device,
-        max_minutes=max_minutes,
-        dry_run=dry_run,
-    )
+    folder = train(**options)
     if folder is not None:
         click.echo(folder)
