@@ -235,7 +235,7 @@ def test_the_package_keeps_the_rule(checker):
 
 @pytest.mark.parametrize("checker", [size_faults, pickle_faults, unfinished_faults])
 def test_the_scripts_keep_the_rule(checker):
-    assert checker({path.name: path.read_text(encoding="utf-8") for path in (ROOT / "scripts").glob("*.py")}) == []
+    assert checker({path.name: path.read_text(encoding="utf-8") for path in (ROOT / "scripts").rglob("*.py")}) == []
 
 
 @pytest.mark.parametrize("checker", [pickle_faults, unfinished_faults])
