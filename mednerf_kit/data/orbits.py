@@ -1,0 +1,302 @@
+"""Sets of orbits in: every patient seen from the same angles, read into one tensor with the geometry that made it.
+
+Three layouts are known: ``flat``, that of the published MedNeRF set (``03_xray0071.png``, ``01_bbg_xray0000.png``);
+``folders``, a folder of sorted pictures per patient; and ``own``, the same with ``geometry.json`` (and usually ``split.json``)
+at the root, as ``cohort.py`` writes it. Pictures are never mirrored. A single X-ray is read in ``radiograph.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.errors import UserError, unknown_name
+from ..imaging.geometry import DEFAULTS, Geometry
+from .cohort import COHORT, phantom_cohort, split_patients
+from .radiograph import area_resized, as_unit, read_grey
+
+FLAT = re.compile(r"(?P<patient>.+?)(?:_bbg)?_xray(?P<view>\d+)\.png", re.IGNORECASE)
+SPLITS = ("train", "val", "test", "all")
+
+
+@dataclass(frozen=True)
+class OrbitSet:
+    """Orbits of P patients in V common views."""
+
+    root: Path
+    anatomy: str | None
+    patients: tuple[str, ...]  # P names, sorted
+    images: Tensor  # [P, V, H, W] float16 in [0, 1], bone bright, linear in the line integral
+    geometry: Geometry  # of the pictures; V angles_deg
+    volumes: dict[str, Path]  # the CT of a patient, where there is one
+    marks: dict[str, tuple[str, ...]]  # what each patient is recognised by, whatever the folder is called
+    split: str
+    layout: str
+    notes: tuple[str, ...] = ()  # what was assumed, a sentence each
+
+    def subset(self, patients: Iterable[str]) -> OrbitSet:
+        """The same set with these patients only, in this order."""
+        names = tuple(patients)
+        for name in names:
+            if name not in self.patients:
+                raise unknown_name("patient", name, self.patients)
+        index = torch.tensor([self.patients.index(name) for name in names], dtype=torch.long)
+        return replace(
+            self,
+            patients=names,
+            images=self.images[index],
+            volumes={name: path for name, path in self.volumes.items() if name in names},
+            marks={name: self.marks[name] for name in names},
+        )
+
+    def resized(self, size: int) -> OrbitSet:
+        """The same pictures with ``size`` columns (rows in proportion), by the area filter."""
+        if size == self.geometry.cols:
+            return self
+        geometry = self.geometry.resized(size)
+        images = torch.stack([area_resized(orbit, geometry.rows, size).half() for orbit in self.images])
+        return replace(self, images=images, geometry=geometry)
+
+    def identities(self) -> tuple[str, ...]:
+        """Every mark of every patient: what a snapshot records about whom it was trained on."""
+        return tuple(mark for name in self.patients for mark in self.marks[name])
+
+    def known(self, identities: Iterable[str]) -> tuple[str, ...]:
+        """The patients of this set that are among ``identities`` (of another set, or of a snapshot)."""
+        recorded = set(identities)
+        return tuple(name for name in self.patients if recorded.intersection(self.marks[name]))
+
+
+def load_orbits(
+    source: str | Path,
+    *,
+    split: str = "train",
+    size: int | None = None,
+    seed: int = 0,
+    patients: Sequence[str] | None = None,
+    limit: int | None = None,
+    geometry: Geometry | None = None,
+    cohort: Mapping[str, int] | None = None,
+    views: int = 72,
+    progress: bool = True,
+) -> OrbitSet:
+    """Read a set of DRRs from a folder; ``chest`` and ``knee`` mean the phantom cohorts (made by :mod:`.cohort` when absent).
+
+    The patients are those named in ``patients``, else those of ``split`` (train, val, test, all): from ``split.json`` where it is
+    there, else by :func:`split_patients` with ``seed``; of them the first ``limit``. ``size`` is the number of columns wanted.
+    A set without ``geometry.json`` gets ``geometry``, or the default of its anatomy (chest: field of view 18.2°, knee: 19.1°,
+    guessed from the folder's name) with equally spaced angles from 0° and an unknown scale; ``notes`` says so. ``cohort``
+    (patients of each split), ``views`` and ``progress`` are for phantoms.
+
+    Raises UserError for an unknown layout, missing views, two sizes, unreadable pictures, an unknown split or an empty one.
+    """
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
+    if str(source) in DEFAULTS:
+        counts = {part: min(n, limit or n) if split in (part, "all") else 0 for part, n in (cohort or COHORT).items()}
+        root, parts = phantom_cohort(str(source), **counts, size=size or 128, views=views, progress=progress)
+        patients = [name for part in parts.values() for name in part] if patients is None else patients
+    else:
+        root = Path(source).expanduser()
+    layout, files = find_pictures(root)
+    names, notes = _selected(root, files, split=split, seed=seed, patients=patients)
+    names = names if limit is None else names[:limit]
+    count = _view_count(root, files, names)
+    arrays, remarks = [], set()
+    marks = {}
+    for name in names:
+        orbit, more = _read_orbit([files[name][view] for view in range(count)])
+        marks[name] = (*_recorded_identity(root / name), pixel_mark(orbit))
+        arrays.append(orbit)
+        remarks |= more
+    shapes = {orbit.shape[1:]: name for name, orbit in zip(names, arrays, strict=True)}
+    if len(shapes) > 1:
+        (first, a), (second, b) = list(shapes.items())[:2]
+        raise UserError(f"got pictures of two sizes, {first[0]}×{first[1]} ({a}) and {second[0]}×{second[1]} ({b})",
+                        "wanted one size in a set", f"resize them or leave a patient out of '{root}'")  # fmt: skip
+    anatomy = _anatomy(root, names)
+    geometry, more_notes = _set_geometry(root, anatomy, count, arrays[0].shape[1:], geometry)
+    images = torch.empty(len(names), count, geometry.rows, geometry.cols, dtype=torch.float16)
+    for slot, orbit in zip(images, arrays, strict=True):
+        slot.copy_(torch.from_numpy(as_unit(orbit)))
+    volumes = {name: root / name / "volume.nii.gz" for name in names if (root / name / "volume.nii.gz").is_file()}
+    found = OrbitSet(root, anatomy, tuple(names), images, geometry, volumes, marks, split, layout,
+                     (*notes, *more_notes, *sorted(remarks)))  # fmt: skip
+    return found if size is None else found.resized(size)
+
+
+def find_pictures(root: Path) -> tuple[str, dict[str, dict[int, Path]]]:
+    """The layout of a set and its pictures: patient -> view number -> file."""
+    if not root.is_dir():
+        near = f"one of {', '.join(DEFAULTS)}, or a folder of DRRs"
+        raise UserError(f"got dataset '{root}', which is no folder", f"wanted {near}", "check the path or the name")
+    flat = _flat(sorted(root.glob("*.png")))
+    if flat:
+        return "flat", flat
+    folders = {}
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        pictures = sorted(folder.glob("*.png"), key=_natural)
+        if pictures and FLAT.fullmatch(pictures[0].name):
+            raise UserError(f"got '{root}', a folder of sets", "wanted one set", f"give one of them, for example '{folder}'")
+        if pictures:
+            folders[folder.name] = _numbered(pictures)
+    if not folders:
+        raise UserError(f"got '{root}', where no known layout was recognised", "wanted PATIENT/*.png or PATIENT_xrayNNNN.png",
+                        "see data/README.md for the layouts, or make a set with `mednerf-kit drr`")  # fmt: skip
+    return ("own" if (root / "geometry.json").is_file() else "folders"), folders
+
+
+def _flat(pictures: list[Path]) -> dict[str, dict[int, Path]]:
+    found: dict[str, dict[int, Path]] = {}
+    for path in pictures:
+        match = FLAT.fullmatch(path.name)
+        if match is None:
+            continue
+        views, view = found.setdefault(match["patient"], {}), int(match["view"])
+        if view in views:
+            raise UserError(f"got '{views[view].name}' and '{path.name}'", "wanted one picture per view", "remove one of the two")
+        views[view] = path
+    return found
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sorting key by which view 10 follows view 9, with or without leading zeros."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def _numbered(pictures: list[Path]) -> dict[int, Path]:
+    """Pictures named ``xray_KKK`` by that number; any others by rank, as their numbers may be degrees or times."""
+    numbered = {int(path.stem[5:]): path for path in pictures if re.fullmatch(r"xray_\d+", path.stem)}
+    return numbered if len(numbered) == len(pictures) else dict(enumerate(pictures))
+
+
+def _selected(root: Path, files: dict, *, split: str, seed: int, patients: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """The names wanted, sorted, and what was assumed to choose them."""
+    notes: list[str] = []
+    if patients is not None:
+        for name in patients:
+            if name not in files:
+                raise unknown_name("patient", name, files)
+        names = sorted(patients)
+    elif split == "all":
+        names = sorted(files)
+    else:
+        parts = read_split(root)
+        if parts is None:
+            parts = split_patients(files, seed=seed)
+            counts = ", ".join(f"{len(parts[part])} {part}" for part in parts)
+            notes = [f"no split.json: split by patient with seed {seed} ({counts})"]
+        names = sorted(parts.get(split, []))
+        absent = [name for name in names if name not in files]
+        if absent:
+            raise UserError(f"got split.json with patient '{absent[0]}', of whom '{root}' has no picture",
+                            "wanted only patients of the set", "correct split.json")  # fmt: skip
+    if not names:
+        raise UserError(f"got '{root}', whose {split} split is empty", "wanted at least one patient",
+                        "choose another --split, or add patients")  # fmt: skip
+    return names, notes
+
+
+def read_split(root: Path) -> dict[str, list[str]] | None:
+    """``split.json`` of a set, or None."""
+    path = root / "split.json"
+    if not path.is_file():
+        return None
+    try:
+        parts = json.loads(path.read_text(encoding="utf-8"))
+        return {str(part): [str(name) for name in names] for part, names in parts.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        raise UserError(f"got '{path}', which cannot be read", 'wanted {"train": [...], "val": [...], "test": [...]}',
+                        "correct or remove it") from None  # fmt: skip
+
+
+def _view_count(root: Path, files: dict[str, dict[int, Path]], names: list[str]) -> int:
+    """How many views the set has; the patients wanted must have them all."""
+    views = max(max(numbers) for numbers in files.values()) + 1
+    for name in names:
+        missing = [view for view in range(views) if view not in files[name]]
+        if missing:
+            shown = ", ".join(str(view) for view in missing[:4]) + (" …" if len(missing) > 4 else "")
+            raise UserError(f"got {views - len(missing)} of {views} views of patient '{name}' in '{root}' (missing: {shown})",
+                            "wanted every view of every patient", "add the pictures or leave that patient out")  # fmt: skip
+    return views
+
+
+def _read_orbit(paths: list[Path]) -> tuple[np.ndarray, set[str]]:
+    """The views of one patient [V, H, W] as stored, and remarks."""
+    views: list[np.ndarray] = []
+    remarks: set[str] = set()
+    for path in paths:
+        values, more = read_grey(path)
+        remarks.update(more)
+        if views and values.shape != views[0].shape:
+            raise UserError(f"got '{paths[0].name}' of {views[0].shape[0]}×{views[0].shape[1]} and '{path.name}' of "
+                            f"{values.shape[0]}×{values.shape[1]} pixels in '{path.parent}'",
+                            "wanted one size in a set", "resize them or make the set again")  # fmt: skip
+        if views and values.dtype != views[0].dtype:
+            raise UserError(f"got '{path}' as {values.dtype} among {views[0].dtype} pictures", "wanted one bit depth in a set",
+                            "convert them or make the set again")  # fmt: skip
+        views.append(values)
+    return np.stack(views), remarks
+
+
+def pixel_mark(orbit: np.ndarray) -> str:
+    """A mark of a patient by pictures alone: a hash of the stored pixels of a first, second and third quarter's view.
+
+    It survives renaming and re-compressing, not resizing: for sets made here the CT's own mark is recorded as well.
+    """
+    digest = blake2b(digest_size=12)
+    for view in (0, len(orbit) // 4, len(orbit) // 2):
+        digest.update(np.ascontiguousarray(orbit[view]).tobytes())
+    return f"pixels:{digest.hexdigest()}"
+
+
+def _recorded_identity(folder: Path) -> tuple[str, ...]:
+    """The mark of the CT or phantom a patient was made from (``patient.json``), if recorded."""
+    try:
+        return (str(json.loads((folder / "patient.json").read_text(encoding="utf-8"))["identity"]),)
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+
+
+def _anatomy(root: Path, patients: list[str]) -> str | None:
+    """Chest or knee, guessed from the set's or its first patient's name."""
+    for text in (root.name, root.resolve().name, patients[0]):
+        for anatomy in DEFAULTS:
+            if anatomy in text.lower():
+                return anatomy
+    return None
+
+
+def _set_geometry(
+    root: Path, anatomy: str | None, views: int, shape: tuple[int, int], given: Geometry | None
+) -> tuple[Geometry, list[str]]:
+    """The geometry of the pictures as stored, and what was assumed."""
+    rows, cols = shape
+    notes = []
+    if given is None and (root / "geometry.json").is_file():
+        given = Geometry.from_json(root / "geometry.json")
+    if given is None:
+        if anatomy is None:
+            raise UserError(f"got '{root}' without geometry.json, and neither chest nor knee in its name",
+                            "wanted the X-ray set-up", "write geometry.json at its root (data/README.md shows one)")  # fmt: skip
+        given = replace(DEFAULTS[anatomy], line_integral_scale=None)
+        given = replace(given, rows=rows, cols=cols, pixel_mm=given.pixel_mm * given.cols / cols)
+        notes.append(f"no geometry.json: taken for a {anatomy} set by its name, field of view {given.fov_deg:.1f}°, "
+                     f"{views} equally spaced views from 0°, unknown scale")  # fmt: skip
+    if given.views not in (0, views):
+        raise UserError(f"got {views} views in '{root}' and {given.views} angles_deg in its geometry",
+                        "wanted one angle per view", "correct geometry.json or add the missing pictures")  # fmt: skip
+    if given.rows * cols != given.cols * rows:
+        raise UserError(f"got pictures of {rows}×{cols} pixels in '{root}' and a geometry of {given.rows}×{given.cols}",
+                        "wanted the same shape", "correct rows and cols in geometry.json")  # fmt: skip
+    given = given if given.views else given.orbit(views)
+    return (given if given.cols == cols else given.resized(cols)), notes
