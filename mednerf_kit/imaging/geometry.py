@@ -108,6 +108,35 @@ class Geometry:
         rows = max(1, round(self.rows * size / self.cols))
         return dataclasses.replace(self, rows=rows, cols=size, pixel_mm=self.pixel_mm * self.cols / size)
 
+    def with_fov(self, fov_deg: float) -> Geometry:
+        """The same field of view at the isocentre seen under another opening angle: both distances move in proportion."""
+        if not 0 < fov_deg < 120:
+            raise UserError(f"got a field of view of {fov_deg:g}°", "wanted between 0° and 120°", "correct the angle")
+        detector_mm = 0.5 * self.cols * self.pixel_mm / math.tan(math.radians(fov_deg / 2))
+        ratio = self.source_to_isocentre_mm / self.source_to_detector_mm
+        return dataclasses.replace(self, source_to_detector_mm=detector_mm, source_to_isocentre_mm=detector_mm * ratio)
+
+    @property
+    def distance(self) -> float:
+        """Source to isocentre in field units (half-widths): 1 / tan(half the opening angle)."""
+        return self.source_to_isocentre_mm / self.half_width_mm
+
+    def field_rays(self, angles_deg: Tensor, yx: Tensor, distance: Tensor | float, support: float = 1.4) -> Rays:
+        """Rays in field units through pixels, with the source at ``distance`` (differentiable): how an unknown field of view is fitted.
+
+        ``angles_deg`` [...], ``yx`` [..., 2], ``distance`` broadcasts to [...]; otherwise as :meth:`rays`.
+        """
+        source, centre, right, up = self.frames(angles_deg)
+        towards = source / self.source_to_isocentre_mm
+        u = (yx[..., 1] - (self.cols - 1) / 2) * (2 / self.cols)
+        v = ((self.rows - 1) / 2 - yx[..., 0]) * (2 / self.cols)
+        unit = 2 / (self.cols * self.pixel_mm)
+        target = (u + self.offset_mm[0] * unit)[..., None] * right + (v + self.offset_mm[1] * unit)[..., None] * up
+        origin = torch.as_tensor(distance, dtype=towards.dtype)[..., None] * towards
+        direction = torch.nn.functional.normalize(target - origin, dim=-1)
+        near, far = cylinder_span(origin, direction, support, "xyz".index(self.axis))
+        return Rays(origin.expand_as(direction), direction, near, far)
+
     def frames(self, angles_deg: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Source, detector centre (mm), image right and image up (unit vectors), each [..., 3], for angles [...]."""
         a = torch.deg2rad(angles_deg)

@@ -1,0 +1,144 @@
+"""A NeRF MLP whose weights are given: one set per scene of the batch, made by a generator.
+
+Points [B, N, 3] in field units meet weights [B, out, in]: every layer is one batched matrix product, in bf16 where the device is faster
+with it. Phases of the encoding, densities and everything along the ray stay fp32.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from ..core.types import Answer
+from .encoding import encoded_width, frequency_encoding
+
+TILE_POINTS = 16_384  # a tile's activations stay in a CPU core's cache; larger products run at half the speed
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a patient lies: the similarity from room to anatomy, and how far the scan reaches.
+
+    x' = (R (x − shift)) · exp(−log_scale) and density is zero outside bottom < z < top, softened over ``edge``. Field units.
+    """
+
+    shift: Tensor  # [B, 3]
+    log_scale: Tensor  # [B, 3]
+    rotation: Tensor  # [B, 3] rotation vector, radians
+    extent: Tensor  # [B, 2] bottom and top of the scan
+    edge: float = 0.02
+
+    def to_anatomy(self, x: Tensor) -> Tensor:
+        """Room coordinates [B, N, 3] to anatomical ones."""
+        matrix = rotation_matrix(self.rotation) * torch.exp(-self.log_scale)[:, :, None]
+        return torch.baddbmm(-(matrix @ self.shift[..., None]).transpose(1, 2), x, matrix.transpose(1, 2))
+
+    def window(self, x: Tensor) -> Tensor:
+        """How much of the scan is there at x: 1 inside the slab, 0 outside, [B, N]."""
+        z = x[..., 2]
+        return torch.sigmoid((z - self.extent[:, :1]) / self.edge) * torch.sigmoid((self.extent[:, 1:] - z) / self.edge)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One NeRF per scene: what the hypernetwork's samples are."""
+
+    layers: tuple[tuple[Tensor, Tensor], ...]  # (W [B, out, in], b [B, out]) per layer
+    frame: Frame | None = None
+    gain: Tensor | None = None  # [B] factor on density
+
+    @property
+    def batch(self) -> int:
+        return self.layers[0][0].shape[0]
+
+    def one(self, i: int) -> Weights:
+        """The i-th scene alone, still batched."""
+        return self.take(slice(i, i + 1))
+
+    def take(self, index: slice | Tensor) -> Weights:
+        """Some of the scenes."""
+        frame = self.frame
+        if frame is not None:
+            frame = replace(frame, **{k: getattr(frame, k)[index] for k in ("shift", "log_scale", "rotation", "extent")})
+        return Weights(tuple((w[index], b[index]) for w, b in self.layers), frame, None if self.gain is None else self.gain[index])
+
+
+def rotation_matrix(vector: Tensor) -> Tensor:
+    """Rodrigues' formula through the matrix exponential: rotation vectors [B, 3] in radians -> [B, 3, 3]."""
+    zero = torch.zeros_like(vector[:, 0])
+    x, y, z = vector.unbind(-1)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+    return torch.matrix_exp(cross)
+
+
+class HyperField:
+    """The field protocol over given :class:`Weights`: density (and colour when the last layer has four outputs).
+
+    density = softplus(h − 1) · gain inside the support cylinder |xy| < ``support``, per field unit. A skip connection feeds the
+    encoded point again into layer ``skip`` (0: none).
+    """
+
+    def __init__(self, *, octaves: int = 7, skip: int = 0, support: float = 1.4, dtype: torch.dtype | None = None) -> None:
+        self.octaves, self.skip, self.support, self.dtype = octaves, skip, support, dtype
+
+    def heads(self, x: Tensor, code: Weights) -> Tensor:
+        """Raw outputs of the MLP at anatomical points: [B, N, 3] -> [B, N, outputs], fp32."""
+        dtype = self.dtype or fastest_dtype(x.device)
+        layers = [(w.to(dtype).transpose(1, 2), b.to(dtype)[:, None]) for w, b in code.layers]
+        tiles = x.split(TILE_POINTS if x.device.type == "cpu" else x.shape[1], 1)
+        return torch.cat([self._tile(tile, layers, dtype) for tile in tiles], 1)
+
+    def _tile(self, x: Tensor, layers: list[tuple[Tensor, Tensor]], dtype: torch.dtype) -> Tensor:
+        encoded = frequency_encoding(x, self.octaves, dtype, layers[0][0].shape[1])
+        h = encoded
+        for i, (w, b) in enumerate(layers):
+            if self.skip and i == self.skip:
+                h = torch.cat([h, encoded], -1)
+            h = torch.baddbmm(b, h, w)
+            if i < len(layers) - 1:
+                h = torch.relu_(h)
+        return h.float()
+
+    def density(self, x: Tensor, code: Weights) -> Tensor:
+        """Attenuation per field unit: x [B, N, 3] -> [B, N]."""
+        return self._answer(x, code)[0]
+
+    def _answer(self, x: Tensor, code: Weights) -> tuple[Tensor, Tensor]:
+        anatomy = x if code.frame is None else code.frame.to_anatomy(x)
+        raw = self.heads(anatomy, code)
+        density = softplus(raw[..., 0] - 1)
+        if code.frame is not None:
+            density = density * code.frame.window(x)
+        if code.gain is not None:
+            density = density * code.gain[:, None]
+        return density * (x[..., :2].square().sum(-1) < self.support**2), raw[..., 1:]
+
+    def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Weights) -> Answer:
+        density, rest = self._answer(x, code)
+        return Answer(density * dt, torch.sigmoid(rest) if rest.shape[-1] else None)
+
+
+def padded_width(octaves: int) -> int:
+    """Inputs of the first layer: the encoding's features, padded to a multiple of 16."""
+    return -(-encoded_width(octaves) // 16) * 16
+
+
+@functools.cache
+def fastest_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where a small matrix product runs faster in it than in fp32 (measured once per process), fp32 elsewhere."""
+    if device.type != "cpu":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = torch.ones(4, 4096, 96, dtype=dtype), torch.ones(4, 96, 96, dtype=dtype)
+        torch.bmm(a, b)
+        start = time.perf_counter()
+        for _ in range(3):
+            torch.bmm(a, b)
+        seconds[dtype] = time.perf_counter() - start
+    return torch.bfloat16 if seconds[torch.bfloat16] < 0.8 * seconds[torch.float32] else torch.float32

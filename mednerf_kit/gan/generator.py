@@ -1,0 +1,149 @@
+"""The generator: a random code becomes the weights of a NeRF MLP.
+
+HyperNeRFGAN's idea (arXiv 2301.11631; factorised multiplicative modulation from INR-GAN, arXiv 2011.12026): every layer has one shared
+weight S; a scene's weight is W = S ⊙ (1 + act(L R / √r)) with low-rank factors L, R read from the scene's style w. Beside the style a
+*pose* code says where the patient lies and how far the scan reaches, so that the style need only explain anatomy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Generator as Random
+from torch import Tensor, nn
+
+from ..core.config import Registry
+from ..fields.hyper import Frame, HyperField, Weights, padded_width
+
+GENERATORS: Registry[nn.Module] = Registry("generator")
+POSE_DIM = 11  # shift 3, log-scale 3, rotation 3, scan extent 2
+
+
+@dataclass(frozen=True)
+class Latent:
+    """A batch of scenes as codes."""
+
+    w: Tensor  # [B, code_dim] style
+    pose: Tensor  # [B, POSE_DIM] standardised: prior N(0, 1)
+    deltas: tuple[Tensor, ...] | None = None  # per layer [B, (in + out)·rank]: pivotal tuning's additions to the factors
+
+
+@GENERATORS.register("hyper")
+class HyperGenerator(nn.Module):
+    """z -> w -> factorised modulation of every layer of a small NeRF.
+
+    ``modulation``: ``demod`` scales each output row of W to unit length; ``tanh`` and ``sigmoid`` bound the factor instead.
+    ``outputs`` is 1 for density alone or 4 for density and colour.
+    """
+
+    def __init__(
+        self,
+        *,
+        code_dim: int = 96,
+        width: int = 96,
+        depth: int = 4,
+        octaves: int = 7,
+        rank: int = 10,
+        skip: int = 0,
+        modulation: Literal["demod", "tanh", "sigmoid"] = "tanh",
+        mapping_width: int = 128,
+        outputs: Literal[1, 4] = 1,
+        support: float = 1.4,
+    ) -> None:
+        super().__init__()
+        self.code_dim, self.rank, self.modulation = code_dim, rank, modulation
+        self.field = HyperField(octaves=octaves, skip=skip, support=support)
+        self.mapping = nn.Sequential(
+            nn.Linear(code_dim, mapping_width), nn.LeakyReLU(0.2), nn.Linear(mapping_width, code_dim), nn.LeakyReLU(0.2),
+            nn.Linear(code_dim, code_dim))  # fmt: skip
+        first = padded_width(octaves)
+        inputs = [first] + [width] * depth
+        if skip:
+            inputs[skip] += first
+        sizes = list(zip(inputs, [width] * depth + [outputs], strict=True))
+        self.shared = nn.ParameterList(torch.randn(o, i) * math.sqrt(2 / i) for i, o in sizes)
+        self.bias = nn.ParameterList(torch.zeros(o) for _, o in sizes)
+        self.affine = nn.ModuleList(nn.Linear(code_dim, (i + o) * rank + o) for i, o in sizes)
+        for layer, (_, o) in zip(self.affine, sizes, strict=True):
+            nn.init.normal_(layer.weight, std=0.5 / math.sqrt(code_dim))
+            nn.init.normal_(layer.bias, std=0.5)
+            with torch.no_grad():
+                layer.weight[-o:] *= 0.1
+                layer.bias[-o:] = 0
+        with torch.no_grad():
+            self.shared[-1] *= 0.3
+        self.pose_mean = nn.Parameter(torch.tensor([0.0] * 9 + [-1.0, 1.0]))
+        self.pose_log_std = nn.Parameter(torch.tensor([0.15] * 3 + [0.15] * 3 + [0.1] * 3 + [0.2] * 2).log())
+        n = code_dim + POSE_DIM
+        self.register_buffer("prior_mean", torch.zeros(n))
+        self.register_buffer("prior_factor", torch.eye(n))
+        self.edge = 0.02
+
+    @property
+    def latent_dim(self) -> int:
+        """Numbers that make a scene: the style's code and the pose."""
+        return self.code_dim + POSE_DIM
+
+    @torch.no_grad()
+    def fit_prior(self, table: Tensor, *, shrink: float = 0.2) -> None:
+        """Describe trained codes [P, latent_dim] by one Gaussian: u = mean + factor·eps, the covariance shrunk towards its diagonal.
+
+        cov = (1 − shrink)·C + shrink·diag(C) (Ledoit & Wolf 2004 in spirit), so that directions no patient varied along stay small.
+        """
+        mean = table.mean(0)
+        c = (table - mean).T @ (table - mean) / max(len(table) - 1, 1)
+        c = (1 - shrink) * c + torch.diag(shrink * c.diagonal() + 1e-4)
+        self.prior_mean.copy_(mean)
+        self.prior_factor.copy_(torch.linalg.cholesky(c))
+
+    def latent(self, eps: Tensor) -> Latent:
+        """Standard normal numbers [B, latent_dim] as scenes."""
+        u = self.prior_mean + eps @ self.prior_factor.T
+        return Latent(self.map(u[:, : self.code_dim]), u[:, self.code_dim :])
+
+    def whiten(self, table: Tensor) -> Tensor:
+        """The eps of known codes [P, latent_dim]: the inverse of the prior's affine map."""
+        return torch.linalg.solve_triangular(self.prior_factor, (table - self.prior_mean).T, upper=False).T
+
+    def map(self, z: Tensor) -> Tensor:
+        """z [B, code_dim] -> w [B, code_dim]."""
+        return self.mapping(z)
+
+    def frame(self, pose: Tensor) -> Frame:
+        """Standardised pose codes [B, POSE_DIM] as shift, scale, rotation and scan extent."""
+        p = self.pose_mean + self.pose_log_std.exp() * pose
+        return Frame(p[:, :3], p[:, 3:6], p[:, 6:9], p[:, 9:11], self.edge)
+
+    def weights(self, latent: Latent, gain: Tensor | None = None) -> Weights:
+        """The NeRF of each scene: all layers' weights, made once for the whole batch."""
+        layers = []
+        for k, (shared, bias, affine) in enumerate(zip(self.shared, self.bias, self.affine, strict=True)):
+            o, i = shared.shape
+            numbers = affine(latent.w)
+            factors, shift = numbers[:, : (i + o) * self.rank], numbers[:, (i + o) * self.rank :]
+            if latent.deltas is not None:
+                factors = factors + latent.deltas[k]
+            left, right = factors[:, : o * self.rank].unflatten(1, (o, self.rank)), factors[:, o * self.rank :].unflatten(1, (self.rank, i))
+            layers.append((self.modulate(shared, left @ right / math.sqrt(self.rank)), bias + shift))
+        return Weights(tuple(layers), self.frame(latent.pose), gain)
+
+    def modulate(self, shared: Tensor, m: Tensor) -> Tensor:
+        """W = S ⊙ (1 + act(M)), [B, out, in]."""
+        if self.modulation == "tanh":
+            return shared * (1 + torch.tanh(m))
+        if self.modulation == "sigmoid":
+            return shared * (0.5 + torch.sigmoid(m))
+        w = shared * (1 + m)
+        return w * math.sqrt(2) / (w.norm(dim=-1, keepdim=True) + 1e-8)
+
+    def draw(self, n: int, random: Random, *, truncation: float = 1.0) -> Latent:
+        """n random scenes; ``truncation`` below 1 draws nearer to the mean."""
+        eps = torch.randn((n, self.latent_dim), generator=random, device=random.device).to(self.prior_mean)
+        return self.latent(truncation * eps)
+
+    def no_deltas(self, n: int) -> tuple[Tensor, ...]:
+        """Zero additions to every layer's factors, ready to be tuned."""
+        return tuple(torch.zeros(n, sum(s.shape) * self.rank, device=s.device) for s in self.shared)

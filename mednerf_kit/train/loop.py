@@ -1,0 +1,116 @@
+"""The loop every task runs in: steps, statistics, previews, snapshots, and a clean stop on a signal, a NaN or the clock."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+from tqdm import tqdm
+
+from ..core.errors import RunError
+from . import runs
+
+
+class Task(Protocol):
+    """What the loop trains."""
+
+    def step(self, progress: float, index: int) -> dict[str, float]: ...
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
+
+    def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None: ...
+
+
+@contextlib.contextmanager
+def asked_to_stop() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set, so that a step in progress is finished first."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    old = {s: signal.signal(s, lambda *_: event.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for s, handler in old.items():
+            signal.signal(s, handler)
+
+
+class Loop:
+    """Runs a task for ``steps`` or ``max_minutes``, whichever ends first, and keeps its folder."""
+
+    def __init__(self, task: Task, folder: Path, *, steps: int, snapshot_steps: int, max_minutes: float | None, meta: dict[str, Any],
+                 progress_bar: bool = True) -> None:  # fmt: skip
+        self.task, self.folder, self.steps, self.snapshot_steps = task, folder, steps, snapshot_steps
+        self.max_minutes, self.meta, self.progress_bar = max_minutes, meta, progress_bar
+        self.index, self.seconds = 0, 0.0
+
+    def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Continue where a snapshot left off."""
+        self.index, self.seconds = meta["step"], meta["seconds"]
+        self.task.load(tensors, meta["task_state"])
+
+    def progress(self) -> float:
+        """How far the training is, in [0, 1]: by steps, or by the clock if that is tighter."""
+        by_clock = self.seconds / (60 * self.max_minutes) if self.max_minutes else 0.0
+        return min(1.0, max(self.index / self.steps, by_clock))
+
+    def save(self) -> Path:
+        """Write a snapshot of now."""
+        tensors, state = self.task.state()
+        path = runs.save_snapshot(self.folder, self.index, tensors, {**self.meta, "seconds": self.seconds, "task_state": state})
+        self.log(f"step {self.index}: wrote {path.name}")
+        return path
+
+    def log(self, line: str) -> None:
+        """A line in log.txt and on the terminal."""
+        tqdm.write(line)
+        with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def run(self) -> Path:
+        """Train to the end; returns the last snapshot. Raises KeyboardInterrupt after saving when asked to stop."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer = SummaryWriter(str(self.folder))
+        bar = tqdm(total=self.steps, initial=self.index, desc="training", disable=not self.progress_bar, mininterval=1.0)
+        saved = self.index if runs.snapshots(self.folder) else -1
+        with asked_to_stop() as stop, open(self.folder / "stats.jsonl", "a", encoding="utf-8") as stats, contextlib.closing(writer):
+            while self.progress() < 1.0:
+                start = time.perf_counter()
+                numbers = self.task.step(self.progress(), self.index)
+                self.index += 1
+                self.seconds += time.perf_counter() - start
+                self._check(numbers)
+                stats.write(json.dumps({"step": self.index, "seconds": round(self.seconds, 3), **numbers}) + "\n")
+                if self.index % 20 == 0:
+                    bar.set_postfix({k: f"{v:.2g}" for k, v in numbers.items() if k != "rate"}, refresh=False)
+                    for name, value in numbers.items():
+                        writer.add_scalar(name, value, self.index)
+                bar.update()
+                if stop.is_set():
+                    self.save()
+                    bar.close()
+                    raise KeyboardInterrupt
+                if self.index % self.snapshot_steps == 0:
+                    stats.flush()
+                    self.save()
+                    saved = self.index
+        bar.close()
+        return self.save() if saved != self.index else runs.snapshots(self.folder)[-1]
+
+    def _check(self, numbers: dict[str, float]) -> None:
+        bad = [name for name, value in numbers.items() if not math.isfinite(value)]
+        if not bad:
+            return
+        kept = runs.snapshots(self.folder)
+        raise RunError(f"got {bad[0]} = NaN or infinity at step {self.index}", "wanted finite losses",
+                       f"lower the learning rate and resume; the last good snapshot is {kept[-1].name if kept else 'none yet'}")

@@ -1,0 +1,246 @@
+"""The task of learning a prior: codes of known patients through one generator, and an adversary for the space between them.
+
+Three terms share the generator. *Volume*: density at random points against each patient's volume, the cheapest teacher (a point is a
+target; a ray costs dozens). *Rays*: line integrals of random pixels against the DRRs, what is scored. *Adversary*: patches of random
+patients against patches of real DRRs at the same angles, judged by a DAG discriminator. ``objective`` chooses: ``posed`` is the first
+two, ``gan`` the last, ``hybrid`` all.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ..core.config import Registry
+from ..core.types import Rays
+from ..gan.augment import apply as augmented
+from ..gan.discriminator import nonsaturating_d, nonsaturating_g, r1_penalty
+from ..gan.generator import POSE_DIM, HyperGenerator, Latent
+from ..imaging.geometry import Geometry
+from ..rays.render import PICTURES, Level, render
+from ..rays.selectors import RandomRays, StridedPatch, look_up
+from .targets import Targets
+
+TASKS: Registry = Registry("task")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a recipe's other nodes build for the task."""
+
+    generator: HyperGenerator
+    discriminator: nn.Module
+    augment: Any
+    probability: Any
+    levels: list[Level]
+
+
+@TASKS.register("prior")
+class PriorTask:
+    """Fits the generator; ``step`` is one optimiser step and returns what to log.
+
+    The last ``ray_share`` of the steps learn from rays, those before from volumes; from ``gan_start`` of the way on, every
+    ``gan_interval``-th step is adversarial. ``learning_rate`` falls along a cosine; codes have their own rate.
+    """
+
+    def __init__(
+        self,
+        *,
+        objective: Literal["gan", "posed", "hybrid"] = "hybrid",
+        picture: str = "line_integral",
+        batch: int = 16,
+        points: int = 768,
+        rays: int = 96,
+        ray_share: float = 0.25,
+        learning_rate: float = 2e-3,
+        code_rate: float = 1e-2,
+        code_noise: float = 0.05,
+        code_penalty: float = 1e-4,
+        gan_start: float = 0.7,
+        gan_interval: int = 4,
+        gan_batch: int = 4,
+        gan_weight: float = 2e-3,
+        d_rate: float = 2e-3,
+        r1_gamma: float = 0.5,
+        r1_interval: int = 16,
+        ema_steps: float = 50.0,
+        parts: Parts,
+        targets: Targets,
+        geometry: Geometry,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.objective, self.batch, self.points, self.rays = objective, min(batch, len(targets.images)), points, rays
+        self.ray_share, self.gan_start, self.gan_interval = ray_share, gan_start, gan_interval
+        self.learning_rate, self.code_rate, self.code_noise, self.code_penalty = learning_rate, code_rate, code_noise, code_penalty
+        self.gan_batch, self.gan_weight, self.d_rate = gan_batch, gan_weight, d_rate
+        self.r1_gamma, self.r1_interval, self.ema_steps = r1_gamma, r1_interval, ema_steps
+        self.parts, self.targets, self.geometry, self.device = parts, targets, geometry, device
+        self.picture = PICTURES[picture]
+        self.random = Generator().manual_seed(seed)
+        g, patients, views = parts.generator, len(targets.images), geometry.views
+        code = torch.randn(patients, g.code_dim, generator=self.random) * 0.3
+        self.codes = nn.Parameter(torch.cat([code, torch.zeros(patients, POSE_DIM)], 1).to(device))
+        self.log_gains = nn.Parameter(targets.log_gains.clone().to(device))
+        self.log_distance = nn.Parameter(targets.distance.log().to(device))
+        self.ema = copy.deepcopy(g).requires_grad_(False)
+        shape = {"views": views, "rows": geometry.rows, "cols": geometry.cols}
+        self.pixels = RandomRays(n=self.batch * rays, **shape)
+        self.patches = StridedPatch(size=parts.discriminator.size, **shape)
+        view_rates = [{"params": [self.log_gains], "peak": 1e-3 * targets.per_view_scale},
+                      {"params": [self.log_distance], "peak": 1e-3 * targets.per_view_scale}]  # fmt: skip
+        self.g_optimiser = torch.optim.Adam(
+            [{"params": list(g.parameters()), "peak": learning_rate}, {"params": [self.codes], "peak": code_rate}, *view_rates],
+            lr=learning_rate, betas=(0.9, 0.99))  # fmt: skip
+        lazy = r1_interval / (r1_interval + 1)  # Karras et al. 2020: what a lazily applied penalty does to Adam's constants
+        self.d_optimiser = torch.optim.Adam(parts.discriminator.parameters(), lr=d_rate * lazy, betas=(0.0, 0.99**lazy))
+        self.gan_steps = 0
+
+    def step(self, progress: float, index: int) -> dict[str, float]:
+        """One step at ``progress`` in [0, 1] through the training."""
+        g = self.parts.generator
+        g.edge = self.ema.edge = max(0.02, 0.15 * (1 - 2 * progress))
+        rate = min(1.0, (index + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * progress)) + 0.01
+        for group in self.g_optimiser.param_groups:
+            group["lr"] = group["peak"] * rate
+        adversarial = self.objective == "gan" or (
+            self.objective == "hybrid" and progress >= self.gan_start and index % self.gan_interval == 0)  # fmt: skip
+        logged = {"rate": rate}
+        if self.objective != "gan":
+            logged |= self._posed(by_rays=progress >= 1 - self.ray_share)
+        if adversarial:
+            logged |= self._adversarial()
+        nn.utils.clip_grad_norm_(g.parameters(), 1.0)
+        self.g_optimiser.step()
+        self.g_optimiser.zero_grad(set_to_none=True)
+        keep = min(0.5 ** (1 / self.ema_steps), (index + 1) / (index + 10))
+        with torch.no_grad():
+            for slow, fast in zip(self.ema.parameters(), g.parameters(), strict=True):
+                slow.lerp_(fast, 1 - keep)
+        return logged
+
+    def _posed(self, *, by_rays: bool) -> dict[str, float]:
+        """Gradient of one posed batch."""
+        g = self.parts.generator
+        ids = torch.randperm(len(self.codes), generator=self.random)[: self.batch]
+        u = self.codes[ids]
+        noise = self.code_noise * torch.randn(len(ids), g.code_dim, generator=self.random).to(u)
+        code = g.weights(Latent(g.map(u[:, : g.code_dim] + noise), u[:, g.code_dim :]))
+        if by_rays:
+            loss, name = self._ray_loss(ids, code), "ray_mse"
+        else:
+            x = cylinder_points(len(ids), self.points, self.parts.generator.field.support, self.random).to(self.device)
+            loss, name = (g.field.density(x, code) - self.targets.values_at(ids, x)).square().mean(), "volume_mse"
+        (loss * (10 if by_rays else 1) + self.code_penalty * u.square().sum(1).mean() / 8).backward()
+        return {name: float(loss.detach())}
+
+    def _ray_loss(self, ids: Tensor, code: Any) -> Tensor:
+        """Squared error of random pixels of these patients, rendered with each patient's own gains and distance."""
+        shape = (len(ids), self.rays)
+        pixels = self.pixels.select(0, self.random)
+        view, yx = pixels.view[: shape[0] * shape[1]].view(shape), pixels.yx[: shape[0] * shape[1]].view(*shape, 2)
+        rays = self._rays(view, yx, self.log_distance[ids].exp()[:, None])
+        image = self._image(rays, code) * self.log_gains[ids].gather(1, view.to(self.device)).exp()
+        truth = self.targets.images[ids[:, None], view, yx[..., 0].long(), yx[..., 1].long()].float().to(self.device)
+        return (image - truth).square().mean()
+
+    def _rays(self, view: Tensor, yx: Tensor, distance: Tensor) -> Rays:
+        angles = torch.tensor(self.geometry.angles_deg)[view]
+        support = self.parts.generator.field.support
+        return self.geometry.field_rays(angles.to(self.device), yx.to(self.device), distance, support)
+
+    def _image(self, rays: Rays, code: Any) -> Tensor:
+        rendered = render(rays, self.parts.generator.field, self.parts.levels, picture=self.picture, code=code, generator=self.random)
+        return rendered[-1].picture.image.mean(-1)
+
+    def _adversarial(self) -> dict[str, float]:
+        """One discriminator step, then the generator's gradient."""
+        judge, augment = self.parts.discriminator, self.parts.augment
+        if self.gan_steps % 50 == 0 and self.objective != "gan":
+            self.parts.generator.fit_prior(self.codes.detach())
+        n, size = self.gan_batch, self.parts.discriminator.size
+        ids = torch.randint(len(self.codes), (n,), generator=self.random)
+        picked = [self.patches.select(0, self.random) for _ in range(n)]
+        view, yx = torch.stack([p.view for p in picked]), torch.stack([p.yx for p in picked])
+        reals = torch.stack([look_up(self.targets.images[i].float(), p) for i, p in zip(ids, picked, strict=True)])
+        reals = reals.view(n, 1, size, size).to(self.device)
+        code = self.parts.generator.weights(self.parts.generator.draw(n, self.random))
+        rays = self._rays(view, yx, self.log_distance.detach()[ids].exp()[:, None])
+        fakes = self._image(rays, code).view(n, 1, size, size)
+        if self.targets.per_view_scale:
+            fakes = fakes * self.log_gains.detach()[ids[:, None], view].exp().view_as(fakes)
+
+        def judged(images: Tensor) -> Tensor:
+            drawn = augment.draw(n, (1, size, size), self.parts.probability.p, self.random)
+            return judge(augmented(images, drawn)).heads
+
+        judge.requires_grad_(True)
+        real_heads = judged(reals)
+        d_loss = nonsaturating_d(real_heads, judged(fakes.detach()), judge.dag_weight).mean()
+        self.parts.probability.observe(real_heads[:, 0])
+        logged = {"d_loss": float(d_loss.detach()), "r_t": float(real_heads[:, 0].detach().sign().mean()), "p": self.parts.probability.p}
+        if self.gan_steps % self.r1_interval == 0:
+            exact = reals.requires_grad_(True)
+            penalty = r1_penalty(judge(exact, heads=1).heads[:, 0], exact).mean()
+            d_loss = d_loss + 0.5 * self.r1_gamma * self.r1_interval * penalty
+            logged["r1"] = float(penalty.detach())
+        self.d_optimiser.zero_grad(set_to_none=True)
+        d_loss.backward()
+        self.d_optimiser.step()
+        judge.requires_grad_(False)
+        g_loss = nonsaturating_g(judged(fakes), judge.dag_weight).mean()
+        ((1.0 if self.objective == "gan" else self.gan_weight) * g_loss).backward()
+        self.gan_steps += 1
+        return logged | {"g_loss": float(g_loss.detach())}
+
+    @torch.no_grad()
+    def finished(self) -> HyperGenerator:
+        """The averaged generator with the latent prior of its patients."""
+        ema = copy.deepcopy(self.ema)
+        ema.edge = 0.02
+        if self.objective != "gan":
+            ema.fit_prior(self.codes.detach())
+        return ema
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything a continued run needs: named tensors, and plain values."""
+        tensors = {f"model.{k}": v for k, v in self.parts.generator.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.finished().state_dict().items()}
+        tensors |= {f"judge.{k}": v for k, v in self.parts.discriminator.state_dict().items()}
+        tensors |= {f"slow.{k}": v for k, v in self.ema.state_dict().items()}
+        tensors |= {"codes": self.codes, "log_gains": self.log_gains, "log_distance": self.log_distance}
+        tensors |= {"random": self.random.get_state()}
+        for name, optimiser in (("g", self.g_optimiser), ("d", self.d_optimiser)):
+            for i, slots in optimiser.state_dict()["state"].items():
+                tensors |= {f"optim.{name}.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
+        return tensors, {"gan_steps": self.gan_steps, "probability": self.parts.probability.state()}
+
+    def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Continue from :meth:`state`."""
+        for prefix, module in (("model", self.parts.generator), ("judge", self.parts.discriminator), ("slow", self.ema)):
+            module.load_state_dict({k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")})
+        with torch.no_grad():
+            for name in ("codes", "log_gains", "log_distance"):
+                getattr(self, name).copy_(tensors[name])
+        self.random.set_state(tensors["random"])
+        for name, optimiser in (("g", self.g_optimiser), ("d", self.d_optimiser)):
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors.items():
+                if key.startswith(f"optim.{name}."):
+                    _, _, i, slot = key.split(".")
+                    state.setdefault(int(i), {})[slot] = value
+            optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        self.gan_steps = meta["gan_steps"]
+        self.parts.probability.load(meta["probability"])
+
+
+def cylinder_points(batch: int, n: int, radius: float, random: Generator, *, half_height: float = 1.15) -> Tensor:
+    """Points spread evenly over the support cylinder, [B, N, 3]."""
+    u = torch.rand(batch, n, 3, generator=random)
+    r, a = radius * u[..., 0].sqrt(), 2 * math.pi * u[..., 1]
+    return torch.stack([r * a.cos(), r * a.sin(), (2 * u[..., 2] - 1) * half_height], -1)

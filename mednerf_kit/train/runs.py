@@ -1,0 +1,133 @@
+"""Run folders and the priors in them: ``runs/NNNNN-DATASET[-DESC]/`` with config, statistics, snapshots and previews.
+
+A snapshot is one safetensors file whose metadata names everything needed to use it: recipe, geometry, whom it was trained on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import DISCLAIMER, __version__
+from ..core import files
+from ..core.errors import UserError, unknown_name
+from ..gan.generator import GENERATORS, HyperGenerator
+from ..imaging.geometry import Geometry
+
+NUMBERED = re.compile(r"(\d{5})-.+")
+KEPT = 3  # snapshots that stay on disk
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A trained generator, ready to be sampled and inverted."""
+
+    generator: HyperGenerator
+    geometry: Geometry  # of the pictures it was trained on, at its own size
+    codes: Tensor  # [P, latent_dim] of the training patients
+    meta: dict[str, Any]
+    path: Path
+
+    @property
+    def distance(self) -> float:
+        """Source distance in field units: the median over training patients."""
+        return float(self.meta["distance"])
+
+
+def new_folder(outdir: Path, dataset: str, desc: str | None) -> Path:
+    """The next numbered run folder, made."""
+    outdir.mkdir(parents=True, exist_ok=True)
+    numbers = [int(m[1]) for p in outdir.iterdir() if (m := NUMBERED.fullmatch(p.name))]
+    label = re.sub(r"[^\w.-]+", "_", dataset.strip("/").rsplit("/", 1)[-1]) + (f"-{desc}" if desc else "")
+    folder = outdir / f"{max(numbers, default=-1) + 1:05d}-{label}"
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        raise UserError(f"got run folder '{folder}', which exists", "wanted a new one", "start again or choose --outdir") from None
+    return folder
+
+
+def find_folder(name: str | Path, outdir: Path = Path("runs")) -> Path:
+    """A run folder by path, by name, or by a unique beginning of its name."""
+    path = Path(name)
+    if path.is_dir():
+        return path
+    parent, start = (path.parent, path.name) if path.parent != Path(".") else (outdir, path.name)
+    found = sorted(p for p in parent.glob(f"{start}*") if p.is_dir()) if parent.is_dir() else []
+    if len(found) == 1:
+        return found[0]
+    if len(found) > 1:
+        raise UserError(f"got run '{name}', which {len(found)} folders begin with", "wanted one", f"write more of '{found[0].name}'")
+    known = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
+    if known:
+        raise unknown_name("run", str(name), known)
+    raise UserError(f"got run '{name}', which does not exist", "wanted a run folder, a snapshot or 'bundled'",
+                    "train one with `mednerf-kit train`")  # fmt: skip
+
+
+def snapshots(folder: Path) -> list[Path]:
+    """Snapshots of a run, oldest first."""
+    return sorted(folder.glob("snapshot-*.safetensors"))
+
+
+def save_snapshot(folder: Path, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
+    """Write ``snapshot-STEP.safetensors`` and let go of the oldest ones."""
+    path = folder / f"snapshot-{step:06d}.safetensors"
+    files.save_tensors(path, tensors, {**meta, "step": step, "version": __version__, "note": DISCLAIMER})
+    for old in snapshots(folder)[:-KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def newest_whole(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any], list[str]]:
+    """The newest readable snapshot of a run: path, tensors, metadata, and a sentence for each damaged one passed over."""
+    remarks = []
+    for path in reversed(snapshots(folder)):
+        try:
+            return path, *files.load_tensors(path), remarks
+        except UserError as error:
+            remarks.append(str(error))
+    raise UserError(f"got run '{folder}' without a readable snapshot", "wanted at least one snapshot-*.safetensors",
+                    "train it again" + "".join(f" ({r})" for r in remarks))  # fmt: skip
+
+
+def load_prior(run: str | Path) -> Prior:
+    """A prior from a run folder (or a unique prefix), a snapshot file, or ``bundled[:chest|knee]``."""
+    name = str(run)
+    if name.split(":")[0] == "bundled":
+        anatomy = name.partition(":")[2] or "chest"
+        home = Path(__file__).resolve().parent.parent / "priors"
+        path = home / f"{anatomy}.safetensors"
+        if not path.is_file():
+            raise unknown_name("bundled prior", anatomy, (p.stem for p in home.glob("*.safetensors")))
+        tensors, meta = files.load_tensors(path)
+    elif name.endswith(".safetensors"):
+        path = Path(name)
+        tensors, meta = files.load_tensors(path)
+    else:
+        path, tensors, meta, _ = newest_whole(find_folder(name))
+    try:
+        generator = GENERATORS.build(meta["recipe"]["generator"])
+        generator.load_state_dict({k.removeprefix("ema."): v.float() for k, v in tensors.items() if k.startswith("ema.")})
+        geometry = Geometry.from_json(meta["geometry"])
+        codes = tensors["codes"].float()
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise UserError(f"got '{path}', which holds no prior ({str(error).splitlines()[0]})", "wanted a snapshot of a prior",
+                        "give a run made by `mednerf-kit train`") from None  # fmt: skip
+    assert isinstance(generator, HyperGenerator)
+    generator.requires_grad_(False).eval()
+    generator.edge = 0.02
+    return Prior(generator, geometry, codes, meta, path)
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is the first GPU where there is one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("got --device cuda", "wanted a CUDA device torch can see", "use --device cpu")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")

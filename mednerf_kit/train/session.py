@@ -1,0 +1,176 @@
+"""``mednerf-kit train``: from options to a recipe, from a recipe to a task, from a task to a run folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Generator
+
+from .. import DISCLAIMER
+from ..core import config, files
+from ..core.errors import UserError, unknown_name
+from ..data.orbits import OrbitSet, load_orbits
+from ..gan.augment import AUGMENTATIONS, PROBABILITIES
+from ..gan.discriminator import DISCRIMINATORS
+from ..gan.generator import GENERATORS
+from ..imaging.geometry import DEFAULTS
+from ..rays.render import Level
+from ..rays.samplers import SAMPLERS
+from . import runs
+from .loop import Loop
+from .prior import TASKS, Parts, PriorTask
+from .targets import Targets, make_targets
+
+RECIPE_KEYS = {"task", "dataset", "generator", "levels", "discriminator", "augment", "probability", "steps", "snapshot_steps", "presets"}
+
+
+def resolve(dataset: str | None, name: str | None, preset: str, settings: Sequence[str]) -> dict[str, Any]:
+    """The recipe with its preset and ``--set`` applied; without a name the dataset decides (knee by its name, else chest)."""
+    name = name or ("knee" if "knee" in str(dataset).lower() else "chest")
+    recipe = config.load(name)
+    presets = recipe.pop("presets", {})
+    if preset != "default":
+        if preset not in presets:
+            raise unknown_name(f"preset of recipe '{name}'", preset, ["default", *presets])
+        recipe = config.overlaid(recipe, presets[preset])
+    recipe = config.with_settings(recipe, list(settings))
+    for key in recipe:
+        if key not in RECIPE_KEYS:
+            raise unknown_name("recipe key", key, RECIPE_KEYS)
+    missing = RECIPE_KEYS - {"presets"} - set(recipe)
+    if missing:
+        raise UserError(f"got recipe '{name}' without {', '.join(sorted(missing))}", "wanted every node", "start from configs/chest.yaml")
+    return recipe
+
+
+def read_set(dataset: str, node: Mapping[str, Any], *, split: str, limit: int | None = None, patients: Sequence[str] | None = None,
+             progress: bool = True) -> OrbitSet:  # fmt: skip
+    """A set at the recipe's size: phantoms by name, anything else by path."""
+    options = dict(node)
+    cohort = {part: int(options.pop(part)) for part in ("train", "val", "test") if part in options}
+    options.pop("volume_size", None)
+    unknown = set(options) - {"size", "views", "seed"}
+    if unknown:
+        raise unknown_name("option of dataset", unknown.pop(), ["size", "views", "seed", "train", "val", "test", "volume_size"])
+    if dataset not in DEFAULTS:
+        options.pop("views", None)
+    return load_orbits(dataset, split=split, limit=limit, patients=patients, cohort=cohort or None, progress=progress, **options)
+
+
+def build_task(recipe: Mapping[str, Any], orbits: OrbitSet, targets: Targets, *, seed: int, device: str | torch.device) -> PriorTask:
+    """Everything the recipe names, put together."""
+    torch.manual_seed(seed)
+    generator = GENERATORS.build(recipe["generator"]).to(device)
+    discriminator = DISCRIMINATORS.build(recipe["discriminator"], generator=Generator().manual_seed(seed), channels=1)
+    parts = Parts(
+        generator=generator,
+        discriminator=discriminator.to(device),
+        augment=AUGMENTATIONS.build(recipe["augment"]),
+        probability=PROBABILITIES.build(recipe["probability"]),
+        levels=[Level(SAMPLERS.build(node)) for node in recipe["levels"]],
+    )
+    return TASKS.build(recipe["task"], parts=parts, targets=targets, geometry=orbits.geometry, seed=seed, device=str(device))
+
+
+def describe(orbits: OrbitSet, targets: Targets, recipe: Mapping[str, Any], dataset: str, seed: int, split: str) -> dict[str, Any]:
+    """What a snapshot says of itself."""
+    return {
+        "recipe": dict(recipe), "dataset": dataset, "anatomy": orbits.anatomy, "geometry": orbits.geometry.to_json(),
+        "per_view_scale": targets.per_view_scale, "distance": float(targets.distance.median()), "patients": list(orbits.patients),
+        "identities": list(orbits.identities()), "split": split, "seed": seed, "notes": list(orbits.notes),
+    }  # fmt: skip
+
+
+def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes of what a recipe would train: parameters, points of the field per step, memory of its activations."""
+    generator = GENERATORS.build(recipe["generator"])
+    judge = DISCRIMINATORS.build(recipe["discriminator"], channels=1)
+    node = recipe["generator"]
+    task = recipe["task"]
+    samples = sum(level.get("n", 48) for level in recipe["levels"])
+    points = max(task.get("batch", 16) * task.get("points", 768), task.get("batch", 16) * task.get("rays", 96) * samples)
+    return {
+        "generator_parameters": sum(p.numel() for p in generator.parameters()),
+        "discriminator_parameters": sum(p.numel() for p in judge.parameters()),
+        "points_per_step": points,
+        "activations_mib": round(points * (node.get("width", 96) * node.get("depth", 4) + 64) * 4 / 2**20),
+    }
+
+
+def train(*, dataset: str | None, config: str | None = None, preset: str = "default", settings: Sequence[str] = (),
+          outdir: Path = Path("runs"), desc: str | None = None, resume: str | None = None, seed: int = 0, device: str = "auto",
+          max_minutes: float | None = None, split: str = "train", limit: int | None = None, dry_run: bool = False) -> Path | None:  # fmt: skip
+    """Train a prior; returns the run folder (None for a dry run)."""
+    folder = None
+    if resume not in (None, "latest"):
+        folder = runs.find_folder(str(resume), Path(outdir))
+        saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        dataset, recipe, seed, split, limit = (saved[k] for k in ("dataset", "recipe", "seed", "split", "limit"))
+    else:
+        recipe = resolve(dataset, config, preset, settings)
+    choice = {"dataset": str(dataset), "recipe": recipe, "seed": seed, "split": split, "limit": limit}
+    if dry_run:
+        print(yaml.safe_dump({**choice, "plan": plan(recipe)}, sort_keys=False), end="")
+        return None
+    if resume == "latest":
+        folder = latest_like(Path(outdir), choice)
+    started = time.perf_counter()
+    where = runs.pick_device(device)
+    orbits = read_set(str(dataset), recipe["dataset"], split=split, limit=limit)
+    targets = make_targets(orbits, size=recipe["dataset"].get("volume_size", 64))
+    task = build_task(recipe, orbits, targets, seed=seed, device=where)
+    new = folder is None
+    if folder is None:
+        folder = runs.new_folder(Path(outdir), str(dataset), desc)
+        files.write_text(folder / "config.yaml", f"# {DISCLAIMER}\n" + yaml.safe_dump(choice, sort_keys=False))
+    meta = describe(orbits, targets, recipe, str(dataset), seed, split)
+    loop = Loop(task, folder, steps=recipe["steps"], snapshot_steps=recipe["snapshot_steps"], max_minutes=max_minutes, meta=meta)
+    if not new:
+        path, tensors, saved_meta, remarks = runs.newest_whole(folder)
+        for remark in remarks:
+            loop.log(remark)
+        loop.load(tensors, saved_meta)
+        loop.log(f"continuing {folder.name} from {path.name}")
+    loop.log(f"{len(orbits.patients)} patients, {orbits.geometry.views} views of {orbits.geometry.cols}², {recipe['task']['objective']}, "
+             f"device {where}; data ready after {time.perf_counter() - started:.0f} s")  # fmt: skip
+    for note in orbits.notes:
+        loop.log(f"note: {note}")
+    loop.run()
+    preview(folder, runs.load_prior(folder))
+    files.write_json(folder / "metrics.json", training_summary(loop, folder))
+    loop.log(f"trained {loop.index} steps in {loop.seconds:.0f} s: {folder}")
+    return folder
+
+
+def latest_like(outdir: Path, choice: Mapping[str, Any]) -> Path | None:
+    """The newest run folder of the same configuration that has a snapshot; None starts a new one."""
+    for folder in sorted(outdir.glob("[0-9]" * 5 + "-*"), reverse=True) if outdir.is_dir() else []:
+        path = folder / "config.yaml"
+        if path.is_file() and yaml.safe_load(path.read_text(encoding="utf-8")) == choice and runs.snapshots(folder):
+            return folder
+    return None
+
+
+def training_summary(loop: Loop, folder: Path) -> dict[str, Any]:
+    """Last values of every logged number, with units in their names."""
+    last: dict[str, float] = {}
+    for line in (folder / "stats.jsonl").read_text(encoding="utf-8").splitlines():
+        last |= json.loads(line)
+    return {"steps": loop.index, "train_seconds": round(loop.seconds, 1), "last": last, "note": DISCLAIMER}
+
+
+def preview(folder: Path, prior: runs.Prior) -> None:
+    """A contact sheet of random patients, frontal and lateral."""
+    from .pictures import strip, write_png8
+    from .volumes import bake, project_field
+
+    values = bake(prior.generator, prior.generator.weights(prior.generator.draw(4, Generator().manual_seed(0))), size=48)
+    views = project_field(values, prior.geometry.at((270.0, 0.0)), prior.distance)
+    files_path = folder / "previews" / "samples.png"
+    write_png8(files_path, strip(views.flatten(0, 1), columns=4))
