@@ -118,6 +118,22 @@ def test_a_ct_takes_the_setup_it_is_given(tmp_path):
     assert make_drr(ct(tmp_path / "MyKnee.nii"), out=tmp_path / "c", size=8, views=1).geometry.source_to_isocentre_mm == 570
 
 
+def test_the_volume_kept_is_what_was_projected(tmp_path):
+    z, y, x = torch.meshgrid(*(torch.linspace(-60, 60, 61),) * 3, indexing="ij")
+    hu = 40 * torch.exp(-((x - 10) ** 2 + 2 * y**2 + z**2) / 900) * 25 - 1000
+    ras = np.diag([-1.0, -1.0, 1.0, 1.0])
+    scan = Volume.centred(hu, 2.0, "hu", centre_mm=(300, 200, -100))
+    write_volume(replace(scan, values=hu.flip(1, 2), affine=ras @ scan.affine @ np.diag([1, 1, 1, 1.0])), tmp_path / "a.mha")
+    made = make_drr(str(tmp_path / "a.mha"), out=tmp_path / "set", size=32, views=3, detector_mm=180, line_integral_scale=3.0,
+                    mu_water_per_mm=0.022, air_below_hu=-800, isocentre_mm=(-295, -205, -100))  # fmt: skip
+    found = load_orbits(tmp_path / "set", split="all", geometry=made.geometry)
+    kept = read_volume(found.volumes["a"])
+    assert kept.mu_water_per_mm == 0.022 and kept.values.min() == -1000 and min(kept.spacing_mm) > 3
+    again = render_orbit(kept, made.geometry, isocentre_mm=(0, 0, 0))
+    wanted = found.images[0].float() * 3
+    assert again.max() > 1 and float((again - wanted).norm() / wanted.norm()) < 0.03
+
+
 def test_patients_join_a_set_of_the_same_geometry_only(tmp_path):
     for name in ("one", "two"):
         make_drr(ct(tmp_path / f"{name}.nii.gz"), out=tmp_path / "set", size=SIZE, views=VIEWS)

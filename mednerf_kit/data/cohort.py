@@ -1,8 +1,8 @@
 """Sets out: a CT or a phantom becomes an orbit of DRRs, phantoms by the dozen a cohort. Sets are read in ``orbits.py``.
 
 Written: ``PATIENT/xray_000.png …`` (16-bit, value = line integral / scale), ``patient.json`` (what the patient was made from),
-``volume.nii.gz`` for phantoms (HU) and ``xray_000.npy …`` on request (line integrals), with ``geometry.json`` and, for cohorts,
-``split.json`` at the root. A patient's folder is whole or absent.
+``volume.nii.gz`` (what was projected, in HU, the isocentre at the origin) and on request ``xray_000.npy …`` (line integrals);
+``geometry.json`` and, for cohorts, ``split.json`` at the root. A patient's folder is whole or absent.
 """
 
 from __future__ import annotations
@@ -50,15 +50,14 @@ def render_orbit(
     geometry: Geometry,
     *,
     isocentre_mm: Sequence[float] | None = None,
-    air_below_hu: float | None = None,
     supersample: int = 1,
 ) -> Tensor:
     """Line integrals [V, rows, cols] of a volume at the geometry's angles, by the Joseph projector.
 
-    mu is that of :meth:`Volume.to_mu`, zero at or below ``air_below_hu`` (the published sets used −800). ``isocentre_mm`` is in
-    the volume's LPS coordinates and defaults to its centre; ``supersample``² rays are averaged over each pixel.
+    mu is that of :meth:`Volume.to_mu`. ``isocentre_mm`` is in the volume's LPS coordinates and defaults to its centre;
+    ``supersample``² rays are averaged over each pixel.
     """
-    volume = volume.aligned().to_mu(air_below_hu=air_below_hu)
+    volume = volume.aligned().to_mu()
     away = [0.0] * 3 if isocentre_mm is None else [c - i for c, i in zip(volume.centre_mm, isocentre_mm, strict=True)]
     fine = geometry.resized(geometry.cols * supersample)
     integrals = project(volume.values, volume.spacing_mm, fine, centre_mm=away)
@@ -97,7 +96,8 @@ def make_drr(
     options given in its place; ``detector_mm`` is the detector's side, instead of ``pixel_mm``. A geometry with angles keeps
     them, else ``views`` of them follow ``start_deg`` in ``direction``. A set holds one geometry and one scale: further patients
     may join an existing set whose ``geometry.json`` is the same. ``autoscale="view"`` stretches each view to its own maximum
-    instead, as the published sets do. ``mask_table`` applies :func:`body_only` first.
+    instead, as the published sets do (which also count −800 HU and less as air: ``air_below_hu``). ``mask_table`` applies
+    :func:`body_only` first.
 
     Raises UserError for a CT that cannot be read, an impossible set-up, and a folder that is taken.
     """
@@ -129,18 +129,19 @@ def make_drr(
 
     volume = read_volume(ct) if seed is None else phantom_volume(anatomy, seed, size)
     identity = _phantom_identity(anatomy, seed) if seed is not None else ct_identity(volume)
-    volume = replace(volume, mu_water_per_mm=mu_water_per_mm)
+    volume = replace(volume, mu_water_per_mm=mu_water_per_mm).to_mu(air_below_hu=air_below_hu).to_hu()
     if mask_table:
         volume = body_only(volume)
-    integrals = render_orbit(volume, base, isocentre_mm=isocentre_mm, air_below_hu=air_below_hu, supersample=supersample)
+    isocentre = list(isocentre_mm or volume.centre_mm)
+    integrals = render_orbit(volume, base, isocentre_mm=isocentre, supersample=supersample)
     notes += _clipping(integrals, base.line_integral_scale)
     record = {
-        "identity": identity, "made_from": Path(ct).name, "mu_water_per_mm": mu_water_per_mm, "air_below_hu": air_below_hu,
-        "mask_table": mask_table, "supersample": supersample, "isocentre_mm": list(isocentre_mm or volume.centre_mm),
+        "identity": identity, "made_from": Path(ct).name, "isocentre_mm": isocentre, "mu_water_per_mm": mu_water_per_mm,
+        "air_below_hu": air_below_hu, "mask_table": mask_table, "supersample": supersample,
     }  # fmt: skip
     base.save(folder.parent / "geometry.json")
     write_patient(folder, integrals, scale=base.line_integral_scale, record=record, float_arrays=float_arrays,
-                  volume=volume if seed is not None else None)  # fmt: skip
+                  volume=_kept(volume, base, isocentre))  # fmt: skip
     return Drr(folder, base, tuple(notes))
 
 
@@ -263,7 +264,19 @@ def _ball(radius_mm: float, voxel_mm: Sequence[float]) -> np.ndarray:
 def phantom_volume(anatomy: str, seed: int, size: int) -> Volume:
     """The patient of this seed on a cube of ``size`` voxels a side, in HU, the isocentre at its centre."""
     values, spacing_mm = phantoms.phantom(anatomy, seed).voxelise(size)
-    return Volume.centred(values.round(), spacing_mm, "hu")  # whole numbers compress ten times better
+    return Volume.centred(values.round(), spacing_mm, "hu")
+
+
+def _kept(volume: Volume, geometry: Geometry, isocentre_mm: Sequence[float]) -> Volume:
+    """What was projected, about the isocentre and no finer than the pixels see it."""
+    volume = volume.aligned()
+    affine = volume.affine.copy()
+    affine[:3, 3] -= isocentre_mm
+    volume = replace(volume, affine=affine)
+    pixel_mm = 2 * geometry.half_width_mm / geometry.cols
+    if min(volume.spacing_mm) < 0.8 * pixel_mm:
+        volume = volume.resampled(spacing_mm=[max(pixel_mm, spacing) for spacing in volume.spacing_mm])
+    return replace(volume, values=volume.values.round())  # whole numbers take a third of the disk
 
 
 def ct_identity(volume: Volume) -> str:
