@@ -13,10 +13,10 @@ angles and the volume's centre may be differentiated once. Nothing is stored for
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,25 +25,28 @@ from torch.nn.functional import grid_sample
 from ..core.errors import UserError
 from .geometry import Geometry
 
-SAMPLES = 1 << 21  # interpolations per grid_sample call: 16 MiB of coordinates; more gains no speed
-SLICES = 16  # at least this many slices per call: torch spreads them over its threads
+SLICES = 32  # slices per grid_sample call: enough for every thread, few enough that many rays pass by and are left out
+SAMPLES = 1 << 21  # interpolations per grid_sample call: 16 MiB of coordinates
+RAYS = 1 << 18  # rays aimed at a time
 LAYOUT = ((2, 0, 1), (1, 0, 2), (0, 1, 2))  # [D, H, W] as slices across x, y, z: the lower world axis lies last
-RAYS = 1 << 20  # rays aimed at a time
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """Rays that cross the slices of one volume axis. Points are in grid_sample's units: ±1 at the slice's outer edges."""
+    """Rays sent through the slices of one volume axis. Points are in grid_sample's units: ±1 at the slice's outer edges."""
 
     axis: int  # 0 x, 1 y, 2 z
     pixels: Tensor  # [R] where the rays belong in the flattened [V, rows, cols]
     start: Tensor  # [R, 2] where a ray meets slice 0
     step: Tensor  # [R, 2] how far it moves from one slice to the next
     length_mm: Tensor  # [R] length of ray that one slice stands for
+    calls: tuple[tuple[slice, Tensor], ...]  # what to sample together: some slices and the rays that cross them
 
     def to(self, like: Tensor) -> Bundle:
         """On the device of ``like``, in its precision."""
-        return Bundle(self.axis, self.pixels.to(like.device), *(v.to(like) for v in (self.start, self.step, self.length_mm)))
+        calls = tuple((ks, rays.to(like.device)) for ks, rays in self.calls)
+        start, step, length_mm = (v.to(like) for v in (self.start, self.step, self.length_mm))
+        return Bundle(self.axis, self.pixels.to(like.device), start, step, length_mm, calls)
 
 
 def project(
@@ -56,7 +59,7 @@ def project(
 ) -> Tensor:
     """Line integrals [..., V, rows, cols] of volumes [..., D, H, W] on one axis-aligned LPS grid.
 
-    ``values`` are attenuation per millimetre (the line integral then has no unit), ``spacing_mm`` and ``centre_mm`` are (x, y, z),
+    ``values`` are attenuation per millimetre (the line integral then has no unit); ``spacing_mm`` and ``centre_mm`` are (x, y, z),
     the centre relative to the isocentre; ``angles_deg`` [V] defaults to the geometry's. Leading axes are projected together.
 
     >>> g = Geometry(source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=1, cols=1, pixel_mm=1, angles_deg=(0, 90))
@@ -64,20 +67,27 @@ def project(
     tensor([0.8000, 0.8000])
     """
     angles_deg = _angles(geometry, angles_deg)
+    dtype = _floating(values).dtype
     slices: dict[int, Tensor] = {}
     views = max(1, RAYS // (geometry.rows * geometry.cols))
     chunks = [
-        _integrate(values, aim(values.shape[-3:], spacing_mm, geometry, some, centre_mm=centre_mm), len(some), geometry, slices)
+        _integrate(
+            values,
+            aim(values.shape[-3:], spacing_mm, geometry, some, centre_mm=centre_mm, dtype=dtype),
+            len(some),
+            geometry,
+            slices,
+        )
         for some in angles_deg.split(views)
     ]
     return chunks[0] if len(chunks) == 1 else torch.cat(chunks, -3)
 
 
 class Projector:
-    """The projector A of one grid and a fixed set of views, with the rays aimed once (20 bytes a ray).
+    """The projector A of one grid and a fixed set of views, with the rays aimed once (some 60 bytes a ray through 128 slices).
 
-    ``forward`` is :func:`project`; ``adjoint`` is its transpose (unfiltered back-projection, in image units × mm): <A x, y> = <x, Aᵀ y>.
-    The slices of the latest volume without gradient are kept (up to three copies of it) for the next call with the same tensor;
+    ``forward`` is :func:`project`; ``adjoint`` is its transpose, unfiltered back-projection: <A x, y> = <x, Aᵀ y>.
+    The slices of the latest volume without gradient (up to three copies of it) are kept for the next call with the same tensor;
     a change made in place through torch is noticed, one made behind its back through NumPy is not.
 
     >>> g = Geometry(source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=4, cols=4, pixel_mm=9).orbit(6)
@@ -101,8 +111,7 @@ class Projector:
         self.geometry = geometry
         self.views = len(angles_deg)
         with torch.no_grad():
-            exact = aim(self.shape, spacing_mm, geometry, angles_deg, centre_mm=centre_mm)
-        self.bundles = [bundle.to(torch.zeros(())) for bundle in exact]
+            self.bundles = aim(self.shape, spacing_mm, geometry, angles_deg, centre_mm=centre_mm)
         self._sliced: tuple[Tensor, int, dict[int, Tensor]] | None = None
 
     def forward(self, values: Tensor) -> Tensor:
@@ -128,7 +137,7 @@ class Projector:
             bundle = bundle.to(flat)
             weighted = flat[:, bundle.pixels] * bundle.length_mm
             depth, *picture = (self.shape[i] for i in LAYOUT[bundle.axis])
-            slices = _Spread.apply(weighted, bundle.start, bundle.step, torch.Size((depth, len(flat), *picture)))
+            slices = _Spread.apply(weighted, bundle.start, bundle.step, bundle.calls, (depth, len(flat), *picture))
             parts.append(slices.movedim(0, 3 - bundle.axis))
         return reduce(torch.add, parts).reshape(*images.shape[:-3], *self.shape)
 
@@ -140,58 +149,87 @@ def aim(
     angles_deg: Tensor,
     *,
     centre_mm: Sequence[float] | Tensor = (0.0, 0.0, 0.0),
+    dtype: torch.dtype = torch.float32,
 ) -> list[Bundle]:
     """The rays of views ``angles_deg`` [V] sorted by the axis of the [D, H, W] grid whose slices they cross.
 
-    A view keeps to the axis that its rays cross fastest on average, counted in voxels; rays of a very wide fan that would cross
+    A view takes the axis that its central ray crosses fastest, counted in voxels; rays of a very wide fan that would cross
     another axis more than twice as fast take that one.
     """
     size = torch.tensor(tuple(shape)[::-1], dtype=torch.float64)
     spacing = torch.as_tensor(spacing_mm, dtype=torch.float64, device="cpu")
     centre = torch.as_tensor(centre_mm, dtype=torch.float64, device="cpu")
     if len(size) != 3 or spacing.shape != (3,) or centre.shape != (3,) or not bool((spacing > 0).all()):
-        raise ValueError(f"expected a [D, H, W] grid, three positive spacings and a centre, got {tuple(shape)}, {spacing_mm}, {centre_mm}")
+        raise ValueError(
+            f"expected a [D, H, W] grid, three positive spacings and a centre, got {tuple(shape)}, {spacing_mm}, {centre_mm}"
+        )
     source, middle, right, up = (t.T for t in geometry.frames(angles_deg.to("cpu", torch.float64)))  # [3, V]
-    u = (torch.arange(geometry.cols) - (geometry.cols - 1) / 2) * geometry.pixel_mm
-    v = ((geometry.rows - 1) / 2 - torch.arange(geometry.rows)) * geometry.pixel_mm
-    ahead, right, up, s = (t[:, :, None, None] for t in (middle - source, right, up, source))
+    _refuse_volume_at_source(source, middle - source, (size * spacing / 2)[:, None], centre[:, None])
+    ahead, right, up, source = (t.to(dtype)[:, :, None, None] for t in (middle - source, right, up, source - centre[:, None]))
+    size, spacing = size.to(dtype), spacing.to(dtype)
+    u = (torch.arange(geometry.cols, dtype=dtype) - (geometry.cols - 1) / 2) * geometry.pixel_mm
+    v = ((geometry.rows - 1) / 2 - torch.arange(geometry.rows, dtype=dtype)) * geometry.pixel_mm
     d = ahead + right * u + up * v[:, None]  # [3, V, rows, cols], source to pixel
-    _refuse_volume_at_source(source, d.mean((2, 3)), (size * spacing / 2)[:, None], centre[:, None])
-    axis = _axes(d.detach(), spacing.detach()).flatten()
-    norm = d.square().sum(0).sqrt().flatten()
-    s, d = s.expand_as(d).flatten(1), d.flatten(1)
+    axis = _axes(d.detach(), ahead.detach(), spacing.detach()[:, None, None, None]).flatten()
+    length = d.square().sum(0).sqrt().flatten()
+    rays = (source.expand_as(d).flatten(1), d.flatten(1), length)
 
     bundles = []
     for m in range(3):
         pixels = (axis == m).nonzero()[:, 0]
         if not len(pixels):
             continue
-        origin, ray, length = (s, d, norm) if len(pixels) == len(axis) else (t.index_select(-1, pixels) for t in (s, d, norm))
+        at, d, length = rays if len(pixels) == len(axis) else (t.index_select(-1, pixels) for t in rays)
         inside = [i for i in range(3) if i != m]
-        unit = (2 / (size * spacing))[inside]
-        first = centre[m] - (size[m] - 1) / 2 * spacing[m]
-        slope = [ray[i] / ray[m] for i in inside]
-        start = [(origin[i] + (first - origin[m]) * r - centre[i]) * n for i, r, n in zip(inside, slope, unit)]
-        step = [r * spacing[m] * n for r, n in zip(slope, unit)]
-        bundles.append(Bundle(m, pixels, torch.stack(start, -1), torch.stack(step, -1), spacing[m] * length / ray[m].abs()))
+        unit = [2 / (size[i] * spacing[i]) for i in inside]
+        slope = [d[i] / d[m] for i in inside]
+        to_first = (1 - size[m]) / 2 * spacing[m] - at[m]
+        start = [(at[i] + to_first * r) * n for i, r, n in zip(inside, slope, unit, strict=True)]
+        step = [r * (spacing[m] * n) for r, n in zip(slope, unit, strict=True)]
+        calls = _calls([t.detach() for t in start], [t.detach() for t in step], size[inside], int(size[m]))
+        bundles.append(Bundle(m, pixels, torch.stack(start, -1), torch.stack(step, -1), spacing[m] * length / d[m].abs(), calls))
     return bundles
 
 
-def _axes(d: Tensor, spacing: Tensor) -> Tensor:
-    """The axis whose slices each ray [3, V, rows, cols] is sent through, [V, rows, cols]."""
-    rate = d.abs() / spacing[:, None, None, None]
-    favourite = rate.mean((2, 3)).argmax(0)
-    axis = favourite[:, None, None].expand(d.shape[1:])
-    oblique = 2 * rate.gather(0, axis[None])[0] < rate.amax(0)
-    return torch.where(oblique, rate.argmax(0), axis) if bool(oblique.any()) else axis
+def _axes(d: Tensor, ahead: Tensor, spacing: Tensor) -> Tensor:
+    """The axis whose slices each ray d [3, V, rows, cols] is sent through, [V, rows, cols]; ahead [3, V, 1, 1]: the central one."""
+    favourite = (ahead / spacing).abs().argmax(0, keepdim=True)
+    sign = ahead.gather(0, favourite).sign()
+
+    def oblique(d: Tensor) -> Tensor:
+        rate = d / spacing
+        return 2 * sign * rate.gather(0, favourite.expand(1, *d.shape[1:])) < rate.abs().amax(0, keepdim=True)
+
+    rows, cols = d.shape[2:]
+    if not bool(oblique(d[:, :, :: max(1, rows - 1), :: max(1, cols - 1)]).any()):  # no worse anywhere than at the four corners
+        return favourite[0].expand(d.shape[1:])
+    return torch.where(oblique(d), (d / spacing).abs().argmax(0, keepdim=True), favourite)[0]
+
+
+def _calls(start: list[Tensor], step: list[Tensor], size: Tensor, slices: int) -> tuple[tuple[slice, Tensor], ...]:
+    """Runs of slices, and the rays that come within a picture's outermost half voxel somewhere in them."""
+    enter, leave = torch.zeros_like(start[0]), torch.full_like(start[0], slices - 1)
+    for at, by, edge in zip(start, step, (1 + 1 / size).tolist(), strict=True):
+        by = torch.where(by.abs() < 1e-12, 1e-12, by)
+        one, other = (-edge - at) / by, (edge - at) / by
+        enter, leave = torch.maximum(enter, torch.minimum(one, other)), torch.minimum(leave, torch.maximum(one, other))
+    calls = []
+    for first in range(0, slices, SLICES):
+        run = slice(first, min(first + SLICES, slices))
+        rays = ((enter <= leave) & (enter < run.stop) & (leave >= run.start)).nonzero()[:, 0]
+        calls += [(run, some) for some in rays.split(max(1, SAMPLES // SLICES)) if len(some)]
+    return tuple(calls)
 
 
 def _refuse_volume_at_source(source: Tensor, ahead: Tensor, half: Tensor, centre: Tensor) -> None:
     """A slice sum runs along the whole line, so the volume must lie in front of the source altogether."""
     nearest = ((centre - source) * ahead).sum(0) - (half * ahead.abs()).sum(0)
     if bool((nearest.detach() <= 0).any()):
-        raise UserError("got a volume that reaches the X-ray source", "wanted the whole volume between source and detector",
-                        "check the spacing, the centre and source_to_isocentre_mm")
+        raise UserError(
+            "got a volume that reaches the X-ray source",
+            "wanted the whole volume between source and detector",
+            "check the spacing, the centre and source_to_isocentre_mm",
+        )
 
 
 def _angles(geometry: Geometry, angles_deg: Tensor | None) -> Tensor:
@@ -210,15 +248,13 @@ def _floating(values: Tensor) -> Tensor:
 def _integrate(values: Tensor, bundles: list[Bundle], views: int, geometry: Geometry, slices: dict[int, Tensor]) -> Tensor:
     """Line integrals along bundles; ``slices`` keeps the volume's copy per axis for the next call."""
     flat = _floating(values).reshape(-1, *values.shape[-3:])
-    images = []
+    image = flat.new_zeros(len(flat), views * geometry.rows * geometry.cols)
     for bundle in bundles:
         bundle = bundle.to(flat)
         if bundle.axis not in slices:
             slices[bundle.axis] = _slices(flat, bundle.axis)
-        images.append(_Gather.apply(slices[bundle.axis], bundle.start, bundle.step) * bundle.length_mm)
-    image = images[0]
-    if len(images) > 1:
-        image = torch.cat(images, 1)[:, torch.cat([bundle.pixels for bundle in bundles]).argsort().to(image.device)]
+        part = _Gather.apply(slices[bundle.axis], bundle.start, bundle.step, bundle.calls) * bundle.length_mm
+        image = image.index_copy(1, bundle.pixels, part)
     return image.reshape(*values.shape[:-3], views, geometry.rows, geometry.cols)
 
 
@@ -229,20 +265,9 @@ def _slices(flat: Tensor, axis: int) -> Tensor:
     return flat.movedim(3 - axis, 0).contiguous()
 
 
-def _chunks(shape: torch.Size, rays: int) -> tuple[list[slice], list[slice]]:
-    """Ranges of slices and of rays that keep one grid_sample call on slices [K, C, A, B] within :data:`SAMPLES`."""
-    some_rays = min(rays, max(1, SAMPLES // (SLICES * shape[1])))
-    some_slices = max(SLICES, SAMPLES // (some_rays * shape[1]))
-    return _ranges(shape[0], some_slices), _ranges(rays, some_rays)
-
-
-def _ranges(end: int, size: int) -> list[slice]:
-    return [slice(i, min(i + size, end)) for i in range(0, end, size)]
-
-
-def _points(start: Tensor, step: Tensor, ks: slice) -> Tensor:
-    """Where rays [R, 2] meet slices, [K, R, 1, 2]."""
-    return torch.addcmul(start, _numbers(ks, start), step)[:, :, None]
+def _points(start: Tensor, step: Tensor, ks: slice, rays: Tensor) -> Tensor:
+    """Where rays meet slices, [K, R, 1, 2]."""
+    return torch.addcmul(start.index_select(0, rays), _numbers(ks, start), step.index_select(0, rays))[:, :, None]
 
 
 def _numbers(ks: slice, like: Tensor) -> Tensor:
@@ -259,46 +284,41 @@ class _Gather(torch.autograd.Function):
     """Sum over slices of what each ray meets: slices [K, C, A, B], start and step [R, 2] -> [C, R]."""
 
     @staticmethod
-    def forward(ctx, slices: Tensor, start: Tensor, step: Tensor) -> Tensor:
-        ctx.shape = slices.shape
+    def forward(ctx: Any, slices: Tensor, start: Tensor, step: Tensor, calls: tuple) -> Tensor:
+        ctx.shape, ctx.calls = slices.shape, calls
         ctx.save_for_backward(slices if start.requires_grad or step.requires_grad else None, start, step)
-
-        def share(ks: slice, rays: slice) -> Tensor:
-            return grid_sample(slices[ks], _points(start[rays], step[rays], ks), align_corners=False).sum(0)[..., 0]
-
-        many, bunches = _chunks(slices.shape, len(start))
-        return torch.cat([reduce(torch.add, (share(ks, rays) for ks in many)) for rays in bunches], 1)
+        image = slices.new_zeros(slices.shape[1], len(start))
+        for ks, rays in calls:
+            met = grid_sample(slices[ks], _points(start, step, ks, rays), align_corners=False).sum(0)[..., 0]
+            image.index_copy_(1, rays, met.add_(image.index_select(1, rays)))
+        return image
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         slices, start, step = ctx.saved_tensors
-        to_slices = _Spread.apply(grad, start.detach(), step.detach(), ctx.shape) if ctx.needs_input_grad[0] else None
+        to_slices = _Spread.apply(grad, start.detach(), step.detach(), ctx.calls, ctx.shape) if ctx.needs_input_grad[0] else None
         if slices is None:
-            return to_slices, None, None
+            return to_slices, None, None, None
         to_start, to_step = torch.zeros_like(start), torch.zeros_like(step)
-        many, bunches = _chunks(slices.shape, len(start))
-        for ks, rays in itertools.product(many, bunches):
-            moved = _pull(grad[:, rays], slices[ks], _points(start[rays], step[rays], ks), 1)[:, :, 0]
+        for ks, rays in ctx.calls:
+            moved = _pull(grad.index_select(1, rays), slices[ks], _points(start, step, ks, rays), 1)[:, :, 0]
             to_start[rays] += moved.sum(0)
             to_step[rays] += (_numbers(ks, start) * moved).sum(0)
-        return to_slices, to_start, to_step
+        return to_slices, to_start, to_step, None
 
 
 class _Spread(torch.autograd.Function):
     """The transpose of :class:`_Gather`: image [C, R] -> slices [K, C, A, B]."""
 
     @staticmethod
-    def forward(ctx, image: Tensor, start: Tensor, step: Tensor, shape: torch.Size) -> Tensor:
+    def forward(ctx: Any, image: Tensor, start: Tensor, step: Tensor, calls: tuple, shape: tuple[int, ...]) -> Tensor:
+        ctx.calls = calls
         ctx.save_for_backward(start, step)
-        blank = image.new_empty((1, *shape[1:])).expand(shape)  # only its shape is read
-
-        def share(ks: slice, rays: slice) -> Tensor:
-            return _pull(image[:, rays], blank[ks], _points(start[rays], step[rays], ks), 0)
-
-        many, bunches = _chunks(shape, len(start))
-        parts = [reduce(torch.add, (share(ks, rays) for rays in bunches)) for ks in many]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        slices = image.new_zeros(shape)
+        for ks, rays in calls:
+            slices[ks] += _pull(image.index_select(1, rays), slices[ks], _points(start, step, ks, rays), 0)
+        return slices
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _Gather.apply(grad.contiguous(), *ctx.saved_tensors), None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _Gather.apply(grad.contiguous(), *ctx.saved_tensors, ctx.calls), None, None, None, None

@@ -1,0 +1,353 @@
+"""Volumes: units, grids, files that come back as they went, and DICOM folders that are whole or refused."""
+
+from __future__ import annotations
+
+import gzip
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from mednerf_kit import DISCLAIMER
+from mednerf_kit.core.errors import RunError, UserError
+from mednerf_kit.imaging.volume import Volume, read_volume, write_volume
+
+
+def turned(degrees: float, spacing_mm=(1.0, 1.0, 1.0), origin_mm=(0.0, 0.0, 0.0)) -> np.ndarray:
+    """An affine turned about z."""
+    a = np.radians(degrees)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]]) * spacing_mm
+    affine[:3, 3] = origin_mm
+    return affine
+
+
+def values(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 500
+
+
+# What a volume is
+
+
+def test_affine_places_voxels():
+    v = Volume(values(4, 5, 6), turned(90, (1.5, 2.0, 3.0), (10, 20, 30)), "hu")
+    assert v.shape == (4, 5, 6)
+    assert v.spacing_mm == pytest.approx((1.5, 2, 3))
+    assert v.origin_mm == (10, 20, 30)
+    np.testing.assert_allclose(v.direction, [[0, -1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-12)
+    assert v.centre_mm == pytest.approx((10 - 2 * 2, 20 + 1.5 * 2.5, 30 + 3 * 1.5))
+    assert v.note == DISCLAIMER
+    assert v.values.dtype == torch.float32 and v.affine.dtype == np.float64
+
+
+def test_centred():
+    v = Volume.centred(values(3, 4, 5), 2.0, "relative", centre_mm=(1, 2, 3))
+    assert v.centre_mm == (1, 2, 3) and v.spacing_mm == (2, 2, 2) and v.origin_mm == (-3, -1, 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "affine", "quantity", "words"),
+    [
+        ((3, 4), np.eye(4), "hu", "3-D"),
+        ((0, 4, 4), np.eye(4), "hu", "3-D"),
+        ((3, 4, 5), np.eye(3), "hu", "affine"),
+        ((3, 4, 5), np.diag([1, 0, 1, 1]), "hu", "zero or infinite"),
+        ((3, 4, 5), np.diag([1, np.nan, 1, 1]), "hu", "zero or infinite"),
+        ((3, 4, 5), np.eye(4) + 0.2 * np.eye(4, k=1), "hu", "sheared"),
+        ((3, 4, 5), np.eye(4), "mu_per_m", "did you mean 'mu_per_mm'"),
+    ],
+)
+def test_refuses_what_is_no_volume(shape, affine, quantity, words):
+    with pytest.raises(UserError, match=words):
+        Volume(torch.zeros(shape), affine, quantity)
+
+
+# Units
+
+
+def test_water_air_and_bone():
+    hu = Volume.centred(torch.tensor([-1024.0, -1000, -800, -799, 0, 1000]).view(1, 1, 6), 1.0, "hu", mu_water_per_mm=0.022)
+    mu = hu.to_mu().values.flatten()
+    torch.testing.assert_close(mu, torch.tensor([0, 0, 0.0044, 0.022 * 0.201, 0.022, 0.044]))
+    cut = hu.to_mu(air_below_hu=-800)
+    torch.testing.assert_close(cut.values.flatten(), torch.tensor([0, 0, 0, 0.022 * 0.201, 0.022, 0.044]))
+    assert cut.quantity == "mu_per_mm"
+    torch.testing.assert_close(hu.to_mu().to_hu().values.flatten()[1:], hu.values.flatten()[1:], atol=1e-3, rtol=0)
+    assert hu.to_mu().to_mu(air_below_hu=-500).values.flatten().tolist()[:4] == [0, 0, 0, 0]
+    with pytest.raises(UserError, match="relative"):
+        Volume.centred(torch.ones(2, 2, 2), 1.0, "relative").to_mu()
+
+
+# Other grids
+
+
+def ramp(v: Volume) -> torch.Tensor:
+    """A linear function of position: what linear interpolation must reproduce exactly."""
+    k, j, i = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in v.shape), indexing="ij")
+    world = torch.stack([i, j, k], -1) @ torch.from_numpy(v.affine[:3, :3]).T + torch.from_numpy(v.affine[:3, 3])
+    return (world @ torch.tensor([2.0, -3.0, 5.0], dtype=torch.float64) + 7).float()
+
+
+@pytest.mark.parametrize("affine", [turned(0, (2, 2, 3), (5, 6, 7)), turned(30, (2, 2, 3), (5, 6, 7))])
+@pytest.mark.parametrize("grid", [{"spacing_mm": 1.0}, {"spacing_mm": (4.0, 4.0, 6.0)}, {"size": 36}, {"size": (6, 5, 4)}])
+def test_resampling_keeps_a_ramp(affine, grid):
+    v = Volume(torch.zeros(12, 14, 16), affine, "hu")
+    new = Volume(ramp(v), affine, "hu").resampled(**grid)
+    assert new.centre_mm == pytest.approx(v.centre_mm)
+    np.testing.assert_allclose(np.multiply(new.spacing_mm, new.shape[::-1]), np.multiply(v.spacing_mm, v.shape[::-1]), rtol=0.15)
+    inside = (slice(2, -2) if min(new.shape) > 6 else slice(1, -1),) * 3  # at the edges there is nothing to lean on
+    tolerance = 0.3 if "size" in grid and grid["size"] != 36 else 1e-3  # a broken ratio leaves 1 % of a coarse voxel's rise
+    torch.testing.assert_close(new.values[inside], ramp(new)[inside], atol=tolerance, rtol=1e-5)
+
+
+def test_resampled_sizes():
+    v = Volume.centred(values(10, 20, 30), (1, 1, 2), "hu")
+    assert v.resampled(size=15).shape == (10, 10, 15) and v.resampled(size=15).spacing_mm == (2, 2, 2)
+    assert v.resampled(size=(5, 6, 7)).shape == (5, 6, 7)
+    assert v.resampled(spacing_mm=2).shape == (10, 10, 15)
+    same = v.resampled(spacing_mm=v.spacing_mm)
+    torch.testing.assert_close(same.values, v.values)
+    with pytest.raises(ValueError, match="either"):
+        v.resampled()
+
+
+def test_coarser_voxels_average():
+    checkers = (torch.arange(16) % 2).float() * 1000
+    v = Volume.centred(checkers.expand(16, 16, 16), 1.0, "hu").resampled(spacing_mm=4.0)
+    assert v.values.sub(500).abs().max() < 130  # a point sample would answer 0 or 1000
+
+
+def test_aligned_turns_over_exactly():
+    affine = np.array([[0, 0, -3.0, 9], [-1, 0, 0, 8], [0, 2, 0, 7], [0, 0, 0, 1]])
+    v = Volume(ramp(Volume(torch.zeros(4, 5, 6), affine, "hu")), affine, "hu")
+    new = v.aligned()
+    np.testing.assert_array_equal(new.direction, np.eye(3))
+    assert new.spacing_mm == (3, 1, 2) and new.shape == (5, 6, 4) and new.centre_mm == pytest.approx(v.centre_mm)
+    torch.testing.assert_close(new.values, ramp(new))
+    torch.testing.assert_close(new.aligned().values, new.values, rtol=0, atol=0)
+
+
+def test_aligned_straightens_an_oblique_scan():
+    affine = turned(20, (2.0, 2.0, 3.0), (5, 6, 7))
+    v = Volume(ramp(Volume(torch.zeros(10, 20, 22), affine, "hu")), affine, "hu")
+    new = v.aligned()
+    np.testing.assert_array_equal(new.direction, np.eye(3))
+    assert new.centre_mm == pytest.approx(v.centre_mm) and new.spacing_mm == pytest.approx(v.spacing_mm)
+    d, h, w = (n // 2 for n in new.shape)
+    near = (slice(d - 3, d + 3), slice(h - 5, h + 5), slice(w - 5, w + 5))
+    torch.testing.assert_close(new.values[near], ramp(new)[near], atol=1e-2, rtol=1e-4)
+    assert new.values[0, 0, 0] == -1000 and new.shape[1] > 20 and new.shape[2] > 22  # air in the corners of a larger box
+
+
+# Files
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mha", ".nrrd"])
+@pytest.mark.parametrize("quantity", ["hu", "mu_per_mm", "relative"])
+def test_round_trip(tmp_path, suffix, quantity):
+    v = Volume(values(5, 6, 7), turned(25, (0.7031, 1.2, 2.5), (-123.456, 78.9, -465.25)), quantity, 0.0193)
+    write_volume(v, tmp_path / f"scan.v1{suffix}")
+    back = read_volume(tmp_path / f"scan.v1{suffix}")
+    torch.testing.assert_close(back.values, v.values, rtol=0, atol=0)
+    np.testing.assert_allclose(back.affine, v.affine, atol=1e-4)  # NIfTI keeps single precision
+    assert (back.quantity, back.mu_water_per_mm, back.note) == (quantity, 0.0193, DISCLAIMER)
+    assert os.listdir(tmp_path) == [f"scan.v1{suffix}"]
+
+
+def test_other_programs_find_it_where_it_was(tmp_path):
+    import SimpleITK as sitk
+
+    v = Volume(values(5, 6, 7), turned(25, (0.7, 1.2, 2.5), (-120, 78, -465)), "hu")
+    write_volume(v, tmp_path / "scan.nii.gz")
+    image = sitk.ReadImage(str(tmp_path / "scan.nii.gz"))
+    point = image.TransformIndexToPhysicalPoint((6, 4, 2))
+    assert point == pytest.approx((v.affine @ [6, 4, 2, 1])[:3], abs=1e-3)
+    assert image.GetPixel(6, 4, 2) == float(v.values[2, 4, 6])
+    assert "Research use only" in image.GetMetaData("descrip")
+
+
+def test_a_file_without_a_label(tmp_path):
+    import SimpleITK as sitk
+
+    sitk.WriteImage(sitk.GetImageFromArray(np.int16([[[-1000, 40]] * 3] * 2)), str(tmp_path / "ct.nii.gz"))
+    assert read_volume(tmp_path / "ct.nii.gz").quantity == "hu"
+    sitk.WriteImage(sitk.GetImageFromArray(np.full((2, 3, 4), 0.02, np.float32)), str(tmp_path / "mu.mha"))
+    with pytest.raises(UserError, match="say its quantity"):
+        read_volume(tmp_path / "mu.mha")
+    assert read_volume(tmp_path / "mu.mha", quantity="mu_per_mm").quantity == "mu_per_mm"
+    with pytest.raises(UserError, match="did you mean 'hu'"):
+        read_volume(tmp_path / "mu.mha", quantity="h")
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    import SimpleITK as sitk
+
+    v = Volume.centred(values(3, 4, 5), 1.0, "hu")
+    write_volume(v, tmp_path / "a.mha")
+    before = (tmp_path / "a.mha").read_bytes()
+
+    def full(*args, **kwargs):
+        raise RuntimeError("ITK ERROR: No space left on device")
+
+    monkeypatch.setattr(sitk, "WriteImage", full)
+    with pytest.raises(RunError, match="No space left"):
+        write_volume(v, tmp_path / "a.mha")
+    assert (tmp_path / "a.mha").read_bytes() == before and os.listdir(tmp_path) == ["a.mha"]
+    with pytest.raises(UserError, match="rename the output"):
+        write_volume(v, tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mha", ".nrrd"])
+def test_a_cut_file_is_refused(tmp_path, suffix):
+    path = tmp_path / f"scan{suffix}"
+    write_volume(Volume.centred(values(8, 9, 10), 1.0, "hu"), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    with pytest.raises(UserError, match="cannot be read"):
+        read_volume(path)
+
+
+def test_a_wholly_packed_but_short_nifti_is_refused(tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    write_volume(Volume.centred(values(8, 9, 10), 1.0, "hu"), path)
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-100]))
+    with pytest.raises(UserError, match="ends after"):
+        read_volume(path)
+
+
+def test_other_bad_files(tmp_path):
+    import SimpleITK as sitk
+
+    with pytest.raises(UserError, match="does not exist"):
+        read_volume(tmp_path / "none.nii.gz")
+    (tmp_path / "text.nii").write_text("no scan")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_volume(tmp_path / "text.nii")
+    for name, shape, vector in (
+        ("flat", (8, 9), False),
+        ("one", (1, 8, 9), False),
+        ("colour", (4, 5, 6, 3), True),
+        ("time", (2, 4, 5, 6), False),
+    ):
+        sitk.WriteImage(sitk.GetImageFromArray(np.zeros(shape, np.uint8), isVector=vector), str(tmp_path / f"{name}.nii"))
+        with pytest.raises(UserError, match="one 3-D scan"):
+            read_volume(tmp_path / f"{name}.nii", quantity="relative")
+    sitk.WriteImage(sitk.GetImageFromArray(np.full((3, 4, 5), np.nan, np.float32)), str(tmp_path / "nan.mha"))
+    with pytest.raises(UserError, match="not numbers"):
+        read_volume(tmp_path / "nan.mha", quantity="hu")
+
+
+# DICOM folders
+
+
+def write_slice(path, z_mm, pixels, series="1.2.3", *, slope=1.0, **changes) -> None:
+    """One CT slice as a scanner would write it, HU = slope·stored − 1000."""
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    d = Dataset()
+    d.file_meta = meta
+    d.SOPClassUID, d.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+    d.SeriesInstanceUID = d.StudyInstanceUID = series
+    d.Modality = "CT"
+    d.Rows, d.Columns = pixels.shape
+    d.PixelSpacing = [2.0, 3.0]  # between rows, between columns
+    d.ImagePositionPatient, d.ImageOrientationPatient = [10.0, 20.0, z_mm], [1, 0, 0, 0, 1, 0]
+    d.SamplesPerPixel, d.PhotometricInterpretation = 1, "MONOCHROME2"
+    d.BitsAllocated, d.BitsStored, d.HighBit, d.PixelRepresentation = 16, 16, 15, 1
+    d.RescaleSlope, d.RescaleIntercept = slope, -1000
+    d.PixelData = pixels.astype("<i2").tobytes()
+    for tag, value in changes.items():
+        setattr(d, tag, value) if value is not None else delattr(d, tag)
+    d.save_as(path, enforce_file_format=True)
+
+
+PIXELS = np.arange(30).reshape(5, 6)
+
+
+def write_scan(folder, count=5, **changes) -> None:
+    """Slices 2.5 mm apart whose names do not follow their positions."""
+    for name, k in zip("dbeac"[:count], range(count), strict=True):
+        write_slice(folder / f"{name}.dcm", -40 + 2.5 * k, PIXELS + 100 * k, **changes)
+
+
+def test_dicom_is_ordered_by_position(tmp_path):
+    write_scan(tmp_path)
+    (tmp_path / "README.txt").write_text("not a slice")
+    v = read_volume(tmp_path)
+    assert v.quantity == "hu" and v.shape == (5, 5, 6)
+    assert v.spacing_mm == (3, 2, 2.5) and v.origin_mm == (10, 20, -40)
+    np.testing.assert_array_equal(v.direction, np.eye(3))
+    torch.testing.assert_close(v.values, torch.stack([torch.from_numpy(PIXELS + 100.0 * k) - 1000 for k in range(5)]).float())
+
+
+def test_dicom_coronal_and_per_slice_rescale(tmp_path):
+    for name, k in zip("cab", range(3), strict=True):
+        write_slice(tmp_path / name, 0, PIXELS * 2, slope=0.5 * (k + 1), ImageOrientationPatient=[1, 0, 0, 0, 0, -1],
+                    ImagePositionPatient=[-5, 4.0 * k, 60])  # fmt: skip
+    v = read_volume(tmp_path)
+    np.testing.assert_allclose(v.direction, [[1, 0, 0], [0, 0, 1], [0, -1, 0]], atol=1e-12)
+    assert v.spacing_mm == (3, 2, 4) and v.origin_mm == (-5, 0, 60)
+    torch.testing.assert_close(v.values[:, 1, 2], torch.tensor([8.0, 16, 24]) - 1000)
+    assert v.aligned().shape == (5, 3, 6) and v.aligned().spacing_mm == (3, 4, 2)
+
+
+def test_dicom_round_trip_to_nifti(tmp_path):
+    (tmp_path / "series").mkdir()
+    write_scan(tmp_path / "series")
+    v = read_volume(tmp_path / "series")
+    write_volume(v, tmp_path / "scan.nii.gz")
+    back = read_volume(tmp_path / "scan.nii.gz")
+    np.testing.assert_allclose(back.affine, v.affine, atol=1e-5)
+    torch.testing.assert_close(back.values, v.values)
+
+
+def cut(path, keep):
+    path.write_bytes(path.read_bytes()[:keep])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda f: write_slice(f / "z.dcm", 40, PIXELS, series="1.2.4"), "2 DICOM series mixed"),
+        (lambda f: (f / "a.dcm").unlink(), "not equally spaced"),
+        (lambda f: write_slice(f / "z.dcm", -40, PIXELS), "not equally spaced"),  # a position twice
+        (lambda f: write_slice(f / "z.dcm", -28.7, PIXELS), "not equally spaced"),
+        (lambda f: write_slice(f / "z.dcm", -27.5, PIXELS[:4]), "differ in size"),
+        (lambda f: write_slice(f / "z.dcm", -27.5, PIXELS, PixelSpacing=[2, 2]), "differ in size"),
+        (lambda f: write_slice(f / "z.dcm", -27.5, PIXELS, ImageOrientationPatient=[0, 1, 0, 1, 0, 0]), "differ in size"),
+        (lambda f: write_slice(f / "z.dcm", -27.5, PIXELS, ImagePositionPatient=None), "without ImagePositionPatient"),
+        (lambda f: write_slice(f / "z.dcm", -27.5, PIXELS, SamplesPerPixel=3), "in colour"),
+        (lambda f: cut(f / "a.dcm", -20), "cannot be read"),
+        (lambda f: cut(f / "a.dcm", 500), "without"),
+        (lambda f: cut(f / "a.dcm", 60), "cannot be read"),
+        (lambda f: (f / "z.dcm").write_bytes(b""), "cannot be read"),
+        (lambda f: [p.unlink() for p in f.iterdir()], "with 0 DICOM slices"),
+        (lambda f: [p.unlink() for p in f.iterdir() if p.stem != "a"], "with 1 DICOM slices"),
+        (lambda f: write_scan(f, Modality="MR"), "modality MR"),
+        (lambda f: [write_slice(f / f"{n}.dcm", 0, PIXELS, ImagePositionPatient=[0, k, 2.5 * k]) for k, n in enumerate("abcde")],
+         "tilted gantry"),
+        (lambda f: write_scan(f, ImageOrientationPatient=[1, 0, 0, 0.5, 0.8, 0]), "sheared"),
+    ],
+)  # fmt: skip
+def test_dicom_that_is_not_one_whole_series(tmp_path, spoil, words):
+    write_scan(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(UserError, match=words) as error:
+        read_volume(tmp_path)
+    assert error.value.exit_code == 2 and "\n" not in str(error.value)
+
+
+def test_one_dicom_slice_asks_for_its_folder(tmp_path):
+    write_slice(tmp_path / "a.dcm", 0, PIXELS)
+    with pytest.raises(UserError, match="pass the folder"):
+        read_volume(tmp_path / "a.dcm")
+
+
+def test_another_modality_by_its_stated_quantity(tmp_path):
+    write_scan(tmp_path, Modality="MR")
+    assert read_volume(tmp_path, quantity="relative").quantity == "relative"
