@@ -6,6 +6,7 @@ picture. All heads travel through the trunk in one batch.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -61,19 +62,24 @@ class ResidualDiscriminator(nn.Module):
                  generator: Generator | None = None) -> None:  # fmt: skip
         super().__init__()
         if size < 16 or channels < 1:
-            raise UserError(f"got pictures of {size}×{size} pixels and {channels} channels for the discriminator",
-                            "wanted at least 16×16 and 1 channel", "choose a larger size")
+            raise UserError(
+                f"got pictures of {size}×{size} pixels and {channels} channels for the discriminator",
+                "wanted at least 16×16 and 1 channel",
+                "choose a larger size",
+            )
         if fmaps <= 0 or max_channels < 1 or mbstd_group < 1 or dag_weight < 0:
             raise UserError(
                 f"got fmaps {fmaps:g}, max_channels {max_channels}, mbstd_group {mbstd_group} and dag_weight {dag_weight:g}",
-                "wanted positive ones and a dag_weight of at least 0", "correct the discriminator's options")
+                "wanted positive ones and a dag_weight of at least 0",
+                "correct the discriminator's options",
+            )
         self.size, self.channels, self.mbstd_group, self.dag_weight = size, channels, mbstd_group, dag_weight
         self.dag = Dag(policy)
         resolutions = [size >> i for i in range(int(math.log2(size / 4)) + 1)]
         widths = [max(1, min(max_channels, int(32768 * fmaps / r))) for r in resolutions]
         last, features = resolutions[-1], widths[-1]
         self.stem = Conv2d(channels, widths[0], 1, gain=GAIN, generator=generator)
-        self.blocks = nn.Sequential(*(ResidualBlock(i, o, generator=generator) for i, o in zip(widths, widths[1:], strict=False)))
+        self.blocks = nn.Sequential(*(ResidualBlock(i, o, generator=generator) for i, o in itertools.pairwise(widths)))
         self.mix = Conv2d(features + 1, features, 3, gain=GAIN, generator=generator)
         self.dense = Linear(features * last**2, features, gain=GAIN, generator=generator)
         self.heads = Linear(features, self.dag.count, generator=generator)
@@ -91,14 +97,13 @@ class ResidualDiscriminator(nn.Module):
         count = min(heads or self.dag.count, self.dag.count)
         group = math.gcd(len(images), self.mbstd_group)  # divides B: no group mixes two transforms
         phi = self.trunk(self.dag.stack(images, count), group).unflatten(0, (count, len(images)))  # [K, B, features]
-        weight, features = self.heads.weight[:count], phi.shape[-1]
-        logits = torch.einsum("kbf,kf->bk", phi, weight) / math.sqrt(features) + self.heads.bias[:count]
+        logits = self.heads(phi)[..., :count].diagonal(dim1=0, dim2=2)  # each head reads its own transform
         if self.embed is not None:
             if angles_deg is None:
                 raise ValueError("angles_deg: this discriminator is conditioned on the view angle and needs one per picture")
             angle = torch.deg2rad(angles_deg.to(phi))
-            embedding = self.embed(torch.stack([angle.cos(), angle.sin()], -1)).unflatten(-1, (self.dag.count, features))
-            logits = logits + torch.einsum("kbf,bkf->bk", phi, embedding[:, :count]) / math.sqrt(features)
+            embedding = self.embed(torch.stack([angle.cos(), angle.sin()], -1)).unflatten(-1, (self.dag.count, -1))
+            logits = logits + (phi.movedim(0, 1) * embedding[:, :count]).sum(-1) / math.sqrt(phi.shape[-1])
         return Verdict(logits)
 
     def trunk(self, images: Tensor, group: int) -> Tensor:

@@ -6,6 +6,7 @@ Every operation is plain torch on any device and can be differentiated twice, wh
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -86,23 +87,23 @@ class _Down(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.size = x.shape[-2:]
         return functional.conv2d(x, _binomial(x), stride=2, padding=1, groups=x.shape[1])
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return _Up.apply(gradient, ctx.size)
 
 
 class _Up(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, size: tuple[int, int]) -> Tensor:
         odd = [n - 2 * m for n, m in zip(size, x.shape[-2:], strict=True)]
         return functional.conv_transpose2d(x, _binomial(x), stride=2, padding=1, output_padding=odd, groups=x.shape[1])
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return _Down.apply(gradient), None
 
 
