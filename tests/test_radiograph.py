@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -244,3 +245,13 @@ def test_a_side_car_that_is_no_geometry_is_named(tmp_path, unit):
     (tmp_path / "a.json").write_text(json.dumps({"label": "pneumonia"}))
     with pytest.raises(UserError, match="label"):
         read_radiograph(path, size=SIDE)
+
+
+def test_the_samples_are_small_and_bring_their_geometry():
+    folder = Path(__file__).parent.parent / "data" / "samples"
+    pictures = sorted(folder.glob("*.png"))
+    assert pictures and sum(path.stat().st_size for path in folder.iterdir()) < 1_000_000
+    for path in pictures:
+        found = read_radiograph(path, size=128)
+        assert found.bits == 16 and found.warnings == () and found.image.max() > 0.3
+        assert found.geometry.angles_deg == (view_angle_deg(path.stem.split("_")[-1])[0],)
