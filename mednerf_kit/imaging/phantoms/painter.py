@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ...core.config import Registry
@@ -19,21 +20,25 @@ AIR_HU = -1000.0
 
 @dataclass(frozen=True)
 class Layer:
-    """One stroke: ``hu`` is laid over what is there, as far as the solid covers it."""
+    """One stroke: ``hu`` is laid over what is there, as far as any of the solids covers it."""
 
     name: str
-    solid: Solid
+    solids: Sequence[Solid]
     hu: float
-    inset_mm: float = 0.0  # shrink the solid: how a marrow follows its cortex
+    inset_mm: float = 0.0  # shrinks the solids: how a marrow follows its cortex
     blur_mm: float = 0.0  # softness of the edge beyond the voxel's own
     opacity: float = 1.0
     keep: str = ""  # remember the coverage under this name ...
     within: str = ""  # ... and paint only there
+    onto_hu: float | None = None  # what lies there for certain (the cortex around a marrow): keeps the mass of thin shells
 
+    @property
+    def lo(self) -> Array:
+        return np.min([s.lo for s in self.solids], 0)
 
-def layers(name: str, solids: Solid | Iterable[Solid], hu: float, **options: float | str) -> list[Layer]:
-    """A layer for each solid, alike but for the shape."""
-    return [Layer(name, s, hu, **options) for s in ([solids] if isinstance(solids, Solid) else solids)]
+    @property
+    def hi(self) -> Array:
+        return np.max([s.hi for s in self.solids], 0)
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,17 @@ class Pose:
     phases: Array = field(default_factory=lambda: np.zeros((3, 0), np.float32))  # [3, K] rad
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, *, scale: Sequence[float], angles_deg: Sequence[float], shift_mm: Sequence[float],
-             wobble_mm: float, wavelength_mm: tuple[float, float] = (110.0, 260.0), mirrored: bool = False) -> Pose:
+    def draw(
+        cls,
+        rng: np.random.Generator,
+        *,
+        scale: ArrayLike,
+        angles_deg: ArrayLike,
+        shift_mm: ArrayLike,
+        wobble_mm: float,
+        wavelength_mm: tuple[float, float] = (110.0, 260.0),
+        mirrored: bool = False,
+    ) -> Pose:
         """A pose of given scale (x, y, z) and turn about x, y and z, with a random wobble of three waves."""
         from scipy.spatial.transform import Rotation
 
@@ -61,8 +75,14 @@ class Pose:
         directions = rng.normal(size=(3, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         waves = directions * (2 * np.pi / rng.uniform(*wavelength_mm, size=(3, 1)))
-        return cls(np.linalg.inv(turn * size).astype(np.float32), np.asarray(shift_mm, np.float32), wobble_mm, waves.astype(np.float32),
-                   rng.uniform(-1, 1, (3, 3)).astype(np.float32), rng.uniform(0, 2 * np.pi, (3, 3)).astype(np.float32))
+        return cls(
+            np.linalg.inv(turn * size).astype(np.float32),
+            np.asarray(shift_mm, np.float32),
+            wobble_mm,
+            waves.astype(np.float32),
+            rng.uniform(-1, 1, (3, 3)).astype(np.float32),
+            rng.uniform(0, 2 * np.pi, (3, 3)).astype(np.float32),
+        )
 
     def to_own(self, x: Array, y: Array, z: Array) -> list[Array]:
         """Own-frame coordinates of world coordinates that broadcast together."""
@@ -100,25 +120,27 @@ class _Grid:
     def boxes(self, lo: Array, hi: Array) -> Iterable[tuple[slice, ...] | None]:
         lo, hi = self.pose.world_bounds(lo, hi)
         edges = [(np.searchsorted(a, lo[:, i]), np.searchsorted(a, hi[:, i], side="right")) for i, a in enumerate(self.axes)]
-        for (x0, x1), (y0, y1), (z0, z1) in zip(*(zip(*e) for e in edges)):
+        for (x0, x1), (y0, y1), (z0, z1) in zip(*(zip(*e, strict=True) for e in edges), strict=True):
             yield (slice(z0, z1), slice(y0, y1), slice(x0, x1)) if x0 < x1 and y0 < y1 and z0 < z1 else None
 
 
 class _Points:
-    """Scattered points: boxes are index lists, found through a sort by own height."""
+    """Scattered points: boxes are index lists, found through a sort by height."""
 
     def __init__(self, pose: Pose, points_mm: Array) -> None:
+        self.world, self.pose = points_mm, pose
         self.own = pose.to_own(*points_mm.T)
         self.shape = (len(points_mm),)
-        self.order = np.argsort(self.own[2], kind="stable")
-        self.heights = self.own[2][self.order]
+        self.order = np.argsort(points_mm[:, 2], kind="stable")
+        self.heights = points_mm[self.order, 2]
 
     def boxes(self, lo: Array, hi: Array) -> Iterable[Array | None]:
+        lo, hi = self.pose.world_bounds(lo, hi)
         first, last = np.searchsorted(self.heights, lo[:, 2]), np.searchsorted(self.heights, hi[:, 2], side="right")
-        for box_lo, box_hi, i, j in zip(lo, hi, first, last):
+        for box_lo, box_hi, i, j in zip(lo, hi, first, last, strict=True):
             near = self.order[i:j]
-            x, y = self.own[0][near], self.own[1][near]
-            near = near[(x >= box_lo[0]) & (x <= box_hi[0]) & (y >= box_lo[1]) & (y <= box_hi[1])]
+            across = self.world[near, :2]
+            near = near[((across >= box_lo[:2]) & (across <= box_hi[:2])).all(1)]
             yield near if len(near) else None
 
 
@@ -147,24 +169,30 @@ class Phantom:
 
     def _paint(self, canvas: _Grid | _Points, edge_mm: float) -> Array:
         values = np.full(canvas.shape, AIR_HU, np.float32)
+        cover = np.zeros(canvas.shape, np.float32)  # of the layer at hand, nothing between layers
         kept: dict[str, Array] = {}
-        softness = [max(edge_mm, layer.blur_mm) for layer in self.layers]
-        margin = np.array(softness, np.float32)[:, None]
-        lo = np.stack([layer.solid.lo for layer in self.layers]) - margin
-        hi = np.stack([layer.solid.hi for layer in self.layers]) + margin
-        for layer, soft, where in zip(self.layers, softness, canvas.boxes(lo, hi)):
-            if where is None:
+        margin = np.array([[max(edge_mm, layer.blur_mm)] for layer in self.layers], np.float32)
+        whole = canvas.boxes(np.stack([v.lo for v in self.layers]) - margin, np.stack([v.hi for v in self.layers]) + margin)
+        each = margin.repeat([len(layer.solids) for layer in self.layers], 0)
+        solids = [s for layer in self.layers for s in layer.solids]
+        parts = iter(canvas.boxes(np.stack([s.lo for s in solids]) - each, np.stack([s.hi for s in solids]) + each))
+        for layer, here in zip(self.layers, whole, strict=True):
+            soft = max(edge_mm, layer.blur_mm)
+            for solid, box in zip(layer.solids, parts, strict=False):  # as many of the boxes as there are solids
+                if box is not None:
+                    x, y, z = (v[box] for v in canvas.own)
+                    cover[box] = np.maximum(cover[box], solid.coverage(x, y, z, soft, layer.inset_mm))
+            if here is None:
                 continue
-            share = layer.solid.coverage(*(v[where] for v in canvas.own), soft, layer.inset_mm)
-            if layer.opacity != 1:
-                share *= np.float32(layer.opacity)
+            share = cover[here] * np.float32(layer.opacity)
+            cover[here] = 0
             if layer.within:
-                share *= kept[layer.within][where] if layer.within in kept else 0
+                share *= kept[layer.within][here] if layer.within in kept else 0
             if layer.keep:
                 mask = kept.setdefault(layer.keep, np.zeros(canvas.shape, np.float32))
-                mask[where] = np.maximum(mask[where], share)
-            share *= np.float32(layer.hu) - values[where]
-            values[where] += share
+                mask[here] = np.maximum(mask[here], share)
+            below = values[here] if layer.onto_hu is None else np.float32(layer.onto_hu)
+            values[here] += share * (np.float32(layer.hu) - below)
         return values
 
     def hu(self, points_mm: Tensor, *, edge_mm: float = 1.0) -> Tensor:
@@ -186,9 +214,13 @@ class Phantom:
 
         Values are taken at voxel centres with edges one voxel wide, which keeps the mass of thin structures.
         """
-        if size < 1:
-            raise UserError(f"got a grid of {size} voxels", "wanted at least 1", "choose a larger size")
         half = self.half_extent_mm if half_extent_mm is None else half_extent_mm
+        if size < 1 or not half > 0:
+            raise UserError(
+                f"got a grid of {size} voxels over ±{half:g} mm",
+                "wanted at least 1 voxel and a positive extent",
+                "choose a larger grid",
+            )
         step = 2 * half / size
         axis = ((np.arange(size) - 0.5 * (size - 1)) * step).astype(np.float32)
         scanned = self._scanned(axis, step)

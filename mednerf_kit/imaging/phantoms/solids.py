@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]  # float32 wherever voxels are counted in millions
+FAR_MM = 1000.0
 
 
 class Solid:
@@ -36,13 +38,13 @@ class Solid:
         return np.clip(inside, 0, 1, out=inside) * np.float32(opacity)
 
 
-def unit(vector: Sequence[float]) -> Array:
+def unit(vector: ArrayLike) -> Array:
     """A vector of length one."""
     v = np.asarray(vector, np.float32)
     return v / np.linalg.norm(v)
 
 
-def axes_along(direction: Sequence[float]) -> Array:
+def axes_along(direction: ArrayLike) -> Array:
     """Rotation [3, 3] whose third row is ``direction``; the other two rows are across it."""
     w = unit(direction)
     helper = np.eye(3, dtype=np.float32)[int(np.argmin(np.abs(w)))]
@@ -56,19 +58,17 @@ class Blob(Solid):
 
     (u² + v²)^(n/2) + wⁿ = 1 with u, v, w the coordinates along the rows of ``rotation`` over the half axes.
 
-    >>> ball = Blob((0, 0, 0), (5, 5, 5))
+    >>> ball = blob((0, 0, 0), (5, 5, 5))
     >>> ball.distance(*(np.float32(v) for v in (7, 0, 0))).round(3)
     np.float32(1.714)
     """
 
-    centre: Sequence[float]
-    axes: Sequence[float]
-    rotation: Array = field(default_factory=lambda: np.eye(3, dtype=np.float32))
+    centre: Array
+    axes: Array
+    rotation: Array
     flat: int = 2
 
     def __post_init__(self) -> None:
-        self.centre = np.asarray(self.centre, np.float32)
-        self.axes = np.asarray(self.axes, np.float32)
         if self.flat == 2:
             reach = np.sqrt(((self.rotation * self.axes[:, None]) ** 2).sum(0))
         else:
@@ -94,6 +94,12 @@ class Blob(Solid):
         thick = np.maximum(self.axes, 0.5 * edge_mm)
         opacity = float(np.prod(self.axes / thick))
         return (self, 1.0) if opacity == 1 else (replace(self, axes=thick), opacity)
+
+
+def blob(centre: ArrayLike, axes: ArrayLike, rotation: Array | None = None, flat: int = 2) -> Blob:
+    """A :class:`Blob` from plain numbers; upright unless turned."""
+    turn = np.eye(3, dtype=np.float32) if rotation is None else rotation.astype(np.float32)
+    return Blob(np.asarray(centre, np.float32), np.asarray(axes, np.float32), turn, flat)
 
 
 @dataclass(eq=False)
@@ -124,16 +130,12 @@ class Segment(Solid):
         return np.sqrt(np.maximum(square, 0)) - (np.float32(self.ra) + np.float32(self.rb - self.ra) * t)
 
     def widened(self, edge_mm: float) -> tuple[Solid, float]:
-        thin, least = min(self.ra, self.rb), 0.5 * edge_mm
-        if thin >= least:
-            return self, 1.0
-        mean = 0.5 * (self.ra + self.rb)
-        opacity = min(1.0, mean / least) * min(1.0, mean * self.ratio / least)
-        return replace(self, ra=max(self.ra, least), rb=max(self.rb, least)), opacity
+        # A disc of radius r with a linear edge of width e has the area π (r² + e²/12), and needs r ≥ e/2 to have a full middle.
+        a, b = (float(np.sqrt(max(r * r - edge_mm**2 / 12, edge_mm**2 / 4))) for r in (self.ra, self.rb))
+        return replace(self, ra=a, rb=b), min(1.0, 0.75 * (self.ra + self.rb) ** 2 / edge_mm**2)
 
 
-def tube(points: Sequence[Sequence[float]], radius: float | Sequence[float], *, wide: Sequence[float] | None = None,
-         ratio: float = 1.0) -> list[Solid]:
+def tube(points: Sequence[Any] | Array, radius: ArrayLike, *, wide: ArrayLike | None = None, ratio: float = 1.0) -> list[Solid]:
     """A polyline swept with a round section (or a flat one: ``ratio`` times wider along ``wide``), as segments."""
     path = np.asarray(points, np.float32)
     radii = np.broadcast_to(np.asarray(radius, np.float32), len(path))
@@ -141,11 +143,13 @@ def tube(points: Sequence[Sequence[float]], radius: float | Sequence[float], *, 
     for i in range(len(path) - 1):
         along = unit(path[i + 1] - path[i])
         across = None if wide is None else unit(np.asarray(wide, np.float32) - (along @ np.asarray(wide, np.float32)) * along)
-        result.append(Segment(path[i], path[i + 1], float(radii[i]), float(radii[i + 1]), across, ratio if wide is not None else 1.0))
+        result.append(
+            Segment(path[i], path[i + 1], float(radii[i]), float(radii[i + 1]), across, ratio if wide is not None else 1.0)
+        )
     return result
 
 
-def smooth_path(points: Sequence[Sequence[float]], n: int) -> Array:
+def smooth_path(points: Sequence[Any] | Array, n: int) -> Array:
     """``n`` points of a cubic spline through control points, at equal steps of chord length, [n, 3]."""
     from scipy.interpolate import CubicSpline
 
@@ -207,21 +211,26 @@ class Profile:
 
     step_mm = 2.0
 
-    def __init__(self, knots_mm: Sequence[float], values: Sequence[float]) -> None:
+    def __init__(self, knots_mm: ArrayLike, values: ArrayLike) -> None:
         from scipy.interpolate import PchipInterpolator
 
-        order = np.argsort(knots_mm)
-        knots, heights = np.asarray(knots_mm, float)[order], np.asarray(values, float)[order]
-        self.start = knots[0]
+        knots, heights = np.asarray(knots_mm, float), np.asarray(values, float)
+        order = np.argsort(knots)
+        knots, heights = knots[order], heights[order]
+        self.start = float(knots[0])
         n = int(np.ceil((knots[-1] - knots[0]) / self.step_mm)) + 1
         at = np.minimum(self.start + self.step_mm * np.arange(n + 1), knots[-1])
         self.table = PchipInterpolator(knots, heights)(at).astype(np.float32)
         self.slope = np.diff(self.table)
 
+    def at(self, z_mm: float) -> float:
+        """The value at one place."""
+        return float(self(np.array(z_mm, np.float32)))
+
     def __call__(self, z: Array) -> Array:
         place = np.clip((z - np.float32(self.start)) * np.float32(1 / self.step_mm), 0, len(self.slope) - 1e-3)
         cell = place.astype(np.int32)
-        return self.table[cell] + self.slope[cell] * (place - cell)
+        return self.table[cell] + self.slope[cell] * (place - cell.astype(np.float32))
 
 
 @dataclass(eq=False)
@@ -234,21 +243,28 @@ class Column(Solid):
     bottom: float
     top: float
     inset: tuple[float, float, float] = (0.0, 0.0, 0.0)  # taken off the half width, the front and the back, mm
+    middle: Profile | None = None  # where the section is centred across; 0 if not given
 
     def __post_init__(self) -> None:
         w, f, b = self.inset
-        self.lo = np.array([w - self.width.table.max(), self.front.table.min() + f, self.bottom], np.float32)
-        self.hi = np.array([self.width.table.max() - w, self.back.table.max() - b, self.top], np.float32)
+        reach = self.width.table.max() - w
+        aside = np.zeros(1) if self.middle is None else self.middle.table
+        self.lo = np.array([aside.min() - reach, self.front.table.min() + f, self.bottom], np.float32)
+        self.hi = np.array([aside.max() + reach, self.back.table.max() - b, self.top], np.float32)
 
     def section(self, z: Array) -> tuple[Array, Array, Array]:
         """Half width, centre and half depth at a height, in mm."""
         front, back = self.front(z) + np.float32(self.inset[1]), self.back(z) - np.float32(self.inset[2])
-        return (np.maximum(self.width(z) - np.float32(self.inset[0]), 1), (front + back) * np.float32(0.5),
-                np.maximum((back - front) * np.float32(0.5), 1))
+        return (
+            np.maximum(self.width(z) - np.float32(self.inset[0]), 1),
+            (front + back) * np.float32(0.5),
+            np.maximum((back - front) * np.float32(0.5), 1),
+        )
 
     def distance(self, x: Array, y: Array, z: Array) -> Array:
         half, centre, depth = self.section(z)
-        u, v = np.abs(x) / half, np.abs(y - centre) / depth
+        across = x if self.middle is None else x - self.middle(z)
+        u, v = np.abs(across) / half, np.abs(y - centre) / depth
         u15, v15 = u * np.sqrt(u), v * np.sqrt(v)
         slope = np.sqrt((u15 / half) ** 2 + (v15 / depth) ** 2)
         side = (u * u15 + v * v15 - 1) / (np.float32(2.5) * slope + np.float32(1e-6))
@@ -263,13 +279,12 @@ class Column(Solid):
 
 
 @dataclass(eq=False)
-class Below(Solid):
-    """All that lies under a height field z < f(x, y), inside given bounds."""
+class Region(Solid):
+    """Any signed distance in mm as a solid without bounds of its own, to cut others with."""
 
-    height: Callable[[Array, Array], Array]
-    lo: Array
-    hi: Array
-    steepness: float = 0.8  # 1 / √(1 + |∇f|²), taken as constant
+    inside: Callable[[Array, Array, Array], Array]
+    lo: Array = field(default_factory=lambda: np.full(3, -FAR_MM, np.float32))
+    hi: Array = field(default_factory=lambda: np.full(3, FAR_MM, np.float32))
 
     def distance(self, x: Array, y: Array, z: Array) -> Array:
-        return (z - self.height(x, y)) * np.float32(self.steepness)
+        return self.inside(x, y, z)

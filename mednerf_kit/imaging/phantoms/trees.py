@@ -10,7 +10,8 @@ from .solids import Array, Segment, Solid
 def vessel_tree(root: Array, targets: Array, *, tip_mm: float, reach: float = 0.45, exponent: float = 2.6) -> list[Solid]:
     """A tree from ``root`` [3] to every target [N, 3]: each node walks part of the way to its targets' mean and halves them.
 
-    Radii follow Murray's law, r_parent^exponent = Σ r_child^exponent, from tips of ``tip_mm``; ``reach`` is the share of the way walked.
+    Radii follow Murray's law, r_parent^exponent = Σ r_child^exponent, from tips of ``tip_mm``; ``reach`` is the share of the
+    way walked.
     """
     result: list[Solid] = []
 
