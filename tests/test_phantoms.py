@@ -66,7 +66,7 @@ def test_default_grid_holds_what_the_detector_cuts(patient):
     assert values.shape == (20, 20, 20) and values.dtype == torch.float32
     assert spacing == pytest.approx((2 * half / 20,) * 3)
     assert (values[:, [0, -1]] == -1000).all()  # nobody is that thick
-    assert -1000 <= values.min() and values.max() < 1700
+    assert values.min() >= -1000 and values.max() < 1700
 
 
 def test_grid_is_points_at_voxel_centres(patient):
@@ -78,12 +78,12 @@ def test_grid_is_points_at_voxel_centres(patient):
 
 def test_edges_keep_the_mean_of_fine_points(patient):
     """A coarse voxel is near the mean of the 27 fine points in it: soft edges stand for averaging."""
-    size, half = 18, 54.0
+    size, half = 14, 48.0
     coarse = patient.voxelise(size, half)[0]
     fine = patient.hu(grid(3 * size, half), edge_mm=2 * half / (3 * size))
     mean = fine.reshape(size, 3, size, 3, size, 3).mean((1, 3, 5))
     assert (coarse - mean).abs().mean() < 25
-    assert abs(float(coarse.mean() - mean.mean())) < 13
+    assert float((coarse + 1000).mean() / (mean + 1000).mean()) == pytest.approx(1, abs=0.03)
 
 
 def test_resolution_does_not_change_the_patient(patient):
@@ -176,20 +176,20 @@ def test_domes_of_the_diaphragm_and_lungs():
         assert deep > 0  # nothing on the other side
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_chest_tissues_have_their_hu(seed):
     p = phantom("chest", seed)
-    values = p.voxelise(80)[0]
+    values = p.voxelise(64)[0]
     body = values[values > -990]
     assert -880 < float(body[(body > -950) & (body < -500)].median()) < -680  # lung
     soft = body[(body > -20) & (body < 120)]
     assert 30 < float(soft.median()) < 60
     assert float((body > 250).float().mean()) > 0.008  # bone is there
-    fat = p.hu(grid(48, 200.0))
+    fat = p.hu(grid(40, 200.0))
     assert -105 < float(fat[(fat > -200) & (fat < -60)].median()) < -75
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_knee_tissues_have_their_hu(seed):
     p = phantom("knee", seed)
     values = p.voxelise(100, 62.0)[0]
@@ -227,7 +227,7 @@ def test_knee_has_every_structure_and_a_joint_space():
 
 def test_patients_vary_in_extent_and_size():
     for anatomy, spread in (("chest", 20.0), ("knee", 12.0)):
-        people = [phantom(anatomy, s) for s in range(12)]
+        people = [phantom(anatomy, s) for s in range(8)]
         heights = [p.slab_mm[1] - p.slab_mm[0] for p in people]
         widths = [np.linalg.norm(np.linalg.inv(p.pose.matrix)[:, 0]) for p in people]
         assert np.std(heights) > spread and np.std(widths) > 0.04
