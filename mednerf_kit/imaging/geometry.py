@@ -223,7 +223,7 @@ def cylinder_span(origin: Tensor, direction: Tensor, radius: float | Tensor, axi
 
 #: Set-ups used when nothing else is said: the phantom cohorts', which imitate the published sets.
 DEFAULTS = {
-    "chest": Geometry(source_to_isocentre_mm=1120, source_to_detector_mm=1600, rows=128, cols=128, pixel_mm=4.0, line_integral_scale=9.0),
+    "chest": Geometry(source_to_isocentre_mm=1120, source_to_detector_mm=1600, rows=128, cols=128, pixel_mm=4.0, line_integral_scale=7.5),
     "knee": Geometry(source_to_isocentre_mm=570, source_to_detector_mm=1040, rows=128, cols=128, pixel_mm=350 / 128,
-                     line_integral_scale=4.5),
+                     line_integral_scale=3.7),
 }  # fmt: skip

@@ -33,20 +33,21 @@ LAYOUT = ((2, 0, 1), (1, 0, 2), (0, 1, 2))  # [D, H, W] as slices across x, y, z
 
 @dataclass(frozen=True)
 class Bundle:
-    """Rays sent through the slices of one volume axis. Points are in grid_sample's units: ±1 at the slice's outer edges."""
+    """Views whose rays take the slices of one volume axis. Points are in grid_sample's units: ±1 at a slice's outer edges."""
 
     axis: int  # 0 x, 1 y, 2 z
-    pixels: Tensor  # [R] where the rays belong in the flattened [V, rows, cols]
-    start: Tensor  # [R, 2] where a ray meets slice 0
-    step: Tensor  # [R, 2] how far it moves from one slice to the next
-    length_mm: Tensor  # [R] length of ray that one slice stands for
-    calls: tuple[tuple[slice, Tensor], ...]  # what to sample together: some slices and the rays that cross them
+    views: Tensor  # [V] which views these are
+    start: Tensor  # [V, rows, cols, 2] where a ray meets slice 0
+    step: Tensor  # [V, rows, cols, 2] how far it moves from one slice to the next
+    length_mm: Tensor  # [V, rows, cols] length of ray that one slice stands for; 0 for a ray that takes another axis
+    calls: tuple[
+        tuple[int, slice, slice, slice], ...
+    ]  # sampled together: of one view, slices and the rows and cols that cross them
 
     def to(self, like: Tensor) -> Bundle:
         """On the device of ``like``, in its precision."""
-        calls = tuple((ks, rays.to(like.device)) for ks, rays in self.calls)
         start, step, length_mm = (v.to(like) for v in (self.start, self.step, self.length_mm))
-        return Bundle(self.axis, self.pixels.to(like.device), start, step, length_mm, calls)
+        return Bundle(self.axis, self.views.to(like.device), start, step, length_mm, self.calls)
 
 
 def project(
@@ -59,7 +60,7 @@ def project(
 ) -> Tensor:
     """Line integrals [..., V, rows, cols] of volumes [..., D, H, W] on one axis-aligned LPS grid.
 
-    ``values`` are attenuation per millimetre (the line integral then has no unit); ``spacing_mm`` and ``centre_mm`` are (x, y, z),
+    ``values`` are attenuation per millimetre (the line integral then has no unit); ``spacing_mm``, ``centre_mm`` are (x, y, z),
     the centre relative to the isocentre; ``angles_deg`` [V] defaults to the geometry's. Leading axes are projected together.
 
     >>> g = Geometry(source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=1, cols=1, pixel_mm=1, angles_deg=(0, 90))
@@ -84,7 +85,7 @@ def project(
 
 
 class Projector:
-    """The projector A of one grid and a fixed set of views, with the rays aimed once (some 60 bytes a ray through 128 slices).
+    """The projector A of one grid and a fixed set of views, with the rays aimed once (20 bytes a ray).
 
     ``forward`` is :func:`project`; ``adjoint`` is its transpose, unfiltered back-projection: <A x, y> = <x, Aᵀ y>.
     The slices of the latest volume without gradient (up to three copies of it) are kept for the next call with the same tensor;
@@ -131,12 +132,12 @@ class Projector:
         expected = (self.views, self.geometry.rows, self.geometry.cols)
         if tuple(images.shape[-3:]) != expected:
             raise ValueError(f"images: expected [..., {', '.join(map(str, expected))}], got {list(images.shape)}")
-        flat = _floating(images).reshape(-1, images.shape[-3:].numel())
+        flat = _floating(images).reshape(-1, *expected)
         parts = []
         for bundle in self.bundles:
             bundle = bundle.to(flat)
-            weighted = flat[:, bundle.pixels] * bundle.length_mm
             depth, *picture = (self.shape[i] for i in LAYOUT[bundle.axis])
+            weighted = flat.index_select(1, bundle.views) * bundle.length_mm
             slices = _Spread.apply(weighted, bundle.start, bundle.step, bundle.calls, (depth, len(flat), *picture))
             parts.append(slices.movedim(0, 3 - bundle.axis))
         return reduce(torch.add, parts).reshape(*images.shape[:-3], *self.shape)
@@ -170,29 +171,31 @@ def aim(
     u = (torch.arange(geometry.cols, dtype=dtype) - (geometry.cols - 1) / 2) * geometry.pixel_mm
     v = ((geometry.rows - 1) / 2 - torch.arange(geometry.rows, dtype=dtype)) * geometry.pixel_mm
     d = ahead + right * u + up * v[:, None]  # [3, V, rows, cols], source to pixel
-    axis = _axes(d.detach(), ahead.detach(), spacing.detach()[:, None, None, None]).flatten()
-    length = d.square().sum(0).sqrt().flatten()
-    rays = (source.expand_as(d).flatten(1), d.flatten(1), length)
+    axis = _axes(d.detach(), ahead.detach(), spacing.detach()[:, None, None, None])
+    length = d.square().sum(0).sqrt()
 
     bundles = []
     for m in range(3):
-        pixels = (axis == m).nonzero()[:, 0]
-        if not len(pixels):
+        mine = axis == m
+        views = mine.flatten(1).any(1).nonzero()[:, 0]
+        if not len(views):
             continue
-        at, d, length = rays if len(pixels) == len(axis) else (t.index_select(-1, pixels) for t in rays)
+        mine, (at, ray) = mine[views], (t.index_select(1, views) for t in (source, d))
+        along = torch.where(mine, ray[m], 1)  # whatever a ray of another axis does here, it must not divide by zero
         inside = [i for i in range(3) if i != m]
         unit = [2 / (size[i] * spacing[i]) for i in inside]
-        slope = [d[i] / d[m] for i in inside]
+        slope = [ray[i] / along for i in inside]
         to_first = (1 - size[m]) / 2 * spacing[m] - at[m]
         start = [(at[i] + to_first * r) * n for i, r, n in zip(inside, slope, unit, strict=True)]
         step = [r * (spacing[m] * n) for r, n in zip(slope, unit, strict=True)]
-        calls = _calls([t.detach() for t in start], [t.detach() for t in step], size[inside], int(size[m]))
-        bundles.append(Bundle(m, pixels, torch.stack(start, -1), torch.stack(step, -1), spacing[m] * length / d[m].abs(), calls))
+        calls = _calls(mine, [t.detach() for t in start], [t.detach() for t in step], size[inside], int(size[m]))
+        length_mm = torch.where(mine, spacing[m] * length[views] / along.abs(), 0)
+        bundles.append(Bundle(m, views, torch.stack(start, -1), torch.stack(step, -1), length_mm, calls))
     return bundles
 
 
 def _axes(d: Tensor, ahead: Tensor, spacing: Tensor) -> Tensor:
-    """The axis whose slices each ray d [3, V, rows, cols] is sent through, [V, rows, cols]; ahead [3, V, 1, 1]: the central one."""
+    """The axis whose slices each ray d [3, V, rows, cols] is sent through, [V, rows, cols]; ahead [3, V, 1, 1]: the central."""
     favourite = (ahead / spacing).abs().argmax(0, keepdim=True)
     sign = ahead.gather(0, favourite).sign()
 
@@ -206,19 +209,32 @@ def _axes(d: Tensor, ahead: Tensor, spacing: Tensor) -> Tensor:
     return torch.where(oblique(d), (d / spacing).abs().argmax(0, keepdim=True), favourite)[0]
 
 
-def _calls(start: list[Tensor], step: list[Tensor], size: Tensor, slices: int) -> tuple[tuple[slice, Tensor], ...]:
-    """Runs of slices, and the rays that come within a picture's outermost half voxel somewhere in them."""
+def _calls(mine: Tensor, start: list[Tensor], step: list[Tensor], size: Tensor, slices: int) -> tuple[tuple, ...]:
+    """Runs of slices, and for each view the box of rays that come within a picture's outermost half voxel somewhere in them."""
     enter, leave = torch.zeros_like(start[0]), torch.full_like(start[0], slices - 1)
     for at, by, edge in zip(start, step, (1 + 1 / size).tolist(), strict=True):
         by = torch.where(by.abs() < 1e-12, 1e-12, by)
         one, other = (-edge - at) / by, (edge - at) / by
         enter, leave = torch.maximum(enter, torch.minimum(one, other)), torch.minimum(leave, torch.maximum(one, other))
+    mine = mine & (enter <= leave)
+    at_once = max(1, SAMPLES // (SLICES * mine.shape[2]))
     calls = []
-    for first in range(0, slices, SLICES):
-        run = slice(first, min(first + SLICES, slices))
-        rays = ((enter <= leave) & (enter < run.stop) & (leave >= run.start)).nonzero()[:, 0]
-        calls += [(run, some) for some in rays.split(max(1, SAMPLES // SLICES)) if len(some)]
+    for run in _ranges(0, slices, SLICES):
+        crossed = mine & (enter < run.stop) & (leave >= run.start)
+        for view, (rows, cols) in enumerate(zip(_spans(crossed.any(2)), _spans(crossed.any(1)), strict=True)):
+            calls += [(view, run, some, cols) for some in _ranges(rows.start, rows.stop, at_once)]
     return tuple(calls)
+
+
+def _spans(flags: Tensor) -> list[slice]:
+    """From the first to the last true flag of each line [V, N]; an empty slice where there is none."""
+    first = flags.byte().argmax(1)
+    stop = (flags.shape[1] - flags.flip(1).byte().argmax(1)) * flags.any(1)
+    return [slice(a, max(a, b)) for a, b in zip(first.tolist(), stop.tolist(), strict=True)]
+
+
+def _ranges(first: int, stop: int, size: int) -> list[slice]:
+    return [slice(i, min(i + size, stop)) for i in range(first, stop, size)]
 
 
 def _refuse_volume_at_source(source: Tensor, ahead: Tensor, half: Tensor, centre: Tensor) -> None:
@@ -248,14 +264,14 @@ def _floating(values: Tensor) -> Tensor:
 def _integrate(values: Tensor, bundles: list[Bundle], views: int, geometry: Geometry, slices: dict[int, Tensor]) -> Tensor:
     """Line integrals along bundles; ``slices`` keeps the volume's copy per axis for the next call."""
     flat = _floating(values).reshape(-1, *values.shape[-3:])
-    image = flat.new_zeros(len(flat), views * geometry.rows * geometry.cols)
+    image = flat.new_zeros(len(flat), views, geometry.rows, geometry.cols)
     for bundle in bundles:
         bundle = bundle.to(flat)
         if bundle.axis not in slices:
             slices[bundle.axis] = _slices(flat, bundle.axis)
         part = _Gather.apply(slices[bundle.axis], bundle.start, bundle.step, bundle.calls) * bundle.length_mm
-        image = image.index_copy(1, bundle.pixels, part)
-    return image.reshape(*values.shape[:-3], views, geometry.rows, geometry.cols)
+        image = image.index_add(1, bundle.views, part)
+    return image.reshape(*values.shape[:-3], *image.shape[1:])
 
 
 def _slices(flat: Tensor, axis: int) -> Tensor:
@@ -265,32 +281,32 @@ def _slices(flat: Tensor, axis: int) -> Tensor:
     return flat.movedim(3 - axis, 0).contiguous()
 
 
-def _points(start: Tensor, step: Tensor, ks: slice, rays: Tensor) -> Tensor:
-    """Where rays meet slices, [K, R, 1, 2]."""
-    return torch.addcmul(start.index_select(0, rays), _numbers(ks, start), step.index_select(0, rays))[:, :, None]
+def _points(start: Tensor, step: Tensor, ks: slice) -> Tensor:
+    """Where rays [rows, cols, 2] meet slices, [K, rows, cols, 2]."""
+    return torch.addcmul(start, _numbers(ks, start), step)
 
 
 def _numbers(ks: slice, like: Tensor) -> Tensor:
-    return torch.arange(ks.start, ks.stop, device=like.device, dtype=like.dtype)[:, None, None]
+    return torch.arange(ks.start, ks.stop, device=like.device, dtype=like.dtype)[:, None, None, None]
 
 
 def _pull(grad: Tensor, slices: Tensor, points: Tensor, which: int) -> Tensor:
-    """grid_sample's gradient for the same image [C, R] under every slice: to the slices (``which`` 0) or to the points (1)."""
-    spread = grad[None, :, :, None].expand(len(slices), -1, -1, -1)
-    return torch.ops.aten.grid_sampler_2d_backward(spread, slices, points, 0, 0, False, [which == 0, which == 1])[which]
+    """grid_sample's gradient for one image [C, rows, cols] under every slice: to the slices (``which`` 0) or the points (1)."""
+    under = grad.expand(len(slices), -1, -1, -1)
+    return torch.ops.aten.grid_sampler_2d_backward(under, slices, points, 0, 0, False, [which == 0, which == 1])[which]
 
 
 class _Gather(torch.autograd.Function):
-    """Sum over slices of what each ray meets: slices [K, C, A, B], start and step [R, 2] -> [C, R]."""
+    """Sum over slices of what each ray meets: slices [K, C, A, B], start and step [V, rows, cols, 2] -> [C, V, rows, cols]."""
 
     @staticmethod
     def forward(ctx: Any, slices: Tensor, start: Tensor, step: Tensor, calls: tuple) -> Tensor:
         ctx.shape, ctx.calls = slices.shape, calls
         ctx.save_for_backward(slices if start.requires_grad or step.requires_grad else None, start, step)
-        image = slices.new_zeros(slices.shape[1], len(start))
-        for ks, rays in calls:
-            met = grid_sample(slices[ks], _points(start, step, ks, rays), align_corners=False).sum(0)[..., 0]
-            image.index_copy_(1, rays, met.add_(image.index_select(1, rays)))
+        image = slices.new_zeros(slices.shape[1], *start.shape[:-1])
+        for view, ks, rows, cols in calls:
+            points = _points(start[view, rows, cols], step[view, rows, cols], ks)
+            image[:, view, rows, cols] += grid_sample(slices[ks], points, align_corners=False).sum(0)
         return image
 
     @staticmethod
@@ -300,23 +316,25 @@ class _Gather(torch.autograd.Function):
         if slices is None:
             return to_slices, None, None, None
         to_start, to_step = torch.zeros_like(start), torch.zeros_like(step)
-        for ks, rays in ctx.calls:
-            moved = _pull(grad.index_select(1, rays), slices[ks], _points(start, step, ks, rays), 1)[:, :, 0]
-            to_start[rays] += moved.sum(0)
-            to_step[rays] += (_numbers(ks, start) * moved).sum(0)
+        for view, ks, rows, cols in ctx.calls:
+            points = _points(start[view, rows, cols], step[view, rows, cols], ks)
+            moved = _pull(grad[:, view, rows, cols], slices[ks], points, 1)
+            to_start[view, rows, cols] += moved.sum(0)
+            to_step[view, rows, cols] += (_numbers(ks, start) * moved).sum(0)
         return to_slices, to_start, to_step, None
 
 
 class _Spread(torch.autograd.Function):
-    """The transpose of :class:`_Gather`: image [C, R] -> slices [K, C, A, B]."""
+    """The transpose of :class:`_Gather`: image [C, V, rows, cols] -> slices [K, C, A, B]."""
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, start: Tensor, step: Tensor, calls: tuple, shape: tuple[int, ...]) -> Tensor:
         ctx.calls = calls
         ctx.save_for_backward(start, step)
         slices = image.new_zeros(shape)
-        for ks, rays in calls:
-            slices[ks] += _pull(image.index_select(1, rays), slices[ks], _points(start, step, ks, rays), 0)
+        for view, ks, rows, cols in calls:
+            points = _points(start[view, rows, cols], step[view, rows, cols], ks)
+            slices[ks] += _pull(image[:, view, rows, cols], slices[ks], points, 0)
         return slices
 
     @staticmethod

@@ -66,7 +66,7 @@ class Loop:
     def save(self) -> Path:
         """Write a snapshot of now."""
         tensors, state = self.task.state()
-        path = runs.save_snapshot(self.folder, self.index, tensors, {**self.meta, "seconds": self.seconds, "task_state": state})
+        path = runs.save_snapshot(self.folder, self.index, tensors, {**self.meta, "seconds": self.seconds, **state})
         self.log(f"step {self.index}: wrote {path.name}")
         return path
 

@@ -169,9 +169,9 @@ def jpeg_bytes(picture: np.ndarray, quality: int = 90) -> bytes:
     return memory.getvalue()
 
 
-def write_png8(path: str | Path, image: Tensor, note: str = DISCLAIMER) -> None:
-    """Write an image [H, W] or [H, W, 3] in [0, 1] as an 8-bit PNG, atomically."""
-    _write(path, png_bytes(to_uint8(image), note))
+def write_png8(path: str | Path, image: Tensor | np.ndarray, note: str = DISCLAIMER) -> None:
+    """Write an image [H, W] or [H, W, 3] in [0, 1] (or a uint8 picture as it is) as an 8-bit PNG, atomically."""
+    _write(path, png_bytes(image if isinstance(image, np.ndarray) else to_uint8(image), note))
 
 
 def write_png16(path: str | Path, image: Tensor, note: str = DISCLAIMER) -> None:

@@ -218,7 +218,15 @@ class PriorTask:
         for name, optimiser in (("g", self.g_optimiser), ("d", self.d_optimiser)):
             for i, slots in optimiser.state_dict()["state"].items():
                 tensors |= {f"optim.{name}.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
-        return tensors, {"gan_steps": self.gan_steps, "probability": self.parts.probability.state()}
+        state = {"gan_steps": self.gan_steps, "probability": self.parts.probability.state()}
+        return tensors, {"task_state": state, **self.fitted()}
+
+    def fitted(self) -> dict[str, Any]:
+        """What was fitted beside the generator and a prior needs: the source distance and each view's mean gain."""
+        found: dict[str, Any] = {"distance": float(self.log_distance.detach().median().exp())}
+        if self.targets.per_view_scale:
+            found["log_gain_profile"] = (self.log_gains - self.log_gains.mean(1, keepdim=True)).detach().mean(0).tolist()
+        return found
 
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""

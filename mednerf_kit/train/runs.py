@@ -39,6 +39,17 @@ class Prior:
         """Source distance in field units: the median over training patients."""
         return float(self.meta["distance"])
 
+    def expected_gain(self, angles_deg: Tensor) -> Tensor:
+        """Mean gain of a view at these angles [n] over the training patients, where a set was scaled view by view; else 1."""
+        profile = self.meta.get("log_gain_profile")
+        if not profile:
+            return torch.ones_like(angles_deg)
+        known = torch.tensor(self.geometry.angles_deg)
+        apart = ((angles_deg[:, None].cpu() - known + 180) % 360 - 180).abs()
+        near, which = apart.topk(2, largest=False)
+        share = near.flip(1) / near.sum(1, keepdim=True).clamp_min(1e-6)
+        return (share * torch.tensor(profile)[which]).sum(1).exp().to(angles_deg)
+
 
 def new_folder(outdir: Path, dataset: str, desc: str | None) -> Path:
     """The next numbered run folder, made."""

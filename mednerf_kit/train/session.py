@@ -82,7 +82,7 @@ def describe(orbits: OrbitSet, targets: Targets, recipe: Mapping[str, Any], data
     """What a snapshot says of itself."""
     return {
         "recipe": dict(recipe), "dataset": dataset, "anatomy": orbits.anatomy, "geometry": orbits.geometry.to_json(),
-        "per_view_scale": targets.per_view_scale, "distance": float(targets.distance.median()), "patients": list(orbits.patients),
+        "per_view_scale": targets.per_view_scale, "patients": list(orbits.patients),
         "identities": list(orbits.identities()), "split": split, "seed": seed, "notes": list(orbits.notes),
     }  # fmt: skip
 

@@ -40,8 +40,8 @@ class Targets:
 
 
 def scaled_by_view(orbits: OrbitSet) -> bool:
-    """Whether each view was stretched to its own maximum, as in the published sets."""
-    return orbits.geometry.line_integral_scale is None and bool((orbits.images.amax((-1, -2)) > 0.98).all())
+    """Whether each view was stretched to its own maximum, as in the published sets (which reducing the pictures lowers a little)."""
+    return orbits.geometry.line_integral_scale is None and bool((orbits.images.amax((-1, -2)) > 0.8).all())
 
 
 def make_targets(orbits: OrbitSet, *, size: int = 64, progress: bool = True) -> Targets:
@@ -74,7 +74,7 @@ def known_volume(path: str, geometry: Geometry, size: int) -> Tensor:
 
 def lifted_volume(orbit: Tensor, geometry: Geometry, size: int, per_view: bool, mark: str) -> tuple[Tensor, Tensor, float]:
     """Reconstruction, gains [V] and opening angle of an orbit [V, rows, cols]; kept in the cache by the pictures' mark."""
-    key = blake2b(f"lift-2 {mark} {geometry} {size} {per_view}".encode(), digest_size=12).hexdigest()
+    key = blake2b(f"lift-3 {mark} {geometry} {size} {per_view}".encode(), digest_size=12).hexdigest()
     path = cache_dir() / "lifted" / f"{key}.safetensors"
     if path.is_file():
         tensors, meta = files.load_tensors(path)

@@ -130,14 +130,14 @@ def tuned(values: Tensor, rays: Clipped, samples: int, *, backward: bool) -> tup
 def contenders(values: Tensor, samples: int) -> dict[str, list[Callable[[], object]]]:
     """Each contender as one call per angle."""
     clipped = [Clipped.of(a) for a in ANGLES_DEG]
-    fast = [Projector(values.shape, (SPACING_MM,) * 3, GEOMETRY.at([a])) for a in ANGLES_DEG]
+    fast, other = ([Projector(values.shape, (SPACING_MM,) * 3, GEOMETRY.at([a])) for a in ANGLES_DEG] for _ in range(2))
     angles = [torch.tensor([a]) for a in ANGLES_DEG]
     ways = {back: tuned(values, clipped[1], samples, backward=back) for back in (False, True)}
     print(f"baseline tuned to {samples} samples, (rays per call, parts) {ways[False]} forward, {ways[True]} with backward")
     return {
         "marching": [lambda r=r: march(values, r, samples, *ways[False]) for r in clipped],
         "joseph": [lambda a=a: a(values) for a in fast],
-        "joseph, a new volume": [lambda a=a: a(values[...]) for a in fast],
+        "joseph, a new volume": [lambda a=a: a(values[...]) for a in other],
         "joseph, rays and volume new": [lambda a=a: project(values, (SPACING_MM,) * 3, GEOMETRY, a) for a in angles],
         "marching + backward": [with_gradient(lambda v, r=r: march(v, r, samples, *ways[True]), values) for r in clipped],
         "joseph + backward": [with_gradient(a, values) for a in fast],
