@@ -74,22 +74,22 @@ def test_supersampling_averages_the_rays_of_a_pixel():
 
 def test_drr_writes_a_set_that_reads_back(tmp_path):
     made = make_drr("phantom:knee:3", out=tmp_path / "set", views=VIEWS, size=SIZE, float_arrays=True)
-    assert made.folder == tmp_path / "set" / "knee-00003" and made.geometry.line_integral_scale == 4.5
+    assert made.folder == tmp_path / "set" / "knee-00003" and made.geometry.line_integral_scale == 3.7
     assert sorted(path.name for path in made.folder.iterdir()) == sorted(
         ["patient.json", "volume.nii.gz", *(f"xray_{k:03d}.{s}" for k in range(VIEWS) for s in ("png", "npy"))]
     )
     integrals = render_orbit(cohort.phantom_volume("knee", 3, SIZE), made.geometry)
     stored = Image.open(made.folder / "xray_003.png")
     assert stored.mode == "I;16" and np.allclose(np.load(made.folder / "xray_003.npy"), integrals[3])
-    assert np.allclose(np.asarray(stored) / 65535 * 4.5, integrals[3].clamp(max=4.5), atol=4.5 / 65535)
+    assert np.allclose(np.asarray(stored) / 65535 * 3.7, integrals[3].clamp(max=3.7), atol=3.7 / 65535)
     found = load_orbits(tmp_path / "set", split="all")
     assert (found.layout, found.anatomy, found.notes) == ("own", "knee", ()) and found.geometry == made.geometry
-    assert torch.allclose(found.images[0].float() * 4.5, integrals, atol=5e-3)
+    assert torch.allclose(found.images[0].float() * 3.7, integrals, atol=5e-3)
     again = render_orbit(read_volume(found.volumes["knee-00003"]), made.geometry)
     assert torch.allclose(again, integrals, atol=1e-4)
     for name in ("xray_003.png", "xray_003.npy"):
         single = read_radiograph(made.folder / name, size=SIZE)
-        assert torch.allclose(single.image * 4.5, integrals[3], atol=1e-4) and single.geometry.angles_deg == (270.0,)
+        assert torch.allclose(single.image * 3.7, integrals[3], atol=1e-4) and single.geometry.angles_deg == (270.0,)
 
 
 def test_autoscale_view_stretches_every_view(tmp_path):

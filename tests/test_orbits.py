@@ -65,7 +65,7 @@ def test_own_layout_keeps_geometry_split_and_16_bits(tmp_path):
     root = own_set(tmp_path / "mine", split={"train": ["p2", "p0"], "val": [], "test": ["p1"]})
     found = load_orbits(root, split="train")
     assert (found.layout, found.patients, found.notes) == ("own", ("p0", "p2"), ())
-    assert found.geometry.angles_deg[:2] == (30.0, -30.0) and found.geometry.line_integral_scale == 4.5
+    assert found.geometry.angles_deg[:2] == (30.0, -30.0) and found.geometry.line_integral_scale == 3.7
     wanted = torch.from_numpy(picture(2, 1, np.uint16) / np.float32(65535))
     assert torch.allclose(found.images[1, 1].float(), wanted, atol=5e-4)
     assert load_orbits(root, split="test").patients == ("p1",)

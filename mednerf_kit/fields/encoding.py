@@ -32,12 +32,17 @@ class _Octaves(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
         (features,) = ctx.saved_tensors
-        n = 3 + 6 * ctx.octaves
-        waves = features[..., 3:n].unflatten(-1, (ctx.octaves, 2, 3))
-        g = gradient[..., 3:n].unflatten(-1, (ctx.octaves, 2, 3))
-        slope = (waves[..., 1, :] * g[..., 0, :] - waves[..., 0, :] * g[..., 1, :]).float()
-        scale = 2.0 ** torch.arange(ctx.octaves, device=slope.device)
-        return gradient[..., :3].float() + torch.einsum("...ki,k->...i", slope, scale), None, None, None
+        return encoding_gradient(gradient, features, ctx.octaves), None, None, None
+
+
+def encoding_gradient(gradient: Tensor, features: Tensor, octaves: int) -> Tensor:
+    """Chain rule of :func:`frequency_encoding`: gradient and features [..., F] -> gradient of the points [..., 3]."""
+    n = 3 + 6 * octaves
+    waves = features[..., 3:n].unflatten(-1, (octaves, 2, 3))
+    g = gradient[..., 3:n].unflatten(-1, (octaves, 2, 3))
+    slope = (waves[..., 1, :] * g[..., 0, :] - waves[..., 0, :] * g[..., 1, :]).float()
+    scale = 2.0 ** torch.arange(octaves, device=slope.device)
+    return gradient[..., :3].float() + torch.einsum("...ki,k->...i", slope, scale)
 
 
 def frequency_encoding(x: Tensor, octaves: int, dtype: torch.dtype = torch.float32, width: int | None = None) -> Tensor:

@@ -1,0 +1,67 @@
+"""The arithmetic of many small MLPs at once: encoding, layers and ReLUs in tiles that stay in a core's cache.
+
+One autograd node replaces some forty: each tile is encoded, multiplied through and rectified in place, and its activations are kept
+for the way back. Products are batched over scenes, [B, n, in] @ [B, in, out].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .encoding import encoding_gradient, frequency_encoding
+
+
+class TiledMlp(torch.autograd.Function):
+    """Raw outputs [B, N, out] of points x [B, N, 3] for layers W [B, out, in], b [B, out]; differentiable once in all of them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, octaves: int, skip: int, tile: int, dtype: torch.dtype, *layers: Tensor) -> Tensor:
+        weights = [w.to(dtype) for w in layers[0::2]]
+        biases = [b.to(dtype)[:, None] for b in layers[1::2]]
+        keep = any(ctx.needs_input_grad)
+        out = x.new_empty((*x.shape[:2], weights[-1].shape[1]), dtype=torch.float32)
+        ctx.tiles = []
+        for start in range(0, x.shape[1], tile):
+            encoded = frequency_encoding(x[:, start : start + tile], octaves, dtype, weights[0].shape[2])
+            h, inputs = encoded, []
+            for i, (w, b) in enumerate(zip(weights, biases, strict=True)):
+                h = torch.cat([h, encoded], -1) if skip and i == skip else h
+                inputs.append(h)
+                h = torch.baddbmm(b, h, w.transpose(1, 2))
+                h = h.relu_() if i < len(weights) - 1 else h
+            out[:, start : start + tile] = h
+            if keep:
+                ctx.tiles.append(inputs)
+        ctx.weights, ctx.octaves, ctx.skip, ctx.tile, ctx.points = weights, octaves, skip, tile, x.shape
+        ctx.needs_x = ctx.needs_input_grad[0]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        weights, dtype = ctx.weights, ctx.weights[0].dtype
+        grad_w = [torch.zeros_like(w, dtype=torch.float32) for w in weights]
+        grad_b = [torch.zeros(w.shape[:2], device=w.device) for w in weights]
+        grad_x = torch.empty(ctx.points, device=gradient.device) if ctx.needs_x else None
+        for k, inputs in enumerate(ctx.tiles):
+            span = slice(k * ctx.tile, (k + 1) * ctx.tile)
+            g = gradient[:, span].to(dtype)
+            again = None  # what the skip connection sends back to the encoding
+            for i in reversed(range(len(weights))):
+                grad_w[i] += torch.bmm(g.transpose(1, 2), inputs[i])
+                grad_b[i] += g.sum(1)
+                if i == 0 and grad_x is None:
+                    break
+                g = torch.bmm(g, weights[i])
+                if ctx.skip and i == ctx.skip:
+                    width = inputs[0].shape[-1]
+                    g, again = g[..., :-width], g[..., -width:]
+                if i > 0:
+                    g = torch.ops.aten.threshold_backward(g, inputs[i][..., : g.shape[-1]], 0)
+            if grad_x is not None:
+                grad_x[:, span] = encoding_gradient(g if again is None else g + again, inputs[0], ctx.octaves)
+        ctx.tiles = []
+        pairs = [t for pair in zip(grad_w, grad_b, strict=True) for t in pair]
+        return (grad_x, None, None, None, None, *pairs)
