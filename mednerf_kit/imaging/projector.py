@@ -13,10 +13,11 @@ angles and the volume's centre may be differentiated once. Nothing is stored for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,8 +28,19 @@ from .geometry import Geometry
 
 SLICES = 32  # slices per grid_sample call: enough for every thread, few enough that many rays pass by and are left out
 SAMPLES = 1 << 21  # interpolations per grid_sample call: 16 MiB of coordinates
+KEPT = 1 << 23  # interpolations whose coordinates a Projector keeps: 64 MiB
 RAYS = 1 << 18  # rays aimed at a time
 LAYOUT = ((2, 0, 1), (1, 0, 2), (0, 1, 2))  # [D, H, W] as slices across x, y, z: the lower world axis lies last
+
+
+class Call(NamedTuple):
+    """What one grid_sample call samples: of one view, some slices and the box of rays that cross them."""
+
+    view: int
+    slices: slice
+    rows: slice
+    cols: slice
+    points: Tensor | None  # [K, rows, cols, 2] where the rays meet the slices; None: computed when needed
 
 
 @dataclass(frozen=True)
@@ -40,14 +52,18 @@ class Bundle:
     start: Tensor  # [V, rows, cols, 2] where a ray meets slice 0
     step: Tensor  # [V, rows, cols, 2] how far it moves from one slice to the next
     length_mm: Tensor  # [V, rows, cols] length of ray that one slice stands for; 0 for a ray that takes another axis
-    calls: tuple[
-        tuple[int, slice, slice, slice], ...
-    ]  # sampled together: of one view, slices and the rows and cols that cross them
+    calls: tuple[Call, ...]
 
     def to(self, like: Tensor) -> Bundle:
         """On the device of ``like``, in its precision."""
         start, step, length_mm = (v.to(like) for v in (self.start, self.step, self.length_mm))
-        return Bundle(self.axis, self.views.to(like.device), start, step, length_mm, self.calls)
+        calls = tuple(c if c.points is None else c._replace(points=c.points.to(like)) for c in self.calls)
+        return Bundle(self.axis, self.views.to(like.device), start, step, length_mm, calls)
+
+    def with_points(self) -> Bundle:
+        """The same with every point computed now, for repeated use."""
+        met = _met(self.start, self.step, self.calls)
+        return replace(self, calls=tuple(call._replace(points=points) for call, points in zip(self.calls, met, strict=True)))
 
 
 def project(
@@ -85,7 +101,8 @@ def project(
 
 
 class Projector:
-    """The projector A of one grid and a fixed set of views, with the rays aimed once (20 bytes a ray).
+    """The projector A of one grid and a fixed set of views, with the rays aimed once: 20 bytes a ray, or all
+    their points where these are few.
 
     ``forward`` is :func:`project`; ``adjoint`` is its transpose, unfiltered back-projection: <A x, y> = <x, Aᵀ y>.
     The slices of the latest volume without gradient (up to three copies of it) are kept for the next call with the same tensor;
@@ -113,12 +130,15 @@ class Projector:
         self.views = len(angles_deg)
         with torch.no_grad():
             self.bundles = aim(self.shape, spacing_mm, geometry, angles_deg, centre_mm=centre_mm)
+            if sum(_samples(call) for bundle in self.bundles for call in bundle.calls) <= KEPT:
+                self.bundles = [bundle.with_points() for bundle in self.bundles]
         self._sliced: tuple[Tensor, int, dict[int, Tensor]] | None = None
 
     def forward(self, values: Tensor) -> Tensor:
         """Volumes [..., D, H, W] to images [..., V, rows, cols]."""
         if tuple(values.shape[-3:]) != self.shape:
             raise ValueError(f"values: expected [..., {', '.join(map(str, self.shape))}], got {list(values.shape)}")
+        self.bundles = [bundle.to(_floating(values)) for bundle in self.bundles]
         if values.requires_grad or values.is_inference():  # inference tensors do not count their changes
             return _integrate(values, self.bundles, self.views, self.geometry, {})
         if self._sliced is None or self._sliced[0] is not values or self._sliced[1] != values._version:
@@ -133,9 +153,9 @@ class Projector:
         if tuple(images.shape[-3:]) != expected:
             raise ValueError(f"images: expected [..., {', '.join(map(str, expected))}], got {list(images.shape)}")
         flat = _floating(images).reshape(-1, *expected)
+        self.bundles = [bundle.to(flat) for bundle in self.bundles]
         parts = []
         for bundle in self.bundles:
-            bundle = bundle.to(flat)
             depth, *picture = (self.shape[i] for i in LAYOUT[bundle.axis])
             weighted = flat.index_select(1, bundle.views) * bundle.length_mm
             slices = _Spread.apply(weighted, bundle.start, bundle.step, bundle.calls, (depth, len(flat), *picture))
@@ -209,7 +229,7 @@ def _axes(d: Tensor, ahead: Tensor, spacing: Tensor) -> Tensor:
     return torch.where(oblique(d), (d / spacing).abs().argmax(0, keepdim=True), favourite)[0]
 
 
-def _calls(mine: Tensor, start: list[Tensor], step: list[Tensor], size: Tensor, slices: int) -> tuple[tuple, ...]:
+def _calls(mine: Tensor, start: list[Tensor], step: list[Tensor], size: Tensor, slices: int) -> tuple[Call, ...]:
     """Runs of slices, and for each view the box of rays that come within a picture's outermost half voxel somewhere in them."""
     enter, leave = torch.zeros_like(start[0]), torch.full_like(start[0], slices - 1)
     for at, by, edge in zip(start, step, (1 + 1 / size).tolist(), strict=True):
@@ -218,11 +238,11 @@ def _calls(mine: Tensor, start: list[Tensor], step: list[Tensor], size: Tensor, 
         enter, leave = torch.maximum(enter, torch.minimum(one, other)), torch.minimum(leave, torch.maximum(one, other))
     mine = mine & (enter <= leave)
     at_once = max(1, SAMPLES // (SLICES * mine.shape[2]))
-    calls = []
+    calls: list[Call] = []
     for run in _ranges(0, slices, SLICES):
         crossed = mine & (enter < run.stop) & (leave >= run.start)
         for view, (rows, cols) in enumerate(zip(_spans(crossed.any(2)), _spans(crossed.any(1)), strict=True)):
-            calls += [(view, run, some, cols) for some in _ranges(rows.start, rows.stop, at_once)]
+            calls += [Call(view, run, some, cols, None) for some in _ranges(rows.start, rows.stop, at_once)]
     return tuple(calls)
 
 
@@ -281,9 +301,16 @@ def _slices(flat: Tensor, axis: int) -> Tensor:
     return flat.movedim(3 - axis, 0).contiguous()
 
 
-def _points(start: Tensor, step: Tensor, ks: slice) -> Tensor:
-    """Where rays [rows, cols, 2] meet slices, [K, rows, cols, 2]."""
-    return torch.addcmul(start, _numbers(ks, start), step)
+def _samples(call: Call) -> int:
+    return math.prod(run.stop - run.start for run in call[1:4])
+
+
+def _met(start: Tensor, step: Tensor, calls: tuple[Call, ...]) -> Iterator[Tensor]:
+    """For each call, where its rays meet its slices, [K, rows, cols, 2]."""
+    for view, ks, rows, cols, points in calls:
+        if points is None:
+            points = torch.addcmul(start[view, rows, cols], _numbers(ks, start), step[view, rows, cols])
+        yield points
 
 
 def _numbers(ks: slice, like: Tensor) -> Tensor:
@@ -300,12 +327,11 @@ class _Gather(torch.autograd.Function):
     """Sum over slices of what each ray meets: slices [K, C, A, B], start and step [V, rows, cols, 2] -> [C, V, rows, cols]."""
 
     @staticmethod
-    def forward(ctx: Any, slices: Tensor, start: Tensor, step: Tensor, calls: tuple) -> Tensor:
+    def forward(ctx: Any, slices: Tensor, start: Tensor, step: Tensor, calls: tuple[Call, ...]) -> Tensor:
         ctx.shape, ctx.calls = slices.shape, calls
         ctx.save_for_backward(slices if start.requires_grad or step.requires_grad else None, start, step)
         image = slices.new_zeros(slices.shape[1], *start.shape[:-1])
-        for view, ks, rows, cols in calls:
-            points = _points(start[view, rows, cols], step[view, rows, cols], ks)
+        for (view, ks, rows, cols, _), points in zip(calls, _met(start, step, calls), strict=True):
             image[:, view, rows, cols] += grid_sample(slices[ks], points, align_corners=False).sum(0)
         return image
 
@@ -316,8 +342,7 @@ class _Gather(torch.autograd.Function):
         if slices is None:
             return to_slices, None, None, None
         to_start, to_step = torch.zeros_like(start), torch.zeros_like(step)
-        for view, ks, rows, cols in ctx.calls:
-            points = _points(start[view, rows, cols], step[view, rows, cols], ks)
+        for (view, ks, rows, cols, _), points in zip(ctx.calls, _met(start, step, ctx.calls), strict=True):
             moved = _pull(grad[:, view, rows, cols], slices[ks], points, 1)
             to_start[view, rows, cols] += moved.sum(0)
             to_step[view, rows, cols] += (_numbers(ks, start) * moved).sum(0)
@@ -328,12 +353,11 @@ class _Spread(torch.autograd.Function):
     """The transpose of :class:`_Gather`: image [C, V, rows, cols] -> slices [K, C, A, B]."""
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, start: Tensor, step: Tensor, calls: tuple, shape: tuple[int, ...]) -> Tensor:
+    def forward(ctx: Any, image: Tensor, start: Tensor, step: Tensor, calls: tuple[Call, ...], shape: tuple[int, ...]) -> Tensor:
         ctx.calls = calls
         ctx.save_for_backward(start, step)
         slices = image.new_zeros(shape)
-        for view, ks, rows, cols in calls:
-            points = _points(start[view, rows, cols], step[view, rows, cols], ks)
+        for (view, ks, rows, cols, _), points in zip(calls, _met(start, step, calls), strict=True):
             slices[ks] += _pull(image[:, view, rows, cols], slices[ks], points, 0)
         return slices
 
