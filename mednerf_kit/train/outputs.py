@@ -1,4 +1,4 @@
-"""What ``project``, ``render`` and ``sample`` put on disk: folders, orbits, volumes with their unit, and latents that can be read back."""
+"""What ``project``, ``render`` and ``sample`` put on disk: orbits, volumes with their unit, and latents that can be read back."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def made_folder(path: str | Path) -> Path:
 
 
 def write_orbit(folder: Path, views: Tensor, geometry: Geometry, distance: float) -> None:
-    """Views [V, rows, cols] as 16-bit ``orbit/view_000.png`` … with the geometry they were seen with; an older orbit's rest goes."""
+    """Views [V, rows, cols] as 16-bit ``orbit/view_000.png`` … and their geometry; what is left of an older orbit goes."""
     home = folder / "orbit"
     for k, view in enumerate(views):
         pictures.write_png16(home / f"view_{k:03d}.png", view)
@@ -60,8 +60,8 @@ def write_orbit(folder: Path, views: Tensor, geometry: Geometry, distance: float
 def as_volume(prior: Prior, values: Tensor, *, spread: bool = False) -> Volume:
     """A baked cube [D, H, W] in image value per field unit as a volume about the isocentre, or its standard deviation.
 
-    Where the line integral of an image value of 1 is known, mu = value · scale / half-width is given in Hounsfield units (a spread
-    in their differences); elsewhere the values stay as they are, relative.
+    Where the line integral of an image value of 1 is known, mu = value · scale / half-width is given in Hounsfield units (a
+    spread in their differences); elsewhere the values stay as they are, relative.
     """
     geometry, scale = prior.geometry, prior.geometry.line_integral_scale
     spacing_mm = 2 * HALF_EXTENT * geometry.half_width_mm / values.shape[-1]
@@ -81,7 +81,7 @@ def unit_of(prior: Prior) -> str:
 
 def one_scene(prior: Prior, eps: Tensor) -> Posterior:
     """The scene of standard normal numbers [1, latent_dim], in the form in which a projected X-ray comes."""
-    latent = prior.generator.latent(eps.to(prior.generator.prior_mean))
+    latent = prior.generator.latent(eps.to(prior.generator.pose_mean))
     return _posterior(prior, latent, torch.ones(1, 1), torch.tensor([FRONTAL_DEG]), prior.distance, float("nan"), 0.0)
 
 
@@ -99,7 +99,7 @@ def fingerprint(prior: Prior) -> str:
 
 
 def save_latent(path: Path, prior: Prior, posterior: Posterior) -> None:
-    """Everything a projected X-ray became, for ``render --latent``: codes of every member, gains, angles, and which prior it needs."""
+    """What an X-ray became, for ``render --latent``: codes of every member, gains, angles, and which prior it needs."""
     latent = posterior.latent
     tensors = {"w": latent.w, "pose": latent.pose, "gains": posterior.gains, "angles_deg": posterior.angles_deg}
     tensors |= {f"deltas.{k}": delta for k, delta in enumerate(latent.deltas or ())}
@@ -112,11 +112,11 @@ def load_latent(path: str | Path, prior: Prior) -> Posterior:
     """Read what :func:`save_latent` wrote; a latent of another prior is refused by name."""
     tensors, meta = files.load_tensors(path)
     if not {"w", "pose", "gains", "angles_deg"} <= set(tensors) or "prior" not in meta:
-        raise UserError(f"got '{path}', which holds no latent", "wanted the latent.safetensors of `mednerf-kit project`", "check the path")
+        raise UserError(f"got '{path}', which holds no latent", "wanted the latent.safetensors of a projection", "check the path")
     if meta["prior"] != fingerprint(prior):
         raise UserError(f"got '{path}', a latent of another prior than '{prior.path}'", "wanted the prior it was made with",
                         f"add --run {meta['prior_path']}")  # fmt: skip
-    device = prior.generator.prior_mean.device
+    device = prior.generator.pose_mean.device
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     deltas = tuple(tensors[f"deltas.{k}"] for k in range(sum(name.startswith("deltas.") for name in tensors)))
     return _posterior(prior, Latent(tensors["w"], tensors["pose"], deltas or None), tensors["gains"], tensors["angles_deg"],
@@ -134,9 +134,10 @@ def provenance(prior: Prior) -> dict[str, Any]:
     meta = prior.meta
     count, dataset = len(meta.get("patients", ())), str(meta.get("dataset", "unknown"))
     phantoms = f"{count} procedural phantoms ({dataset}), no real patient"
+    patients = f"{count} patients of '{dataset}', split {meta.get('split', 'unknown')}"
     return {
         "prior": str(prior.path.name), "run": prior.path.parent.name, "fingerprint": fingerprint(prior),
-        "trained_on": phantoms if dataset in DEFAULTS else f"{count} patients of '{dataset}', split {meta.get('split', 'unknown')}",
+        "trained_on": phantoms if dataset in DEFAULTS else patients,
         "step": meta.get("step"), "training_seed": meta.get("seed"), "made_with_version": meta.get("version"),
     }  # fmt: skip
 

@@ -27,7 +27,7 @@ from .report import UNCERTAINTY_MEANING, ReportContent, write_report
 from .volumes import at_distance, project_field
 
 POOR_FIT_DB = 20.0  # below this on held-out pixels of the input itself, the prior does not know such a picture
-FIT_MEANING = "input fit, not accuracy: how well pixels of the given X-ray that were held out are reproduced; says little of other views"
+FIT_MEANING = "input fit, not accuracy: how well held-out pixels of the given X-ray are reproduced; it says little of other views"
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,15 @@ class Film:
     warnings: tuple[str, ...]
 
 
-def project(*, xray: Sequence[str | Path], view: Sequence[str | float] = (), run: str = "bundled:chest", outdir: str | Path = "out",
-            invert: bool = False, input_kind: Literal["line-integral", "transmission", "display"] = "line-integral",
-            fit: Literal["crop", "pad"] = "pad", samples: int = 4, size: int | None = None, seed: int = 0, device: str = "auto",
-            max_minutes: float | None = None) -> Path:  # fmt: skip
+def project(*, xray: Sequence[str | Path], view: Sequence[str | float] = (), run: str = "bundled:chest",
+            outdir: str | Path = "out", invert: bool = False,
+            input_kind: Literal["line-integral", "transmission", "display"] = "line-integral",
+            fit: Literal["crop", "pad"] = "pad", samples: int = 4, size: int | None = None, seed: int = 0,
+            device: str = "auto", max_minutes: float | None = None) -> Path:  # fmt: skip
     """Turn X-rays of one patient into a volume, its orbit, an uncertainty and a report; returns ``outdir``.
 
-    ``view`` holds a name (PA, AP, lateral, left-lateral) or an angle in degrees per X-ray, PA by default. ``samples`` codes are kept
-    beside the best guess; ``max_minutes`` bounds the search, not the writing. What is written is listed in the README.
+    ``view`` holds a name (PA, AP, lateral, left-lateral) or an angle in degrees per X-ray, PA by default. ``samples`` codes are
+    kept beside the best guess; ``max_minutes`` bounds the search, not the writing, which :func:`write` does.
     """
     view = tuple(view) or ("PA",) * len(xray)
     if not xray or len(view) != len(xray):
@@ -69,10 +70,10 @@ def project(*, xray: Sequence[str | Path], view: Sequence[str | float] = (), run
     geometry = prior.geometry.resized(size or prior.geometry.cols).orbit(72)
     with watch("predict", f"baking and projecting {geometry.views} views of {geometry.rows}×{geometry.cols}"):
         orbit = predict(prior, posterior, geometry, size=outputs.grid_size(geometry.cols))
-        result = Result(prior, tuple(films), posterior, orbit, geometry, input_projections(prior, posterior, orbit), seed, watch.seconds)
+    result = Result(prior, tuple(films), posterior, orbit, geometry, seed, watch.seconds)
     with watch("write", f"writing to {folder}"):
         write(folder, result)
-    watch.say(f"done in {sum(watch.seconds.values()):.0f} s; input fit on held-out pixels {result.held_out_psnr_db:.1f} dB (not accuracy)")
+    watch.say(f"done in {sum(watch.seconds.values()):.0f} s; fit of the input {result.held_out_psnr_db:.1f} dB (not accuracy)")
     return folder
 
 
@@ -96,8 +97,8 @@ class Stopwatch:
 def read_film(path: str | Path, view: str | float, geometry: Geometry, *, invert: bool, input_kind: Any, fit: Any) -> Film:
     """An X-ray at the size of the prior's pictures (``geometry``), with the angle of its view.
 
-    An AP film is mirrored into the picture at 90°. Where a line-integral scale lies beside the file and differs from the prior's, the
-    picture is brought to the prior's. Everything done or doubted is among the warnings.
+    An AP film is mirrored into the picture at 90°. Where a line-integral scale lies beside the file and differs from the
+    prior's, the picture is brought to the prior's. Everything done or doubted is among the warnings.
     """
     angle_deg, mirrored = view_angle_deg(view) if isinstance(view, str) else (float(view), False)
     if not math.isfinite(angle_deg):
@@ -114,9 +115,9 @@ def read_film(path: str | Path, view: str | float, geometry: Geometry, *, invert
     if read.geometry is not None:
         warnings += disagreements(read.geometry, geometry, angle_deg)
         theirs, ours = read.geometry.line_integral_scale, geometry.line_integral_scale
-        if None not in (theirs, ours) and input_kind != "display" and not math.isclose(theirs, ours, rel_tol=1e-3):
+        if theirs and ours and input_kind != "display" and not math.isclose(theirs, ours, rel_tol=1e-3):
             image = image * (theirs / ours)
-            warnings.append(f"the geometry beside it has line_integral_scale {theirs:g}, the prior {ours:g}: brought to the prior's")
+            warnings.append(f"the geometry beside it has line_integral_scale {theirs:g}: brought to the prior's, {ours:g}")
     return Film(image, angle_deg, mirrored, str(view), read, tuple(f"{Path(path).name}: {text}" for text in warnings))
 
 
@@ -141,12 +142,6 @@ def disagreements(found: Geometry, prior: Geometry, angle_deg: float) -> list[st
     return [f"the geometry beside it {text}" for text in texts]
 
 
-def input_projections(prior: runs.Prior, posterior: Posterior, orbit: Orbit) -> Tensor:
-    """The mean volume seen at the fitted angles with the members' mean gain, comparable with the inputs: [n, rows, cols]."""
-    geometry = prior.geometry.at(posterior.angles_deg.tolist())
-    return project_field(orbit.values, geometry, posterior.distance) * posterior.gains.mean(0)[:, None, None]
-
-
 @dataclass(frozen=True)
 class Result:
     """All that is known when the work is done and the writing begins."""
@@ -156,9 +151,15 @@ class Result:
     posterior: Posterior
     orbit: Orbit
     geometry: Geometry  # of the orbit
-    projections: Tensor  # [n, rows, cols]
     seed: int
     seconds: dict[str, float]
+
+    def projections(self) -> Tensor:
+        """The mean volume at the fitted angles with the fitted gains, comparable with the films: [n, rows, cols]."""
+        prior, posterior = self.prior, self.posterior
+        seen = project_field(self.orbit.values, prior.geometry.at(posterior.angles_deg.tolist()), posterior.distance)
+        expected = prior.expected_gain(torch.tensor([film.angle_deg for film in self.films]))
+        return seen * (posterior.gains.mean(0).to(seen) * expected.to(seen))[:, None, None]
 
     @property
     def held_out_psnr_db(self) -> float:
@@ -168,11 +169,12 @@ class Result:
     @property
     def warnings(self) -> list[str]:
         """A sentence for everything a reader of the result has to know first."""
-        texts = [text for film in self.films for text in film.warnings] + [f"prior: {note}" for note in self.prior.meta.get("notes", ())]
+        texts = [text for film in self.films for text in film.warnings]
+        texts += [f"prior: {note}" for note in self.prior.meta.get("notes", ())]
         if self.held_out_psnr_db < POOR_FIT_DB:
             texts.insert(0, f"the prior reproduces this X-ray poorly ({self.held_out_psnr_db:.1f} dB on held-out pixels, below "
-                            f"{POOR_FIT_DB:g}): it may be unlike everything the prior was trained on, or its view, polarity or input "
-                            "kind may be stated wrongly; do not rely on any of the result")  # fmt: skip
+                            f"{POOR_FIT_DB:g}): it may be unlike everything the prior was trained on, or its view, polarity or "
+                            "input kind may be stated wrongly; do not rely on any of the result")  # fmt: skip
         return texts
 
     @property
@@ -183,14 +185,14 @@ class Result:
 
 def write(folder: Path, result: Result) -> None:
     """Everything into ``folder``; the video last, so that a machine without ffmpeg loses nothing else."""
-    targets = torch.stack([film.image for film in result.films])
+    targets, projections = torch.stack([film.image for film in result.films]), result.projections().cpu()
     pictures.write_png8(folder / "target.png", torch.cat(list(targets), -1))
-    pictures.write_png8(folder / "proj.png", torch.cat(list(result.projections), -1))
+    pictures.write_png8(folder / "proj.png", torch.cat(list(projections), -1))
     outputs.write_orbit(folder, result.orbit.views, result.geometry, result.posterior.distance)
     volume, spread = outputs.write_volumes(folder, result.prior, result.orbit)
     outputs.save_latent(folder / "latent.safetensors", result.prior, result.posterior)
     files.write_json(folder / "metrics.json", metrics(result, volume))
-    write_report(folder / "report.html", report(result, targets, volume, spread))
+    write_report(folder / "report.html", report(result, targets, projections, volume, spread))
     pictures.write_orbit_video(folder / "orbit.mp4", result.orbit.views)
 
 
@@ -198,9 +200,9 @@ def metrics(result: Result, volume: Volume) -> dict[str, Any]:
     """``metrics.json``: numbers with their units, what they mean, and where they come from."""
     posterior, orbit, unit = result.posterior, result.orbit, outputs.unit_of(result.prior)
     gains = posterior.gains.mean(0).tolist()
-    inputs = [{"file": str(film.read.source), "view": film.view, "angle_deg": film.angle_deg, "fitted_angle_deg": round(fitted, 3),
-               "mirrored": film.mirrored, "input_kind": film.read.kind, "shape": list(film.read.shape), "bits": film.read.bits,
-               "gain": round(gain, 4)}
+    inputs = [{"file": str(film.read.source), "view": film.view, "mirrored": film.mirrored, "angle_deg": film.angle_deg,
+               "fitted_angle_deg": round(fitted, 3), "gain": round(gain, 4), "input_kind": film.read.kind,
+               "shape": list(film.read.shape), "bits": film.read.bits}
               for film, fitted, gain in zip(result.films, posterior.angles_deg.tolist(), gains, strict=True)]  # fmt: skip
     return {
         "units": {"image": "[0, 1], bone bright, linear in the line integral", "volume": unit,
@@ -220,7 +222,7 @@ def metrics(result: Result, volume: Volume) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def report(result: Result, targets: Tensor, volume: Volume, spread: Volume) -> ReportContent:
+def report(result: Result, targets: Tensor, projections: Tensor, volume: Volume, spread: Volume) -> ReportContent:
     """What the page shows."""
     posterior, hu = result.posterior, volume.quantity == "hu"
     numbers: dict[str, tuple[float | str | None, str]] = {
@@ -234,26 +236,25 @@ def report(result: Result, targets: Tensor, volume: Volume, spread: Volume) -> R
         numbers[f"{film.read.source.name}: gain, fitted"] = (float(gain), "")
     numbers |= {f"Time to {stage}": (seconds, "s") for stage, seconds in result.seconds.items()}
     known = outputs.provenance(result.prior)
-    films = ", ".join(f"{f.read.source.name} ({f.view}, {f.read.kind}, {f.read.shape[0]}×{f.read.shape[1]})" for f in result.films)
+    reads = [(film.view, film.read) for film in result.films]
     return ReportContent(
         title=" and ".join(film.read.source.name for film in result.films),
-        targets=targets, projections=result.projections.cpu(), input_angles_deg=[film.angle_deg for film in result.films],
+        targets=targets, projections=projections, input_angles_deg=[film.angle_deg for film in result.films],
         orbit=result.orbit.views.cpu(), orbit_angles_deg=result.geometry.angles_deg, orbit_spread=result.orbit.spread.cpu(),
         volume=volume.values, volume_spread=spread.values, volume_unit="HU, estimated" if hu else "relative attenuation",
         window=(-1000.0, 1000.0) if hu else None, spacing_mm=volume.spacing_mm[::-1], numbers=numbers,
-        provenance={"X-rays": films, "Prior": f"{known['run']}/{known['prior']}", "Trained on": known["trained_on"],
+        provenance={"X-rays": ", ".join(f"{r.source.name} ({view}, {r.kind}, {r.shape[0]}×{r.shape[1]})" for view, r in reads),
+                    "Prior": f"{known['run']}/{known['prior']}", "Trained on": known["trained_on"],
                     "Training": f"step {known['step']}, seed {known['training_seed']}, version {known['made_with_version']}",
-                    "Prior's fingerprint": known["fingerprint"], "Codes kept": len(posterior.gains), "Seed of this run": result.seed,
-                    "Software": f"mednerf-kit {__version__}"},
+                    "Prior's fingerprint": known["fingerprint"], "Codes kept": len(posterior.gains),
+                    "Seed of this run": result.seed, "Software": f"mednerf-kit {__version__}"},
         uncertainty_meaning=(*UNCERTAINTY_MEANING, calibration_text(result.prior, len(result.films))), warnings=result.warnings,
     )  # fmt: skip
 
 
 def calibration_text(prior: runs.Prior, views: int) -> str:
     """Whether this spread was calibrated, and on whom."""
-    if "calibration" not in prior.meta:
+    if str(min(views, 2)) not in prior.meta.get("calibration", {}):
         return "This prior's spread was not calibrated: read it as a ranking of places, not as an interval."
-    return (f"The spread shown is the codes' times {calibration(prior, views):.2f}, fitted on validation patients of the prior's own kind so "
-            "that ±1.645 spreads cover 90 % of the pixels; on other pictures it may cover less.")  # fmt: skip
-
-
+    return (f"The spread shown is the codes' times {calibration(prior, views):.2f}, fitted on validation patients of the prior's "
+            "own kind so that ±1.645 spreads cover 90 % of the pixels; on other pictures it may cover less.")  # fmt: skip

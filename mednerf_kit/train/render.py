@@ -20,8 +20,9 @@ STEPS = 16  # frames of the clip from one seed to the next
 CLIP_GRID = 56  # voxels along a side while the clip moves on
 
 
-def render(*, run: str = "bundled:chest", seed: int = 0, latent: str | Path | None = None, views: int = 72, size: int | None = None,
-           video: bool = True, volume: bool = False, out: str | Path = "out/render", device: str = "auto") -> Path:  # fmt: skip
+def render(*, run: str = "bundled:chest", seed: int = 0, latent: str | Path | None = None, views: int = 72,
+           size: int | None = None, video: bool = True, volume: bool = False, out: str | Path = "out/render",
+           device: str = "auto") -> Path:  # fmt: skip
     """Write the orbit of a seed's random patient, or of a projected X-ray's ``latent.safetensors``; returns ``out``.
 
     ``orbit/view_000.png`` … (16 bits) at ``views`` equally spaced angles from 0°, ``orbit.mp4`` and ``volume.nii.gz``.
@@ -40,11 +41,12 @@ def render(*, run: str = "bundled:chest", seed: int = 0, latent: str | Path | No
     return folder
 
 
-def sample(*, run: str = "bundled:chest", seeds: Sequence[int] = tuple(range(16)), truncation: float = 1.0, interpolate: bool = False,
-           size: int | None = None, out: str | Path = "out/sample", device: str = "auto") -> Path:  # fmt: skip
+def sample(*, run: str = "bundled:chest", seeds: Sequence[int] = tuple(range(16)), truncation: float = 1.0,
+           interpolate: bool = False, size: int | None = None, out: str | Path = "out/sample",
+           device: str = "auto") -> Path:  # fmt: skip
     """Write ``grid.png``, a row per seed with its frontal and lateral view, and ``interpolate.mp4`` on request; returns ``out``.
 
-    ``truncation`` ψ in [0, 1] scales the standard normal numbers: 0 is the mean patient. The clip goes from seed to seed along arcs.
+    ``truncation`` ψ in [0, 1] scales the standard normal numbers: 0 is the mean patient. The clip walks along arcs.
     """
     if not seeds or (interpolate and len(seeds) < 2):
         raise UserError(f"got {len(seeds)} seeds", f"wanted at least {2 if interpolate else 1}", "write for example --seeds 0-3")
@@ -59,8 +61,8 @@ def sample(*, run: str = "bundled:chest", seeds: Sequence[int] = tuple(range(16)
     pictures.write_png8(folder / "grid.png", pictures.strip(rows, len(SHOWN_DEG), labels))
     if interpolate:
         path = [walk(a, b, k / STEPS) for a, b in zip(eps, eps[1:], strict=False) for k in range(STEPS)] + [eps[-1]]
-        frames = [torch.cat(list(shown(prior, numbers, geometry, min(grid, CLIP_GRID))), -1) for numbers in tqdm(path, desc="frames")]
-        pictures.write_orbit_video(folder / "interpolate.mp4", torch.stack(frames))
+        frames = [shown(prior, numbers, geometry, min(grid, CLIP_GRID)) for numbers in tqdm(path, desc="frames")]
+        pictures.write_orbit_video(folder / "interpolate.mp4", torch.stack([torch.cat(list(pair), -1) for pair in frames]))
     return folder
 
 
