@@ -16,7 +16,7 @@ from . import __version__
 
 PACKAGES = (
     "torch", "torchvision", "numpy", "scipy", "SimpleITK", "imageio", "imageio-ffmpeg", "lpips", "kornia", "tensorboard",
-    "click", "pydicom", "PyYAML", "tqdm", "matplotlib", "scikit-image", "safetensors",
+    "click", "pydicom", "PyYAML", "tqdm", "matplotlib", "scikit-image", "safetensors", "pillow",
 )  # fmt: skip
 
 

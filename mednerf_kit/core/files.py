@@ -22,12 +22,13 @@ def atomic(path: str | Path) -> Iterator[Path]:
     An error leaves the old file as it was; a full disk answers with a :class:`RunError`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     suffix = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}-", suffix=suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}-", suffix=suffix)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -37,7 +38,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
         raise RunError(f"could not write '{path}' ({error.strerror or error})", "wanted a writable disk with space",
                        "free some space or choose another folder; the previous file is untouched") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
+from tqdm import trange
 
 from ..core.types import Rays
 from ..fields.hyper import Weights
-from ..gan.generator import POSE_DIM, Latent
+from ..gan.generator import Latent
 from ..rays.render import Level, render, xray
 from ..rays.samplers import Stratified
 from .runs import Prior
@@ -156,7 +157,7 @@ class Problem:
                 tensor.requires_grad_(True)
         adam = torch.optim.Adam(groups, lr=rate, betas=(0.9, 0.95))
         best, best_error = state.cloned(), math.inf
-        for i in range(steps):
+        for i in trange(steps, desc="pivot" if pivot else "codes", leave=False, disable=None):
             for group in adam.param_groups:
                 group["lr"] = group["peak"] * min(1, (i + 1) / 5) * (0.5 + 0.5 * math.cos(math.pi * i / steps))
             self.g.edge = 0.02 if pivot else max(0.02, 0.08 * (1 - 1.5 * i / steps))
@@ -194,9 +195,3 @@ class Problem:
         distance = self.prior.distance * float(state.log_distance.exp())
         return Posterior(latent, self.g.weights(latent), state.log_gain.exp(), self.angles_deg + state.turn_deg, distance,
                          self.held_out_mse, seconds)  # fmt: skip
-
-
-def style_and_pose(latent: Latent) -> Tensor:
-    """Style and pose as one row per scene, for ``latent.safetensors``: [B, code_dim + POSE_DIM]."""
-    assert latent.pose.shape[1] == POSE_DIM
-    return torch.cat([latent.w, latent.pose], 1)

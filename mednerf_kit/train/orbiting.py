@@ -34,7 +34,8 @@ def predict(prior: Prior, posterior: Posterior, geometry: Geometry, *, size: int
     """
     size = size or min(128, max(48, round(geometry.cols * 0.9)))
     volumes = bake(prior.generator, posterior.code, size=size)
-    members = project_field(volumes, geometry, posterior.distance)
+    members = project_field(volumes, geometry, posterior.distance).cpu()
+    volumes = volumes.cpu()
     members = members * prior.expected_gain(torch.tensor(geometry.angles_deg))[:, None, None]
     factor = calibration(prior, len(posterior.angles_deg))
     spread, values_spread = (torch.std(t, 0) if len(t) > 1 else torch.zeros_like(t[0]) for t in (members, volumes))

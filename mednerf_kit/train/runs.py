@@ -116,7 +116,11 @@ def load_prior(run: str | Path) -> Prior:
         home = Path(__file__).resolve().parent.parent / "priors"
         path = home / f"{anatomy}.safetensors"
         if not path.is_file():
-            raise unknown_name("bundled prior", anatomy, (p.stem for p in home.glob("*.safetensors")))
+            known = [p.stem for p in home.glob("*.safetensors")]
+            if known:
+                raise unknown_name("bundled prior", anatomy, known)
+            raise UserError("got no bundled prior in this installation", "wanted mednerf_kit/priors/*.safetensors",
+                            "train one with `mednerf-kit train` and give --run")  # fmt: skip
         tensors, meta = files.load_tensors(path)
     elif name.endswith(".safetensors"):
         path = Path(name)

@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Does the adversary earn its keep? Posed against hybrid at equal steps: sliced Wasserstein distance of random patients, PSNR of projected ones.
+
+    python scripts/bench/objectives.py --dataset chest --steps 1500 --seeds 0 1 2 --out out/objectives
+
+Fakes are random patients of the prior, baked and projected at random angles of the set; reals are views of held-out patients at the same
+angles. Both are scored with one seed of patches and directions. The step count is fixed, so that both objectives see the same posed data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+import torch
+from torch import Generator
+
+from mednerf_kit.train import runs
+from mednerf_kit.train.evaluate import input_views, score_patient
+from mednerf_kit.train.invert import Inversion
+from mednerf_kit.train.metrics import sliced_wasserstein
+from mednerf_kit.train.session import read_set, resolve, train
+from mednerf_kit.train.volumes import bake, project_field
+
+
+def fakes_like(prior: runs.Prior, count: int, per_patient: int, views: torch.Tensor) -> torch.Tensor:
+    """``count`` pictures of random patients at these view indices, [count, 1, rows, cols]."""
+    random, found = Generator().manual_seed(123), []
+    for start in range(0, count, per_patient):
+        code = prior.generator.weights(prior.generator.draw(1, random))
+        some = views[start : start + per_patient].tolist()
+        geometry = prior.geometry.at([prior.geometry.angles_deg[v] for v in some])
+        found.append(project_field(bake(prior.generator, code, size=64)[0], geometry, prior.distance).clamp(0, 1))
+    return torch.cat(found)[:, None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="chest")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--objectives", nargs="+", default=["posed", "hybrid"])
+    parser.add_argument("--patients", type=int, default=4, help="test patients whose PSNR is taken")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--out", type=Path, default=Path("out/objectives"))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    rows = []
+    for seed in args.seeds:
+        for objective in args.objectives:
+            settings = [f"steps={args.steps}", f"snapshot_steps={args.steps}", f"task.objective={objective}", *args.settings]
+            folder = train(dataset=args.dataset, preset="quick", settings=settings, outdir=args.out, desc=f"{objective}-{seed}", seed=seed)
+            assert folder is not None
+            prior = runs.load_prior(folder)
+            node = resolve(args.dataset, None, "quick", settings)["dataset"]
+            test = read_set(args.dataset, node, split="test")
+            training = read_set(args.dataset, node, split="train")
+            pick = Generator().manual_seed(7)
+            views = torch.randint(test.geometry.views, (128,), generator=pick)
+            reals = test.images[torch.randint(len(test.patients), (128,), generator=pick), views].float()[:, None]
+            swd = sliced_wasserstein(reals, fakes_like(prior, 128, 4, views), Generator().manual_seed(0))
+            inputs = input_views(test.geometry.angles_deg, [270.0])
+            found = [score_patient(prior, name, test.images[i].float(), training.images, inputs, Inversion(), Generator().manual_seed(i))
+                     for i, name in enumerate(test.patients[: args.patients])]  # fmt: skip
+            row = {"objective": objective, "seed": seed, **swd,
+                   "psnr_db": statistics.mean(float(r.scores["psnr_db"].nanmean()) for r in found)}  # fmt: skip
+            print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
+            rows.append(row)
+    for objective in args.objectives:
+        for key in ("swd", "psnr_db"):
+            values = [r[key] for r in rows if r["objective"] == objective]
+            print(f"{objective:8s} {key:8s} {statistics.mean(values):8.3f} ± {statistics.pstdev(values):.3f} over {len(values)} seeds")
+
+
+if __name__ == "__main__":
+    main()
