@@ -38,7 +38,7 @@ def main() -> None:
     assert folder is not None
     path, tensors, meta, _ = runs.newest_whole(folder)
     prior = runs.load_prior(folder)
-    factors = calibrate(prior, limit=6)
+    factors = calibrate(prior, limit=6, views=("1", "2"))
     kept = {k: v.half() for k, v in tensors.items() if k.startswith("ema.") or k == "codes"}
     kept |= {k: v.float() for k, v in tensors.items() if k in ("ema.prior_factor", "ema.prior_mean")}
     meta = {k: v for k, v in meta.items() if k != "task_state"} | {"calibration": factors, "made_by": "scripts/make_priors.py"}

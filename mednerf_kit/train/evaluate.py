@@ -21,7 +21,7 @@ from ..data.orbits import OrbitSet
 from . import metrics, pictures, runs
 from .invert import Inversion
 from .orbiting import Orbit, predict
-from .session import read_set
+from .sets import read_set
 from .targets import known_volume
 
 

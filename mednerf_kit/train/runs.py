@@ -5,6 +5,7 @@ A snapshot is one safetensors file whose metadata names everything needed to use
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from ..imaging.geometry import Geometry
 
 NUMBERED = re.compile(r"(\d{5})-.+")
 KEPT = 3  # snapshots that stay on disk
+CALIBRATION = "calibration.json"  # beside the snapshots: the uncertainty's factors, fitted after training
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,8 @@ def load_prior(run: str | Path) -> Prior:
         raise UserError(f"got '{path}', which holds no prior ({str(error).splitlines()[0]})", "wanted a snapshot of a prior",
                         "give a run made by `mednerf-kit train`") from None  # fmt: skip
     assert isinstance(generator, HyperGenerator)
+    if (beside := path.parent / CALIBRATION).is_file():
+        meta["calibration"] = json.loads(beside.read_text(encoding="utf-8"))
     generator.requires_grad_(False).eval()
     generator.edge = 0.02
     return Prior(generator, geometry, codes, meta, path)

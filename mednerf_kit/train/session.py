@@ -15,19 +15,21 @@ from torch import Generator
 from .. import DISCLAIMER
 from ..core import config, files
 from ..core.errors import UserError, unknown_name
-from ..data.orbits import OrbitSet, load_orbits
+from ..data.orbits import OrbitSet
 from ..gan.augment import AUGMENTATIONS, PROBABILITIES
 from ..gan.discriminator import DISCRIMINATORS
 from ..gan.generator import GENERATORS
-from ..imaging.geometry import DEFAULTS
 from ..rays.render import Level
 from ..rays.samplers import SAMPLERS
 from . import runs
+from .calibrate import calibrate
 from .loop import Loop
 from .prior import TASKS, Parts, PriorTask
+from .sets import read_set
 from .targets import Targets, make_targets
 
-RECIPE_KEYS = {"task", "dataset", "generator", "levels", "discriminator", "augment", "probability", "steps", "snapshot_steps", "presets"}
+RECIPE_KEYS = {"task", "dataset", "generator", "levels", "discriminator", "augment", "probability", "steps", "snapshot_steps",
+               "calibration_patients", "presets"}  # fmt: skip
 
 
 def resolve(dataset: str | None, name: str | None, preset: str, settings: Sequence[str]) -> dict[str, Any]:
@@ -47,20 +49,6 @@ def resolve(dataset: str | None, name: str | None, preset: str, settings: Sequen
     if missing:
         raise UserError(f"got recipe '{name}' without {', '.join(sorted(missing))}", "wanted every node", "start from configs/chest.yaml")
     return recipe
-
-
-def read_set(dataset: str, node: Mapping[str, Any], *, split: str, limit: int | None = None, patients: Sequence[str] | None = None,
-             progress: bool = True) -> OrbitSet:  # fmt: skip
-    """A set at the recipe's size: phantoms by name, anything else by path."""
-    options = dict(node)
-    cohort = {part: int(options.pop(part)) for part in ("train", "val", "test") if part in options}
-    options.pop("volume_size", None)
-    unknown = set(options) - {"size", "views", "seed"}
-    if unknown:
-        raise unknown_name("option of dataset", unknown.pop(), ["size", "views", "seed", "train", "val", "test", "volume_size"])
-    if dataset not in DEFAULTS:
-        options.pop("views", None)
-    return load_orbits(dataset, split=split, limit=limit, patients=patients, cohort=cohort or None, progress=progress, **options)
 
 
 def build_task(recipe: Mapping[str, Any], orbits: OrbitSet, targets: Targets, *, seed: int, device: str | torch.device) -> PriorTask:
@@ -142,7 +130,12 @@ def train(*, dataset: str | None, config: str | None = None, preset: str = "defa
     for note in orbits.notes:
         loop.log(f"note: {note}")
     loop.run()
-    preview(folder, runs.load_prior(folder))
+    prior = runs.load_prior(folder)
+    preview(folder, prior)
+    factors = calibrate(prior, limit=recipe["calibration_patients"])
+    files.write_json(folder / runs.CALIBRATION, factors)
+    loop.log(f"uncertainty calibrated on validation patients: {factors}" if factors else
+             "note: no validation patients, so the uncertainty is not calibrated")  # fmt: skip
     files.write_json(folder / "metrics.json", training_summary(loop, folder))
     loop.log(f"trained {loop.index} steps in {loop.seconds:.0f} s: {folder}")
     return folder

@@ -19,7 +19,8 @@ from mednerf_kit.train import runs
 from mednerf_kit.train.evaluate import input_views, score_patient
 from mednerf_kit.train.invert import Inversion
 from mednerf_kit.train.loop import Loop
-from mednerf_kit.train.session import build_task, describe, read_set, resolve
+from mednerf_kit.train.session import build_task, describe, resolve
+from mednerf_kit.train.sets import read_set
 from mednerf_kit.train.targets import make_targets
 
 

@@ -21,7 +21,8 @@ from mednerf_kit.train import runs
 from mednerf_kit.train.evaluate import input_views, score_patient
 from mednerf_kit.train.invert import Inversion
 from mednerf_kit.train.metrics import sliced_wasserstein
-from mednerf_kit.train.session import read_set, resolve, train
+from mednerf_kit.train.session import resolve, train
+from mednerf_kit.train.sets import read_set
 from mednerf_kit.train.volumes import bake, project_field
 
 

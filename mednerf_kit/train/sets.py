@@ -1,0 +1,24 @@
+"""Sets of orbits as a recipe wants them: phantoms by name and size, anything else by path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..core.errors import unknown_name
+from ..data.orbits import OrbitSet, load_orbits
+from ..imaging.geometry import DEFAULTS
+
+
+def read_set(dataset: str, node: Mapping[str, Any], *, split: str, limit: int | None = None, patients: Sequence[str] | None = None,
+             progress: bool = True) -> OrbitSet:  # fmt: skip
+    """A set at the recipe's size: phantoms by name, anything else by path."""
+    options = dict(node)
+    cohort = {part: int(options.pop(part)) for part in ("train", "val", "test") if part in options}
+    options.pop("volume_size", None)
+    unknown = set(options) - {"size", "views", "seed"}
+    if unknown:
+        raise unknown_name("option of dataset", unknown.pop(), ["size", "views", "seed", "train", "val", "test", "volume_size"])
+    if dataset not in DEFAULTS:
+        options.pop("views", None)
+    return load_orbits(dataset, split=split, limit=limit, patients=patients, cohort=cohort or None, progress=progress, **options)
