@@ -11,7 +11,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -63,9 +63,22 @@ class Registry(Generic[T]):
             raise UserError(f"got a {self.kind} without a name", f"wanted one of {', '.join(self.entries)}", "add 'name:'")
         return bind(self[name], options, where=f"{self.kind} '{name}'", **facts)
 
+    def check(self, node: Mapping[str, Any] | str, *facts: str) -> None:
+        """Refuse what :meth:`build` would refuse, without building; ``facts`` are the names of what the program will supply."""
+        options = {"name": node} if isinstance(node, str) else dict(node)
+        entry = self[str(options.pop("name", None))]
+        bound(entry, options, where=f"{self.kind} '{node if isinstance(node, str) else node['name']}'", facts=facts)
+
 
 def bind(entry: Callable[..., T], options: Mapping[str, Any], *, where: str, **facts: Any) -> T:
     """Call ``entry`` with options from a recipe, checked against its typed keyword-only signature."""
+    parameters = inspect.signature(entry).parameters
+    values = bound(entry, options, where=where, facts=facts)
+    return entry(**values, **{key: value for key, value in facts.items() if key in parameters})
+
+
+def bound(entry: Callable, options: Mapping[str, Any], *, where: str, facts: Iterable[str]) -> dict[str, Any]:
+    """The options as the types their parameters have; an unknown one answers with the nearest name."""
     parameters = inspect.signature(entry).parameters
     hints = typing.get_type_hints(entry.__init__ if inspect.isclass(entry) else entry)
     known = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY and name not in facts]
@@ -74,7 +87,7 @@ def bind(entry: Callable[..., T], options: Mapping[str, Any], *, where: str, **f
         if key not in known:
             raise unknown_name(f"option of {where}", key, known)
         values[key] = checked(value, hints.get(key, Any), where=f"{where} option '{key}'")
-    return entry(**values, **{key: value for key, value in facts.items() if key in parameters})
+    return values
 
 
 def checked(value: Any, hint: Any, *, where: str) -> Any:

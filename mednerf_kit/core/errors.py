@@ -16,7 +16,8 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, got: str, wanted: str, next_step: str) -> None:
-        super().__init__(f"{got}; {wanted}: {next_step}.")
+        end = "" if next_step.endswith(("?", "!", ".")) else "."
+        super().__init__(f"{got}; {wanted}: {next_step}{end}")
 
 
 class RunError(UserError):
@@ -29,7 +30,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name nobody registered, with the nearest one offered.
 
     >>> print(unknown_name("sampler", "locl", ["stratified", "local"]))
-    got sampler 'locl'; wanted one of local, stratified: did you mean 'local'?.
+    got sampler 'locl'; wanted one of local, stratified: did you mean 'local'?
     """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)

@@ -48,7 +48,21 @@ def resolve(dataset: str | None, name: str | None, preset: str, settings: Sequen
     missing = RECIPE_KEYS - {"presets"} - set(recipe)
     if missing:
         raise UserError(f"got recipe '{name}' without {', '.join(sorted(missing))}", "wanted every node", "start from configs/chest.yaml")
+    check(recipe)
     return recipe
+
+
+def check(recipe: Mapping[str, Any]) -> None:
+    """Refuse a recipe whose names or options nothing answers to, before any work starts."""
+    TASKS.check(recipe["task"], "parts", "targets", "geometry", "seed", "device")
+    GENERATORS.check(recipe["generator"])
+    DISCRIMINATORS.check(recipe["discriminator"], "channels", "generator")
+    AUGMENTATIONS.check(recipe["augment"])
+    PROBABILITIES.check(recipe["probability"])
+    for node in recipe["levels"]:
+        SAMPLERS.check(node)
+    for key in ("steps", "snapshot_steps", "calibration_patients"):
+        config.checked(recipe[key], int, where=f"recipe key '{key}'")
 
 
 def build_task(recipe: Mapping[str, Any], orbits: OrbitSet, targets: Targets, *, seed: int, device: str | torch.device) -> PriorTask:
