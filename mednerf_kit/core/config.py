@@ -109,6 +109,9 @@ def checked(value: Any, hint: Any, *, where: str) -> Any:
             return tuple(value)
         if inspect.isclass(origin) and isinstance(value, origin) and not (origin is int and isinstance(value, bool)):
             return value
+    known = [str(v) for c in choices if typing.get_origin(c) is typing.Literal for v in typing.get_args(c)]
+    if known:
+        raise unknown_name(f"value of {where}", str(value), known)
     names = " or ".join(getattr(c, "__name__", str(c)) for c in choices)
     raise UserError(f"got {value!r} for {where}", f"wanted {names}", "correct the recipe or --set")
 

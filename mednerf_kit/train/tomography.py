@@ -60,7 +60,8 @@ def lift(images: Tensor, geometry: Geometry, *, size: int = 64, half_extent: flo
 def fit_fov_deg(images: Tensor, geometry: Geometry, *, size: int = 56, views: int = 18) -> float:
     """The opening angle whose reconstruction explains an orbit best: a golden-section search between 12° and 48°.
 
-    For sets that come without distances. Works on a coarse copy; ±2° is what it resolves.
+    For sets that come without distances. Works on a coarse copy, which resolves a few degrees: the geometry's own angle stands unless
+    the one found explains the orbit half a decibel better.
     """
     step = max(1, len(images) // views)
     small = geometry.at(geometry.angles_deg[::step]).resized(min(64, geometry.cols))
@@ -82,4 +83,5 @@ def fit_fov_deg(images: Tensor, geometry: Geometry, *, size: int = 56, views: in
             low, a, fa = a, b, fb
             b = low + ratio * (high - low)
             fb = misfit(b)
-    return (low + high) / 2
+    found = (low + high) / 2
+    return found if misfit(geometry.fov_deg) - misfit(found) > 0.5 else geometry.fov_deg
