@@ -1,0 +1,173 @@
+"""Files are whole or absent: whatever goes wrong while writing, the old file is still there."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+
+from mednerf_kit.core.errors import RunError, UserError
+from mednerf_kit.core.files import atomic, load_tensors, save_tensors, write_json, write_text
+
+
+def full_disk(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    random = torch.Generator().manual_seed(0)
+    return {"a": torch.randn(3, 4, generator=random), "half": torch.randn(5, generator=random).half(), "n": torch.tensor(7),
+            "bytes": torch.arange(9, dtype=torch.uint8), "view": torch.randn(4, 4, generator=random).T}  # fmt: skip
+
+
+def test_text_is_written_and_replaced(tmp_path):
+    path = tmp_path / "new" / "folder" / "a.txt"
+    for text in ("one", "two – Ümlaut"):
+        write_text(path, text)
+        assert path.read_text(encoding="utf-8") == text
+    assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_permissions_follow_the_umask(tmp_path):
+    old = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a.txt", "x")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
+
+
+def test_json_refuses_what_is_no_json_and_keeps_the_old(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"x": 1.5})
+    with pytest.raises(ValueError):
+        write_json(path, {"x": float("nan")})
+    assert json.loads(path.read_text()) == {"x": 1.5}
+
+
+@pytest.mark.parametrize(
+    "name, suffix", [("v.nii.gz", ".nii.gz"), ("a.png", ".png"), ("s.safetensors", ".safetensors"), ("plain", "")]
+)
+def test_the_temporary_file_has_the_suffix_writers_go_by(tmp_path, name, suffix):
+    with atomic(tmp_path / name) as temporary:
+        assert temporary.parent == tmp_path and temporary.name.endswith(suffix) and temporary.name.startswith(".")
+        temporary.write_text("x")
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), MemoryError()])
+def test_an_error_while_writing_leaves_the_old_file(tmp_path, error):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(type(error)), atomic(path) as temporary:
+        temporary.write_text("half of the n")
+        raise error
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("where", ["os.fsync", "os.replace", "pathlib.Path.write_text", "tempfile.mkstemp"])
+def test_a_full_disk_leaves_the_old_file_and_says_so(tmp_path, monkeypatch, where):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with monkeypatch.context() as patch:
+        patch.setattr(where, full_disk)
+        with pytest.raises(RunError, match=r"a\.txt.*No space left.*previous file is untouched") as caught:
+            write_text(path, "new")
+    assert caught.value.exit_code == 1 and "\n" not in str(caught.value)
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_that_grows_past_the_limit_leaves_the_old_file(tmp_path):
+    """The operating system itself refuses: no more than 64 KiB in a file."""
+    path = tmp_path / "s.safetensors"
+    save_tensors(path, tensors(), {"step": 1})
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+        with pytest.raises(RunError, match=r"s\.safetensors"):
+            save_tensors(path, {"large": torch.zeros(1 << 16)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+    assert load_tensors(path)[1] == {"step": 1}
+
+
+def test_a_full_disk_while_saving_tensors_keeps_the_snapshot_before(tmp_path, monkeypatch):
+    path = tmp_path / "s.safetensors"
+    save_tensors(path, tensors())
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full_disk)
+        with pytest.raises(RunError, match="No space left"):
+            save_tensors(path, {"a": torch.zeros(2)})
+    assert torch.equal(load_tensors(path)[0]["a"], tensors()["a"])
+
+
+def test_a_folder_that_cannot_be_made_is_a_run_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RunError, match="file"):
+        write_text(tmp_path / "file" / "a.txt", "x")
+
+
+def test_tensors_and_metadata_come_back(tmp_path):
+    meta = {"step": 3, "names": ["ä", "b"], "nested": {"x": None, "y": 0.1}}
+    save_tensors(tmp_path / "s.safetensors", tensors(), meta)
+    found, found_meta = load_tensors(tmp_path / "s.safetensors")
+    assert found_meta == meta and set(found) == set(tensors())
+    for name, wanted in tensors().items():
+        assert torch.equal(found[name], wanted) and found[name].dtype == wanted.dtype
+
+
+def test_tensors_that_share_memory_or_need_gradients_are_saved_whole(tmp_path):
+    base = torch.arange(12.0, requires_grad=True)
+    save_tensors(tmp_path / "s.safetensors", {"whole": base, "part": base[2:5]})
+    found, meta = load_tensors(tmp_path / "s.safetensors")
+    assert found["part"].tolist() == [2, 3, 4] and found["whole"].shape == (12,) and meta == {}
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def cut_header(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:20])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def fill_with_text(path: Path) -> None:
+    path.write_text("this was never a snapshot, whatever its name says")
+
+
+def scramble(path: Path) -> None:
+    whole = bytearray(path.read_bytes())
+    whole[8:40] = bytes(32)
+    path.write_bytes(bytes(whole))
+
+
+@pytest.mark.parametrize("harm", [cut, cut_header, empty, fill_with_text, scramble])
+def test_a_damaged_file_is_named(tmp_path, harm):
+    path = tmp_path / "snapshot-000010.safetensors"
+    save_tensors(path, tensors(), {"step": 1})
+    harm(path)
+    with pytest.raises(UserError, match="snapshot-000010.safetensors.*damaged") as caught:
+        load_tensors(path)
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+def test_an_absent_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="gone.*does not exist"):
+        load_tensors(tmp_path / "gone.safetensors")
+
+
+def test_a_folder_is_no_snapshot(tmp_path):
+    with pytest.raises(UserError, match=str(tmp_path)):
+        load_tensors(tmp_path)
