@@ -35,8 +35,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
-        raise RunError(f"could not write '{path}' ({error.strerror or error})", "wanted a writable disk with space",
-                       "free some space or choose another folder; the previous file is untouched") from error
+        raise RunError(
+            f"could not write '{path}' ({error.strerror or error})",
+            "wanted a writable disk with space",
+            "free some space or choose another folder; the previous file is untouched",
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -82,6 +85,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except FileNotFoundError:
         raise UserError(f"got '{path}', which does not exist", "wanted a snapshot", "check the path") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"got '{path}', which is damaged ({error})", "wanted a whole safetensors file",
-                        "use the snapshot before it") from None
+        raise UserError(
+            f"got '{path}', which is damaged ({error})", "wanted a whole safetensors file", "use the snapshot before it"
+        ) from None
     return tensors, meta

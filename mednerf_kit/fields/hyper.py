@@ -18,7 +18,9 @@ from ..core.types import Answer
 from .encoding import encoded_width
 from .mlp import TiledMlp
 
-TILE_POINTS = 8_192  # of a tile, over all scenes: its activations stay in a CPU core's cache; larger products run at half the speed
+TILE_POINTS = (
+    8_192  # of a tile, over all scenes: its activations stay in a CPU core's cache; larger products run at half the speed
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ class Weights:
         frame = self.frame
         if frame is not None:
             frame = replace(frame, **{k: getattr(frame, k)[index] for k in ("shift", "log_scale", "rotation", "extent")})
-        return Weights(tuple((w[index], b[index]) for w, b in self.layers), frame, None if self.gain is None else self.gain[index])
+        return Weights(
+            tuple((w[index], b[index]) for w, b in self.layers), frame, None if self.gain is None else self.gain[index]
+        )
 
 
 def rotation_matrix(vector: Tensor) -> Tensor:

@@ -126,7 +126,10 @@ class HyperGenerator(nn.Module):
             factors, shift = numbers[:, : (i + o) * self.rank], numbers[:, (i + o) * self.rank :]
             if latent.deltas is not None:
                 factors = factors + latent.deltas[k]
-            left, right = factors[:, : o * self.rank].unflatten(1, (o, self.rank)), factors[:, o * self.rank :].unflatten(1, (self.rank, i))
+            left, right = (
+                factors[:, : o * self.rank].unflatten(1, (o, self.rank)),
+                factors[:, o * self.rank :].unflatten(1, (self.rank, i)),
+            )
             layers.append((self.modulate(shared, left @ right / math.sqrt(self.rank)), bias + shift))
         return Weights(tuple(layers), self.frame(latent.pose), gain)
 

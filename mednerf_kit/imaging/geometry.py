@@ -59,20 +59,32 @@ class Geometry:
             for name in ("rows", "cols"):
                 object.__setattr__(self, name, int(getattr(self, name)))
         except (TypeError, ValueError):
-            raise UserError("got a geometry with a value that is not a number", "wanted numbers in millimetres and degrees",
-                            "correct geometry.json") from None
+            raise UserError(
+                "got a geometry with a value that is not a number",
+                "wanted numbers in millimetres and degrees",
+                "correct geometry.json",
+            ) from None
         numbers = [self.source_to_isocentre_mm, self.source_to_detector_mm, self.pixel_mm, self.tilt_deg,
                    *self.offset_mm, *self.angles_deg]  # fmt: skip
         if not all(map(math.isfinite, numbers)) or len(self.offset_mm) != 2:
-            raise UserError("got a geometry with a missing or infinite number", "wanted finite millimetres and degrees",
-                            "correct geometry.json")
+            raise UserError(
+                "got a geometry with a missing or infinite number",
+                "wanted finite millimetres and degrees",
+                "correct geometry.json",
+            )
         if not 0 < self.source_to_isocentre_mm < self.source_to_detector_mm:
             raise UserError(
                 f"got source-to-isocentre {self.source_to_isocentre_mm:g} mm and source-to-detector "
-                f"{self.source_to_detector_mm:g} mm", "wanted 0 < SOD < SDD", "check the two distances (are they swapped?)")
+                f"{self.source_to_detector_mm:g} mm",
+                "wanted 0 < SOD < SDD",
+                "check the two distances (are they swapped?)",
+            )
         if min(self.rows, self.cols) < 1 or self.pixel_mm <= 0:
-            raise UserError(f"got a detector of {self.rows}×{self.cols} pixels of {self.pixel_mm:g} mm",
-                            "wanted at least 1×1 pixels of positive size", "correct rows, cols and pixel_mm")
+            raise UserError(
+                f"got a detector of {self.rows}×{self.cols} pixels of {self.pixel_mm:g} mm",
+                "wanted at least 1×1 pixels of positive size",
+                "correct rows, cols and pixel_mm",
+            )
         if self.axis not in AXES:
             raise unknown_name("orbit axis", str(self.axis), AXES)
         if abs(self.tilt_deg) >= 80:
@@ -95,8 +107,9 @@ class Geometry:
     def orbit(self, views: int, *, start_deg: float = 0.0, direction: int = 1) -> Geometry:
         """The same set-up with ``views`` equally spaced angles; ``direction`` −1 turns the other way."""
         if views < 1 or direction not in (1, -1):
-            raise UserError(f"got {views} views in direction {direction}", "wanted at least one view and direction 1 or -1",
-                            "correct --views")
+            raise UserError(
+                f"got {views} views in direction {direction}", "wanted at least one view and direction 1 or -1", "correct --views"
+            )
         return self.at(start_deg + direction * 360.0 * k / views for k in range(views))
 
     def at(self, angles_deg: Sequence[float]) -> Geometry:
@@ -194,8 +207,11 @@ class Geometry:
             named[name] = value
         missing = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING} - set(named)
         if missing:
-            raise UserError(f"got a geometry without {', '.join(sorted(missing))}", "wanted every distance and the detector",
-                            "add them to geometry.json")
+            raise UserError(
+                f"got a geometry without {', '.join(sorted(missing))}",
+                "wanted every distance and the detector",
+                "add them to geometry.json",
+            )
         return cls(**named)
 
     def save(self, path: str | Path) -> None:

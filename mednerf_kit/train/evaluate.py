@@ -54,7 +54,11 @@ def input_views(angles_deg: Sequence[float], wanted_deg: Sequence[float]) -> lis
 def baseline_orbits(training: Tensor, truth: Tensor, inputs: Sequence[int]) -> dict[str, Tensor]:
     """Predictions without a model, each [V, H, W]: mean training orbit, nearest patient by the input views, neighbouring view."""
     nearest = (training[:, list(inputs)].float() - truth[list(inputs)]).square().mean((1, 2, 3)).argmin()
-    return {"mean_orbit": training.float().mean(0), "nearest_patient": training[nearest].float(), "neighbour_view": truth.roll(1, 0)}
+    return {
+        "mean_orbit": training.float().mean(0),
+        "nearest_patient": training[nearest].float(),
+        "neighbour_view": truth.roll(1, 0),
+    }
 
 
 def score_patient(prior: runs.Prior, name: str, truth: Tensor, training: Tensor, inputs: Sequence[int], inversion: Inversion,
@@ -109,7 +113,8 @@ def summary(results: Sequence[Scored], geometry_angles: Sequence[float], inputs_
          **({"volume": r.volume} if r.volume else {}),
          "baselines": {b: {k: mean(s[k]) for k in ("psnr_db", "ssim")} for b, s in r.baselines.items()}} for r in results]  # fmt: skip
     found["per_angle"] = [
-        {"angle_deg": a, **{k: mean(stacked[k][:, i]) for k in ("psnr_db", "ssim", "mae")}} for i, a in enumerate(geometry_angles)]
+        {"angle_deg": a, **{k: mean(stacked[k][:, i]) for k in ("psnr_db", "ssim", "mae")}} for i, a in enumerate(geometry_angles)
+    ]
     found["baselines"] = {
         b: {k: mean(torch.stack([r.baselines[b][k] for r in results]).nanmean(1)) for k in ("psnr_db", "ssim")}
         for b in results[0].baselines}  # fmt: skip
@@ -176,5 +181,3 @@ def write_tables(folder: Path, found: dict[str, Any], results: Sequence[Scored],
     angles = [f"{a:g}" for a in orbits.geometry.angles_deg[::step]]
     labels = [f"{kind} {a}" for r in results[:4] for kind in ("truth", "ours") for a in angles]
     pictures.write_png8(folder / "strips.png", pictures.strip(torch.cat(shown), columns, labels))
-
-

@@ -111,7 +111,9 @@ class Problem:
         with torch.no_grad():
             error = torch.cat([self._misfit(self._fresh(some), pixels, gain_fit=True) for some in eps.split(16)])
         order = error.argsort()[: 1 + o.samples]
-        self.wanted = torch.cat([torch.zeros_like(eps[:1]), torch.randn(o.samples, g.latent_dim, generator=self.random).to(self.device)])
+        self.wanted = torch.cat(
+            [torch.zeros_like(eps[:1]), torch.randn(o.samples, g.latent_dim, generator=self.random).to(self.device)]
+        )
         return self._fresh(eps[order])
 
     def _fresh(self, eps: Tensor) -> State:
@@ -184,7 +186,12 @@ class Problem:
         cost = (state.eps - self.wanted).square().sum(1) + (state.log_gain / o.gain_sigma).square().sum(1)
         if pivot:
             local = state.style.square().mean(1) + sum(d.square().mean(1) for d in state.deltas)
-            cost = cost + (local / o.locality).clamp_max(1e6) + (state.turn_deg / 2).square().sum() + (state.log_distance / 0.05).square()
+            cost = (
+                cost
+                + (local / o.locality).clamp_max(1e6)
+                + (state.turn_deg / 2).square().sum()
+                + (state.log_distance / 0.05).square()
+            )
         return unit * cost
 
     @torch.no_grad()

@@ -83,7 +83,11 @@ class Loop:
         writer = SummaryWriter(str(self.folder))
         bar = tqdm(total=self.steps, initial=self.index, desc="training", disable=not self.progress_bar, mininterval=1.0)
         saved = self.index if runs.snapshots(self.folder) else -1
-        with asked_to_stop() as stop, open(self.folder / "stats.jsonl", "a", encoding="utf-8") as stats, contextlib.closing(writer):
+        with (
+            asked_to_stop() as stop,
+            open(self.folder / "stats.jsonl", "a", encoding="utf-8") as stats,
+            contextlib.closing(writer),
+        ):
             while self.progress() < 1.0:
                 start = time.perf_counter()
                 numbers = self.task.step(self.progress(), self.index)
@@ -112,5 +116,8 @@ class Loop:
         if not bad:
             return
         kept = runs.snapshots(self.folder)
-        raise RunError(f"got {bad[0]} = NaN or infinity at step {self.index}", "wanted finite losses",
-                       f"lower the learning rate and resume; the last good snapshot is {kept[-1].name if kept else 'none yet'}")
+        raise RunError(
+            f"got {bad[0]} = NaN or infinity at step {self.index}",
+            "wanted finite losses",
+            f"lower the learning rate and resume; the last good snapshot is {kept[-1].name if kept else 'none yet'}",
+        )

@@ -77,7 +77,12 @@ class PriorTask:
     ) -> None:
         self.objective, self.batch, self.points, self.rays = objective, min(batch, len(targets.images)), points, rays
         self.ray_share, self.gan_start, self.gan_interval = ray_share, gan_start, gan_interval
-        self.learning_rate, self.code_rate, self.code_noise, self.code_penalty = learning_rate, code_rate, code_noise, code_penalty
+        self.learning_rate, self.code_rate, self.code_noise, self.code_penalty = (
+            learning_rate,
+            code_rate,
+            code_noise,
+            code_penalty,
+        )
         self.gan_batch, self.gan_weight, self.d_rate = gan_batch, gan_weight, d_rate
         self.r1_gamma, self.r1_interval, self.ema_steps = r1_gamma, r1_interval, ema_steps
         self.parts, self.targets, self.geometry, self.device = parts, targets, geometry, device
@@ -155,7 +160,9 @@ class PriorTask:
         return self.geometry.field_rays(angles.to(self.device), yx.to(self.device), distance, support)
 
     def _image(self, rays: Rays, code: Any) -> Tensor:
-        rendered = render(rays, self.parts.generator.field, self.parts.levels, picture=self.picture, code=code, generator=self.random)
+        rendered = render(
+            rays, self.parts.generator.field, self.parts.levels, picture=self.picture, code=code, generator=self.random
+        )
         return rendered[-1].picture.image.mean(-1)
 
     def _adversarial(self) -> dict[str, float]:
@@ -183,7 +190,11 @@ class PriorTask:
         real_heads = judged(reals)
         d_loss = nonsaturating_d(real_heads, judged(fakes.detach()), judge.dag_weight).mean()
         self.parts.probability.observe(real_heads[:, 0])
-        logged = {"d_loss": float(d_loss.detach()), "r_t": float(real_heads[:, 0].detach().sign().mean()), "p": self.parts.probability.p}
+        logged = {
+            "d_loss": float(d_loss.detach()),
+            "r_t": float(real_heads[:, 0].detach().sign().mean()),
+            "p": self.parts.probability.p,
+        }
         if self.gan_steps % self.r1_interval == 0:
             exact = reals.requires_grad_(True)
             penalty = r1_penalty(judge(exact, heads=1).heads[:, 0], exact).mean()

@@ -62,7 +62,9 @@ def new_folder(outdir: Path, dataset: str, desc: str | None) -> Path:
     try:
         folder.mkdir()
     except FileExistsError:
-        raise UserError(f"got run folder '{folder}', which exists", "wanted a new one", "start again or choose --outdir") from None
+        raise UserError(
+            f"got run folder '{folder}', which exists", "wanted a new one", "start again or choose --outdir"
+        ) from None
     return folder
 
 
@@ -76,7 +78,9 @@ def find_folder(name: str | Path, outdir: Path = Path("runs")) -> Path:
     if len(found) == 1:
         return found[0]
     if len(found) > 1:
-        raise UserError(f"got run '{name}', which {len(found)} folders begin with", "wanted one", f"write more of '{found[0].name}'")
+        raise UserError(
+            f"got run '{name}', which {len(found)} folders begin with", "wanted one", f"write more of '{found[0].name}'"
+        )
     known = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
     if known:
         raise unknown_name("run", str(name), known)

@@ -47,7 +47,9 @@ def resolve(dataset: str | None, name: str | None, preset: str, settings: Sequen
             raise unknown_name("recipe key", key, RECIPE_KEYS)
     missing = RECIPE_KEYS - {"presets"} - set(recipe)
     if missing:
-        raise UserError(f"got recipe '{name}' without {', '.join(sorted(missing))}", "wanted every node", "start from configs/chest.yaml")
+        raise UserError(
+            f"got recipe '{name}' without {', '.join(sorted(missing))}", "wanted every node", "start from configs/chest.yaml"
+        )
     check(recipe)
     return recipe
 
@@ -65,7 +67,9 @@ def check(recipe: Mapping[str, Any]) -> None:
         config.checked(recipe[key], int, where=f"recipe key '{key}'")
 
 
-def build_task(recipe: Mapping[str, Any], orbits: OrbitSet, targets: Targets, *, seed: int, device: str | torch.device) -> PriorTask:
+def build_task(
+    recipe: Mapping[str, Any], orbits: OrbitSet, targets: Targets, *, seed: int, device: str | torch.device
+) -> PriorTask:
     """Everything the recipe names, put together."""
     torch.manual_seed(seed)
     generator = GENERATORS.build(recipe["generator"]).to(device)
@@ -80,7 +84,9 @@ def build_task(recipe: Mapping[str, Any], orbits: OrbitSet, targets: Targets, *,
     return TASKS.build(recipe["task"], parts=parts, targets=targets, geometry=orbits.geometry, seed=seed, device=str(device))
 
 
-def describe(orbits: OrbitSet, targets: Targets, recipe: Mapping[str, Any], dataset: str, seed: int, split: str) -> dict[str, Any]:
+def describe(
+    orbits: OrbitSet, targets: Targets, recipe: Mapping[str, Any], dataset: str, seed: int, split: str
+) -> dict[str, Any]:
     """What a snapshot says of itself."""
     return {
         "recipe": dict(recipe), "dataset": dataset, "anatomy": orbits.anatomy, "geometry": orbits.geometry.to_json(),

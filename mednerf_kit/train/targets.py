@@ -58,7 +58,9 @@ def make_targets(orbits: OrbitSet, *, size: int = 64, progress: bool = True) -> 
         volumes.append(values)
         gains.append(gain)
         distances.append(geometry.with_fov(fov_deg).distance)
-    return Targets(orbits.images, torch.stack(volumes), torch.stack(gains).clamp_min(0.05).log(), torch.tensor(distances), per_view)
+    return Targets(
+        orbits.images, torch.stack(volumes), torch.stack(gains).clamp_min(0.05).log(), torch.tensor(distances), per_view
+    )
 
 
 def known_volume(path: str, geometry: Geometry, size: int) -> Tensor:

@@ -31,7 +31,9 @@ def lift(images: Tensor, geometry: Geometry, *, size: int = 64, half_extent: flo
     """Reconstruct an orbit [V, rows, cols] taken at ``geometry.angles_deg``."""
     images = images.float()
     count = max(1, round(len(images) / subset_views))
-    order = [torch.arange(s, len(images), count) for s in torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()]
+    order = [
+        torch.arange(s, len(images), count) for s in torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
+    ]
     unit_mm = geometry.half_width_mm
     spacing_mm = (2 * half_extent * unit_mm / size,) * 3
     angles = torch.tensor(geometry.angles_deg)
@@ -47,7 +49,9 @@ def lift(images: Tensor, geometry: Geometry, *, size: int = 64, half_extent: flo
             seen = projector.forward(values) / unit_mm
             picture = images[subset]
             if fit_gains:
-                raw[subset] = (seen * picture).sum((1, 2)) / picture.square().sum((1, 2)).clamp_min(1e-6) if epoch else raw[subset]
+                raw[subset] = (
+                    (seen * picture).sum((1, 2)) / picture.square().sum((1, 2)).clamp_min(1e-6) if epoch else raw[subset]
+                )
             residual = (gains[subset][:, None, None] * picture - seen) / row
             values = (values + relax * inside * projector.adjoint(residual) / unit_mm / column).clamp_min(0)
         relax *= 0.85

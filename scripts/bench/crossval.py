@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Leave-patients-out on a published DRR set: k folds, each trained on the others, each scored on its own patients.
 
-    python scripts/bench/crossval.py "$MEDNERF_KIT_DATA/mednerf_drr/chest_xrays" --minutes 5 --out out/crossval
+python scripts/bench/crossval.py "$MEDNERF_KIT_DATA/mednerf_drr/chest_xrays" --minutes 5 --out out/crossval
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def fold(args: argparse.Namespace, k: int, recipe: dict) -> list[dict]:
     for name in held if not args.seen else orbits.patients[:4]:
         truth = every.images[every.patients.index(name)].float()
         r = score_patient(prior, name, truth, orbits.images, inputs, Inversion(), Generator().manual_seed(0))
-        first = torch.where(r.scores["psnr_db"].isnan(), torch.nan, -10 * (r.orbit.members[0] - truth).square().mean((1, 2)).log10())
+        first = torch.where(
+            r.scores["psnr_db"].isnan(), torch.nan, -10 * (r.orbit.members[0] - truth).square().mean((1, 2)).log10()
+        )
         row = {"fold": k, "patient": name, "psnr_map_db": float(first.nanmean()), **{m: float(v.nanmean()) for m, v in r.scores.items()},
                **{b: float(s["psnr_db"].nanmean()) for b, s in r.baselines.items()}, **r.coverage, "invert_seconds": r.seconds,
                "train_seconds": loop.seconds, "lift_seconds": ready, "steps": loop.index}  # fmt: skip

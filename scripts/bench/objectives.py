@@ -53,7 +53,9 @@ def main() -> None:
     for seed in args.seeds:
         for objective in args.objectives:
             settings = [f"steps={args.steps}", f"snapshot_steps={args.steps}", f"task.objective={objective}", *args.settings]
-            folder = train(dataset=args.dataset, preset="quick", settings=settings, outdir=args.out, desc=f"{objective}-{seed}", seed=seed)
+            folder = train(
+                dataset=args.dataset, preset="quick", settings=settings, outdir=args.out, desc=f"{objective}-{seed}", seed=seed
+            )
             assert folder is not None
             prior = runs.load_prior(folder)
             node = resolve(args.dataset, None, "quick", settings)["dataset"]
@@ -73,7 +75,9 @@ def main() -> None:
     for objective in args.objectives:
         for key in ("swd", "psnr_db"):
             values = [r[key] for r in rows if r["objective"] == objective]
-            print(f"{objective:8s} {key:8s} {statistics.mean(values):8.3f} ± {statistics.pstdev(values):.3f} over {len(values)} seeds")
+            print(
+                f"{objective:8s} {key:8s} {statistics.mean(values):8.3f} ± {statistics.pstdev(values):.3f} over {len(values)} seeds"
+            )
 
 
 if __name__ == "__main__":
