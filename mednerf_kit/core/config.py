@@ -152,8 +152,10 @@ def overlaid(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = copy.deepcopy(base)
     for key, value in over.items():
         old = result.get(key)
-        same = isinstance(value, Mapping) and isinstance(old, dict) and value.get("name", old.get("name")) == old.get("name")
-        result[key] = overlaid(old, value) if same else copy.deepcopy(value)
+        if isinstance(value, Mapping) and isinstance(old, dict) and value.get("name", old.get("name")) == old.get("name"):
+            result[key] = overlaid(old, value)
+        else:
+            result[key] = copy.deepcopy(value)
     return result
 
 

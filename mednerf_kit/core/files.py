@@ -80,7 +80,8 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     try:
         with safe_open(str(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
             meta = json.loads((file.metadata() or {}).get("meta", "{}"))
     except FileNotFoundError:
         raise UserError(f"got '{path}', which does not exist", "wanted a snapshot", "check the path") from None

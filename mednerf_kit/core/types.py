@@ -88,7 +88,7 @@ class Selector(Protocol):
 class Field(Protocol):
     """What fills space. A code is a batch of per-sample weights for generated fields, None for a fixed one."""
 
-    def density(self, x: Tensor, code: Any = None) -> Tensor:
+    def density(self, x: Tensor, code: Any) -> Tensor:
         """Attenuation per unit length at points x [..., 3] -> [...]."""
 
-    def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> Answer: ...
+    def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any) -> Answer: ...

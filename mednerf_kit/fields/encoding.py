@@ -30,7 +30,7 @@ class _Octaves(torch.autograd.Function):
         return features
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (features,) = ctx.saved_tensors
         return encoding_gradient(gradient, features, ctx.octaves), None, None, None
 

@@ -1,7 +1,7 @@
 """A NeRF MLP whose weights are given: one set per scene of the batch, made by a generator.
 
-Points [B, N, 3] in field units meet weights [B, out, in]: every layer is one batched matrix product, in bf16 where the device is faster
-with it. Phases of the encoding, densities and everything along the ray stay fp32.
+Points [B, N, 3] in field units meet weights [B, out, in]: every layer is one batched matrix product, in bf16 where the device is
+faster with it. Phases of the encoding, densities and everything along the ray stay fp32.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from ..core.types import Answer
 from .encoding import encoded_width
 from .mlp import TiledMlp
 
-TILE_POINTS = (
-    8_192  # of a tile, over all scenes: its activations stay in a CPU core's cache; larger products run at half the speed
-)
+# Of a tile, over all scenes: its activations stay in a CPU core's cache; larger products run at half the speed.
+TILE_POINTS = 8_192
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The arithmetic of many small MLPs at once: encoding, layers and ReLUs in tiles that stay in a core's cache.
 
-One autograd node replaces some forty: each tile is encoded, multiplied through and rectified in place, and its activations are kept
-for the way back. Products are batched over scenes, [B, n, in] @ [B, in, out].
+One autograd node replaces some forty: each tile is encoded, multiplied through and rectified in place, and its activations are
+kept for the way back. Products are batched over scenes, [B, n, in] @ [B, in, out].
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TiledMlp(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         weights, dtype = ctx.weights, ctx.weights[0].dtype
         grad_w = [torch.zeros_like(w, dtype=torch.float32) for w in weights]
         grad_b = [torch.zeros(w.shape[:2], device=w.device) for w in weights]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -19,8 +21,27 @@ from ..core.types import Verdict
 from .dag import Dag
 from .layers import Conv2d, Linear, downsample, leaky_gain, leaky_relu, minibatch_stddev
 
-DISCRIMINATORS: Registry[nn.Module] = Registry("discriminator")
+DISCRIMINATORS: Registry[Discriminator] = Registry("discriminator")
 GAIN = leaky_gain()
+
+
+class Discriminator(Protocol):
+    """A judge of pictures, as training needs it: a module that knows the pictures' size and its later heads' weight."""
+
+    size: int  # pixels
+    dag_weight: float
+
+    def __call__(self, images: Tensor, angles_deg: Tensor | None = None, *, heads: int | None = None) -> Verdict: ...
+
+    def to(self, device: str | torch.device) -> Discriminator: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def requires_grad_(self, requires_grad: bool = True) -> Discriminator: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
 
 
 class ResidualBlock(nn.Module):

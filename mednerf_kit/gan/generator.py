@@ -1,8 +1,8 @@
 """The generator: a random code becomes the weights of a NeRF MLP.
 
-HyperNeRFGAN's idea (arXiv 2301.11631; factorised multiplicative modulation from INR-GAN, arXiv 2011.12026): every layer has one shared
-weight S; a scene's weight is W = S ⊙ (1 + act(L R / √r)) with low-rank factors L, R read from the scene's style w. Beside the style a
-*pose* code says where the patient lies and how far the scan reaches, so that the style need only explain anatomy.
+HyperNeRFGAN's idea (arXiv 2301.11631; factorised multiplicative modulation from INR-GAN, arXiv 2011.12026): every layer has one
+shared weight S; a scene's weight is W = S ⊙ (1 + act(L R / √r)) with low-rank factors L, R read from the scene's style w. Beside
+the style a *pose* code says where the patient lies and how far the scan reaches, so that the style need only explain anatomy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..core.config import Registry
 from ..fields.hyper import Frame, HyperField, Weights, padded_width
 
-GENERATORS: Registry[nn.Module] = Registry("generator")
+GENERATORS: Registry[HyperGenerator] = Registry("generator")
 POSE_DIM = 11  # shift 3, log-scale 3, rotation 3, scan extent 2
 
 
@@ -38,6 +38,9 @@ class HyperGenerator(nn.Module):
     ``modulation``: ``demod`` scales each output row of W to unit length; ``tanh`` and ``sigmoid`` bound the factor instead.
     ``outputs`` is 1 for density alone or 4 for density and colour.
     """
+
+    prior_mean: Tensor  # [latent_dim]
+    prior_factor: Tensor  # [latent_dim, latent_dim] lower triangular
 
     def __init__(
         self,
@@ -66,8 +69,9 @@ class HyperGenerator(nn.Module):
         sizes = list(zip(inputs, [width] * depth + [outputs], strict=True))
         self.shared = nn.ParameterList(torch.randn(o, i) * math.sqrt(2 / i) for i, o in sizes)
         self.bias = nn.ParameterList(torch.zeros(o) for _, o in sizes)
-        self.affine = nn.ModuleList(nn.Linear(code_dim, (i + o) * rank + o) for i, o in sizes)
-        for layer, (_, o) in zip(self.affine, sizes, strict=True):
+        affine = [nn.Linear(code_dim, (i + o) * rank + o) for i, o in sizes]
+        self.affine = nn.ModuleList(affine)
+        for layer, (_, o) in zip(affine, sizes, strict=True):
             nn.init.normal_(layer.weight, std=0.5 / math.sqrt(code_dim))
             nn.init.normal_(layer.bias, std=0.5)
             with torch.no_grad():
@@ -89,9 +93,9 @@ class HyperGenerator(nn.Module):
 
     @torch.no_grad()
     def fit_prior(self, table: Tensor, *, shrink: float = 0.2) -> None:
-        """Describe trained codes [P, latent_dim] by one Gaussian: u = mean + factor·eps, the covariance shrunk towards its diagonal.
+        """Describe trained codes [P, latent_dim] by one Gaussian: u = mean + factor·eps, its covariance shrunk to the diagonal.
 
-        cov = (1 − shrink)·C + shrink·diag(C) (Ledoit & Wolf 2004 in spirit), so that directions no patient varied along stay small.
+        cov = (1 − shrink)·C + shrink·diag(C) (Ledoit & Wolf 2004 in spirit): directions no patient varied along stay small.
         """
         mean = table.mean(0)
         c = (table - mean).T @ (table - mean) / max(len(table) - 1, 1)
@@ -126,10 +130,8 @@ class HyperGenerator(nn.Module):
             factors, shift = numbers[:, : (i + o) * self.rank], numbers[:, (i + o) * self.rank :]
             if latent.deltas is not None:
                 factors = factors + latent.deltas[k]
-            left, right = (
-                factors[:, : o * self.rank].unflatten(1, (o, self.rank)),
-                factors[:, o * self.rank :].unflatten(1, (self.rank, i)),
-            )
+            left = factors[:, : o * self.rank].unflatten(1, (o, self.rank))
+            right = factors[:, o * self.rank :].unflatten(1, (self.rank, i))
             layers.append((self.modulate(shared, left @ right / math.sqrt(self.rank)), bias + shift))
         return Weights(tuple(layers), self.frame(latent.pose), gain)
 

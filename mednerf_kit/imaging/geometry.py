@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ class Geometry:
             )
         return self.at(start_deg + direction * 360.0 * k / views for k in range(views))
 
-    def at(self, angles_deg: Sequence[float]) -> Geometry:
+    def at(self, angles_deg: Iterable[float]) -> Geometry:
         """The same set-up at these view angles, in degrees."""
         return dataclasses.replace(self, angles_deg=tuple(angles_deg))
 
@@ -135,7 +135,7 @@ class Geometry:
         return self.source_to_isocentre_mm / self.half_width_mm
 
     def field_rays(self, angles_deg: Tensor, yx: Tensor, distance: Tensor | float, support: float = 1.4) -> Rays:
-        """Rays in field units through pixels, with the source at ``distance`` (differentiable): how an unknown field of view is fitted.
+        """Rays in field units through pixels, with the source at ``distance`` (differentiable): fits an unknown field of view.
 
         ``angles_deg`` [...], ``yx`` [..., 2], ``distance`` broadcasts to [...]; otherwise as :meth:`rays`.
         """
@@ -171,8 +171,8 @@ class Geometry:
     def rays(self, angles_deg: Tensor, yx: Tensor, *, support_mm: float | None = None) -> Rays:
         """Rays in millimetres from the source through pixels.
 
-        ``angles_deg`` [...] and ``yx`` [..., 2] (row and column, pixel centres at integers) share their leading shape. ``near`` and
-        ``far`` bound the ray inside the support cylinder of that radius about the orbit's axis (default 1.4 half-widths).
+        ``angles_deg`` [...] and ``yx`` [..., 2] (row and column, pixel centres at integers) share their leading shape. ``near``
+        and ``far`` bound the ray inside the support cylinder of that radius about the orbit's axis (default 1.4 half-widths).
         """
         source, centre, right, up = self.frames(angles_deg)
         u = (yx[..., 1] - (self.cols - 1) / 2) * self.pixel_mm
@@ -239,7 +239,8 @@ def cylinder_span(origin: Tensor, direction: Tensor, radius: float | Tensor, axi
 
 #: Set-ups used when nothing else is said: the phantom cohorts', which imitate the published sets.
 DEFAULTS = {
-    "chest": Geometry(source_to_isocentre_mm=1120, source_to_detector_mm=1600, rows=128, cols=128, pixel_mm=4.0, line_integral_scale=7.5),
+    "chest": Geometry(source_to_isocentre_mm=1120, source_to_detector_mm=1600, rows=128, cols=128, pixel_mm=4.0,
+                      line_integral_scale=7.5),
     "knee": Geometry(source_to_isocentre_mm=570, source_to_detector_mm=1040, rows=128, cols=128, pixel_mm=350 / 128,
                      line_integral_scale=3.7),
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """Where along a ray the field is asked. A sampler is a quadrature rule: nodes and lengths, ``dt = 0`` means "not there".
 
-All share one signature, ``sampler(rays, previous, generator) -> Samples``: ``previous`` is the coarser level's samples and weights;
-without a generator the nodes are the midpoints, which makes test renders deterministic. No gradient flows through nodes.
+All share one signature, ``sampler(rays, previous, generator) -> Samples``: ``previous`` is the coarser level's samples and
+weights; without a generator the nodes are the midpoints, which makes test renders deterministic. No gradient flows through nodes.
 """
 
 from __future__ import annotations
@@ -68,9 +68,10 @@ class Importance:
 class Local:
     """L-NeRF's local sampling: fine nodes by inverse transform of only those coarse weights that exceed a threshold, per ray.
 
-    ``threshold`` is absolute, or a share of the ray's largest weight with ``relative``; ``kappa`` scales the number of fine nodes.
-    The cells left out contribute their coarse node (``merge``), so that nothing is dropped from the integral; a ray on which no cell
-    passes is sampled over its full length. ``explore`` is the share of nodes spread over the whole ray regardless, so that an early mistake cannot hide a structure.
+    ``threshold`` is absolute, or a share of the ray's largest weight with ``relative``; ``kappa`` scales the number of fine
+    nodes. The cells left out contribute their coarse node (``merge``), so that nothing is dropped from the integral; a ray on
+    which no cell passes is sampled over its full length. ``explore`` is the share of nodes spread over the whole ray regardless,
+    so that an early mistake cannot hide a structure.
     """
 
     def __init__(self, *, n: int = 64, threshold: float = 5e-4, relative: bool = False, kappa: float = 0.4, merge: bool = True,

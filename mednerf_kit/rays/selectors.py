@@ -54,7 +54,7 @@ class Patch:
 
 @SELECTORS.register("strided_patch")
 class StridedPatch:
-    """GRAF's patch: a continuous stride between 1 and what fills the picture, so that small patches see the whole (arXiv 2007.02442)."""
+    """GRAF's patch: a stride between 1 and what fills the picture, so that small patches see the whole (arXiv 2007.02442)."""
 
     def __init__(self, *, size: int = 32, views: int, rows: int, cols: int) -> None:
         self.patch = Patch(size=size, views=views, rows=rows, cols=cols)

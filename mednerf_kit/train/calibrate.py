@@ -22,8 +22,8 @@ INPUTS_DEG = {"1": (270.0,), "2": (270.0, 0.0)}  # one frontal view, and a front
 def calibrate(prior: Prior, *, limit: int = 4, views: Sequence[str] = ("1",), seed: int = 1) -> dict[str, float]:
     """Factors by number of input views, from the first ``limit`` validation patients of the prior's own set.
 
-    For each patient the inputs are inverted and all other views compared: f is the least factor with |error| ≤ 1.645·f·spread at 90 % of
-    the pixels of the body. An empty validation split answers with no factors.
+    For each patient the inputs are inverted and all other views compared: f is the least factor with |error| ≤ 1.645·f·spread at
+    90 % of the pixels of the body. An empty validation split answers with no factors.
     """
     node = prior.meta["recipe"]["dataset"]
     try:

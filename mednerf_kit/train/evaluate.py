@@ -111,7 +111,8 @@ def summary(results: Sequence[Scored], geometry_angles: Sequence[float], inputs_
     found["per_patient"] = [
         {"patient": r.name, **{k: mean(v) for k, v in r.scores.items()}, "seconds": round(r.seconds, 1),
          **({"volume": r.volume} if r.volume else {}),
-         "baselines": {b: {k: mean(s[k]) for k in ("psnr_db", "ssim")} for b, s in r.baselines.items()}} for r in results]  # fmt: skip
+         "baselines": {b: {k: mean(s[k]) for k in ("psnr_db", "ssim")} for b, s in r.baselines.items()}}
+        for r in results]  # fmt: skip
     found["per_angle"] = [
         {"angle_deg": a, **{k: mean(stacked[k][:, i]) for k in ("psnr_db", "ssim", "mae")}} for i, a in enumerate(geometry_angles)
     ]
@@ -135,8 +136,11 @@ def load_sets(prior: runs.Prior, dataset: str | None, split: str, limit: int | N
         raise UserError(f"got patients the prior was trained on ({', '.join(known[:4])}{', …' if len(known) > 4 else ''})",
                         "wanted unseen patients", "choose --split test, or score them as seen with --seen")  # fmt: skip
     if scored.geometry.angles_deg != prior.geometry.angles_deg:
-        raise UserError(f"got a set of {scored.geometry.views} views", f"wanted the {prior.geometry.views} angles of the prior's set",
-                        "make it with the same --views")  # fmt: skip
+        raise UserError(
+            f"got a set of {scored.geometry.views} views",
+            f"wanted the {prior.geometry.views} angles of the prior's set",
+            "make it with the same --views",
+        )
     training = read_set(trained_on, node, split=str(prior.meta["split"]), patients=prior.meta["patients"])
     return scored, training.images
 

@@ -1,11 +1,11 @@
 """From X-rays back to scenes: several codes at once, whose mean is the answer and whose spread says how much it is worth.
 
 1. Best of N: random and trained codes are rendered at the input's angles; the closest start the search.
-2. Codes: the prior's standard normal numbers eps minimise  Σ w (g·p(eps) − y)² / σ² + |eps − eps_k|².  The first member has eps_k = 0
-   (the maximum a posteriori); the others draw eps_k ~ N(0, 1), which for a linear model makes each an exact posterior sample
-   ("randomise, then optimise", Bardsley et al. 2014): what the X-ray does not determine keeps the prior's variance.
-3. Pivot: the style itself and low-rank additions to every layer's factors are tuned, held near by a locality penalty (after Roich et
-   al. 2022), together with each view's angle, the field of view and each view's gain.
+2. Codes: the prior's standard normal numbers eps minimise  Σ w (g·p(eps) − y)² / σ² + |eps − eps_k|².  The first member has
+   eps_k = 0 (the maximum a posteriori); the others draw eps_k ~ N(0, 1), which for a linear model makes each an exact posterior
+   sample ("randomise, then optimise", Bardsley et al. 2014): what the X-ray does not determine keeps the prior's variance.
+3. Pivot: the style itself and low-rank additions to every layer's factors are tuned, held near by a locality penalty (after Roich
+   et al. 2022), together with each view's angle, the field of view and each view's gain.
 One tenth of the input's pixels are held out; the state with the lowest held-out error is kept, never the one that fits best.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -82,8 +83,11 @@ class State:
         return [self.eps, self.style, self.log_gain, self.turn_deg, self.log_distance, *self.deltas]
 
     def cloned(self) -> State:
-        return State(*(t.detach().clone() for t in (self.eps, self.style)), tuple(t.detach().clone() for t in self.deltas),
-                     *(t.detach().clone() for t in (self.log_gain, self.turn_deg, self.log_distance)))  # fmt: skip
+        def copied(t: Tensor) -> Tensor:
+            return t.detach().clone()
+
+        return State(copied(self.eps), copied(self.style), tuple(copied(d) for d in self.deltas),
+                     copied(self.log_gain), copied(self.turn_deg), copied(self.log_distance))  # fmt: skip
 
 
 class Problem:
@@ -150,7 +154,7 @@ class Problem:
         """Adam on the codes, or on everything when ``pivot``; returns the state with the lowest held-out error."""
         o, rate = self.options, self.options.code_rate * (0.3 if pivot else 1.0)
         state = state.cloned()
-        groups = [{"params": [state.eps], "peak": rate}, {"params": [state.log_gain], "peak": 0.01}]
+        groups: list[dict[str, Any]] = [{"params": [state.eps], "peak": rate}, {"params": [state.log_gain], "peak": 0.01}]
         if pivot:
             groups += [{"params": [state.style], "peak": 0.01}, {"params": list(state.deltas), "peak": 0.003},
                        {"params": [state.turn_deg], "peak": 0.2}, {"params": [state.log_distance], "peak": 0.005}]  # fmt: skip

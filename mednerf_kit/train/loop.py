@@ -47,8 +47,8 @@ def asked_to_stop() -> Iterator[threading.Event]:
 class Loop:
     """Runs a task for ``steps`` or ``max_minutes``, whichever ends first, and keeps its folder."""
 
-    def __init__(self, task: Task, folder: Path, *, steps: int, snapshot_steps: int, max_minutes: float | None, meta: dict[str, Any],
-                 progress_bar: bool = True) -> None:  # fmt: skip
+    def __init__(self, task: Task, folder: Path, *, steps: int, snapshot_steps: int, max_minutes: float | None,
+                 meta: dict[str, Any], progress_bar: bool = True) -> None:  # fmt: skip
         self.task, self.folder, self.steps, self.snapshot_steps = task, folder, steps, snapshot_steps
         self.max_minutes, self.meta, self.progress_bar = max_minutes, meta, progress_bar
         self.index, self.seconds = 0, 0.0

@@ -43,6 +43,9 @@ def predict(prior: Prior, posterior: Posterior, geometry: Geometry, *, size: int
 
 
 def calibration(prior: Prior, views: int) -> float:
-    """The factor, fitted on validation patients, that makes ±1.645 spreads a 90 % interval; that of one view where it was fitted for no more, 1 where it never was."""
+    """The factor, fitted on validation patients, that makes ±1.645 spreads a 90 % interval.
+
+    That of one view where it was fitted for no more; 1 where it never was.
+    """
     factors = prior.meta.get("calibration", {})
     return float(factors.get(str(min(views, 2)), factors.get("1", 1.0)))

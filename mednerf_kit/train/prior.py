@@ -1,9 +1,9 @@
 """The task of learning a prior: codes of known patients through one generator, and an adversary for the space between them.
 
-Three terms share the generator. *Volume*: density at random points against each patient's volume, the cheapest teacher (a point is a
-target; a ray costs dozens). *Rays*: line integrals of random pixels against the DRRs, what is scored. *Adversary*: patches of random
-patients against patches of real DRRs at the same angles, judged by a DAG discriminator. ``objective`` chooses: ``posed`` is the first
-two, ``gan`` the last, ``hybrid`` all.
+Three terms share the generator. *Volume*: density at random points against each patient's volume, the cheapest teacher (a point
+is a target; a ray costs dozens). *Rays*: line integrals of random pixels against the DRRs, what is scored. *Adversary*: patches
+of random patients against patches of real DRRs at the same angles, judged by a DAG discriminator. ``objective`` chooses:
+``posed`` is the first two, ``gan`` the last, ``hybrid`` all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 from ..core.config import Registry
 from ..core.types import Rays
 from ..gan.augment import apply as augmented
-from ..gan.discriminator import nonsaturating_d, nonsaturating_g, r1_penalty
+from ..gan.discriminator import Discriminator, nonsaturating_d, nonsaturating_g, r1_penalty
 from ..gan.generator import POSE_DIM, HyperGenerator, Latent
 from ..imaging.geometry import Geometry
 from ..rays.render import PICTURES, Level, render
@@ -34,7 +34,7 @@ class Parts:
     """What a recipe's other nodes build for the task."""
 
     generator: HyperGenerator
-    discriminator: nn.Module
+    discriminator: Discriminator
     augment: Any
     probability: Any
     levels: list[Level]
@@ -77,12 +77,8 @@ class PriorTask:
     ) -> None:
         self.objective, self.batch, self.points, self.rays = objective, min(batch, len(targets.images)), points, rays
         self.ray_share, self.gan_start, self.gan_interval = ray_share, gan_start, gan_interval
-        self.learning_rate, self.code_rate, self.code_noise, self.code_penalty = (
-            learning_rate,
-            code_rate,
-            code_noise,
-            code_penalty,
-        )
+        self.learning_rate, self.code_rate = learning_rate, code_rate
+        self.code_noise, self.code_penalty = code_noise, code_penalty
         self.gan_batch, self.gan_weight, self.d_rate = gan_batch, gan_weight, d_rate
         self.r1_gamma, self.r1_interval, self.ema_steps = r1_gamma, r1_interval, ema_steps
         self.parts, self.targets, self.geometry, self.device = parts, targets, geometry, device
@@ -241,8 +237,13 @@ class PriorTask:
 
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
-        for prefix, module in (("model", self.parts.generator), ("judge", self.parts.discriminator), ("slow", self.ema)):
-            module.load_state_dict({k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")})
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.parts.generator.load_state_dict(part("model."))
+        self.parts.discriminator.load_state_dict(part("judge."))
+        self.ema.load_state_dict(part("slow."))
         with torch.no_grad():
             for name in ("codes", "log_gains", "log_distance"):
                 getattr(self, name).copy_(tensors[name])

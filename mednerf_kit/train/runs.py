@@ -104,7 +104,7 @@ def save_snapshot(folder: Path, step: int, tensors: Mapping[str, Tensor], meta: 
 
 def newest_whole(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any], list[str]]:
     """The newest readable snapshot of a run: path, tensors, metadata, and a sentence for each damaged one passed over."""
-    remarks = []
+    remarks: list[str] = []
     for path in reversed(snapshots(folder)):
         try:
             return path, *files.load_tensors(path), remarks

@@ -113,7 +113,8 @@ def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def train(*, dataset: str | None, config: str | None = None, preset: str = "default", settings: Sequence[str] = (),
           outdir: Path = Path("runs"), desc: str | None = None, resume: str | None = None, seed: int = 0, device: str = "auto",
-          max_minutes: float | None = None, split: str = "train", limit: int | None = None, dry_run: bool = False) -> Path | None:  # fmt: skip
+          max_minutes: float | None = None, split: str = "train", limit: int | None = None,
+          dry_run: bool = False) -> Path | None:  # fmt: skip
     """Train a prior; returns the run folder (None for a dry run)."""
     folder = None
     if resume not in (None, "latest"):
@@ -145,8 +146,9 @@ def train(*, dataset: str | None, config: str | None = None, preset: str = "defa
             loop.log(remark)
         loop.load(tensors, saved_meta)
         loop.log(f"continuing {folder.name} from {path.name}")
-    loop.log(f"{len(orbits.patients)} patients, {orbits.geometry.views} views of {orbits.geometry.cols}², {recipe['task']['objective']}, "
-             f"device {where}; data ready after {time.perf_counter() - started:.0f} s")  # fmt: skip
+    loop.log(f"{len(orbits.patients)} patients, {orbits.geometry.views} views of {orbits.geometry.cols}², "
+             f"{recipe['task']['objective']}, device {where}; "
+             f"data ready after {time.perf_counter() - started:.0f} s")  # fmt: skip
     for note in orbits.notes:
         loop.log(f"note: {note}")
     loop.run()

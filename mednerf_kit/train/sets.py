@@ -10,11 +10,11 @@ from ..data.orbits import OrbitSet, load_orbits
 from ..imaging.geometry import DEFAULTS
 
 
-def read_set(dataset: str, node: Mapping[str, Any], *, split: str, limit: int | None = None, patients: Sequence[str] | None = None,
-             progress: bool = True) -> OrbitSet:  # fmt: skip
+def read_set(dataset: str, node: Mapping[str, Any], *, split: str, limit: int | None = None,
+             patients: Sequence[str] | None = None, progress: bool = True) -> OrbitSet:  # fmt: skip
     """A set at the recipe's size: phantoms by name, anything else by path."""
     options = dict(node)
-    cohort = {part: int(options.pop(part)) for part in ("train", "val", "test") if part in options}
+    cohort: dict[str, int] = {part: int(options.pop(part)) for part in ("train", "val", "test") if part in options}
     options.pop("volume_size", None)
     unknown = set(options) - {"size", "views", "seed"}
     if unknown:

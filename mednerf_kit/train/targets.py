@@ -40,7 +40,7 @@ class Targets:
 
 
 def scaled_by_view(orbits: OrbitSet) -> bool:
-    """Whether each view was stretched to its own maximum, as in the published sets (which reducing the pictures lowers a little)."""
+    """Whether each view was stretched to its own maximum, as in the published sets (reducing pictures lowers it a little)."""
     return orbits.geometry.line_integral_scale is None and bool((orbits.images.amax((-1, -2)) > 0.8).all())
 
 

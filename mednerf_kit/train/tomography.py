@@ -64,8 +64,8 @@ def lift(images: Tensor, geometry: Geometry, *, size: int = 64, half_extent: flo
 def fit_fov_deg(images: Tensor, geometry: Geometry, *, size: int = 56, views: int = 18) -> float:
     """The opening angle whose reconstruction explains an orbit best: a golden-section search between 12° and 48°.
 
-    For sets that come without distances. Works on a coarse copy, which resolves a few degrees: the geometry's own angle stands unless
-    the one found explains the orbit half a decibel better.
+    For sets that come without distances. Works on a coarse copy, which resolves a few degrees: the geometry's own angle stands
+    unless the one found explains the orbit half a decibel better.
     """
     step = max(1, len(images) // views)
     small = geometry.at(geometry.angles_deg[::step]).resized(min(64, geometry.cols))

@@ -46,7 +46,8 @@ def fold(args: argparse.Namespace, k: int, recipe: dict) -> list[dict]:
         first = torch.where(
             r.scores["psnr_db"].isnan(), torch.nan, -10 * (r.orbit.members[0] - truth).square().mean((1, 2)).log10()
         )
-        row = {"fold": k, "patient": name, "psnr_map_db": float(first.nanmean()), **{m: float(v.nanmean()) for m, v in r.scores.items()},
+        row = {"fold": k, "patient": name, "psnr_map_db": float(first.nanmean()),
+               **{m: float(v.nanmean()) for m, v in r.scores.items()},
                **{b: float(s["psnr_db"].nanmean()) for b, s in r.baselines.items()}, **r.coverage, "invert_seconds": r.seconds,
                "train_seconds": loop.seconds, "lift_seconds": ready, "steps": loop.index}  # fmt: skip
         print(json.dumps({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()}), flush=True)

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Does the adversary earn its keep? Posed against hybrid at equal steps: sliced Wasserstein distance of random patients, PSNR of projected ones.
+"""Does the adversary earn its keep? Posed against hybrid at equal steps: realism of random patients, PSNR of projected ones.
 
     python scripts/bench/objectives.py --dataset chest --steps 1500 --seeds 0 1 2 --out out/objectives
 
-Fakes are random patients of the prior, baked and projected at random angles of the set; reals are views of held-out patients at the same
-angles. Both are scored with one seed of patches and directions. The step count is fixed, so that both objectives see the same posed data.
+Realism is the sliced Wasserstein distance. Fakes are random patients of the prior, baked and projected at random angles of the
+set; reals are views of held-out patients at the same angles. Both are scored with one seed of patches and directions. The step
+count is fixed, so that both objectives see the same posed data.
 """
 
 from __future__ import annotations
@@ -66,8 +67,11 @@ def main() -> None:
             reals = test.images[torch.randint(len(test.patients), (128,), generator=pick), views].float()[:, None]
             swd = sliced_wasserstein(reals, fakes_like(prior, 128, 4, views), Generator().manual_seed(0))
             inputs = input_views(test.geometry.angles_deg, [270.0])
-            found = [score_patient(prior, name, test.images[i].float(), training.images, inputs, Inversion(), Generator().manual_seed(i))
-                     for i, name in enumerate(test.patients[: args.patients])]  # fmt: skip
+            chosen = zip(test.patients[: args.patients], test.images[: args.patients], strict=True)
+            found = [
+                score_patient(prior, name, truth.float(), training.images, inputs, Inversion(), Generator().manual_seed(i))
+                for i, (name, truth) in enumerate(chosen)
+            ]
             row = {"objective": objective, "seed": seed, **swd,
                    "psnr_db": statistics.mean(float(r.scores["psnr_db"].nanmean()) for r in found)}  # fmt: skip
             print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
@@ -75,9 +79,8 @@ def main() -> None:
     for objective in args.objectives:
         for key in ("swd", "psnr_db"):
             values = [r[key] for r in rows if r["objective"] == objective]
-            print(
-                f"{objective:8s} {key:8s} {statistics.mean(values):8.3f} ± {statistics.pstdev(values):.3f} over {len(values)} seeds"
-            )
+            mean, spread = statistics.mean(values), statistics.pstdev(values)
+            print(f"{objective:8s} {key:8s} {mean:8.3f} ± {spread:.3f} over {len(values)} seeds")
 
 
 if __name__ == "__main__":
