@@ -57,17 +57,21 @@ class Registry(Generic[T]):
 
     def build(self, node: Mapping[str, Any] | str, **facts: Any) -> T:
         """Construct the entry a node names; ``facts`` are what the program knows (a size, a dataset), not options."""
-        options = {"name": node} if isinstance(node, str) else dict(node)
-        name = options.pop("name", None)
-        if name is None:
-            raise UserError(f"got a {self.kind} without a name", f"wanted one of {', '.join(self.entries)}", "add 'name:'")
+        name, options = self._named(node)
         return bind(self[name], options, where=f"{self.kind} '{name}'", **facts)
 
     def check(self, node: Mapping[str, Any] | str, *facts: str) -> None:
         """Refuse what :meth:`build` would refuse, without building; ``facts`` are the names of what the program will supply."""
-        options = {"name": node} if isinstance(node, str) else dict(node)
-        entry = self[str(options.pop("name", None))]
-        bound(entry, options, where=f"{self.kind} '{node if isinstance(node, str) else node['name']}'", facts=facts)
+        name, options = self._named(node)
+        bound(self[name], options, where=f"{self.kind} '{name}'", facts=facts)
+
+    def _named(self, node: Mapping[str, Any] | str) -> tuple[str, dict[str, Any]]:
+        """The name and the options of a node."""
+        options = {"name": node} if isinstance(node, str) else dict(node) if isinstance(node, Mapping) else {}
+        name = options.pop("name", None)
+        if name is None:
+            raise UserError(f"got a {self.kind} without a name", f"wanted one of {', '.join(self.entries)}", "add 'name:'")
+        return str(name), options
 
 
 def bind(entry: Callable[..., T], options: Mapping[str, Any], *, where: str, **facts: Any) -> T:
@@ -123,8 +127,10 @@ def folder() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
-def load(name_or_path: str) -> dict[str, Any]:
-    """Read a recipe by name (of ``configs/``) or path; ``base: NAME`` in it is read first and overlaid."""
+def load(name_or_path: str, *, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read a recipe by name (of ``configs/``) or path; ``base: NAME`` in it is read first and overlaid (``above``: who asked)."""
+    if name_or_path in above:
+        raise UserError(f"got recipe '{name_or_path}', which is its own base", "wanted a base that ends", "correct its 'base:'")
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = folder() / f"{name_or_path}.yaml"
@@ -140,7 +146,7 @@ def load(name_or_path: str) -> dict[str, Any]:
     if not isinstance(recipe, dict):
         raise UserError(f"got recipe '{path}' without keys", "wanted a YAML mapping", "start from a file of configs/")
     base = recipe.pop("base", None)
-    return overlaid(load(base), recipe) if base else recipe
+    return overlaid(load(str(base), above=(*above, name_or_path)), recipe) if base else recipe
 
 
 def overlaid(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,7 +176,12 @@ def with_settings(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]
         key, sign, text = setting.partition("=")
         if not sign or not key:
             raise UserError(f"got --set '{setting}'", "wanted key.path=value", "write for example --set sampler.n=32")
-        value = yaml.safe_load(text)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(
+                f"got --set '{setting}'", "wanted a YAML value after the =", "quote it or close its brackets"
+            ) from None
         if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?e[-+]?\d+", value, re.IGNORECASE):
             value = float(value)
         node = result

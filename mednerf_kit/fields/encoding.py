@@ -12,7 +12,7 @@ class _Octaves(torch.autograd.Function):
     """sin and cos of 2^k x by the double-angle recurrence: three of each per point instead of three per octave.
 
     sin 2a = 2 sin a cos a and cos 2a = 1 − 2 sin² a, in fp32 (the recurrence doubles the rounding error each octave; after ten
-    octaves it is still 1e-4). Derivatives come from the stored values: d sin(2^k x)/dx = 2^k cos(2^k x).
+    octaves it is below 1e-3). Derivatives come from the stored values: d sin(2^k x)/dx = 2^k cos(2^k x).
     """
 
     @staticmethod

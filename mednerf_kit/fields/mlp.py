@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .encoding import encoding_gradient, frequency_encoding
 
@@ -40,7 +41,10 @@ class TiledMlp(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if not ctx.tiles:
+            raise RuntimeError("the activations of this MLP were freed by the first way back; run it again")
         weights, dtype = ctx.weights, ctx.weights[0].dtype
         grad_w = [torch.zeros_like(w, dtype=torch.float32) for w in weights]
         grad_b = [torch.zeros(w.shape[:2], device=w.device) for w in weights]

@@ -16,6 +16,7 @@ from torch import Generator as Random
 from torch import Tensor, nn
 
 from ..core.config import Registry
+from ..core.errors import UserError
 from ..fields.hyper import Frame, HyperField, Weights, padded_width
 
 GENERATORS: Registry[HyperGenerator] = Registry("generator")
@@ -57,6 +58,11 @@ class HyperGenerator(nn.Module):
         support: float = 1.4,
     ) -> None:
         super().__init__()
+        if min(code_dim, width, depth, octaves, rank, mapping_width) < 1 or not 0 <= skip <= depth or support <= 0:
+            raise UserError(
+                f"got code_dim {code_dim}, width {width}, depth {depth}, octaves {octaves}, rank {rank}, skip {skip}, support {support:g}",
+                "wanted positive ones and a skip of 0 (none) to depth", "correct the generator's options")  # fmt: skip
+        self.field_outputs = outputs
         self.code_dim, self.rank, self.modulation = code_dim, rank, modulation
         self.field = HyperField(octaves=octaves, skip=skip, support=support)
         self.mapping = nn.Sequential(

@@ -58,7 +58,9 @@ class Geometry:
             object.__setattr__(self, "angles_deg", tuple(float(a) for a in self.angles_deg))
             for name in ("rows", "cols"):
                 object.__setattr__(self, name, int(getattr(self, name)))
-        except (TypeError, ValueError):
+            if self.line_integral_scale is not None:
+                object.__setattr__(self, "line_integral_scale", float(self.line_integral_scale))
+        except (TypeError, ValueError, OverflowError):
             raise UserError(
                 "got a geometry with a value that is not a number",
                 "wanted numbers in millimetres and degrees",
@@ -79,6 +81,11 @@ class Geometry:
                 "wanted 0 < SOD < SDD",
                 "check the two distances (are they swapped?)",
             )
+        if self.line_integral_scale is not None and not (
+            math.isfinite(self.line_integral_scale) and self.line_integral_scale > 0
+        ):
+            raise UserError(f"got line_integral_scale {self.line_integral_scale:g}", "wanted a positive number or null",
+                            "correct geometry.json")  # fmt: skip
         if min(self.rows, self.cols) < 1 or self.pixel_mm <= 0:
             raise UserError(
                 f"got a detector of {self.rows}×{self.cols} pixels of {self.pixel_mm:g} mm",

@@ -35,9 +35,7 @@ class Stratified:
     """One node in each of n equal strata of [near, far] (Mildenhall et al. 2020, eq. 2)."""
 
     def __init__(self, *, n: int = 48) -> None:
-        if n < 1:
-            raise UserError(f"got {n} samples per ray", "wanted at least 1", "set sampler.n higher")
-        self.n = n
+        self.n = at_least_one(n)
 
     @torch.no_grad()
     def __call__(self, rays: Rays, previous: Previous = None, generator: Generator | None = None) -> Samples:
@@ -51,17 +49,15 @@ class Stratified:
 class Importance:
     """n nodes by inverse transform of the coarser level's weights; ``merge`` keeps its nodes too (as NeRF's fine pass does)."""
 
+    refines = True
+
     def __init__(self, *, n: int = 64, merge: bool = True) -> None:
-        self.n, self.merge = n, merge
+        self.n, self.merge = at_least_one(n), merge
 
     @torch.no_grad()
     def __call__(self, rays: Rays, previous: Previous, generator: Generator | None = None) -> Samples:
         coarse, w = needed(previous, "importance")
-        u = (torch.arange(self.n, device=w.device) + offsets((*w.shape[:-1], self.n), generator, w.device)) / self.n
-        t = inverse_cdf(stratum_edges(coarse, rays), w, u)
-        if self.merge:
-            t = torch.cat([t, coarse.t], -1).sort(-1).values
-        return Samples(t, cell_lengths(t, rays.near, rays.far))
+        return by_weight(rays, coarse, w, self.n, merge=self.merge, generator=generator)
 
 
 @SAMPLERS.register("local")
@@ -74,9 +70,11 @@ class Local:
     so that an early mistake cannot hide a structure.
     """
 
+    refines = True
+
     def __init__(self, *, n: int = 64, threshold: float = 5e-4, relative: bool = False, kappa: float = 0.4, merge: bool = True,
                  explore: float = 0.0) -> None:  # fmt: skip
-        self.n = max(1, round(n * kappa))
+        self.n = max(1, round(at_least_one(n) * kappa))
         self.threshold, self.relative, self.merge, self.explore = threshold, relative, merge, explore
 
     @torch.no_grad()
@@ -88,11 +86,31 @@ class Local:
         local = inside * (w + 1e-5)
         local = local / local.sum(-1, keepdim=True)
         spread = coarse.dt / coarse.dt.sum(-1, keepdim=True).clamp_min(1e-12)
-        u = (torch.arange(self.n, device=w.device) + offsets((*w.shape[:-1], self.n), generator, w.device)) / self.n
-        t = inverse_cdf(stratum_edges(coarse, rays), (1 - self.explore) * local + self.explore * spread, u)
-        if self.merge:
-            t = torch.cat([t, coarse.t], -1).sort(-1).values
-        return Samples(t, cell_lengths(t, rays.near, rays.far))
+        mixed = (1 - self.explore) * local + self.explore * spread
+        return by_weight(rays, coarse, mixed, self.n, merge=self.merge, generator=generator)
+
+
+def by_weight(rays: Rays, coarse: Samples, w: Tensor, n: int, *, merge: bool, generator: Generator | None) -> Samples:
+    """n nodes by inverse transform of weights w [..., S] of the coarse cells, one in each of n strata of equal weight.
+
+    Merged with the coarse nodes each node stands for what lies nearer to it than to its neighbours; alone, for its own stratum, so that
+    cells without weight are left out.
+    """
+    edges = stratum_edges(coarse, rays)
+    index = torch.arange(n, device=w.device)
+    t = inverse_cdf(edges, w, (index + offsets((*w.shape[:-1], n), generator, w.device)) / n)
+    if not merge:
+        borders = torch.arange(n + 1, device=w.device) / n
+        return Samples(t, inverse_cdf(edges, w, borders.expand(*w.shape[:-1], n + 1)).diff(dim=-1))
+    t = torch.cat([t, coarse.t], -1).sort(-1).values
+    return Samples(t, cell_lengths(t, rays.near, rays.far))
+
+
+def at_least_one(n: int) -> int:
+    """A number of samples a sampler can use."""
+    if n < 1:
+        raise UserError(f"got {n} samples per ray", "wanted at least 1", "set the level's n higher")
+    return n
 
 
 def needed(previous: Previous, name: str) -> tuple[Samples, Tensor]:

@@ -26,6 +26,8 @@ def calibrate(prior: Prior, *, limit: int = 4, views: Sequence[str] = ("1",), se
     90 % of the pixels of the body. An empty validation split answers with no factors.
     """
     node = prior.meta["recipe"]["dataset"]
+    if limit < 1:
+        return {}
     try:
         orbits = read_set(str(prior.meta["dataset"]), node, split="val", limit=limit)
     except UserError:

@@ -57,6 +57,7 @@ class Loop:
         """Continue where a snapshot left off."""
         self.index, self.seconds = meta["step"], meta["seconds"]
         self.task.load(tensors, meta["task_state"])
+        runs.write_stats(self.folder, [row for row in runs.read_stats(self.folder) if row["step"] <= self.index])
 
     def progress(self) -> float:
         """How far the training is, in [0, 1]: by steps, or by the clock if that is tighter."""
@@ -66,6 +67,9 @@ class Loop:
     def save(self) -> Path:
         """Write a snapshot of now."""
         tensors, state = self.task.state()
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise self._diverged(name)
         path = runs.save_snapshot(self.folder, self.index, tensors, {**self.meta, "seconds": self.seconds, **state})
         self.log(f"step {self.index}: wrote {path.name}")
         return path
@@ -81,13 +85,16 @@ class Loop:
         from torch.utils.tensorboard import SummaryWriter
 
         writer = SummaryWriter(str(self.folder))
-        bar = tqdm(total=self.steps, initial=self.index, desc="training", disable=not self.progress_bar, mininterval=1.0)
+        bar = tqdm(
+            total=self.steps, initial=self.index, desc="training", disable=None if self.progress_bar else True, mininterval=1.0
+        )
         saved = self.index if runs.snapshots(self.folder) else -1
         with (
             asked_to_stop() as stop,
             open(self.folder / "stats.jsonl", "a", encoding="utf-8") as stats,
             contextlib.closing(writer),
         ):
+            tenths = int(10 * self.progress())
             while self.progress() < 1.0:
                 start = time.perf_counter()
                 numbers = self.task.step(self.progress(), self.index)
@@ -100,6 +107,9 @@ class Loop:
                     for name, value in numbers.items():
                         writer.add_scalar(name, value, self.index)
                 bar.update()
+                if bar.disable and self.progress_bar and int(10 * self.progress()) > tenths:
+                    tenths = int(10 * self.progress())
+                    self.log(f"{10 * tenths} % after {self.seconds:.0f} s, step {self.index}")
                 if stop.is_set():
                     self.save()
                     bar.close()
@@ -112,12 +122,11 @@ class Loop:
         return self.save() if saved != self.index else runs.snapshots(self.folder)[-1]
 
     def _check(self, numbers: dict[str, float]) -> None:
-        bad = [name for name, value in numbers.items() if not math.isfinite(value)]
-        if not bad:
-            return
+        for name, value in numbers.items():
+            if not math.isfinite(value):
+                raise self._diverged(name)
+
+    def _diverged(self, name: str) -> RunError:
         kept = runs.snapshots(self.folder)
-        raise RunError(
-            f"got {bad[0]} = NaN or infinity at step {self.index}",
-            "wanted finite losses",
-            f"lower the learning rate and resume; the last good snapshot is {kept[-1].name if kept else 'none yet'}",
-        )
+        return RunError(f"got {name} = NaN or infinity at step {self.index}", "wanted finite losses and weights",
+                        f"lower the learning rate and resume; the last good snapshot is {kept[-1].name if kept else 'none yet'}")  # fmt: skip

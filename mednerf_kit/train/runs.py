@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def new_folder(outdir: Path, dataset: str, desc: str | None) -> Path:
     """The next numbered run folder, made."""
     outdir.mkdir(parents=True, exist_ok=True)
     numbers = [int(m[1]) for p in outdir.iterdir() if (m := NUMBERED.fullmatch(p.name))]
-    label = re.sub(r"[^\w.-]+", "_", dataset.strip("/").rsplit("/", 1)[-1]) + (f"-{desc}" if desc else "")
+    label = "-".join(re.sub(r"[^\w.-]+", "_", part) for part in (dataset.strip("/").rsplit("/", 1)[-1], desc) if part)
     folder = outdir / f"{max(numbers, default=-1) + 1:05d}-{label}"
     try:
         folder.mkdir()
@@ -114,6 +114,23 @@ def newest_whole(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any],
                     "train it again" + "".join(f" ({r})" for r in remarks))  # fmt: skip
 
 
+def read_stats(folder: Path) -> list[dict[str, Any]]:
+    """The logged numbers of a run, one row a step; a line torn by a crash is left out."""
+    rows = []
+    path = folder / "stats.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def write_stats(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Replace the logged numbers of a run."""
+    files.write_text(folder / "stats.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
 def load_prior(run: str | Path) -> Prior:
     """A prior from a run folder (or a unique prefix), a snapshot file, or ``bundled[:chest|knee]``."""
     name = str(run)
@@ -143,7 +160,10 @@ def load_prior(run: str | Path) -> Prior:
                         "give a run made by `mednerf-kit train`") from None  # fmt: skip
     assert isinstance(generator, HyperGenerator)
     if (beside := path.parent / CALIBRATION).is_file():
-        meta["calibration"] = json.loads(beside.read_text(encoding="utf-8"))
+        try:
+            meta["calibration"] = json.loads(beside.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"got '{beside}', which is no JSON ({error})", "wanted calibration factors", "delete it") from None
     generator.requires_grad_(False).eval()
     generator.edge = 0.02
     return Prior(generator, geometry, codes, meta, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,16 +54,29 @@ def resolve(dataset: str | None, name: str | None, preset: str, settings: Sequen
 
 
 def check(recipe: Mapping[str, Any]) -> None:
-    """Refuse a recipe whose names or options nothing answers to, before any work starts."""
+    """Refuse a recipe whose names, options or numbers nothing can work with, before any work starts."""
+    for key, kind in {"task": dict, "dataset": dict, "levels": list}.items():
+        config.checked(recipe[key], kind, where=f"recipe key '{key}'")
     TASKS.check(recipe["task"], "parts", "targets", "geometry", "seed", "device")
-    GENERATORS.check(recipe["generator"])
+    generator = GENERATORS.build(recipe["generator"])
     DISCRIMINATORS.check(recipe["discriminator"], "channels", "generator")
     AUGMENTATIONS.check(recipe["augment"])
     PROBABILITIES.check(recipe["probability"])
-    for node in recipe["levels"]:
-        SAMPLERS.check(node)
-    for key in ("steps", "snapshot_steps", "calibration_patients"):
-        config.checked(recipe[key], int, where=f"recipe key '{key}'")
+    if not recipe["levels"]:
+        raise UserError("got no level", "wanted at least one sampler under levels", "write levels: [{name: stratified}]")
+    samplers = [SAMPLERS.build(node) for node in recipe["levels"]]
+    if getattr(samplers[0], "refines", False):
+        raise UserError(f"got sampler '{recipe['levels'][0]['name']}' on the first level", "wanted a coarser level before it",
+                        "put 'stratified' first")  # fmt: skip
+    if recipe["task"].get("picture") == "emission_absorption" and generator.field_outputs == 1:
+        raise UserError("got picture 'emission_absorption' of a generator without colour", "wanted generator.outputs 4",
+                        "set generator.outputs=4")  # fmt: skip
+    counts = {f"task.{k}": recipe["task"][k] for k in ("batch", "points", "rays", "gan_batch", "gan_interval", "r1_interval")
+              if k in recipe["task"]}  # fmt: skip
+    for key, value in {**counts, **{k: recipe[k] for k in ("steps", "snapshot_steps")}}.items():
+        if config.checked(value, int, where=f"recipe key '{key}'") < 1:
+            raise UserError(f"got {key} {value}", "wanted at least 1", "correct the recipe or --set")
+    config.checked(recipe["calibration_patients"], int, where="recipe key 'calibration_patients'")
 
 
 def build_task(
@@ -119,6 +131,10 @@ def train(*, dataset: str | None, config: str | None = None, preset: str = "defa
     folder = None
     if resume not in (None, "latest"):
         folder = runs.find_folder(str(resume), Path(outdir))
+        if not (folder / "config.yaml").is_file():
+            raise UserError(
+                f"got '{folder}', which has no config.yaml", "wanted a run folder", "give a folder made by `mednerf-kit train`"
+            )
         saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         dataset, recipe, seed, split, limit = (saved[k] for k in ("dataset", "recipe", "seed", "split", "limit"))
     else:
@@ -175,8 +191,8 @@ def latest_like(outdir: Path, choice: Mapping[str, Any]) -> Path | None:
 def training_summary(loop: Loop, folder: Path) -> dict[str, Any]:
     """Last values of every logged number, with units in their names."""
     last: dict[str, float] = {}
-    for line in (folder / "stats.jsonl").read_text(encoding="utf-8").splitlines():
-        last |= json.loads(line)
+    for row in runs.read_stats(folder):
+        last |= row
     return {"steps": loop.index, "train_seconds": round(loop.seconds, 1), "last": last, "note": DISCLAIMER}
 
 

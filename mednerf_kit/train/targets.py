@@ -48,7 +48,9 @@ def make_targets(orbits: OrbitSet, *, size: int = 64, progress: bool = True) -> 
     """Read or reconstruct every patient's volume; a patient takes 0.1 s with a CT and about 5–10 s without (then cached)."""
     geometry, per_view = orbits.geometry, scaled_by_view(orbits)
     volumes, gains, distances = [], [], []
-    for name, orbit in tqdm(list(zip(orbits.patients, orbits.images, strict=True)), desc="volumes", disable=not progress):
+    for name, orbit in tqdm(
+        list(zip(orbits.patients, orbits.images, strict=True)), desc="volumes", disable=None if progress else True
+    ):
         if name in orbits.volumes and geometry.line_integral_scale is not None:
             volumes.append(known_volume(str(orbits.volumes[name]), geometry, size))
             gains.append(torch.ones(geometry.views))

@@ -21,7 +21,7 @@ class Lifted:
     """A volume in field units over the cube ±``half_extent``, with what was fitted beside it."""
 
     values: Tensor  # [D, H, W] image value per field unit
-    gains: Tensor  # [V] factor on a projection that gives the picture; mean 1
+    gains: Tensor  # [V] factor on a projection that gives the picture; their reciprocals average 1
     half_extent: float
     fit_db: float  # PSNR of the reprojections against the pictures
 
