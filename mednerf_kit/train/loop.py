@@ -128,5 +128,9 @@ class Loop:
 
     def _diverged(self, name: str) -> RunError:
         kept = runs.snapshots(self.folder)
-        return RunError(f"got {name} = NaN or infinity at step {self.index}", "wanted finite losses and weights",
-                        f"lower the learning rate and resume; the last good snapshot is {kept[-1].name if kept else 'none yet'}")  # fmt: skip
+        last = kept[-1].name if kept else "none yet"
+        return RunError(
+            f"got {name} = NaN or infinity at step {self.index}",
+            "wanted finite losses and weights",
+            f"lower the learning rate and resume; the last good snapshot is {last}",
+        )
