@@ -61,7 +61,10 @@ class HyperGenerator(nn.Module):
         if min(code_dim, width, depth, octaves, rank, mapping_width) < 1 or not 0 <= skip <= depth or support <= 0:
             raise UserError(
                 f"got code_dim {code_dim}, width {width}, depth {depth}, octaves {octaves}, rank {rank}, skip {skip}, "
-                f"support {support:g}", "wanted positive ones and a skip of 0 (none) to depth", "correct the generator's options")  # fmt: skip
+                f"support {support:g}",
+                "wanted positive ones and a skip of 0 (none) to depth",
+                "correct the generator's options",
+            )
         self.field_outputs = outputs
         self.code_dim, self.rank, self.modulation = code_dim, rank, modulation
         self.field = HyperField(octaves=octaves, skip=skip, support=support)

@@ -94,8 +94,8 @@ def by_weight(rays: Rays, coarse: Samples, w: Tensor, n: int, *, merge: bool, ge
     """n nodes by inverse transform of weights w [..., S] of the coarse cells, one in each of n strata
     of equal weight.
 
-    Merged with the coarse nodes each node stands for what lies nearer to it than to its neighbours; alone, for its own stratum, so that
-    cells without weight are left out.
+    Merged with the coarse nodes each node stands for what lies nearer to it than to its neighbours; alone, for its own
+    stratum, so that cells without weight are left out.
     """
     edges = stratum_edges(coarse, rays)
     index = torch.arange(n, device=w.device)
