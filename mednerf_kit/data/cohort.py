@@ -28,7 +28,7 @@ from ..core.errors import RunError, UserError, unknown_name
 from ..imaging import phantoms
 from ..imaging.geometry import DEFAULTS, Geometry
 from ..imaging.projector import project
-from ..imaging.volume import AIR, Volume, read_volume, write_volume
+from ..imaging.volume import AIR, Volume, files_at_hand, read_volume, write_volume
 from .radiograph import area_resized
 
 FIRST_SEED = {"train": 0, "val": 10000, "test": 20000}
@@ -326,7 +326,8 @@ def _fill(root: Path, anatomy: str, seeds: Iterable[int], geometry: Geometry, *,
     def make(seed: int) -> None:
         volume = phantom_volume(anatomy, seed, geometry.cols)
         write_patient(
-            root / _seed_name(anatomy, seed), render_orbit(volume, geometry), scale=geometry.line_integral_scale, volume=volume,
+            root / _seed_name(anatomy, seed), render_orbit(volume, geometry), scale=geometry.line_integral_scale,
+            volume=volume if files_at_hand() else None,
             record={"identity": _phantom_identity(anatomy, seed), "made_from": f"phantom:{anatomy}:{seed}",
                     "version": phantoms.VERSION, "mu_water_per_mm": volume.mu_water_per_mm})  # fmt: skip
 

@@ -7,6 +7,7 @@ coordinates are LPS millimetres in every case (SimpleITK turns NIfTI's RAS over)
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import re
 import struct
 from collections.abc import Sequence
@@ -205,6 +206,11 @@ def _triangle(old: int, new: int, ratio: float) -> Tensor:
     at = ((torch.arange(new) - (new - 1) / 2) * ratio + (old - 1) / 2).clamp(0, old - 1)
     weights = (1 - (at[:, None] - torch.arange(old)).abs() / max(1.0, ratio)).clamp_min(0)
     return weights / weights.sum(1, keepdim=True)
+
+
+def files_at_hand() -> bool:
+    """Whether volumes can be read and written here: SimpleITK is installed. Training goes on without it."""
+    return importlib.util.find_spec("SimpleITK") is not None
 
 
 def write_volume(volume: Volume, path: str | Path) -> None:

@@ -163,6 +163,7 @@ def evaluate(*, run: str, dataset: str | None = None, split: str = "test", input
     distances, reason = metrics.lpips_distance(torch.cat([r.orbit.views for r in results]), orbits.images.float().flatten(0, 1))
     lpips = (None if distances is None else float(distances.mean()), reason)
     found = summary(results, orbits.geometry.angles_deg, input_angles, seen=bool(seen), uncertainty=uncertainty, lpips=lpips)
+    found["n_training_patients"] = len(training)
     folder = Path(out) if out else (prior.path.parent if "bundled" not in str(run) else Path("out")) / "evaluate"
     write_tables(folder, found, results, orbits, inputs)
     return found

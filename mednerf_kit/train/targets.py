@@ -17,7 +17,7 @@ from ..core import files
 from ..data.cohort import cache_dir
 from ..data.orbits import OrbitSet
 from ..imaging.geometry import Geometry
-from ..imaging.volume import read_volume
+from ..imaging.volume import files_at_hand, read_volume
 from .tomography import fit_fov_deg, lift
 
 HALF_EXTENT = 1.4  # of the cube that holds a volume, in field units: the support cylinder fits into it
@@ -51,7 +51,7 @@ def make_targets(orbits: OrbitSet, *, size: int = 64, progress: bool = True) -> 
     for name, orbit in tqdm(
         list(zip(orbits.patients, orbits.images, strict=True)), desc="volumes", disable=None if progress else True
     ):
-        if name in orbits.volumes and geometry.line_integral_scale is not None:
+        if name in orbits.volumes and geometry.line_integral_scale is not None and files_at_hand():
             volumes.append(known_volume(str(orbits.volumes[name]), geometry, size))
             gains.append(torch.ones(geometry.views))
             distances.append(geometry.distance)
