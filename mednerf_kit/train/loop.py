@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -76,7 +77,7 @@ class Loop:
 
     def log(self, line: str) -> None:
         """A line in log.txt and on the terminal."""
-        tqdm.write(line)
+        tqdm.write(line, file=sys.stderr)
         with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
