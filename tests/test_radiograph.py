@@ -57,7 +57,7 @@ def test_transmission_becomes_the_line_integral(tmp_path, unit):
     save(tmp_path / "t.png", (np.exp(-integral) * 30000).round().astype(np.uint16))
     DEFAULTS["knee"].resized(SIDE).at([270]).save(tmp_path / "t.json")
     found = read_radiograph(tmp_path / "t.png", size=SIDE, input_kind="transmission")
-    assert torch.allclose(found.image, torch.from_numpy(integral / 4.5).clamp(max=1).float(), atol=2e-3)
+    assert torch.allclose(found.image, torch.from_numpy(integral / 3.7).clamp(max=1).float(), atol=2e-3)
 
 
 def test_a_stored_zero_is_a_finite_line_integral(tmp_path):
@@ -77,13 +77,13 @@ def test_display_is_stretched_and_says_so(tmp_path, unit):
 def test_float_line_integrals_need_their_scale(tmp_path, unit):
     (tmp_path / "set" / "p0").mkdir(parents=True)
     path = tmp_path / "set" / "p0" / "xray_001.npy"
-    np.save(path, 9 * unit)
+    np.save(path, 7.5 * unit)
     with pytest.raises(UserError, match="line_integral_scale"):
         read_radiograph(path, size=SIDE)
     DEFAULTS["chest"].resized(SIDE).orbit(4).save(tmp_path / "set" / "geometry.json")
     found = read_radiograph(path, size=SIDE)
     assert torch.allclose(found.image, torch.from_numpy(unit).float(), atol=1e-6)
-    assert found.geometry.angles_deg == (90.0,) and "divided by 9" in found.warnings[0]
+    assert found.geometry.angles_deg == (90.0,) and "divided by 7.5" in found.warnings[0]
     with pytest.raises(UserError, match="--invert"):
         read_radiograph(path, size=SIDE, invert=True)
 
