@@ -43,7 +43,7 @@ class Posterior:
 
 @dataclass(frozen=True, kw_only=True)
 class Inversion:
-    """How an X-ray is inverted; every number was chosen on validation patients, none on scored ones."""
+    """How an X-ray is inverted."""
 
     samples: int = 6  # K members beside the best guess
     candidates: int = 96

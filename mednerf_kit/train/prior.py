@@ -77,9 +77,8 @@ class PriorTask:
     ) -> None:
         self.objective, self.batch, self.points, self.rays = objective, min(batch, len(targets.images)), points, rays
         self.ray_share, self.gan_start, self.gan_interval = ray_share, gan_start, gan_interval
-        self.learning_rate, self.code_rate = learning_rate, code_rate
         self.code_noise, self.code_penalty = code_noise, code_penalty
-        self.gan_batch, self.gan_weight, self.d_rate = gan_batch, gan_weight, d_rate
+        self.gan_batch, self.gan_weight = gan_batch, gan_weight
         self.r1_gamma, self.r1_interval, self.ema_steps = r1_gamma, r1_interval, ema_steps
         self.parts, self.targets, self.geometry, self.device = parts, targets, geometry, device
         self.picture = PICTURES[picture]
