@@ -119,7 +119,7 @@ def test_points_are_asked_where_the_samples_are():
     assert asked.shape == (1, rays.near.shape[1] * 7, 3)
     for r, s in ((0, 0), (5, 3), (100, 6)):
         point = rays.origin[0, r] + samples.t[0, r, s] * rays.direction[0, r]
-        torch.testing.assert_close(asked[0, r * 7 + s], point)
+        torch.testing.assert_close(asked[0, r, s], point)
         torch.testing.assert_close(answer.color[0, r, s], point)
     assert answer.tau.shape == (1, rays.near.shape[1], 7)
 
@@ -141,7 +141,7 @@ def test_scenes_of_a_batch_do_not_mix():
 
     class Scaled(Shape):
         def density(self, x, code=None):
-            return super().density(x) * code[:, None]
+            return super().density(x) * code[:, None, None]
 
     field = Scaled(lambda x: x.square().sum(-1) < 0.25)
     image = render(both, field, [Level(Stratified(n=16))], code=torch.tensor([1.0, 2.0]))[-1].picture.image

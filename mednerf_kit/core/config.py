@@ -7,7 +7,9 @@ the keyword-only argument ``n``. Unknown names and options answer with the neare
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
+import pkgutil
 import re
 import types
 import typing
@@ -36,16 +38,26 @@ class Registry(Generic[T]):
 
     all: dict[str, Registry] = {}
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        self.entries: dict[str, Callable[..., T]] = {}
+    def __init__(self, kind: str, *, home: str | None = None) -> None:
+        """``home`` is a package whose modules register themselves: a new variant is a new file there and nothing else."""
+        self.kind, self.home = kind, home
+        self.known: dict[str, Callable[..., T]] = {}
         Registry.all[kind] = self
+
+    @property
+    def entries(self) -> dict[str, Callable[..., T]]:
+        """What is registered, by name; reads the home's modules first."""
+        if self.home is not None:
+            home, self.home = self.home, None
+            for module in pkgutil.iter_modules(importlib.import_module(home).__path__):
+                importlib.import_module(f"{home}.{module.name}")
+        return self.known
 
     def register(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
         def keep(entry: Callable[..., T]) -> Callable[..., T]:
-            if name in self.entries:
+            if name in self.known:
                 raise ValueError(f"{self.kind} '{name}' is registered twice")
-            self.entries[name] = entry
+            self.known[name] = entry
             return entry
 
         return keep

@@ -33,10 +33,13 @@ class Rays:
     direction: Tensor  # [..., 3] unit length
     near: Tensor  # [...]
     far: Tensor  # [...] equal to near where the ray misses the support
+    viewing: Tensor | None = None  # [..., 3] unit viewing direction where it is not ``direction`` (a warped space such as NDC)
+    depth: Tensor | None = None  # [...] distance to the surface where it is known, nan elsewhere
 
     def scaled(self, factor: float) -> Rays:
         """The same rays in another unit of length (millimetres to field units, say)."""
-        return replace(self, origin=self.origin * factor, near=self.near * factor, far=self.far * factor)
+        depth = None if self.depth is None else self.depth * factor
+        return replace(self, origin=self.origin * factor, near=self.near * factor, far=self.far * factor, depth=depth)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Sampler(Protocol):
 
 
 class Selector(Protocol):
-    """Chooses which pixels are supervised."""
+    """Chooses which pixels are supervised. One that learns from mistakes also has ``observe(pixels, error)``."""
 
     def select(self, step: int, generator: Generator) -> Pixels: ...
 
@@ -88,7 +91,8 @@ class Selector(Protocol):
 class Field(Protocol):
     """What fills space. A code is a batch of per-sample weights for generated fields, None for a fixed one."""
 
-    def density(self, x: Tensor, code: Any) -> Tensor:
+    def density(self, x: Tensor, code: Any = None) -> Tensor:
         """Attenuation per unit length at points x [..., 3] -> [...]."""
 
-    def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any) -> Answer: ...
+    def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> Answer:
+        """Samples x [..., R, S, 3] with lengths dt [..., R, S], seen along d [..., R, 1, 3]; ``dt == 0`` need not be asked."""

@@ -111,8 +111,9 @@ class HyperField:
         return density * (x[..., :2].square().sum(-1) < self.support**2), raw[..., 1:]
 
     def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Weights) -> Answer:
-        density, rest = self._answer(x, code)
-        return Answer(density * dt, torch.sigmoid(rest) if rest.shape[-1] else None)
+        """Samples x [B, R, S, 3] of lengths dt [B, R, S]; what is seen does not depend on the viewing direction d."""
+        density, rest = self._answer(x.flatten(1, -2), code)
+        return Answer(density.view_as(dt) * dt, torch.sigmoid(rest).view(*dt.shape, -1) if rest.shape[-1] else None)
 
 
 def padded_width(octaves: int) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Generator
+from torch import Generator, Tensor
 
 from ..core.config import Registry
 from ..core.raymath import emission_absorption, line_integral, transmission
@@ -31,19 +31,20 @@ def film(answer: Answer) -> Picture:
 
 
 @PICTURES.register("emission_absorption")
-def photo(answer: Answer) -> Picture:
-    """Emission–absorption of coloured density over black."""
+def photo(answer: Answer, *, background: Tensor | float = 0.0) -> Picture:
+    """Emission–absorption of coloured density over black, or over another ``background``."""
     if answer.color is None:
         raise ValueError("emission_absorption needs a field with colour")
-    return emission_absorption(answer.tau, answer.color)
+    return emission_absorption(answer.tau, answer.color, background)
 
 
 @dataclass(frozen=True)
 class Level:
-    """One pass along the rays; ``field=None`` asks the field given to :func:`render`."""
+    """One pass along the rays; ``field=None`` asks the field given to :func:`render`, ``weight`` is the pass's share in the loss."""
 
     sampler: Sampler
     field: Field | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -56,30 +57,30 @@ class Rendered:
 
 
 def ask(field: Field, rays: Rays, samples: Samples, code: Any = None) -> Answer:
-    """The field's answer at samples [B, R, S]: points are handed over as [B, R·S, 3]."""
+    """The field's answer at samples [..., R, S]."""
     x = rays.origin[..., None, :] + samples.t[..., None] * rays.direction[..., None, :]
-    lead, n = samples.t.shape[:-1], samples.t.shape[-1]
-    flat = x.reshape(*lead[:-1], lead[-1] * n, 3)
-    answer = field(flat, None, samples.dt.reshape(*flat.shape[:-1]), code)
-    color = None if answer.color is None else answer.color.reshape(*lead, n, -1)
-    return Answer(answer.tau.reshape(*lead, n), color, answer.extras)
+    d = rays.direction if rays.viewing is None else rays.viewing
+    return field(x, d[..., None, :], samples.dt, code)
 
 
 def render(
     rays: Rays,
-    field: Field,
+    field: Field | None,
     levels: Sequence[Level],
     *,
     picture: Callable[[Answer], Picture] = xray,
     code: Any = None,
     generator: Generator | None = None,
 ) -> list[Rendered]:
-    """Render rays [B, R] (a batch of scenes, one code each) level by level; the last entry is the finest."""
+    """Render rays [..., R] level by level; the last entry is the finest. Rays [B, R] see a batch of scenes, one code each."""
     results: list[Rendered] = []
     previous = None
     for level in levels:
         samples = level.sampler(rays, previous, generator)
-        answer = ask(level.field or field, rays, samples, code)
+        chosen = level.field or field
+        if chosen is None:
+            raise ValueError("a level without a field needs one to be given")
+        answer = ask(chosen, rays, samples, code)
         seen = picture(answer)
         previous = (samples, seen.w.detach())
         results.append(Rendered(seen, samples, answer))
