@@ -116,7 +116,7 @@ def test_points_are_asked_where_the_samples_are():
     samples = Stratified(n=7)(rays)
     answer = ask(field, rays, samples)
     (asked,) = field.asked
-    assert asked.shape == (1, rays.near.shape[1] * 7, 3)
+    assert asked.shape == (1, rays.near.shape[1], 7, 3)
     for r, s in ((0, 0), (5, 3), (100, 6)):
         point = rays.origin[0, r] + samples.t[0, r, s] * rays.direction[0, r]
         torch.testing.assert_close(asked[0, r, s], point)
