@@ -10,7 +10,7 @@ from mednerf_kit.data.orbits import load_orbits
 from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.imaging.projector import project
 from mednerf_kit.train.targets import HALF_EXTENT, Targets, lifted_volume, make_targets
-from mednerf_kit.train.tomography import fit_fov_deg, lift
+from mednerf_kit.train.tomography import FOVS_DEG, agreed_fovs_deg, fov_curve, lift, peak
 from mednerf_kit.train.volumes import project_field
 
 BALLS = [((0.0, 0.0, 0.0), 0.75, 0.3), ((0.3, 0.3, 0.2), 0.25, 0.6), ((-0.25, 0.25, -0.35), 0.2, 0.9)]  # centre, radius, mu
@@ -92,9 +92,21 @@ def test_lifting_repeats(lifted):
 
 
 def test_a_wide_orbit_is_taken_for_wide():
-    """Whatever opening angle the geometry came with; the estimate is known to be low, so only its side is asked for."""
+    """Whatever opening angle the geometry came with; 24 views of 40 pixels tell the side, not the degree."""
     wide = GEOMETRY.with_fov(40.0)
-    assert 29 < fit_fov_deg(pictures(wide, reach=1.2), wide.with_fov(18.0), size=40, views=24) < 44
+    fov_deg, _ = peak(fov_curve(pictures(wide, reach=1.2), wide.with_fov(18.0), size=40, views=24, epochs=3))
+    assert 27 < fov_deg < 45
+
+
+def test_a_set_agrees_on_its_opening_angle():
+    def curve(fov_deg, sharpness=0.02):
+        return -sharpness * (torch.tensor(FOVS_DEG) - fov_deg).square()
+
+    several = torch.stack([curve(36.0), curve(37.0), curve(38.0)])
+    assert agreed_fovs_deg(several, 18.0) == pytest.approx([37.0] * 3, abs=1e-3)  # one scanner
+    stranger = torch.cat([several, curve(18.5)[None]])
+    assert agreed_fovs_deg(stranger, 20.0)[3] == pytest.approx(18.5, abs=1e-3)  # clearly another's
+    assert agreed_fovs_deg(torch.stack([curve(16.0, 1e-3)] * 2), 19.1) == [19.1] * 2  # no reason to leave what was given
 
 
 # What the posed terms compare with
@@ -113,8 +125,9 @@ def test_orbits_without_volumes_are_lifted_and_cached(tmp_path):
     targets = make_targets(orbits, size=VOXELS, progress=False)
     known = make_targets(load_orbits(make_set(tmp_path / "full"), patients=["p0"]), size=VOXELS, progress=False)
     assert torch.corrcoef(torch.stack([targets.volumes.flatten(), known.volumes.flatten()]))[0, 1] > 0.85
-    (again, gains, fov_deg) = lifted_volume(torch.zeros(0), orbits.geometry, VOXELS, False, orbits.marks["p0"][-1])
-    assert torch.equal(again, targets.volumes[0]) and (gains == 1).all() and fov_deg == pytest.approx(orbits.geometry.fov_deg)
+    geometry = orbits.geometry.with_fov(orbits.geometry.fov_deg)
+    again, gains = lifted_volume(torch.zeros(0), geometry, VOXELS, False, orbits.marks["p0"][-1])
+    assert torch.equal(again, targets.volumes[0]) and (gains == 1).all()
 
 
 def test_volume_values_are_trilinear():

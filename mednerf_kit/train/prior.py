@@ -231,7 +231,7 @@ class PriorTask:
         """What was fitted beside the generator and a prior needs: the source distance and each view's mean gain."""
         found: dict[str, Any] = {"distance": float(self.log_distance.detach().median().exp())}
         if self.targets.per_view_scale:
-            found["log_gain_profile"] = (self.log_gains - self.log_gains.mean(1, keepdim=True)).detach().mean(0).tolist()
+            found["log_gain_profile"] = self.log_gains.detach().mean(0).tolist()
         return found
 
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:

@@ -5,8 +5,10 @@ Where a patient's CT is at hand it is resampled; elsewhere the orbit is reconstr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from ..data.cohort import cache_dir
 from ..data.orbits import OrbitSet
 from ..imaging.geometry import Geometry
 from ..imaging.volume import files_at_hand, read_volume
-from .tomography import fit_fov_deg, lift
+from .tomography import agreed_fovs_deg, fov_curve, lift
 
 HALF_EXTENT = 1.4  # of the cube that holds a volume, in field units: the support cylinder fits into it
 
@@ -45,24 +47,43 @@ def scaled_by_view(orbits: OrbitSet) -> bool:
 
 
 def make_targets(orbits: OrbitSet, *, size: int = 64, progress: bool = True) -> Targets:
-    """Read or reconstruct every patient's volume; a patient takes 0.1 s with a CT and about 5–10 s without (then cached)."""
+    """Read or reconstruct every patient's volume; a patient takes 0.1 s with a CT and about 20 s without (then cached)."""
     geometry, per_view = orbits.geometry, scaled_by_view(orbits)
     volumes, gains, distances = [], [], []
+    known = geometry.line_integral_scale is not None and files_at_hand()
+    unknown = [name for name in orbits.patients if not (known and name in orbits.volumes)]
+    fov_deg = dict(zip(unknown, field_angles(orbits, unknown, per_view, progress), strict=True))
     for name, orbit in tqdm(
         list(zip(orbits.patients, orbits.images, strict=True)), desc="volumes", disable=None if progress else True
     ):
-        if name in orbits.volumes and geometry.line_integral_scale is not None and files_at_hand():
+        if name not in fov_deg:
             volumes.append(known_volume(str(orbits.volumes[name]), geometry, size))
             gains.append(torch.ones(geometry.views))
             distances.append(geometry.distance)
             continue
-        values, gain, fov_deg = lifted_volume(orbit, geometry, size, per_view, orbits.marks[name][-1])
+        opened = geometry.with_fov(fov_deg[name])
+        values, gain = lifted_volume(orbit, opened, size, per_view, orbits.marks[name][-1])
         volumes.append(values)
         gains.append(gain)
-        distances.append(geometry.with_fov(fov_deg).distance)
+        distances.append(opened.distance)
     return Targets(
         orbits.images, torch.stack(volumes), torch.stack(gains).clamp_min(0.05).log(), torch.tensor(distances), per_view
     )
+
+
+def field_angles(orbits: OrbitSet, names: Sequence[str], per_view: bool, progress: bool) -> list[float]:
+    """Opening angle of each named orbit: the set's own, or fitted where pictures were scaled view by view and so came without one."""
+    if not (per_view and names):
+        return [orbits.geometry.fov_deg] * len(names)
+    curves = []
+    for name in tqdm(names, desc="field of view", disable=None if progress else True):
+        path = cached("fov-1", orbits.marks[name][-1], orbits.geometry)
+        if path.is_file():
+            curves.append(files.load_tensors(path)[0]["curve"])
+            continue
+        curves.append(fov_curve(orbits.images[orbits.patients.index(name)], orbits.geometry))
+        files.save_tensors(path, {"curve": curves[-1]}, {})
+    return agreed_fovs_deg(torch.stack(curves), orbits.geometry.fov_deg)
 
 
 def known_volume(path: str, geometry: Geometry, size: int) -> Tensor:
@@ -76,14 +97,18 @@ def known_volume(path: str, geometry: Geometry, size: int) -> Tensor:
     return values * geometry.half_width_mm / (geometry.line_integral_scale or 1.0)
 
 
-def lifted_volume(orbit: Tensor, geometry: Geometry, size: int, per_view: bool, mark: str) -> tuple[Tensor, Tensor, float]:
-    """Reconstruction, gains [V] and opening angle of an orbit [V, rows, cols]; kept in the cache by the pictures' mark."""
-    key = blake2b(f"lift-3 {mark} {geometry} {size} {per_view}".encode(), digest_size=12).hexdigest()
-    path = cache_dir() / "lifted" / f"{key}.safetensors"
+def lifted_volume(orbit: Tensor, geometry: Geometry, size: int, per_view: bool, mark: str) -> tuple[Tensor, Tensor]:
+    """Reconstruction and gains [V] of an orbit [V, rows, cols]; kept in the cache by the pictures' mark."""
+    path = cached("lift-4", mark, geometry, size, per_view)
     if path.is_file():
-        tensors, meta = files.load_tensors(path)
-        return tensors["values"], tensors["gains"], meta["fov_deg"]
-    fov_deg = fit_fov_deg(orbit, geometry) if per_view else geometry.fov_deg
-    found = lift(orbit, geometry.with_fov(fov_deg), size=size, half_extent=HALF_EXTENT, fit_gains=per_view)
-    files.save_tensors(path, {"values": found.values, "gains": found.gains}, {"fov_deg": fov_deg, "fit_db": found.fit_db})
-    return found.values, found.gains, fov_deg
+        tensors, _ = files.load_tensors(path)
+        return tensors["values"], tensors["gains"]
+    found = lift(orbit, geometry, size=size, half_extent=HALF_EXTENT, fit_gains=per_view)
+    files.save_tensors(path, {"values": found.values, "gains": found.gains}, {"fit_db": found.fit_db})
+    return found.values, found.gains
+
+
+def cached(*facts: object) -> Path:
+    """Where what follows from these facts is kept."""
+    key = blake2b(" ".join(map(str, facts)).encode(), digest_size=12).hexdigest()
+    return cache_dir() / "lifted" / f"{key}.safetensors"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,31 +62,49 @@ def lift(images: Tensor, geometry: Geometry, *, size: int = 64, half_extent: flo
     return Lifted(values, 1 / gains, half_extent, -10 * math.log10(float(error) + 1e-12))
 
 
-def fit_fov_deg(images: Tensor, geometry: Geometry, *, size: int = 56, views: int = 18) -> float:
-    """The opening angle whose reconstruction explains an orbit best: a golden-section search between 12° and 48°.
+FOVS_DEG = (12.0, 15.0, 18.0, 21.5, 25.5, 30.0, 35.0, 40.0, 46.0)  # opening angles that are tried on a set without distances
 
-    For sets that come without distances. Works on a coarse copy, which resolves a few degrees: the geometry's own angle stands
-    unless the one found explains the orbit half a decibel better.
+
+def fov_curve(images: Tensor, geometry: Geometry, *, size: int = 64, views: int = 36, epochs: int = 4) -> Tensor:
+    """How well reconstructions at each of ``FOVS_DEG`` explain an orbit that came without distances, in dB: [9].
+
+    Works on a coarse copy. Fewer views or epochs flatten the curve and move its peak by many degrees.
     """
     step = max(1, len(images) // views)
     small = geometry.at(geometry.angles_deg[::step]).resized(min(64, geometry.cols))
     coarse = torch.nn.functional.interpolate(images[::step, None].float(), size=(small.rows, small.cols), mode="area")[:, 0]
+    options = {"size": size, "epochs": epochs, "subset_views": 4, "fit_gains": True}
+    return torch.tensor([lift(coarse, small.with_fov(fov_deg), **options).fit_db for fov_deg in FOVS_DEG])
 
-    def misfit(fov_deg: float) -> float:
-        return -lift(coarse, small.with_fov(fov_deg), size=size, epochs=3, subset_views=3, fit_gains=True).fit_db
 
-    ratio = (math.sqrt(5) - 1) / 2
-    low, high = 12.0, 48.0
-    a, b = high - ratio * (high - low), low + ratio * (high - low)
-    fa, fb = misfit(a), misfit(b)
-    while high - low > 4:
-        if fa < fb:
-            high, b, fb = b, a, fa
-            a = high - ratio * (high - low)
-            fa = misfit(a)
-        else:
-            low, a, fa = a, b, fb
-            b = low + ratio * (high - low)
-            fb = misfit(b)
-    found = (low + high) / 2
-    return found if misfit(geometry.fov_deg) - misfit(found) > 0.5 else geometry.fov_deg
+def peak(curve: Tensor) -> tuple[float, float]:
+    """Opening angle and height of a curve's maximum: the parabola through its highest point and the two beside it.
+
+    >>> fov_deg, fit_db = peak(30 - 0.01 * (torch.tensor(FOVS_DEG) - 37) ** 2)
+    >>> round(fov_deg, 3), round(fit_db, 3)
+    (37.0, 30.0)
+    """
+    middle = min(max(int(curve.argmax()), 1), len(curve) - 2)
+    x = torch.tensor(FOVS_DEG[middle - 1 : middle + 2], dtype=torch.float64)
+    a, b, c = torch.linalg.solve(torch.stack([x**2, x, torch.ones_like(x)], 1), curve[middle - 1 : middle + 2].double())
+    best = float((-b / (2 * a)).clamp(x[0], x[2])) if a < 0 else FOVS_DEG[int(curve.argmax())]
+    return best, float(a * best**2 + b * best + c)
+
+
+def agreed_fovs_deg(curves: Tensor, given_deg: float, *, margin_db: float = 0.5) -> list[float]:
+    """One opening angle for each orbit of a set from their curves [P, 9]: the set's median, as one scanner made it.
+
+    The geometry's own angle stands unless the median explains the orbits better by the margin on average, and an orbit keeps an
+    angle of its own where that explains it better by the margin (a picture cropped by another hand).
+    """
+    peaks = [peak(curve) for curve in curves]
+    common = sorted(fov_deg for fov_deg, _ in peaks)[len(peaks) // 2]
+    gain = sum(height(curve, common) - height(curve, given_deg) for curve in curves) / len(curves)
+    common = common if gain > margin_db else given_deg
+    return [own if best_db - height(curve, common) > margin_db else common
+            for curve, (own, best_db) in zip(curves, peaks, strict=True)]  # fmt: skip
+
+
+def height(curve: Tensor, fov_deg: float) -> float:
+    """A curve between its points."""
+    return float(np.interp(fov_deg, FOVS_DEG, curve.numpy()))
