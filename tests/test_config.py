@@ -182,12 +182,30 @@ def test_settings_apply_in_order_and_leave_the_recipe_alone():
         ("=3", "wanted key.path=value"),
         ("stps=3", "did you mean 'steps'"),
         ("steps.n=3", "node at 'steps'"),
-        ("levels.n=3", "node at 'levels'"),
+        ("levels.n=3", "index from 0 to 0 at 'n'"),
+        ("levels.1.n=3", "index from 0 to 0 at '1'"),
+        ("levels.-1={n: 3}", "index from 0 to 0 at '-1'"),
+        ("levels.0.n.m=3", "node at 'n'"),
+        ("none.0=3", "no index, for the list is empty, at '0'"),
     ],
 )
 def test_a_setting_that_cannot_be_applied_is_named(setting, said):
     with pytest.raises(UserError, match=said):
-        with_settings({"steps": 1, "x": {"y": 0}, "levels": [{"n": 1}]}, [setting])
+        with_settings({"steps": 1, "x": {"y": 0}, "levels": [{"n": 1}], "none": []}, [setting])
+
+
+@pytest.mark.parametrize(
+    "setting, levels",
+    [
+        ("levels.1.sampler.n=3", [{"n": 1}, {"sampler": {"name": "local", "n": 3}}]),
+        ("levels.0={name: stratified}", [{"name": "stratified"}, {"sampler": {"name": "local"}}]),
+        ("levels.0.new.deep=1", [{"n": 1, "new": {"deep": 1}}, {"sampler": {"name": "local"}}]),
+    ],
+)
+def test_a_whole_number_in_a_path_indexes_a_list(setting, levels):
+    recipe = {"levels": [{"n": 1}, {"sampler": {"name": "local"}}]}
+    assert with_settings(recipe, [setting]) == {"levels": levels}
+    assert recipe == {"levels": [{"n": 1}, {"sampler": {"name": "local"}}]}, "the recipe is left as it was"
 
 
 @pytest.mark.parametrize("setting", ["x.y=[1", "x.y={a: b", "steps=*"])

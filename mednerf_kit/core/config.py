@@ -178,10 +178,12 @@ def overlaid(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_settings(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]:
-    """Apply ``--set a.b=c`` items; values are YAML, and 5e-4 counts as a number.
+    """Apply ``--set a.b=c`` items; values are YAML, and 5e-4 counts as a number. A whole number in the path indexes a list.
 
     >>> with_settings({"sampler": {"name": "local"}}, ["sampler.threshold=5e-4"])
     {'sampler': {'name': 'local', 'threshold': 0.0005}}
+    >>> with_settings({"levels": [{"n": 40}, {"n": 8}]}, ["levels.1.n=16"])
+    {'levels': [{'n': 40}, {'n': 16}]}
     """
     result = copy.deepcopy(recipe)
     for setting in settings:
@@ -196,13 +198,24 @@ def with_settings(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]
             ) from None
         if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?e[-+]?\d+", value, re.IGNORECASE):
             value = float(value)
-        node = result
         *path, last = key.split(".")
-        for part in path:
-            node = node.setdefault(part, {})
-            if not isinstance(node, dict):
-                raise UserError(f"got --set '{setting}'", f"wanted a node at '{part}'", "look at the recipe with --dry-run")
         if not path and last not in result:
             raise unknown_name("recipe key", last, result)
-        node[last] = value
+        node: dict[str, Any] | list[Any] = result
+        for part in path:
+            node = node[_place(node, part, setting)] if isinstance(node, list) else node.setdefault(part, {})
+            if not isinstance(node, (dict, list)):
+                raise UserError(f"got --set '{setting}'", f"wanted a node at '{part}'", "look at the recipe with --dry-run")
+        if isinstance(node, list):
+            node[_place(node, last, setting)] = value
+        else:
+            node[last] = value
     return result
+
+
+def _place(entries: list[Any], part: str, setting: str) -> int:
+    """The index that a part of a dotted path means in a list."""
+    if not part.isdecimal() or int(part) >= len(entries):
+        here = f"an index from 0 to {len(entries) - 1}" if entries else "no index, for the list is empty,"
+        raise UserError(f"got --set '{setting}'", f"wanted {here} at '{part}'", "look at the recipe with --dry-run")
+    return int(part)
