@@ -24,6 +24,7 @@ COMMANDS = {
     "sample": ("render:sample", "Draw random patients from a prior: a grid of seeds, or an interpolation."),
     "drr": ("data:drr", "Project a CT or a phantom into X-rays."),
     "data": ("data:data", "Make cohorts of phantom patients."),
+    "ablate": ("ablate:ablate", "Compare variants of a recipe: a table, a figure and paired tests."),
     "list": ("about:list_", "Show the recipes and every registered variant."),
     "doctor": ("about:doctor", "Show what this machine has: versions, device, speed, data."),
 }
