@@ -102,9 +102,13 @@ class Dag:
     (8, torch.Size([2, 1, 16, 16]), torch.Size([16, 1, 16, 16]))
     """
 
-    def __init__(self, policy: str | Sequence[str | dict]) -> None:
+    def __init__(self, policy: str | Sequence[str | dict], *, heads: int | None = None) -> None:
+        """``heads``, where given, is how many the policy must make."""
         nodes = [policy] if isinstance(policy, str) else policy
         self.transforms = (identity, *(t for node in nodes for t in POLICIES.build(node)[1:]))
+        if heads not in (None, self.count):
+            raise UserError(f"got {heads} heads", f"wanted {self.count}, as many as the policy has transforms",
+                            "correct heads, or leave it out")  # fmt: skip
 
     @property
     def count(self) -> int:

@@ -1,4 +1,4 @@
-"""Discriminators and what they are trained on: one trunk, several DAG heads, logits in; losses as pure functions.
+"""Discriminators: one trunk, several DAG heads, logits out. What they are trained on stands in :mod:`.losses`.
 
 A discriminator answers ``forward(images, angles_deg) -> Verdict(heads [B, K])`` where head k has seen transform k of the
 picture. All heads travel through the trunk in one batch.
@@ -13,15 +13,17 @@ from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional
 
 from ..core.config import Registry
 from ..core.errors import UserError
 from ..core.types import Verdict
 from .dag import Dag
 from .layers import Conv2d, Linear, downsample, leaky_gain, leaky_relu, minibatch_stddev
+from .losses import nonsaturating_d as nonsaturating_d
+from .losses import nonsaturating_g as nonsaturating_g
+from .losses import r1_penalty as r1_penalty
 
-DISCRIMINATORS: Registry[Discriminator] = Registry("discriminator")
+DISCRIMINATORS: Registry[Discriminator] = Registry("discriminator", home=__package__)
 GAIN = leaky_gain()
 
 
@@ -71,7 +73,8 @@ class ResidualDiscriminator(nn.Module):
     head the logit w_k·φ + b_k. ``condition_angle`` adds the projection e_k(a)·φ of an embedding of (cos a, sin a)
     (arXiv 1802.05637), so that a picture must also fit the view angle it claims.
 
-    ``size`` (pixels, at least 16) and ``channels`` are facts of the data. Pictures lie in [0, 1].
+    ``size`` (pixels, at least 16) and ``channels`` are facts of the data; ``heads`` states how many heads the policy must make.
+    Pictures lie in [0, 1].
 
     >>> judge = ResidualDiscriminator(size=16, fmaps=1 / 64, policy=["rotation", "cropping"])
     >>> judge(torch.rand(2, 1, 16, 16)).heads.shape
@@ -79,8 +82,8 @@ class ResidualDiscriminator(nn.Module):
     """
 
     def __init__(self, *, size: int, channels: int = 1, fmaps: float = 0.25, max_channels: int = 512, mbstd_group: int = 4,
-                 policy: tuple | str = "fliprot", dag_weight: float = 0.2, condition_angle: bool = False,
-                 generator: Generator | None = None) -> None:  # fmt: skip
+                 policy: tuple | str = "fliprot", heads: int | None = None, dag_weight: float = 0.2,
+                 condition_angle: bool = False, generator: Generator | None = None) -> None:  # fmt: skip
         super().__init__()
         if size < 16 or channels < 1:
             raise UserError(
@@ -95,7 +98,7 @@ class ResidualDiscriminator(nn.Module):
                 "correct the discriminator's options",
             )
         self.size, self.channels, self.mbstd_group, self.dag_weight = size, channels, mbstd_group, dag_weight
-        self.dag = Dag(policy)
+        self.dag = Dag(policy, heads=heads)
         resolutions = [size >> i for i in range(int(math.log2(size / 4)) + 1)]
         widths = [max(1, min(max_channels, int(32768 * fmaps / r))) for r in resolutions]
         last, features = resolutions[-1], widths[-1]
@@ -133,59 +136,3 @@ class ResidualDiscriminator(nn.Module):
         x = self.blocks(x.contiguous(memory_format=torch.channels_last))
         x = leaky_relu(self.mix(minibatch_stddev(x, group)))
         return leaky_relu(self.dense(x.flatten(1)))
-
-
-def _combined(per_head: Tensor, dag_weight: float) -> Tensor:
-    """L_0 + λ/(K−1) Σ_{k≥1} L_k per picture: [B, K] -> [B] (DAG, arXiv 2006.05338; the identity is not counted twice)."""
-    first, others = per_head[:, 0], per_head[:, 1:]
-    return first + dag_weight * others.mean(1) if others.shape[1] else first
-
-
-def nonsaturating_d(real_heads: Tensor, fake_heads: Tensor, dag_weight: float) -> Tensor:
-    """The discriminator's logistic loss per picture, softplus(−real) + softplus(fake) per head: [B, K], [B, K] -> [B].
-
-    >>> nonsaturating_d(torch.zeros(1, 4), torch.zeros(1, 4), 0.2)  # 2·ln 2·(1 + 0.2)
-    tensor([1.6636])
-    """
-    return _combined(functional.softplus(-real_heads) + functional.softplus(fake_heads), dag_weight)
-
-
-def nonsaturating_g(fake_heads: Tensor, dag_weight: float) -> Tensor:
-    """The generator's logistic loss per picture, softplus(−fake) per head: [B, K] -> [B].
-
-    >>> nonsaturating_g(torch.zeros(1, 1), 0.2)
-    tensor([0.6931])
-    """
-    return _combined(functional.softplus(-fake_heads), dag_weight)
-
-
-def hinge_d(real_heads: Tensor, fake_heads: Tensor, dag_weight: float) -> Tensor:
-    """The discriminator's hinge loss per picture, max(0, 1 − real) + max(0, 1 + fake) per head: [B, K], [B, K] -> [B].
-
-    >>> hinge_d(torch.tensor([[2.0]]), torch.tensor([[0.5]]), 0.2)
-    tensor([1.5000])
-    """
-    return _combined(functional.relu(1 - real_heads) + functional.relu(1 + fake_heads), dag_weight)
-
-
-def hinge_g(fake_heads: Tensor, dag_weight: float) -> Tensor:
-    """The generator's side of the hinge, −fake per head: [B, K] -> [B].
-
-    >>> hinge_g(torch.tensor([[2.0, 1.0]]), 0.5)
-    tensor([-2.5000])
-    """
-    return _combined(-fake_heads, dag_weight)
-
-
-def r1_penalty(real_logits: Tensor, real_images: Tensor) -> Tensor:
-    """Squared gradient |∂D/∂x|² of head 0 at each real picture, differentiable: [B], [B, C, H, W] -> [B] (arXiv 1801.04406).
-
-    The caller multiplies its mean by gamma / 2. ``real_images`` is what the discriminator was given, with gradients on.
-    Pictures span [0, 1]: a gamma published for pictures in [−1, 1] corresponds to a quarter of it here.
-
-    >>> x = torch.ones(1, 1, 2, 2, requires_grad=True)
-    >>> r1_penalty(3 * x.sum((1, 2, 3)), x).item()
-    36.0
-    """
-    (gradient,) = torch.autograd.grad(real_logits.sum(), real_images, create_graph=True)
-    return gradient.square().sum((1, 2, 3))

@@ -8,8 +8,9 @@ the style a *pose* code says where the patient lies and how far the scan reaches
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Generator as Random
@@ -19,7 +20,7 @@ from ..core.config import Registry
 from ..core.errors import UserError
 from ..fields.hyper import Frame, HyperField, Weights, padded_width
 
-GENERATORS: Registry[HyperGenerator] = Registry("generator")
+GENERATORS: Registry[SceneGenerator] = Registry("generator", home=__package__)
 POSE_DIM = 11  # shift 3, log-scale 3, rotation 3, scan extent 2
 
 
@@ -30,6 +31,50 @@ class Latent:
     w: Tensor  # [B, code_dim] style
     pose: Tensor  # [B, POSE_DIM] standardised: prior N(0, 1)
     deltas: tuple[Tensor, ...] | None = None  # per layer [B, (in + out)·rank]: pivotal tuning's additions to the factors
+
+
+Self = TypeVar("Self", bound="SceneGenerator")
+
+
+class SceneGenerator(Protocol):
+    """What every generator is to training, inversion and rendering: standard normal numbers in, the weights of a field out.
+
+    Where a latent's ``pose`` has three numbers it is a rotation vector that turns the scene, zero as drawn.
+    """
+
+    field: Any  # a field over the codes that ``weights`` makes, with its ``support``
+    field_outputs: int  # 1 for density alone, 4 with colour
+
+    @property
+    def latent_dim(self) -> int: ...
+
+    def latent(self, eps: Tensor) -> Latent: ...
+
+    def draw(self, n: int, random: Random, *, truncation: float = 1.0) -> Latent: ...
+
+    def weights(self, latent: Latent) -> Weights: ...
+
+    def no_deltas(self, n: int) -> tuple[Tensor, ...]: ...
+
+    def to(self: Self, device: str | torch.device) -> Self: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def buffers(self) -> Iterator[Tensor]: ...
+
+    def requires_grad_(self: Self, requires_grad: bool = True) -> Self: ...
+
+    def eval(self: Self) -> Self: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+
+
+def turned(rotation: Tensor) -> Frame:
+    """The frame of scenes that are only turned, by rotation vectors [B, 3] in radians."""
+    still = torch.zeros_like(rotation)
+    return Frame(still, still, rotation, still[:, :2])
 
 
 @GENERATORS.register("hyper")

@@ -1,0 +1,101 @@
+"""A NeRF MLP with given weights as photographs need it: density and colour, perhaps colour that depends on the viewing direction.
+
+The trunk is the batched MLP of :mod:`.hyper`; its first output is the density, the rest is colour, or a feature that a small
+branch turns into colour (NeRF's, Mildenhall et al. 2020, figure 7).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..core.types import Answer
+from .encoding import frequency_encoding
+from .hyper import HyperField, Weights, rotation_matrix
+
+Layer = tuple[Tensor, Tensor]  # W [B, out, in], b [B, out]
+
+
+class ColouredField:
+    """The field protocol over given :class:`~mednerf_kit.fields.hyper.Weights`: density = ReLU(h₀), colour = sigmoid(…).
+
+    Without a ``branch`` the last layer answers (density, colour …), or density alone where it has one output. With one, the last
+    two layers are the branch: (feature, encoded direction of ``view_octaves`` octaves) -> ReLU -> colour; 0 octaves leave the
+    direction out. Density is zero outside the cylinder |xy| < ``support``; a frame turns the scene, field units throughout.
+    """
+
+    def __init__(self, *, octaves: int, skip: int = 0, support: float = 1.4, branch: bool = False, view_octaves: int = 0,
+                 dtype: torch.dtype | None = None) -> None:  # fmt: skip
+        self.mlp = HyperField(octaves=octaves, skip=skip, support=support, dtype=dtype)
+        self.support, self.branch, self.view_octaves = support, branch, view_octaves
+
+    def density(self, x: Tensor, code: Weights) -> Tensor:
+        """Attenuation per field unit: x [B, N, 3] -> [B, N]."""
+        return self._inside(x, self._raw(x, code)[..., 0].relu())
+
+    def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Weights) -> Answer:
+        """Samples x [B, R, S, 3] of lengths dt [B, R, S] seen along d [B, R, 1, 3]."""
+        return self.answer(x, d, dt, code)
+
+    def answer(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Weights, noise: Tensor | None = None) -> Answer:
+        """As a call, with ``noise`` [B, R, S] added to the density before its ReLU (NeRF's regulariser while training)."""
+        points = x.flatten(1, -2)
+        raw = self._raw(points, code)
+        density = raw[..., 0] if noise is None else raw[..., 0] + noise.flatten(1)
+        tau = self._inside(points, density.relu()).view_as(dt) * dt
+        rest = raw[..., 1:].unflatten(1, dt.shape[1:])
+        if self.branch:
+            rest = self._branched(rest, d, code)
+        return Answer(tau, torch.sigmoid(rest) if rest.shape[-1] else None)
+
+    def _raw(self, points: Tensor, code: Weights) -> Tensor:
+        """The trunk's outputs at room coordinates [B, N, 3] -> [B, N, out]."""
+        anatomy = points if code.frame is None else code.frame.to_anatomy(points)
+        trunk = replace(code, layers=code.layers[:-2]) if self.branch else code
+        return self.mlp.heads(anatomy.expand(code.batch, -1, -1), trunk)
+
+    def _inside(self, points: Tensor, density: Tensor) -> Tensor:
+        return density * (points[..., :2].square().sum(-1) < self.support**2)
+
+    def _branched(self, feature: Tensor, d: Tensor | None, code: Weights) -> Tensor:
+        """Feature [B, R, S, F] and directions [B, R, 1, 3] through the branch -> [B, R, S, colours]."""
+        (w, b), (w_out, b_out) = code.layers[-2:]
+        n = feature.shape[-1]
+        hidden = applied(feature, w[..., :n], b)
+        if self.view_octaves:
+            if d is None:
+                raise ValueError("d: the colour of this field depends on the viewing direction and needs one per ray")
+            if code.frame is not None:
+                d = d @ rotation_matrix(code.frame.rotation)[:, None].transpose(-2, -1)
+            seen = frequency_encoding(d, self.view_octaves)
+            hidden = hidden + applied(seen, w[..., n:], torch.zeros_like(b))
+        return applied(hidden.relu(), w_out, b_out)
+
+
+def applied(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """One layer of each scene: x [B, …, in], W [B, out, in], b [B, out] -> [B, …, out]."""
+    flat = torch.baddbmm(b[:, None], x.flatten(1, -2), w.transpose(1, 2))
+    return flat.unflatten(1, x.shape[1:-1])
+
+
+def shifted(layers: tuple[Layer, ...], deltas: tuple[Tensor, ...] | None) -> tuple[Layer, ...]:
+    """Layers with additions [B, out·in + out] to each one's weights and biases: how a network is tuned without its maker.
+
+    >>> layers = ((torch.zeros(1, 2, 3), torch.zeros(1, 2)),)
+    >>> w, b = shifted(layers, (torch.arange(8.0)[None],))[0]
+    >>> w[0, 1].tolist(), b[0].tolist()
+    ([3.0, 4.0, 5.0], [6.0, 7.0])
+    """
+    if deltas is None:
+        return layers
+    return tuple(
+        (w + delta[:, : w[0].numel()].view(len(delta), *w.shape[1:]), b + delta[:, w[0].numel() :])
+        for (w, b), delta in zip(layers, deltas, strict=True)
+    )
+
+
+def no_shift(layers: tuple[Layer, ...], n: int) -> tuple[Tensor, ...]:
+    """Zero additions for n scenes of this architecture, ready to be tuned."""
+    return tuple(torch.zeros(n, w[0].numel() + b[0].numel(), device=w.device) for w, b in layers)
