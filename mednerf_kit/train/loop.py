@@ -9,15 +9,21 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..core.config import Registry
 from ..core.errors import RunError
 from . import runs
+
+
+TASKS: Registry[Task] = Registry("task")
 
 
 class Task(Protocol):
@@ -28,6 +34,26 @@ class Task(Protocol):
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
 
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task ready to run, and what belongs to its run folder."""
+
+    task: Task
+    meta: dict[str, Any]  # what a snapshot says of itself
+    opening: tuple[str, ...]  # lines for the log: data, sizes, device, remarks of the reader
+    finish: Callable[[Loop], dict[str, Any]]  # previews, calibration, scores once trained; what it returns joins metrics.json
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How the recipes of a task are read: which keys they have, what refuses a bad one, what makes one ready to run."""
+
+    keys: frozenset[str]
+    check: Callable[[Mapping[str, Any]], None]
+    prepare: Callable[[Mapping[str, Any], torch.device], Job]  # from dataset, recipe, seed, split, limit
+    plan: Callable[[Mapping[str, Any]], dict[str, Any]]  # sizes, for --dry-run
 
 
 @contextlib.contextmanager

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from ..core.config import Registry
 from ..core.types import Rays
 from ..gan.augment import apply as augmented
 from ..gan.discriminator import Discriminator, nonsaturating_d, nonsaturating_g, r1_penalty
@@ -24,10 +23,8 @@ from ..gan.generator import POSE_DIM, HyperGenerator, Latent
 from ..imaging.geometry import Geometry
 from ..rays.render import PICTURES, Level, render
 from ..rays.selectors import RandomRays, StridedPatch, look_up
+from .loop import TASKS
 from .targets import Targets
-
-TASKS: Registry = Registry("task")
-
 
 @dataclass(frozen=True)
 class Parts:

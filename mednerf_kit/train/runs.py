@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from .. import DISCLAIMER, __version__
@@ -86,6 +87,24 @@ def find_folder(name: str | Path, outdir: Path = Path("runs")) -> Path:
         raise unknown_name("run", str(name), known)
     raise UserError(f"got run '{name}', which does not exist", "wanted a run folder, a snapshot or 'bundled'",
                     "train one with `mednerf-kit train`")  # fmt: skip
+
+
+def latest_like(outdir: Path, choice: Mapping[str, Any]) -> Path | None:
+    """The newest run folder of the same configuration that has a snapshot; None starts a new one."""
+    for folder in sorted(outdir.glob("[0-9]" * 5 + "-*"), reverse=True) if outdir.is_dir() else []:
+        path = folder / "config.yaml"
+        if path.is_file() and yaml.safe_load(path.read_text(encoding="utf-8")) == choice and snapshots(folder):
+            return folder
+    return None
+
+
+def read_choice(folder: Path) -> dict[str, Any]:
+    """What a run was started with: dataset, recipe, seed, split, limit."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"got '{folder}', which has no config.yaml", "wanted a run folder",
+                        "give a folder made by `mednerf-kit train`")  # fmt: skip
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def snapshots(folder: Path) -> list[Path]:

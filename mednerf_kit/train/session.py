@@ -22,18 +22,18 @@ from ..rays.render import Level
 from ..rays.samplers import SAMPLERS
 from . import runs
 from .calibrate import calibrate
-from .loop import Loop
-from .prior import TASKS, Parts, PriorTask
+from .loop import TASKS, Job, Kind, Loop
+from .prior import Parts, PriorTask
 from .sets import read_set
 from .targets import Targets, make_targets
 
-RECIPE_KEYS = {"task", "dataset", "generator", "levels", "discriminator", "augment", "probability", "steps", "snapshot_steps",
-               "calibration_patients", "presets"}  # fmt: skip
+RECIPE_KEYS = frozenset(("task", "dataset", "generator", "levels", "discriminator", "augment", "probability", "steps",
+                         "snapshot_steps", "calibration_patients"))  # fmt: skip
 
 
 def resolve(dataset: str | None, name: str | None, preset: str, settings: Sequence[str]) -> dict[str, Any]:
-    """The recipe with its preset and ``--set`` applied; without a name the dataset decides (knee by its name, else chest)."""
-    name = name or ("knee" if "knee" in str(dataset).lower() else "chest")
+    """The recipe with its preset and ``--set`` applied; without a name the dataset decides."""
+    name = name or default_recipe(str(dataset))
     recipe = config.load(name)
     presets = recipe.pop("presets", {})
     if preset != "default":
@@ -41,16 +41,24 @@ def resolve(dataset: str | None, name: str | None, preset: str, settings: Sequen
             raise unknown_name(f"preset of recipe '{name}'", preset, ["default", *presets])
         recipe = config.overlaid(recipe, presets[preset])
     recipe = config.with_settings(recipe, list(settings))
+    kind = kind_of(recipe)
     for key in recipe:
-        if key not in RECIPE_KEYS:
-            raise unknown_name("recipe key", key, RECIPE_KEYS)
-    missing = RECIPE_KEYS - {"presets"} - set(recipe)
+        if key not in kind.keys:
+            raise unknown_name("recipe key", key, kind.keys)
+    missing = kind.keys - set(recipe)
     if missing:
         raise UserError(
-            f"got recipe '{name}' without {', '.join(sorted(missing))}", "wanted every node", "start from configs/chest.yaml"
+            f"got recipe '{name}' without {', '.join(sorted(missing))}", "wanted every node", "start from a file of configs/"
         )
-    check(recipe)
+    kind.check(recipe)
     return recipe
+
+
+def default_recipe(dataset: str) -> str:
+    """The recipe a dataset is trained with when none is named: by the format of a scene, else by the anatomy's name."""
+    from .scenes.session import default_scene_recipe
+
+    return default_scene_recipe(dataset) or ("knee" if "knee" in dataset.lower() else "chest")
 
 
 def check(recipe: Mapping[str, Any]) -> None:
@@ -123,69 +131,79 @@ def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def prepare(choice: Mapping[str, Any], device: str | torch.device) -> Job:
+    """The prior of a set of radiographs: read it, make its targets, build the task."""
+    recipe, dataset, seed, split = choice["recipe"], choice["dataset"], choice["seed"], choice["split"]
+    orbits = read_set(dataset, recipe["dataset"], split=split, limit=choice["limit"])
+    targets = make_targets(orbits, size=recipe["dataset"].get("volume_size", 64))
+    task = build_task(recipe, orbits, targets, seed=seed, device=device)
+    opening = (f"{len(orbits.patients)} patients, {orbits.geometry.views} views of {orbits.geometry.cols}², "
+               f"{recipe['task'].get('objective', recipe['task']['name'])}, device {device}",
+               *(f"note: {note}" for note in orbits.notes))  # fmt: skip
+
+    def finish(loop: Loop) -> dict[str, Any]:
+        prior = runs.load_prior(loop.folder)
+        preview(loop.folder, prior)
+        factors = calibrate(prior, limit=recipe["calibration_patients"])
+        files.write_json(loop.folder / runs.CALIBRATION, factors)
+        loop.log(f"uncertainty calibrated on validation patients: {factors}" if factors else
+                 "note: no validation patients, so the uncertainty is not calibrated")  # fmt: skip
+        return {}
+
+    return Job(task, describe(orbits, targets, recipe, dataset, seed, split), opening, finish)
+
+
+PRIORS = Kind(RECIPE_KEYS, check, prepare, plan)
+
+
+def kind_of(recipe: Mapping[str, Any]) -> Kind:
+    """By the recipe's task: a scene is fitted, everything else learns a prior."""
+    from .scenes.session import SCENES
+
+    task = recipe.get("task")
+    return SCENES if isinstance(task, Mapping) and task.get("name") == "fit" else PRIORS
+
+
 def train(*, dataset: str | None, config: str | None = None, preset: str = "default", settings: Sequence[str] = (),
           outdir: Path = Path("runs"), desc: str | None = None, resume: str | None = None, seed: int = 0, device: str = "auto",
           max_minutes: float | None = None, split: str = "train", limit: int | None = None,
           dry_run: bool = False) -> Path | None:  # fmt: skip
-    """Train a prior; returns the run folder (None for a dry run)."""
+    """Train what the recipe says on a dataset; returns the run folder (None for a dry run)."""
     folder = None
     if resume not in (None, "latest"):
         folder = runs.find_folder(str(resume), Path(outdir))
-        if not (folder / "config.yaml").is_file():
-            raise UserError(
-                f"got '{folder}', which has no config.yaml", "wanted a run folder", "give a folder made by `mednerf-kit train`"
-            )
-        saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        dataset, recipe, seed, split, limit = (saved[k] for k in ("dataset", "recipe", "seed", "split", "limit"))
+        choice = runs.read_choice(folder)
     else:
         recipe = resolve(dataset, config, preset, settings)
-    choice = {"dataset": str(dataset), "recipe": recipe, "seed": seed, "split": split, "limit": limit}
+        choice = {"dataset": str(dataset), "recipe": recipe, "seed": seed, "split": split, "limit": limit}
+    recipe, kind = choice["recipe"], kind_of(choice["recipe"])
     if dry_run:
-        print(yaml.safe_dump({**choice, "plan": plan(recipe)}, sort_keys=False), end="")
+        print(yaml.safe_dump({**choice, "plan": kind.plan(recipe)}, sort_keys=False), end="")
         return None
     if resume == "latest":
-        folder = latest_like(Path(outdir), choice)
+        folder = runs.latest_like(Path(outdir), choice)
     started = time.perf_counter()
-    where = runs.pick_device(device)
-    orbits = read_set(str(dataset), recipe["dataset"], split=split, limit=limit)
-    targets = make_targets(orbits, size=recipe["dataset"].get("volume_size", 64))
-    task = build_task(recipe, orbits, targets, seed=seed, device=where)
+    job = kind.prepare(choice, runs.pick_device(device))
     new = folder is None
     if folder is None:
-        folder = runs.new_folder(Path(outdir), str(dataset), desc)
+        folder = runs.new_folder(Path(outdir), choice["dataset"], desc)
         files.write_text(folder / "config.yaml", f"# {DISCLAIMER}\n" + yaml.safe_dump(choice, sort_keys=False))
-    meta = describe(orbits, targets, recipe, str(dataset), seed, split)
-    loop = Loop(task, folder, steps=recipe["steps"], snapshot_steps=recipe["snapshot_steps"], max_minutes=max_minutes, meta=meta)
+    loop = Loop(job.task, folder, steps=recipe["steps"], snapshot_steps=recipe["snapshot_steps"], max_minutes=max_minutes,
+                meta=job.meta)  # fmt: skip
     if not new:
         path, tensors, saved_meta, remarks = runs.newest_whole(folder)
         for remark in remarks:
             loop.log(remark)
         loop.load(tensors, saved_meta)
         loop.log(f"continuing {folder.name} from {path.name}")
-    loop.log(f"{len(orbits.patients)} patients, {orbits.geometry.views} views of {orbits.geometry.cols}², "
-             f"{recipe['task']['objective']}, device {where}; "
-             f"data ready after {time.perf_counter() - started:.0f} s")  # fmt: skip
-    for note in orbits.notes:
-        loop.log(f"note: {note}")
+    for line in job.opening:
+        loop.log(line)
+    loop.log(f"data ready after {time.perf_counter() - started:.0f} s")
     loop.run()
-    prior = runs.load_prior(folder)
-    preview(folder, prior)
-    factors = calibrate(prior, limit=recipe["calibration_patients"])
-    files.write_json(folder / runs.CALIBRATION, factors)
-    loop.log(f"uncertainty calibrated on validation patients: {factors}" if factors else
-             "note: no validation patients, so the uncertainty is not calibrated")  # fmt: skip
-    files.write_json(folder / "metrics.json", training_summary(loop, folder))
+    found = job.finish(loop)
+    files.write_json(folder / "metrics.json", {**training_summary(loop, folder), **found})
     loop.log(f"trained {loop.index} steps in {loop.seconds:.0f} s: {folder}")
     return folder
-
-
-def latest_like(outdir: Path, choice: Mapping[str, Any]) -> Path | None:
-    """The newest run folder of the same configuration that has a snapshot; None starts a new one."""
-    for folder in sorted(outdir.glob("[0-9]" * 5 + "-*"), reverse=True) if outdir.is_dir() else []:
-        path = folder / "config.yaml"
-        if path.is_file() and yaml.safe_load(path.read_text(encoding="utf-8")) == choice and runs.snapshots(folder):
-            return folder
-    return None
 
 
 def training_summary(loop: Loop, folder: Path) -> dict[str, Any]:

@@ -1,0 +1,187 @@
+"""The task of fitting one scene: pixels → rays → levels → losses → one step, on the renderer everything shares."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from tqdm import tqdm
+
+from ...core.errors import RunError
+from ...core.types import Pixels, Rays
+from ...data.posed.scene import Scene
+from ...rays.render import Rendered
+from ...rays.selectors import RaySelector
+from ..loop import TASKS
+from .build import Model, evaluations, on_device, part, render_cameras
+from .losses import Loss, Outcome
+
+CHECKS = (100, 200, 400, 800)  # steps after which the pictures are looked at for a collapse
+MOST_RESTARTS = 3
+
+
+@dataclass(frozen=True)
+class FitParts:
+    """What a scene recipe's other nodes build for the task."""
+
+    make: Callable[[], Model]  # a new model, from torch's global seed
+    selector: RaySelector
+    losses: dict[str, Loss]
+
+
+@TASKS.register("fit")
+class FitTask:
+    """Fits a scene's fields to its pictures.
+
+    The rate warms up over ``warmup_steps`` and falls exponentially to ``final_rate`` of ``learning_rate``; with ``restart_rate``
+    it starts again when a field replaces its parameters (TensoRF's up-sampling). The first ``crop_steps`` look at the middle
+    ``crop`` of the pictures. A picture that is one flat colour, or empty, while the truth is not, restarts the fit with a new
+    seed and such a crop.
+    """
+
+    def __init__(
+        self,
+        *,
+        learning_rate: float = 5e-4,
+        final_rate: float = 0.1,
+        warmup_steps: int = 0,
+        beta2: float = 0.999,
+        restart_rate: bool = False,
+        crop_steps: int = 0,
+        crop: float = 0.5,
+        parts: FitParts,
+        scene: Scene,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.learning_rate, self.final_rate, self.warmup_steps, self.beta2 = learning_rate, final_rate, warmup_steps, beta2
+        self.restart_rate, self.crop_steps, self.crop = restart_rate, crop_steps, crop
+        self.parts, self.scene, self.seed, self.device = parts, scene, seed, device
+        self.random = Generator().manual_seed(seed)
+        self.restarts, self.since, self.crop_until = 0, 0.0, crop_steps
+        self.say: Callable[[str], None] = lambda line: tqdm.write(line, file=sys.stderr)
+        self.begin()
+
+    def begin(self) -> None:
+        """A new model, and an optimiser for it."""
+        torch.manual_seed(self.seed + 1000 * self.restarts)
+        self.model = self.parts.make()
+        for field in self.model.fields.values():
+            field.random = self.random
+        self.new_optimiser()
+
+    def new_optimiser(self) -> None:
+        """Adam over the fields' groups, each at its share of the rate."""
+        groups = [{"params": g["params"], "peak": self.learning_rate * g["rate"]} for f in self.model.fields.values() for g in f.groups()]
+        self.optimiser = torch.optim.Adam(groups, lr=self.learning_rate, betas=(0.9, self.beta2), eps=1e-8)
+
+    def step(self, progress: float, index: int) -> dict[str, float]:
+        """One step at ``progress`` in [0, 1] through the training."""
+        replaced = self.model.advance(progress)
+        for field in self.model.fields.values():
+            if field.note:
+                self.say(f"step {index + 1}: {field.note}")
+                field.note = None
+        if replaced:
+            self.since = progress if self.restart_rate else self.since
+            self.new_optimiser()
+        self.model.observe(index)
+        selector = self.parts.selector
+        selector.advance(progress)
+        if selector.wants_full_error_every and index % selector.wants_full_error_every == 0:
+            selector.observe_full(self.errors_everywhere())
+        rate = min(1.0, (index + 1) / (self.warmup_steps + 1)) * self.final_rate ** (progress - self.since)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["peak"] * rate
+        pixels = self.cropped(selector.select(index, self.random), index)
+        if selector.wants_gradient:
+            pixels = replace(pixels, yx=pixels.yx.requires_grad_(True))
+        outcome = self.outcome(pixels, progress)
+        losses = {name: loss(outcome) for name, loss in self.parts.losses.items()}
+        total = torch.stack([self.parts.losses[name].weight * value for name, value in losses.items()]).sum()
+        self.optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        self.optimiser.step()
+        error = squared_error(outcome.rendered[-1], outcome.truth)
+        selector.observe(pixels, error.cpu(), pixels.yx.grad * len(error) if pixels.yx.grad is not None else None)
+        asked = sum(evaluations(seen) for seen in outcome.rendered)
+        logged = {name: float(value.detach()) for name, value in losses.items()}
+        logged |= {"psnr_db": float(-10 * error.mean().clamp_min(1e-10).log10()), "rate": rate, "evals_per_ray": asked / len(error),
+                   "restarts": float(self.restarts)}  # fmt: skip
+        if index + 1 in CHECKS:
+            self.look(outcome, index)
+        return logged
+
+    def cropped(self, pixels: Pixels, index: int) -> Pixels:
+        """Pixels drawn towards the middle while the crop lasts."""
+        if index >= self.crop_until:
+            return pixels
+        middle = torch.tensor([self.scene.cameras.rows - 1, self.scene.cameras.cols - 1]) / 2
+        return replace(pixels, yx=(middle + self.crop * (pixels.yx - middle)).round())
+
+    def outcome(self, pixels: Pixels, progress: float) -> Outcome:
+        """Render pixels and look up what they should be."""
+        scene, view = self.scene, pixels.view
+        y, x = pixels.yx.detach().round().long().unbind(-1)
+
+        def at(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[view, y, x].float().to(self.device)
+
+        rays: Rays = on_device(scene.cameras.rays(view, pixels.yx), self.device)
+        if scene.depth is not None:
+            rays = replace(rays, depth=scene.cameras.along_ray(view, pixels.yx.detach(), scene.depth[view, y, x]).to(self.device))
+        rendered = self.model.render(rays, self.random)
+        truth = scene.images[view, y, x].float().to(self.device)
+        weight = self.parts.selector.weigh(pixels, squared_error(rendered[-1], truth).cpu()).to(self.device)
+        return Outcome(rendered, self.model.levels, rays, truth, weight, progress, at(scene.alpha),
+                       at(scene.confidence), [field.regularisers() for field in self.model.fields.values()])  # fmt: skip
+
+    def errors_everywhere(self) -> Tensor:
+        """Squared error of every pixel of the training views, [V, H, W]: what an exact error map is refreshed with."""
+        seen = render_cameras(self.model, self.scene.cameras, depth=self.scene.depth, device=self.device, progress=False)
+        return (seen.image - self.scene.images.float()).square().mean(-1)
+
+    def look(self, outcome: Outcome, index: int) -> None:
+        """Start again when the pictures have collapsed to one colour or to nothing."""
+        seen = outcome.rendered[-1].picture
+        flat = float(seen.image.detach().std(0).max()) < 0.005 and float(outcome.truth.std(0).max()) > 0.05
+        if not flat:
+            return
+        if self.restarts == MOST_RESTARTS:
+            raise RunError(f"got flat pictures after {MOST_RESTARTS} restarts", "wanted a scene that takes shape",
+                           "check near, far and the bounding box with `mednerf-kit data check`, or lower the learning rate")  # fmt: skip
+        self.restarts += 1
+        self.crop_until = index + 500
+        level = "white" if float(seen.image.mean()) > 0.5 else "black"
+        self.say(f"step {index + 1}: every picture is flat {level}; starting again with another seed and a centre crop")
+        self.begin()
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything a continued run needs: named tensors, and plain values."""
+        tensors = {**self.model.state(), "random": self.random.get_state()}
+        for i, slots in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optim.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
+        tensors |= {f"selector.{k}": v for k, v in self.parts.selector.state_dict().items()}
+        return tensors, {"task_state": {"restarts": self.restarts, "since": self.since, "crop_until": self.crop_until}}
+
+    def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Continue from :meth:`state`."""
+        self.restarts, self.since, self.crop_until = meta["restarts"], meta["since"], meta["crop_until"]
+        self.model.load(tensors)
+        self.new_optimiser()
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key, value in part(tensors, "optim.").items():
+            i, slot = key.split(".", 1)
+            slots.setdefault(int(i), {})[slot] = value
+        self.optimiser.load_state_dict({"state": slots, "param_groups": self.optimiser.state_dict()["param_groups"]})
+        self.random.set_state(tensors["random"])
+        self.parts.selector.load_state_dict(part(tensors, "selector."))
+
+
+def squared_error(seen: Rendered, truth: Tensor) -> Tensor:
+    """Mean over channels of the squared error of rays, [R], without gradient."""
+    return (seen.picture.image.detach() - truth).square().mean(-1)

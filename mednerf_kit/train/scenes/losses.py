@@ -1,0 +1,231 @@
+"""What a fitted scene is asked to explain. A loss is a function of one record; the recipe gives weights by name.
+
+Depth terms (docs/theory.md) look only at rays whose depth is known, each weighed with the confidence of its depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.config import Registry
+from ...core.types import Rays
+from ...rays.render import Level, Rendered
+
+LOSSES: Registry[Loss] = Registry("loss")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One batch of rays, rendered: what every loss reads."""
+
+    rendered: list[Rendered]  # one a level
+    levels: list[Level]
+    rays: Rays  # [R]
+    truth: Tensor  # [R, C]
+    importance: Tensor  # [R] mean 1
+    progress: float  # of the training, in [0, 1]
+    alpha: Tensor | None = None  # [R] coverage of the truth
+    confidence: Tensor | None = None  # [R] of the rays' depth
+    regularisers: Sequence[Mapping[str, Tensor]] = ()  # of each field, computed when looked up
+
+    def over_levels(self, term: Callable[[Rendered], Tensor]) -> Tensor:
+        """Σ over supervised levels of the level's weight times a term."""
+        parts = [level.weight * term(seen) for level, seen in zip(self.levels, self.rendered, strict=True) if level.weight]
+        return torch.stack(parts).sum()
+
+    def over_known_depth(self, values: Tensor) -> Tensor:
+        """Confidence-weighted mean of values [R] over the rays whose depth is known; 0 without any."""
+        depth = self.known_depth()
+        weight = depth.isfinite().float()
+        if self.confidence is not None:
+            weight = weight * self.confidence.nan_to_num()
+        return (weight * torch.where(depth.isfinite(), values, 0.0)).sum() / weight.sum().clamp_min(1e-6)
+
+    def known_depth(self) -> Tensor:
+        """Depth of the rays [R], nan where unknown."""
+        if self.rays.depth is None:
+            raise ValueError("a depth loss needs rays with depth")
+        return self.rays.depth
+
+
+class Loss:
+    """A scalar of an :class:`Outcome`, times ``weight`` in the sum."""
+
+    needs_depth = False
+    weight: float
+
+    def __call__(self, outcome: Outcome) -> Tensor:
+        raise NotImplementedError
+
+
+def build_losses(node: Mapping[str, Mapping[str, Any] | float]) -> dict[str, Loss]:
+    """The losses of a recipe: ``{mse: {weight: 1.0}, tv_density: 0.1}``; those of weight 0 are left out.
+
+    >>> [(name, loss.weight) for name, loss in build_losses({"mse": 1.0, "l1": {"weight": 0}}).items()]
+    [('mse', 1.0)]
+    """
+    built = {
+        name: LOSSES.build({"name": name, **(dict(options) if isinstance(options, Mapping) else {"weight": options})})
+        for name, options in node.items()
+    }
+    return {name: loss for name, loss in built.items() if loss.weight}
+
+
+@LOSSES.register("mse")
+class SquaredError(Loss):
+    """Weighted mean squared error of the picture, summed over the supervised levels (Mildenhall et al. 2020, eq. 6)."""
+
+    def __init__(self, *, weight: float = 1.0) -> None:
+        self.weight = weight
+
+    def __call__(self, outcome: Outcome) -> Tensor:
+        return outcome.over_levels(
+            lambda seen: (outcome.importance * (seen.picture.image - outcome.truth).square().mean(-1)).mean()
+        )
+
+
+@LOSSES.register("l1_colour")
+class AbsoluteError(Loss):
+    """Weighted mean absolute error of the picture, summed over the supervised levels."""
+
+    def __init__(self, *, weight: float = 1.0) -> None:
+        self.weight = weight
+
+    def __call__(self, outcome: Outcome) -> Tensor:
+        return outcome.over_levels(lambda seen: (outcome.importance * (seen.picture.image - outcome.truth).abs().mean(-1)).mean())
+
+
+@LOSSES.register("mask")
+class Coverage(Loss):
+    """Binary cross-entropy of the opacity against the truth's alpha (NeuS, Wang et al. 2021, eq. 9)."""
+
+    needs_alpha = True
+
+    def __init__(self, *, weight: float = 0.1) -> None:
+        self.weight = weight
+
+    def __call__(self, outcome: Outcome) -> Tensor:
+        if outcome.alpha is None:
+            raise ValueError("the mask loss needs pictures with alpha")
+        opacity = outcome.rendered[-1].picture.w.sum(-1).clamp(1e-3, 1 - 1e-3)
+        return torch.nn.functional.binary_cross_entropy(opacity, outcome.alpha)
+
+
+@LOSSES.register("depth_soft")
+class SoftDepth(Loss):
+    """Mean squared error of the expected depth Σ w t, over rays of known depth."""
+
+    needs_depth = True
+
+    def __init__(self, *, weight: float = 0.01) -> None:
+        self.weight = weight
+
+    def __call__(self, outcome: Outcome) -> Tensor:
+        return outcome.over_levels(
+            lambda seen: outcome.over_known_depth((expected_depth(seen) - outcome.known_depth()).square())
+        )
+
+
+@LOSSES.register("depth_free")
+class FreeSpace(Loss):
+    """Mean density in front of the surface, by more than ``margin``: what a ray crosses before its depth is empty."""
+
+    needs_depth = True
+
+    def __init__(self, *, weight: float = 0.005, margin: float = 0.05) -> None:
+        self.weight, self.margin = weight, margin
+
+    def __call__(self, outcome: Outcome) -> Tensor:
+        depth = outcome.known_depth()
+
+        def term(seen: Rendered) -> Tensor:
+            before = (seen.samples.t < depth[:, None] - self.margin) & (seen.samples.dt > 0)
+            density = seen.answer.tau / seen.samples.dt.clamp_min(1e-6)
+            return outcome.over_known_depth((density * before).sum(-1) / before.sum(-1).clamp_min(1))
+
+        return outcome.over_levels(term)
+
+
+@LOSSES.register("depth_surface")
+class SurfaceConcentration(Loss):
+    """|Σ w t − D| + ``variance`` · Var_w(t): the weights sit at the surface, and close together."""
+
+    needs_depth = True
+
+    def __init__(self, *, weight: float = 0.005, variance: float = 0.1) -> None:
+        self.weight, self.variance = weight, variance
+
+    def __call__(self, outcome: Outcome) -> Tensor:
+        def term(seen: Rendered) -> Tensor:
+            mean = expected_depth(seen)
+            spread = ((seen.picture.w * seen.samples.t.square()).sum(-1) - mean.square()).clamp_min(0)
+            return outcome.over_known_depth((mean - outcome.known_depth()).abs() + self.variance * spread)
+
+        return outcome.over_levels(term)
+
+
+@LOSSES.register("depth_sight")
+class LineOfSight(Loss):
+    """Weights follow a narrow bell at the depth and vanish before it (Urban Radiance Fields, Rematas et al. 2022, eq. 12–14).
+
+    Σ_{|t−D|<eps} (w − k)² + Σ_{t<D−eps} w², k the bell N(D, (eps/3)²) integrated over each sample's length and scaled to sum to
+    1; eps falls from ``window`` to ``window_end`` over the training.
+    """
+
+    needs_depth = True
+
+    def __init__(self, *, weight: float = 0.05, window: float = 0.3, window_end: float = 0.05) -> None:
+        self.weight, self.window, self.window_end = weight, window, window_end
+
+    def __call__(self, outcome: Outcome) -> Tensor:
+        depth = outcome.known_depth()
+        eps = self.window * (self.window_end / self.window) ** outcome.progress
+
+        def term(seen: Rendered) -> Tensor:
+            away = seen.samples.t - depth[:, None]
+            bell = torch.exp(-0.5 * (away / (eps / 3)).square()) * seen.samples.dt
+            bell = bell / bell.sum(-1, keepdim=True).clamp_min(1e-9)
+            near = (seen.picture.w - bell).square() * (away.abs() < eps)
+            empty = seen.picture.w.square() * (away < -eps)
+            return outcome.over_known_depth((near + empty).sum(-1))
+
+        return outcome.over_levels(term)
+
+
+class Regulariser(Loss):
+    """A penalty that the fields themselves compute, by its name."""
+
+    def __init__(self, name: str, weight: float) -> None:
+        self.name, self.weight = name, weight
+
+    def __call__(self, outcome: Outcome) -> Tensor:
+        found = [penalties[self.name] for penalties in outcome.regularisers if self.name in penalties]
+        return torch.stack(found).sum() if found else outcome.truth.new_zeros(())
+
+
+@LOSSES.register("l1")
+def l1(*, weight: float = 8e-5) -> Loss:
+    """Mean absolute value of a grid's density features: what is not needed is let go."""
+    return Regulariser("l1", weight)
+
+
+@LOSSES.register("tv_density")
+def tv_density(*, weight: float = 0.1) -> Loss:
+    """Total variation of a grid's density features: neighbours agree."""
+    return Regulariser("tv_density", weight)
+
+
+@LOSSES.register("tv_appearance")
+def tv_appearance(*, weight: float = 0.01) -> Loss:
+    """Total variation of a grid's appearance features."""
+    return Regulariser("tv_appearance", weight)
+
+
+def expected_depth(seen: Rendered) -> Tensor:
+    """Σ w t along each ray, [R]."""
+    return (seen.picture.w * seen.samples.t).sum(-1)

@@ -1,0 +1,111 @@
+"""Fitted scenes opened again: from a run folder to pictures, densities and colours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core import config, files
+from ...core.errors import UserError
+from ...data.posed.scene import Scene, load_scene
+from ...fields.base import SceneField
+from ...imaging.cameras import Cameras
+from .. import runs
+from .build import Model, Views, build_model, render_cameras
+
+
+def read_scene(dataset: str, recipe: Mapping[str, Any], split: str, views: int | None = None) -> Scene:
+    """A split of a recipe's scene; ``views`` keeps so many of its training pictures, evenly chosen."""
+    options = dict(recipe["scene"]) | ({} if views is None else {"views": views})
+    return load_scene(dataset, split=split, **options)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted scene, ready to be rendered."""
+
+    model: Model
+    meta: dict[str, Any]
+    path: Path
+    device: torch.device
+
+    def scene(self, split: str = "test") -> Scene:
+        """A split of the scene it was fitted to."""
+        return read_scene(self.meta["dataset"], self.meta["recipe"], split)
+
+
+def load_fit(run: str | Path, *, settings: Sequence[str] = (), device: str = "auto") -> Fit:
+    """A fitted scene from a run folder, a unique prefix of its name, or a snapshot; ``settings`` may replace samplers."""
+    if str(run).endswith(".safetensors"):
+        path = Path(run)
+        tensors, meta = files.load_tensors(path)
+    else:
+        path, tensors, meta, _ = runs.newest_whole(runs.find_folder(run))
+    if meta.get("recipe", {}).get("task", {}).get("name") != "fit":
+        raise UserError(f"got '{path}', which holds no scene", "wanted a run of a scene recipe", "give a run made on a scene")
+    recipe = config.with_settings(meta["recipe"], list(settings))
+    for i, node in enumerate(recipe["levels"]):  # what a sampler learned belongs to that sampler
+        old = meta["recipe"]["levels"]
+        if i < len(old) and node["sampler"] != old[i]["sampler"]:
+            tensors = {k: v for k, v in tensors.items() if not k.startswith(f"sampler.{i}.")}
+    where = runs.pick_device(device)
+    model = build_model(recipe, box=torch.tensor(meta["box"]), channels=meta["channels"], background=meta["background"], device=where)
+    model.load({**model_defaults(model, tensors), **tensors})
+    model.fields.requires_grad_(False).eval()
+    return Fit(model, {**meta, "recipe": recipe}, path, where)
+
+
+def model_defaults(model: Model, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """State of samplers that were put in after training."""
+    return {k: v for k, v in model.state().items() if k.startswith("sampler.") and k not in tensors}
+
+
+def is_scene_run(run: str | Path) -> bool:
+    """Whether a run folder, its prefix or a snapshot holds a fitted scene."""
+    if str(run).startswith("bundled"):
+        return False
+    if str(run).endswith(".safetensors"):
+        return files.load_tensors(Path(run))[1].get("recipe", {}).get("task", {}).get("name") == "fit"
+    return runs.read_choice(runs.find_folder(run))["recipe"]["task"].get("name") == "fit"
+
+
+def render_views(fit: Fit, cameras: Cameras, *, depth: Tensor | None = None, chunk: int = 4096) -> Views:
+    """Pictures, depth and opacity of every camera; ``depth`` [V, H, W] is for samplers that look around a known one."""
+    return render_cameras(fit.model, cameras, depth=depth, chunk=chunk, device=fit.device)
+
+
+def finest_field(fit: Fit) -> SceneField:
+    """The field of the last level: what the pictures show."""
+    field = fit.model.levels[-1].field
+    assert isinstance(field, SceneField)
+    return field
+
+
+@torch.no_grad()
+def density_grid(fit: Fit, size: int = 128, *, chunk: int = 1 << 17) -> tuple[Tensor, Tensor]:
+    """Density at the centres of size³ cells of the scene's box: values [D, H, W] = [z, y, x] and the box [2, 3]."""
+    box = torch.tensor(fit.meta["box"])
+    line = (torch.arange(size) + 0.5) / size
+    z, y, x = torch.meshgrid(line, line, line, indexing="ij")
+    points = (box[0] + torch.stack([x, y, z], -1) * (box[1] - box[0])).reshape(-1, 3)
+    field = finest_field(fit)
+    values = torch.cat([field.density(some.to(fit.device)).cpu() for some in points.split(chunk)])
+    return values.view(size, size, size), box
+
+
+@torch.no_grad()
+def colour_at(fit: Fit, x: Tensor, d: Tensor, *, chunk: int = 1 << 16) -> Tensor:
+    """Colour of points [N, 3] seen along unit directions [N, 3]: [N, C]."""
+    field, parts = finest_field(fit), []
+    for some, along in zip(x.split(chunk), d.split(chunk), strict=True):
+        points, ahead = some[:, None].to(fit.device), along[:, None].to(fit.device)
+        answer = field(points, ahead, torch.full(points.shape[:-1], 1e6, device=fit.device))
+        if answer.color is None:
+            raise UserError("got a field without colour", "wanted a scene of photographs", "export its mesh without colours")
+        parts.append(answer.color[:, 0].cpu())
+    return torch.cat(parts)

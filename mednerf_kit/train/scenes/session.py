@@ -1,0 +1,127 @@
+"""Scene recipes: which keys they have, what refuses a bad one, what makes one ready to run, and runs opened again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ... import DISCLAIMER
+from ...core import config
+from ...core.errors import UserError
+from ...data.posed.scene import Scene, find_format
+from ...fields.base import FIELDS
+from ...rays.render import PICTURES
+from ...rays.samplers import SAMPLERS
+from ...rays.selectors import SELECTORS
+from ..loop import TASKS, Job, Kind, Loop
+from .build import Model, build_model, needs, peak_mib
+from .fit import FitParts
+from .losses import build_losses
+from .runs import load_fit, read_scene, render_views
+
+RECIPE_KEYS = frozenset(("task", "scene", "fields", "levels", "selector", "losses", "picture", "steps", "snapshot_steps"))
+DEFAULTS = {"blocks": "lego_tensorf", "blender": "lego_tensorf", "llff": "fern_tensorf", "nsvf": "nsvf_tensorf", "dtu": "lego_tensorf",
+            "colmap": "lego_tensorf"}  # fmt: skip
+UNIT_BOX = torch.tensor([[-1.0] * 3, [1.0] * 3])
+
+
+def default_scene_recipe(dataset: str) -> str | None:
+    """The recipe of a scene by its format; None for what is no scene."""
+    return DEFAULTS.get(find_format(dataset) or "")
+
+
+def check(recipe: Mapping[str, Any]) -> None:
+    """Refuse a recipe whose names, options or numbers nothing can work with, before any work starts."""
+    for key, kind in {"task": dict, "scene": dict, "fields": dict, "levels": list, "losses": dict}.items():
+        config.checked(recipe[key], kind, where=f"recipe key '{key}'")
+    TASKS.check(recipe["task"], "parts", "scene", "seed", "device")
+    for node in recipe["fields"].values():
+        FIELDS.check(node, "box", "channels")
+    if not recipe["levels"] or not recipe["fields"]:
+        raise UserError("got no level or no field", "wanted at least one of each", "start from a file of configs/")
+    for node in recipe["levels"]:
+        if isinstance(node, Mapping) and "sampler" in node:
+            SAMPLERS.check(node["sampler"], "box")
+    SELECTORS.check(recipe["selector"], "views", "rows", "cols", "images", "alpha")
+    PICTURES[recipe["picture"]]
+    build_losses(recipe["losses"])
+    for key in ("steps", "snapshot_steps"):
+        if config.checked(recipe[key], int, where=f"recipe key '{key}'") < 1:
+            raise UserError(f"got {key} {recipe[key]}", "wanted at least 1", "correct the recipe or --set")
+    model = build_model(recipe, box=UNIT_BOX, channels=3, background=0.0, device=torch.device("cpu"))
+    first = model.levels[0].sampler
+    if getattr(first, "refines", False):
+        raise UserError(f"got sampler '{recipe['levels'][0]['sampler']['name']}' on the first level",
+                        "wanted a coarser level before it", "put 'stratified' first")  # fmt: skip
+
+
+def prepare(choice: Mapping[str, Any], device: torch.device) -> Job:
+    """The fit of one scene: read it, build the task."""
+    recipe, dataset, seed = choice["recipe"], choice["dataset"], choice["seed"]
+    scene = read_scene(dataset, recipe, choice["split"], choice["limit"])
+    channels = 0 if scene.quantity == "line_integral" else scene.images.shape[-1]
+    if (channels == 0) != (recipe["picture"] == "line_integral"):
+        raise UserError(f"got picture '{recipe['picture']}' for a scene of {scene.quantity.replace('_', ' ')}s",
+                        "wanted line_integral for radiographs and emission_absorption for photographs",
+                        "choose a recipe of that kind with --config")  # fmt: skip
+    losses = build_losses(recipe["losses"])
+
+    def make() -> Model:
+        return build_model(recipe, box=scene.box, channels=channels, background=scene.background, device=device)
+
+    refuse_what_is_missing(scene, make(), losses)
+    facts = {"views": len(scene.images), "rows": scene.cameras.rows, "cols": scene.cameras.cols, "images": scene.images,
+             "alpha": scene.alpha}  # fmt: skip
+    parts = FitParts(make, SELECTORS.build(recipe["selector"], **facts), losses)
+    task = TASKS.build(recipe["task"], parts=parts, scene=scene, seed=seed, device=str(device))
+    meta = {"recipe": dict(recipe), "dataset": dataset, "scene": scene.name, "format": scene.format, "box": scene.box.tolist(),
+            "channels": channels, "background": scene.background, "quantity": scene.quantity, "split": choice["split"],
+            "stems": list(scene.stems), "seed": seed}  # fmt: skip
+    opening = (f"{scene.format} scene {scene.name}: {len(scene.images)} views of {scene.cameras.cols}×{scene.cameras.rows}, "
+               f"device {device}", *(f"note: {note}" for note in scene.notes))  # fmt: skip
+
+    def finish(loop: Loop) -> dict[str, Any]:
+        return look_back(loop, device)
+
+    return Job(task, meta, opening, finish)
+
+
+def refuse_what_is_missing(scene: Scene, model: Model, losses: Mapping[str, Any]) -> None:
+    """Samplers and losses that need depth or alpha do not start without."""
+    if scene.depth is None and (wanting := needs(model.levels, losses)):
+        raise UserError(f"got {', '.join(wanting)} on scene '{scene.name}', which has no depth", "wanted depth_train.npz or depth/*.png",
+                        "make it from a trained run with `mednerf-kit data depth --run RUN`, or choose another sampler")  # fmt: skip
+    if scene.alpha is None and any(getattr(loss, "needs_alpha", False) for loss in losses.values()):
+        raise UserError(f"got a mask loss on scene '{scene.name}', which has no alpha", "wanted RGBA pictures or masks", "drop that loss")
+
+
+def look_back(loop: Loop, device: torch.device) -> dict[str, Any]:
+    """A preview of one unseen view, and its PSNR for the log: the score of the test views is `evaluate`'s."""
+    from ..pictures import write_png8
+
+    fit = load_fit(loop.folder, device=str(device))
+    try:
+        scene = fit.scene("val").take([0])
+    except UserError:
+        scene = fit.scene("test").take([0])
+    seen = render_views(fit, scene.cameras)
+    truth = scene.images.float()
+    psnr = float(-10 * (seen.image.clamp(0, 1) - truth).square().mean().clamp_min(1e-10).log10())
+    pair = torch.cat([truth[0], seen.image[0].clamp(0, 1)], 1)
+    write_png8(loop.folder / "previews" / "view.png", pair[..., 0] if pair.shape[-1] == 1 else pair)
+    loop.log(f"view {scene.stems[0]}, not trained on: {psnr:.2f} dB (preview {loop.folder / 'previews' / 'view.png'})")
+    return {"preview_psnr_db": psnr, "peak_mib": peak_mib(device)}
+
+
+def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes of what a recipe would fit: parameters, rays and points per step."""
+    model = build_model(recipe, box=UNIT_BOX, channels=3, background=0.0, device=torch.device("cpu"))
+    rays = SELECTORS[recipe["selector"]["name"]]  # checked before
+    n = recipe["selector"].get("n", 256)
+    return {"parameters": sum(p.numel() for p in model.fields.parameters()), "rays_per_step": n, "selector": rays.__name__,
+            "note": DISCLAIMER}  # fmt: skip
+
+
+SCENES = Kind(RECIPE_KEYS, check, prepare, plan)
