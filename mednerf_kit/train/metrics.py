@@ -6,10 +6,12 @@ Per-view scores live in the ``METRICS`` registry as functions of one :class:`Vie
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
@@ -27,6 +29,7 @@ CONVENTIONS = (
 SSIM_WINDOW_PX, SSIM_SIGMA_PX, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
 LEAST_MSE = 1e-12  # identical pictures score 120 dB instead of infinity, which neither averages nor JSON can hold
 LPIPS_BACKBONE = "alexnet-owt-7be5be79.pth"  # the name under which torch.hub caches torchvision's AlexNet
+LPIPS_BACKBONES = {"alex": LPIPS_BACKBONE, "vgg": "vgg16-397923af.pth"}
 
 METRICS: Registry[Tensor] = Registry("metric")
 
@@ -151,42 +154,58 @@ def _mae(views: Views) -> Tensor:
 
 
 def lpips_distance(a: Tensor, b: Tensor, weights_path: str | Path | None = None) -> tuple[Tensor | None, str | None]:
-    """Learned perceptual distance (LPIPS v0.1, AlexNet; Zhang et al. 2018) of views [..., H, W] in [0, 1] -> ([...], None).
+    """Learned perceptual distance of grey views [..., H, W] in [0, 1] -> ([...], None): :func:`lpips_of_colours` with AlexNet."""
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    three = (*shape[:-2], 3, *shape[-2:])
+    a, b = (x.expand(shape)[..., None, :, :].expand(three) for x in (a, b))
+    return lpips_of_colours(a, b, weights_path)
 
-    The backbone is torchvision's AlexNet state dict at ``weights_path`` or in torch.hub's cache. The network is never tried:
-    what is missing answers (None, the reason in one sentence). A ``weights_path`` that was given and is unusable is a
-    :class:`UserError`.
+
+def lpips_of_colours(
+    a: Tensor, b: Tensor, weights_path: str | Path | None = None, *, net: Literal["alex", "vgg"] = "alex"
+) -> tuple[Tensor | None, str | None]:
+    """Learned perceptual distance (LPIPS v0.1; Zhang et al. 2018) of pictures [..., 3, H, W] in [0, 1] -> ([...], None).
+
+    The backbone is torchvision's AlexNet or VGG16 state dict: the file ``weights_path``, else ``$MEDNERF_KIT_LPIPS`` (either may
+    be a folder that holds it under torch.hub's name), else torch.hub's cache. The network is never tried: what is missing answers
+    (None, the reason in one sentence). Weights that were named and are unusable are a :class:`UserError`.
     """
     if min(a.shape[-2:]) < 32:
         return None, f"LPIPS wants images of at least 32×32 pixels, these have {a.shape[-2]}×{a.shape[-1]}."
-    path = Path(weights_path or Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_BACKBONE)
-    if weights_path is None and not path.is_file():
-        return None, f"LPIPS was not computed: the AlexNet weights are not in '{path.parent}' and nothing is downloaded."
+    named = weights_path or os.environ.get("MEDNERF_KIT_LPIPS")
+    path = Path(named or Path(torch.hub.get_dir()) / "checkpoints")
+    if named is None or path.is_dir():
+        path = path / LPIPS_BACKBONES[net]
+    if named is None and not path.is_file():
+        return None, (
+            f"LPIPS was not computed: the backbone '{path.name}' is not in '{path.parent}' and nothing is downloaded; "
+            "put it there or name it in $MEDNERF_KIT_LPIPS."
+        )
     try:
-        model = _lpips_model(path).to(a.device)
+        model = _lpips_model(path, net).to(a.device)
     except (ImportError, RuntimeError) as error:  # a torchvision that does not fit torch fails with a RuntimeError
         return None, f"LPIPS was not computed: its package cannot be imported ({error})."
     shape = torch.broadcast_shapes(a.shape, b.shape)
-    pairs = (x.expand(shape).reshape(-1, 1, *shape[-2:]).expand(-1, 3, -1, -1).float().split(32) for x in (a, b))
+    pairs = (x.expand(shape).reshape(-1, *shape[-3:]).float().split(32) for x in (a, b))
     with torch.no_grad():
         parts = [model(x, y, normalize=True).flatten() for x, y in zip(*pairs, strict=True)]
-    return torch.cat(parts).reshape(shape[:-2]), None
+    return torch.cat(parts).reshape(shape[:-3]), None
 
 
-@lru_cache(maxsize=1)
-def _lpips_model(path: Path) -> torch.nn.Module:
+@lru_cache(maxsize=2)
+def _lpips_model(path: Path, net: str) -> torch.nn.Module:
     import lpips
 
     with warnings.catch_warnings():  # lpips still speaks torchvision's previous dialect
         warnings.simplefilter("ignore")
-        model = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+        model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     try:
         backbone = _backbone(path)
         model.net.load_state_dict({name: backbone["features." + name.split(".", 1)[1]] for name in model.net.state_dict()})
     except Exception as error:  # a damaged archive fails in as many ways as it has bytes
         raise UserError(
             f"got LPIPS weights '{path}' that cannot be used ({type(error).__name__})",
-            "wanted torchvision's AlexNet state dict",
+            f"wanted torchvision's {'AlexNet' if net == 'alex' else 'VGG16'} state dict",
             "check the path or download it again",
         ) from None
     return model
