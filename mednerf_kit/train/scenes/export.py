@@ -1,0 +1,145 @@
+"""A fitted scene for other programs: a coloured point cloud and a triangle mesh, as binary PLY."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from ...core.errors import UserError
+from ...core.files import atomic
+from . import metrics, runs
+
+if TYPE_CHECKING:
+    from .runs import Fit
+
+RAYS_PER_POINT = 4  # what is rendered for each point that is kept: most rays of many scenes hit nothing
+
+
+def export_points(fit: Fit, path: str | Path, *, split: str = "train", n: int = 200_000, seed: int = 0) -> int:
+    """Write at most ``n`` coloured points where the rays of a split's views stop; returns how many there are."""
+    points, colours = point_cloud(fit, split=split, n=n, generator=Generator().manual_seed(seed))
+    write_ply(path, points, colours)
+    return len(points)
+
+
+def export_mesh(fit: Fit, path: str | Path, *, size: int = 256, threshold: float | None = None) -> tuple[int, int]:
+    """Write the surface at a density ``threshold``, coloured where the field has colour; returns vertices and faces."""
+    if fit.scene("train").cameras.ndc:
+        raise UserError("got the mesh of a forward-facing scene, whose box is warped by NDC", "wanted a scene in its own space",
+                        "export its points, or fit it without NDC")  # fmt: skip
+    values, box = runs.density_grid(fit, size)
+    if threshold is None:
+        threshold = default_threshold(values, box, surfaces=fit.meta["quantity"] == "colour")
+    vertices, faces = surface(values, box, threshold)
+    colours = None
+    if fit.meta["channels"]:
+        colours = runs.colour_at(fit, vertices, -vertex_normals(vertices, faces))
+    write_ply(path, vertices, colours, faces)
+    return len(vertices), len(faces)
+
+
+def point_cloud(fit: Fit, *, split: str = "train", n: int = 200_000, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Where rays of opacity > 0.5 are half stopped (median depth), and what they see: points [N, 3] and colours [N, C].
+
+    The views are rendered as small as ``n`` points allow, and ``n`` of the points are kept. Forward-facing scenes come back from
+    NDC to their own space.
+    """
+    if fit.meta["quantity"] != "colour":
+        raise UserError("got a scene of line integrals, which has no first surface", "wanted a scene of photographs",
+                        "export its mesh at a density instead")  # fmt: skip
+    cameras = fit.scene(split).cameras
+    scale = min(1.0, math.sqrt(RAYS_PER_POINT * n / (cameras.count * cameras.rows * cameras.cols)))
+    cameras = cameras.resized(max(1, round(cameras.rows * scale)), max(1, round(cameras.cols * scale)))
+    points, colours = [], []
+    for v in range(cameras.count):
+        seen = runs.render_views(fit, cameras.take([v]))
+        yx = ((seen.opacity[0] > metrics.OPAQUE) & seen.median_depth[0].isfinite()).nonzero()
+        y, x = yx.unbind(-1)
+        view = torch.full((len(yx),), v)
+        origin, direction = cameras.world_rays(view, yx.float())
+        distance = cameras.from_ray(view, yx.float(), seen.median_depth[0, y, x])
+        points.append(origin + distance[:, None] * direction)
+        colours.append(seen.image[0, y, x])
+    found, seen_colours = torch.cat(points), torch.cat(colours)
+    keep = torch.randperm(len(found), generator=generator)[:n].sort().values
+    return found[keep], seen_colours[keep]
+
+
+def default_threshold(values: Tensor, box: Tensor, *, surfaces: bool) -> float:
+    """A density to cut at: for surfaces where half the light is stopped within one cell, ln 2 / cell; else half the largest.
+
+    >>> box = torch.tensor([[0.0, 0, 0], [1, 1, 1]])
+    >>> round(default_threshold(torch.full((10, 10, 10), 50.0), box, surfaces=True), 3)
+    6.931
+    """
+    if not surfaces:
+        return 0.5 * float(values.max())
+    cell = float((box[1] - box[0]).max()) / max(values.shape)
+    return math.log(2) / cell
+
+
+def surface(values: Tensor, box: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Vertices [N, 3] in scene units and faces [F, 3], turned outwards, where densities [D, H, W] = [z, y, x] cross a threshold.
+
+    ``values`` stand at the centres of the cells that fill ``box`` [2, 3]. Outside the box there is nothing, so that every surface
+    is closed (Lewiner et al. 2003, in scikit-image). A threshold that no density crosses is a :class:`UserError`.
+    """
+    from skimage.measure import marching_cubes
+
+    low, high = float(values.min()), float(values.max())
+    if not 0 < threshold < high:
+        raise UserError(f"got threshold {threshold:g}, which yields no surface", f"wanted more than 0 and less than {high:.4g}",
+                        f"the densities of this scene lie between {low:.4g} and {high:.4g}")  # fmt: skip
+    # Densities may leap from nothing to thousands: capped, such a step is cut in its middle instead of at its foot.
+    padded = functional.pad(values.float().clamp_max(2 * threshold), (1,) * 6).numpy()
+    zyx, faces, _, _ = marching_cubes(padded, threshold, allow_degenerate=False)
+    sizes = torch.tensor(values.shape[::-1])
+    vertices = box[0] + (torch.from_numpy(zyx[:, ::-1].copy()) - 0.5) / sizes * (box[1] - box[0])
+    return vertices.float(), torch.from_numpy(faces.astype(np.int64))
+
+
+def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Unit outward normals [N, 3]: the sum of the faces' normals, each as long as twice its area."""
+    a, b, c = vertices[faces].unbind(1)
+    across = torch.linalg.cross(b - a, c - a)
+    normals = torch.zeros_like(vertices)
+    for corner in range(3):
+        normals.index_add_(0, faces[:, corner], across)
+    return functional.normalize(normals, dim=-1)
+
+
+def write_ply(path: str | Path, points: Tensor, colours: Tensor | None = None, faces: Tensor | None = None) -> None:
+    """Points [N, 3], colours [N, 1 or 3] in [0, 1] and triangles [F, 3] as a binary little-endian PLY, atomically."""
+    fields = [(axis, "<f4") for axis in "xyz"]
+    header = [
+        "ply",
+        "format binary_little_endian 1.0",
+        f"element vertex {len(points)}",
+        *(f"property float {axis}" for axis in "xyz"),
+    ]
+    if colours is not None:
+        names = ("red", "green", "blue")
+        fields += [(name, "u1") for name in names]
+        header += [f"property uchar {name}" for name in names]
+    vertices = np.zeros(len(points), dtype=fields)
+    for k, axis in enumerate("xyz"):
+        vertices[axis] = points[:, k].cpu().numpy()
+    if colours is not None:
+        bytes_ = (colours.expand(-1, 3).clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy()
+        for k, name in enumerate(names):
+            vertices[name] = bytes_[:, k]
+    parts = [vertices.tobytes()]
+    if faces is not None:
+        header += [f"element face {len(faces)}", "property list uchar int vertex_indices"]
+        triangles = np.zeros(len(faces), dtype=[("count", "u1"), ("corners", "<i4", (3,))])
+        triangles["count"], triangles["corners"] = 3, faces.cpu().numpy()
+        parts.append(triangles.tobytes())
+    text = "\n".join([*header, "end_header"]) + "\n"
+    with atomic(path) as temporary:
+        temporary.write_bytes(text.encode("ascii") + b"".join(parts))
