@@ -14,7 +14,7 @@ from mednerf_kit.gan.losses import hinge_d, hinge_g, nonsaturating_d, nonsaturat
 
 HEADS = {"none": 1, "rotation": 4, "fliprot": 4, "cropping": 5, "translation": 5, "cutout": 5}
 TINY = {"fmaps": 1 / 256, "max_channels": 8}
-SMALL = {"residual": TINY, "selfsup": {"width": 4, "doublings": 1}}
+SMALL = {"residual": TINY, "selfsup": {"width": 4, "doublings": 1}, "patchgan": {"width": 4}}
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -19,9 +19,6 @@ from ..core.errors import UserError
 from ..core.types import Verdict
 from .dag import Dag
 from .layers import Conv2d, Linear, downsample, leaky_gain, leaky_relu, minibatch_stddev
-from .losses import nonsaturating_d as nonsaturating_d
-from .losses import nonsaturating_g as nonsaturating_g
-from .losses import r1_penalty as r1_penalty
 
 DISCRIMINATORS: Registry[Discriminator] = Registry("discriminator", home=__package__)
 GAIN = leaky_gain()

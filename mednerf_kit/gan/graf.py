@@ -20,7 +20,7 @@ from .generator import GENERATORS, Latent, turned
 
 @GENERATORS.register("graf")
 class GrafGenerator(nn.Module):
-    """(shape, appearance) ~ N(0, 1) -> a coloured NeRF of ``depth`` layers of ``width``, the encoded point fed again into ``skip``.
+    """(shape, appearance) ~ N(0, 1) -> a coloured NeRF of ``depth`` layers of ``width``; ``skip`` gets the point again.
 
     ``view_octaves`` 0 makes colour independent of the viewing direction, as attenuation is. Published sizes are the defaults.
 

@@ -18,7 +18,7 @@ LOSSES: Registry[AdversarialLoss] = Registry("adversarial loss")
 
 
 class AdversarialLoss(Protocol):
-    """A game: what each side minimises, per picture [B]; ``margin`` draws what the hinge needs, once a step."""
+    """A game: what each side minimises, per picture [B]; ``u`` in [0, 1] is drawn once a step for what is random in it."""
 
     def judge(self, real_heads: Tensor, fake_heads: Tensor, dag_weight: float, u: float) -> Tensor: ...
 
@@ -124,7 +124,8 @@ class Hinge:
 
     def __init__(self, *, margin_low: float = 1.0, margin_high: float = 1.0, batch_mean: bool = False) -> None:
         if not 0 < margin_low <= margin_high:
-            raise UserError(f"got margins {margin_low:g} to {margin_high:g}", "wanted 0 < margin_low <= margin_high", "correct them")
+            bounds = f"got margins {margin_low:g} to {margin_high:g}"
+            raise UserError(bounds, "wanted 0 < margin_low <= margin_high", "correct them")
         self.low, self.high, self.batch_mean = margin_low, margin_high, batch_mean
 
     def judge(self, real_heads: Tensor, fake_heads: Tensor, dag_weight: float, u: float) -> Tensor:

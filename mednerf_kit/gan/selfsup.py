@@ -24,7 +24,7 @@ DECODED_FROM = 8  # pixels of the maps that the decoders enlarge
 
 
 def normalised_conv(inputs: int, outputs: int, kernel: int, *, stride: int = 1, generator: Generator | None = None) -> nn.Conv2d:
-    """A convolution under spectral normalisation (arXiv 1802.05957) that pads by (kernel − 1) // 2; kernel 4 halves with stride 2."""
+    """A convolution under spectral normalisation (arXiv 1802.05957), padded by (kernel − 1) // 2."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=(kernel - 1) // 2, bias=False)
     nn.init.normal_(conv.weight, std=0.02, generator=generator)
     return spectral_norm(conv)
@@ -94,8 +94,9 @@ class SelfSupervisedDiscriminator(nn.Module):
 
     decodes = True
 
-    def __init__(self, *, size: int, channels: int = 3, width: int = 16, policy: tuple | str = "fliprot", heads: int | None = None,
-                 dag_weight: float = 0.2, doublings: int = 4, generator: Generator | None = None) -> None:  # fmt: skip
+    def __init__(self, *, size: int, channels: int = 3, width: int = 16, policy: tuple | str = "fliprot",
+                 heads: int | None = None, dag_weight: float = 0.2, doublings: int = 4,
+                 generator: Generator | None = None) -> None:  # fmt: skip
         super().__init__()
         if size < 16 or min(channels, width) < 1 or not 0 <= doublings <= 6 or dag_weight < 0:
             raise UserError(
@@ -106,8 +107,10 @@ class SelfSupervisedDiscriminator(nn.Module):
         self.size, self.channels, self.dag_weight = size, channels, dag_weight
         self.dag = Dag(policy, heads=heads)
         self.fine = normalised_conv(channels, width, 3, generator=generator)
-        self.halve = nn.Sequential(normalised_conv(width, 2 * width, 4, stride=2, generator=generator), group_norm(2 * width))
-        self.quarter = nn.Sequential(normalised_conv(2 * width, 4 * width, 4, stride=2, generator=generator), group_norm(4 * width))
+        self.halve, self.quarter = (
+            nn.Sequential(normalised_conv(n, 2 * n, 4, stride=2, generator=generator), group_norm(2 * n))
+            for n in (width, 2 * width)
+        )
         self.excite_half = Excitation(width, 2 * width, generator=generator)
         self.excite_quarter = Excitation(2 * width, 4 * width, generator=generator)
         self.mix = nn.Sequential(normalised_conv(4 * width, 16 * width, 1, generator=generator), group_norm(16 * width))

@@ -89,8 +89,8 @@ def by_weight(rays: Rays, coarse: Samples, start: Tensor, length: Tensor, w: Ten
     t = position(start, length, s)
     here = length > 0
     coarse_s = border[..., :-1] + (coarse.t - start).clamp_min(0).minimum(length)
-    s = torch.cat([s, torch.where(here, coarse_s, torch.inf)], -1).sort(-1).values
-    t = torch.cat([t, torch.where(here, coarse.t, rays.far[..., None])], -1).sort(-1).values
+    s, order = torch.cat([s, torch.where(here, coarse_s, torch.inf)], -1).sort(-1)
+    t = torch.cat([t, torch.where(here, coarse.t, rays.far[..., None])], -1).gather(-1, order)
     total = border[..., -1:]
     edges = torch.cat([torch.zeros_like(total), 0.5 * (s[..., 1:] + s[..., :-1]), total], -1).minimum(total)
     return Samples(t, edges.diff(dim=-1).clamp_min(0))

@@ -21,6 +21,7 @@ from ..data.orbits import OrbitSet
 from . import metrics, pictures, runs
 from .invert import Inversion
 from .orbiting import Orbit, predict
+from .relaxed import Search, inversion_of
 from .sets import read_set
 from .targets import known_volume
 
@@ -61,7 +62,7 @@ def baseline_orbits(training: Tensor, truth: Tensor, inputs: Sequence[int]) -> d
     }
 
 
-def score_patient(prior: runs.Prior, name: str, truth: Tensor, training: Tensor, inputs: Sequence[int], inversion: Inversion,
+def score_patient(prior: runs.Prior, name: str, truth: Tensor, training: Tensor, inputs: Sequence[int], inversion: Search,
                   random: Generator, ct: str | None = None) -> Scored:  # fmt: skip
     """Invert the input views of one patient [V, H, W] and score every other view."""
     started = time.perf_counter()
@@ -85,7 +86,7 @@ def score_patient(prior: runs.Prior, name: str, truth: Tensor, training: Tensor,
         "mean_spread": float(orbit.spread[rest][mask].mean()),
     }  # fmt: skip
     volume = None
-    if ct is not None and geometry.line_integral_scale is not None:
+    if ct is not None and prior.scale is not None:
         known = known_volume(ct, geometry, orbit.values.shape[-1])
         volume = metrics.volume_errors(orbit.values, known, float(known.amax()), with_ssim=True)
     shared = {k: scored(v) for k, v in baseline_orbits(training, truth, inputs).items()}
@@ -150,16 +151,17 @@ def evaluate(*, run: str, dataset: str | None = None, split: str = "test", input
              device: str = "auto") -> dict[str, Any]:  # fmt: skip
     """Score a prior on a set; writes metrics.json, error_by_angle.csv and a plot, and returns the metrics."""
     prior = runs.load_prior(run)
+    prior.check_xray()
     prior.generator.to(runs.pick_device(device))
     orbits, training = load_sets(prior, dataset, split, limit, seen)
     inputs = input_views(orbits.geometry.angles_deg, input_angles)
     if len(inputs) >= orbits.geometry.views:
         raise UserError("got every view as input", "wanted at least one view left to score", "give fewer --input-angles")
-    results = []
+    results, search = [], inversion_of(prior, Inversion)
     for i, name in enumerate(tqdm(orbits.patients, desc="patients")):
         ct = str(orbits.volumes[name]) if name in orbits.volumes else None
         random = Generator().manual_seed(seed + i)
-        results.append(score_patient(prior, name, orbits.images[i].float(), training, inputs, Inversion(), random, ct))
+        results.append(score_patient(prior, name, orbits.images[i].float(), training, inputs, search, random, ct))
     distances, reason = metrics.lpips_distance(torch.cat([r.orbit.views for r in results]), orbits.images.float().flatten(0, 1))
     lpips = (None if distances is None else float(distances.mean()), reason)
     found = summary(results, orbits.geometry.angles_deg, input_angles, seen=bool(seen), uncertainty=uncertainty, lpips=lpips)

@@ -22,7 +22,7 @@ from tqdm import trange
 
 from ..core.types import Rays
 from ..fields.hyper import Weights
-from ..gan.generator import Latent
+from ..gan.generator import HyperGenerator, Latent
 from ..rays.render import Level, render, xray
 from ..rays.samplers import Stratified
 from .runs import Prior
@@ -94,8 +94,9 @@ class Problem:
     """One patient's views against one prior."""
 
     def __init__(self, prior: Prior, images: Tensor, angles_deg: Tensor, options: Inversion, random: Generator) -> None:
+        assert isinstance(prior.generator, HyperGenerator)
         self.prior, self.g, self.options, self.random = prior, prior.generator, options, random
-        self.device = prior.generator.pose_mean.device
+        self.device = prior.device
         self.images, self.angles_deg = images.float().to(self.device), angles_deg.to(self.device)
         self.geometry = replace(prior.geometry.resized(images.shape[-1]), angles_deg=())
         rows, cols = images.shape[-2:]
@@ -103,7 +104,7 @@ class Problem:
         self.training, self.held_out = (pick >= 0.1).nonzero(), (pick < 0.1).nonzero()
         self.held_out = self.held_out[torch.randperm(len(self.held_out), generator=random)[:256]]
         self.sampler = [Level(Stratified(n=options.nodes))]
-        self.wanted = torch.zeros(1, prior.generator.latent_dim, device=self.device)  # eps_k of each member
+        self.wanted = torch.zeros(1, self.g.latent_dim, device=self.device)  # eps_k of each member
 
     def start(self) -> State:
         """Best of N codes."""

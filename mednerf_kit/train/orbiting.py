@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..imaging.geometry import Geometry
 from .invert import Posterior
+from .rendering import grey_views
 from .runs import Prior
 from .volumes import bake, project_field
 
@@ -29,12 +30,16 @@ class Orbit:
 def predict(prior: Prior, posterior: Posterior, geometry: Geometry, *, size: int | None = None) -> Orbit:
     """Bake every member once and project it at ``geometry.angles_deg``; ``size`` is the grid's (default: as fine as the pixels).
 
-    Line integrals are linear, so the mean of the views is the view of the mean volume. In a set that was scaled view by view a
-    view gets the gain its angle had on average.
+    Line integrals are linear, so the mean of the views is the view of the mean volume; where absorption hides what lies behind,
+    the members' views are rendered ray by ray instead. In a set that was scaled view by view a view gets the gain its angle had
+    on average.
     """
     size = size or min(128, max(48, round(geometry.cols * 0.9)))
     volumes = bake(prior.generator, posterior.code, size=size)
-    members = project_field(volumes, geometry, posterior.distance).cpu()
+    if prior.sums:
+        members = project_field(volumes, geometry, posterior.distance).cpu()
+    else:
+        members = grey_views(prior, posterior.code, geometry).cpu()
     volumes = volumes.cpu()
     members = members * prior.expected_gain(torch.tensor(geometry.angles_deg))[:, None, None]
     factor = calibration(prior, len(posterior.angles_deg))

@@ -63,7 +63,7 @@ def as_volume(prior: Prior, values: Tensor, *, spread: bool = False) -> Volume:
     Where the line integral of an image value of 1 is known, mu = value · scale / half-width is given in Hounsfield units (a
     spread in their differences); elsewhere the values stay as they are, relative.
     """
-    geometry, scale = prior.geometry, prior.geometry.line_integral_scale
+    geometry, scale = prior.geometry, prior.scale
     spacing_mm = 2 * HALF_EXTENT * geometry.half_width_mm / values.shape[-1]
     note = f"{'Std dev.' if spread else 'Estimate.'} {DISCLAIMER}"
     if scale is None:
@@ -76,12 +76,14 @@ def as_volume(prior: Prior, values: Tensor, *, spread: bool = False) -> Volume:
 
 def unit_of(prior: Prior) -> str:
     """What the voxels of :func:`as_volume` are."""
-    return "HU" if prior.geometry.line_integral_scale is not None else "image value per half field width (relative attenuation)"
+    if not prior.sums:
+        return "density per half field width (of emission and absorption: no attenuation)"
+    return "HU" if prior.scale is not None else "image value per half field width (relative attenuation)"
 
 
 def one_scene(prior: Prior, eps: Tensor) -> Posterior:
     """The scene of standard normal numbers [1, latent_dim], in the form in which a projected X-ray comes."""
-    latent = prior.generator.latent(eps.to(prior.generator.pose_mean))
+    latent = prior.generator.latent(eps.to(prior.device))
     return _posterior(prior, latent, torch.ones(1, 1), torch.tensor([FRONTAL_DEG]), prior.distance, float("nan"), 0.0)
 
 
@@ -116,7 +118,7 @@ def load_latent(path: str | Path, prior: Prior) -> Posterior:
     if meta["prior"] != fingerprint(prior):
         raise UserError(f"got '{path}', a latent of another prior than '{prior.path}'", "wanted the prior it was made with",
                         f"add --run {meta['prior_path']}")  # fmt: skip
-    device = prior.generator.pose_mean.device
+    device = prior.device
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     deltas = tuple(tensors[f"deltas.{k}"] for k in range(sum(name.startswith("deltas.") for name in tensors)))
     return _posterior(prior, Latent(tensors["w"], tensors["pose"], deltas or None), tensors["gains"], tensors["angles_deg"],

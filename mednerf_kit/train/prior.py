@@ -18,13 +18,15 @@ from torch import Generator, Tensor, nn
 
 from ..core.types import Rays
 from ..gan.augment import apply as augmented
-from ..gan.discriminator import Discriminator, nonsaturating_d, nonsaturating_g, r1_penalty
+from ..gan.discriminator import Discriminator
 from ..gan.generator import POSE_DIM, HyperGenerator, Latent
+from ..gan.losses import nonsaturating_d, nonsaturating_g, r1_penalty
 from ..imaging.geometry import Geometry
 from ..rays.render import PICTURES, Level, render
 from ..rays.selectors import RandomRays, StridedPatch, look_up
 from .loop import TASKS
 from .targets import Targets
+
 
 @dataclass(frozen=True)
 class Parts:

@@ -23,6 +23,8 @@ from ..imaging.volume import Volume
 from . import outputs, pictures, runs
 from .invert import Inversion, Posterior
 from .orbiting import Orbit, calibration, predict
+from .relaxed import inversion_of
+from .rendering import grey_views
 from .report import UNCERTAINTY_MEANING, ReportContent, write_report
 from .volumes import at_distance, project_field
 
@@ -58,6 +60,7 @@ def project(*, xray: Sequence[str | Path], view: Sequence[str | float] = (), run
     watch = Stopwatch()
     with watch("read", "reading"):
         prior = runs.load_prior(run)
+        prior.check_xray()
         films = [read_film(path, name, prior.geometry, invert=invert, input_kind=input_kind, fit=fit)
                  for path, name in zip(xray, view, strict=True)]  # fmt: skip
         where = runs.pick_device(device)
@@ -66,7 +69,8 @@ def project(*, xray: Sequence[str | Path], view: Sequence[str | float] = (), run
     with watch("invert", f"searching {samples + 1} codes that explain {len(films)} X-ray{'s' * (len(films) > 1)} on {where}"):
         seconds = math.inf if max_minutes is None else 60 * max_minutes
         images, angles = torch.stack([f.image for f in films]), torch.tensor([f.angle_deg for f in films])
-        posterior = Inversion(samples=samples, max_seconds=seconds)(prior, images, angles, Generator().manual_seed(seed))
+        search = inversion_of(prior, Inversion, samples=samples, max_seconds=seconds)
+        posterior = search(prior, images, angles, Generator().manual_seed(seed))
     geometry = prior.geometry.resized(size or prior.geometry.cols).orbit(72)
     with watch("predict", f"baking and projecting {geometry.views} views of {geometry.rows}×{geometry.cols}"):
         orbit = predict(prior, posterior, geometry, size=outputs.grid_size(geometry.cols))
@@ -155,9 +159,13 @@ class Result:
     seconds: dict[str, float]
 
     def projections(self) -> Tensor:
-        """The mean volume at the fitted angles with the fitted gains, comparable with the films: [n, rows, cols]."""
+        """The scenes' mean view at the fitted angles with the fitted gains, comparable with the films: [n, rows, cols]."""
         prior, posterior = self.prior, self.posterior
-        seen = project_field(self.orbit.values, prior.geometry.at(posterior.angles_deg.tolist()), posterior.distance)
+        geometry = prior.geometry.at(posterior.angles_deg.tolist())
+        if prior.sums:
+            seen = project_field(self.orbit.values, geometry, posterior.distance)
+        else:
+            seen = grey_views(prior, posterior.code, geometry).mean(0)
         expected = prior.expected_gain(torch.tensor([film.angle_deg for film in self.films]))
         return seen * (posterior.gains.mean(0).to(seen) * expected.to(seen))[:, None, None]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from .. import DISCLAIMER, __version__
 from ..core import files
 from ..core.errors import UserError, unknown_name
-from ..gan.generator import GENERATORS, HyperGenerator
+from ..gan.generator import GENERATORS, HyperGenerator, SceneGenerator
 from ..imaging.geometry import Geometry
 
 NUMBERED = re.compile(r"(\d{5})-.+")
@@ -31,7 +31,7 @@ CALIBRATION = "calibration.json"  # beside the snapshots: the uncertainty's fact
 class Prior:
     """A trained generator, ready to be sampled and inverted."""
 
-    generator: HyperGenerator
+    generator: SceneGenerator
     geometry: Geometry  # of the pictures it was trained on, at its own size
     codes: Tensor  # [P, latent_dim] of the training patients
     meta: dict[str, Any]
@@ -41,6 +41,27 @@ class Prior:
     def distance(self) -> float:
         """Source distance in field units: the median over training patients."""
         return float(self.meta["distance"])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the generator is."""
+        return next(self.generator.parameters()).device
+
+    @property
+    def sums(self) -> bool:
+        """Whether its pictures are line integrals, so that a view is a projection of voxels, and an attenuation can be stated."""
+        return self.meta.get("recipe", {}).get("task", {}).get("picture", "line_integral") == "line_integral"
+
+    @property
+    def scale(self) -> float | None:
+        """Line integral of an image value of 1, where one is known and means one."""
+        return self.geometry.line_integral_scale if self.sums else None
+
+    def check_xray(self) -> None:
+        """Refuse a prior of coloured photographs where an X-ray is asked about."""
+        if self.meta.get("quantity") == "colour":
+            raise UserError(f"got '{self.path}', a prior of coloured photographs", "wanted one of radiographs",
+                            "use `mednerf-kit sample` or `render` with it")  # fmt: skip
 
     def expected_gain(self, angles_deg: Tensor) -> Tensor:
         """Mean gain of a view at these angles [n] over the training patients, where a set was scaled view by view; else 1."""
@@ -177,14 +198,14 @@ def load_prior(run: str | Path) -> Prior:
     except (KeyError, RuntimeError, TypeError) as error:
         raise UserError(f"got '{path}', which holds no prior ({str(error).splitlines()[0]})", "wanted a snapshot of a prior",
                         "give a run made by `mednerf-kit train`") from None  # fmt: skip
-    assert isinstance(generator, HyperGenerator)
     if (beside := path.parent / CALIBRATION).is_file():
         try:
             meta["calibration"] = json.loads(beside.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"got '{beside}', which is no JSON ({error})", "wanted calibration factors", "delete it") from None
     generator.requires_grad_(False).eval()
-    generator.edge = 0.02
+    if isinstance(generator, HyperGenerator):
+        generator.edge = 0.02
     return Prior(generator, geometry, codes, meta, path)
 
 

@@ -157,11 +157,13 @@ PRIORS = Kind(RECIPE_KEYS, check, prepare, plan)
 
 
 def kind_of(recipe: Mapping[str, Any]) -> Kind:
-    """By the recipe's task: a scene is fitted, everything else learns a prior."""
+    """By the recipe's task: a scene is fitted, pictures alone teach an adversarial prior, everything else a posed one."""
+    from .published import ADVERSARIAL
     from .scenes.session import SCENES
 
     task = recipe.get("task")
-    return SCENES if isinstance(task, Mapping) and task.get("name") == "fit" else PRIORS
+    name = task.get("name") if isinstance(task, Mapping) else None
+    return {"fit": SCENES, "adversarial": ADVERSARIAL}.get(str(name), PRIORS)
 
 
 def train(*, dataset: str | None, config: str | None = None, preset: str = "default", settings: Sequence[str] = (),

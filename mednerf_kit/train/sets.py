@@ -15,10 +15,12 @@ def read_set(dataset: str, node: Mapping[str, Any], *, split: str, limit: int | 
     """A set at the recipe's size: phantoms by name, anything else by path."""
     options = dict(node)
     cohort: dict[str, int] = {part: int(options.pop(part)) for part in ("train", "val", "test") if part in options}
-    options.pop("volume_size", None)
+    for not_of_reading in ("volume_size", "limit"):  # what training makes of the set
+        options.pop(not_of_reading, None)
     unknown = set(options) - {"size", "views", "seed"}
     if unknown:
-        raise unknown_name("option of dataset", unknown.pop(), ["size", "views", "seed", "train", "val", "test", "volume_size"])
+        known = ["size", "views", "seed", "train", "val", "test", "volume_size", "limit"]
+        raise unknown_name("option of dataset", unknown.pop(), known)
     if dataset not in DEFAULTS:
         options.pop("views", None)
     return load_orbits(dataset, split=split, limit=limit, patients=patients, cohort=cohort or None, progress=progress, **options)

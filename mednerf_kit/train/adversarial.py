@@ -1,0 +1,219 @@
+"""The task of learning a prior from pictures alone: a generator against a discriminator, with no pose and no volume to lean on.
+
+This is the line of GRAF, MedNeRF and HyperNeRFGAN: any generator, discriminator, loss, optimiser, patch selection and
+augmentation of the registries. What the recipes of this task are made of, and how they are checked, stands in :mod:`.published`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor
+
+from ..core.types import Answer, Verdict
+from ..fields.coloured import ColouredField
+from ..gan.augment import apply as augmented
+from ..gan.discriminator import Discriminator
+from ..gan.generator import SceneGenerator
+from ..gan.losses import AdversarialLoss, combined, r1_penalty
+from ..imaging.geometry import Geometry
+from ..rays.render import Level
+from ..rays.selectors import RaySelector, look_up
+from .loop import TASKS
+from .optimisers import Pair
+from .perceptual import Perceptual
+from .poses import Poses
+from .rendering import Renderer, physics
+from .states import follow, named, optimiser_tensors, part, restore_optimiser
+
+
+@dataclass(frozen=True)
+class Reals:
+    """The pictures to be learned from."""
+
+    images: Tensor  # [N, rows, cols, C] float16 in [0, 1]
+    angles_deg: Tensor | None = None  # [N] where they are known
+
+    def mirrored(self) -> Reals:
+        """Twice as many: each also with its columns reversed (of a view from the opposite side, angles lose their sense)."""
+        return Reals(torch.cat([self.images, self.images.flip(2)]))
+
+
+@dataclass(frozen=True)
+class Players:
+    """What a recipe's other nodes build for the task."""
+
+    generator: SceneGenerator
+    discriminator: Discriminator
+    loss: AdversarialLoss
+    optimisers: Pair
+    patch: RaySelector
+    augment: Any
+    probability: Any
+    perceptual: Perceptual
+    levels: Sequence[Level]
+    poses: Poses
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """A coloured field whose density is blurred by normal noise before its ReLU, so that empty space can learn to fill."""
+
+    field: ColouredField
+    std: float
+    random: Generator
+
+    def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any) -> Answer:
+        noise = self.std * torch.randn(dt.shape, generator=self.random, device=dt.device)
+        return self.field.answer(x, d, dt, code, noise)
+
+
+@TASKS.register("adversarial")
+class AdversarialTask:
+    """Plays the game; ``step`` is one step of the judge and one of the maker on the same fakes.
+
+    ``r1_gamma`` is as published, for pictures in [−1, 1] (a quarter of it acts on ours, in [0, 1]), applied every ``r1_interval``
+    steps and weighted accordingly; 0 leaves it out. ``density_noise`` falls linearly to 0 over ``density_noise_steps`` (null:
+    stays). The average that is kept has a half-life of ``ema_kimg`` thousand pictures, at first ``ema_ramp`` of those seen.
+    """
+
+    def __init__(
+        self,
+        *,
+        picture: Literal["line_integral", "transmission", "emission_absorption"] = "line_integral",
+        background: float = 0.0,
+        batch: int = 4,
+        density_noise: float = 1.0,
+        density_noise_steps: int | None = None,
+        r1_gamma: float = 0.5,
+        r1_interval: int = 16,
+        ema_kimg: float = 20.0,
+        ema_ramp: float | None = 0.05,
+        parts: Players,
+        reals: Reals,
+        geometry: Geometry,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.parts, self.reals, self.geometry, self.device = parts, reals, geometry, torch.device(device)
+        self.batch, self.r1_gamma, self.r1_interval = batch, r1_gamma, r1_interval
+        self.density_noise, self.density_noise_steps = density_noise, density_noise_steps
+        self.ema_kimg, self.ema_ramp = ema_kimg, ema_ramp
+        self.renderer = Renderer(parts.levels, physics(picture, background), parts.poses)
+        self.channels = 3 if parts.generator.field_outputs == 4 else 1
+        self.random = Generator().manual_seed(seed)  # choices: the same on every device
+        self.dust = Generator(device=self.device).manual_seed(seed)  # jitter and noise along rays, made where they are used
+        self.ema = copy.deepcopy(parts.generator).requires_grad_(False)
+
+    def step(self, progress: float, index: int) -> dict[str, float]:
+        """One step of the judge, then one of the maker."""
+        p = self.parts
+        p.optimisers.at(index)
+        p.patch.advance(progress)
+        reals, real_angles = self._draw_reals(index)
+        fakes, fake_angles = self._draw_fakes(index)
+        p.discriminator.requires_grad_(True)
+        d_loss, logged = self._judge_loss(reals, real_angles, fakes.detach(), fake_angles, index)
+        p.optimisers.judge.zero_grad(set_to_none=True)
+        d_loss.backward()
+        p.optimisers.judge.step()
+        p.discriminator.requires_grad_(False)
+        g_loss = p.loss.maker(self._judged(fakes, fake_angles).heads, p.discriminator.dag_weight).mean()
+        p.optimisers.maker.zero_grad(set_to_none=True)
+        g_loss.backward()
+        p.optimisers.maker.step()
+        follow(self.ema, p.generator, self._keep(index))
+        return {**logged, "g_loss": float(g_loss.detach()), "kimg": (index + 1) * self.batch / 1000}
+
+    def _keep(self, index: int) -> float:
+        """What the average keeps of itself at a step."""
+        images = 1000 * self.ema_kimg
+        if self.ema_ramp is not None:
+            images = min(images, index * self.batch * self.ema_ramp)
+        return 0.5 ** (self.batch / max(images, 1e-8))
+
+    def _draw_reals(self, index: int) -> tuple[Tensor, Tensor | None]:
+        """Patches of random pictures [B, C, n, n], and their angles."""
+        chosen = [self.parts.patch.select(index, self.random) for _ in range(self.batch)]
+        size = self.parts.discriminator.size
+        values = torch.stack([look_up(self.reals.images, pixels) for pixels in chosen]).float()
+        images = values.movedim(-1, 1).unflatten(-1, (size, size)).expand(-1, self.channels, -1, -1)
+        angles = None
+        if self.reals.angles_deg is not None:
+            angles = self.reals.angles_deg[torch.stack([pixels.view[0] for pixels in chosen])].to(self.device)
+        return images.to(self.device), angles
+
+    def _draw_fakes(self, index: int) -> tuple[Tensor, Tensor]:
+        """Patches of random scenes from random poses [B, C, n, n], and their azimuths."""
+        g, size = self.parts.generator, self.parts.discriminator.size
+        poses = self.renderer.poses.draw(self.batch, self.random).to(self.device)
+        yx = torch.stack([self.parts.patch.select(index, self.random).yx for _ in range(self.batch)]).to(self.device)
+        code = g.weights(g.draw(self.batch, self.random))
+        rays = self.renderer.poses.rays(self.geometry, poses, yx, g.field.support)
+        images = self.renderer.image(self._seen(index), rays, code, self.dust)
+        return images.movedim(-1, 1).unflatten(-1, (size, size)), poses[:, 0]
+
+    def _seen(self, index: int) -> Any:
+        """The generator's field, with this step's noise."""
+        field = self.parts.generator.field
+        left = 1.0 if self.density_noise_steps is None else max(0.0, 1 - index / max(1, self.density_noise_steps))
+        std = self.density_noise * left
+        return Noisy(field, std, self.dust) if std > 0 and isinstance(field, ColouredField) else field
+
+    def _judged(self, images: Tensor, angles_deg: Tensor | None, **options: Any) -> Verdict:
+        """The verdict on augmented pictures."""
+        drawn = self.parts.augment.draw(len(images), tuple(images.shape[1:]), self.parts.probability.p, self.random)
+        return self.parts.discriminator(augmented(images, drawn), angles_deg, **options)
+
+    def _judge_loss(self, reals: Tensor, real_angles: Tensor | None, fakes: Tensor, fake_angles: Tensor,
+                    index: int) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
+        """What the judge minimises, and what to log of it."""
+        p, judge = self.parts, self.parts.discriminator
+        decodes = getattr(judge, "decodes", False)
+        verdict = self._judged(reals, real_angles, **({"decode": self.random} if decodes else {}))
+        u = float(torch.rand((), generator=self.random))
+        loss = p.loss.judge(verdict.heads, self._judged(fakes, fake_angles).heads, judge.dag_weight, u).mean()
+        logged = {"d_loss": float(loss.detach()), "r_t": float(verdict.heads[:, 0].detach().sign().mean()), "p": p.probability.p}
+        p.probability.observe(verdict.heads[:, 0])
+        if decodes:
+            off = combined(self._redrawn(verdict, "whole") + self._redrawn(verdict, "part"), judge.dag_weight).mean()
+            loss = loss + off
+            logged["redraw"] = float(off.detach())
+        if self.r1_gamma > 0 and index % self.r1_interval == 0:
+            exact = reals.detach().clone().requires_grad_(True)
+            penalty = r1_penalty(judge(exact, real_angles, heads=1).heads[:, 0], exact).mean() / 4
+            loss = loss + 0.5 * self.r1_gamma * self.r1_interval * penalty
+            logged["r1"] = float(penalty.detach())
+        return loss, logged
+
+    def _redrawn(self, verdict: Verdict, name: str) -> Tensor:
+        """How different what the judge drew looks from what it saw, per picture and head [B, K]."""
+        drawn, wanted = verdict.extras[name], verdict.extras[f"{name}_target"]
+        return self.parts.perceptual(drawn.flatten(0, 1), wanted.flatten(0, 1)).unflatten(0, drawn.shape[:2]).T
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything a continued run needs, and what a prior needs: named tensors, and plain values."""
+        p = self.parts
+        tensors = named("model", p.generator.state_dict()) | named("ema", self.ema.state_dict())
+        tensors |= named("judge", p.discriminator.state_dict())
+        tensors |= named("optim.maker", optimiser_tensors(p.optimisers.maker))
+        tensors |= named("optim.judge", optimiser_tensors(p.optimisers.judge))
+        tensors |= {"random": self.random.get_state(), "dust": self.dust.get_state()}
+        tensors |= {"codes": torch.zeros(0, p.generator.latent_dim)}
+        return tensors, {"task_state": {"probability": p.probability.state()}, "distance": self.geometry.distance}
+
+    def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Continue from :meth:`state`."""
+        p = self.parts
+        p.generator.load_state_dict(part("model", tensors))
+        self.ema.load_state_dict(part("ema", tensors))
+        p.discriminator.load_state_dict(part("judge", tensors))
+        restore_optimiser(p.optimisers.maker, part("optim.maker", tensors))
+        restore_optimiser(p.optimisers.judge, part("optim.judge", tensors))
+        self.random.set_state(tensors["random"])
+        self.dust.set_state(tensors["dust"])
+        p.probability.load(meta["probability"])

@@ -1,0 +1,77 @@
+"""Where cameras stand that nobody recorded: a distribution over azimuth and elevation, and the rays it sees a field through."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+
+from ..core.errors import UserError
+from ..core.types import Rays
+from ..imaging.geometry import Geometry, cylinder_span
+
+
+@dataclass(frozen=True, kw_only=True)
+class Poses:
+    """Azimuth uniform in its range, elevation spread evenly over the sphere's band between its bounds, in degrees.
+
+    ``depth`` (field units) samples ±depth about the isocentre along every ray, as cameras without a support do; None samples the
+    field's support cylinder.
+
+    >>> poses = Poses(elevation_deg=(0.0, 90.0))
+    >>> drawn = poses.draw(1000, torch.Generator().manual_seed(0))
+    >>> round(float(torch.deg2rad(drawn[:, 1]).sin().mean()), 1)
+    0.5
+    """
+
+    azimuth_deg: tuple = (-180.0, 180.0)
+    elevation_deg: tuple = (0.0, 0.0)
+    depth: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("azimuth_deg", "elevation_deg"):
+            bounds = getattr(self, name)
+            if len(bounds) != 2 or not all(isinstance(v, (int, float)) for v in bounds) or bounds[0] > bounds[1]:
+                raise UserError(f"got {name} {list(bounds)}", "wanted two angles in degrees, the smaller first", "correct poses")
+        if max(map(abs, self.elevation_deg)) > 90 or (self.depth is not None and self.depth <= 0):
+            raise UserError(f"got elevations {list(self.elevation_deg)} and depth {self.depth}",
+                            "wanted −90° to 90° and a positive depth (or null)", "correct poses")  # fmt: skip
+
+    @property
+    def tilt_deg(self) -> float:
+        """The elevation that stands for all: the middle of the range."""
+        return sum(self.elevation_deg) / 2
+
+    def draw(self, n: int, random: Generator) -> Tensor:
+        """n poses as (azimuth, elevation), [n, 2] degrees."""
+        u = torch.rand(n, 2, generator=random, device=random.device)
+        low, high = self.azimuth_deg
+        bottom, top = (math.sin(math.radians(v)) for v in self.elevation_deg)
+        elevation = torch.rad2deg((bottom + (top - bottom) * u[:, 1]).clamp(-1, 1).asin())
+        return torch.stack([low + (high - low) * u[:, 0], elevation], 1)
+
+    def rays(self, geometry: Geometry, poses: Tensor, yx: Tensor, support: float) -> Rays:
+        """Rays in field units of poses [..., 2] through pixels yx [..., R, 2] of the geometry's detector: fields [..., R].
+
+        At elevation e the source of azimuth a stands at D (cos e · h(a) + sin e · axis), h the horizontal direction of
+        :class:`~mednerf_kit.imaging.geometry.Geometry`; the detector turns with it.
+        """
+        source, _, right, level_up = replace(geometry, tilt_deg=0.0).frames(poses[..., 0])
+        horizontal = source / geometry.source_to_isocentre_mm
+        elevation = torch.deg2rad(poses[..., 1])[..., None]
+        towards = elevation.cos() * horizontal + elevation.sin() * level_up
+        up = elevation.cos() * level_up - elevation.sin() * horizontal
+        unit = 2 / (geometry.cols * geometry.pixel_mm)
+        u = (yx[..., 1] - (geometry.cols - 1) / 2) * (2 / geometry.cols) + geometry.offset_mm[0] * unit
+        v = ((geometry.rows - 1) / 2 - yx[..., 0]) * (2 / geometry.cols) + geometry.offset_mm[1] * unit
+        target = u[..., None] * right[..., None, :] + v[..., None] * up[..., None, :]
+        origin = (geometry.distance * towards)[..., None, :]
+        direction = torch.nn.functional.normalize(target - origin, dim=-1)
+        if self.depth is None:
+            near, far = cylinder_span(origin, direction, support, "xyz".index(geometry.axis))
+        else:
+            near = torch.full_like(direction[..., 0], max(geometry.distance - self.depth, 0.0))
+            far = torch.full_like(near, geometry.distance + self.depth)
+        return Rays(origin.expand_as(direction), direction, near, far)
