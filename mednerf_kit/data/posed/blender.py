@@ -1,0 +1,192 @@
+"""Blender's format (``transforms_*.json``) and nerfstudio's (``transforms.json``), which differ in how they give the lens."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.errors import UserError
+from ...imaging.cameras import Cameras
+from .bounds import Bounds, bounds_of_poses
+from .depth import nearest, pixel_grid, read_levels
+from .pictures import Lens, Pictures, find_picture, read_pictures, zoom
+from .scene import SCENES, SPLITS, Scene, as_box, chosen_views, held_out
+from .toy import toy_cameras, write_toy_picture
+
+Frame = dict[str, Any]
+PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "RADIAL", "SIMPLE_RADIAL", "PERSPECTIVE", "")
+DEPTH_FAR = 8.0  # nerf_synthetic's depth pictures run from 8 (black) to 0 (white)
+
+
+@SCENES.register("blender")
+class Blender:
+    """Blender's transforms_train/val/test.json (nerf_synthetic), or nerfstudio's one transforms.json.
+
+    Poses are OpenGL's. Depth pictures of nerf_synthetic's test views, ``r_N_depth_*.png``, are read as planar z = 8·(1 − v/255),
+    in steps of 8/255. ``transforms.json`` without splits holds every ``hold``-th view out. ``near``, ``far`` and ``box`` may
+    stand in the file. Lenses with distortion are undistorted.
+    """
+
+    def __init__(self, *, hold: int = 8) -> None:
+        self.hold = hold
+
+    @staticmethod
+    def detect(root: Path) -> bool:
+        return any((root / f"transforms{end}.json").is_file() for end in ("", "_train", "_test"))
+
+    @staticmethod
+    def example(folder: Path) -> Path:
+        cameras = toy_cameras()
+        frames = []
+        for v in range(cameras.count):
+            write_toy_picture(folder / "train" / f"r_{v}.png", cameras, v)
+            frames.append({"file_path": f"./train/r_{v}", "transform_matrix": [*cameras.c2w[v].tolist(), [0, 0, 0, 1]]})
+        angle = 2 * math.atan(0.5 * cameras.cols / float(cameras.focal_px[0, 0]))
+        for split in ("train", "test"):
+            text = json.dumps({"camera_angle_x": angle, "frames": frames})
+            (folder / f"transforms_{split}.json").write_text(text, encoding="utf-8")
+        return folder
+
+    def load(self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None) -> Scene:
+        frames, every = self.frames(root, split)
+        frames = chosen_views(frames, split, views, root)
+        paths = [find_picture(root, str(frame["file_path"])) for frame in frames]
+        lenses, poses = [read_lens(frame, path) for frame, path in zip(frames, paths, strict=True)], poses_of(frames, root)
+        pictures = read_pictures(paths, downscale=downscale, background=background, lenses=lenses)
+        bounds, notes = bounds_of_file(every[0], poses_of(every, root))
+        zooms = torch.tensor([zoom(lens, *pictures.full) for lens in lenses])
+        focal = torch.tensor([lens.focal_px for lens in lenses]) * zooms[:, None]
+        centre = torch.tensor([lens.centre_px for lens in lenses])
+        cameras = Cameras(poses, focal, centre, *pictures.full, bounds.near, bounds.far).resized(*pictures.size)
+        if any(lens.distorts for lens in lenses):
+            notes.append(
+                f"lens distortion was taken out of the pictures, which enlarged them by up to {100 * (zooms.max() - 1):.0f} %"
+            )
+        stems = tuple(f"{frame['part']}/{path.stem}" if split == "all" and frame["part"] else path.stem
+                      for frame, path in zip(frames, paths, strict=True))  # fmt: skip
+        depth = read_depth(paths, cameras, pictures)
+        return Scene(
+            root.resolve().name,
+            "blender",
+            split,
+            stems,
+            pictures.images,
+            pictures.alpha,
+            depth,
+            None,
+            cameras,
+            bounds.box,
+            pictures.background,
+            notes=tuple(notes),
+        )
+
+    def frames(self, root: Path, split: str) -> tuple[list[Frame], list[Frame]]:
+        """The frames of a split, each with its file's values below its own, and those of the whole scene."""
+        parts = [part for part in SPLITS[:3] if (root / f"transforms_{part}.json").is_file()]
+        if not parts:
+            every = read_frames(root / "transforms.json")
+            names = {str(frame["file_path"]) for frame in every}
+            listed = every[0].get(f"{split}_filenames")
+            if isinstance(listed, list) and names & set(map(str, listed)):
+                return [frame for frame in every if frame["file_path"] in listed], every
+            every.sort(key=lambda frame: str(frame["file_path"]))
+            return held_out(every, split, self.hold), every
+        if split != "all" and split not in parts:
+            raise UserError(f"got no transforms_{split}.json in '{root}'", f"wanted one of the splits {', '.join(parts)}",
+                            "choose one of them")  # fmt: skip
+        by_part = {part: read_frames(root / f"transforms_{part}.json", part) for part in parts}
+        every = [frame for part in parts for frame in by_part[part]]
+        return (every if split == "all" else by_part[split]), every
+
+
+def read_frames(path: Path, part: str = "") -> list[Frame]:
+    """The frames of a transforms file, each with the file's own values where it has none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        common = {key: value for key, value in values.items() if key != "frames"}
+        frames = [{**common, **frame, "part": part} for frame in values["frames"]]
+        if not all("file_path" in frame and "transform_matrix" in frame for frame in frames):
+            raise ValueError("a frame without file_path or transform_matrix")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"got '{path}' that cannot be read ({error})",
+            'wanted {"frames": [{"file_path", "transform_matrix"}, …]}',
+            "correct it",
+        ) from None
+    if not frames:
+        raise UserError(f"got '{path}' without frames", "wanted at least one", "choose another split or correct the file")
+    return frames
+
+
+def poses_of(frames: Sequence[Frame], root: Path) -> Tensor:
+    """Poses [V, 3, 4] of frames."""
+    try:
+        poses = torch.tensor([frame["transform_matrix"] for frame in frames], dtype=torch.float64)
+    except (TypeError, ValueError):
+        poses = torch.zeros(0)
+    if poses.ndim != 3 or poses.shape[1] not in (3, 4) or poses.shape[2] != 4:
+        raise UserError(f"got a transform_matrix in '{root}' that is no 4×4 matrix", "wanted camera to world, row by row",
+                        "correct the transforms file")  # fmt: skip
+    return poses[:, :3].float()
+
+
+def read_lens(frame: Mapping[str, Any], path: Path) -> Lens:
+    """A frame's lens in pixels of its picture: ``camera_angle_x``, or ``fl_x``, ``cx``, ``k1`` … for a picture of ``w``×``h``."""
+    from PIL import Image
+
+    if not path.is_file():
+        raise UserError(f"got frame '{frame['file_path']}' without a picture ('{path}')", "wanted a file of that name",
+                        "copy it there, or take the frame out of the transforms file")  # fmt: skip
+    with Image.open(path) as file:
+        cols, rows = file.size
+    model = str(frame.get("camera_model", "")).upper()
+    if model not in PINHOLES or any(float(frame.get(k, 0) or 0) for k in ("k3", "k4")):
+        raise UserError(
+            f"got a camera of model '{model or 'with k3 or k4'}' in '{path.parent}'",
+            "wanted a pinhole, or a lens with k1, k2, p1, p2",
+            "undistort the pictures first (COLMAP's image_undistorter)",
+        )
+    wide, high = cols / float(frame.get("w") or cols), rows / float(frame.get("h") or rows)
+    if "fl_x" in frame:
+        fx = float(frame["fl_x"]) * wide
+        fy = float(frame["fl_y"]) * high if frame.get("fl_y") else fx
+    elif "camera_angle_x" in frame:
+        fx = 0.5 * cols / math.tan(0.5 * float(frame["camera_angle_x"]))
+        fy = 0.5 * rows / math.tan(0.5 * float(frame["camera_angle_y"])) if frame.get("camera_angle_y") else fx
+    else:
+        raise UserError(f"got frame '{frame['file_path']}' without a focal length", "wanted camera_angle_x or fl_x", "add it")
+    cx = float(frame["cx"]) * wide - 0.5 if "cx" in frame else (cols - 1) / 2
+    cy = float(frame["cy"]) * high - 0.5 if "cy" in frame else (rows - 1) / 2
+    k1, k2, p1, p2 = (float(frame.get(k, 0) or 0) for k in ("k1", "k2", "p1", "p2"))
+    return Lens((fx, fy), (cx, cy), (k1, k2), (p1, p2))
+
+
+def bounds_of_file(frame: Mapping[str, Any], poses: Tensor) -> tuple[Bounds, list[str]]:
+    """Near, far and box as the file gives them, else from the poses of the whole scene."""
+    found = bounds_of_poses(poses)
+    given = {key: frame[key] for key in ("near", "far", "box") if frame.get(key) is not None}
+    box = as_box(given["box"]) if "box" in given else found.box
+    bounds = Bounds(float(given.get("near", found.near)), float(given.get("far", found.far)), box, found.how)
+    assumed = [key for key in ("near", "far", "box") if key not in given]
+    return bounds, [f"{', '.join(assumed)}: {found.how}"] if assumed else []
+
+
+def read_depth(paths: Sequence[Path], cameras: Cameras, pictures: Pictures) -> Tensor | None:
+    """Distances [V, H, W] from ``STEM_depth_*.png`` beside the pictures; None where no view has one."""
+    maps = []
+    for path in paths:
+        beside = sorted(path.parent.glob(f"{path.stem}_depth_*.png"))
+        maps.append(torch.from_numpy(read_levels(beside[0])) if beside else None)
+    if not any(m is not None for m in maps):
+        return None
+    unknown = torch.full(pictures.size, torch.nan)
+    planar = [
+        unknown if m is None else nearest(torch.where(m > 0, DEPTH_FAR * (1 - m / 255), torch.nan), *pictures.size) for m in maps
+    ]
+    return torch.stack(planar) * cameras.planar_factor(*pixel_grid(cameras))

@@ -1,0 +1,128 @@
+"""NeuS's format, in which the masked DTU scans are spread: cameras_sphere.npz, image/ and mask/."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.errors import UserError
+from ...imaging.cameras import Cameras
+from .bounds import bounds_of_box, cube
+from .nsvf import OPENCV
+from .pictures import pictures_in, read_pictures
+from .scene import SCENES, Scene, chosen_views, held_out
+from .toy import toy_cameras, toy_picture, write_toy_picture
+
+NAMES = ("cameras_sphere.npz", "cameras.npz")
+
+
+@SCENES.register("dtu")
+class Dtu:
+    """NeuS and DTU: cameras_sphere.npz with world_mat_N and scale_mat_N, image/, mask/.
+
+    Lengths are those in which the object lies in the unit ball, so the box is ±1; facts: ``mm_per_unit`` (DTU's world is in
+    millimetres) and ``to_world`` [4, 4], back to the file's space. With ``masked`` the mask is the pictures' alpha; else they
+    stay whole. Every ``hold``-th view is held out (NeuS itself trains on all: split "all").
+    """
+
+    def __init__(self, *, hold: int = 8, masked: bool = True) -> None:
+        self.hold, self.masked = hold, masked
+
+    @staticmethod
+    def detect(root: Path) -> bool:
+        return any((root / name).is_file() for name in NAMES) and (root / "image").is_dir()
+
+    @staticmethod
+    def example(folder: Path) -> Path:
+        from PIL import Image
+
+        cameras, scale_mat = toy_cameras(), np.diag([2.0, 2.0, 2.0, 1.0])
+        scale_mat[:3, 3] = (0.1, 0.2, 0.3)
+        arrays: dict[str, np.ndarray] = {}
+        for v in range(cameras.count):
+            write_toy_picture(folder / "image" / f"{v:06d}.png", cameras, v, alpha=False)
+            (folder / "mask").mkdir(exist_ok=True)
+            mask = (255 * toy_picture(cameras, v)[..., 3]).byte().numpy()
+            Image.fromarray(mask).save(folder / "mask" / f"{v:03d}.png")
+            pose = (cameras.c2w[v] * OPENCV).double().numpy()
+            centre = cameras.centre_px[v].tolist()
+            k = np.array(
+                [[float(cameras.focal_px[v, 0]), 0, centre[0]], [0, float(cameras.focal_px[v, 1]), centre[1]], [0, 0, 1]]
+            )
+            world = np.eye(4)
+            world[:3] = k @ np.hstack([pose[:, :3].T, -pose[:, :3].T @ pose[:, 3:]])
+            arrays |= {f"world_mat_{v}": world, f"scale_mat_{v}": scale_mat}
+        np.savez(folder / NAMES[0], allow_pickle=False, **arrays)
+        return folder
+
+    def load(self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None) -> Scene:
+        lenses, poses, scale_mat = read_cameras(next(root / name for name in NAMES if (root / name).is_file()))
+        paths = pictures_in(root / "image")
+        if len(paths) != len(poses):
+            raise UserError(
+                f"got {len(paths)} pictures in '{root / 'image'}' and {len(poses)} cameras",
+                "wanted one camera per picture",
+                "remove the surplus",
+            )
+        masks = pictures_in(root / "mask") if self.masked else []
+        if masks and len(masks) != len(paths):
+            raise UserError(
+                f"got {len(paths)} pictures and {len(masks)} masks in '{root}'",
+                "wanted one mask per picture or none",
+                "remove the surplus, or set masked: false",
+            )
+        chosen = chosen_views(held_out(range(len(paths)), split, self.hold), split, views, root)
+        pictures = read_pictures([paths[i] for i in chosen], downscale=downscale, background=background,
+                                 masks=[masks[i] for i in chosen] if masks else None)  # fmt: skip
+        bounds = bounds_of_box(poses, cube(torch.zeros(3), 1.0))
+        cameras = Cameras(poses[chosen], lenses[chosen, 0], lenses[chosen, 1], *pictures.full, bounds.near, bounds.far)
+        return Scene(
+            root.resolve().name,
+            "dtu",
+            split,
+            tuple(paths[i].stem for i in chosen),
+            pictures.images,
+            pictures.alpha,
+            None,
+            None,
+            cameras.resized(*pictures.size),
+            bounds.box,
+            pictures.background,
+            facts={"mm_per_unit": float(scale_mat[0, 0]), "to_world": scale_mat.float()},
+        )
+
+
+def read_cameras(path: Path) -> tuple[Tensor, Tensor, Tensor]:
+    """Focal length and principal point [V, 2, 2], poses [V, 3, 4], and the matrix [4, 4] from the unit ball to the file's world.
+
+    P = world_mat · scale_mat = K [R | t] by RQ decomposition with a positive diagonal. The principal point is taken as it is:
+    DTU's calibration counts pixel centres.
+    """
+    from scipy.linalg import rq
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            count = sum(key.startswith("world_mat_") and "inv" not in key for key in file.files)
+            world = [file[f"world_mat_{v}"].astype(np.float64) for v in range(count)]
+            scale = [file[f"scale_mat_{v}"].astype(np.float64) for v in range(count)]
+        if not count:
+            raise ValueError("no world_mat_0")
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"got '{path}' that cannot be read ({error})", "wanted world_mat_N and scale_mat_N for each view",
+                        "make it again with NeuS's preprocessing") from None  # fmt: skip
+    lenses, poses = [], []
+    for v in range(count):
+        p = (world[v] @ scale[v])[:3]
+        k, turn = rq(p[:, :3])
+        signs = np.sign(np.diag(k))
+        k, turn = k * signs, signs[:, None] * turn
+        sign = np.sign(np.linalg.det(turn))  # P is known up to its sign
+        k, position = k / k[2, 2], -np.linalg.solve(p[:, :3], p[:, 3])
+        lenses.append([[k[0, 0], k[1, 1]], [k[0, 2], k[1, 2]]])
+        poses.append(np.column_stack([sign * turn.T, position]))
+    own = torch.from_numpy(np.stack(poses)).float() * OPENCV
+    return torch.tensor(np.array(lenses)).float(), own, torch.from_numpy(scale[0])

@@ -1,0 +1,143 @@
+"""LLFF's format: photographs with ``poses_bounds.npy``, usually seen from the front, in normalised device coordinates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ...core.errors import UserError
+from ...imaging.cameras import Cameras, average_pose, nearest_to_axes
+from .bounds import box_of_frusta
+from .pictures import pictures_in, read_pictures
+from .scene import SCENES, Scene, chosen_views, held_out
+from .toy import toy_cameras, write_toy_picture
+
+
+@SCENES.register("llff")
+class Llff:
+    """LLFF's poses_bounds.npy with images/, or any images_N/ alone.
+
+    As Mildenhall et al. 2020 use it: lengths times 1/(``bd_factor`` · nearest bound), poses relative to their average
+    (``recentre``), every ``hold``-th view held out for val and test, ``ndc`` for views from the front. ``spherify`` is for turns
+    about an object: the point nearest to all optical axes becomes the origin, the cameras' mean distance from it 1 (and ``ndc``
+    is off). Facts: ``scale`` (scene lengths per length of the file), ``focus`` (how far ahead a spiral looks).
+    """
+
+    def __init__(self, *, ndc: bool | None = None, recentre: bool = True, spherify: bool = False, hold: int = 8,
+                 bd_factor: float = 0.75) -> None:  # fmt: skip
+        if ndc and spherify:
+            raise UserError("got ndc with spherify", "wanted one of them", "views all round an object have no common front")
+        if bd_factor <= 0:
+            raise UserError(f"got bd_factor {bd_factor:g}", "wanted a positive number", "the usual one is 0.75")
+        self.ndc = not spherify if ndc is None else ndc
+        self.recentre, self.spherify, self.hold, self.bd_factor = recentre or spherify, spherify, hold, bd_factor
+
+    @staticmethod
+    def detect(root: Path) -> bool:
+        return (root / "poses_bounds.npy").is_file()
+
+    @staticmethod
+    def example(folder: Path) -> Path:
+        cameras = toy_cameras()
+        rows = []
+        for v, pose in enumerate(cameras.c2w):
+            write_toy_picture(folder / "images_4" / f"image{v:03d}.png", cameras, v, alpha=False)
+            lens = torch.tensor([4.0 * cameras.rows, 4.0 * cameras.cols, 4 * float(cameras.focal_px[v, 0])])
+            down_right_back = torch.stack([-pose[:, 1], pose[:, 0], pose[:, 2], pose[:, 3], lens], -1)
+            rows.append([*down_right_back.reshape(-1).tolist(), 2.0, 6.0])
+        np.save(folder / "poses_bounds.npy", np.array(rows))
+        return folder
+
+    def load(self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None) -> Scene:
+        poses, lens, bounds = read_poses(root / "poses_bounds.npy")
+        paths, left, notes = find_pictures(root, downscale)
+        if len(paths) != len(poses):
+            raise UserError(f"got {len(paths)} pictures in '{paths[0].parent}' and {len(poses)} poses in poses_bounds.npy",
+                            "wanted one pose per picture, in the order of their names",
+                            "remove the pictures COLMAP could not place, or run LLFF's imgs2poses.py again")  # fmt: skip
+        scale = 1 / (float(bounds.min()) * self.bd_factor)
+        poses[:, :, 3] *= scale
+        bounds = bounds * scale
+        if self.recentre:
+            poses = in_frame(average_pose(poses), poses)
+        if self.spherify:
+            poses, shrink = spherified(poses)
+            scale, bounds = scale * shrink, bounds * shrink
+        nearest, farthest = float(bounds.min()), float(bounds.max())
+        chosen = chosen_views(held_out(range(len(paths)), split, self.hold), split, views, root)
+        pictures = read_pictures([paths[i] for i in chosen], downscale=left, background=background)
+        near, far = (0.0, 1.0) if self.ndc else (0.9 * nearest, farthest)
+        size = torch.tensor([lens[0, 1], lens[0, 0]])
+        every = Cameras(poses, lens[:, 2:].expand(-1, 2), (size - 1).div(2).expand(len(poses), 2), round(float(lens[0, 0])),
+                        round(float(lens[0, 1])), near, far, self.ndc).resized(*pictures.size)  # fmt: skip
+        facts: dict[str, Any] = {"scale": scale, "focus": 1 / (0.25 / (0.9 * nearest) + 0.75 / (5 * farthest))}
+        return Scene(
+            root.resolve().name,
+            "llff",
+            split,
+            tuple(paths[i].stem for i in chosen),
+            pictures.images,
+            pictures.alpha,
+            None,
+            None,
+            every.take(chosen),
+            box_of_frusta(every),
+            pictures.background,
+            facts=facts,
+            notes=tuple(notes),
+        )
+
+
+def read_poses(path: Path) -> tuple[Tensor, Tensor, Tensor]:
+    """Poses [V, 3, 4] (right, up, back), rows, columns and focal length [V, 3], near and far bounds [V, 2] as in the file."""
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"got '{path}' that cannot be read ({error})", "wanted an array of V×17", "make it again") from None
+    if values.ndim != 2 or values.shape[1] != 17 or not np.isfinite(values).all() or not (values[:, 15] > 0).all():
+        raise UserError(f"got '{path}' of shape {list(values.shape)}", "wanted V×17 finite numbers with positive bounds",
+                        "make it again with LLFF's imgs2poses.py")  # fmt: skip
+    rows = torch.from_numpy(values.astype(np.float64))
+    matrix = rows[:, :15].reshape(-1, 3, 5)
+    poses = torch.stack([matrix[..., 1], -matrix[..., 0], matrix[..., 2], matrix[..., 3]], -1)
+    return poses.float(), matrix[..., 4].float(), rows[:, 15:].float()
+
+
+def find_pictures(root: Path, downscale: int) -> tuple[list[Path], int, list[str]]:
+    """The pictures to read, what is left to divide their sides by, and a remark when they are smaller than asked for."""
+    folders = {1: root / "images"}
+    folders |= {int(f.name[7:]): f for f in root.glob("images_*") if f.is_dir() and f.name[7:].isdigit()}
+    there = {factor: found for factor, folder in folders.items() if (found := pictures_in(folder))}
+    if not there:
+        raise UserError(f"got no pictures in '{root}'", "wanted them in images/ or images_N/", "copy them there")
+    fitting = [factor for factor in there if downscale % factor == 0]
+    if fitting:
+        return there[max(fitting)], downscale // max(fitting), []
+    factor = min(there, key=lambda f: (f < downscale, abs(f - downscale)))
+    return there[factor], 1, [f"pictures are at 1/{factor}: '{there[factor][0].parent.name}' is all there is for 1/{downscale}"]
+
+
+def in_frame(frame: Tensor, poses: Tensor) -> Tensor:
+    """Poses [V, 3, 4] relative to a frame [3, 4]."""
+    inverse = frame[:, :3].mT
+    moved = poses.clone()
+    moved[:, :, 3] -= frame[:, 3]
+    return inverse @ moved
+
+
+def spherified(poses: Tensor) -> tuple[Tensor, float]:
+    """Poses about the origin at a mean distance of 1, their mean offset upwards (+z), and the scale that did it."""
+    centre = nearest_to_axes(poses)
+    up = normalize((poses[:, :, 3] - centre).mean(0), dim=0)
+    helper = torch.eye(3)[int(up.abs().argmin())]
+    x = normalize(torch.linalg.cross(helper, up), dim=0)
+    frame = torch.stack([x, torch.linalg.cross(up, x), up, centre], -1)
+    moved = in_frame(frame, poses)
+    shrink = 1 / float(moved[:, :, 3].norm(dim=-1).square().mean().sqrt())
+    moved[:, :, 3] *= shrink
+    return moved, shrink

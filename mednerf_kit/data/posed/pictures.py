@@ -1,0 +1,176 @@
+"""Reading the pictures of a scene: any file Pillow knows, composited on the background, smaller by the area filter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from ...core.errors import UserError
+from ..radiograph import area_resized
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".JPG", ".JPEG", ".PNG", ".tif", ".tiff", ".bmp", ".webp")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """V pictures of one size."""
+
+    images: Tensor  # [V, H, W, 3] float16 in [0, 1], composited
+    alpha: Tensor | None  # [V, H, W] float16
+    full: tuple[int, int]  # rows and columns on the disk
+    background: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns as read."""
+        return self.images.shape[1], self.images.shape[2]
+
+
+@dataclass(frozen=True)
+class Lens:
+    """Pinhole intrinsics in pixels (centres at integers) with radial and tangential distortion, Brown's model as in OpenCV."""
+
+    focal_px: tuple[float, float]
+    centre_px: tuple[float, float]
+    radial: tuple[float, float] = (0.0, 0.0)
+    tangential: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def distorts(self) -> bool:
+        """Whether the lens is more than a pinhole."""
+        return any((*self.radial, *self.tangential))
+
+    def distort(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the lens images the direction (x, y, 1): the same plane, after x·(1 + k1 r² + k2 r⁴) and the tangential terms."""
+        (k1, k2), (p1, p2) = self.radial, self.tangential
+        r2 = x * x + y * y
+        factor = 1 + k1 * r2 + k2 * r2 * r2
+        return x * factor + 2 * p1 * x * y + p2 * (r2 + 2 * x * x), y * factor + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
+
+
+def read_pictures(
+    paths: Sequence[Path],
+    *,
+    downscale: int = 1,
+    background: float | None = None,
+    masks: Sequence[Path] | None = None,
+    lenses: Sequence[Lens] | None = None,
+    own_background: float = 1.0,
+) -> Pictures:
+    """Read pictures of one size, remove their lens's distortion, make them 1/downscale as large and put them on the background.
+
+    Transparent pixels count by their coverage; ``masks`` are coverage in files of their own. Without transparency the
+    background is black unless asked for. Raises UserError for a missing or damaged file and for two sizes.
+    """
+    images: list[Tensor] = []
+    covers: list[Tensor | None] = []
+    full, level = (0, 0), own_background if background is None else background
+    for i, path in enumerate(paths):
+        values = read_picture(path)
+        if masks is not None:
+            values = torch.cat([values[..., :3], read_picture(masks[i])[..., :1]], -1)
+        full = full if i else (values.shape[0], values.shape[1])
+        if values.shape[:2] != full:
+            raise UserError(
+                f"got '{paths[0].name}' of {full[1]}×{full[0]} and '{path.name}' of {values.shape[1]}×{values.shape[0]} pixels",
+                "wanted one size in a scene",
+                f"resize or remove the odd one in '{path.parent}'",
+            )
+        if values.shape[-1] == 4:
+            values = torch.cat([values[..., :3] * values[..., 3:], values[..., 3:]], -1)
+        if lenses is not None and lenses[i].distorts:
+            values = undistorted(values, lenses[i])
+        planes = smaller(values.movedim(-1, 0), downscale)
+        covers.append(planes[3].half() if len(planes) == 4 else None)
+        images.append((planes[:3] + (1 - planes[3]) * level if len(planes) == 4 else planes).clamp(0, 1).half())
+    transparent = any(cover is not None for cover in covers)
+    alpha = torch.stack([torch.ones_like(i[0]) if c is None else c for i, c in zip(images, covers, strict=True)])
+    return Pictures(torch.stack(images).movedim(1, -1), alpha if transparent else None, full, level if transparent else background or 0.0)
+
+
+def read_picture(path: Path) -> Tensor:
+    """One picture [H, W, 3 or 4] in [0, 1], straight alpha; 8 or 16 bit, grey or colour."""
+    from PIL import Image
+
+    if not path.is_file():
+        raise UserError(f"got no picture '{path}'", "wanted the frame that its pose belongs to",
+                        "copy it there, or take its frame out of the poses")  # fmt: skip
+    try:
+        with Image.open(path) as file:
+            if file.mode.startswith("I") or file.mode == "F":
+                grey = np.array(file, dtype=np.float32) / 65535
+                return torch.from_numpy(grey)[..., None].expand(-1, -1, 3)
+            clear = "A" in file.getbands() or "transparency" in file.info
+            values = np.array(file.convert("RGBA" if clear else "RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"got '{path}', which is damaged ({error})", "wanted a picture", "copy the file again") from None
+    return torch.from_numpy(values.astype(np.float32) / 255)
+
+
+def smaller(values: Tensor, downscale: int) -> Tensor:
+    """Planes [..., H, W] at 1/downscale: each new pixel is the mean over its area."""
+    if downscale == 1:
+        return values
+    rows, cols = (max(1, n // downscale) for n in values.shape[-2:])
+    return area_resized(values, rows, cols)
+
+
+def undistorted(values: Tensor, lens: Lens) -> Tensor:
+    """The picture [H, W, C] that a pinhole with the focal length times :func:`zoom` sees, bilinear."""
+    rows, cols = values.shape[:2]
+    y, x = torch.meshgrid(torch.arange(rows, dtype=torch.float64), torch.arange(cols, dtype=torch.float64), indexing="ij")
+    seen_x, seen_y = _source(lens, x, y, zoom(lens, rows, cols))
+    grid = torch.stack([(seen_x + 0.5) * 2 / cols - 1, (seen_y + 0.5) * 2 / rows - 1], -1).float()
+    return grid_sample(values.movedim(-1, 0)[None], grid[None], padding_mode="border", align_corners=False)[0].movedim(0, -1)
+
+
+def zoom(lens: Lens, rows: int, cols: int) -> float:
+    """The smallest enlargement of the focal length, in steps of 1 %, by which all of the pinhole's picture was photographed."""
+    if not lens.distorts:
+        return 1.0
+    across, down = torch.linspace(0, cols - 1, 65, dtype=torch.float64), torch.linspace(0, rows - 1, 65, dtype=torch.float64)
+    x = torch.cat([across, across, torch.zeros(65), torch.full((65,), cols - 1.0)])
+    y = torch.cat([torch.zeros(65), torch.full((65,), rows - 1.0), down, down])
+    for step in range(200):
+        seen_x, seen_y = _source(lens, x, y, 1 + step / 100)
+        if min(seen_x.min(), seen_y.min()) >= -0.5 and seen_x.max() <= cols - 0.5 and seen_y.max() <= rows - 0.5:
+            return 1 + step / 100
+    raise UserError(
+        f"got a lens with distortion {lens.radial + lens.tangential}",
+        "wanted one that a pinhole picture can be made of",
+        "undistort the pictures with COLMAP's image_undistorter",
+    )
+
+
+def _source(lens: Lens, x: Tensor, y: Tensor, enlarged: float) -> tuple[Tensor, Tensor]:
+    """The pixel of the photograph that a pinhole's pixel (x, y) shows."""
+    (fx, fy), (cx, cy) = lens.focal_px, lens.centre_px
+    seen_x, seen_y = lens.distort((x - cx) / (fx * enlarged), (y - cy) / (fy * enlarged))
+    return seen_x * fx + cx, seen_y * fy + cy
+
+
+def find_picture(root: Path, name: str) -> Path:
+    """The file of a frame: as named, or with any picture suffix; the bare name where there is none."""
+    path = root / name
+    if path.suffix.lower() in SUFFIXES and path.is_file():
+        return path
+    return next((found for suffix in SUFFIXES if (found := path.with_name(path.name + suffix)).is_file()), path)
+
+
+def natural(path: Path) -> list[tuple[int, str]]:
+    """Sorting key by which view 10 follows view 9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures of a folder in natural order."""
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if path.suffix in SUFFIXES and not path.name.startswith(".")), key=natural)
