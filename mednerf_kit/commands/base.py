@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from .. import DISCLAIMER
-from ..core.errors import unknown_name
+from ..core.errors import UserError, unknown_name
 
 BUNDLED = "bundled:chest"
 PRESETS = ["quick", "default", "paper"]
@@ -98,6 +99,15 @@ class View(click.ParamType):
             return float(value)
         except ValueError:
             self.fail(f"got {value!r}; wanted {', '.join(self.films)} or an angle in degrees.", param, ctx)
+
+
+def chosen(context: click.Context, options: Mapping[str, Any], known: set[str], wanted: str) -> dict[str, Any]:
+    """The options this kind of run takes; one that was written out and says nothing to it is a mistake worth naming."""
+    for name in options:
+        if name not in known and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flag = next(p.opts[0] for p in context.command.params if p.name == name)
+            raise UserError(f"got {flag}", f"wanted {wanted} for it", "leave it out or choose another --run")
+    return {name: value for name, value in options.items() if name in known}
 
 
 FOLDER = click.Path(path_type=Path, file_okay=False)

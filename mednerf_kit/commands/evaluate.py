@@ -7,15 +7,35 @@ from typing import Any
 
 import click
 
-from .base import FOLDER, SPLITS, Work, device_option, run_option, seed_option
+from .base import FILE, FOLDER, SPLITS, Work, chosen, device_option, run_option, seed_option
 
-HEADLINES = ("psnr_db", "psnr_gain_fitted_db", "ssim", "lpips", "psnr_mask_db", "ssim_mask", "n_patients", "n_views", "seen")
+HEADLINES = (
+    "psnr_db",
+    "psnr_gain_fitted_db",
+    "ssim",
+    "lpips",
+    "psnr_mask_db",
+    "ssim_mask",
+    "edge_psnr_db",
+    "alpha_iou",
+    "depth_l1",
+    "depth_delta",
+    "sharpness",
+    "evals_per_ray",
+    "train_seconds",
+    "peak_mib",
+    "n_patients",
+    "n_views",
+    "seen",
+)
+ONLY_SCENES = {"settings", "eight_bit", "lpips_weights"}
+SCENE_OPTIONS = {"run", "split", "limit", "out", "device", *ONLY_SCENES}
 
 
 @click.command(cls=Work)
 @run_option
 @click.option("--dataset", metavar="chest|knee|PATH", show_default="the run's", help="Phantoms by name, or a folder of DRRs.")
-@click.option("--split", type=click.Choice(SPLITS), default="test", help="Which patients to score.")
+@click.option("--split", type=click.Choice(SPLITS), default="test", help="Which patients or views to score.")
 @click.option(
     "--input-angles",
     type=float,
@@ -24,22 +44,38 @@ HEADLINES = ("psnr_db", "psnr_gain_fitted_db", "ssim", "lpips", "psnr_mask_db", 
     metavar="DEG",
     help="View given to the prior, never scored (repeatable).",
 )
-@click.option("--limit", type=click.IntRange(min=1), show_default="all", help="Score the first so many patients only.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    show_default="all",
+    help="Score so many patients (the first) or views (spread evenly) only.",
+)
 @click.option("--seen", is_flag=True, help="Score patients the prior was trained on, and label them so.")
 @click.option("--uncertainty", is_flag=True, help="Also the coverage of the 90 % interval and the spread–error correlation.")
 @click.option("--out", type=FOLDER, show_default="evaluate/ in the run folder", help="Where the tables and plots go.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("--set", "settings", metavar="KEY.PATH=VALUE", multiple=True, help="Scenes: replace samplers of the run's recipe.")
+@click.option("--eight-bit", is_flag=True, help="Scenes: round renders to 8 bits first, as published tables do.")
+@click.option("--lpips-weights", type=FILE, help="Scenes: a backbone for LPIPS, where none is cached.")
 @seed_option
 @device_option
-def evaluate(*, as_json: bool, **options: Any) -> None:
-    """Score a prior on patients: some views in, all other views compared, beside trivial baselines."""
-    from ..train.evaluate import evaluate
+@click.pass_context
+def evaluate(context: click.Context, *, as_json: bool, **options: Any) -> None:
+    """Score a run: a prior on patients (some views in, all others compared, beside trivial baselines), a scene on its views."""
+    from ..train.scenes.runs import is_scene_run
 
-    scores = evaluate(**options)
+    if is_scene_run(options["run"]):
+        from ..train.scenes.show import evaluate_run
+
+        scores = evaluate_run(**chosen(context, options, SCENE_OPTIONS, "a prior's run"))
+    else:
+        from ..train.evaluate import evaluate
+
+        scores = evaluate(**chosen(context, options, set(options) - ONLY_SCENES, "a scene's run"))
     if as_json:
         click.echo(json.dumps(scores, indent=2, allow_nan=False))
         return
-    rows = [(name, scores[name]) for name in HEADLINES if name in scores]
+    rows = [(name, scores[name]) for name in HEADLINES if scores.get(name) is not None]
     for baseline, values in scores.get("baselines", {}).items():
         rows += [(f"{baseline} {name}", value) for name, value in values.items()]
     for name, value in rows:

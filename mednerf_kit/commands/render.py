@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from ..core.errors import UserError
-from .base import FILE, FOLDER, Numbers, Work, device_option, run_option
+from .base import FILE, FOLDER, Numbers, Work, chosen, device_option, run_option
+
+ONLY_SCENES = {"path", "settings", "points", "mesh", "threshold", "transforms", "compare"}
+SCENE_OPTIONS = {"run", "views", "size", "video", "out", "device", *ONLY_SCENES}
 
 
 @click.command(cls=Work)
@@ -20,14 +22,34 @@ from .base import FILE, FOLDER, Numbers, Work, device_option, run_option
 @click.option("--video/--no-video", default=True, help="Also orbit.mp4.")
 @click.option("--volume/--no-volume", default=False, help="Also volume.nii.gz.")
 @click.option("--out", type=FOLDER, default="out/render", help="Where the pictures go.")
+@click.option(
+    "--path", type=click.Choice(["orbit", "spiral", "test"]), show_default="by the scene", help="Scenes: where to look from."
+)
+@click.option("--set", "settings", metavar="KEY.PATH=VALUE", multiple=True, help="Scenes: replace samplers of the run's recipe.")
+@click.option("--points", is_flag=True, help="Scenes: also points.ply.")
+@click.option("--mesh", is_flag=True, help="Scenes: also mesh.ply, by marching cubes.")
+@click.option("--threshold", type=float, show_default="by the cells", help="Scenes: the density at which the mesh lies.")
+@click.option("--transforms", is_flag=True, help="Scenes: also nerfstudio's transforms.json.")
+@click.option(
+    "--compare", metavar="RUN", multiple=True, help="Scenes: runs beside this one in compare.mp4 and .gif (repeatable)."
+)
 @device_option
-def render(*, seed: int | None, latent: Path | None, **options: Any) -> None:
-    """Write the orbit of one patient of a prior: baked once into voxels, then projected."""
-    if seed is not None and latent is not None:
-        raise UserError("got both --seed and --latent", "wanted one patient", "leave one of them out")
+@click.pass_context
+def render(context: click.Context, **options: Any) -> None:
+    """Write the orbit of one patient of a prior (baked once, then projected), or videos and surfaces of a fitted scene."""
+    from ..train.scenes.runs import is_scene_run
+
+    if is_scene_run(options["run"]):
+        from ..train.scenes.show import render_run
+
+        click.echo(render_run(**chosen(context, options, SCENE_OPTIONS, "a prior's run")))
+        return
     from ..train.render import render
 
-    click.echo(render(seed=seed or 0, latent=latent, **options))
+    given = chosen(context, options, set(options) - ONLY_SCENES, "a scene's run")
+    if given["seed"] is not None and given["latent"] is not None:
+        raise UserError("got both --seed and --latent", "wanted one patient", "leave one of them out")
+    click.echo(render(**{**given, "seed": given["seed"] or 0}))
 
 
 @click.command(cls=Work)

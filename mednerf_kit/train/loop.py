@@ -22,7 +22,6 @@ from ..core.config import Registry
 from ..core.errors import RunError
 from . import runs
 
-
 TASKS: Registry[Task] = Registry("task")
 
 

@@ -43,7 +43,8 @@ class Model:
         for level in self.levels:
             if hasattr(level.sampler, "advance"):
                 level.sampler.advance(progress)
-        return any([field.advance(progress) for field in self.fields.values()])  # a list: every field must hear of it
+        replaced = [field.advance(progress) for field in self.fields.values()]
+        return any(replaced)
 
     def observe(self, step: int) -> None:
         """Let samplers that keep a map of space look at their level's field."""
@@ -114,8 +115,15 @@ class Views:
 
 
 @torch.no_grad()
-def render_cameras(model: Model, cameras: Cameras, *, depth: Tensor | None = None, chunk: int = 4096, device: str | torch.device = "cpu",
-                 progress: bool = True) -> Views:  # fmt: skip
+def render_cameras(
+    model: Model,
+    cameras: Cameras,
+    *,
+    depth: Tensor | None = None,
+    chunk: int = 4096,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> Views:
     """Render every camera's picture in chunks of rays; a chunk that does not fit into memory is halved, and says so.
 
     ``depth`` [V, H, W] is handed to samplers that look around a known depth.
@@ -145,8 +153,13 @@ def render_cameras(model: Model, cameras: Cameras, *, depth: Tensor | None = Non
         out.append([torch.cat(column) for column in zip(*parts, strict=True)])
     image, *maps = (torch.stack(column) for column in zip(*out, strict=True))
     shape = (cameras.count, rows, cols)
-    return Views(image.view(*shape, -1), *(values.view(shape) for values in maps),
-                 asked / (cameras.count * len(yx)), time.perf_counter() - started, peak_mib(device))  # fmt: skip
+    return Views(
+        image.view(*shape, -1),
+        *(values.view(shape) for values in maps),
+        asked / (cameras.count * len(yx)),
+        time.perf_counter() - started,
+        peak_mib(device),
+    )
 
 
 def peak_mib(device: str | torch.device) -> float:
@@ -184,7 +197,11 @@ def on_device(rays: Rays, device: str | torch.device) -> Rays:
 def smaller_chunk(chunk: int, error: Exception) -> int:
     """Half the chunk after an out-of-memory error, said aloud; anything else is raised again."""
     text = str(error).lower()
-    if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "out of memory" not in text and "can't allocate" not in text:
+    if (
+        not isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        and "out of memory" not in text
+        and "can't allocate" not in text
+    ):
         raise error
     if chunk <= 64:
         raise RunError("got no memory for 64 rays", "wanted a little", "use fewer samples or close other programs") from None

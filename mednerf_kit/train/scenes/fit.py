@@ -76,7 +76,11 @@ class FitTask:
 
     def new_optimiser(self) -> None:
         """Adam over the fields' groups, each at its share of the rate."""
-        groups = [{"params": g["params"], "peak": self.learning_rate * g["rate"]} for f in self.model.fields.values() for g in f.groups()]
+        groups = [
+            {"params": g["params"], "peak": self.learning_rate * g["rate"]}
+            for f in self.model.fields.values()
+            for g in f.groups()
+        ]
         self.optimiser = torch.optim.Adam(groups, lr=self.learning_rate, betas=(0.9, self.beta2), eps=1e-8)
 
     def step(self, progress: float, index: int) -> dict[str, float]:
@@ -110,8 +114,12 @@ class FitTask:
         selector.observe(pixels, error.cpu(), pixels.yx.grad * len(error) if pixels.yx.grad is not None else None)
         asked = sum(evaluations(seen) for seen in outcome.rendered)
         logged = {name: float(value.detach()) for name, value in losses.items()}
-        logged |= {"psnr_db": float(-10 * error.mean().clamp_min(1e-10).log10()), "rate": rate, "evals_per_ray": asked / len(error),
-                   "restarts": float(self.restarts)}  # fmt: skip
+        logged |= {
+            "psnr_db": float(-10 * error.mean().clamp_min(1e-10).log10()),
+            "rate": rate,
+            "evals_per_ray": asked / len(error),
+            "restarts": float(self.restarts),
+        }
         if index + 1 in CHECKS:
             self.look(outcome, index)
         return logged
@@ -137,8 +145,17 @@ class FitTask:
         rendered = self.model.render(rays, self.random)
         truth = scene.images[view, y, x].float().to(self.device)
         weight = self.parts.selector.weigh(pixels, squared_error(rendered[-1], truth).cpu()).to(self.device)
-        return Outcome(rendered, self.model.levels, rays, truth, weight, progress, at(scene.alpha),
-                       at(scene.confidence), [field.regularisers() for field in self.model.fields.values()])  # fmt: skip
+        return Outcome(
+            rendered,
+            self.model.levels,
+            rays,
+            truth,
+            weight,
+            progress,
+            at(scene.alpha),
+            at(scene.confidence),
+            [field.regularisers() for field in self.model.fields.values()],
+        )
 
     def errors_everywhere(self) -> Tensor:
         """Squared error of every pixel of the training views, [V, H, W]: what an exact error map is refreshed with."""
@@ -152,8 +169,11 @@ class FitTask:
         if not flat:
             return
         if self.restarts == MOST_RESTARTS:
-            raise RunError(f"got flat pictures after {MOST_RESTARTS} restarts", "wanted a scene that takes shape",
-                           "check near, far and the bounding box with `mednerf-kit data check`, or lower the learning rate")  # fmt: skip
+            raise RunError(
+                f"got flat pictures after {MOST_RESTARTS} restarts",
+                "wanted a scene that takes shape",
+                "check near, far and the bounding box with `mednerf-kit data check`, or lower the learning rate",
+            )
         self.restarts += 1
         self.crop_until = index + 500
         level = "white" if float(seen.image.mean()) > 0.5 else "black"

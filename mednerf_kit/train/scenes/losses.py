@@ -126,9 +126,7 @@ class SoftDepth(Loss):
         self.weight = weight
 
     def __call__(self, outcome: Outcome) -> Tensor:
-        return outcome.over_levels(
-            lambda seen: outcome.over_known_depth((expected_depth(seen) - outcome.known_depth()).square())
-        )
+        return outcome.over_levels(lambda seen: outcome.over_known_depth((expected_depth(seen) - outcome.known_depth()).square()))
 
 
 @LOSSES.register("depth_free")

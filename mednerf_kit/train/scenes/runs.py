@@ -54,7 +54,9 @@ def load_fit(run: str | Path, *, settings: Sequence[str] = (), device: str = "au
         if i < len(old) and node["sampler"] != old[i]["sampler"]:
             tensors = {k: v for k, v in tensors.items() if not k.startswith(f"sampler.{i}.")}
     where = runs.pick_device(device)
-    model = build_model(recipe, box=torch.tensor(meta["box"]), channels=meta["channels"], background=meta["background"], device=where)
+    model = build_model(
+        recipe, box=torch.tensor(meta["box"]), channels=meta["channels"], background=meta["background"], device=where
+    )
     model.load({**model_defaults(model, tensors), **tensors})
     model.fields.requires_grad_(False).eval()
     return Fit(model, {**meta, "recipe": recipe}, path, where)

@@ -22,8 +22,14 @@ from .losses import build_losses
 from .runs import load_fit, read_scene, render_views
 
 RECIPE_KEYS = frozenset(("task", "scene", "fields", "levels", "selector", "losses", "picture", "steps", "snapshot_steps"))
-DEFAULTS = {"blocks": "lego_tensorf", "blender": "lego_tensorf", "llff": "fern_tensorf", "nsvf": "nsvf_tensorf", "dtu": "lego_tensorf",
-            "colmap": "lego_tensorf"}  # fmt: skip
+DEFAULTS = {
+    "blocks": "lego_tensorf",
+    "blender": "lego_tensorf",
+    "llff": "fern_tensorf",
+    "nsvf": "nsvf_tensorf",
+    "dtu": "lego_tensorf",
+    "colmap": "lego_tensorf",
+}
 UNIT_BOX = torch.tensor([[-1.0] * 3, [1.0] * 3])
 
 
@@ -53,8 +59,11 @@ def check(recipe: Mapping[str, Any]) -> None:
     model = build_model(recipe, box=UNIT_BOX, channels=3, background=0.0, device=torch.device("cpu"))
     first = model.levels[0].sampler
     if getattr(first, "refines", False):
-        raise UserError(f"got sampler '{recipe['levels'][0]['sampler']['name']}' on the first level",
-                        "wanted a coarser level before it", "put 'stratified' first")  # fmt: skip
+        raise UserError(
+            f"got sampler '{recipe['levels'][0]['sampler']['name']}' on the first level",
+            "wanted a coarser level before it",
+            "put 'stratified' first",
+        )
 
 
 def prepare(choice: Mapping[str, Any], device: torch.device) -> Job:
@@ -63,24 +72,44 @@ def prepare(choice: Mapping[str, Any], device: torch.device) -> Job:
     scene = read_scene(dataset, recipe, choice["split"], choice["limit"])
     channels = 0 if scene.quantity == "line_integral" else scene.images.shape[-1]
     if (channels == 0) != (recipe["picture"] == "line_integral"):
-        raise UserError(f"got picture '{recipe['picture']}' for a scene of {scene.quantity.replace('_', ' ')}s",
-                        "wanted line_integral for radiographs and emission_absorption for photographs",
-                        "choose a recipe of that kind with --config")  # fmt: skip
+        raise UserError(
+            f"got picture '{recipe['picture']}' for a scene of {scene.quantity.replace('_', ' ')}s",
+            "wanted line_integral for radiographs and emission_absorption for photographs",
+            "choose a recipe of that kind with --config",
+        )
     losses = build_losses(recipe["losses"])
 
     def make() -> Model:
         return build_model(recipe, box=scene.box, channels=channels, background=scene.background, device=device)
 
     refuse_what_is_missing(scene, make(), losses)
-    facts = {"views": len(scene.images), "rows": scene.cameras.rows, "cols": scene.cameras.cols, "images": scene.images,
-             "alpha": scene.alpha}  # fmt: skip
+    facts = {
+        "views": len(scene.images),
+        "rows": scene.cameras.rows,
+        "cols": scene.cameras.cols,
+        "images": scene.images,
+        "alpha": scene.alpha,
+    }
     parts = FitParts(make, SELECTORS.build(recipe["selector"], **facts), losses)
     task = TASKS.build(recipe["task"], parts=parts, scene=scene, seed=seed, device=str(device))
-    meta = {"recipe": dict(recipe), "dataset": dataset, "scene": scene.name, "format": scene.format, "box": scene.box.tolist(),
-            "channels": channels, "background": scene.background, "quantity": scene.quantity, "split": choice["split"],
-            "stems": list(scene.stems), "seed": seed}  # fmt: skip
-    opening = (f"{scene.format} scene {scene.name}: {len(scene.images)} views of {scene.cameras.cols}×{scene.cameras.rows}, "
-               f"device {device}", *(f"note: {note}" for note in scene.notes))  # fmt: skip
+    meta = {
+        "recipe": dict(recipe),
+        "dataset": dataset,
+        "scene": scene.name,
+        "format": scene.format,
+        "box": scene.box.tolist(),
+        "channels": channels,
+        "background": scene.background,
+        "quantity": scene.quantity,
+        "split": choice["split"],
+        "stems": list(scene.stems),
+        "seed": seed,
+    }
+    opening = (
+        f"{scene.format} scene {scene.name}: {len(scene.images)} views of {scene.cameras.cols}×{scene.cameras.rows}, "
+        f"device {device}",
+        *(f"note: {note}" for note in scene.notes),
+    )
 
     def finish(loop: Loop) -> dict[str, Any]:
         return look_back(loop, device)
@@ -91,10 +120,15 @@ def prepare(choice: Mapping[str, Any], device: torch.device) -> Job:
 def refuse_what_is_missing(scene: Scene, model: Model, losses: Mapping[str, Any]) -> None:
     """Samplers and losses that need depth or alpha do not start without."""
     if scene.depth is None and (wanting := needs(model.levels, losses)):
-        raise UserError(f"got {', '.join(wanting)} on scene '{scene.name}', which has no depth", "wanted depth_train.npz or depth/*.png",
-                        "make it from a trained run with `mednerf-kit data depth --run RUN`, or choose another sampler")  # fmt: skip
+        raise UserError(
+            f"got {', '.join(wanting)} on scene '{scene.name}', which has no depth",
+            "wanted depth_train.npz or depth/*.png",
+            "make it from a trained run with `mednerf-kit data depth --run RUN`, or choose another sampler",
+        )
     if scene.alpha is None and any(getattr(loss, "needs_alpha", False) for loss in losses.values()):
-        raise UserError(f"got a mask loss on scene '{scene.name}', which has no alpha", "wanted RGBA pictures or masks", "drop that loss")
+        raise UserError(
+            f"got a mask loss on scene '{scene.name}', which has no alpha", "wanted RGBA pictures or masks", "drop that loss"
+        )
 
 
 def look_back(loop: Loop, device: torch.device) -> dict[str, Any]:
@@ -120,8 +154,12 @@ def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
     model = build_model(recipe, box=UNIT_BOX, channels=3, background=0.0, device=torch.device("cpu"))
     rays = SELECTORS[recipe["selector"]["name"]]  # checked before
     n = recipe["selector"].get("n", 256)
-    return {"parameters": sum(p.numel() for p in model.fields.parameters()), "rays_per_step": n, "selector": rays.__name__,
-            "note": DISCLAIMER}  # fmt: skip
+    return {
+        "parameters": sum(p.numel() for p in model.fields.parameters()),
+        "rays_per_step": n,
+        "selector": rays.__name__,
+        "note": DISCLAIMER,
+    }
 
 
 SCENES = Kind(RECIPE_KEYS, check, prepare, plan)

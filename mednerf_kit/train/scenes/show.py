@@ -1,0 +1,113 @@
+"""``mednerf-kit render`` and ``evaluate`` on fitted scenes: videos along a path, scores of unseen views, and exports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ...data.posed.scene import Scene, write_transforms
+from ...imaging.cameras import Cameras, orbit, spiral
+from ...imaging.volume import Volume, write_volume
+from .. import runs as run_folders
+from . import export, outputs
+from .evaluate import evaluate_scene
+from .runs import Fit, load_fit
+
+PathName = Literal["orbit", "spiral", "test"]
+VOLUME = 128  # voxels along a side of an exported attenuation volume
+
+
+def evaluate_run(
+    *,
+    run: str,
+    split: str = "test",
+    settings: Sequence[str] = (),
+    limit: int | None = None,
+    out: Path | None = None,
+    eight_bit: bool = False,
+    lpips_weights: Path | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Score a fitted scene on a split; pictures, tables and curves go to ``out`` (default: ``evaluate/`` in the run folder)."""
+    fit = load_fit(run, settings=settings, device=device)
+    folder = out or fit.path.parent / "evaluate"
+    found = evaluate_scene(fit, split, limit=limit, out=folder, eight_bit=eight_bit, lpips_path=lpips_weights)
+    if rows := run_folders.read_stats(fit.path.parent):
+        outputs.curves(rows, folder / "curves.png")
+    return found
+
+
+def render_run(
+    *,
+    run: str,
+    path: PathName | None = None,
+    views: int = 40,
+    size: int | None = None,
+    settings: Sequence[str] = (),
+    video: bool = True,
+    points: bool = False,
+    mesh: bool = False,
+    threshold: float | None = None,
+    transforms: bool = False,
+    compare: Sequence[str] = (),
+    out: Path = Path("out/render"),
+    device: str = "auto",
+) -> Path:
+    """Write ``orbit.mp4`` and ``depth.mp4`` along a path, and on request point cloud, mesh and cameras; returns ``out``.
+
+    ``compare`` names other runs of the same scene, which are rendered along the same path into ``compare.mp4`` and ``.gif``.
+    """
+    fit = load_fit(run, settings=settings, device=device)
+    out.mkdir(parents=True, exist_ok=True)
+    scene = fit.scene("train")
+    if video or compare:
+        cameras = camera_path(fit, scene, path, views, size)
+        seen = outputs.write_video(fit, cameras, out)
+        for i, image in enumerate(seen.image):
+            outputs.pictures.write_png8(out / "frames" / f"{i:03d}.png", outputs.as_picture(image.clamp(0, 1)))
+        if compare:
+            frames = {label_of(run): seen.image}
+            for other in compare:
+                frames[label_of(other)] = outputs.runs.render_views(load_fit(other, device=device), cameras).image
+            outputs.compare(frames, out)
+    if points:
+        export.export_points(fit, out / "points.ply")
+    if mesh:
+        export.export_mesh(fit, out / "mesh.ply", threshold=threshold)
+    if transforms:
+        write_transforms(scene, out / "transforms.json")
+    if scene.quantity == "line_integral" and not scene.cameras.ndc:
+        write_attenuation(fit, scene, out)
+    return out
+
+
+def camera_path(fit: Fit, scene: Scene, name: PathName | None, views: int, size: int | None) -> Cameras:
+    """An orbit, a spiral (the default of forward-facing scenes) or the test views, with pictures ``size`` pixels wide."""
+    name = name or ("spiral" if scene.cameras.ndc or scene.format == "llff" else "orbit")
+    if name == "test":
+        cameras = fit.scene("test").cameras
+    elif name == "spiral":
+        middle = scene.box.mean(0) if not scene.cameras.ndc else None
+        focus = float((scene.cameras.position.mean(0) - middle).norm()) if middle is not None else 1.0 / (1 - 0.75)
+        cameras = spiral(scene.cameras, focus=focus, views=views)
+    else:
+        cameras = orbit(scene.cameras, views=views)
+    if size:
+        cameras = cameras.resized(round(size * cameras.rows / cameras.cols), size)
+    return cameras
+
+
+def write_attenuation(fit: Fit, scene: Scene, out: Path) -> None:
+    """The density of a fitted orbit of radiographs as ``volume.nii.gz`` with millimetre spacing."""
+    values, box = outputs.runs.density_grid(fit, VOLUME)
+    unit_mm, scale = float(scene.facts["mm_per_unit"]), scene.facts.get("line_integral_scale")
+    spacing_mm = tuple(float(v) for v in (box[1] - box[0]) * unit_mm / VOLUME)
+    quantity = "relative" if scale is None else "mu_per_mm"
+    write_volume(Volume.centred(values * (scale or 1.0) / unit_mm, spacing_mm, quantity), out / "volume.nii.gz")
+
+
+def label_of(run: str) -> str:
+    """What a run is called in a comparison."""
+    name = Path(run).name
+    return name.split("-", 1)[1] if "-" in name else name
