@@ -260,6 +260,26 @@ def test_what_skipping_loses_is_bounded_by_the_steps_it_skips():
     assert ((seen[0] - seen[1]) <= lost + 1e-6).all()
 
 
+def test_a_lower_threshold_costs_little():
+    """A soft-edged ball: a tenth of the threshold loses far less and asks little more."""
+
+    class Soft:
+        def density(self, x, code=None):
+            return 60 * torch.sigmoid((RADIUS - x.norm(dim=-1)) / 0.02)
+
+    rays, lost, asked = parallel_rays(), [], []
+    whole = None
+    for threshold in (0.0, 1e-3, 1e-2):
+        found = taught(Soft(), threshold=threshold, resolution=32, n=200)(rays)
+        x = rays.origin[:, None] + found.t[..., None] * rays.direction[:, None]
+        opacity = 1 - torch.exp(-(Soft().density(x) * found.dt).sum(-1))
+        whole = opacity if whole is None else whole
+        lost.append((opacity - whole).abs().max().item())
+        asked.append((found.dt > 0).sum().item())
+    assert 0 < lost[1] < 0.3 * lost[2] and lost[2] < 0.1
+    assert asked[2] < asked[1] < 1.4 * asked[2] < 0.5 * asked[0]
+
+
 def test_a_ray_that_misses_has_nodes_without_length():
     rays = Rays(torch.zeros(3, 3), torch.eye(3), torch.full((3,), 5.0), torch.full((3,), 5.0))
     for options in ({}, {"keep": 4}, {"refine": 4}):

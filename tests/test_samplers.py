@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mednerf_kit.core.errors import UserError
+from mednerf_kit.core.raymath import emission_absorption
 from mednerf_kit.core.types import Rays, Samples
 from mednerf_kit.rays.guided import Guided
 from mednerf_kit.rays.local import Local
@@ -540,6 +541,52 @@ def test_guided_clips_its_window_to_the_ray():
 def test_options_out_of_range_are_refused(name, options, says):
     with pytest.raises(UserError, match=says):
         build(name, **options)
+
+
+def seen(rays: Rays, samples: Samples) -> tuple[torch.Tensor, torch.Tensor]:
+    """Colour [R, 3] and weights of soft-edged blocks (density 60, edges 0.01 wide) in gaudy colours on white."""
+    dice = seeded(0)
+    centre, half = 1.6 * torch.rand(14, 3, generator=dice) - 0.8, 0.05 + 0.25 * torch.rand(14, 3, generator=dice)
+    x = rays.origin[:, None] + samples.t[..., None] * rays.direction[:, None]
+    outside = torch.full(x.shape[:-1], torch.inf)
+    for c, r in zip(centre, half, strict=True):
+        outside = outside.minimum(((x - c).abs() - r).amax(-1))
+    picture = emission_absorption(60 * torch.sigmoid(-outside / 0.01) * samples.dt, 0.5 + 0.5 * (9 * x).sin(), 1.0)
+    return picture.image, picture.w
+
+
+@pytest.fixture(scope="module")
+def blocks() -> tuple[Rays, torch.Tensor]:
+    """400 rays from 4 away, and their colours by 3000 even nodes."""
+    dice = seeded(1)
+    origin = 4 * torch.nn.functional.normalize(torch.randn(400, 3, generator=dice), dim=-1)
+    direction = torch.nn.functional.normalize(2 * torch.rand(400, 3, generator=dice) - 1 - origin, dim=-1)
+    rays = Rays(origin, direction, torch.full((400,), 2.0), torch.full((400,), 6.0))
+    return rays, seen(rays, Stratified(n=3000)(rays))[0]
+
+
+def accuracy(rays: Rays, truth: torch.Tensor, *fine, n: int = 64) -> tuple[float, float]:
+    """PSNR in dB of the quadrature alone, and evaluations per ray, after n even coarse nodes."""
+    samples = Stratified(n=n)(rays)
+    image, w = seen(rays, samples)
+    asked = n
+    for sampler in fine:
+        samples = sampler(rays, (samples, w), None)
+        image, w = seen(rays, samples)
+        asked += (samples.dt > 0).sum().item() / len(truth)
+    return -10 * math.log10((image - truth).square().mean().item()), asked
+
+
+def test_what_evaluations_buy_on_blocks(blocks):
+    """The table of docs/theory.md: as many evaluations, better spent."""
+    importance, at_256 = accuracy(*blocks, Importance(n=128))
+    local, at_local = accuracy(*blocks, Local(n=128))
+    skipping, at_skipping = accuracy(*blocks, Local(n=128, kappa=0.7, skip_masked=True))
+    released, at_released = accuracy(*blocks, Local(n=128, compat="released"))
+    even, _ = accuracy(*blocks, n=64)
+    assert (at_256, at_local, at_released) == (256, 179, 190) and at_skipping < 0.7 * 256
+    assert importance > skipping > local + 2 and skipping > importance - 4
+    assert local > released + 8 and released > even, "half the random numbers are missing in test mode"
 
 
 @pytest.mark.parametrize("name", NAMES)
