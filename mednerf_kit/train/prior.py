@@ -25,6 +25,7 @@ from ..imaging.geometry import Geometry
 from ..rays.render import PICTURES, Level, render
 from ..rays.selectors import RandomRays, StridedPatch, look_up
 from .loop import TASKS
+from .states import named, optimiser_tensors, part, restore_optimiser
 from .targets import Targets
 
 
@@ -214,15 +215,12 @@ class PriorTask:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything a continued run needs: named tensors, and plain values."""
-        tensors = {f"model.{k}": v for k, v in self.parts.generator.state_dict().items()}
-        tensors |= {f"ema.{k}": v for k, v in self.finished().state_dict().items()}
-        tensors |= {f"judge.{k}": v for k, v in self.parts.discriminator.state_dict().items()}
-        tensors |= {f"slow.{k}": v for k, v in self.ema.state_dict().items()}
+        p = self.parts
+        tensors = named("model", p.generator.state_dict()) | named("ema", self.finished().state_dict())
+        tensors |= named("judge", p.discriminator.state_dict()) | named("slow", self.ema.state_dict())
         tensors |= {"codes": self.codes, "log_gains": self.log_gains, "log_distance": self.log_distance}
         tensors |= {"random": self.random.get_state()}
-        for name, optimiser in (("g", self.g_optimiser), ("d", self.d_optimiser)):
-            for i, slots in optimiser.state_dict()["state"].items():
-                tensors |= {f"optim.{name}.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
+        tensors |= named("optim.g", optimiser_tensors(self.g_optimiser)) | named("optim.d", optimiser_tensors(self.d_optimiser))
         state = {"gan_steps": self.gan_steps, "probability": self.parts.probability.state()}
         return tensors, {"task_state": state, **self.fitted()}
 
@@ -235,24 +233,15 @@ class PriorTask:
 
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.parts.generator.load_state_dict(part("model."))
-        self.parts.discriminator.load_state_dict(part("judge."))
-        self.ema.load_state_dict(part("slow."))
+        self.parts.generator.load_state_dict(part("model", tensors))
+        self.parts.discriminator.load_state_dict(part("judge", tensors))
+        self.ema.load_state_dict(part("slow", tensors))
         with torch.no_grad():
             for name in ("codes", "log_gains", "log_distance"):
                 getattr(self, name).copy_(tensors[name])
         self.random.set_state(tensors["random"])
-        for name, optimiser in (("g", self.g_optimiser), ("d", self.d_optimiser)):
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in tensors.items():
-                if key.startswith(f"optim.{name}."):
-                    _, _, i, slot = key.split(".")
-                    state.setdefault(int(i), {})[slot] = value
-            optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        restore_optimiser(self.g_optimiser, part("optim.g", tensors))
+        restore_optimiser(self.d_optimiser, part("optim.d", tensors))
         self.gan_steps = meta["gan_steps"]
         self.parts.probability.load(meta["probability"])
 
