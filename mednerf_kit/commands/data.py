@@ -1,4 +1,4 @@
-"""``mednerf-kit drr`` and ``mednerf-kit data make``: X-rays from CTs and phantoms."""
+"""``mednerf-kit drr`` and ``mednerf-kit data``: X-rays from CTs and phantoms, public scenes, the pre-flight check of a scene."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .base import FILE, FOLDER, LazyGroup, Work
+from .base import FILE, FOLDER, SPLITS, LazyGroup, Work
 
 ANATOMIES = ["chest", "knee"]
 FROM_SET_UP = "the geometry's"
@@ -80,9 +80,16 @@ def drr(*, geometry: Path | None, direction: str, **options: Any) -> None:
     click.echo(made.folder)
 
 
-@click.group(cls=LazyGroup, table={"make": ("data:make", "Make a cohort of phantoms with its split.")})
+SUBCOMMANDS = {
+    "make": ("data:make", "Make a cohort of phantoms with its split."),
+    "get": ("data:get", "Download a public scene (lego, fern, …) into data/."),
+    "check": ("data:check", "Say what a scene holds and what looks wrong with it."),
+}
+
+
+@click.group(cls=LazyGroup, table=SUBCOMMANDS)
 def data() -> None:
-    """Make cohorts of phantom patients."""
+    """Make cohorts of phantom patients; get and check scenes."""
 
 
 @click.command(cls=Work)
@@ -97,3 +104,46 @@ def make(**options: Any) -> None:
     from ..data.cohort import make_cohort
 
     click.echo(make_cohort(**options))
+
+
+@click.command()
+@click.argument("name")
+@click.option("--into", type=FOLDER, default="data", help="Where scenes are kept.")
+@click.option("--url", metavar="URL", show_default="the public one", help="Another place of the same zip: http(s):// or file://.")
+def get(*, name: str, into: Path, url: str | None) -> None:
+    """Download the scene NAME: lego, fern, chair …, Truck …; `mednerf-kit data get ?` lists them.
+
+    An archive's other scenes come with it. The last line on stdout is the scene's folder.
+    """
+    from ..data.posed.archives import get_scene, known_scenes
+
+    if name == "?":
+        for scene, archive in known_scenes().items():
+            click.echo(f"{archive.scenes[scene]}/{scene:12s} {archive.url}")
+        return
+    click.echo(get_scene(name, into=into, url=url, say=lambda line: click.echo(line, err=True)))
+
+
+@click.command()
+@click.argument("scene")
+@click.option("--format", "format_", metavar="NAME", show_default="recognised", help="The scene's format (`mednerf-kit list`).")
+@click.option("--split", type=click.Choice([*SPLITS, "each"]), default="each", help="Which views are looked at.")
+@click.option("--downscale", type=click.IntRange(min=1), default=1, help="Divide the pictures' sides by this.")
+@click.option(
+    "--set", "settings", metavar="KEY=VALUE", multiple=True, help="An option of the scene's node, for example ndc=false."
+)
+def check(*, scene: str, format_: str | None, split: str, downscale: int, settings: tuple[str, ...]) -> None:
+    """Read SCENE (a folder, or blocks) and print the pre-flight report of its splits."""
+    from ..core.config import with_settings
+    from ..data.posed.scene import NoViews, load_scene, report
+
+    node = with_settings({"scene": {"downscale": downscale}}, [f"scene.{setting}" for setting in settings])["scene"]
+    for part in SPLITS[:3] if split == "each" else [split]:
+        try:
+            found = report(load_scene(scene, format=format_, split=part, **node))
+        except NoViews as error:
+            if split != "each":
+                raise
+            click.echo(f"{part}: {error}")
+            continue
+        click.echo("\n".join([f"{part}:", *(f"  {line}" for line in found.facts), *(f"  ! {line}" for line in found.warnings)]))

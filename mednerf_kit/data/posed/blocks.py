@@ -152,7 +152,7 @@ def picture(cameras: Cameras, supersample: int = SUPERSAMPLE) -> tuple[Tensor, T
     origin, direction = dense_rays(cameras.resized(rows * supersample, cols * supersample))
     seen = torch.zeros(len(origin), 4)
     enter, leave = box_span(origin, direction, BOX)
-    for some in (leave > enter).nonzero()[:, 0].split(1 << 15):
+    for some in (leave > enter).nonzero()[:, 0].split(1 << 17):
         seen[some] = shade(origin[some], direction[some])
     fine = seen.view(rows, supersample, cols, supersample, 4).mean((1, 3))
     return fine[..., :3], fine[..., 3]

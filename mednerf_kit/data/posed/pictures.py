@@ -89,10 +89,12 @@ def read_pictures(
             values = undistorted(values, lenses[i])
         planes = smaller(values.movedim(-1, 0), downscale)
         covers.append(planes[3].half() if len(planes) == 4 else None)
-        images.append((planes[:3] + (1 - planes[3]) * level if len(planes) == 4 else planes).clamp(0, 1).half())
-    transparent = any(cover is not None for cover in covers)
-    alpha = torch.stack([torch.ones_like(i[0]) if c is None else c for i, c in zip(images, covers, strict=True)])
-    return Pictures(torch.stack(images).movedim(1, -1), alpha if transparent else None, full, level if transparent else background or 0.0)
+        color = planes[:3] + (1 - planes[3]) * level if len(planes) == 4 else planes
+        images.append(color.clamp(0, 1).half().movedim(0, -1))
+    if all(cover is None for cover in covers):
+        return Pictures(torch.stack(images), None, full, background or 0.0)
+    whole = torch.ones(images[0].shape[:2], dtype=torch.float16)
+    return Pictures(torch.stack(images), torch.stack([whole if c is None else c for c in covers]), full, level)
 
 
 def read_picture(path: Path) -> Tensor:

@@ -5,6 +5,7 @@ A format is a class registered in :data:`SCENES`, in a file of its own; its keyw
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...core import files
-from ...core.config import Registry
+from ...core.config import Registry, checked
 from ...core.errors import UserError, unknown_name
 from ...imaging.cameras import Cameras
 from .check import Report, examine
@@ -86,6 +87,10 @@ class Format(Protocol):
 SCENES: Registry[Format] = Registry("scene format", home=__package__)
 
 
+class NoViews(UserError):
+    """A split of a scene without views."""
+
+
 def find_format(dataset: str | Path) -> str | None:
     """The format of a folder or of an embedded scene; None where no format knows it."""
     root = Path(dataset).expanduser()
@@ -136,10 +141,12 @@ def load_scene(
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
-    if background is not None and background not in BACKGROUNDS:
-        raise unknown_name("background", str(background), BACKGROUNDS)
+    hints = typing.get_type_hints(load_scene)
+    common = {"downscale": downscale, "background": background, "views": views, "near": near, "far": far, "clip": clip}
+    for key, value in common.items():
+        checked(value, hints[key], where=f"scene option '{key}'")
     for what, number in (("downscale", downscale), ("views", views)):
-        if number is not None and (not isinstance(number, int) or number < 1):
+        if number is not None and number < 1:
             raise UserError(f"got {what} {number}", "wanted a whole number from 1 on", "correct the recipe's scene node")
     root = Path(dataset).expanduser()
     reader = SCENES.build({"name": format or detect_format(dataset), **options})
@@ -191,7 +198,7 @@ def chosen_views(items: Sequence[T], split: str, views: int | None, where: str |
     ['a', 'c', 'f']
     """
     if not items:
-        raise UserError(f"got '{where}', whose {split} split has no views left", "wanted at least one",
+        raise NoViews(f"got '{where}', whose {split} split has no views left", "wanted at least one",
                         "choose another split, or hold fewer views out")  # fmt: skip
     if views is None or split != "train":
         return list(items)
