@@ -20,6 +20,7 @@ COMMANDS = {
     "train": ("train:train", "Train a generative prior on phantoms or on a set of DRRs."),
     "project": ("project:project", "Turn one X-ray (or a few) into a volume, its orbit and a report."),
     "evaluate": ("evaluate:evaluate", "Score a prior on patients: one view in, all other views compared."),
+    "score": ("generation:score", "Compare a prior's random patients with real ones: FID, KID, SWD, copies."),
     "render": ("render:render", "Write the orbit, video or volume of one patient of a prior."),
     "sample": ("render:sample", "Draw random patients from a prior: a grid of seeds, or an interpolation."),
     "drr": ("data:drr", "Project a CT or a phantom into X-rays."),

@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 from ..core.config import Registry
 from ..core.errors import RunError
-from . import runs
+from . import boards, runs
 
 TASKS: Registry[Task] = Registry("task")
 
 
 class Task(Protocol):
-    """What the loop trains."""
+    """What the loop trains. One with pictures for the board also has ``pictures(index)`` (see :mod:`.boards`)."""
 
     def step(self, progress: float, index: int) -> dict[str, float]: ...
 
@@ -143,6 +143,7 @@ class Loop:
                 if self.index % self.snapshot_steps == 0:
                     stats.flush()
                     self.save()
+                    boards.show(writer, self.task, self.index)
                     saved = self.index
         bar.close()
         return self.save() if saved != self.index else runs.snapshots(self.folder)[-1]
