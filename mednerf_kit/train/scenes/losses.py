@@ -131,7 +131,10 @@ class SoftDepth(Loss):
 
 @LOSSES.register("depth_free")
 class FreeSpace(Loss):
-    """Mean density in front of the surface, by more than ``margin``: what a ray crosses before its depth is empty."""
+    """Σ tau / Σ dt in front of the surface, by more than ``margin``: the mean density of what a ray crosses before its depth.
+
+    By length and not by node, so that it does not depend on where a sampler puts its nodes.
+    """
 
     needs_depth = True
 
@@ -143,8 +146,8 @@ class FreeSpace(Loss):
 
         def term(seen: Rendered) -> Tensor:
             before = (seen.samples.t < depth[:, None] - self.margin) & (seen.samples.dt > 0)
-            density = seen.answer.tau / seen.samples.dt.clamp_min(1e-6)
-            return outcome.over_known_depth((density * before).sum(-1) / before.sum(-1).clamp_min(1))
+            length = (seen.samples.dt * before).sum(-1)
+            return outcome.over_known_depth((seen.answer.tau * before).sum(-1) / length.clamp_min(1e-6))
 
         return outcome.over_levels(term)
 

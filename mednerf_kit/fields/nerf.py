@@ -1,0 +1,91 @@
+"""NeRF's MLP (Mildenhall et al., ECCV 2020): an encoded point becomes density, and with the viewing direction colour."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu, softplus
+
+from ..core.errors import UserError
+from ..core.types import Answer
+from .base import FIELDS, SceneField
+from .encoding import encoded_width, frequency_encoding
+from .heads import Rows, ask_present
+
+
+@FIELDS.register("nerf")
+class Nerf(SceneField):
+    """The published MLP: ``depth`` layers of ``width`` with the encoded point again after layer ``skip`` (0: never), a density head,
+    a feature, and a half as wide layer for colour.
+
+    ``octaves`` and ``view_octaves`` encode point and viewing direction ([x, sin 2ᵏx, cos 2ᵏx], as nerf-pytorch does, without π);
+    ``positional`` and ``view_directions`` switch the one and the other off. ``noise`` is the standard deviation of what is added to
+    the raw density while training (1 for forward-facing scenes).
+    """
+
+    def __init__(
+        self,
+        *,
+        depth: int = 8,
+        width: int = 256,
+        skip: int = 5,
+        octaves: int = 10,
+        view_octaves: int = 4,
+        positional: bool = True,
+        view_directions: bool = True,
+        activation: Literal["relu", "softplus"] = "relu",
+        noise: float = 0.0,
+        box: Tensor,
+        channels: int = 3,
+    ) -> None:
+        super().__init__()
+        if min(depth, width) < 1 or not 0 <= skip < max(depth, 1) or min(octaves, view_octaves) < 0 or noise < 0:
+            raise UserError(f"got depth {depth}, width {width}, skip {skip}, octaves {octaves} and {view_octaves}, noise {noise:g}",
+                            "wanted positive sizes and a skip from 0 (none) to below the depth", "correct the field's options")  # fmt: skip
+        self.skip, self.activation, self.noise, self.channels = skip, activation, noise, channels
+        self.octaves = octaves if positional else 0
+        self.view_octaves, self.view_directions = view_octaves, view_directions
+        self.register_buffer("box", box.clone().float())
+        first = encoded_width(self.octaves)
+        inputs = [first] + [width + (first if i == skip and skip else 0) for i in range(1, depth)]
+        self.trunk = nn.ModuleList(nn.Linear(n, width) for n in inputs)
+        self.to_density = nn.Linear(width, 1)
+        if channels:
+            seen = encoded_width(view_octaves) if view_directions else 0
+            self.to_feature = nn.Linear(width, width)
+            self.to_color = nn.Sequential(nn.Linear(width + seen, width // 2), nn.ReLU(inplace=True), nn.Linear(width // 2, channels))
+
+    def hidden(self, points: Tensor) -> Tensor:
+        """The trunk's last layer at points [N, 3]."""
+        encoded = frequency_encoding(points, self.octaves)
+        h = encoded
+        for i, layer in enumerate(self.trunk):
+            h = layer(torch.cat([h, encoded], -1) if self.skip and i == self.skip else h).relu_()
+        return h
+
+    def activated(self, raw: Tensor) -> Tensor:
+        """Density per unit length; softplus starts low, so that a new field is a thin haze and not a wall."""
+        return relu(raw) if self.activation == "relu" else softplus(raw - 1)
+
+    def density(self, x: Tensor, code: Any = None) -> Tensor:
+        return self.activated(self.to_density(self.hidden(x.reshape(-1, 3)))).view(x.shape[:-1])
+
+    def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> Answer:
+        def density(points: Tensor) -> tuple[Tensor, Rows]:
+            h = self.hidden(points)
+            raw = self.to_density(h)[:, 0]
+            if self.noise and self.training and self.random is not None:
+                raw = raw + self.noise * torch.randn(raw.shape, generator=self.random).to(raw)
+            return self.activated(raw), (h,)
+
+        def color(rows: Rows, directions: Tensor | None) -> Tensor:
+            feature = self.to_feature(rows[0])
+            if self.view_directions:
+                if directions is None:
+                    raise ValueError("a colour that depends on the viewing direction needs one")
+                feature = torch.cat([feature, frequency_encoding(directions, self.view_octaves)], -1)
+            return torch.sigmoid(self.to_color(feature))
+
+        return ask_present(x, d, dt, dt > 0, density, color if self.channels else None)
