@@ -38,6 +38,7 @@ class Result:
     error: str = ""
     device: str = ""
     run: str = ""  # its run folder's name
+    seconds: float = 0.0  # all in all, scoring included
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -69,7 +70,7 @@ def write(folder: Path, result: Result) -> None:
     scores = result.scores
     files.write_json(folder / result.cell.place / CELL_FILE, {
         "status": result.status, "error": result.error, "metrics": scores.metrics, "unit": scores.unit, "units": scores.units,
-        "device": result.device, "run": result.run, "cell": result.cell.to_json()})  # fmt: skip
+        "device": result.device, "run": result.run, "seconds": result.seconds, "cell": result.cell.to_json()})  # fmt: skip
 
 
 def load(path: Path) -> Result:
@@ -77,7 +78,8 @@ def load(path: Path) -> Result:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         scores = Scores(kept["metrics"], kept["unit"], kept["units"])
-        return Result(Cell(**kept["cell"]), kept["status"], scores, kept["error"], kept["device"], kept["run"])
+        return Result(Cell(**kept["cell"]), kept["status"], scores, kept["error"], kept["device"], kept["run"],
+                      kept["seconds"])  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"got '{path}', which is no result of a cell ({error})", "wanted what `mednerf-kit ablate` wrote",
                         "delete that file") from None  # fmt: skip
@@ -102,10 +104,10 @@ def as_csv(results: Sequence[Result]) -> str:
     names = sorted({name for result in results for name in result.scores.metrics})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["scene", "cell", "seed", "status", *names, "settings", "device", "run", "error"])
+    writer.writerow(["scene", "cell", "seed", "status", *names, "cell_seconds", "settings", "device", "run", "error"])
     for r in results:
         values = [r.scores.metrics.get(name, "") for name in names]
         where = (r.cell.place / r.run).as_posix() if r.run else ""
-        writer.writerow([r.cell.scene, r.cell.name, r.cell.seed, r.status, *values, " ".join(r.cell.settings), r.device, where,
-                         r.error])  # fmt: skip
+        told = [r.seconds, " ".join(r.cell.settings), r.device, where, r.error]
+        writer.writerow([r.cell.scene, r.cell.name, r.cell.seed, r.status, *values, *told])
     return text.getvalue()

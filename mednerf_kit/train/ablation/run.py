@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from ...core import files
@@ -24,45 +22,9 @@ from ..runs import pick_device
 from . import figure, grid, results, table
 from .grid import Ablation, Cell
 from .results import Result
+from .scoring import train_and_score
 
 RunCell = Callable[[Cell, Path, str], Mapping[str, Any]]  # cell, its folder, device -> what evaluation found, and "run"
-
-
-def train_and_score(cell: Cell, folder: Path, device: str) -> dict[str, Any]:
-    """One cell as an ordinary run, scored as ``evaluate`` does; an interrupted run goes on from its last snapshot."""
-    from ..evaluate import evaluate
-    from ..scenes.evaluate import evaluate_scene
-    from ..scenes.runs import load_fit
-    from ..session import train
-
-    run = train(dataset=cell.dataset, config=cell.base, preset=cell.preset, settings=cell.settings, outdir=folder,
-                resume="latest", seed=cell.seed, device=device, max_minutes=cell.max_minutes)  # fmt: skip
-    assert run is not None
-    trained = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    if "generator" in cell.recipe:
-        found = evaluate(run=str(run), seed=cell.seed, device=device, limit=cell.limit)
-        found["evals_per_ray"] = evaluations_per_ray(cell.recipe["levels"])
-    else:
-        found = evaluate_scene(load_fit(run, device=device), limit=cell.limit, out=run / "evaluate")
-    return found | trained | {"run": run.name, "seconds_per_step": trained["train_seconds"] / max(trained["steps"], 1)}
-
-
-def evaluations_per_ray(levels: Sequence[Mapping[str, Any]]) -> int:
-    """How often a prior's field is asked along one ray of its training, over all levels.
-
-    >>> evaluations_per_ray([{"name": "stratified", "n": 16}, {"name": "importance", "n": 8}])
-    40
-    """
-    from ...core.types import Answer, Rays
-    from ...rays.render import Level, render
-    from ...rays.samplers import SAMPLERS
-
-    def bell(x: torch.Tensor, d: Any, dt: torch.Tensor, code: Any = None) -> Answer:
-        return Answer(20 * torch.exp(-(((x[..., 2] - 0.5) / 0.1) ** 2)) * dt, None)
-
-    ray = Rays(torch.zeros(1, 3), torch.tensor([[0.0, 0.0, 1.0]]), torch.zeros(1), torch.ones(1))
-    seen = render(ray, None, [Level(SAMPLERS.build(node), bell) for node in levels])
-    return sum(int((level.samples.dt > 0).sum()) for level in seen)
 
 
 def ablate(source: str, *, dataset: str | None = None, scenes: str | None = None, cells: Sequence[str] = (),
@@ -167,9 +129,8 @@ def work(cell: Cell, folder: Path, device: str, run_cell: RunCell) -> Result:
         files.write_text(home / "traceback.txt", traceback.format_exc())
         first = (str(error).strip().splitlines() or ["without a message"])[0]
         result = Result(cell, "failed", error=f"{type(error).__name__}: {first} (see traceback.txt)", device=device)
+    result = replace(result, seconds=round(time.perf_counter() - start, 1))
     results.write(folder, result)
-    report(f"{cell.place.as_posix()}: {result.status} after {time.perf_counter() - start:.0f} s"
-           + (f" ({result.error})" if result.error else ""))  # fmt: skip
     return result
 
 
@@ -184,7 +145,7 @@ def run_here(todo: Sequence[Cell], folder: Path, device: str, deadline: float, r
     for cell in todo:
         if time.monotonic() >= deadline:
             return
-        work(cell, folder, device, run_cell)
+        tell(work(cell, folder, device, run_cell))
 
 
 def process(home: Path, device: str, slots: int) -> subprocess.Popen:
@@ -242,7 +203,13 @@ def close(folder: Path, cell: Cell, device: str, code: int) -> None:
     if result.status == "started":
         result = Result(cell, "failed", error=f"its process ended with code {code} and no result", device=device)
         results.write(folder, result)
-    report(f"{cell.place.as_posix()}: {result.status}" + (f" ({result.error})" if result.error else ""))
+    tell(result)
+
+
+def tell(result: Result) -> None:
+    """What became of a cell, in a line."""
+    why = f" ({result.error})" if result.error else ""
+    report(f"{result.cell.place.as_posix()}: {result.status} after {result.seconds:.0f} s{why}")
 
 
 def write_tables(folder: Path, ablation: Ablation, planned: Sequence[Cell]) -> list[Result]:

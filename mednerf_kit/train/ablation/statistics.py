@@ -36,7 +36,7 @@ def paired(differences: Sequence[float]) -> tuple[tuple[float, float] | None, fl
     Without any difference both p-values are 1; with the same difference everywhere there is no t-test.
 
     >>> [round(p, 4) for p in paired([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])[1:]]
-    [0.0312, 0.0058]
+    [0.0312, 0.0059]
     """
     from scipy import stats
 

@@ -142,7 +142,7 @@ def with_spread(values: Sequence[float]) -> str:
     if len(values) == 1:
         return number(values[0])
     mean, spread = moments.fmean(values), moments.stdev(values)
-    if spread == 0:
+    if spread <= 1e-9 * abs(mean):  # equal but for the order of additions
         return f"{number(mean)} ± 0"
     decimals = min(max(1 - math.floor(math.log10(spread)), 0), 8)
     return f"{mean:.{decimals}f} ± {spread:.{decimals}f}"

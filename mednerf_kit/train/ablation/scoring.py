@@ -1,0 +1,88 @@
+"""One cell of an ablation as an ordinary run, scored: what a worker does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from ...core.types import Answer, Rays
+from ...rays.render import Level, render
+from ...rays.samplers import SAMPLERS
+from .grid import Cell
+
+PICTURES, VIEWS_OF_ONE = 128, 4  # for the sliced Wasserstein distance: so many views, a few of each random patient
+
+
+def train_and_score(cell: Cell, folder: Path, device: str) -> dict[str, Any]:
+    """Train a cell's recipe and score it as ``evaluate`` does; an interrupted run goes on from its last snapshot."""
+    from ..session import train
+
+    run = train(dataset=cell.dataset, config=cell.base, preset=cell.preset, settings=cell.settings, outdir=folder,
+                resume="latest", seed=cell.seed, device=device, max_minutes=cell.max_minutes)  # fmt: skip
+    assert run is not None
+    trained = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    found = (score_prior if "generator" in cell.recipe else score_scene)(cell, run, device)
+    return found | trained | {"run": run.name, "seconds_per_step": trained["train_seconds"] / max(trained["steps"], 1)}
+
+
+def score_prior(cell: Cell, run: Path, device: str) -> dict[str, Any]:
+    """How well patients it never saw are found from their frontal view, and how real its random patients look."""
+    from ..evaluate import evaluate
+
+    found = {"evals_per_ray": evaluations_per_ray(cell.recipe["levels"])}
+    if cell.recipe["task"]["name"] == "prior":  # whose views are sums over voxels
+        found["swd"] = wasserstein(cell, run)
+    return found | evaluate(run=str(run), seed=cell.seed, device=device, limit=cell.limit)
+
+
+def score_scene(cell: Cell, run: Path, device: str) -> dict[str, Any]:
+    """The fit's test views."""
+    from ..scenes.evaluate import evaluate_scene
+    from ..scenes.runs import load_fit
+
+    return evaluate_scene(load_fit(run, device=device), limit=cell.limit, out=run / "evaluate")
+
+
+def evaluations_per_ray(levels: Sequence[Mapping[str, Any]]) -> int:
+    """How often a prior's field is asked along one ray of its training, over all levels.
+
+    >>> evaluations_per_ray([{"name": "stratified", "n": 16}, {"name": "importance", "n": 8}])
+    40
+    """
+
+    def bell(x: Tensor, d: Any, dt: Tensor, code: Any = None) -> Answer:
+        return Answer(20 * torch.exp(-(((x[..., 2] - 0.5) / 0.1) ** 2)) * dt, None)
+
+    ray = Rays(torch.zeros(1, 3), torch.tensor([[0.0, 0.0, 1.0]]), torch.zeros(1), torch.ones(1))
+    seen = render(ray, None, [Level(SAMPLERS.build(node), bell) for node in levels])
+    return sum(int((level.samples.dt > 0).sum()) for level in seen)
+
+
+def wasserstein(cell: Cell, run: Path) -> float:
+    """Sliced Wasserstein distance of views of random patients from views of test patients at the same angles.
+
+    The draw of patients and views is the same for every cell.
+    """
+    from ..metrics import sliced_wasserstein
+    from ..runs import load_prior
+    from ..sets import read_set
+    from ..volumes import bake, project_field
+
+    prior = load_prior(run)
+    test = read_set(cell.dataset, cell.recipe["dataset"], split="test", limit=cell.limit, progress=False)
+    random = Generator().manual_seed(0)
+    patient = torch.randint(len(test.patients), (PICTURES,), generator=random)
+    view = torch.randint(test.geometry.views, (PICTURES,), generator=random)
+    size = prior.geometry.cols
+    fakes = []
+    for some in view.split(VIEWS_OF_ONE):
+        code = prior.generator.weights(prior.generator.draw(1, random))
+        geometry = prior.geometry.at([prior.geometry.angles_deg[k] for k in some.tolist()])
+        fakes.append(project_field(bake(prior.generator, code, size=size)[0], geometry, prior.distance).clamp(0, 1))
+    reals = test.images[patient, view].float()
+    return sliced_wasserstein(reals[:, None], torch.cat(fakes)[:, None], random)["swd"]
