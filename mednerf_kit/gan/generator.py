@@ -8,9 +8,8 @@ the style a *pose* code says where the patient lies and how far the scan reaches
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Generator as Random
@@ -33,10 +32,7 @@ class Latent:
     deltas: tuple[Tensor, ...] | None = None  # per layer [B, (in + out)·rank]: pivotal tuning's additions to the factors
 
 
-Self = TypeVar("Self", bound="SceneGenerator")
-
-
-class SceneGenerator(Protocol):
+class SceneGenerator(nn.Module):
     """What every generator is to training, inversion and rendering: standard normal numbers in, the weights of a field out.
 
     Where a latent's ``pose`` has three numbers it is a rotation vector that turns the scene, zero as drawn.
@@ -46,29 +42,26 @@ class SceneGenerator(Protocol):
     field_outputs: int  # 1 for density alone, 4 with colour
 
     @property
-    def latent_dim(self) -> int: ...
+    def latent_dim(self) -> int:
+        """Numbers that make a scene."""
+        raise NotImplementedError
 
-    def latent(self, eps: Tensor) -> Latent: ...
+    def latent(self, eps: Tensor) -> Latent:
+        """Standard normal numbers [B, latent_dim] as scenes."""
+        raise NotImplementedError
 
-    def draw(self, n: int, random: Random, *, truncation: float = 1.0) -> Latent: ...
+    def draw(self, n: int, random: Random, *, truncation: float = 1.0) -> Latent:
+        """n random scenes; ``truncation`` below 1 draws nearer to the mean."""
+        eps = torch.randn((n, self.latent_dim), generator=random, device=random.device)
+        return self.latent(truncation * eps.to(next(self.parameters())))
 
-    def weights(self, latent: Latent) -> Weights: ...
+    def weights(self, latent: Latent) -> Weights:
+        """The network of each scene."""
+        raise NotImplementedError
 
-    def no_deltas(self, n: int) -> tuple[Tensor, ...]: ...
-
-    def to(self: Self, device: str | torch.device) -> Self: ...
-
-    def parameters(self) -> Iterator[nn.Parameter]: ...
-
-    def buffers(self) -> Iterator[Tensor]: ...
-
-    def requires_grad_(self: Self, requires_grad: bool = True) -> Self: ...
-
-    def eval(self: Self) -> Self: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+    def no_deltas(self, n: int) -> tuple[Tensor, ...]:
+        """Zero additions for n scenes, ready to be tuned."""
+        raise NotImplementedError
 
 
 def turned(rotation: Tensor) -> Frame:
@@ -78,7 +71,7 @@ def turned(rotation: Tensor) -> Frame:
 
 
 @GENERATORS.register("hyper")
-class HyperGenerator(nn.Module):
+class HyperGenerator(SceneGenerator):
     """z -> w -> factorised modulation of every layer of a small NeRF.
 
     ``modulation``: ``demod`` scales each output row of W to unit length; ``tanh`` and ``sigmoid`` bound the factor instead.
@@ -197,11 +190,6 @@ class HyperGenerator(nn.Module):
             return shared * (0.5 + torch.sigmoid(m))
         w = shared * (1 + m)
         return w * math.sqrt(2) / (w.norm(dim=-1, keepdim=True) + 1e-8)
-
-    def draw(self, n: int, random: Random, *, truncation: float = 1.0) -> Latent:
-        """n random scenes; ``truncation`` below 1 draws nearer to the mean."""
-        eps = torch.randn((n, self.latent_dim), generator=random, device=random.device).to(self.prior_mean)
-        return self.latent(truncation * eps)
 
     def no_deltas(self, n: int) -> tuple[Tensor, ...]:
         """Zero additions to every layer's factors, ready to be tuned."""

@@ -8,24 +8,23 @@ layer's bias, so a scene is the shared weights with biases of its own: the same 
 from __future__ import annotations
 
 import torch
-from torch import Generator as Random
 from torch import Tensor, nn
 
 from ..core.errors import UserError
 from ..fields.coloured import ColouredField, Layer, no_shift, shifted
 from ..fields.encoding import encoded_width
 from ..fields.hyper import Weights, padded_width
-from .generator import GENERATORS, Latent, turned
+from .generator import GENERATORS, Latent, SceneGenerator, turned
 
 
 @GENERATORS.register("graf")
-class GrafGenerator(nn.Module):
+class GrafGenerator(SceneGenerator):
     """(shape, appearance) ~ N(0, 1) -> a coloured NeRF of ``depth`` layers of ``width``; ``skip`` gets the point again.
 
     ``view_octaves`` 0 makes colour independent of the viewing direction, as attenuation is. Published sizes are the defaults.
 
     >>> generator = GrafGenerator(shape_dim=4, appearance_dim=4, width=8, depth=2, skip=0, octaves=2, view_octaves=0)
-    >>> generator.weights(generator.draw(3, Random().manual_seed(0))).batch
+    >>> generator.weights(generator.draw(3, torch.Generator().manual_seed(0))).batch
     3
     """
 
@@ -62,11 +61,6 @@ class GrafGenerator(nn.Module):
         """Standard normal numbers [B, latent_dim] as scenes."""
         return Latent(eps, torch.zeros(len(eps), 3, device=eps.device))
 
-    def draw(self, n: int, random: Random, *, truncation: float = 1.0) -> Latent:
-        """n random scenes; ``truncation`` below 1 draws nearer to the mean."""
-        eps = torch.randn((n, self.latent_dim), generator=random, device=random.device).to(self.color.weight)
-        return self.latent(truncation * eps)
-
     def weights(self, latent: Latent) -> Weights:
         """The NeRF of each scene; the latent's pose turns it as a rotation vector."""
         return Weights(shifted(self._layers(latent.w), latent.deltas), turned(latent.pose))
@@ -77,6 +71,7 @@ class GrafGenerator(nn.Module):
         blank = torch.zeros(self.width, padded_width(self.octaves) - self.encoded, device=w.device)
         layers = []
         for k, layer in enumerate(self.trunk):
+            assert isinstance(layer, nn.Linear)
             if k in (0, self.skip):
                 plain = layer.weight[:, : -self.shape_dim]
                 layers.append(_conditioned(layer, torch.cat([plain, blank], 1), layer.weight[:, -self.shape_dim :], shape))

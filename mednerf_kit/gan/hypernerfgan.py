@@ -10,26 +10,27 @@ import math
 from typing import Literal
 
 import torch
-from torch import Generator as Random
 from torch import Tensor, nn
 
 from ..core.errors import UserError
 from ..fields.coloured import ColouredField, Layer, no_shift, shifted
 from ..fields.encoding import encoded_width
 from ..fields.hyper import Weights, padded_width
-from .generator import GENERATORS, Latent, turned
+from .generator import GENERATORS, Latent, SceneGenerator, turned
 from .layers import Linear, leaky_gain, leaky_relu
 
 
 @GENERATORS.register("hypernerfgan")
-class HyperNerfGan(nn.Module):
+class HyperNerfGan(SceneGenerator):
     """z ~ N(0, 1) -> w -> the weights of a NeRF of ``depth`` layers of ``width``, encoded point fed again into layer ``skip``.
 
-    ``modulation``: ``demod`` scales each output row of W to unit length; ``tanh`` and ``sigmoid`` bound the factor instead (and
-    scale by 1/√inputs). ``outputs`` is 4 for density and colour or 1 for density alone. Published sizes are the defaults.
+    z is brought to unit length per number, which leaves truncation without effect. ``modulation``: ``demod`` scales each output
+    row of W to unit length; ``tanh`` and ``sigmoid`` bound the factor instead (and scale by 1/√inputs). ``outputs`` is 4 for
+    density and colour or 1 for density alone. Published sizes are the defaults.
 
     >>> generator = HyperNerfGan(code_dim=4, width=8, depth=2, skip=0, octaves=2, rank=2)
-    >>> generator.weights(generator.draw(3, Random().manual_seed(0))).layers[-1][0].norm(dim=-1).round(decimals=4)[0].tolist()
+    >>> scenes = generator.weights(generator.draw(3, torch.Generator().manual_seed(0)))
+    >>> scenes.layers[-1][0].norm(dim=-1).round(decimals=4)[0].tolist()
     [1.0, 1.0, 1.0, 1.0]
     """
 
@@ -71,11 +72,6 @@ class HyperNerfGan(nn.Module):
         for layer in self.mapping:
             w = leaky_relu(layer(w))
         return Latent(w, torch.zeros(len(eps), 3, device=eps.device))
-
-    def draw(self, n: int, random: Random, *, truncation: float = 1.0) -> Latent:
-        """n random scenes; ``truncation`` below 1 draws nearer to the mean (of no effect here: z is brought to unit length)."""
-        eps = torch.randn((n, self.latent_dim), generator=random, device=random.device).to(self.bias[0])
-        return self.latent(truncation * eps)
 
     def weights(self, latent: Latent) -> Weights:
         """The NeRF of each scene; the latent's pose turns it as a rotation vector."""

@@ -23,6 +23,7 @@ class PatchGan(nn.Module):
     Head k is its own channel of that layer. ``heads`` states how many heads the policy must make. Pictures lie in [0, 1];
     ``size`` (pixels, at least 16) and ``channels`` are facts of the data.
 
+    >>> import torch
     >>> PatchGan(size=16, channels=1, width=4)(torch.rand(2, 1, 16, 16)).heads.shape
     torch.Size([2, 1])
     """

@@ -23,7 +23,7 @@ from .layers import SLOPE, leaky_relu
 DECODED_FROM = 8  # pixels of the maps that the decoders enlarge
 
 
-def normalised_conv(inputs: int, outputs: int, kernel: int, *, stride: int = 1, generator: Generator | None = None) -> nn.Conv2d:
+def normalised_conv(inputs: int, outputs: int, kernel: int, *, stride: int = 1, generator: Generator | None = None) -> nn.Module:
     """A convolution under spectral normalisation (arXiv 1802.05957), padded by (kernel − 1) // 2."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=(kernel - 1) // 2, bias=False)
     nn.init.normal_(conv.weight, std=0.02, generator=generator)

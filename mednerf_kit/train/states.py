@@ -40,7 +40,7 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
 @torch.no_grad()
 def follow(slow: nn.Module, fast: nn.Module, keep: float) -> None:
     """Exponential moving average of parameters, slow ← keep·slow + (1 − keep)·fast; buffers are copied."""
-    for a, b in zip(slow.parameters(), fast.parameters(), strict=True):
-        a.lerp_(b, 1 - keep)
-    for a, b in zip(slow.buffers(), fast.buffers(), strict=True):
-        a.copy_(b)
+    for parameter, newer in zip(slow.parameters(), fast.parameters(), strict=True):
+        parameter.lerp_(newer, 1 - keep)
+    for buffer, newest in zip(slow.buffers(), fast.buffers(), strict=True):
+        buffer.copy_(newest)
