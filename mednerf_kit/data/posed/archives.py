@@ -82,7 +82,9 @@ def get_scene(
         say(f"'{target}' is already there")
         return target
     if target.exists():
-        raise UserError(f"got '{target}' without {archive.mark}", "wanted the whole scene or nothing there", "move that folder away")
+        raise UserError(
+            f"got '{target}' without {archive.mark}", "wanted the whole scene or nothing there", "move that folder away"
+        )
     source = url or archive.url
     try:
         Path(into).mkdir(parents=True, exist_ok=True)

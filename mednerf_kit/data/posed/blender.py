@@ -15,7 +15,7 @@ from ...core.errors import UserError
 from ...imaging.cameras import Cameras
 from .bounds import Bounds, bounds_of_poses
 from .depth import nearest, pixel_grid, read_levels
-from .pictures import Lens, find_picture, read_pictures, zoom
+from .pictures import Lens, find_picture, picture_size, read_pictures, zoom
 from .scene import SCENES, SPLITS, NoViews, Scene, as_box, chosen_views, held_out
 from .toy import toy_cameras, write_toy_picture
 
@@ -45,12 +45,12 @@ class Blender:
     @staticmethod
     def example(folder: Path) -> Path:
         cameras = toy_cameras()
-        frames = []
-        for v in range(cameras.count):
-            write_toy_picture(folder / "train" / f"r_{v}.png", cameras, v)
-            frames.append({"file_path": f"./train/r_{v}", "transform_matrix": [*cameras.c2w[v].tolist(), [0, 0, 0, 1]]})
         angle = 2 * math.atan(0.5 * cameras.cols / float(cameras.focal_px[0, 0]))
         for split in ("train", "test"):
+            frames = []
+            for v in range(cameras.count):
+                write_toy_picture(folder / split / f"r_{v}.png", cameras, v)
+                frames.append({"file_path": f"./{split}/r_{v}", "transform_matrix": [*cameras.c2w[v].tolist(), [0, 0, 0, 1]]})
             text = json.dumps({"camera_angle_x": angle, "frames": frames})
             (folder / f"transforms_{split}.json").write_text(text, encoding="utf-8")
         return folder
@@ -142,13 +142,7 @@ def poses_of(frames: Sequence[Frame], root: Path) -> Tensor:
 
 def read_lens(frame: Mapping[str, Any], path: Path) -> Lens:
     """A frame's lens in pixels of its picture: ``camera_angle_x``, or ``fl_x``, ``cx``, ``k1`` … for a picture of ``w``×``h``."""
-    from PIL import Image
-
-    if not path.is_file():
-        raise UserError(f"got frame '{frame['file_path']}' without a picture ('{path}')", "wanted a file of that name",
-                        "copy it there, or take the frame out of the transforms file")  # fmt: skip
-    with Image.open(path) as file:
-        cols, rows = file.size
+    rows, cols = picture_size(path)
     model = str(frame.get("camera_model", "")).upper()
     if model not in PINHOLES or any(float(frame.get(k, 0) or 0) for k in ("k3", "k4")):
         raise UserError(

@@ -17,7 +17,7 @@ from ...imaging.cameras import Cameras
 from .bounds import bounds_of_points, bounds_of_poses
 from .llff import find_pictures
 from .nsvf import OPENCV
-from .pictures import Lens, read_pictures, zoom
+from .pictures import Lens, picture_size, read_pictures, zoom
 from .scene import SCENES, Scene, chosen_views, held_out
 from .toy import BALL, toy_cameras, write_toy_picture
 
@@ -177,8 +177,6 @@ def find_model(root: Path) -> Path | None:
 
 def lens_of(camera: Camera, path: Path) -> Lens:
     """The lens in pixels of a picture, which may be smaller than what was reconstructed."""
-    from PIL import Image
-
     p = camera.params
     known = {
         "SIMPLE_PINHOLE": lambda: (p[0], p[0], p[1], p[2], 0, 0, 0, 0),
@@ -190,10 +188,8 @@ def lens_of(camera: Camera, path: Path) -> Lens:
     if camera.model not in known:
         raise UserError(f"got a COLMAP camera of model {camera.model}", f"wanted one of {', '.join(known)}",
                         "undistort the pictures with COLMAP's image_undistorter")  # fmt: skip
-    if not path.is_file():
-        raise UserError(f"got no picture '{path}'", "wanted every picture of the reconstruction", "copy it there")
-    with Image.open(path) as file:
-        across, down = file.size[0] / camera.cols, file.size[1] / camera.rows
+    rows, cols = picture_size(path)
+    across, down = cols / camera.cols, rows / camera.rows
     fx, fy, cx, cy, k1, k2, p1, p2 = known[camera.model]()
     return Lens((fx * across, fy * down), (cx * across - 0.5, cy * down - 0.5), (k1, k2), (p1, p2))
 

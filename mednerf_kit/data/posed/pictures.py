@@ -102,8 +102,7 @@ def read_picture(path: Path) -> Tensor:
     from PIL import Image
 
     if not path.is_file():
-        raise UserError(f"got no picture '{path}'", "wanted the frame that its pose belongs to",
-                        "copy it there, or take its frame out of the poses")  # fmt: skip
+        raise missing(path)
     try:
         with Image.open(path) as file:
             if file.mode.startswith("I") or file.mode == "F":
@@ -112,8 +111,34 @@ def read_picture(path: Path) -> Tensor:
             clear = "A" in file.getbands() or "transparency" in file.info
             values = np.array(file.convert("RGBA" if clear else "RGB"))
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"got '{path}', which is damaged ({error})", "wanted a picture", "copy the file again") from None
+        raise damaged(path, error) from None
     return torch.from_numpy(values.astype(np.float32) / 255)
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Rows and columns of a picture, without reading it."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as file:
+            return file.size[1], file.size[0]
+    except FileNotFoundError:
+        raise missing(path) from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise damaged(path, error) from None
+
+
+def missing(path: Path) -> UserError:
+    """The error for a frame without its picture."""
+    return UserError(
+        f"got no picture '{path}'", "wanted the frame that its pose belongs to", "copy it there, or take its pose away"
+    )
+
+
+def damaged(path: Path, error: Exception) -> UserError:
+    """The error for a picture that cannot be read."""
+    why = "which is empty" if path.is_file() and not path.stat().st_size else f"which is damaged ({error})"
+    return UserError(f"got '{path}', {why}", "wanted a picture", "copy the file again")
 
 
 def smaller(values: Tensor, downscale: int) -> Tensor:
