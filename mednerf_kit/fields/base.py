@@ -5,9 +5,10 @@ Every method has a default, so a plain module with ``density`` and ``__call__`` 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ..core.config import Registry
 from ..core.types import Answer
@@ -19,8 +20,12 @@ class SceneField(nn.Module):
     """A field of one scene. The recipe's options arrive as keyword-only arguments, with two facts beside them:
 
     ``box`` [2, 3], the corners of what is to be fitted, and ``channels``, 3 for photographs and 0 for attenuation alone
-    (``Answer.color`` is then None).
+    (``Answer.color`` is then None). Weights start from torch's seed; ``random`` is what a field may draw from while it is
+    trained, and ``note`` what it has to say to whoever trains it: the task sets the one and reports and clears the other.
     """
+
+    random: Generator | None = None
+    note: str | None = None
 
     def density(self, x: Tensor, code: Any = None) -> Tensor:
         """Attenuation per unit length at points x [..., 3] -> [...]; 0 outside the box of a boxed field."""
@@ -38,9 +43,36 @@ class SceneField(nn.Module):
         """Called before the step at ``progress`` in [0, 1]; True when parameters were replaced and the optimiser must be new."""
         return False
 
-    def regularisers(self) -> dict[str, Tensor]:
-        """Named scalars a recipe may weigh in its loss, such as ``l1`` and ``tv``."""
+    def regularisers(self) -> Mapping[str, Tensor]:
+        """Named scalars a recipe may weigh in its loss, such as ``l1`` and ``tv_density``; each is computed when it is looked up."""
         return {}
 
     def shape_like(self, tensors: dict[str, Tensor]) -> None:
-        """Give parameters and buffers the shapes of a saved state before it is loaded."""
+        """Give parameters and buffers the shapes of a saved state before it is loaded; the optimiser must be new then."""
+        for name, value in [*self.named_parameters(), *self.named_buffers()]:
+            if name in tensors and tensors[name].shape != value.shape:
+                owner, _, leaf = name.rpartition(".")
+                empty = value.detach().new_zeros(tensors[name].shape)
+                setattr(self.get_submodule(owner), leaf, nn.Parameter(empty) if isinstance(value, nn.Parameter) else empty)
+
+
+class Penalties(Mapping[str, Tensor]):
+    """Scalars by name, each computed when it is looked up: a recipe pays only for those it weighs.
+
+    >>> import torch
+    >>> penalties = Penalties({"l1": lambda: torch.tensor(2.0)})
+    >>> list(penalties), float(penalties["l1"])
+    (['l1'], 2.0)
+    """
+
+    def __init__(self, makers: Mapping[str, Callable[[], Tensor]]) -> None:
+        self.makers = makers
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.makers)
+
+    def __len__(self) -> int:
+        return len(self.makers)

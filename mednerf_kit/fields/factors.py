@@ -1,0 +1,177 @@
+"""Factorised grids (Chen et al., TensoRF, ECCV 2022): a volume of features as products of planes and lines, or of lines.
+
+With vertices 0 … n−1 on each axis and both corners of the box on grid points, mode m pairs the plane of two axes with the line of
+the third. VM: feature r of mode m is M_m[y, x, r] · v_m[z, r] (eq. 4); CP: v_0[x, r] · v_1[y, r] · v_2[z, r] (eq. 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from .grids import axis_position, gather, line_corners, plane_corners
+
+PLANE_AXES = ((1, 0), (2, 0), (2, 1))  # (row, column) axis of each mode's plane
+LINE_AXIS = (2, 1, 0)
+
+
+class Corners:
+    """Where points lie on the planes and lines of a grid: found once, used by every table of that shape.
+
+    ``rows`` holds index and weights of each plane and each line, a row a point, so that a part of the points can be taken.
+    """
+
+    def __init__(self, rows: Sequence[Tensor]) -> None:
+        self.rows = tuple(rows)
+        pairs = list(zip(self.rows[0::2], self.rows[1::2], strict=True))
+        self.planes, self.lines = pairs[:3], pairs[3:]
+
+    @classmethod
+    def find(cls, x: Tensor, box: Tensor, resolution: Sequence[int]) -> Corners:
+        """Of points x [N, 3] in a box [2, 3]."""
+        low_end, size = box[0][:, None], (box[1] - box[0])[:, None]
+        u = (x.T.contiguous() - low_end) * ((x.new_tensor(resolution)[:, None] - 1) / size)
+        low, beyond = zip(*(axis_position(u[a], n) for a, n in enumerate(resolution)), strict=True)
+        planes = [plane_corners((low[r], low[c]), (beyond[r], beyond[c]), resolution[c]) for r, c in PLANE_AXES]
+        lines = [line_corners(low[a], beyond[a]) for a in LINE_AXIS]
+        return cls([row for pair in [*planes, *lines] for row in pair])
+
+
+class Factors(nn.Module):
+    """Tables of one factorised grid: ``planes`` of [rows, columns, R] and ``lines`` of [points, R], one a mode."""
+
+    planes: nn.ParameterList
+    lines: nn.ParameterList
+
+    def __init__(self, ranks: Sequence[int], resolution: Sequence[int], *, planes: bool, scale: float) -> None:
+        super().__init__()
+        pairs = zip(PLANE_AXES, ranks, strict=True) if planes else ()
+        self.planes = nn.ParameterList(scale * torch.randn(resolution[r], resolution[c], k) for (r, c), k in pairs)
+        self.lines = nn.ParameterList(scale * torch.randn(resolution[a], k) for a, k in zip(LINE_AXIS, ranks, strict=True))
+
+    @property
+    def resolution(self) -> tuple[int, int, int]:
+        """Grid points along x, y, z."""
+        z, y, x = (len(line) for line in self.lines)
+        return x, y, z
+
+    def tables(self) -> list[Tensor]:
+        """Every plane and line."""
+        return [*self.planes, *self.lines]
+
+    def at_resolution(self, resolution: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+        """Planes and lines at another resolution, by (bi)linear interpolation."""
+        planes = [resampled(p, (resolution[r], resolution[c])) for p, (r, c) in zip(self.planes, PLANE_AXES, strict=False)]
+        lines = [resampled(v[:, None], (resolution[a], 1))[:, 0] for v, a in zip(self.lines, LINE_AXIS, strict=True)]
+        return planes, lines
+
+    def resize(self, resolution: Sequence[int]) -> None:
+        """Another resolution; where old grid points stay grid points, the function stays the same."""
+        planes, lines = self.at_resolution(resolution)
+        self.planes = nn.ParameterList(p.detach().clone() for p in planes)
+        self.lines = nn.ParameterList(v.detach().clone() for v in lines)
+
+    def crop(self, first: Sequence[int], last: Sequence[int]) -> None:
+        """Keep grid points first … last (included) along x, y, z."""
+        keep = [slice(a, b + 1) for a, b in zip(first, last, strict=True)]
+        planes = zip(self.planes, PLANE_AXES, strict=False)  # CP has none
+        self.planes = nn.ParameterList([p.detach()[keep[r], keep[c]].clone() for p, (r, c) in planes])
+        self.lines = nn.ParameterList([v.detach()[keep[a]].clone() for v, a in zip(self.lines, LINE_AXIS, strict=True)])
+
+    def l1(self) -> Tensor:
+        """Σ over tables of the mean absolute value."""
+        return torch.stack([table.abs().mean() for table in self.tables()]).sum()
+
+    def tv(self) -> Tensor:
+        """Σ over planes (CP: lines) of the mean squared step along each axis, times 0.02 as in the public code."""
+        tables = self.planes or self.lines
+        steps = [t.diff(dim=axis).square().mean() for t in tables for axis in range(t.ndim - 1)]
+        return 0.02 * torch.stack(steps).sum()
+
+    def ortho(self) -> Tensor:
+        """Σ over tables of the mean absolute cosine between two different components: redundancy."""
+        terms = []
+        for table in self.tables():
+            flat = table.flatten(0, -2)
+            unit = flat / flat.norm(dim=0).clamp_min(1e-8)
+            terms.append((unit.T @ unit - torch.eye(flat.shape[1], device=flat.device)).abs().mean())
+        return torch.stack(terms).sum()
+
+
+class VectorMatrix(Factors):
+    """VM: a plane times a line in each of three modes, ``ranks`` of them."""
+
+    def __init__(self, ranks: Sequence[int], resolution: Sequence[int], *, scale: float = 0.1) -> None:
+        super().__init__(ranks, resolution, planes=True, scale=scale)
+        self.width = sum(ranks)
+
+    def forward(self, at: Corners) -> Tensor:
+        """All products at points: [N, ΣR]."""
+        return torch.cat(self.modes(at), -1)
+
+    def sum(self, at: Corners) -> Tensor:
+        """Σ of all products at points: [N]."""
+        return torch.stack([product.sum(-1) for product in self.modes(at)]).sum(0)
+
+    def modes(self, at: Corners) -> list[Tensor]:
+        """The products of each mode: [N, R_m]."""
+        return [
+            gather(plane.flatten(0, 1), *at.planes[m]) * gather(line, *at.lines[m])
+            for m, (plane, line) in enumerate(zip(self.planes, self.lines, strict=True))
+        ]
+
+    def lattice(self, resolution: Sequence[int]) -> Tensor:
+        """Σ of all products at the points of a grid of this resolution: [X, Y, Z]."""
+        equations = ("yxr,zr->xyz", "zxr,yr->xyz", "zyr,xr->xyz")
+        parts = zip(equations, *self.at_resolution(resolution), strict=True)
+        return torch.stack([torch.einsum(equation, plane, line) for equation, plane, line in parts]).sum(0)
+
+
+class LineProducts(Factors):
+    """CP: products of three lines, of one ``rank``."""
+
+    def __init__(self, rank: int, resolution: Sequence[int], *, scale: float = 0.2) -> None:
+        super().__init__((rank,) * 3, resolution, planes=False, scale=scale)
+        self.width = rank
+
+    def forward(self, at: Corners) -> Tensor:
+        """All products at points: [N, R]."""
+        first, second, third = (gather(line, *where) for line, where in zip(self.lines, at.lines, strict=True))
+        return first * second * third
+
+    def sum(self, at: Corners) -> Tensor:
+        """Σ of all products at points: [N]."""
+        return self(at).sum(-1)
+
+    def lattice(self, resolution: Sequence[int]) -> Tensor:
+        """Σ of all products at the points of a grid of this resolution: [X, Y, Z]."""
+        z, y, x = self.at_resolution(resolution)[1]
+        return torch.einsum("xr,yr,zr->xyz", x, y, z)
+
+
+class Triplane(nn.Module):
+    """Planes alone: the sum of three plane features (Chan et al., EG3D, CVPR 2022), ``rank`` of them."""
+
+    def __init__(self, rank: int, resolution: Sequence[int], *, scale: float = 0.1) -> None:
+        super().__init__()
+        self.planes = nn.ParameterList(scale * torch.randn(resolution[r], resolution[c], rank) for r, c in PLANE_AXES)
+        self.width = rank
+
+    def forward(self, at: Corners) -> Tensor:
+        """Features at points: [N, R]."""
+        parts = zip(self.planes, at.planes, strict=True)
+        return torch.stack([gather(plane.flatten(0, 1), *where) for plane, where in parts]).sum(0)
+
+
+def resampled(table: Tensor, size: tuple[int, int]) -> Tensor:
+    """A plane [rows, columns, R] at another size, bilinearly, corners kept.
+
+    >>> resampled(torch.tensor([[[0.0], [2.0]]]), (1, 3))[0, :, 0]
+    tensor([0., 1., 2.])
+    """
+    if table.shape[:2] == size:
+        return table
+    return interpolate(table.permute(2, 0, 1)[None], size=size, mode="bilinear", align_corners=True)[0].permute(1, 2, 0).contiguous()

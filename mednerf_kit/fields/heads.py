@@ -1,0 +1,126 @@
+"""What scene fields share: small MLPs, what a colour depends on, and asking only the samples that are there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..core.raymath import exclusive_sum
+from ..core.types import Answer
+
+Views = Literal["frequency", "spherical", "none"]
+
+
+Rows = tuple[Tensor, ...]  # what a field remembers of points, a row each: features, places in a grid
+
+
+def ask_present(
+    x: Tensor,
+    d: Tensor | None,
+    dt: Tensor,
+    there: Tensor,
+    density: Callable[[Tensor], tuple[Tensor, Rows]],
+    color: Callable[[Rows, Tensor | None], Tensor] | None,
+    *,
+    faint: float | None = None,
+) -> Answer:
+    """Answer samples x [..., S, 3] of lengths dt [..., S] from those that are ``there``; elsewhere tau and colour are 0.
+
+    ``density(points [N, 3])`` answers attenuation per unit length [N] and rows about the points; ``color(rows, directions [N, 3])``
+    answers [N, C], and with ``faint`` is asked only where a sample's weight in its ray, w = exp(−Σ_before tau)(1 − exp(−tau)),
+    exceeds it.
+    """
+    spots = there.reshape(-1).nonzero()[:, 0]
+    attenuation, rows = density(x.reshape(-1, 3).index_select(0, spots))
+    tau = torch.zeros(dt.numel(), device=x.device, dtype=attenuation.dtype).index_copy(0, spots, attenuation).view(dt.shape) * dt
+    if color is None:
+        return Answer(tau)
+    if faint is not None:
+        with torch.no_grad():
+            w = torch.exp(-exclusive_sum(tau)) * -torch.expm1(-tau)
+            kept = (w.view(-1).index_select(0, spots) > faint).nonzero()[:, 0]
+        spots, rows = spots.index_select(0, kept), tuple(row.index_select(0, kept) for row in rows)
+    if d is not None:
+        ray = spots.div(dt.shape[-1], rounding_mode="floor")
+        d = d.expand(*dt.shape[:-1], 1, 3).reshape(-1, 3).index_select(0, ray)
+    seen = color(rows, d)
+    return Answer(tau, seen.new_zeros(dt.numel(), seen.shape[-1]).index_copy(0, spots, seen).view(*dt.shape, -1))
+
+
+def mlp(widths: Sequence[int]) -> nn.Sequential:
+    """Linear layers of these widths with a ReLU between each two.
+
+    >>> [type(layer).__name__ for layer in mlp([2, 8, 1])]
+    ['Linear', 'ReLU', 'Linear']
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers[:-1])
+
+
+def waves(x: Tensor, octaves: int) -> Tensor:
+    """[x, sin x, cos x, sin 2x, cos 2x, …, cos 2^{L−1} x]: [..., F] -> [..., F (1 + 2L)], by the double-angle recurrence.
+
+    >>> waves(torch.zeros(1, 27), 2).shape
+    torch.Size([1, 135])
+    """
+    parts = [x]
+    if octaves:
+        s, c = x.sin(), x.cos()
+        parts += [s, c]
+        for _ in range(octaves - 1):
+            s, c = 2 * s * c, 1 - 2 * s * s
+            parts += [s, c]
+    return torch.cat(parts, -1) if octaves else x
+
+
+def spherical_harmonics(d: Tensor, degree: int) -> Tensor:
+    """Real spherical harmonics of the first ``degree`` bands (1 to 4) at unit directions d [..., 3] -> [..., degree²].
+
+    Orthonormal over the sphere, the bands in order, within a band m = −l … l.
+
+    >>> spherical_harmonics(torch.tensor([0.0, 0.0, 1.0]), 2)
+    tensor([0.2821, 0.0000, 0.4886, 0.0000])
+    """
+    x, y, z = d.unbind(-1)
+    xx, yy, zz = x * x, y * y, z * z
+    pi = math.pi
+    bands = [[torch.full_like(x, 0.5 / math.sqrt(pi))]]
+    if degree > 1:
+        k = math.sqrt(3 / (4 * pi))
+        bands.append([k * y, k * z, k * x])
+    if degree > 2:
+        k = math.sqrt(15 / (4 * pi))
+        bands.append([k * x * y, k * y * z, math.sqrt(5 / (16 * pi)) * (3 * zz - 1), k * x * z, k / 2 * (xx - yy)])
+    if degree > 3:
+        a, b, c = math.sqrt(35 / (32 * pi)), math.sqrt(105 / (4 * pi)), math.sqrt(21 / (32 * pi))
+        bands.append([a * y * (3 * xx - yy), b * x * y * z, c * y * (5 * zz - 1), math.sqrt(7 / (16 * pi)) * z * (5 * zz - 3),
+                      c * x * (5 * zz - 1), b / 2 * z * (xx - yy), a * x * (xx - 3 * yy)])  # fmt: skip
+    return torch.stack([value for band in bands for value in band], -1)
+
+
+class Color(nn.Module):
+    """sigmoid of a small MLP over features, their waves and the encoded viewing direction: [N, F], [N, 3] -> [N, C].
+
+    ``views`` is how the direction enters: ``frequency`` with ``degree`` octaves (NeRF, TensoRF), ``spherical`` harmonics of
+    ``degree`` bands (Instant-NGP), or ``none``.
+    """
+
+    def __init__(self, features: int, channels: int, *, hidden: Sequence[int], views: Views, degree: int, octaves: int = 0) -> None:
+        super().__init__()
+        self.views, self.degree, self.octaves = views, degree, octaves
+        seen = {"frequency": 3 * (1 + 2 * degree), "spherical": degree**2, "none": 0}[views]
+        self.net = mlp([features * (1 + 2 * octaves) + seen, *hidden, channels])
+
+    def forward(self, features: Tensor, d: Tensor | None) -> Tensor:
+        parts = [waves(features, self.octaves)]
+        if self.views != "none":
+            if d is None:
+                raise ValueError("a colour that depends on the viewing direction needs one")
+            parts.append(waves(d, self.degree) if self.views == "frequency" else spherical_harmonics(d, self.degree))
+        return torch.sigmoid(self.net(torch.cat(parts, -1)))
