@@ -15,6 +15,8 @@ import pytest
 
 from mednerf_kit import DISCLAIMER, cli, doctor
 from mednerf_kit.commands import about, base
+from mednerf_kit.commands import evaluate as commands_evaluate
+from mednerf_kit.commands import render as commands_render
 from mednerf_kit.core.config import Registry
 from mednerf_kit.core.errors import RunError, UserError
 from mednerf_kit.data.radiograph import VIEWS
@@ -74,13 +76,20 @@ def test_the_table_names_every_command_as_it_calls_itself():
         assert isinstance(command_of(words), base.Work), words
 
 
+def every(words: list[str]) -> set[str]:
+    """Names of all options of a command."""
+    return {option.name for option in command_of(words).params}
+
+
 @pytest.mark.parametrize(
     ("words", "module", "function", "ours"),
     [
         (["train"], "train.session", "train", set()),
         (["project"], "train.project", "project", set()),
-        (["evaluate"], "train.evaluate", "evaluate", {"as_json"}),
-        (["render"], "train.render", "render", set()),
+        (["evaluate"], "train.evaluate", "evaluate", {"as_json", *commands_evaluate.ONLY_SCENES}),
+        (["evaluate"], "train.scenes.show", "evaluate_run", every(["evaluate"]) - commands_evaluate.SCENE_OPTIONS),
+        (["render"], "train.render", "render", commands_render.ONLY_SCENES),
+        (["render"], "train.scenes.show", "render_run", every(["render"]) - commands_render.SCENE_OPTIONS),
         (["sample"], "train.render", "sample", set()),
         (["drr"], "data.cohort", "make_drr", set()),
         (["data", "make"], "data.cohort", "make_cohort", set()),

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .base import FILE, FOLDER, SPLITS, LazyGroup, Work
+from .base import FILE, FOLDER, SPLITS, LazyGroup, Work, device_option
 
 ANATOMIES = ["chest", "knee"]
 FROM_SET_UP = "the geometry's"
@@ -84,6 +84,7 @@ SUBCOMMANDS = {
     "make": ("data:make", "Make a cohort of phantoms with its split."),
     "get": ("data:get", "Download a public scene (lego, fern, …) into data/."),
     "check": ("data:check", "Say what a scene holds and what looks wrong with it."),
+    "depth": ("data:depth", "Render a trained scene's depth for views that have none."),
 }
 
 
@@ -147,3 +148,19 @@ def check(*, scene: str, format_: str | None, split: str, downscale: int, settin
             click.echo(f"{part}: {error}")
             continue
         click.echo("\n".join([f"{part}:", *(f"  {line}" for line in found.facts), *(f"  ! {line}" for line in found.warnings)]))
+
+
+@click.command()
+@click.option("--run", required=True, metavar="RUN", help="The teacher: a fitted scene.")
+@click.option("--split", type=click.Choice(SPLITS), default="train", help="Whose views get depth.")
+@click.option("--out", type=FOLDER, show_default="the scene's folder", help="Where depth_SPLIT.npz is written.")
+@click.option("--limit", type=click.IntRange(min=1), show_default="all", help="So many views only.")
+@device_option
+def depth(**options: Any) -> None:
+    """Write depth with confidence for a scene's views, as a trained run sees them; prints the teacher's own error where known."""
+    from ..train.scenes.teacher import write_depth
+
+    path, score = write_depth(**options)
+    for name, value in score.items():
+        click.echo(f"{name:14s} {value:.4g}", err=True)
+    click.echo(path)

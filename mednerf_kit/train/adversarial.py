@@ -23,6 +23,7 @@ from ..gan.losses import AdversarialLoss, combined, r1_penalty
 from ..imaging.geometry import Geometry
 from ..rays.render import Level
 from ..rays.selectors import RaySelector, look_up
+from . import boards
 from .loop import TASKS
 from .optimisers import Pair
 from .perceptual import Perceptual
@@ -205,6 +206,10 @@ class AdversarialTask:
         tensors |= {"random": self.random.get_state(), "dust": self.dust.get_state()}
         tensors |= {"codes": torch.zeros(0, p.generator.latent_dim)}
         return tensors, {"task_state": {"probability": p.probability.state()}, "distance": self.geometry.distance}
+
+    def pictures(self, index: int) -> dict[str, Tensor]:
+        """Reals, fakes and a turning fake, for the board."""
+        return boards.marched(self.ema, self.renderer, self.reals.images, self.geometry)
 
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""

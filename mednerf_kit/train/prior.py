@@ -24,6 +24,7 @@ from ..gan.losses import nonsaturating_d, nonsaturating_g, r1_penalty
 from ..imaging.geometry import Geometry
 from ..rays.render import PICTURES, Level, render
 from ..rays.selectors import RandomRays, StridedPatch, look_up
+from . import boards
 from .loop import TASKS
 from .states import named, optimiser_tensors, part, restore_optimiser
 from .targets import Targets
@@ -230,6 +231,10 @@ class PriorTask:
         if self.targets.per_view_scale:
             found["log_gain_profile"] = self.log_gains.detach().mean(0).tolist()
         return found
+
+    def pictures(self, index: int) -> dict[str, Tensor]:
+        """Reals, fakes and a turning fake, for the board."""
+        return boards.radiographs(self.finished(), self.targets.images, self.geometry, self.fitted()["distance"])
 
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""

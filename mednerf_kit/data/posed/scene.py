@@ -126,6 +126,7 @@ def load_scene(
     far: float | None = None,
     box: Sequence[Sequence[float]] | None = None,
     clip: bool = True,
+    depth: str | Path | None = None,
     **options: Any,
 ) -> Scene:
     """Read one split (train, val, test, all) of a scene: a folder, or ``blocks``, the embedded one.
@@ -134,7 +135,7 @@ def load_scene(
     pictures with transparency). ``views`` keeps so many of the training views, evenly chosen; other splits stay whole. ``near``,
     ``far`` and ``box`` ([[x, y, z], [x, y, z]]) replace those of the files or of the poses; ``clip`` bounds rays by the box.
     ``options`` are those of the format, such as ``ndc`` of llff or ``patient`` of orbit. Depth that lies beside the scene
-    (:func:`~.depth.depth_beside`) is read too.
+    (:func:`~.depth.depth_beside`), or in the folder ``depth``, is read too.
 
     Raises UserError for an unknown format, split or option, missing or damaged files, counts or sizes that differ, a split
     without views, poses that are none, near ≥ far.
@@ -152,7 +153,8 @@ def load_scene(
     reader = SCENES.build({"name": format or detect_format(dataset), **options})
     chosen = None if background is None else BACKGROUNDS[background]
     scene = reader.load(root, split, downscale=downscale, background=chosen, views=views)
-    found = depth_beside(root, split, scene.stems, scene.cameras) if root.is_dir() else None
+    home = root if depth is None else Path(depth).expanduser()
+    found = depth_beside(home, split, scene.stems, scene.cameras) if home.is_dir() else None
     if found is not None:
         scene = replace(scene, depth=found.depth, confidence=found.confidence, notes=(*scene.notes, *found.notes))
     corners = scene.box if box is None else as_box(box)
