@@ -72,7 +72,7 @@ EVERY += [("egra", {"shift": True}), ("error_map", {"refresh": "exact", "every":
 
 @pytest.mark.parametrize(("name", "options"), EVERY)
 def test_every_selector_stays_in_the_pictures_with_mean_weight_one(name, options):
-    batches = trained(build(name, **options), 80, seeded())
+    batches = trained(build(name, **options), 60, seeded())
     for pixels, weight in batches:
         assert pixels.view.shape == pixels.weight.shape == pixels.yx.shape[:-1] and pixels.yx.shape[-1] == 2
         assert pixels.view.dtype == torch.int64 and pixels.yx.dtype == pixels.weight.dtype == torch.float32
@@ -86,7 +86,7 @@ def test_every_selector_stays_in_the_pictures_with_mean_weight_one(name, options
 
 @pytest.mark.parametrize(("name", "options"), [entry for entry in EVERY if build(entry[0], **entry[1]).unbiased])
 def test_a_selector_that_claims_it_is_unbiased_while_it_learns(name, options):
-    batches = trained(build(name, **options), 280, seeded(7))
+    batches = trained(build(name, **options), 200, seeded(7))
     means = torch.stack([(weight * look_up(truth().sqrt(), pixels)).mean() for pixels, weight in batches]).double()
     epoch = VIEWS * ROWS * COLS // 60
     means = means[: len(means) // epoch * epoch].view(-1, epoch).mean(1) if name == "shuffled" else means
@@ -110,7 +110,7 @@ def test_every_selector_is_deterministic_by_seed(name, options):
 @pytest.mark.parametrize(("name", "options"), EVERY)
 def test_a_selector_continues_from_its_state(name, options):
     selector, generator = build(name, **options), seeded()
-    trained(selector, 30, generator, until=0.5)
+    trained(selector, 20, generator, until=0.5)
     copied, again = build(name, **options), seeded()
     copied.load_state_dict(copy.deepcopy(selector.state_dict()))
     again.set_state(generator.get_state())
@@ -400,7 +400,7 @@ def walkers(**options):
 
 
 def test_walkers_follow_the_gradient_and_keep_their_view():
-    selector, generator = walkers(a=300.0, b=0.0), seeded()
+    selector, generator = walkers(a=4096.0, b=0.0), seeded()
     first = selector.select(0, generator)
     before = selector.place.clone()
     error = torch.full((300,), 0.25)
@@ -415,7 +415,7 @@ def test_walkers_follow_the_gradient_and_keep_their_view():
 
 def test_walkers_gather_in_proportion_to_the_error():
     """Langevin's stationary law for drift c·∇log(error) and noise √(2c) is the error itself: here a Gaussian hill."""
-    selector, generator = walkers(n=600, a=600 * 2e-3 * ROWS, b=0.0632), seeded()
+    selector, generator = walkers(n=600, a=4096 * 2e-3 * ROWS, b=0.0632), seeded()
     spots = []
     for step in range(150):
         pixels = selector.select(step, generator)

@@ -33,7 +33,7 @@ class ErrorMap(RaySelector):
     cdf: Tensor | None
 
     def __init__(self, *, n: int = 1024, refresh: Literal["tiles", "exact"] = "tiles", grid: int = 32, keep: float = 0.5,
-                 every: int = 1000, explore: float = 0.5, correction: float = 1.0, views: int, rows: int,
+                 every: int = 1000, explore: float = 0.2, correction: float = 1.0, views: int, rows: int,
                  cols: int) -> None:  # fmt: skip
         super().__init__()
         in_range("keep", keep, 0, 1)

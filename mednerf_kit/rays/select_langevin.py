@@ -13,10 +13,13 @@ from . import pixel_maps
 from .drawing import cumulative, enough, in_range, invert
 from .selectors import SELECTORS, RaySelector
 
+PUBLIC_BATCH = 4096
+
 
 @SELECTORS.register("soft_mining")
 class SoftMining(RaySelector):
-    """Each ray is a walker x in the unit square of its own view: x ← x + (a/n)·∇log(error) + b·noise, ∇ per pixel.
+    """Each ray is a walker x in the unit square of its own view: x ← x + (a/4096)·∇log(error) + b·noise, ∇ per pixel (the
+    public code, whose 4096 rays share one mean, at any n).
 
     Walkers find density in proportion to the error, and the weight Q^−α, Q = √error, takes back the share α of that emphasis: 0
     is hard mining, 1 plain importance sampling. α grows linearly over ``warmup_steps``; weights lie between 0.2 and mean plus
@@ -99,7 +102,7 @@ class SoftMining(RaySelector):
             raise ValueError("soft_mining needs the gradient of the error by the pixels' places")
         error, weight = error.to(self.place), pixels.weight.to(self.place)
         slope = gradient.to(self.place) / (weight * error).clamp_min(1e-8)[:, None]
-        self.drift.copy_((self.a / self.n * slope).nan_to_num(0.0, 0.0, 0.0))
+        self.drift.copy_((self.a / PUBLIC_BATCH * slope).nan_to_num(0.0, 0.0, 0.0))
         self.idle_now.zero_()
         if self.idlers:
             self.idle_now[error.topk(self.idlers, largest=False).indices] = True
