@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
 import math
@@ -15,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tiny
 from scipy import stats
 
 from mednerf_kit.cli import main
@@ -220,6 +220,11 @@ def test_a_finished_cell_of_other_settings_is_not_overwritten(spec, tmp_path):
     assert runner.ran == []
 
 
+def test_the_table_names_the_settings_all_cells_share(spec, tmp_path):
+    out = ablate(spec, tmp_path / "out", settings=["steps=7"])
+    assert "preset quick, `task.batch=4`, `steps=7`; dataset" in (out / "table.md").read_text()
+
+
 def test_a_failed_cell_keeps_its_sentence_and_the_others_go_on(spec, tmp_path):
     def explodes(cell, folder, device):
         if cell.name == "second":
@@ -341,27 +346,64 @@ def test_a_process_sees_its_own_device_and_its_share_of_the_cores(tmp_path, monk
     assert seen["env"].get("CUDA_VISIBLE_DEVICES") == expected and seen["env"]["OMP_NUM_THREADS"] == "4"
 
 
-def test_a_cell_is_trained_and_scored_as_an_ordinary_run(tmp_path, monkeypatch):
-    from mednerf_kit.train import evaluate, session
-    from mednerf_kit.train.invert import Inversion
+def stand_in(monkeypatch, owner, name, answer):
+    """Replace a function by one that takes the same arguments only; returns the list of what it was called with."""
+    signature, calls = inspect.signature(getattr(owner, name)), []
 
-    monkeypatch.setattr(evaluate, "Inversion", lambda: Inversion(candidates=4, code_steps=3, pivot_steps=1, rays=64, nodes=8))
-    monkeypatch.setattr(evaluate, "write_tables", lambda folder, found, *_: files.write_json(folder / "metrics.json", found))
-    monkeypatch.setattr(scoring, "PICTURES", 8)
-    data = tiny.make_set(tmp_path / "tiny")
-    spec = tmp_path / "real.yaml"
-    spec.write_text(f"base: chest\ndataset: {data}\npreset: quick\nlimit: 1\ncells: {{only: {{task.r1_gamma: 1.0}}}}\n")
-    (cell,) = grid.plan(grid.read(str(spec)), {"tiny": str(data)}, session.resolve, [*tiny.SETTINGS, "calibration_patients=0"])
-    results.write(tmp_path / "out", Result(cell, "started"))
-    home = tmp_path / "out" / cell.place
-    found = run.work_on(home, "cpu")
-    assert found.status == "done", found.error
-    assert found.run == "00000-tiny" and (home / found.run / "evaluate" / "metrics.json").is_file()
-    assert found.scores.unit == "patient" and set(found.scores.units) == {"q0"}
-    assert found.scores.metrics["steps"] == 10 and found.scores.metrics["evals_per_ray"] == 8
-    each = found.scores.metrics
-    assert each["seconds_per_step"] == pytest.approx(each["train_seconds"] / 10) and each["swd"] > 0
-    assert each["psnr_db"] == pytest.approx(found.scores.units["q0"]["psnr_db"], abs=1e-4)
+    def replacement(*args, **options):
+        calls.append(signature.bind(*args, **options).arguments)
+        return answer(calls[-1])
+
+    monkeypatch.setattr(owner, name, replacement)
+    return calls
+
+
+def trained(call):
+    """A run folder as training leaves it."""
+    folder = Path(call["outdir"]) / "00000-any"
+    files.write_json(folder / "metrics.json", {"steps": 50, "train_seconds": 10.0, "last": {"r_t": 0.25}, "note": "x"})
+    return folder
+
+
+def test_a_prior_is_trained_drawn_from_and_scored_on_patients(spec, tmp_path, monkeypatch):
+    from mednerf_kit.train import evaluate, session
+    from mednerf_kit.train.generation import score
+
+    patients = [{"patient": name, "psnr_db": value} for name, value in (("q0", 20.0), ("q1", 22.0))]
+    training = stand_in(monkeypatch, session, "train", trained)
+    stand_in(monkeypatch, score, "score", lambda call: {"swd": 40.0, "seed": 0})
+    scoring_of = stand_in(monkeypatch, evaluate, "evaluate", lambda call: {"psnr_db": 21.0, "per_patient": patients})
+    cell = planned(spec)[1]
+    results.write(tmp_path, Result(cell, "started"))
+    found = run.work_on(tmp_path / cell.place, "cpu")
+    assert found == replace(results.load(tmp_path / cell.place / "cell.json")) and found.status == "done", found.error
+    assert (training[0]["seed"], training[0]["resume"], training[0]["settings"]) == (0, "latest", cell.settings)
+    assert (scoring_of[0]["limit"], scoring_of[0]["run"]) == (8, str(tmp_path / cell.place / "00000-any"))
+    assert found.run == "00000-any" and found.scores.unit == "patient"
+    assert found.scores.units == {"q0": {"psnr_db": 20.0}, "q1": {"psnr_db": 22.0}}
+    wanted = {
+        "psnr_db": 21.0,
+        "swd": 40.0,
+        "evals_per_ray": 16.0,
+        "seconds_per_step": 0.2,
+        "train_seconds": 10.0,
+        "last.r_t": 0.25,
+    }
+    assert wanted.items() <= found.scores.metrics.items()
+
+
+def test_a_scene_is_fitted_and_scored_on_its_test_views(spec, tmp_path, monkeypatch):
+    from mednerf_kit.train import session
+    from mednerf_kit.train.scenes import evaluate, runs
+
+    views = [{"stem": "r_0", "psnr_db": 30.0, "lpips": None}]
+    stand_in(monkeypatch, session, "train", trained)
+    stand_in(monkeypatch, runs, "load_fit", lambda call: call["device"])
+    scoring_of = stand_in(monkeypatch, evaluate, "evaluate_scene", lambda call: {"evals_per_ray": 256.0, "per_view": views})
+    cell = replace(planned(spec)[0], recipe={"task": {"name": "fit"}})
+    found = run.work(cell, tmp_path, "cpu", run.train_and_score)
+    assert (found.status, found.scores.unit, found.scores.units) == ("done", "view", {"r_0": {"psnr_db": 30.0}})
+    assert found.scores.metrics["evals_per_ray"] == 256 and scoring_of[0]["limit"] == 8
 
 
 @pytest.mark.parametrize(

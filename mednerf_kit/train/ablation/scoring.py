@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ...core.types import Answer, Rays
 from ...rays.render import Level, render
 from ...rays.samplers import SAMPLERS
 from .grid import Cell
 
-PICTURES, VIEWS_OF_ONE = 128, 4  # for the sliced Wasserstein distance: so many views, a few of each random patient
+FAKES, VIEWS_OF_ONE = 128, 8  # pictures of random patients: enough to rank cells, not to quote
 
 
 def train_and_score(cell: Cell, folder: Path, device: str) -> dict[str, Any]:
@@ -33,11 +33,11 @@ def train_and_score(cell: Cell, folder: Path, device: str) -> dict[str, Any]:
 def score_prior(cell: Cell, run: Path, device: str) -> dict[str, Any]:
     """How well patients it never saw are found from their frontal view, and how real its random patients look."""
     from ..evaluate import evaluate
+    from ..generation.score import score
 
-    found = {"evals_per_ray": evaluations_per_ray(cell.recipe["levels"])}
-    if cell.recipe["task"]["name"] == "prior":  # whose views are sums over voxels
-        found["swd"] = wasserstein(cell, run)
-    return found | evaluate(run=str(run), seed=cell.seed, device=device, limit=cell.limit)
+    drawn = score(run=str(run), fakes=FAKES, views=VIEWS_OF_ONE, samples=FAKES // VIEWS_OF_ONE, seed=cell.seed, device=device)
+    found = evaluate(run=str(run), seed=cell.seed, device=device, limit=cell.limit)
+    return drawn | found | {"evals_per_ray": evaluations_per_ray(cell.recipe["levels"])}
 
 
 def score_scene(cell: Cell, run: Path, device: str) -> dict[str, Any]:
@@ -61,28 +61,3 @@ def evaluations_per_ray(levels: Sequence[Mapping[str, Any]]) -> int:
     ray = Rays(torch.zeros(1, 3), torch.tensor([[0.0, 0.0, 1.0]]), torch.zeros(1), torch.ones(1))
     seen = render(ray, None, [Level(SAMPLERS.build(node), bell) for node in levels])
     return sum(int((level.samples.dt > 0).sum()) for level in seen)
-
-
-def wasserstein(cell: Cell, run: Path) -> float:
-    """Sliced Wasserstein distance of views of random patients from views of test patients at the same angles.
-
-    The draw of patients and views is the same for every cell.
-    """
-    from ..metrics import sliced_wasserstein
-    from ..runs import load_prior
-    from ..sets import read_set
-    from ..volumes import bake, project_field
-
-    prior = load_prior(run)
-    test = read_set(cell.dataset, cell.recipe["dataset"], split="test", limit=cell.limit, progress=False)
-    random = Generator().manual_seed(0)
-    patient = torch.randint(len(test.patients), (PICTURES,), generator=random)
-    view = torch.randint(test.geometry.views, (PICTURES,), generator=random)
-    size = prior.geometry.cols
-    fakes = []
-    for some in view.split(VIEWS_OF_ONE):
-        code = prior.generator.weights(prior.generator.draw(1, random))
-        geometry = prior.geometry.at([prior.geometry.angles_deg[k] for k in some.tolist()])
-        fakes.append(project_field(bake(prior.generator, code, size=size)[0], geometry, prior.distance).clamp(0, 1))
-    reals = test.images[patient, view].float()
-    return sliced_wasserstein(reals[:, None], torch.cat(fakes)[:, None], random)["swd"]

@@ -36,7 +36,8 @@ def summary(ablation: Ablation, results: Sequence[Result]) -> str:
     """How the grid was run and how far it came."""
     cell = results[0].cell
     scenes = dict.fromkeys(r.cell.dataset for r in results)
-    size = [f"preset {ablation.preset}", *(f"`{setting}`" for setting in ablation.common())]
+    shared = {setting.partition("=")[0]: setting for setting in cell.settings if all(setting in r.cell.settings for r in results)}
+    size = [f"preset {ablation.preset}", *(f"`{setting}`" for setting in shared.values())]
     size += [f"at most {ablation.max_minutes:g} min a run"] if ablation.max_minutes else []
     devices = sorted({r.device for r in results if r.device})
     counts = [f"{n} {words}" for status, words in (("done", "done"), ("failed", "failed"), ("started", "unfinished"),
