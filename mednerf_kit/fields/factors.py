@@ -71,15 +71,15 @@ class Factors(nn.Module):
     def resize(self, resolution: Sequence[int]) -> None:
         """Another resolution; where old grid points stay grid points, the function stays the same."""
         planes, lines = self.at_resolution(resolution)
-        self.planes = nn.ParameterList(p.detach().clone() for p in planes)
-        self.lines = nn.ParameterList(v.detach().clone() for v in lines)
+        self.planes = nn.ParameterList(own(p) for p in planes)
+        self.lines = nn.ParameterList(own(v) for v in lines)
 
     def crop(self, first: Sequence[int], last: Sequence[int]) -> None:
         """Keep grid points first … last (included) along x, y, z."""
         keep = [slice(a, b + 1) for a, b in zip(first, last, strict=True)]
         planes = zip(self.planes, PLANE_AXES, strict=False)  # CP has none
-        self.planes = nn.ParameterList([p.detach()[keep[r], keep[c]].clone() for p, (r, c) in planes])
-        self.lines = nn.ParameterList([v.detach()[keep[a]].clone() for v, a in zip(self.lines, LINE_AXIS, strict=True)])
+        self.planes = nn.ParameterList([own(p[keep[r], keep[c]]) for p, (r, c) in planes])
+        self.lines = nn.ParameterList([own(v[keep[a]]) for v, a in zip(self.lines, LINE_AXIS, strict=True)])
 
     def l1(self) -> Tensor:
         """Σ over tables of the mean absolute value."""
@@ -166,6 +166,11 @@ class Triplane(nn.Module):
         return torch.stack([gather(plane.flatten(0, 1), *where) for plane, where in parts]).sum(0)
 
 
+def own(table: Tensor) -> Tensor:
+    """A copy with its own memory, features last: a state that is loaded again is then read in the same order of sums."""
+    return table.detach().new_empty(table.shape).copy_(table.detach())
+
+
 def resampled(table: Tensor, size: tuple[int, int]) -> Tensor:
     """A plane [rows, columns, R] at another size, bilinearly, corners kept.
 
@@ -174,4 +179,6 @@ def resampled(table: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if table.shape[:2] == size:
         return table
-    return interpolate(table.permute(2, 0, 1)[None], size=size, mode="bilinear", align_corners=True)[0].permute(1, 2, 0).contiguous()
+    return (
+        interpolate(table.permute(2, 0, 1)[None], size=size, mode="bilinear", align_corners=True)[0].permute(1, 2, 0).contiguous()
+    )

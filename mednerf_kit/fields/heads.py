@@ -111,7 +111,9 @@ class Color(nn.Module):
     ``degree`` bands (Instant-NGP), or ``none``.
     """
 
-    def __init__(self, features: int, channels: int, *, hidden: Sequence[int], views: Views, degree: int, octaves: int = 0) -> None:
+    def __init__(
+        self, features: int, channels: int, *, hidden: Sequence[int], views: Views, degree: int, octaves: int = 0
+    ) -> None:
         super().__init__()
         self.views, self.degree, self.octaves = views, degree, octaves
         seen = {"frequency": 3 * (1 + 2 * degree), "spherical": degree**2, "none": 0}[views]

@@ -32,8 +32,8 @@ class TensoRF(SceneField):
     MLP with ``view_degree`` and ``feature_octaves`` octaves; colour is asked where a sample's weight exceeds ``faint``.
 
     The grid has ``start_voxels`` at first and ``end_voxels`` after the last of ``upsample``, log-linearly between; at ``masks`` the
-    alpha mask is read anew (opacity of half a voxel above ``mask_threshold``, widened by a voxel) and at the first of them the box
-    shrinks to it. A mask without any cell is not used: ``note`` says so.
+    alpha mask is read anew (opacity of half a voxel above ``mask_threshold``, widened by a voxel), and where that leaves out a tenth
+    of the box, box and grids shrink to it. A mask without any cell is not used: ``note`` says so.
 
     ``shift`` −10 is right for surfaces among air. For attenuation alone (no colours) it starts at −5: a haze that light gets through
     but that still has a slope to follow.
@@ -70,7 +70,9 @@ class TensoRF(SceneField):
         self.density_scale = density_scale * 3 / float((box[1] - box[0]).max())
         self.network_rate = network_rate
         counts = torch.linspace(math.log(start_voxels), math.log(end_voxels), len(upsample) + 1).exp().tolist()
-        events = [(f, "mask", 0.0) for f in masks] + [(f, "upsample", n) for f, n in zip(sorted(upsample), counts[1:], strict=True)]
+        events = [(f, "mask", 0.0) for f in masks] + [
+            (f, "upsample", n) for f, n in zip(sorted(upsample), counts[1:], strict=True)
+        ]
         self.events = sorted(events, key=lambda event: event[:2])
         self.register_buffer("done", torch.zeros((), dtype=torch.int64))
         self.register_buffer("box", box.clone().float())
@@ -128,10 +130,9 @@ class TensoRF(SceneField):
             if what == "upsample":
                 self.resize(grid_points(self.box, voxels))
                 replaced = True
-            elif self.read_mask(progress) and self.shrinks and not any(e[1] == "mask" for e in self.events[: int(self.done)]):
-                if self.shrink_to_mask():
-                    self.read_mask(progress)
-                    replaced = True
+            elif self.read_mask(progress) and self.shrinks and self.shrink_to_mask():
+                self.read_mask(progress)
+                replaced = True
             self.done += 1
         return replaced
 
@@ -161,7 +162,7 @@ class TensoRF(SceneField):
 
     @torch.no_grad()
     def shrink_to_mask(self) -> bool:
-        """Crop box and grids to the grid points around the mask's cells; what lies inside keeps its values."""
+        """Crop box and grids to the grid points around the mask's cells, if a tenth is left out; what lies inside stays the same."""
         cells = self.mask.cells[1:-1, 1:-1, 1:-1]
         points = self.density_grid.resolution
         first, last = [], []
@@ -171,10 +172,10 @@ class TensoRF(SceneField):
             share = (points[axis] - 1) / len(cells)
             first.append(math.floor(int(taken[0]) * share))
             last.append(math.ceil((int(taken[-1]) + 1) * share))
-        if first == [0, 0, 0] and last == [n - 1 for n in points]:
-            return False
         size = self.box[1] - self.box[0]
         ends = size.new_tensor([first, last]) / (size.new_tensor(points) - 1)
+        if float((ends[1] - ends[0]).prod()) > 0.9:
+            return False
         self.box = self.box[0] + ends * size
         for grid in self.grids():
             grid.crop(first, last)
