@@ -1,4 +1,4 @@
-"""Scene fields: grids against outer products, encodings against loops over points, and what every field of the registry promises."""
+"""Scene fields: grids against outer products, encodings against loops over points, and what every field promises."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ FIELD_NODES = [
     *({"name": name, **options} for name, options in SMALL.items()),
     {"name": "nerf", **SMALL["nerf"], "positional": False, "view_directions": False, "activation": "softplus", "noise": 1.0},
     {"name": "nerf", **SMALL["nerf"], "encoding": [{"name": "frequency", "octaves": 2}, SMALL_HASH]},
-    {"name": "hash", "encoding": {"name": "planes", "resolution": 8}, "activation": "softplus", "views": "frequency", "view_degree": 2},
+    {"name": "hash", "encoding": {"name": "planes", "resolution": 8}, "activation": "softplus", "views": "frequency",
+     "view_degree": 2},
     {"name": "tensorf", **SMALL_TENSORF, "factorisation": "cp", "views": "none"},
     {"name": "tensorf", **SMALL_TENSORF, "density_ranks": [4, 2, 1], "appearance_ranks": [3, 2, 1], "activation": "relu"},
 ]  # fmt: skip
@@ -331,7 +332,7 @@ class TestFactors:
 
 
 def solid(field: TensoRF, low: float, high: float) -> None:
-    """Make a TensoRF's density a product of three boxes: opaque where all coordinates (in [0, 1] of the box) lie in [low, high]."""
+    """Make a TensoRF opaque where all coordinates, in [0, 1] of its box, lie in [low, high]."""
     with torch.no_grad():
         for table in field.density_grid.tables():
             table.zero_()
@@ -461,7 +462,7 @@ def slow_hash(encoding: Hash, x: list[float]) -> list[float]:
                 row = c[0] + (n + 1) * (c[1] + (n + 1) * c[2])
             else:
                 row = ((c[0] * PRIMES[0]) ^ (c[1] * PRIMES[1]) ^ (c[2] * PRIMES[2])) % encoding.size
-            feature = [f + weight * float(v) for f, v in zip(feature, encoding.table[first + row], strict=True)]
+            feature = [f + weight * float(v) for f, v in zip(feature, encoding.table.detach()[first + row], strict=True)]
         out += feature
         first += rows
     return out

@@ -44,7 +44,7 @@ class SceneField(nn.Module):
         return False
 
     def regularisers(self) -> Mapping[str, Tensor]:
-        """Named scalars a recipe may weigh in its loss, such as ``l1`` and ``tv_density``; each is computed when it is looked up."""
+        """Named scalars a recipe may weigh in its loss, such as ``l1`` and ``tv_density``, each computed when looked up."""
         return {}
 
     def shape_like(self, tensors: dict[str, Tensor]) -> None:

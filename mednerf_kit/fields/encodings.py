@@ -6,7 +6,7 @@ An encoding is a module that answers ``width`` features of points [N, 3]; grids 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -15,14 +15,20 @@ from torch import Tensor, nn
 from ..core.config import Registry
 from ..core.errors import UserError
 from .encoding import encoded_width, frequency_encoding
-from .factors import Corners, Factors, LineProducts, Triplane, VectorMatrix
+from .factors import Corners, LineProducts, Triplane, VectorMatrix
 from .grids import columns, gather
 
-ENCODINGS: Registry[nn.Module] = Registry("encoding", home=__package__)
 PRIMES = (1, 2_654_435_761, 805_459_861)
+ENCODINGS: Registry[Encoding] = Registry("encoding", home=__package__)
 
 
-def build_encoding(nodes: dict | list | str, *, box: Tensor) -> nn.Module:
+class Encoding(nn.Module):
+    """``width`` features of points: x [N, 3] -> [N, width]."""
+
+    width: int
+
+
+def build_encoding(nodes: dict | list | str, *, box: Tensor) -> Encoding:
     """The encoding a recipe's node names; a list of nodes is their features side by side.
 
     >>> build_encoding([{"name": "frequency", "octaves": 2}, "frequency"], box=torch.tensor([[-1.0] * 3, [1.0] * 3])).width
@@ -35,20 +41,20 @@ def build_encoding(nodes: dict | list | str, *, box: Tensor) -> nn.Module:
     return SideBySide([ENCODINGS.build(node, box=box) for node in nodes])
 
 
-class SideBySide(nn.Module):
+class SideBySide(Encoding):
     """Features of several encodings."""
 
-    def __init__(self, parts: Sequence[nn.Module]) -> None:
+    def __init__(self, parts: Sequence[Encoding]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(parts)
-        self.width = sum(int(part.width) for part in parts)
+        self.width = sum(part.width for part in parts)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([part(x) for part in self.parts], -1)
 
 
 @ENCODINGS.register("frequency")
-class Frequency(nn.Module):
+class Frequency(Encoding):
     """[x, sin 2ᵏx, cos 2ᵏx], k < ``octaves``, in the scene's units (Mildenhall et al. 2020, eq. 4, without π)."""
 
     def __init__(self, *, octaves: int = 10) -> None:
@@ -60,7 +66,7 @@ class Frequency(nn.Module):
 
 
 @ENCODINGS.register("planes")
-class Planes(nn.Module):
+class Planes(Encoding):
     """Features of a factorised grid of about ``resolution``³ points: ``vm`` and ``cp`` products (TensoRF) or ``triplane`` sums.
 
     ``rank`` components; vm has as many in each of its three modes.
@@ -71,18 +77,14 @@ class Planes(nn.Module):
     ) -> None:
         super().__init__()
         if min(rank, resolution - 1) < 1:
-            raise UserError(
-                f"got rank {rank}, resolution {resolution}", "wanted at least 1 and 2", "correct the encoding's options"
-            )
+            raise UserError(f"got rank {rank}, resolution {resolution}", "wanted at least 1 and 2", "correct the encoding")
         self.register_buffer("box", box.clone().float())
         size = box[1] - box[0]
         self.resolution = tuple(max(2, round(float(s) / float(size.max()) * resolution)) for s in size)
-        grid: Factors | Triplane
-        if factorisation == "vm":
-            grid = VectorMatrix((rank,) * 3, self.resolution)
-        else:
-            grid = (LineProducts if factorisation == "cp" else Triplane)(rank, self.resolution)
-        self.grid, self.width = grid, grid.width
+        makers: dict[str, Callable[[int, Sequence[int]], VectorMatrix | LineProducts | Triplane]]
+        makers = {"vm": VectorMatrix.of_rank, "cp": LineProducts, "triplane": Triplane}
+        self.grid = makers[factorisation](rank, self.resolution)
+        self.width = self.grid.width
 
     box: Tensor
 
@@ -91,12 +93,12 @@ class Planes(nn.Module):
 
 
 @ENCODINGS.register("hash")
-class Hash(nn.Module):
+class Hash(Encoding):
     """Multi-resolution hash grid (Müller et al., Instant-NGP, SIGGRAPH 2022, §3), in plain torch.
 
     Level l has N_l = ⌊base · b^l⌋ cells along the box's edges, b = (finest/base)^(1/(levels−1)) (eq. 2, 3). A corner c's row is
-    its place where (N_l + 1)³ rows fit into 2^``log2_table``, else ⊕ᵢ cᵢ πᵢ mod 2^``log2_table`` with π = 1, 2654435761, 805459861
-    (eq. 4); a point's ``features`` of a level are trilinear between its cell's corners. Starts at U(−1e-4, 1e-4).
+    its place where (N_l + 1)³ rows fit into 2^``log2_table``, else ⊕ᵢ cᵢ πᵢ mod 2^``log2_table`` with π = 1, 2654435761 and
+    805459861 (eq. 4); a point's ``features`` of a level are trilinear between its cell's corners. Starts at U(−1e-4, 1e-4).
     """
 
     box: Tensor

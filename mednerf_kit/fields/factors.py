@@ -104,6 +104,11 @@ class Factors(nn.Module):
 class VectorMatrix(Factors):
     """VM: a plane times a line in each of three modes, ``ranks`` of them."""
 
+    @classmethod
+    def of_rank(cls, rank: int, resolution: Sequence[int]) -> VectorMatrix:
+        """The same rank in each mode."""
+        return cls((rank,) * 3, resolution)
+
     def __init__(self, ranks: Sequence[int], resolution: Sequence[int], *, scale: float = 0.1) -> None:
         super().__init__(ranks, resolution, planes=True, scale=scale)
         self.width = sum(ranks)

@@ -1,11 +1,11 @@
-"""Hash-grid radiance field after Instant-NGP (Müller et al., SIGGRAPH 2022): any encoding, a small density MLP, a small colour MLP."""
+"""Radiance field after Instant-NGP (Müller et al., SIGGRAPH 2022): a hash grid (or any encoding), a density MLP, a colour MLP."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import softplus
 
 from ..core.types import Answer
@@ -17,12 +17,13 @@ from .heads import Color, Rows, Views, ask_present, mlp
 
 @FIELDS.register("hash")
 class HashField(SceneField):
-    """A density MLP of one hidden layer answers raw density and ``geometry`` features; a colour MLP of two sees these and the direction.
+    """A density MLP of one hidden layer answers raw density and ``geometry`` features; a colour MLP of two sees these and the
+    direction.
 
-    density = exp(raw − 1) / longest side of the box, inside the box (``softplus`` in place of exp grows more calmly). ``encoding``
-    is any node of ENCODINGS, or a list of them; None is Instant-NGP's hash grid of its default size. ``network_rate`` is the
-    share of the learning rate the MLPs get. Colour is asked where a sample's weight exceeds ``faint``; empty space is left to the
-    sampler (``occupancy``).
+    density = exp(raw − 1) / longest side of the box, inside the box (``softplus`` in place of exp grows more calmly).
+    ``encoding`` is any node of ENCODINGS, or a list of them; None is Instant-NGP's hash grid of its default size.
+    ``network_rate`` is the share of the learning rate the MLPs get. Colour is asked where a sample's weight exceeds ``faint``;
+    empty space is left to the sampler (``occupancy``).
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class HashField(SceneField):
         self.scale = 1 / float((box[1] - box[0]).max())
         self.inside = Mask(box)
         self.encoding = build_encoding("hash" if encoding is None else encoding, box=box)
-        self.trunk = mlp([int(self.encoding.width), width, 1 + (geometry if channels else 0)])
+        self.trunk = mlp([self.encoding.width, width, 1 + (geometry if channels else 0)])
         if channels:
             self.head = Color(geometry, channels, hidden=(width, width), views=views, degree=view_degree)
 

@@ -30,9 +30,9 @@ def ask_present(
 ) -> Answer:
     """Answer samples x [..., S, 3] of lengths dt [..., S] from those that are ``there``; elsewhere tau and colour are 0.
 
-    ``density(points [N, 3])`` answers attenuation per unit length [N] and rows about the points; ``color(rows, directions [N, 3])``
-    answers [N, C], and with ``faint`` is asked only where a sample's weight in its ray, w = exp(−Σ_before tau)(1 − exp(−tau)),
-    exceeds it.
+    ``density(points [N, 3])`` answers attenuation per unit length [N] and rows about the points;
+    ``color(rows, directions [N, 3])`` answers [N, C], and with ``faint`` is asked only where a sample's weight in its ray,
+    w = exp(−Σ_before tau)(1 − exp(−tau)), exceeds it.
     """
     spots = there.reshape(-1).nonzero()[:, 0]
     attenuation, rows = density(x.reshape(-1, 3).index_select(0, spots))

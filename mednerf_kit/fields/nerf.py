@@ -18,13 +18,13 @@ from .heads import Rows, ask_present
 
 @FIELDS.register("nerf")
 class Nerf(SceneField):
-    """The published MLP: ``depth`` layers of ``width`` with the encoded point again after layer ``skip`` (0: never), a density head,
-    a feature, and a half as wide layer for colour.
+    """The published MLP: ``depth`` layers of ``width`` with the encoded point again as an input of layer ``skip`` (counted
+    from 0; 0: none), a density head, a feature, and a half as wide layer for colour.
 
-    ``octaves`` and ``view_octaves`` encode point and viewing direction ([x, sin 2ᵏx, cos 2ᵏx], as nerf-pytorch does, without π);
-    ``positional`` and ``view_directions`` switch the one and the other off. ``encoding`` is any other node of ENCODINGS, or a list of
-    them, in place of the octaves; its grids learn ``grid_rate`` times as fast as the MLP. ``noise`` is the standard deviation of what is added to
-    the raw density while training (1 for forward-facing scenes).
+    ``octaves`` and ``view_octaves`` encode point and viewing direction ([x, sin 2ᵏx, cos 2ᵏx], as nerf-pytorch does, without
+    π); ``positional`` and ``view_directions`` switch the one and the other off. ``encoding`` is any other node of ENCODINGS, or
+    a list of them, in place of the octaves; its grids learn ``grid_rate`` times as fast as the MLP. ``noise`` is the standard
+    deviation of what is added to the raw density while training (1 for forward-facing scenes).
     """
 
     def __init__(
@@ -46,13 +46,14 @@ class Nerf(SceneField):
     ) -> None:
         super().__init__()
         if min(depth, width) < 1 or not 0 <= skip < max(depth, 1) or min(octaves, view_octaves) < 0 or noise < 0:
-            raise UserError(f"got depth {depth}, width {width}, skip {skip}, octaves {octaves} and {view_octaves}, noise {noise:g}",
-                            "wanted positive sizes and a skip from 0 (none) to below the depth", "correct the field's options")  # fmt: skip
+            sizes = f"depth {depth}, width {width}, skip {skip}, octaves {octaves} and {view_octaves}, noise {noise:g}"
+            raise UserError(f"got {sizes}", "wanted positive sizes and a skip from 0 (none) to below the depth", "correct them")
         self.skip, self.activation, self.noise, self.channels = skip, activation, noise, channels
         self.grid_rate = grid_rate
         self.encoding = build_encoding(encoding or {"name": "frequency", "octaves": octaves if positional else 0}, box=box)
         self.view_octaves, self.view_directions = view_octaves, view_directions
-        first = int(self.encoding.width)
+        self.register_buffer("box", box.clone().float())
+        first = self.encoding.width
         inputs = [first] + [width + (first if i == skip and skip else 0) for i in range(1, depth)]
         self.trunk = nn.ModuleList(nn.Linear(n, width) for n in inputs)
         self.to_density = nn.Linear(width, 1)

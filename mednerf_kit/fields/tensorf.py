@@ -16,7 +16,7 @@ from torch.nn.functional import max_pool3d, relu, softplus
 from ..core.errors import UserError
 from ..core.types import Answer
 from .base import FIELDS, Penalties, SceneField
-from .factors import Corners, Factors, LineProducts, VectorMatrix
+from .factors import Corners, LineProducts, VectorMatrix
 from .grids import Mask
 from .heads import Color, Views, ask_present
 
@@ -27,17 +27,20 @@ LARGEST_MASK = 250  # cells a side: their number stays below 2^24
 class TensoRF(SceneField):
     """VM or CP factorised radiance field; defaults are VM-192 of the paper, fractions are of its 30,000 steps.
 
-    density = softplus(Σ products + ``shift``) · ``density_scale`` per length of the public scenes' unit, of which the box is taken
-    to be three wide: a scene in other units trains alike. The appearance products meet a linear basis of ``features`` and then an
-    MLP with ``view_degree`` and ``feature_octaves`` octaves; colour is asked where a sample's weight exceeds ``faint``.
+    density = softplus(Σ products + ``shift``) · ``density_scale`` per length of the public scenes' unit, of which the box is
+    taken to be three wide: a scene in other units trains alike. The appearance products meet a linear basis of ``features`` and
+    then an MLP with ``view_degree`` and ``feature_octaves`` octaves; colour is asked where a sample's weight exceeds ``faint``.
 
-    The grid has ``start_voxels`` at first and ``end_voxels`` after the last of ``upsample``, log-linearly between; at ``masks`` the
-    alpha mask is read anew (opacity of half a voxel above ``mask_threshold``, widened by a voxel), and where that leaves out a tenth
-    of the box, box and grids shrink to it. A mask without any cell is not used: ``note`` says so.
+    The grid has ``start_voxels`` at first and ``end_voxels`` after the last of ``upsample``, log-linearly between; at ``masks``
+    the alpha mask is read anew (opacity of half a voxel above ``mask_threshold``, widened by a voxel), and where that leaves out
+    a tenth of the box, box and grids shrink to it. A mask without any cell is not used: ``note`` says so.
 
-    ``shift`` −10 is right for surfaces among air. For attenuation alone (no colours) it starts at −5: a haze that light gets through
-    but that still has a slope to follow.
+    ``shift`` −10 is right for surfaces among air. For attenuation alone (no colours) it starts at −5: a haze that light gets
+    through but that still has a slope to follow.
     """
+
+    box: Tensor
+    done: Tensor
 
     def __init__(
         self,
@@ -70,25 +73,19 @@ class TensoRF(SceneField):
         self.density_scale = density_scale * 3 / float((box[1] - box[0]).max())
         self.network_rate = network_rate
         counts = torch.linspace(math.log(start_voxels), math.log(end_voxels), len(upsample) + 1).exp().tolist()
-        events = [(f, "mask", 0.0) for f in masks] + [
-            (f, "upsample", n) for f, n in zip(sorted(upsample), counts[1:], strict=True)
-        ]
-        self.events = sorted(events, key=lambda event: event[:2])
+        finer = [(fraction, "upsample", n) for fraction, n in zip(sorted(upsample), counts[1:], strict=True)]
+        self.events = sorted([(fraction, "mask", 0.0) for fraction in masks] + finer)  # a mask before an up-sampling
         self.register_buffer("done", torch.zeros((), dtype=torch.int64))
         self.register_buffer("box", box.clone().float())
         self.mask = Mask(box)
-        resolution = grid_points(self.box, start_voxels)
-        make = VectorMatrix if factorisation == "vm" else LineProducts
-        self.density_grid: Factors = make(three(density_ranks, factorisation), resolution)
-        if channels:
-            self.appearance_grid: Factors = make(three(appearance_ranks, factorisation), resolution)
-            self.basis = nn.Linear(self.appearance_grid.width, features, bias=False)
-            self.head = Color(features, channels, hidden=(head_width, head_width), views=views, degree=view_degree, octaves=feature_octaves)  # fmt: skip
-            nn.init.zeros_(self.head.net[-1].bias)
         self.channels = channels
-
-    box: Tensor
-    done: Tensor
+        resolution = grid_points(self.box, start_voxels)
+        self.density_grid = factors(factorisation, density_ranks, resolution)
+        if channels:
+            self.appearance_grid = factors(factorisation, appearance_ranks, resolution)
+            self.basis = nn.Linear(self.appearance_grid.width, features, bias=False)
+            hidden = (head_width, head_width)
+            self.head = Color(features, channels, hidden=hidden, views=views, degree=view_degree, octaves=feature_octaves)
 
     def activated(self, raw: Tensor) -> Tensor:
         """Density per unit length of Σ products."""
@@ -136,7 +133,7 @@ class TensoRF(SceneField):
             self.done += 1
         return replaced
 
-    def grids(self) -> list[Factors]:
+    def grids(self) -> list[VectorMatrix | LineProducts]:
         """The factorised grids."""
         return [self.density_grid, self.appearance_grid] if self.channels else [self.density_grid]
 
@@ -154,15 +151,15 @@ class TensoRF(SceneField):
         # A cell's corners and those of its neighbours.
         cells = max_pool3d(alpha[None, None], 4, stride=1, padding=1)[0, 0] > self.mask_threshold
         if not bool(cells.any()):
-            self.note = (f"the alpha mask is empty after {progress:.0%} of the training (largest opacity {float(alpha.max()):.1e}, "
-                         f"threshold {self.mask_threshold:.1e}): it is not used")  # fmt: skip
+            largest = f"largest opacity {float(alpha.max()):.1e}, threshold {self.mask_threshold:.1e}"
+            self.note = f"the alpha mask is empty after {progress:.0%} of the training ({largest}) and is not used"
             return False
         self.mask.set(cells, self.box)
         return True
 
     @torch.no_grad()
     def shrink_to_mask(self) -> bool:
-        """Crop box and grids to the grid points around the mask's cells, if a tenth is left out; what lies inside stays the same."""
+        """Crop box and grids to the grid points around the mask's cells, if a tenth is left out; the inside stays the same."""
         cells = self.mask.cells[1:-1, 1:-1, 1:-1]
         points = self.density_grid.resolution
         first, last = [], []
@@ -194,13 +191,13 @@ def grid_points(box: Tensor, voxels: float) -> tuple[int, int, int]:
     return x, y, z
 
 
-def three(ranks: int | tuple, factorisation: str) -> Any:
-    """Ranks of the three modes for VM, the one rank for CP."""
-    if factorisation == "cp":
+def factors(kind: str, ranks: int | tuple, resolution: Sequence[int]) -> VectorMatrix | LineProducts:
+    """A grid of the kind, with one rank for CP and one for each of three modes for VM."""
+    if kind == "cp":
         if not isinstance(ranks, int):
             raise UserError(f"got ranks {ranks} for CP", "wanted one whole number", "give one rank, such as 96")
-        return ranks
+        return LineProducts(ranks, resolution)
     listed = (ranks,) * 3 if isinstance(ranks, int) else tuple(ranks)
     if len(listed) != 3:
         raise UserError(f"got ranks {ranks}", "wanted one for each of three modes", "write for example [16, 4, 4]")
-    return listed
+    return VectorMatrix(listed, resolution)
