@@ -96,7 +96,7 @@ class FitTask:
         self.model.observe(index)
         selector = self.parts.selector
         selector.advance(progress)
-        if selector.wants_full_error_every and index % selector.wants_full_error_every == 0:
+        if index and selector.wants_full_error_every and index % selector.wants_full_error_every == 0:
             selector.observe_full(self.errors_everywhere())
         rate = min(1.0, (index + 1) / (self.warmup_steps + 1)) * self.final_rate ** (progress - self.since)
         for group in self.optimiser.param_groups:
@@ -111,6 +111,7 @@ class FitTask:
         total.backward()
         self.optimiser.step()
         error = squared_error(outcome.rendered[-1], outcome.truth)
+        pixels = replace(pixels, weight=outcome.importance.cpu())
         selector.observe(pixels, error.cpu(), pixels.yx.grad * len(error) if pixels.yx.grad is not None else None)
         asked = sum(evaluations(seen) for seen in outcome.rendered)
         logged = {name: float(value.detach()) for name, value in losses.items()}
@@ -165,7 +166,8 @@ class FitTask:
     def look(self, outcome: Outcome, index: int) -> None:
         """Start again when the pictures have collapsed to one colour or to nothing."""
         seen = outcome.rendered[-1].picture
-        flat = float(seen.image.detach().std(0).max()) < 0.005 and float(outcome.truth.std(0).max()) > 0.05
+        image = seen.image.detach()
+        flat = float(image.std(0).max()) < 0.005 and float(outcome.truth.std(0).max()) > 0.05
         if not flat:
             return
         if self.restarts == MOST_RESTARTS:
@@ -176,7 +178,7 @@ class FitTask:
             )
         self.restarts += 1
         self.crop_until = index + 500
-        level = "white" if float(seen.image.mean()) > 0.5 else "black"
+        level = "white" if float(image.mean()) > 0.5 else "black"
         self.say(f"step {index + 1}: every picture is flat {level}; starting again with another seed and a centre crop")
         self.begin()
 

@@ -40,14 +40,16 @@ class Outcome:
 
     def over_known_depth(self, values: Tensor) -> Tensor:
         """Confidence-weighted mean of values [R] over the rays whose depth is known; 0 without any."""
-        depth = self.known_depth()
-        weight = depth.isfinite().float()
+        weight = self._depth().isfinite().float()
         if self.confidence is not None:
             weight = weight * self.confidence.nan_to_num()
-        return (weight * torch.where(depth.isfinite(), values, 0.0)).sum() / weight.sum().clamp_min(1e-6)
+        return (weight * values).sum() / weight.sum().clamp_min(1e-6)
 
     def known_depth(self) -> Tensor:
-        """Depth of the rays [R], nan where unknown."""
+        """Depth of the rays [R]; 0 where it is unknown, since a NaN would reach every gradient."""
+        return self._depth().nan_to_num(nan=0.0, posinf=0.0)
+
+    def _depth(self) -> Tensor:
         if self.rays.depth is None:
             raise ValueError("a depth loss needs rays with depth")
         return self.rays.depth

@@ -50,7 +50,7 @@ def check(recipe: Mapping[str, Any]) -> None:
     for node in recipe["levels"]:
         if isinstance(node, Mapping) and "sampler" in node:
             SAMPLERS.check(node["sampler"], "box")
-    SELECTORS.check(recipe["selector"], "views", "rows", "cols", "images", "alpha")
+    SELECTORS.check(recipe["selector"], "views", "rows", "cols", "images", "masks")
     PICTURES[recipe["picture"]]
     build_losses(recipe["losses"])
     for key in ("steps", "snapshot_steps"):
@@ -88,7 +88,7 @@ def prepare(choice: Mapping[str, Any], device: torch.device) -> Job:
         "rows": scene.cameras.rows,
         "cols": scene.cameras.cols,
         "images": scene.images,
-        "alpha": scene.alpha,
+        "masks": scene.alpha,
     }
     parts = FitParts(make, SELECTORS.build(recipe["selector"], **facts), losses)
     task = TASKS.build(recipe["task"], parts=parts, scene=scene, seed=seed, device=str(device))

@@ -70,7 +70,7 @@ def render_run(
             frames = {label_of(run): seen.image}
             for other in compare:
                 frames[label_of(other)] = outputs.runs.render_views(load_fit(other, device=device), cameras).image
-            outputs.compare(frames, out)
+            outputs.compare(frames, out / "compare")
     if points:
         export.export_points(fit, out / "points.ply")
     if mesh:
@@ -89,7 +89,8 @@ def camera_path(fit: Fit, scene: Scene, name: PathName | None, views: int, size:
         cameras = fit.scene("test").cameras
     elif name == "spiral":
         middle = scene.box.mean(0) if not scene.cameras.ndc else None
-        focus = float((scene.cameras.position.mean(0) - middle).norm()) if middle is not None else 1.0 / (1 - 0.75)
+        focus = float((scene.cameras.position.mean(0) - middle).norm()) if middle is not None else 1.0
+        focus = float(scene.facts.get("focus", focus))
         cameras = spiral(scene.cameras, focus=focus, views=views)
     else:
         cameras = orbit(scene.cameras, views=views)

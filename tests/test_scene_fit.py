@@ -1,0 +1,235 @@
+"""Fitting scenes: the task on the shared loop, its losses, what starts again and what is refused, runs opened again, teacher depth."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from mednerf_kit.core import files
+from mednerf_kit.core.errors import RunError, UserError
+from mednerf_kit.core.types import Answer, Picture, Rays, Samples
+from mednerf_kit.data.posed.scene import load_scene
+from mednerf_kit.rays.render import Level, Rendered
+from mednerf_kit.rays.samplers import Stratified
+from mednerf_kit.train import runs as folders
+from mednerf_kit.train.scenes import build, show
+from mednerf_kit.train.scenes.losses import LOSSES, Outcome, build_losses
+from mednerf_kit.train.scenes.runs import is_scene_run, load_fit, render_views
+from mednerf_kit.train.scenes.teacher import write_depth
+from mednerf_kit.train.session import resolve, train
+
+RECIPE = {
+    "task": {"name": "fit", "learning_rate": 0.02, "beta2": 0.99, "restart_rate": True},
+    "scene": {"size": 24, "train_views": 6},
+    "fields": {"scene": {"name": "tensorf", "density_ranks": 4, "appearance_ranks": 6, "features": 6, "head_width": 16,
+                         "start_voxels": 4096, "end_voxels": 13824, "upsample": [0.4], "masks": [0.6]}},
+    "levels": [{"sampler": {"name": "stratified", "n": 24}, "field": "scene"}],
+    "selector": {"name": "random", "n": 128},
+    "losses": {"mse": 1.0, "l1": 1.0e-5},
+    "picture": "emission_absorption",
+    "steps": 100,
+    "snapshot_steps": 50,
+}  # fmt: skip
+
+
+def recipe_file(folder: Path, **changes) -> str:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**RECIPE, **changes}))
+    return str(path)
+
+
+def fitted(folder: Path, *, dataset: str = "blocks", resume: str | None = None, settings=(), **changes) -> Path:
+    config = recipe_file(folder, **changes)
+    run = train(dataset=dataset, config=config, outdir=folder / "runs", device="cpu", resume=resume, settings=settings)
+    assert run is not None
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return fitted(tmp_path_factory.mktemp("fit"))
+
+
+def outcome(w: Tensor, t: Tensor, *, depth: Tensor, tau: Tensor | None = None, confidence: Tensor | None = None) -> Outcome:
+    """Rays with these weights [R, S] at these nodes."""
+    dt = torch.full_like(t, 0.1)
+    nothing = torch.zeros(len(t), 3)
+    rays = Rays(nothing, nothing, t[:, 0], t[:, -1], depth=depth)
+    seen = Rendered(Picture(nothing, w), Samples(t, dt), Answer(torch.zeros_like(t) if tau is None else tau))
+    return Outcome([seen], [Level(Stratified(n=1))], rays, nothing + 0.5, torch.ones(len(t)), 0.5, confidence=confidence)
+
+
+# Losses
+
+
+def test_depth_losses_are_their_formulas():
+    t = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
+    w = torch.tensor([[0.0, 0.5, 0.5], [0.2, 0.2, 0.2]])
+    record = outcome(w, t, depth=torch.tensor([2.0, torch.nan]), tau=torch.tensor([[0.3, 0.1, 9.0], [9.0, 9.0, 9.0]]))
+    mean, variance = 2.5, 0.5 * 4 + 0.5 * 9 - 2.5**2
+    losses = build_losses({"depth_soft": 1.0, "depth_free": {"margin": 0.5}, "depth_surface": 1.0})
+    assert float(losses["depth_soft"](record)) == pytest.approx((mean - 2) ** 2)
+    assert float(losses["depth_free"](record)) == pytest.approx(0.3 / 0.1)  # only the node at 1 lies before 2 − 0.5
+    assert float(losses["depth_surface"](record)) == pytest.approx(abs(mean - 2) + 0.1 * variance)
+
+
+def test_depth_losses_weigh_with_confidence_and_do_without_depth():
+    t = torch.tensor([[1.0, 2.0], [1.0, 2.0]])
+    w = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    loss = build_losses({"depth_soft": 1.0})["depth_soft"]
+    both = outcome(w, t, depth=torch.tensor([1.0, 1.0]), confidence=torch.tensor([1.0, 0.25]))
+    assert float(loss(both)) == pytest.approx(0.25 / 1.25)
+    assert float(loss(outcome(w, t, depth=torch.full((2,), torch.nan)))) == 0.0
+
+
+def test_line_of_sight_is_least_at_the_bell():
+    t = torch.linspace(0.05, 3.95, 40)[None]
+    loss = build_losses({"depth_sight": {"window": 0.6, "window_end": 0.6}})["depth_sight"]
+    bell = torch.exp(-0.5 * ((t - 2.0) / 0.2).square())
+    right, early = bell / bell.sum(), torch.exp(-0.5 * ((t - 1.0) / 0.2).square())
+    depth = torch.tensor([2.0])
+    assert float(loss(outcome(right, t, depth=depth))) < 2e-5 < 0.01 < float(loss(outcome(early / early.sum(), t, depth=depth)))
+
+
+def test_every_loss_is_finite_and_differentiable():
+    t = torch.linspace(0, 1, 8).expand(4, 8)
+    for name in LOSSES.entries:
+        tau = torch.full((4, 8), 0.1, requires_grad=True)
+        w = tau / tau.sum(-1, keepdim=True)
+        record = replace(outcome(w, t, depth=torch.full((4,), 0.5), tau=tau), alpha=torch.ones(4), regularisers=[{name: tau.mean()}])
+        value = LOSSES.build({"name": name})(record)
+        assert value.isfinite() and value.shape == ()
+
+
+# Training
+
+
+def test_a_fit_learns_and_keeps_its_folder(run):
+    rows = folders.read_stats(run)
+    first, last = (sum(r["psnr_db"] for r in part) / len(part) for part in (rows[:5], rows[-5:]))
+    assert last > first + 3
+    assert is_scene_run(run) and (run / "previews" / "view.png").is_file()
+    summary = json.loads((run / "metrics.json").read_text())
+    assert summary["steps"] == 100 and math.isfinite(summary["preview_psnr_db"])
+
+
+def test_resuming_ends_where_an_uninterrupted_fit_does(run, tmp_path):
+    half = tmp_path / "runs" / run.name
+    half.mkdir(parents=True)
+    for name in ("config.yaml", "stats.jsonl", "snapshot-000050.safetensors"):
+        (half / name).write_bytes((run / name).read_bytes())
+    again = train(dataset=None, resume=str(half), outdir=tmp_path / "runs", device="cpu")
+    ours, theirs = (files.load_tensors(folders.snapshots(folder)[-1])[0] for folder in (again, run))
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+def test_opened_again_it_renders_alike_in_any_chunk(run):
+    fit = load_fit(run, device="cpu")
+    cameras = fit.scene("test").cameras.take([0])
+    whole, parts = render_views(fit, cameras), render_views(fit, cameras, chunk=100)
+    torch.testing.assert_close(whole.image, parts.image, atol=1e-5, rtol=0)
+    assert whole.evals_per_ray <= 24 and whole.opacity.max() <= 1.0001
+    torch.testing.assert_close(load_fit(run, settings=["levels.0.sampler.n=12"]).model.levels[0].sampler.n, 12)
+
+
+def test_evaluating_names_every_promised_key(run, tmp_path):
+    found = show.evaluate_run(run=str(run), limit=2, out=tmp_path, device="cpu")
+    assert {"psnr_db", "ssim", "lpips", "depth_l1", "n_views", "data_range", "evals_per_ray", "train_seconds", "peak_mib",
+            "per_view"} <= found.keys()  # fmt: skip
+    assert found["n_views"] == 2 and found["depth_l1"] is not None and (tmp_path / "curves.png").is_file()
+
+
+def test_rendering_writes_videos_points_and_cameras(run, tmp_path):
+    again = tmp_path / "00001-again"
+    shutil.copytree(run, again)
+    show.render_run(run=str(run), views=3, points=True, transforms=True, compare=[str(again)], out=tmp_path, device="cpu")
+    for name in ("orbit.mp4", "depth.mp4", "compare.mp4", "compare.gif", "points.ply", "transforms.json", "frames/000.png"):
+        assert (tmp_path / name).stat().st_size > 0, name
+
+
+def test_a_flat_picture_starts_again(tmp_path, monkeypatch, capsys):
+    from mednerf_kit.train.scenes import fit as module
+
+    monkeypatch.setattr(module, "CHECKS", (1, 2, 3, 4, 5))
+    dead = {"scene": {**RECIPE["fields"]["scene"], "shift": -60.0, "masks": [], "upsample": []}}
+    with pytest.raises(RunError, match="flat pictures"):
+        fitted(tmp_path, fields=dead, steps=8)
+    assert "starting again" in capsys.readouterr().err
+
+
+def test_a_chunk_that_does_not_fit_is_halved(run, monkeypatch, capsys):
+    fit, real = load_fit(run, device="cpu"), build.finest
+
+    def small_memory(model, rays):
+        if len(rays.near) > 200:
+            raise torch.OutOfMemoryError("out of memory")
+        return real(model, rays)
+
+    cameras = fit.scene("test").cameras.take([1])
+    expected = render_views(fit, cameras).image
+    monkeypatch.setattr(build, "finest", small_memory)
+    torch.testing.assert_close(render_views(fit, cameras, chunk=576).image, expected, atol=1e-5, rtol=0)
+    assert "chunks of 144 rays" in capsys.readouterr().err
+
+
+# Depth
+
+
+def test_a_teachers_depth_serves_a_guided_fit(run, tmp_path):
+    path, score = write_depth(run=run, out=tmp_path / "depth", device="cpu")
+    taught = load_scene("blocks", split="train", size=24, train_views=6, depth=path.parent)
+    assert taught.depth is not None and taught.confidence is not None and taught.confidence.max() <= 1
+    assert score["n_views"] == 5 and score["depth_l1"] > 0
+    guided = [{"sampler": {"name": "guided", "n": 16}, "field": "scene"}]
+    fitted(tmp_path, scene={**RECIPE["scene"], "depth": str(path.parent)}, levels=guided, losses={"mse": 1.0, "depth_soft": 0.01},
+           steps=3, snapshot_steps=3)  # fmt: skip
+
+
+def test_depth_is_asked_for_where_it_is_needed(tmp_path):
+    from mednerf_kit.data.posed.blender import Blender
+
+    folder = Blender.example(tmp_path / "toy")
+    bare = {k: v for k, v in RECIPE["scene"].items() if k == "downscale"}
+    with pytest.raises(UserError, match="which has no depth"):
+        fitted(tmp_path, dataset=str(folder), scene=bare, losses={"mse": 1.0, "depth_soft": 0.1})
+
+
+# Recipes
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"levels": [{"sampler": {"name": "importance"}, "field": "scene"}]}, "on the first level"),
+        ({"levels": [{"sampler": {"name": "stratified"}, "field": "scenes"}]}, "scene"),
+        ({"levels": [{"sample": {"name": "stratified"}}]}, "sampler"),
+        ({"losses": {"msee": 1.0}}, "mse"),
+        ({"steps": 0}, "wanted at least 1"),
+        ({"picture": "line_integral"}, "line_integral for radiographs"),
+        ({"scene": {"sizes": 24}}, "size"),
+    ],
+)
+def test_bad_recipes_are_refused_in_one_sentence(tmp_path, change, sentence):
+    with pytest.raises(UserError, match=sentence):
+        fitted(tmp_path, **change)
+
+
+def test_shipped_scene_recipes_resolve():
+    from mednerf_kit.core import config
+
+    for path in sorted(config.folder().glob("*.yaml")):
+        node = config.load(path.stem)
+        if node["task"].get("name") == "fit":
+            for preset in ("quick", "default", "paper"):
+                assert resolve("blocks", path.stem, preset, [])["task"]["name"] == "fit"
+            assert len(path.read_text().splitlines()) <= 40 and path.read_text().startswith("# ")
