@@ -17,14 +17,14 @@ from .commands.base import LazyGroup
 from .core.errors import UserError
 
 COMMANDS = {
-    "train": ("train:train", "Train a generative prior on phantoms or on a set of DRRs."),
+    "train": ("train:train", "Train a prior on phantoms or DRRs, or fit one field to a posed scene."),
     "project": ("project:project", "Turn one X-ray (or a few) into a volume, its orbit and a report."),
-    "evaluate": ("evaluate:evaluate", "Score a prior on patients: one view in, all other views compared."),
+    "evaluate": ("evaluate:evaluate", "Score a prior on patients (one view in, all others compared), or a scene on its views."),
     "score": ("generation:score", "Compare a prior's random patients with real ones: FID, KID, SWD, copies."),
-    "render": ("render:render", "Write the orbit, video or volume of one patient of a prior."),
+    "render": ("render:render", "Write orbits, videos, volumes and surfaces of a prior or a scene."),
     "sample": ("render:sample", "Draw random patients from a prior: a grid of seeds, or an interpolation."),
     "drr": ("data:drr", "Project a CT or a phantom into X-rays."),
-    "data": ("data:data", "Make cohorts of phantom patients."),
+    "data": ("data:data", "Make cohorts of phantoms; get, check and deepen scenes."),
     "ablate": ("ablate:ablate", "Compare variants of a recipe: a table, a figure and paired tests."),
     "list": ("about:list_", "Show the recipes and every registered variant."),
     "doctor": ("about:doctor", "Show what this machine has: versions, device, speed, data."),

@@ -11,7 +11,11 @@ from .base import FOLDER, PRESETS, SPLITS, Work, device_option, minutes_option, 
 
 
 @click.command(cls=Work)
-@click.option("--dataset", metavar="chest|knee|PATH", help="Phantoms by name (made and cached when absent), or a folder of DRRs.")
+@click.option(
+    "--dataset",
+    metavar="chest|knee|blocks|PATH",
+    help="Phantoms or the embedded scene by name (made when absent), a folder of DRRs or a scene.",
+)
 @click.option(
     "--config", metavar="NAME|FILE", show_default="the dataset decides", help="A recipe of `mednerf-kit list`, or a YAML file."
 )
@@ -28,19 +32,28 @@ from .base import FOLDER, PRESETS, SPLITS, Work, device_option, minutes_option, 
     flag_value="latest",
     help="Go on with a run: the newest of the same recipe, or RUN.",
 )
-@click.option("--split", type=click.Choice(SPLITS), default="train", help="Which patients to learn from.")
-@click.option("--limit", type=click.IntRange(min=1), show_default="all", help="Learn from the first so many patients only.")
+@click.option("--split", type=click.Choice(SPLITS), default="train", help="Which patients or views to learn from.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    show_default="all",
+    help="Learn from so many patients (the first) or views (spread evenly) only.",
+)
 @seed_option
 @device_option
 @minutes_option
 @click.option("-n", "--dry-run", is_flag=True, help="Show the resolved recipe and stop.")
 def train(**options: Any) -> None:
-    """Train a generative prior on a set of radiographs.
+    """Train a generative prior on a set of radiographs, or fit one field to a posed scene: the dataset decides.
 
-    chest and knee are cohorts of procedural phantoms. The last line on stdout is the run folder.
+    chest and knee are cohorts of procedural phantoms, blocks is an embedded scene. The last line on stdout is the run folder.
     """
     if options["dataset"] is None and options["resume"] in (None, "latest"):
-        raise UserError("got no --dataset", "wanted chest, knee or a folder of DRRs", "write for example --dataset chest")
+        raise UserError(
+            "got no --dataset",
+            "wanted chest, knee, blocks or a folder of DRRs or of a scene",
+            "write for example --dataset chest",
+        )
     from ..train.session import train
 
     folder = train(**options)
