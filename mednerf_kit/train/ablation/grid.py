@@ -108,7 +108,7 @@ def read(name_or_path: str) -> Ablation:
             raise UserError(f"got {where} without '{key}'", "wanted base, dataset and cells", "start from configs/ablations/")
     about = " ".join(line.lstrip("# ") for line in _opening(text))
     ablation = config.bind(Ablation, node, where=where, name=path.stem, about=about)
-    return checked(replace(ablation, cells={str(k): dict(v or {}) for k, v in _mappings(node["cells"], where)}))
+    return checked(replace(ablation, cells={k: dict(v) for k, v in _mappings(node["cells"], where)}))
 
 
 def _opening(text: str) -> Iterator[str]:
@@ -125,7 +125,7 @@ def _mappings(cells: Mapping[str, Any], where: str) -> Iterator[tuple[str, Mappi
             raise UserError(f"got cell '{name}' in {where}", "wanted letters, digits and _.+- only", "rename the cell")
         if not isinstance(changes, Mapping) and changes is not None:
             raise UserError(f"got cell '{name}' = {changes!r} in {where}", "wanted dotted settings", "write {key.path: value}")
-        yield name, changes
+        yield str(name), changes or {}
 
 
 def checked(ablation: Ablation) -> Ablation:

@@ -48,16 +48,22 @@ def score_scene(cell: Cell, run: Path, device: str) -> dict[str, Any]:
     return evaluate_scene(load_fit(run, device=device), limit=cell.limit, out=run / "evaluate")
 
 
+class Bell:
+    """A field with one soft surface, for counting samples."""
+
+    def density(self, x: Tensor, code: Any = None) -> Tensor:
+        return 20 * torch.exp(-(((x[..., 2] - 0.5) / 0.1) ** 2))
+
+    def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> Answer:
+        return Answer(self.density(x) * dt, None)
+
+
 def evaluations_per_ray(levels: Sequence[Mapping[str, Any]]) -> int:
     """How often a prior's field is asked along one ray of its training, over all levels.
 
     >>> evaluations_per_ray([{"name": "stratified", "n": 16}, {"name": "importance", "n": 8}])
     40
     """
-
-    def bell(x: Tensor, d: Any, dt: Tensor, code: Any = None) -> Answer:
-        return Answer(20 * torch.exp(-(((x[..., 2] - 0.5) / 0.1) ** 2)) * dt, None)
-
     ray = Rays(torch.zeros(1, 3), torch.tensor([[0.0, 0.0, 1.0]]), torch.zeros(1), torch.ones(1))
-    seen = render(ray, None, [Level(SAMPLERS.build(node), bell) for node in levels])
+    seen = render(ray, None, [Level(SAMPLERS.build(node), Bell()) for node in levels])
     return sum(int((level.samples.dt > 0).sum()) for level in seen)

@@ -101,8 +101,11 @@ def compare_all(results: Sequence[Result], pairs: Sequence[tuple[str, str]], met
     """Every comparison in every metric, p-values corrected over all of them (each kind of test on its own)."""
     found = [compare(results, cell, reference, metric) for cell, reference in pairs for metric in metrics]
     rows = [row for row in found if row is not None]
-    for test in ("wilcoxon", "t"):
-        tested = [i for i, row in enumerate(rows) if getattr(row, test) is not None]
-        for i, p in zip(tested, holm([getattr(rows[i], test) for i in tested]), strict=True):
-            rows[i] = replace(rows[i], **{f"{test}_holm": p})
-    return rows
+    ranks, means = _corrected([row.wilcoxon for row in rows]), _corrected([row.t for row in rows])
+    return [replace(row, wilcoxon_holm=w, t_holm=t) for row, w, t in zip(rows, ranks, means, strict=True)]
+
+
+def _corrected(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's correction of those that are there."""
+    left = iter(holm([p for p in p_values if p is not None]))
+    return [None if p is None else next(left) for p in p_values]
