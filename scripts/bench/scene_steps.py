@@ -1,0 +1,53 @@
+#!/usr/bin/env python3
+"""Wall time and evaluations of a training step of several scene runs, side by side: their steps take turns in one process.
+
+Each run goes on from its last snapshot (nothing is written), so that what its sampler does is what it does on a trained field.
+
+python scripts/bench/scene_steps.py runs/ablate-samplers/lego/{importance,local_skip}/seed0/00000-lego --rounds 15
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from mednerf_kit.train import runs
+from mednerf_kit.train.session import kind_of
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders; the first is the one the others are compared with")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    tasks = []
+    for folder in args.runs:
+        choice = runs.read_choice(folder)
+        task = kind_of(choice["recipe"]).prepare(choice, torch.device("cpu")).task
+        _, tensors, meta, _ = runs.newest_whole(folder)
+        task.load(tensors, meta["task_state"])
+        tasks.append(task)
+    seconds: list[list[float]] = [[] for _ in tasks]
+    evaluations: list[list[float]] = [[] for _ in tasks]
+    for turn in range(args.rounds + 2):  # the first two warm up
+        for i, task in enumerate(tasks):
+            start = time.perf_counter()
+            numbers = task.step(1.0, 10**6 + turn)
+            if turn >= 2:
+                seconds[i].append(time.perf_counter() - start)
+                evaluations[i].append(numbers["evals_per_ray"])
+    base_ms, base_evals = 1e3 * statistics.median(seconds[0]), statistics.mean(evaluations[0])
+    print(f"{'run':40s} {'evals/ray':>10s} {'ratio':>6s} {'ms/step':>9s} {'ratio':>6s}")
+    for folder, times, asked in zip(args.runs, seconds, evaluations, strict=True):
+        ms, evals = 1e3 * statistics.median(times), statistics.mean(asked)
+        print(f"{'/'.join(folder.parts[-3:]):40s} {evals:10.1f} {evals / base_evals:6.3f} {ms:9.1f} {ms / base_ms:6.3f}")
+
+
+if __name__ == "__main__":
+    main()
