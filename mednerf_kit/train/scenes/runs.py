@@ -41,12 +41,8 @@ class Fit:
 
 def load_fit(run: str | Path, *, settings: Sequence[str] = (), device: str = "auto") -> Fit:
     """A fitted scene from a run folder, a unique prefix of its name, or a snapshot; ``settings`` may replace samplers."""
-    if str(run).endswith(".safetensors"):
-        path = Path(run)
-        tensors, meta = files.load_tensors(path)
-    else:
-        path, tensors, meta, _ = runs.newest_whole(runs.find_folder(run))
-    if meta.get("recipe", {}).get("task", {}).get("name") != "fit":
+    path, tensors, meta = read_snapshot(run)
+    if task_name(meta) != "fit":
         raise UserError(f"got '{path}', which holds no scene", "wanted a run of a scene recipe", "give a run made on a scene")
     recipe = config.with_settings(meta["recipe"], list(settings))
     for i, node in enumerate(recipe["levels"]):  # what a sampler learned belongs to that sampler
@@ -68,12 +64,20 @@ def model_defaults(model: Model, tensors: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def is_scene_run(run: str | Path) -> bool:
-    """Whether a run folder, its prefix or a snapshot holds a fitted scene."""
-    if str(run).startswith("bundled"):
-        return False
+    """Whether a run folder, its prefix or a snapshot holds a fitted scene (and not a prior)."""
+    return not str(run).startswith("bundled") and task_name(read_snapshot(run)[2]) == "fit"
+
+
+def read_snapshot(run: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    """The newest whole snapshot of a run, or the one that is named."""
     if str(run).endswith(".safetensors"):
-        return files.load_tensors(Path(run))[1].get("recipe", {}).get("task", {}).get("name") == "fit"
-    return runs.read_choice(runs.find_folder(run))["recipe"]["task"].get("name") == "fit"
+        return Path(run), *files.load_tensors(Path(run))
+    return runs.newest_whole(runs.find_folder(run))[:3]
+
+
+def task_name(meta: Mapping[str, Any]) -> str:
+    """The task a snapshot says it was made by."""
+    return str(meta.get("recipe", {}).get("task", {}).get("name", ""))
 
 
 def render_views(fit: Fit, cameras: Cameras, *, depth: Tensor | None = None, chunk: int = 4096) -> Views:
