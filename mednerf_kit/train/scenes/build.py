@@ -38,6 +38,15 @@ class Model:
         """Render rays [R] level by level."""
         return render(rays, None, self.levels, picture=self.picture, generator=generator)
 
+    def narrowed(self, cameras: Cameras) -> Cameras:
+        """Cameras whose rays end where the fields do: a field may shrink its box while it learns what is empty."""
+        boxes = [getattr(field, "box", None) for field in self.fields.values()]
+        known = [box.cpu() for box in boxes if isinstance(box, Tensor)]
+        if cameras.box is None or len(known) < len(boxes):
+            return cameras
+        corners = torch.stack([torch.stack([b[0] for b in known]).amin(0), torch.stack([b[1] for b in known]).amax(0)])
+        return replace(cameras, box=corners)
+
     def advance(self, progress: float) -> bool:
         """Tell fields and samplers how far the training is; True when parameters were replaced."""
         for level in self.levels:
@@ -129,6 +138,7 @@ def render_cameras(
     ``depth`` [V, H, W] is handed to samplers that look around a known depth.
     """
     started = time.perf_counter()
+    cameras = model.narrowed(cameras)
     rows, cols = cameras.rows, cameras.cols
     yx = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij"), -1).reshape(-1, 2).float()
     out: list[list[Tensor]] = []

@@ -81,7 +81,7 @@ class FitTask:
             for f in self.model.fields.values()
             for g in f.groups()
         ]
-        self.optimiser = torch.optim.Adam(groups, lr=self.learning_rate, betas=(0.9, self.beta2), eps=1e-8)
+        self.optimiser = torch.optim.Adam(groups, lr=self.learning_rate, betas=(0.9, self.beta2), fused=True)
 
     def step(self, progress: float, index: int) -> dict[str, float]:
         """One step at ``progress`` in [0, 1] through the training."""
@@ -140,7 +140,7 @@ class FitTask:
         def at(values: Tensor | None) -> Tensor | None:
             return None if values is None else values[view, y, x].float().to(self.device)
 
-        rays: Rays = on_device(scene.cameras.rays(view, pixels.yx), self.device)
+        rays: Rays = on_device(self.model.narrowed(scene.cameras).rays(view, pixels.yx), self.device)
         if scene.depth is not None:
             rays = replace(rays, depth=scene.cameras.along_ray(view, pixels.yx.detach(), scene.depth[view, y, x]).to(self.device))
         rendered = self.model.render(rays, self.random)
