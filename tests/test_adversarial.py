@@ -41,8 +41,13 @@ SMALL = {
     "chest_hypernerfgan": HYPER, "knee_hypernerfgan": HYPER, "carla": HYPER, "chest_mednerf": [GRAF, SELFSUP],
     "knee_mednerf": [GRAF, SELFSUP], "chest_graf": [GRAF, "discriminator={name: patchgan, size: 16, width: 4}"],
 }  # fmt: skip
-QUICK = ["levels=[{name: stratified, n: 6}]", "task.batch=2", "steps=2", "snapshot_steps=2",
-         "inversion={name: relaxed, samples: 1, candidates: 4, azimuths: 2, code_steps: 2, tune_steps: 2, patch_px: 16}"]
+QUICK = [
+    "levels=[{name: stratified, n: 6}]",
+    "task.batch=2",
+    "steps=2",
+    "snapshot_steps=2",
+    "inversion={name: relaxed, samples: 1, candidates: 4, azimuths: 2, code_steps: 2, tune_steps: 2, patch_px: 16}",
+]
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -1,4 +1,4 @@
-"""Fitting scenes: the task on the shared loop, its losses, what starts again and what is refused, runs opened again, teacher depth."""
+"""Fitting scenes: the task on the shared loop, its losses, what starts again or is refused, runs opened again, teacher depth."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ def test_every_loss_is_finite_and_differentiable():
     for name in LOSSES.entries:
         tau = torch.full((4, 8), 0.1, requires_grad=True)
         w = tau / tau.sum(-1, keepdim=True)
-        record = replace(outcome(w, t, depth=torch.full((4,), 0.5), tau=tau), alpha=torch.ones(4), regularisers=[{name: tau.mean()}])
+        record = replace(
+            outcome(w, t, depth=torch.full((4,), 0.5), tau=tau), alpha=torch.ones(4), regularisers=[{name: tau.mean()}]
+        )
         value = LOSSES.build({"name": name})(record)
         assert value.isfinite() and value.shape == ()
 

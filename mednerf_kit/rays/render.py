@@ -40,7 +40,7 @@ def photo(answer: Answer, *, background: Tensor | float = 0.0) -> Picture:
 
 @dataclass(frozen=True)
 class Level:
-    """One pass along the rays; ``field=None`` asks the field given to :func:`render`, ``weight`` is the pass's share in the loss."""
+    """One pass along the rays; ``field=None`` asks the field given to :func:`render`, ``weight`` is its share in the loss."""
 
     sampler: Sampler
     field: Field | None = None

@@ -72,7 +72,7 @@ def make_targets(orbits: OrbitSet, *, size: int = 64, progress: bool = True) -> 
 
 
 def field_angles(orbits: OrbitSet, names: Sequence[str], per_view: bool, progress: bool) -> list[float]:
-    """Opening angle of each named orbit: the set's own, or fitted where pictures were scaled view by view and so came without one."""
+    """Opening angle of each named orbit: the set's own, or fitted where pictures were scaled view by view and came without."""
     if not (per_view and names):
         return [orbits.geometry.fov_deg] * len(names)
     curves = []
