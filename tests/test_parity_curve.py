@@ -1,8 +1,8 @@
 """A short training curve, step by step, against a plain transcription of nerf-pytorch's training from its formulas.
 
-The oracle shares nothing but the drawn pixels, the jitter (a generator of the same seed, read in the same order) and the initial
-weights: rays, encoding, MLP, compositing, loss and Adam are written out below. Two published habits are left out on both sides, as
-tests/test_parity.py explains: the last interval is finite, and pixels are counted from their centres.
+The oracle shares nothing but the drawn pixels, the jitter (generators of one seed, read in one order) and the initial
+weights: rays, encoding, MLP, compositing, loss and Adam are written out below. Two published habits are left out on both sides,
+as tests/test_parity.py explains: the last interval is finite, and pixels are counted from their centres.
 """
 
 from __future__ import annotations
