@@ -78,6 +78,8 @@ class Loop:
         self.task, self.folder, self.steps, self.snapshot_steps = task, folder, steps, snapshot_steps
         self.max_minutes, self.meta, self.progress_bar = max_minutes, meta, progress_bar
         self.index, self.seconds = 0, 0.0
+        if hasattr(task, "say"):  # what a task has to tell belongs into the log too
+            task.say = self.log
 
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue where a snapshot left off."""

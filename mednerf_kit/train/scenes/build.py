@@ -38,9 +38,13 @@ class Model:
         """Render rays [R] level by level."""
         return render(rays, None, self.levels, picture=self.picture, generator=generator)
 
+    def scene_fields(self) -> list[SceneField]:
+        """The fields, each once."""
+        return [field for field in self.fields.values() if isinstance(field, SceneField)]
+
     def narrowed(self, cameras: Cameras) -> Cameras:
         """Cameras whose rays end where the fields do: a field may shrink its box while it learns what is empty."""
-        boxes = [getattr(field, "box", None) for field in self.fields.values()]
+        boxes = [getattr(field, "box", None) for field in self.scene_fields()]
         known = [box.cpu() for box in boxes if isinstance(box, Tensor)]
         if cameras.box is None or len(known) < len(boxes):
             return cameras
@@ -52,7 +56,7 @@ class Model:
         for level in self.levels:
             if hasattr(level.sampler, "advance"):
                 level.sampler.advance(progress)
-        replaced = [field.advance(progress) for field in self.fields.values()]
+        replaced = [field.advance(progress) for field in self.scene_fields()]
         return any(replaced)
 
     def observe(self, step: int) -> None:

@@ -70,23 +70,21 @@ class FitTask:
         """A new model, and an optimiser for it."""
         torch.manual_seed(self.seed + 1000 * self.restarts)
         self.model = self.parts.make()
-        for field in self.model.fields.values():
+        for field in self.model.scene_fields():
             field.random = self.random
         self.new_optimiser()
 
     def new_optimiser(self) -> None:
         """Adam over the fields' groups, each at its share of the rate."""
         groups = [
-            {"params": g["params"], "peak": self.learning_rate * g["rate"]}
-            for f in self.model.fields.values()
-            for g in f.groups()
+            {"params": g["params"], "peak": self.learning_rate * g["rate"]} for f in self.model.scene_fields() for g in f.groups()
         ]
         self.optimiser = torch.optim.Adam(groups, lr=self.learning_rate, betas=(0.9, self.beta2), fused=True)
 
     def step(self, progress: float, index: int) -> dict[str, float]:
         """One step at ``progress`` in [0, 1] through the training."""
         replaced = self.model.advance(progress)
-        for field in self.model.fields.values():
+        for field in self.model.scene_fields():
             if field.note:
                 self.say(f"step {index + 1}: {field.note}")
                 field.note = None
@@ -155,7 +153,7 @@ class FitTask:
             progress,
             at(scene.alpha),
             at(scene.confidence),
-            [field.regularisers() for field in self.model.fields.values()],
+            [field.regularisers() for field in self.model.scene_fields()],
         )
 
     def errors_everywhere(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -150,16 +151,12 @@ def look_back(loop: Loop, device: torch.device) -> dict[str, Any]:
 
 
 def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes of what a recipe would fit: parameters, rays and points per step."""
+    """Sizes of what a recipe would fit: parameters, and rays per step (None where the selector sets them by patches)."""
     model = build_model(recipe, box=UNIT_BOX, channels=3, background=0.0, device=torch.device("cpu"))
-    rays = SELECTORS[recipe["selector"]["name"]]  # checked before
-    n = recipe["selector"].get("n", 256)
-    return {
-        "parameters": sum(p.numel() for p in model.fields.parameters()),
-        "rays_per_step": n,
-        "selector": rays.__name__,
-        "note": DISCLAIMER,
-    }
+    node = recipe["selector"]
+    known = inspect.signature(SELECTORS[node if isinstance(node, str) else node["name"]]).parameters
+    rays = node["n"] if "n" in node and not isinstance(node, str) else known["n"].default if "n" in known else None
+    return {"parameters": sum(p.numel() for p in model.fields.parameters()), "rays_per_step": rays, "note": DISCLAIMER}
 
 
 SCENES = Kind(RECIPE_KEYS, check, prepare, plan)
