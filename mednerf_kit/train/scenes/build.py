@@ -73,6 +73,7 @@ class Model:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over :meth:`state`; fields first grow to the shapes they were saved with."""
         for name, field in self.fields.items():
+            assert isinstance(field, SceneField)
             field.shape_like(part(tensors, f"field.{name}."))
         self.fields.load_state_dict(part(tensors, "field."))
         self.samplers.load_state_dict(part(tensors, "sampler."))
@@ -110,7 +111,9 @@ def read_level(node: Mapping[str, Any], fields: nn.ModuleDict, box: Tensor) -> L
     name = node.get("field", next(iter(fields)))
     if name not in fields:
         raise unknown_name("field of a level", str(name), fields)
-    return Level(SAMPLERS.build(node["sampler"], box=box), fields[name], float(node.get("weight", 1.0)))
+    field = fields[name]
+    assert isinstance(field, SceneField)
+    return Level(SAMPLERS.build(node["sampler"], box=box), field, float(node.get("weight", 1.0)))
 
 
 @dataclass(frozen=True)
@@ -165,15 +168,12 @@ def render_cameras(
             asked += n
             start += len(some)
         out.append([torch.cat(column) for column in zip(*parts, strict=True)])
-    image, *maps = (torch.stack(column) for column in zip(*out, strict=True))
     shape = (cameras.count, rows, cols)
+    image, mean, median, opacity, spread = (torch.stack(column).view(*shape, -1) for column in zip(*out, strict=True))
     return Views(
-        image.view(*shape, -1),
-        *(values.view(shape) for values in maps),
-        asked / (cameras.count * len(yx)),
-        time.perf_counter() - started,
-        peak_mib(device),
-    )
+        image, mean[..., 0], median[..., 0], opacity[..., 0], spread[..., 0],
+        asked / (cameras.count * len(yx)), time.perf_counter() - started, peak_mib(device),
+    )  # fmt: skip
 
 
 def peak_mib(device: str | torch.device) -> float:

@@ -104,8 +104,9 @@ def write_attenuation(fit: Fit, scene: Scene, out: Path) -> None:
     values, box = outputs.runs.density_grid(fit, VOLUME)
     unit_mm, scale = float(scene.facts["mm_per_unit"]), scene.facts.get("line_integral_scale")
     spacing_mm = tuple(float(v) for v in (box[1] - box[0]) * unit_mm / VOLUME)
-    quantity = "relative" if scale is None else "mu_per_mm"
-    write_volume(Volume.centred(values * (scale or 1.0) / unit_mm, spacing_mm, quantity), out / "volume.nii.gz")
+    values = values * (scale or 1.0) / unit_mm
+    volume = Volume.centred(values, spacing_mm, "relative" if scale is None else "mu_per_mm")
+    write_volume(volume, out / "volume.nii.gz")
 
 
 def label_of(run: str) -> str:

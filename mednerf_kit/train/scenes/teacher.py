@@ -44,7 +44,7 @@ def write_depth(*, run: str | Path, split: str = "train", out: Path | None = Non
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"depth_{split}.npz"
     with files.atomic(path) as temporary:
-        np.savez_compressed(temporary, **arrays)
+        np.savez_compressed(temporary, allow_pickle=False, **arrays)
     return path, own_score(fit)
 
 
