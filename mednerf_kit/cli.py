@@ -16,6 +16,10 @@ from . import DISCLAIMER, __version__
 from .commands.base import LazyGroup
 from .core.errors import UserError
 
+# Threads of a parallel region spin before they sleep; beside any other busy process that makes two threads many times slower
+# than one. A short spin costs nothing measurable on a quiet machine. Read once, when torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 COMMANDS = {
     "train": ("train:train", "Train a prior on phantoms or DRRs, or fit one field to a posed scene."),
     "project": ("project:project", "Turn one X-ray (or a few) into a volume, its orbit and a report."),
