@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": ("evaluate:evaluate", "Score a prior on patients (one view in, all others compared), or a scene on its views."),
     "score": ("generation:score", "Compare a prior's random patients with real ones: FID, KID, SWD, copies."),
     "render": ("render:render", "Write orbits, videos, volumes and surfaces of a prior or a scene."),
+    "pose": ("pose:pose", "Find where a photograph of a fitted scene was taken from (iNeRF)."),
     "sample": ("render:sample", "Draw random patients from a prior: a grid of seeds, or an interpolation."),
     "drr": ("data:drr", "Project a CT or a phantom into X-rays."),
     "data": ("data:data", "Make cohorts of phantoms; get, check and deepen scenes."),

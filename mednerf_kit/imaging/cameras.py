@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 
 from ..core.errors import UserError
 from ..core.types import Rays
+from .motion import square
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,15 @@ class Cameras:
         return replace(
             self, c2w=self.c2w[index], focal_px=self.focal_px[index], centre_px=self.centre_px[index], near=near, far=far
         )
+
+    def moved(self, motion: Tensor) -> Cameras:
+        """The same cameras after motions [V, 4, 4] of the world (or one, [4, 4]): differentiable in them.
+
+        >>> camera = Cameras(torch.eye(3, 4)[None], torch.full((1, 2), 2.0), torch.full((1, 2), 1.0), 3, 3, 1.0, 5.0)
+        >>> camera.moved(torch.eye(4) + torch.eye(4).roll(3, 1)).position.tolist()
+        [[1.0, 0.0, 0.0]]
+        """
+        return replace(self, c2w=(motion @ square(self.c2w))[:, :3])
 
     def resized(self, rows: int, cols: int) -> Cameras:
         """The same views sampled by rows × cols pixels over the same area."""
