@@ -17,6 +17,7 @@ from ...core.errors import UserError
 from ..metrics import lpips_of_colours
 from . import metrics, outputs, runs
 from .build import Views, on_device
+from .surface import surface_scores
 
 if TYPE_CHECKING:
     from ...data.posed.scene import Scene
@@ -43,7 +44,8 @@ def evaluate_scene(
 
     ``views`` are indices, ``limit`` is how many to score at most, evenly chosen. With ``eight_bit`` the renders are rounded to
     8 bits first, as published tables do. With ``out`` the pictures of each view go to ``out/SPLIT/`` as they are made, and
-    ``metrics.json`` and ``per_view.csv`` at the end. The averaging rules are in :data:`metrics.CONVENTIONS`.
+    ``metrics.json`` and ``per_view.csv`` at the end. Where the scene knows its exact surface, the field's is scored against it
+    (:func:`~.surface.surface_scores`). The averaging rules are in :data:`metrics.CONVENTIONS`.
     """
     scene = fit.scene(split)
     chosen = chosen_views(len(scene.stems), views, limit)
@@ -64,7 +66,7 @@ def evaluate_scene(
         if out is not None:
             window = window or outputs.depth_window(scene.depth, seen)
             outputs.write_view(Path(out) / split, scene, i, seen, window)
-    found = summary(rows) | {
+    found = summary(rows) | surface_scores(fit, scene) | {
         "lpips_note": note, "lpips_net": lpips_net if note is None else None, "n_views": len(rows), "data_range": 1.0,
         "evals_per_ray": evals / len(rows), "train_seconds": fit.meta.get("seconds"), "peak_mib": peak_mib,
         "rays_per_second": len(rows) * scene.cameras.rows * scene.cameras.cols / max(seconds, 1e-9),

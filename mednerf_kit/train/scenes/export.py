@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional
 
 from ...core.errors import UserError
 from ...core.files import atomic
 from . import metrics, runs
+from .surface import default_threshold, mesh_of, surface, vertex_normals
+
+__all__ = ["default_threshold", "export_mesh", "export_points", "point_cloud", "surface", "write_ply"]
 
 if TYPE_CHECKING:
     from .runs import Fit
@@ -29,14 +31,8 @@ def export_points(fit: Fit, path: str | Path, *, split: str = "train", n: int = 
 
 
 def export_mesh(fit: Fit, path: str | Path, *, size: int = 256, threshold: float | None = None) -> tuple[int, int]:
-    """Write the surface at a density ``threshold``, coloured where the field has colour; returns vertices and faces."""
-    if fit.scene("train").cameras.ndc:
-        raise UserError("got the mesh of a forward-facing scene, whose box is warped by NDC", "wanted a scene in its own space",
-                        "export its points, or fit it without NDC")  # fmt: skip
-    values, box = runs.density_grid(fit, size)
-    if threshold is None:
-        threshold = default_threshold(values, box, surfaces=fit.meta["quantity"] == "colour")
-    vertices, faces = surface(values, box, threshold)
+    """Write the surface (:func:`~.surface.mesh_of`), coloured where the field has colour; returns vertices and faces."""
+    vertices, faces = mesh_of(fit, size=size, threshold=threshold)
     colours = None
     if fit.meta["channels"]:
         colours = runs.colour_at(fit, vertices, -vertex_normals(vertices, faces))
@@ -69,49 +65,6 @@ def point_cloud(fit: Fit, *, split: str = "train", n: int = 200_000, generator: 
     found, seen_colours = torch.cat(points), torch.cat(colours)
     keep = torch.randperm(len(found), generator=generator)[:n].sort().values
     return found[keep], seen_colours[keep]
-
-
-def default_threshold(values: Tensor, box: Tensor, *, surfaces: bool) -> float:
-    """A density to cut at: for surfaces where half the light is stopped within one cell, ln 2 / cell; else half the largest.
-
-    >>> box = torch.tensor([[0.0, 0, 0], [1, 1, 1]])
-    >>> round(default_threshold(torch.full((10, 10, 10), 50.0), box, surfaces=True), 3)
-    6.931
-    """
-    if not surfaces:
-        return 0.5 * float(values.max())
-    cell = float((box[1] - box[0]).max()) / max(values.shape)
-    return math.log(2) / cell
-
-
-def surface(values: Tensor, box: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Vertices [N, 3] in scene units and faces [F, 3], turned outwards, where densities [D, H, W] = [z, y, x] cross a threshold.
-
-    ``values`` stand at the centres of the cells that fill ``box`` [2, 3]. Outside the box there is nothing, so that every surface
-    is closed (Lewiner et al. 2003, in scikit-image). A threshold that no density crosses is a :class:`UserError`.
-    """
-    from skimage.measure import marching_cubes
-
-    low, high = float(values.min()), float(values.max())
-    if not 0 < threshold < high:
-        raise UserError(f"got threshold {threshold:g}, which yields no surface", f"wanted more than 0 and less than {high:.4g}",
-                        f"the densities of this scene lie between {low:.4g} and {high:.4g}")  # fmt: skip
-    # Densities may leap from nothing to thousands: capped, such a step is cut in its middle instead of at its foot.
-    padded = functional.pad(values.float().clamp_max(2 * threshold), (1,) * 6).numpy()
-    zyx, faces, _, _ = marching_cubes(padded, threshold, allow_degenerate=False)
-    sizes = torch.tensor(values.shape[::-1])
-    vertices = box[0] + (torch.from_numpy(zyx[:, ::-1].copy()) - 0.5) / sizes * (box[1] - box[0])
-    return vertices.float(), torch.from_numpy(faces.astype(np.int64))
-
-
-def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Unit outward normals [N, 3]: the sum of the faces' normals, each as long as twice its area."""
-    a, b, c = vertices[faces].unbind(1)
-    across = torch.linalg.cross(b - a, c - a)
-    normals = torch.zeros_like(vertices)
-    for corner in range(3):
-        normals.index_add_(0, faces[:, corner], across)
-    return functional.normalize(normals, dim=-1)
 
 
 def write_ply(path: str | Path, points: Tensor, colours: Tensor | None = None, faces: Tensor | None = None) -> None:

@@ -104,7 +104,10 @@ class AbsoluteError(Loss):
 
 @LOSSES.register("mask")
 class Coverage(Loss):
-    """Binary cross-entropy of the opacity against the truth's alpha (NeuS, Wang et al. 2021, eq. 9)."""
+    """Weighted mean binary cross-entropy of the opacity against the truth's alpha (NeuS, Wang et al. 2021, §3.3).
+
+    The opacity keeps 1e-3 away from 0 and 1, so that what is right already has no slope.
+    """
 
     needs_alpha = True
 
@@ -115,7 +118,7 @@ class Coverage(Loss):
         if outcome.alpha is None:
             raise ValueError("the mask loss needs pictures with alpha")
         opacity = outcome.rendered[-1].picture.w.sum(-1).clamp(1e-3, 1 - 1e-3)
-        return torch.nn.functional.binary_cross_entropy(opacity, outcome.alpha)
+        return torch.nn.functional.binary_cross_entropy(opacity, outcome.alpha, outcome.importance)
 
 
 @LOSSES.register("depth_soft")
@@ -227,6 +230,12 @@ def tv_density(*, weight: float = 0.1) -> Loss:
 def tv_appearance(*, weight: float = 0.01) -> Loss:
     """Total variation of a grid's appearance features."""
     return Regulariser("tv_appearance", weight)
+
+
+@LOSSES.register("eikonal")
+def eikonal(*, weight: float = 0.1) -> Loss:
+    """Mean (|∇f| − 1)² of a signed distance: it is one (Gropp et al., IGR, ICML 2020; NeuS)."""
+    return Regulariser("eikonal", weight)
 
 
 def expected_depth(seen: Rendered) -> Tensor:

@@ -19,8 +19,11 @@ CONVENTIONS = (
     "(share within a factor of 1.25) and is left out of L1 and RMSE; depth_seen is the share of these pixels with opacity over "
     "0.5. Alpha IoU compares opacity > 0.5 with alpha > 0.5. The edge band is 3 px each way about the outline of alpha, or about "
     "Canny edges of the truth where there is no alpha. Sharpness is the mean length over which accumulated opacity rises from 10 "
-    "to 90 % of its end value along rays of opacity > 0.5, in scene units: less is sharper. Peak memory is that of the "
-    "evaluating process, or of its GPU."
+    "to 90 % of its end value along rays of opacity > 0.5, in scene units: less is sharper. Chamfer, where the exact surface is "
+    "known, is the mean of accuracy (mesh to truth) and completeness (truth to mesh, hidden sides included), mean distances as "
+    "shares of the scene's size, which is the diagonal of the true surface's bounding box; the mesh is cut on 128 cells a side, "
+    "at signed distance 0 or where half the light is stopped within one cell, and closed at the box; watertight: each of its "
+    "edges belongs to two faces. Peak memory is that of the evaluating process, or of its GPU."
 )
 OPAQUE = 0.5
 EDGE_BAND_PX = 3

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from ...fields.base import SceneField
 from ...imaging.cameras import Cameras
 from .. import runs
 from .build import Model, Views, build_model, render_cameras
+
+BLOCK = 4  # cells along each side of what a signed distance settles at once
 
 
 def read_scene(dataset: str, recipe: Mapping[str, Any], split: str, views: int | None = None) -> Scene:
@@ -92,16 +94,42 @@ def finest_field(fit: Fit) -> SceneField:
     return field
 
 
-@torch.no_grad()
-def density_grid(fit: Fit, size: int = 128, *, chunk: int = 1 << 17) -> tuple[Tensor, Tensor]:
+def density_grid(fit: Fit, size: int = 128) -> tuple[Tensor, Tensor]:
     """Density at the centres of size³ cells of the scene's box: values [D, H, W] = [z, y, x] and the box [2, 3]."""
+    x, box = cell_centres(fit, size)
+    return over(fit, finest_field(fit).density, x.view(-1, 3)).view(size, size, size), box
+
+
+def distance_grid(fit: Fit, size: int = 128) -> tuple[Tensor, Tensor]:
+    """Signed distance at the same places, of a field that has one (``sdf``).
+
+    Blocks of cells whose middle is more than twice their half diagonal away from the surface are given the distance there: all of
+    them lie on one side, as long as the slope is below 2.
+    """
+    sdf = cast(Callable[[Tensor], Tensor], finest_field(fit).sdf)
+    x, box = cell_centres(fit, size)
+    if size % BLOCK:
+        return over(fit, sdf, x.view(-1, 3)).view(size, size, size), box
+    few = size // BLOCK
+    coarse = over(fit, sdf, cell_centres(fit, few)[0].view(-1, 3)).view(few, few, few)
+    values = coarse.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1).repeat_interleave(BLOCK, 2)
+    near = values.abs() < float((box[1] - box[0]).norm()) / few
+    values[near] = over(fit, sdf, x[near])
+    return values, box
+
+
+def cell_centres(fit: Fit, size: int) -> tuple[Tensor, Tensor]:
+    """Centres [size, size, size, 3] = [z, y, x] of the cells of the scene's box, and the box [2, 3]."""
     box = torch.tensor(fit.meta["box"])
     line = (torch.arange(size) + 0.5) / size
     z, y, x = torch.meshgrid(line, line, line, indexing="ij")
-    points = (box[0] + torch.stack([x, y, z], -1) * (box[1] - box[0])).reshape(-1, 3)
-    field = finest_field(fit)
-    values = torch.cat([field.density(some.to(fit.device)).cpu() for some in points.split(chunk)])
-    return values.view(size, size, size), box
+    return box[0] + torch.stack([x, y, z], -1) * (box[1] - box[0]), box
+
+
+@torch.no_grad()
+def over(fit: Fit, values_at: Callable[[Tensor], Tensor], x: Tensor, *, chunk: int = 1 << 16) -> Tensor:
+    """A function of points at x [N, 3], in chunks on the fit's device: [N] on the CPU."""
+    return torch.cat([values_at(some.to(fit.device)).cpu() for some in x.split(chunk)])
 
 
 @torch.no_grad()

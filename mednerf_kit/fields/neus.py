@@ -1,0 +1,291 @@
+"""NeuS (Wang et al., NeurIPS 2021): a signed distance whose zero is the surface, and the colour of what lies there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import relu, softplus
+
+from ..core.errors import UserError
+from ..core.raymath import exclusive_sum
+from ..core.types import Answer
+from .base import FIELDS, Penalties, SceneField
+from .encoding import encoding_gradient
+from .encodings import Frequency, build_encoding
+from .heads import Color
+
+CORNER = 0.028  # half the width over which a ReLU's corner is rounded: as soft as a softplus of β = 100, NeuS's choice
+SHARPEST = 1e6
+CONTRACTED = torch.tensor([[-2.0] * 3, [2.0] * 3])  # where the background's points lie
+
+
+@FIELDS.register("neus")
+class Neus(SceneField):
+    """f(x) < 0 inside, |∇f| = 1; Φ_s(f) = sigmoid(s f) with a learned sharpness s turns distances into opacity.
+
+    A section of length dt about x, seen along d, has the optical depth of :func:`section_depth`, whose slope along the ray is
+    n·d with n = ∇f, annealed over the first ``anneal`` of the training (:func:`annealed`). Distances are in the scene's unit; the
+    network works in units of the box's longest half side, about its middle, and s starts at ``sharpness`` there. Outside the box
+    nothing is asked, unless a ``background`` (a node of FIELDS) stands there, in a space that is contracted to twice the box.
+
+    The distance MLP has ``depth`` layers of ``width`` whose ReLUs have rounded corners, with its inputs again at layer ``skip``
+    (0: none), and starts as a ball of ``radius`` whatever the ``encoding`` (any node of ENCODINGS; None: ``octaves``
+    frequencies). The colour MLP, ``head_depth`` layers of ``width``, sees place, normal, direction and a feature (IDR's head),
+    and is asked where a sample's weight exceeds ``faint``. ``eikonal`` is the mean of (|∇f| − 1)² over the samples of the last
+    training batch and over ``scatter`` random points of the box.
+
+    The normal is written out as a second pass through the layers, so that one ordinary way back serves it: on a CPU at width 64
+    a point costs a third of what it does by ``autograd.grad`` with its graph kept through a softplus, and half of what three
+    tangents forward would (reverse mode needs two products a layer, these need four).
+    """
+
+    box: Tensor
+
+    def __init__(
+        self,
+        *,
+        depth: int = 8,
+        width: int = 256,
+        skip: int = 4,
+        octaves: int = 6,
+        encoding: dict | list | str | None = None,
+        radius: float = 0.5,
+        sharpness: float = 20.0,
+        anneal: float = 0.0,
+        head_depth: int = 4,
+        view_octaves: int = 4,
+        faint: float = 1e-4,
+        scatter: int = 1024,
+        grid_rate: float = 20.0,
+        background: dict | None = None,
+        box: Tensor,
+        channels: int = 3,
+    ) -> None:
+        super().__init__()
+        if min(depth, width) < 1 or not 0 <= skip < depth or min(octaves, view_octaves, scatter, head_depth) < 0:
+            sizes = f"depth {depth}, width {width}, skip {skip}, head_depth {head_depth}, octaves {octaves} and {view_octaves}"
+            raise UserError(
+                f"got {sizes}, scatter {scatter}",
+                "wanted positive sizes and a skip from 0 (none) to below the depth",
+                "correct them",
+            )
+        if radius <= 0 or sharpness <= 0 or not 0 <= anneal <= 1:
+            raise UserError(
+                f"got radius {radius:g}, sharpness {sharpness:g}, anneal {anneal:g}",
+                "wanted a radius and a sharpness above 0, and anneal as a share of the training",
+                "correct them",
+            )
+        self.skip, self.anneal, self.faint, self.scatter = skip, anneal, faint, scatter
+        self.grid_rate, self.channels, self.progress = grid_rate, channels, 1.0
+        self.register_buffer("box", box.detach().float().clone())
+        self.middle, self.unit = tuple(box.mean(0).tolist()), 0.5 * float((box[1] - box[0]).max())
+        self.encoding = build_encoding(encoding or {"name": "frequency", "octaves": octaves}, box=box)
+        first = 3 + self.encoding.width
+        inputs = [first] + [width + (first if i == skip and skip else 0) for i in range(1, depth)]
+        self.trunk = nn.ModuleList(nn.Linear(n, width) for n in inputs)
+        self.to_distance = nn.Linear(width, 1 + (width if channels else 0))
+        self.start_as_ball(radius)
+        self.log_sharpness = nn.Parameter(torch.tensor(math.log(sharpness) / 10))
+        if channels:
+            self.head = Color(6 + width, channels, hidden=(width,) * head_depth, views="frequency", degree=view_octaves)
+        self.background = None if background is None else FIELDS.build(background, box=CONTRACTED.clone(), channels=channels)
+        self.normals = self.to_distance.weight.new_zeros(0, 3)
+
+    @torch.no_grad()
+    def start_as_ball(self, radius: float) -> None:
+        """f ≈ |u| − radius (Atzmon & Lipman, SAL, CVPR 2020, theorem 1): layers of variance 2/width that see the place alone."""
+        width = self.to_distance.in_features
+        for i, layer in enumerate(self.trunk):
+            assert isinstance(layer, nn.Linear)
+            layer.weight.normal_(0, math.sqrt(2 / width))
+            layer.bias.zero_()
+            if i == 0:
+                layer.weight[:, 3:] = 0
+            elif i == self.skip:
+                layer.weight[:, width:] = 0
+        self.to_distance.weight.normal_(0, 1e-4 if not self.channels else math.sqrt(1 / width))
+        self.to_distance.weight[0].normal_(math.sqrt(math.pi / width), 1e-4)
+        self.to_distance.bias.zero_()
+        self.to_distance.bias[0] = -radius
+
+    @property
+    def sharpness(self) -> Tensor:
+        """s per unit of length of the scene."""
+        limit = math.log(SHARPEST)
+        return torch.exp((10 * self.log_sharpness).clamp(-limit, limit)) / self.unit
+
+    def sdf(self, x: Tensor) -> Tensor:
+        """Signed distance [...] of points x [..., 3], negative inside."""
+        points = x.reshape(-1, 3)
+        h = inputs = self.inputs(points)
+        for i, layer in enumerate(self.trunk):
+            h = rounded_relu(layer(self.joined(i, h, inputs)))[0]
+        weight, bias = self.to_distance.weight[:1], self.to_distance.bias[:1]
+        return self.unit * nn.functional.linear(h, weight, bias).view(x.shape[:-1])
+
+    def at(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Distance [N], its gradient [N, 3] and feature [N, F] at points [N, 3]."""
+        octaves = self.encoding.octaves if isinstance(self.encoding, Frequency) else None
+        with torch.enable_grad():  # a grid has no written-out derivative: only this step is left to autograd
+            tracked = points if octaves is not None or points.requires_grad else points.detach().requires_grad_()
+            inputs = kept = self.inputs(tracked)
+        if not torch.is_grad_enabled():
+            inputs = inputs.detach()
+        h, slopes = inputs, []
+        for i, layer in enumerate(self.trunk):
+            h, slope = rounded_relu(layer(self.joined(i, h, inputs)))
+            slopes.append(slope)
+        out = self.to_distance(h)
+        g, again = self.to_distance.weight[0] * slopes[-1], None
+        for i in range(len(slopes) - 1, -1, -1):
+            layer = self.trunk[i]
+            assert isinstance(layer, nn.Linear)
+            g = g @ layer.weight
+            if i and i == self.skip:
+                g, again = g[:, : -inputs.shape[1]], g[:, -inputs.shape[1] :]
+            g = g * slopes[i - 1] if i else g
+        g = g if again is None else g + again
+        if octaves is not None:
+            normal = g[:, :3] + self.unit * encoding_gradient(g[:, 3:], inputs[:, 3:], octaves)
+        else:
+            with torch.enable_grad():
+                (normal,) = torch.autograd.grad(kept, tracked, self.unit * g, create_graph=g.requires_grad)
+        return self.unit * out[:, 0], normal, out[:, 1:]
+
+    def inputs(self, points: Tensor) -> Tensor:
+        """Place in units of the network, and its encoding: [N, 3 + width]."""
+        return torch.cat([self.place(points), self.encoding(points)], -1)
+
+    def place(self, points: Tensor) -> Tensor:
+        """Points in units of the box's longest half side, about its middle."""
+        return (points - points.new_tensor(self.middle)) / self.unit
+
+    def joined(self, i: int, h: Tensor, inputs: Tensor) -> Tensor:
+        """What layer i sees."""
+        return torch.cat([h, inputs], -1) if self.skip and i == self.skip else h
+
+    def inside(self, x: Tensor) -> Tensor:
+        """Whether points x [..., 3] lie in the box."""
+        return ((x >= self.box[0]) & (x <= self.box[1])).all(-1)
+
+    def density(self, x: Tensor, code: Any = None) -> Tensor:
+        """s Φ_s(−f), the attenuation that a ray straight onto the surface meets: its integral is the optical depth."""
+        s = self.sharpness
+        density = s * torch.sigmoid(-s * self.sdf(x)) * self.inside(x)
+        return (
+            density if self.background is None else torch.where(self.inside(x), density, self.background.density(self.folded(x)))
+        )
+
+    def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> Answer:
+        if d is None:
+            raise ValueError("the opacity of a surface depends on the direction it is seen along")
+        inside = self.inside(x)
+        spots = ((dt > 0) & inside).reshape(-1).nonzero()[:, 0]
+        points = x.reshape(-1, 3).index_select(0, spots)
+        ray = spots.div(max(dt.shape[-1], 1), rounding_mode="floor")
+        ahead = d.expand(*dt.shape[:-1], 1, 3).reshape(-1, 3).index_select(0, ray)
+        distance, normal, feature = self.at(points)
+        self.normals = normal if torch.is_grad_enabled() else normal[:0]
+        slope = annealed((ahead * normal).sum(-1), self.annealing())
+        found = section_depth(distance, slope, dt.reshape(-1).index_select(0, spots), self.sharpness)
+        tau = found.new_zeros(dt.numel()).index_copy(0, spots, found).view(dt.shape)
+        behind = None
+        if self.background is not None:
+            behind = self.background(self.folded(x), d, torch.where(inside, 0.0, dt))
+            tau = tau + behind.tau
+        if not self.channels:
+            return Answer(tau)
+        with torch.no_grad():
+            w = torch.exp(-exclusive_sum(tau)) * -torch.expm1(-tau)
+            kept = (w.reshape(-1).index_select(0, spots) > self.faint).nonzero()[:, 0]
+        rows = [self.place(points), normal, feature]
+        seen = self.head(torch.cat([row.index_select(0, kept) for row in rows], -1), ahead.index_select(0, kept))
+        color = seen.new_zeros(dt.numel(), self.channels).index_copy(0, spots.index_select(0, kept), seen)
+        color = color.view(*dt.shape, self.channels)
+        return Answer(tau, color if behind is None or behind.color is None else color + behind.color)
+
+    def folded(self, x: Tensor) -> Tensor:
+        """Points outside the box as the background sees them: (2 − 1/|u|∞) u/|u|∞, |u|∞ = 1 on the box (mip-NeRF 360)."""
+        u = (x - self.box.mean(0)) / (0.5 * (self.box[1] - self.box[0]))
+        size = u.abs().amax(-1, keepdim=True).clamp_min(1)
+        return u / size * (2 - 1 / size)
+
+    def annealing(self) -> float:
+        """How far the slope is annealed: 0 at the beginning, 1 from ``anneal`` on."""
+        return 1.0 if self.progress >= self.anneal else self.progress / self.anneal
+
+    def advance(self, progress: float) -> bool:
+        self.progress = progress
+        return self.background is not None and self.background.advance(progress)
+
+    def regularisers(self) -> Penalties:
+        return Penalties({"eikonal": self.eikonal})
+
+    def eikonal(self) -> Tensor:
+        """Mean (|∇f| − 1)² over the last batch's samples and random points of the box (Gropp et al., IGR, ICML 2020)."""
+        normals = [self.normals]
+        if self.random is not None and self.scatter:
+            place = torch.rand(self.scatter, 3, generator=self.random).to(self.box)
+            normals.append(self.at(self.box[0] + place * (self.box[1] - self.box[0]))[1])
+        length = torch.cat(normals).norm(dim=-1)
+        return (length - 1).square().sum() / max(len(length), 1)
+
+    def groups(self) -> list[dict[str, Any]]:
+        grids = list(self.encoding.parameters())
+        apart = {id(p) for p in [*grids, *(() if self.background is None else self.background.parameters())]}
+        networks = [p for p in self.parameters() if id(p) not in apart]
+        groups = [{"params": networks, "rate": 1.0}] + ([{"params": grids, "rate": self.grid_rate}] if grids else [])
+        return groups if self.background is None else groups + self.background.groups()
+
+
+def section_depth(distance: Tensor, slope: Tensor, dt: Tensor, s: Tensor | float) -> Tensor:
+    """Optical depth log Φ_s(f⁻) − log Φ_s(f⁺) of sections, f∓ = f ∓ slope · dt/2 with a slope ≤ 0; all [...].
+
+    1 − exp(−tau) is NeuS's alpha, max(0, (Φ_s(f⁻) − Φ_s(f⁺)) / Φ_s(f⁻)) (eq. 13), without the 1e-5 that guards its division.
+    Along sections that meet, tau telescopes: what a ray has left is Φ_s(last) / Φ_s(first).
+
+    >>> tau = section_depth(torch.tensor([0.3, 0.1, -0.1]), torch.tensor(-1.0), torch.tensor(0.2), 10.0)
+    >>> bool(torch.isclose(torch.exp(-tau.sum()), torch.sigmoid(torch.tensor(-2.0)) / torch.sigmoid(torch.tensor(4.0))))
+    True
+    """
+    half = 0.5 * slope * dt
+    return relu(softplus(-s * (distance + half)) - softplus(-s * (distance - half)))
+
+
+def annealed(cos: Tensor, r: float) -> Tensor:
+    """−(relu(½ − ½ cos)(1 − r) + relu(−cos) r): the slope along a ray, at r = 0 also where it leaves the surface.
+
+    A ray that meets a wrong first guess from behind would else give it no slope to follow (NeuS's public code).
+    """
+    return -(relu(0.5 - 0.5 * cos) * (1 - r) + relu(-cos) * r)
+
+
+class _RoundedRelu(torch.autograd.Function):
+    """Value and slope in one node, each from few passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+        slope = torch.mul(z, 0.5 / CORNER).add_(0.5).clamp_(0, 1)
+        value = torch.add(z, slope, alpha=-CORNER).add_(CORNER).mul_(slope)
+        ctx.save_for_backward(slope)
+        return value, slope
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_value: Tensor, to_slope: Tensor) -> Tensor:
+        (slope,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(to_slope, slope, 0.0, 1.0).mul_(0.5 / CORNER).addcmul_(to_value, slope)
+
+
+def rounded_relu(z: Tensor) -> Sequence[Tensor]:
+    """A ReLU whose corner is a parabola over ±CORNER, (z + c)²/4c there, and its slope.
+
+    >>> [[round(float(v), 4) for v in out] for out in rounded_relu(torch.tensor([0.0, 0.028, 2.0]))]
+    [[0.007, 0.028, 2.0], [0.5, 1.0, 1.0]]
+    """
+    return _RoundedRelu.apply(z)
