@@ -74,20 +74,7 @@ class Blender:
         depth = read_depth(paths, pictures.size)
         if depth is not None and self.depth_kind == "planar":
             depth = depth * cameras.planar_factor(*pixel_grid(cameras))
-        return Scene(
-            root.resolve().name,
-            "blender",
-            split,
-            stems,
-            pictures.images,
-            pictures.alpha,
-            depth,
-            None,
-            cameras,
-            bounds.box,
-            pictures.background,
-            notes=tuple(notes),
-        )
+        return Scene.of_pictures(root, "blender", split, stems, pictures, cameras, bounds.box, depth=depth, notes=notes)
 
     def frames(self, root: Path, split: str) -> tuple[list[Frame], list[Frame]]:
         """The frames of a split, each with its file's values below its own, and those of the whole scene."""

@@ -137,21 +137,9 @@ class Colmap:
                           torch.tensor([lens.centre_px for lens in lenses]), *pictures.full, near, far)  # fmt: skip
         cameras = cameras.resized(*pictures.size)
         depth, confidence = sparse_depth(model, chosen, cameras) if self.sparse_depth and len(model.points) else (None, None)
-        return Scene(
-            root.resolve().name,
-            "colmap",
-            split,
-            tuple(str(Path(view.name).with_suffix("")) for view in chosen),
-            pictures.images,
-            pictures.alpha,
-            depth,
-            confidence,
-            cameras,
-            box,
-            pictures.background,
-            facts={"points": model.points},
-            notes=(*notes, *how),
-        )
+        stems = [str(Path(view.name).with_suffix("")) for view in chosen]
+        return Scene.of_pictures(root, "colmap", split, stems, pictures, cameras, box, depth=depth, confidence=confidence,
+                                 facts={"points": model.points}, notes=(*notes, *how))  # fmt: skip
 
     def bounds(self, model: Model) -> tuple[float, float, Tensor, list[str]]:
         """Near, far and box from the points seen, or without points from the poses."""

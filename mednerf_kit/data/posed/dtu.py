@@ -80,20 +80,9 @@ class Dtu:
                                  masks=[masks[i] for i in chosen] if masks else None)  # fmt: skip
         bounds = bounds_of_box(poses, cube(torch.zeros(3), 1.0))
         cameras = Cameras(poses[chosen], lenses[chosen, 0], lenses[chosen, 1], *pictures.full, bounds.near, bounds.far)
-        return Scene(
-            root.resolve().name,
-            "dtu",
-            split,
-            tuple(paths[i].stem for i in chosen),
-            pictures.images,
-            pictures.alpha,
-            None,
-            None,
-            cameras.resized(*pictures.size),
-            bounds.box,
-            pictures.background,
-            facts={"mm_per_unit": float(scale_mat[0, 0]), "to_world": scale_mat.float()},
-        )
+        facts = {"mm_per_unit": float(scale_mat[0, 0]), "to_world": scale_mat.float()}
+        stems = [paths[i].stem for i in chosen]
+        return Scene.of_pictures(root, "dtu", split, stems, pictures, cameras.resized(*pictures.size), bounds.box, facts=facts)
 
 
 def read_cameras(path: Path) -> tuple[Tensor, Tensor, Tensor]:

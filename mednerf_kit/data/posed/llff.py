@@ -76,21 +76,8 @@ class Llff:
         every = Cameras(poses, lens[:, 2:].expand(-1, 2), (size - 1).div(2).expand(len(poses), 2), round(float(lens[0, 0])),
                         round(float(lens[0, 1])), near, far, self.ndc).resized(*pictures.size)  # fmt: skip
         facts: dict[str, Any] = {"scale": scale, "focus": 1 / (0.25 / (0.9 * nearest) + 0.75 / (5 * farthest))}
-        return Scene(
-            root.resolve().name,
-            "llff",
-            split,
-            tuple(paths[i].stem for i in chosen),
-            pictures.images,
-            pictures.alpha,
-            None,
-            None,
-            every.take(chosen),
-            box_of_frusta(every),
-            pictures.background,
-            facts=facts,
-            notes=tuple(notes),
-        )
+        stems, box = [paths[i].stem for i in chosen], box_of_frusta(every)
+        return Scene.of_pictures(root, "llff", split, stems, pictures, every.take(chosen), box, facts=facts, notes=notes)
 
 
 def read_poses(path: Path) -> tuple[Tensor, Tensor, Tensor]:

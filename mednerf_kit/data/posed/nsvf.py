@@ -71,20 +71,8 @@ class Nsvf:
         bounds, notes = self.bounds(root, all_poses, tight=matrix)
         own = torch.stack([read_pose(poses[path.stem]) for path in paths])
         cameras = Cameras(own, focal.expand(len(own), 2), centre.expand(len(own), 2), *pictures.full, bounds.near, bounds.far)
-        return Scene(
-            root.resolve().name,
-            "nsvf",
-            split,
-            tuple(path.stem for path in paths),
-            pictures.images,
-            pictures.alpha,
-            None,
-            None,
-            cameras.resized(*pictures.size),
-            bounds.box,
-            pictures.background,
-            notes=tuple(notes),
-        )
+        stems = [path.stem for path in paths]
+        return Scene.of_pictures(root, "nsvf", split, stems, pictures, cameras.resized(*pictures.size), bounds.box, notes=notes)
 
     def of_split(self, every: list[Path], split: str) -> list[Path]:
         """The pictures of a split, by the digit their names begin with."""

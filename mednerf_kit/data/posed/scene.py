@@ -20,6 +20,7 @@ from ...core.errors import UserError, unknown_name
 from ...imaging.cameras import Cameras
 from .check import Report, examine
 from .depth import depth_beside
+from .pictures import Pictures
 
 SPLITS = ("train", "val", "test", "all")
 BACKGROUNDS = {"white": 1.0, "black": 0.0}
@@ -45,6 +46,14 @@ class Scene:
     quantity: Literal["colour", "line_integral"] = "colour"
     facts: dict[str, Any] = field(default_factory=dict)  # what only this format knows: see its docstring
     notes: tuple[str, ...] = ()  # what was assumed or looks wrong, a sentence each
+
+    @classmethod
+    def of_pictures(cls, root: Path, kind: str, split: str, stems: Sequence[str], pictures: Pictures, cameras: Cameras,
+                    box: Tensor, *, depth: Tensor | None = None, confidence: Tensor | None = None,
+                    facts: dict[str, Any] | None = None, notes: Sequence[str] = ()) -> Scene:  # fmt: skip
+        """A folder's coloured pictures in format ``kind``, seen by ``cameras`` of the size they were read at."""
+        return cls(root.resolve().name, kind, split, tuple(stems), pictures.images, pictures.alpha, depth, confidence, cameras,
+                   box, pictures.background, facts=facts or {}, notes=tuple(notes))  # fmt: skip
 
     @property
     def count(self) -> int:
