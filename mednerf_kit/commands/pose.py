@@ -58,7 +58,7 @@ def pose(context: click.Context, *, report: bool, **options: Any) -> None:
 
     wanted = "a photograph (leave --report out)" if report else "--report"
     given = chosen(context, options, SHARED | (MANY if report else ONE), wanted)
-    pixels = given.pop("pixels") or (PIXELS if report else ["region"])
+    pixels: list[Any] = list(given.pop("pixels")) or (PIXELS if report else ["region"])
     search = {name: given.pop(name) for name in SEARCH}
     if report:
         found = report_run(**given, pixels=list(dict.fromkeys(pixels)), search=PoseSearch(**search))

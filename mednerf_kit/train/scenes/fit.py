@@ -11,9 +11,11 @@ import torch
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from ...core.errors import RunError
+from ...core.errors import RunError, UserError
 from ...core.types import Pixels, Rays
 from ...data.posed.scene import Scene
+from ...imaging.cameras import Cameras
+from ...imaging.motion import about, apart, exp_se3
 from ...rays.render import Rendered
 from ...rays.selectors import RaySelector
 from ..loop import TASKS
@@ -33,6 +35,54 @@ class FitParts:
     losses: dict[str, Loss]
 
 
+class PoseCorrections:
+    """One twist per training view, learned with the scene (as in BARF, Lin et al. 2021): exp(ξ_v) moves view v's camera.
+
+    Motions are of the world about the middle of the scene, shifts counted in the cameras' mean distance from it. A motion common
+    to all views would only move the scene: the mean twist is taken away after each step, which to first order leaves the files'
+    frame in place.
+    """
+
+    def __init__(self, scene: Scene, rate: float) -> None:
+        cameras = scene.cameras
+        self.middle = torch.zeros(3) if cameras.ndc else scene.box.mean(0)
+        self.unit = 1.0 if cameras.ndc else float((cameras.position - self.middle).norm(dim=-1).mean())
+        self.rate = rate
+        self.twist = torch.zeros(cameras.count, 6, requires_grad=True)
+        self.optimiser = torch.optim.Adam([self.twist])
+
+    def applied(self, cameras: Cameras) -> Cameras:
+        """The training cameras, corrected; differentiable in the twists."""
+        scale = self.twist.new_tensor([1.0] * 3 + [self.unit] * 3)
+        return cameras.moved(about(exp_se3(self.twist * scale), self.middle))
+
+    def step(self, share: float) -> None:
+        """One step at a share of the rate."""
+        self.optimiser.param_groups[0]["lr"] = self.rate * share
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            self.twist -= self.twist.mean(0)
+
+    @torch.no_grad()
+    def change(self, cameras: Cameras) -> dict[str, float]:
+        """How far the corrections are from none: mean rotation in degrees, mean way of the centres in scene units."""
+        turn, shift = apart(self.applied(cameras).c2w, cameras.c2w)
+        return {"pose_rotation_deg": float(turn.mean()), "pose_shift": float(shift.mean())}
+
+    def state(self) -> dict[str, Tensor]:
+        """The twists, and their optimiser's memory."""
+        slots = self.optimiser.state_dict()["state"].get(0, {})
+        return {"poses.twist": self.twist} | {f"poses.optim.{k}": torch.as_tensor(v) for k, v in slots.items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Continue from :meth:`state`."""
+        self.twist.data.copy_(tensors["poses.twist"])
+        slots = part(tensors, "poses.optim.")
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": {0: slots} if slots else {}, "param_groups": groups})
+
+
 @TASKS.register("fit")
 class FitTask:
     """Fits a scene's fields to its pictures.
@@ -40,7 +90,8 @@ class FitTask:
     The rate warms up over ``warmup_steps`` and falls exponentially to ``final_rate`` of ``learning_rate``; with ``restart_rate``
     it starts again when a field replaces its parameters (TensoRF's up-sampling). The first ``crop_steps`` look at the middle
     ``crop`` of the pictures. A picture that is one flat colour, or empty, while the truth is not, restarts the fit with a new
-    seed and such a crop.
+    seed and such a crop. With ``refine_poses`` above 0 the training poses are corrected meanwhile (:class:`PoseCorrections`), by
+    an Adam of that rate, in radians, which follows the same curve.
     """
 
     def __init__(
@@ -53,6 +104,7 @@ class FitTask:
         restart_rate: bool = False,
         crop_steps: int = 0,
         crop: float = 0.5,
+        refine_poses: float = 0.0,
         parts: FitParts,
         scene: Scene,
         seed: int = 0,
@@ -60,6 +112,9 @@ class FitTask:
     ) -> None:
         self.learning_rate, self.final_rate, self.warmup_steps, self.beta2 = learning_rate, final_rate, warmup_steps, beta2
         self.restart_rate, self.crop_steps, self.crop = restart_rate, crop_steps, crop
+        if refine_poses < 0:
+            raise UserError(f"got refine_poses {refine_poses:g}", "wanted a learning rate from 0 on", "0 leaves the poses alone")
+        self.refine_poses = refine_poses
         self.parts, self.scene, self.seed, self.device = parts, scene, seed, device
         self.random = Generator().manual_seed(seed)
         self.restarts, self.since, self.crop_until = 0, 0.0, crop_steps
@@ -72,7 +127,13 @@ class FitTask:
         self.model = self.parts.make()
         for field in self.model.scene_fields():
             field.random = self.random
+        self.poses = PoseCorrections(self.scene, self.refine_poses) if self.refine_poses else None
         self.new_optimiser()
+
+    @property
+    def cameras(self) -> Cameras:
+        """The training cameras, corrected where poses are refined."""
+        return self.poses.applied(self.scene.cameras) if self.poses else self.scene.cameras
 
     def new_optimiser(self) -> None:
         """Adam over the fields' groups, each at its share of the rate."""
@@ -108,6 +169,8 @@ class FitTask:
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
         self.optimiser.step()
+        if self.poses:
+            self.poses.step(rate)
         error = squared_error(outcome.rendered[-1], outcome.truth)
         pixels = replace(pixels, weight=outcome.importance.cpu())
         selector.observe(pixels, error.cpu(), pixels.yx.grad * len(error) if pixels.yx.grad is not None else None)
@@ -118,7 +181,7 @@ class FitTask:
             "rate": rate,
             "evals_per_ray": asked / len(error),
             "restarts": float(self.restarts),
-        }
+        } | (self.poses.change(self.scene.cameras) if self.poses else {})
         if index + 1 in CHECKS:
             self.look(outcome, index)
         return logged
@@ -138,7 +201,7 @@ class FitTask:
         def at(values: Tensor | None) -> Tensor | None:
             return None if values is None else values[view, y, x].float().to(self.device)
 
-        rays: Rays = on_device(self.model.narrowed(scene.cameras).rays(view, pixels.yx), self.device)
+        rays: Rays = on_device(self.model.narrowed(self.cameras).rays(view, pixels.yx), self.device)
         if scene.depth is not None:
             rays = replace(rays, depth=scene.cameras.along_ray(view, pixels.yx.detach(), scene.depth[view, y, x]).to(self.device))
         rendered = self.model.render(rays, self.random)
@@ -158,7 +221,7 @@ class FitTask:
 
     def errors_everywhere(self) -> Tensor:
         """Squared error of every pixel of the training views, [V, H, W]: what an exact error map is refreshed with."""
-        seen = render_cameras(self.model, self.scene.cameras, depth=self.scene.depth, device=self.device, progress=False)
+        seen = render_cameras(self.model, self.cameras, depth=self.scene.depth, device=self.device, progress=False)
         return (seen.image - self.scene.images.float()).square().mean(-1)
 
     def look(self, outcome: Outcome, index: int) -> None:
@@ -186,6 +249,7 @@ class FitTask:
         for i, slots in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optim.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
         tensors |= {f"selector.{k}": v for k, v in self.parts.selector.state_dict().items()}
+        tensors |= self.poses.state() if self.poses else {}
         return tensors, {"task_state": {"restarts": self.restarts, "since": self.since, "crop_until": self.crop_until}}
 
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
@@ -200,6 +264,8 @@ class FitTask:
         self.optimiser.load_state_dict({"state": slots, "param_groups": self.optimiser.state_dict()["param_groups"]})
         self.random.set_state(tensors["random"])
         self.parts.selector.load_state_dict(part(tensors, "selector."))
+        if self.poses:
+            self.poses.load(tensors)
 
 
 def squared_error(seen: Rendered, truth: Tensor) -> Tensor:

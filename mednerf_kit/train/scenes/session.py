@@ -18,8 +18,9 @@ from ...rays.samplers import SAMPLERS
 from ...rays.selectors import SELECTORS
 from ..loop import TASKS, Job, Kind, Loop
 from .build import Model, build_model, needs, peak_mib
-from .fit import FitParts
+from .fit import FitParts, FitTask
 from .losses import build_losses
+from .pose import aligned
 from .runs import load_fit, read_scene, render_views
 
 RECIPE_KEYS = frozenset(("task", "scene", "fields", "levels", "selector", "losses", "picture", "steps", "snapshot_steps"))
@@ -133,7 +134,10 @@ def refuse_what_is_missing(scene: Scene, model: Model, losses: Mapping[str, Any]
 
 
 def look_back(loop: Loop, device: torch.device) -> dict[str, Any]:
-    """A preview of one unseen view, and its PSNR for the log: the score of the test views is `evaluate`'s."""
+    """A preview of one unseen view, and its PSNR for the log: the score of the test views is `evaluate`'s.
+
+    Where poses were refined, the files' poses of unseen views are off too: the view is also scored once its own is refined.
+    """
     from ..pictures import write_png8
 
     fit = load_fit(loop.folder, device=str(device))
@@ -141,13 +145,27 @@ def look_back(loop: Loop, device: torch.device) -> dict[str, Any]:
         scene = fit.scene("val").take([0])
     except UserError:
         scene = fit.scene("test").take([0])
-    seen = render_views(fit, scene.cameras)
     truth = scene.images.float()
-    psnr = float(-10 * (seen.image.clamp(0, 1) - truth).square().mean().clamp_min(1e-10).log10())
+
+    def psnr_db(image: torch.Tensor) -> float:
+        return float(-10 * (image.clamp(0, 1) - truth).square().mean().clamp_min(1e-10).log10())
+
+    seen = render_views(fit, scene.cameras)
+    found = {"preview_psnr_db": psnr_db(seen.image)}
+    preview = loop.folder / "previews" / "view.png"
+    loop.log(f"view {scene.stems[0]}, not trained on: {found['preview_psnr_db']:.2f} dB (preview {preview})")
+    task = loop.task
+    if isinstance(task, FitTask) and task.poses is not None:
+        found |= task.poses.change(task.scene.cameras)
+        seen = render_views(fit, aligned(fit.model, scene.cameras, truth, device=fit.device))
+        found["preview_psnr_aligned_db"] = psnr_db(seen.image)
+        loop.log(
+            f"training poses corrected by {found['pose_rotation_deg']:.3f}° and {found['pose_shift']:.4f} units on average; "
+            f"{found['preview_psnr_aligned_db']:.2f} dB with the view's own pose refined too"
+        )
     pair = torch.cat([truth[0], seen.image[0].clamp(0, 1)], 1)
-    write_png8(loop.folder / "previews" / "view.png", pair[..., 0] if pair.shape[-1] == 1 else pair)
-    loop.log(f"view {scene.stems[0]}, not trained on: {psnr:.2f} dB (preview {loop.folder / 'previews' / 'view.png'})")
-    return {"preview_psnr_db": psnr, "peak_mib": peak_mib(device)}
+    write_png8(preview, pair[..., 0] if pair.shape[-1] == 1 else pair)
+    return {**found, "peak_mib": peak_mib(device)}
 
 
 def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
