@@ -244,7 +244,7 @@ def test_sections_left_out_cannot_be_seen():
         found = Sections(n=48, refine=32, rounds=2, faint=faint, box=BOX, field=field)(rays, None, seeded())
         x = rays.origin[:, None] + found.t[..., None] * rays.direction[:, None]
         answer = field(x, rays.direction[:, None], found.dt)
-        return emission_absorption(answer.tau, answer.color), (found.dt > 0).float().mean()
+        return emission_absorption(answer.tau.detach(), answer.color.detach()), (found.dt > 0).float().mean()
 
     (all_of_it, everything), (some, few) = look(0.0), look(1e-3)
     assert everything == 1.0 and few < 0.45
@@ -342,6 +342,26 @@ def neus_fit(field: Neus):
     known = exact_scene(ball_cameras(2, 16))
     truth = Surface((ExactBall((0.0, 0.0, 0.0), ExactField.ball, PAINT),))
     return replace(fit, model=replace(model, levels=levels), known=replace(known, facts={"surface": truth}))
+
+
+class Floor(ExactField):
+    """Everything below z = 0.25, up to the walls of the box."""
+
+    def sdf(self, x):
+        return x[..., 2] - 0.25
+
+    def at(self, points):
+        return self.sdf(points), torch.tensor([[0.0, 0.0, 1.0]]).expand_as(points), torch.zeros(len(points), 32)
+
+
+def test_a_mesh_has_colours_also_where_it_was_closed(tmp_path):
+    torch.manual_seed(0)
+    fit = neus_fit(Floor(width=32, depth=1, skip=0, head_depth=0, sharpness=200.0, box=BOX).eval())
+    places, directions = surface.seen_from_outside(fit, *surface.mesh_of(fit, size=16))
+    assert float(places.abs().max()) < 1 and float(directions[:, 2].max()) == -1
+    assert float(export.runs.colour_at(fit, places, directions).min()) > 0.1
+    export.export_mesh(fit, tmp_path / "floor.ply", size=16)
+    assert (tmp_path / "floor.ply").stat().st_size > 1000
 
 
 def test_evaluating_scores_the_surface_where_it_is_known(tmp_path):

@@ -39,9 +39,9 @@ class Neus(SceneField):
     and is asked where a sample's weight exceeds ``faint``. ``eikonal`` is the mean of (|∇f| − 1)² over the samples of the last
     training batch and over ``scatter`` random points of the box.
 
-    The normal is written out as a second pass through the layers, so that one ordinary way back serves it: on a CPU at width 64
-    a point costs a third of what it does by ``autograd.grad`` with its graph kept through a softplus, and half of what three
-    tangents forward would (reverse mode needs two products a layer, these need four).
+    The normal is written out as a second pass through the layers, so that one ordinary way back serves it: two products a
+    layer, where three tangents forward would need four. On a CPU at width 64 a point costs two thirds of what it does by
+    ``autograd.grad`` through softplus layers with its graph kept, and no more than with plain ReLUs (scripts/bench/surface.py).
     """
 
     box: Tensor
@@ -94,7 +94,7 @@ class Neus(SceneField):
         if channels:
             self.head = Color(6 + width, channels, hidden=(width,) * head_depth, views="frequency", degree=view_octaves)
         self.background = None if background is None else FIELDS.build(background, box=CONTRACTED.clone(), channels=channels)
-        self.normals = self.to_distance.weight.new_zeros(0, 3)
+        self.normals: Tensor | None = None  # of the last training batch
 
     @torch.no_grad()
     def start_as_ball(self, radius: float) -> None:
@@ -190,7 +190,7 @@ class Neus(SceneField):
         ray = spots.div(max(dt.shape[-1], 1), rounding_mode="floor")
         ahead = d.expand(*dt.shape[:-1], 1, 3).reshape(-1, 3).index_select(0, ray)
         distance, normal, feature = self.at(points)
-        self.normals = normal if torch.is_grad_enabled() else normal[:0]
+        self.normals = normal if torch.is_grad_enabled() else None
         slope = annealed((ahead * normal).sum(-1), self.annealing())
         found = section_depth(distance, slope, dt.reshape(-1).index_select(0, spots), self.sharpness)
         tau = found.new_zeros(dt.numel()).index_copy(0, spots, found).view(dt.shape)
@@ -228,7 +228,7 @@ class Neus(SceneField):
 
     def eikonal(self) -> Tensor:
         """Mean (|∇f| − 1)² over the last batch's samples and random points of the box (Gropp et al., IGR, ICML 2020)."""
-        normals = [self.normals]
+        normals = [self.box.new_zeros(0, 3) if self.normals is None else self.normals]
         if self.random is not None and self.scatter:
             place = torch.rand(self.scatter, 3, generator=self.random).to(self.box)
             normals.append(self.at(self.box[0] + place * (self.box[1] - self.box[0]))[1])

@@ -36,8 +36,9 @@ class Sections:
 
     A section is left out (length 0) where its optical depth at the field's own sharpness is at most ``faint`` even if a surface
     of slope 1 passes as near as it may, or where less than ``faint`` of the light is left: on a trained surface most are, and
-    what costs is the field's normals and colours, not these distances. ``faint`` 0 keeps all. With ``outside``, so many nodes
-    follow behind the box, even in disparity, for a background (a scene of ``clip: false``).
+    what costs is the field's normals and colours, not these distances (a sixth, which evaluations per ray do not count).
+    ``faint`` 0 keeps all. Sections lie within the box; with ``outside``, so many nodes follow behind it, even in disparity, for a
+    background (a scene of ``clip: false``).
 
     ``field`` is the level's own, a fact like ``box`` and no option. The rounds could also be levels of weight 0, but a level
     hands on weights at the learned sharpness, has no distances left where these are 0, and would pay for colours; and what
@@ -63,15 +64,14 @@ class Sections:
 
     @torch.no_grad()
     def __call__(self, rays: Rays, previous: Previous = None, generator: Generator | None = None) -> Samples:
-        near, far = rays.near[..., None], rays.far[..., None]
-        leave = self.leave(rays) if self.outside else far
-        shift = strata(near.shape, generator, near.device)
-        inner = near + (torch.arange(1, self.n, device=near.device) - 0.5 + shift) * (leave - near) / self.n
-        t = torch.cat([near, inner, leave], -1)
+        enter, leave = self.span(rays)
+        shift = strata(enter.shape, generator, enter.device)
+        inner = enter + (torch.arange(1, self.n, device=enter.device) - 0.5 + shift) * (leave - enter) / self.n
+        t = torch.cat([enter, inner, leave], -1)
         found = self.sections(t) if self.field is None else self.refined(rays, t, self.field, generator)
         if not self.outside:
             return found
-        borders = torch.arange(self.outside + 1, device=near.device) / self.outside
+        far, borders = rays.far[..., None], torch.arange(self.outside + 1, device=enter.device) / self.outside
         ends = between_in_disparity(leave.clamp_min(1e-6), far.clamp_min(1e-6), borders)
         behind = self.sections(ends.minimum(far).maximum(leave))
         return Samples(torch.cat([found.t, behind.t], -1), torch.cat([found.dt, behind.dt], -1))
@@ -95,19 +95,20 @@ class Sections:
         """Middles and lengths of the sections between borders [..., S + 1]."""
         return Samples(0.5 * (t[..., 1:] + t[..., :-1]), t.diff(dim=-1))
 
-    def leave(self, rays: Rays) -> Tensor:
-        """Where rays leave the box, [..., 1], within [near, far]; at ``near`` for those that miss it."""
-        assert self.box is not None
-        box = self.box.to(rays.origin)
+    def span(self, rays: Rays) -> tuple[Tensor, Tensor]:
+        """Where rays enter and leave the box within [near, far], [..., 1] each; both at ``near`` for those that miss it."""
+        if self.box is None:
+            return rays.near[..., None], rays.far[..., None]
         slow = rays.direction.abs() < 1e-12
-        ends = (box - rays.origin[..., None, :]) / torch.where(slow, 1e-12, rays.direction)[..., None, :]
-        enter, leave = ends.amin(-2).amax(-1), ends.amax(-2).amin(-1)
-        leave = torch.where(leave > enter, leave, rays.near)
-        return leave.maximum(rays.near).minimum(rays.far)[..., None]
+        speed = torch.where(slow, 1e-12, rays.direction)
+        ends = (self.box.to(rays.origin) - rays.origin[..., None, :]) / speed[..., None, :]
+        enter, leave = ends.amin(-2).amax(-1).maximum(rays.near), ends.amax(-2).amin(-1).minimum(rays.far)
+        hit = leave > enter
+        return torch.where(hit, enter, rays.near)[..., None], torch.where(hit, leave, rays.near)[..., None]
 
 
 def distances(field: SignedDistance, rays: Rays, t: Tensor) -> Tensor:
-    """Signed distance at places t [..., S] of rays; rays that miss the support are not asked."""
+    """Signed distance at places t [..., S] of rays; a ray without length, which misses the support, is not asked."""
     hit = rays.far > rays.near
     x = rays.origin[hit][:, None] + t[hit][..., None] * rays.direction[hit][:, None]
     f = torch.full_like(t, FAR_AWAY)

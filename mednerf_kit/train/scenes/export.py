@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from ...core.errors import UserError
 from ...core.files import atomic
 from . import metrics, runs
-from .surface import default_threshold, mesh_of, surface, vertex_normals
+from .surface import default_threshold, mesh_of, seen_from_outside, surface
 
 __all__ = ["default_threshold", "export_mesh", "export_points", "point_cloud", "surface", "write_ply"]
 
@@ -35,7 +35,7 @@ def export_mesh(fit: Fit, path: str | Path, *, size: int = 256, threshold: float
     vertices, faces = mesh_of(fit, size=size, threshold=threshold)
     colours = None
     if fit.meta["channels"]:
-        colours = runs.colour_at(fit, vertices, -vertex_normals(vertices, faces))
+        colours = runs.colour_at(fit, *seen_from_outside(fit, vertices, faces))
     write_ply(path, vertices, colours, faces)
     return len(vertices), len(faces)
 

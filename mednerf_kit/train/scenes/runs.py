@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,19 +94,23 @@ def finest_field(fit: Fit) -> SceneField:
     return field
 
 
+def signed_distance(fit: Fit) -> Callable[[Tensor], Tensor] | None:
+    """The signed distance of that field, points [..., 3] -> [...]; None for one that has none."""
+    return getattr(finest_field(fit), "sdf", None)
+
+
 def density_grid(fit: Fit, size: int = 128) -> tuple[Tensor, Tensor]:
     """Density at the centres of size³ cells of the scene's box: values [D, H, W] = [z, y, x] and the box [2, 3]."""
     x, box = cell_centres(fit, size)
     return over(fit, finest_field(fit).density, x.view(-1, 3)).view(size, size, size), box
 
 
-def distance_grid(fit: Fit, size: int = 128) -> tuple[Tensor, Tensor]:
-    """Signed distance at the same places, of a field that has one (``sdf``).
+def distance_grid(fit: Fit, sdf: Callable[[Tensor], Tensor], size: int = 128) -> tuple[Tensor, Tensor]:
+    """A signed distance at the same places.
 
     Blocks of cells whose middle is more than twice their half diagonal away from the surface are given the distance there: all of
     them lie on one side, as long as the slope is below 2.
     """
-    sdf = cast(Callable[[Tensor], Tensor], finest_field(fit).sdf)
     x, box = cell_centres(fit, size)
     if size % BLOCK:
         return over(fit, sdf, x.view(-1, 3)).view(size, size, size), box

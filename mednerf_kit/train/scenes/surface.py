@@ -44,8 +44,8 @@ def mesh_of(fit: Fit, *, size: int = 256, threshold: float | None = None) -> tup
     if fit.scene("train").cameras.ndc:
         raise UserError("got the mesh of a forward-facing scene, whose box is warped by NDC", "wanted a scene in its own space",
                         "export its points, or fit it without NDC")  # fmt: skip
-    if hasattr(runs.finest_field(fit), "sdf"):
-        distances, box = runs.distance_grid(fit, size)
+    if (sdf := runs.signed_distance(fit)) is not None:
+        distances, box = runs.distance_grid(fit, sdf, size)
         return level_set(distances, box, 0.0 if threshold is None else threshold)
     values, box = runs.density_grid(fit, size)
     if threshold is None:
@@ -115,6 +115,25 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     for corner in range(3):
         normals.index_add_(0, faces[:, corner], across)
     return functional.normalize(normals, dim=-1)
+
+
+def seen_from_outside(fit: Fit, vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+    """Where and along which directions [N, 3] a field is asked for the colours of its mesh: against the normals.
+
+    Places are kept a hair inside the box. Of a signed distance the normals are its own: where a mesh was closed at the box they
+    are not those of its faces, and against these nothing would be seen.
+    """
+    box = torch.tensor(fit.meta["box"])
+    hair = 1e-4 * (box[1] - box[0])
+    places = vertices.maximum(box[0] + hair).minimum(box[1] - hair)
+    sdf = runs.signed_distance(fit)
+    if sdf is None:
+        return places, -vertex_normals(vertices, faces)
+    normals = []
+    for some in places.split(1 << 16):
+        x = some.to(fit.device).requires_grad_()
+        normals.append(torch.autograd.grad(sdf(x).sum(), x)[0].cpu())
+    return places, -functional.normalize(torch.cat(normals), dim=-1)
 
 
 def twice_areas(vertices: Tensor, faces: Tensor) -> Tensor:
