@@ -1,8 +1,13 @@
-"""``python -m mednerf_kit``: the command line without the installed script."""
+"""``python -m mednerf_kit``: the command line without the installed script, and what torchrun starts several times."""
 
+import contextlib
+import os
 import sys
 
 from .cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.ExitStack() as stack:
+        if os.environ.get("RANK", "0") != "0" and not os.environ.get("MEDNERF_KIT_DEBUG"):
+            stack.enter_context(contextlib.redirect_stderr(nowhere))  # the first process speaks for all (see train/ranks.py)
+        sys.exit(main())

@@ -45,7 +45,9 @@ class Devices(click.ParamType):
     show_default="no limit",
     help="Begin no run after this time; the rest is marked as not run.",
 )
-@click.option("--device", type=Devices(), default="auto", help="auto, cpu, cuda, or several such as cuda:0,cuda:1.")
+@click.option(
+    "--device", type=Devices(), default="auto", help="auto (all there are), cpu, cuda, or several such as cuda:0,cuda:1."
+)
 @click.option("--jobs", type=click.IntRange(min=1), show_default="one per device", help="Runs at a time, each a process.")
 @click.option("--outdir", type=FOLDER, show_default="runs/ablate-NAME", help="Where runs and tables go.")
 @click.option("-n", "--dry-run", is_flag=True, help="List the cells and what they change, and stop.")

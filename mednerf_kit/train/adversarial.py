@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
 
+from ..core.errors import UserError
 from ..core.types import Answer, Verdict
 from ..fields.coloured import ColouredField
 from ..gan.augment import apply as augmented
@@ -28,6 +29,7 @@ from .loop import TASKS
 from .optimisers import Pair
 from .perceptual import Perceptual
 from .poses import Poses
+from .ranks import Moment, Ranks, Share, compared_in, mean_of, one_precision, random_scenes
 from .rendering import Renderer, physics
 from .states import follow, named, optimiser_tensors, part, restore_optimiser
 
@@ -67,9 +69,10 @@ class Noisy:
     field: ColouredField
     std: float
     random: Generator
+    share: Share
 
     def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any) -> Answer:
-        noise = self.std * torch.randn(dt.shape, generator=self.random, device=dt.device)
+        noise = self.std * self.share.randn(dt.shape, self.random)
         return self.field.answer(x, d, dt, code, noise)
 
 
@@ -80,6 +83,8 @@ class AdversarialTask:
     ``r1_gamma`` is as published, for pictures in [−1, 1] (a quarter of it acts on ours, in [0, 1]), applied every ``r1_interval``
     steps and weighted accordingly; 0 leaves it out. ``density_noise`` falls linearly to 0 over ``density_noise_steps`` (null:
     stays). The average that is kept has a half-life of ``ema_kimg`` thousand pictures, at first ``ema_ramp`` of those seen.
+    ``accumulate`` parts of a batch are computed one after the other, which takes so much less memory and changes nothing else;
+    the maker's pictures are then rendered twice, once for the judge and once for its own gradient.
     """
 
     def __init__(
@@ -94,6 +99,7 @@ class AdversarialTask:
         r1_interval: int = 16,
         ema_kimg: float = 20.0,
         ema_ramp: float | None = 0.05,
+        accumulate: int = 1,
         parts: Players,
         reals: Reals,
         geometry: Geometry,
@@ -103,32 +109,58 @@ class AdversarialTask:
         self.parts, self.reals, self.geometry, self.device = parts, reals, geometry, torch.device(device)
         self.batch, self.r1_gamma, self.r1_interval = batch, r1_gamma, r1_interval
         self.density_noise, self.density_noise_steps = density_noise, density_noise_steps
-        self.ema_kimg, self.ema_ramp = ema_kimg, ema_ramp
+        self.ema_kimg, self.ema_ramp, self.accumulate, self.ranks = ema_kimg, ema_ramp, accumulate, Ranks()
         self.renderer = Renderer(parts.levels, physics(picture, background), parts.poses)
         self.channels = 3 if parts.generator.field_outputs == 4 else 1
         self.random = Generator().manual_seed(seed)  # choices: the same on every device
         self.dust = Generator(device=self.device).manual_seed(seed)  # jitter and noise along rays, made where they are used
         self.ema = copy.deepcopy(parts.generator).requires_grad_(False)
 
+    def join(self, ranks: Ranks) -> list[str]:
+        """Share every batch with other processes; answers what is worth knowing about that."""
+        parts = ranks.world * self.accumulate
+        ranks.check({"task.batch": self.batch}, self.accumulate)
+        if parts > 1 and getattr(self.parts.loss, "batch_mean", False):
+            raise UserError(f"got compat.batch_mean_hinge for a batch in {parts} parts", "wanted it whole, to take its mean",
+                            "train in one process with task.accumulate=1")  # fmt: skip
+        self.ranks = ranks
+        if ranks.world > 1:
+            one_precision(self.parts.generator.field, ranks, self.device)
+        return compared_in(self.parts.discriminator, self.batch, parts)
+
     def step(self, progress: float, index: int) -> dict[str, float]:
         """One step of the judge, then one of the maker."""
-        p = self.parts
+        p, ranks, k = self.parts, self.ranks, self.accumulate
         p.optimisers.at(index)
         p.patch.advance(progress)
-        reals, real_angles = self._draw_reals(index)
-        fakes, fake_angles = self._draw_fakes(index)
+        start, logged, logits, g_losses = Moment(self.random, self.dust), [], [], []
         p.discriminator.requires_grad_(True)
-        d_loss, logged = self._judge_loss(reals, real_angles, fakes.detach(), fake_angles, index)
         p.optimisers.judge.zero_grad(set_to_none=True)
-        d_loss.backward()
+        for share in ranks.parts(k, self.random, self.dust, p.discriminator):
+            reals, real_angles = self._draw_reals(index, share)
+            with torch.set_grad_enabled(k == 1):
+                fakes, fake_angles = self._draw_fakes(index, share)
+            d_loss, numbers, real_logits = self._judge_loss(reals, real_angles, fakes.detach(), fake_angles, index, share)
+            (d_loss / k).backward()
+            logged.append(numbers)
+            logits.append(real_logits)
+        ranks.average_gradients(p.discriminator.parameters())
         p.optimisers.judge.step()
+        p.probability.observe(ranks.gather(torch.cat(logits)))
         p.discriminator.requires_grad_(False)
-        g_loss = p.loss.maker(self._judged(fakes, fake_angles).heads, p.discriminator.dag_weight).mean()
         p.optimisers.maker.zero_grad(set_to_none=True)
-        g_loss.backward()
+        for share in ranks.parts(k, self.random, p.discriminator):
+            if k > 1:  # one part's graph at a time: made again, of the same numbers
+                with start.replayed():
+                    self._draw_reals(index, share)
+                    fakes, fake_angles = self._draw_fakes(index, share)
+            g_loss = p.loss.maker(self._judged(fakes, fake_angles, share).heads, p.discriminator.dag_weight).mean()
+            (g_loss / k).backward()
+            g_losses.append({"g_loss": float(g_loss.detach())})
+        ranks.average_gradients(p.generator.parameters())
         p.optimisers.maker.step()
         follow(self.ema, p.generator, self._keep(index))
-        return {**logged, "g_loss": float(g_loss.detach()), "kimg": (index + 1) * self.batch / 1000}
+        return {**mean_of(logged), **mean_of(g_losses), "kimg": (index + 1) * self.batch / 1000}
 
     def _keep(self, index: int) -> float:
         """What the average keeps of itself at a step."""
@@ -137,9 +169,9 @@ class AdversarialTask:
             images = min(images, index * self.batch * self.ema_ramp)
         return 0.5 ** (self.batch / max(images, 1e-8))
 
-    def _draw_reals(self, index: int) -> tuple[Tensor, Tensor | None]:
+    def _draw_reals(self, index: int, share: Share) -> tuple[Tensor, Tensor | None]:
         """Patches of random pictures [B, C, n, n], and their angles."""
-        chosen = [self.parts.patch.select(index, self.random) for _ in range(self.batch)]
+        chosen = share.take([self.parts.patch.select(index, self.random) for _ in range(self.batch)])
         size = self.parts.discriminator.size
         values = torch.stack([look_up(self.reals.images, pixels) for pixels in chosen]).float()
         images = values.movedim(-1, 1).unflatten(-1, (size, size)).expand(-1, self.channels, -1, -1)
@@ -148,38 +180,38 @@ class AdversarialTask:
             angles = self.reals.angles_deg[torch.stack([pixels.view[0] for pixels in chosen])].to(self.device)
         return images.to(self.device), angles
 
-    def _draw_fakes(self, index: int) -> tuple[Tensor, Tensor]:
+    def _draw_fakes(self, index: int, share: Share) -> tuple[Tensor, Tensor]:
         """Patches of random scenes from random poses [B, C, n, n], and their azimuths."""
         g, size = self.parts.generator, self.parts.discriminator.size
-        poses = self.renderer.poses.draw(self.batch, self.random).to(self.device)
-        yx = torch.stack([self.parts.patch.select(index, self.random).yx for _ in range(self.batch)]).to(self.device)
-        code = g.weights(g.draw(self.batch, self.random))
-        rays = self.renderer.poses.rays(self.geometry, poses, yx, g.field.support)
-        images = self.renderer.image(self._seen(index), rays, code, self.dust)
+        poses = share.take(self.renderer.poses.draw(self.batch, self.random)).to(self.device)
+        patches = share.take([self.parts.patch.select(index, self.random).yx for _ in range(self.batch)])
+        code = g.weights(random_scenes(g, self.batch, share, self.random))
+        rays = self.renderer.poses.rays(self.geometry, poses, torch.stack(patches).to(self.device), g.field.support)
+        renderer = replace(self.renderer, levels=share.levels(self.renderer.levels))
+        images = renderer.image(self._seen(index, share), rays, code, self.dust)
         return images.movedim(-1, 1).unflatten(-1, (size, size)), poses[:, 0]
 
-    def _seen(self, index: int) -> Any:
+    def _seen(self, index: int, share: Share) -> Any:
         """The generator's field, with this step's noise."""
         field = self.parts.generator.field
         left = 1.0 if self.density_noise_steps is None else max(0.0, 1 - index / max(1, self.density_noise_steps))
         std = self.density_noise * left
-        return Noisy(field, std, self.dust) if std > 0 and isinstance(field, ColouredField) else field
+        return Noisy(field, std, self.dust, share) if std > 0 and isinstance(field, ColouredField) else field
 
-    def _judged(self, images: Tensor, angles_deg: Tensor | None, **options: Any) -> Verdict:
+    def _judged(self, images: Tensor, angles_deg: Tensor | None, share: Share, **options: Any) -> Verdict:
         """The verdict on augmented pictures."""
-        drawn = self.parts.augment.draw(len(images), tuple(images.shape[1:]), self.parts.probability.p, self.random)
-        return self.parts.discriminator(augmented(images, drawn), angles_deg, **options)
+        drawn = self.parts.augment.draw(self.batch, tuple(images.shape[1:]), self.parts.probability.p, self.random)
+        return self.parts.discriminator(augmented(images, drawn.rows(share.rows(self.batch))), angles_deg, **options)
 
     def _judge_loss(self, reals: Tensor, real_angles: Tensor | None, fakes: Tensor, fake_angles: Tensor,
-                    index: int) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
-        """What the judge minimises, and what to log of it."""
+                    index: int, share: Share) -> tuple[Tensor, dict[str, float], Tensor]:  # fmt: skip
+        """What the judge minimises, what to log of it, and the first head's logits of the reals."""
         p, judge = self.parts, self.parts.discriminator
         decodes = getattr(judge, "decodes", False)
-        verdict = self._judged(reals, real_angles, **({"decode": self.random} if decodes else {}))
+        verdict = self._judged(reals, real_angles, share, **({"decode": self.random} if decodes else {}))
         u = float(torch.rand((), generator=self.random))
-        loss = p.loss.judge(verdict.heads, self._judged(fakes, fake_angles).heads, judge.dag_weight, u).mean()
+        loss = p.loss.judge(verdict.heads, self._judged(fakes, fake_angles, share).heads, judge.dag_weight, u).mean()
         logged = {"d_loss": float(loss.detach()), "r_t": float(verdict.heads[:, 0].detach().sign().mean()), "p": p.probability.p}
-        p.probability.observe(verdict.heads[:, 0])
         if decodes:
             off = combined(self._redrawn(verdict, "whole") + self._redrawn(verdict, "part"), judge.dag_weight).mean()
             loss = loss + off
@@ -189,7 +221,7 @@ class AdversarialTask:
             penalty = r1_penalty(judge(exact, real_angles, heads=1).heads[:, 0], exact).mean() / 4
             loss = loss + 0.5 * self.r1_gamma * self.r1_interval * penalty
             logged["r1"] = float(penalty.detach())
-        return loss, logged
+        return loss, logged, verdict.heads[:, 0].detach()
 
     def _redrawn(self, verdict: Verdict, name: str) -> Tensor:
         """How different what the judge drew looks from what it saw, per picture and head [B, K]."""

@@ -26,6 +26,7 @@ from ..rays.render import PICTURES, Level, render
 from ..rays.selectors import RandomRays, StridedPatch, look_up
 from . import boards
 from .loop import TASKS
+from .ranks import Moment, Ranks, Share, compared_in, mean_of, one_precision, random_scenes
 from .states import named, optimiser_tensors, part, restore_optimiser
 from .targets import Targets
 
@@ -46,7 +47,8 @@ class PriorTask:
     """Fits the generator; ``step`` is one optimiser step and returns what to log.
 
     The last ``ray_share`` of the steps learn from rays, those before from volumes; from ``gan_start`` of the way on, every
-    ``gan_interval``-th step is adversarial. ``learning_rate`` falls along a cosine; codes have their own rate.
+    ``gan_interval``-th step is adversarial. ``learning_rate`` falls along a cosine; codes have their own rate. A batch is
+    computed in ``accumulate`` parts, one after the other, which takes so much less memory and changes nothing else.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class PriorTask:
         r1_gamma: float = 0.5,
         r1_interval: int = 16,
         ema_steps: float = 50.0,
+        accumulate: int = 1,
         parts: Parts,
         targets: Targets,
         geometry: Geometry,
@@ -81,6 +84,7 @@ class PriorTask:
         self.code_noise, self.code_penalty = code_noise, code_penalty
         self.gan_batch, self.gan_weight = gan_batch, gan_weight
         self.r1_gamma, self.r1_interval, self.ema_steps = r1_gamma, r1_interval, ema_steps
+        self.accumulate, self.ranks = accumulate, Ranks()
         self.parts, self.targets, self.geometry, self.device = parts, targets, geometry, device
         self.picture = PICTURES[picture]
         self.random = Generator().manual_seed(seed)
@@ -102,6 +106,17 @@ class PriorTask:
         self.d_optimiser = torch.optim.Adam(parts.discriminator.parameters(), lr=d_rate * lazy, betas=(0.0, 0.99**lazy))
         self.gan_steps = 0
 
+    def join(self, ranks: Ranks) -> list[str]:
+        """Share every batch with other processes; answers what is worth knowing about that."""
+        sizes = {"posed": {"task.batch": self.batch}, "gan": {"task.gan_batch": self.gan_batch}}
+        ranks.check(sizes.get(self.objective, sizes["posed"] | sizes["gan"]), self.accumulate)
+        self.ranks = ranks
+        if ranks.world > 1:
+            one_precision(self.parts.generator.field, ranks, self.device)
+        if self.objective == "posed":
+            return []
+        return compared_in(self.parts.discriminator, self.gan_batch, ranks.world * self.accumulate)
+
     def step(self, progress: float, index: int) -> dict[str, float]:
         """One step at ``progress`` in [0, 1] through the training."""
         g = self.parts.generator
@@ -116,6 +131,7 @@ class PriorTask:
             logged |= self._posed(by_rays=progress >= 1 - self.ray_share)
         if adversarial:
             logged |= self._adversarial()
+        self.ranks.average_gradients(p for group in self.g_optimiser.param_groups for p in group["params"])
         nn.utils.clip_grad_norm_(g.parameters(), 1.0)
         self.g_optimiser.step()
         self.g_optimiser.zero_grad(set_to_none=True)
@@ -127,26 +143,28 @@ class PriorTask:
 
     def _posed(self, *, by_rays: bool) -> dict[str, float]:
         """Gradient of one posed batch."""
-        g = self.parts.generator
-        ids = torch.randperm(len(self.codes), generator=self.random)[: self.batch]
-        u = self.codes[ids]
-        noise = self.code_noise * torch.randn(len(ids), g.code_dim, generator=self.random).to(u)
-        code = g.weights(Latent(g.map(u[:, : g.code_dim] + noise), u[:, g.code_dim :]))
-        if by_rays:
-            loss, name = self._ray_loss(ids, code), "ray_mse"
-        else:
-            x = cylinder_points(len(ids), self.points, self.parts.generator.field.support, self.random).to(self.device)
-            loss, name = (g.field.density(x, code) - self.targets.values_at(ids, x)).square().mean(), "volume_mse"
-        (loss * (10 if by_rays else 1) + self.code_penalty * u.square().sum(1).mean() / 8).backward()
-        return {name: float(loss.detach())}
+        g, k, losses, name = self.parts.generator, self.accumulate, [], "ray_mse" if by_rays else "volume_mse"
+        for share in self.ranks.parts(k, self.random):
+            ids = share.take(torch.randperm(len(self.codes), generator=self.random)[: self.batch])
+            u = self.codes[ids]
+            noise = self.code_noise * share.take(torch.randn(self.batch, g.code_dim, generator=self.random)).to(u)
+            code = g.weights(Latent(g.map(u[:, : g.code_dim] + noise), u[:, g.code_dim :]))
+            if by_rays:
+                loss = self._ray_loss(ids, code, share)
+            else:
+                x = share.take(cylinder_points(self.batch, self.points, g.field.support, self.random)).to(self.device)
+                loss = (g.field.density(x, code) - self.targets.values_at(ids, x)).square().mean()
+            penalty = self.code_penalty * u.square().sum(1).mean() / 8
+            ((loss * (10 if by_rays else 1) + penalty) / k).backward()
+            losses.append({name: float(loss.detach())})
+        return mean_of(losses)
 
-    def _ray_loss(self, ids: Tensor, code: Any) -> Tensor:
+    def _ray_loss(self, ids: Tensor, code: Any, share: Share) -> Tensor:
         """Squared error of random pixels of these patients, rendered with each patient's own gains and distance."""
-        shape = (len(ids), self.rays)
-        pixels = self.pixels.select(0, self.random)
-        view, yx = pixels.view[: shape[0] * shape[1]].view(shape), pixels.yx[: shape[0] * shape[1]].view(*shape, 2)
+        pixels, shape = self.pixels.select(0, self.random), (self.batch, self.rays)
+        view, yx = share.take(pixels.view.view(shape)), share.take(pixels.yx.view(*shape, 2))
         rays = self._rays(view, yx, self.log_distance[ids].exp()[:, None])
-        image = self._image(rays, code) * self.log_gains[ids].gather(1, view.to(self.device)).exp()
+        image = self._image(rays, code, share) * self.log_gains[ids].gather(1, view.to(self.device)).exp()
         truth = self.targets.images[ids[:, None], view, yx[..., 0].long(), yx[..., 1].long()].float().to(self.device)
         return (image - truth).square().mean()
 
@@ -155,55 +173,73 @@ class PriorTask:
         support = self.parts.generator.field.support
         return self.geometry.field_rays(angles.to(self.device), yx.to(self.device), distance, support)
 
-    def _image(self, rays: Rays, code: Any) -> Tensor:
-        rendered = render(
-            rays, self.parts.generator.field, self.parts.levels, picture=self.picture, code=code, generator=self.random
-        )
+    def _image(self, rays: Rays, code: Any, share: Share) -> Tensor:
+        levels = share.levels(self.parts.levels)
+        rendered = render(rays, self.parts.generator.field, levels, picture=self.picture, code=code, generator=self.random)
         return rendered[-1].picture.image.mean(-1)
 
-    def _adversarial(self) -> dict[str, float]:
-        """One discriminator step, then the generator's gradient."""
-        judge, augment = self.parts.discriminator, self.parts.augment
-        if self.gan_steps % 50 == 0 and self.objective != "gan":
-            self.parts.generator.fit_prior(self.codes.detach())
-        n, size = self.gan_batch, self.parts.discriminator.size
-        ids = torch.randint(len(self.codes), (n,), generator=self.random)
-        picked = [self.patches.select(0, self.random) for _ in range(n)]
+    def _patches(self, share: Share) -> tuple[Tensor, Tensor]:
+        """Patches of real views, and of random patients seen from there: [B, 1, n, n] each."""
+        g, n, size = self.parts.generator, self.gan_batch, self.parts.discriminator.size
+        ids = share.take(torch.randint(len(self.codes), (n,), generator=self.random))
+        picked = share.take([self.patches.select(0, self.random) for _ in range(n)])
         view, yx = torch.stack([p.view for p in picked]), torch.stack([p.yx for p in picked])
         reals = torch.stack([look_up(self.targets.images[i].float(), p) for i, p in zip(ids, picked, strict=True)])
-        reals = reals.view(n, 1, size, size).to(self.device)
-        code = self.parts.generator.weights(self.parts.generator.draw(n, self.random))
+        reals = reals.view(-1, 1, size, size).to(self.device)
+        code = g.weights(random_scenes(g, n, share, self.random))
         rays = self._rays(view, yx, self.log_distance.detach()[ids].exp()[:, None])
-        fakes = self._image(rays, code).view(n, 1, size, size)
+        fakes = self._image(rays, code, share).view_as(reals)
         if self.targets.per_view_scale:
             fakes = fakes * self.log_gains.detach()[ids[:, None], view].exp().view_as(fakes)
+        return reals, fakes
 
-        def judged(images: Tensor) -> Tensor:
-            drawn = augment.draw(n, (1, size, size), self.parts.probability.p, self.random)
-            return judge(augmented(images, drawn)).heads
+    def _judged(self, images: Tensor, share: Share) -> Tensor:
+        """Logits of augmented pictures, per head."""
+        drawn = self.parts.augment.draw(self.gan_batch, tuple(images.shape[1:]), self.parts.probability.p, self.random)
+        return self.parts.discriminator(augmented(images, drawn.rows(share.rows(self.gan_batch)))).heads
 
-        judge.requires_grad_(True)
-        real_heads = judged(reals)
-        d_loss = nonsaturating_d(real_heads, judged(fakes.detach()), judge.dag_weight).mean()
-        self.parts.probability.observe(real_heads[:, 0])
-        logged = {
-            "d_loss": float(d_loss.detach()),
-            "r_t": float(real_heads[:, 0].detach().sign().mean()),
-            "p": self.parts.probability.p,
-        }
+    def _judge_loss(self, reals: Tensor, fakes: Tensor, share: Share) -> tuple[Tensor, dict[str, float], Tensor]:
+        """What the judge minimises, what to log of it, and the first head's logits of the reals."""
+        judge = self.parts.discriminator
+        real_heads = self._judged(reals, share)
+        loss = nonsaturating_d(real_heads, self._judged(fakes, share), judge.dag_weight).mean()
+        logged = {"d_loss": float(loss.detach()), "r_t": float(real_heads[:, 0].detach().sign().mean())}
         if self.gan_steps % self.r1_interval == 0:
             exact = reals.requires_grad_(True)
             penalty = r1_penalty(judge(exact, heads=1).heads[:, 0], exact).mean()
-            d_loss = d_loss + 0.5 * self.r1_gamma * self.r1_interval * penalty
+            loss = loss + 0.5 * self.r1_gamma * self.r1_interval * penalty
             logged["r1"] = float(penalty.detach())
+        return loss, logged, real_heads[:, 0].detach()
+
+    def _adversarial(self) -> dict[str, float]:
+        """One discriminator step, then the generator's gradient."""
+        judge, ranks, k, probability = self.parts.discriminator, self.ranks, self.accumulate, self.parts.probability
+        if self.gan_steps % 50 == 0 and self.objective != "gan":
+            self.parts.generator.fit_prior(self.codes.detach())
+        start, logged, logits, g_losses = Moment(self.random), [], [], []
+        judge.requires_grad_(True)
         self.d_optimiser.zero_grad(set_to_none=True)
-        d_loss.backward()
+        for share in ranks.parts(k, self.random, judge):
+            with torch.set_grad_enabled(k == 1):
+                reals, fakes = self._patches(share)
+            d_loss, numbers, real_logits = self._judge_loss(reals, fakes.detach(), share)
+            (d_loss / k).backward()
+            logged.append(numbers)
+            logits.append(real_logits)
+        ranks.average_gradients(judge.parameters())
         self.d_optimiser.step()
+        probability.observe(ranks.gather(torch.cat(logits)))
         judge.requires_grad_(False)
-        g_loss = nonsaturating_g(judged(fakes), judge.dag_weight).mean()
-        ((1.0 if self.objective == "gan" else self.gan_weight) * g_loss).backward()
+        weight = 1.0 if self.objective == "gan" else self.gan_weight
+        for share in ranks.parts(k, self.random, judge):
+            if k > 1:  # one part's graph at a time: made again, of the same numbers
+                with start.replayed():
+                    _, fakes = self._patches(share)
+            g_loss = nonsaturating_g(self._judged(fakes, share), judge.dag_weight).mean()
+            (weight * g_loss / k).backward()
+            g_losses.append({"g_loss": float(g_loss.detach())})
         self.gan_steps += 1
-        return logged | {"g_loss": float(g_loss.detach())}
+        return mean_of(logged) | {"p": probability.p} | mean_of(g_losses)
 
     @torch.no_grad()
     def finished(self) -> HyperGenerator:

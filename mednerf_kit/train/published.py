@@ -65,7 +65,7 @@ def check(recipe: Mapping[str, Any]) -> None:
         config.checked(recipe[key], dict, where=f"recipe key '{key}'")
     TASKS.check(recipe["task"], "parts", "reals", "geometry", "seed", "device")
     task = recipe["task"]
-    counts = {f"task.{k}": task[k] for k in ("batch", "r1_interval") if k in task}
+    counts = {f"task.{k}": task[k] for k in ("batch", "r1_interval", "accumulate") if k in task}
     for key, value in {**counts, **{k: recipe[k] for k in ("steps", "snapshot_steps")}}.items():
         if config.checked(value, int, where=f"recipe key '{key}'") < 1:
             raise UserError(f"got {key} {value}", "wanted at least 1", "correct the recipe or --set")
@@ -115,6 +115,7 @@ def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
     per_point = sum(w.shape[2] for w, _ in code.layers) + code.layers[-1][0].shape[1]
     batch = recipe["task"].get("batch", 4)
     points = batch * judge.size**2 * Renderer.of(recipe).nodes
+    at_a_time = points // recipe["task"].get("accumulate", 1)
     parameters = {name: sum(p.numel() for p in model.parameters()) for name, model in (("g", generator), ("d", judge))}
     slots = 2 if recipe["optimiser"]["name"] == "adam" else 1
     return {
@@ -122,11 +123,16 @@ def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
         "discriminator_parameters": parameters["d"],
         "points_per_step": points,
         "multiply_adds_per_point": sum(w[0].numel() for w, _ in code.layers),
-        "activations_mib": round(points * per_point * 4 / 2**20),
-        "memory_mib": round(4 * (points * per_point + (2 + slots) * sum(parameters.values()) + parameters["g"]) / 2**20),
+        "activations_mib": round(at_a_time * per_point * 4 / 2**20),
+        "memory_mib": round(4 * (at_a_time * per_point + (2 + slots) * sum(parameters.values()) + parameters["g"]) / 2**20),
         "images_seen": batch * recipe["steps"],
         "restored_defects": compat_of(recipe).named(),
     }
+
+
+def batches(recipe: Mapping[str, Any]) -> dict[str, int]:
+    """What the processes of a training share."""
+    return {"task.batch": recipe["task"].get("batch", 4)}
 
 
 def build_task(recipe: Mapping[str, Any], reals: Reals, geometry: Geometry, *, seed: int,
@@ -232,4 +238,4 @@ def write_previews(loop: Loop, images: Tensor) -> None:
         write_png8(loop.folder / "previews" / f"{name}.png", strip(sheet if sheet.shape[-1] == 3 else sheet[..., 0], columns=4))
 
 
-ADVERSARIAL = Kind(RECIPE_KEYS, check, prepare, plan)
+ADVERSARIAL = Kind(RECIPE_KEYS, check, prepare, plan, batches)

@@ -24,6 +24,7 @@ from . import runs
 from .calibrate import calibrate
 from .loop import TASKS, Job, Kind, Loop
 from .prior import Parts, PriorTask
+from .ranks import Ranks, joined
 from .sets import read_set
 from .targets import Targets, make_targets
 
@@ -79,8 +80,8 @@ def check(recipe: Mapping[str, Any]) -> None:
     if recipe["task"].get("picture") == "emission_absorption" and generator.field_outputs == 1:
         raise UserError("got picture 'emission_absorption' of a generator without colour", "wanted generator.outputs 4",
                         "set generator.outputs=4")  # fmt: skip
-    counts = {f"task.{k}": recipe["task"][k] for k in ("batch", "points", "rays", "gan_batch", "gan_interval", "r1_interval")
-              if k in recipe["task"]}  # fmt: skip
+    counted = ("batch", "points", "rays", "gan_batch", "gan_interval", "r1_interval", "accumulate")
+    counts = {f"task.{k}": recipe["task"][k] for k in counted if k in recipe["task"]}
     for key, value in {**counts, **{k: recipe[k] for k in ("steps", "snapshot_steps")}}.items():
         if config.checked(value, int, where=f"recipe key '{key}'") < 1:
             raise UserError(f"got {key} {value}", "wanted at least 1", "correct the recipe or --set")
@@ -122,13 +123,22 @@ def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
     node = recipe["generator"]
     task = recipe["task"]
     samples = sum(level.get("n", 48) for level in recipe["levels"])
-    points = max(task.get("batch", 16) * task.get("points", 768), task.get("batch", 16) * task.get("rays", 96) * samples)
+    points = task.get("batch", 16) * max(task.get("points", 768), task.get("rays", 96) * samples)
+    at_a_time = points // task.get("accumulate", 1)
     return {
         "generator_parameters": sum(p.numel() for p in generator.parameters()),
         "discriminator_parameters": sum(p.numel() for p in judge.parameters()),
         "points_per_step": points,
-        "activations_mib": round(points * (node.get("width", 96) * node.get("depth", 4) + 64) * 4 / 2**20),
+        "activations_mib": round(at_a_time * (node.get("width", 96) * node.get("depth", 4) + 64) * 4 / 2**20),
     }
+
+
+def batches(recipe: Mapping[str, Any]) -> dict[str, int]:
+    """What the processes of a training share."""
+    task = recipe["task"]
+    sizes = {"task.batch": task.get("batch", 16), "task.gan_batch": task.get("gan_batch", 4)}
+    unused = {"gan": "task.batch", "posed": "task.gan_batch"}.get(task.get("objective", "hybrid"))
+    return {key: n for key, n in sizes.items() if key != unused}
 
 
 def prepare(choice: Mapping[str, Any], device: str | torch.device) -> Job:
@@ -153,7 +163,7 @@ def prepare(choice: Mapping[str, Any], device: str | torch.device) -> Job:
     return Job(task, describe(orbits, targets, recipe, dataset, seed, split), opening, finish)
 
 
-PRIORS = Kind(RECIPE_KEYS, check, prepare, plan)
+PRIORS = Kind(RECIPE_KEYS, check, prepare, plan, batches)
 
 
 def kind_of(recipe: Mapping[str, Any]) -> Kind:
@@ -170,38 +180,68 @@ def train(*, dataset: str | None, config: str | None = None, preset: str = "defa
           outdir: Path = Path("runs"), desc: str | None = None, resume: str | None = None, seed: int = 0, device: str = "auto",
           max_minutes: float | None = None, split: str = "train", limit: int | None = None,
           dry_run: bool = False) -> Path | None:  # fmt: skip
-    """Train what the recipe says on a dataset; returns the run folder (None for a dry run)."""
-    folder = None
-    if resume not in (None, "latest"):
-        folder = runs.find_folder(str(resume), Path(outdir))
-        choice = runs.read_choice(folder)
-    else:
-        recipe = resolve(dataset, config, preset, settings)
-        choice = {"dataset": str(dataset), "recipe": recipe, "seed": seed, "split": split, "limit": limit}
-    recipe, kind = choice["recipe"], kind_of(choice["recipe"])
-    if dry_run:
-        print(yaml.safe_dump({**choice, "plan": kind.plan(recipe)}, sort_keys=False), end="")
-        return None
-    if resume == "latest":
-        folder = runs.latest_like(Path(outdir), choice)
-    started = time.perf_counter()
-    job = kind.prepare(choice, runs.pick_device(device))
-    new = folder is None
-    if folder is None:
-        folder = runs.new_folder(Path(outdir), choice["dataset"], desc)
+    """Train what the recipe says on a dataset; returns the run folder (None for a dry run).
+
+    Under torchrun every process calls this, and all but the first get None.
+    """
+    with joined() as ranks:
+        folder = None
+        if resume not in (None, "latest"):
+            folder = runs.find_folder(str(resume), Path(outdir))
+            choice = runs.read_choice(folder)
+        else:
+            recipe = resolve(dataset, config, preset, settings)
+            choice = {"dataset": str(dataset), "recipe": recipe, "seed": seed, "split": split, "limit": limit}
+        dealt = share_out(choice["recipe"], ranks)
+        if dry_run:
+            if ranks.leads:
+                shown = {**choice, "plan": kind_of(choice["recipe"]).plan(choice["recipe"]) | dealt}
+                print(yaml.safe_dump(shown, sort_keys=False), end="")
+            return None
+        if resume == "latest":
+            folder = runs.latest_like(Path(outdir), choice)
+        return begun(choice, folder, ranks, outdir=Path(outdir), desc=desc, device=device, max_minutes=max_minutes)
+
+
+def share_out(recipe: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
+    """What each of several processes gets of a recipe's batches; refuses what cannot be dealt evenly."""
+    kind = kind_of(recipe)
+    if kind.batches is None:
+        if ranks.world > 1:
+            raise UserError(f"got {ranks.world} processes for task '{recipe['task']['name']}'", "wanted one",
+                            "start `mednerf-kit train` without torchrun")  # fmt: skip
+        return {}
+    sizes = kind.batches(recipe)
+    ranks.check(sizes, recipe["task"].get("accumulate", 1))
+    return {"processes": ranks.world, "per_process": {k: n // ranks.world for k, n in sizes.items()}} if ranks.world > 1 else {}
+
+
+def begun(choice: Mapping[str, Any], folder: Path | None, ranks: Ranks, *, outdir: Path, desc: str | None, device: str,
+          max_minutes: float | None) -> Path | None:  # fmt: skip
+    """Train in a run folder that is there, or in a new one, to the end; returns it in the process that leads."""
+    started, new, recipe = time.perf_counter(), folder is None, choice["recipe"]
+    with ranks.leader_first("data"):
+        job = kind_of(recipe).prepare(choice, ranks.device(device))
+    if folder is None and ranks.leads:
+        folder = runs.new_folder(outdir, choice["dataset"], desc)
         files.write_text(folder / "config.yaml", f"# {DISCLAIMER}\n" + yaml.safe_dump(choice, sort_keys=False))
+    folder = Path(ranks.told(str(folder)))
     loop = Loop(job.task, folder, steps=recipe["steps"], snapshot_steps=recipe["snapshot_steps"], max_minutes=max_minutes,
-                meta=job.meta)  # fmt: skip
-    if not new:
+                meta=job.meta, ranks=ranks)  # fmt: skip
+    if not new and ranks.leads:
         path, tensors, saved_meta, remarks = runs.newest_whole(folder)
         for remark in remarks:
             loop.log(remark)
         loop.load(tensors, saved_meta)
         loop.log(f"continuing {folder.name} from {path.name}")
-    for line in job.opening:
+    shared = [f"{ranks.world} processes, each with a part of every batch"] if ranks.world > 1 else []
+    for line in (*job.opening, *shared):
         loop.log(line)
     loop.log(f"data ready after {time.perf_counter() - started:.0f} s")
     loop.run()
+    ranks.leave()
+    if not ranks.leads:
+        return None
     found = job.finish(loop)
     files.write_json(folder / "metrics.json", {**training_summary(loop, folder), **found})
     loop.log(f"trained {loop.index} steps in {loop.seconds:.0f} s: {folder}")

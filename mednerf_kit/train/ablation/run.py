@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from ...core import files
@@ -47,7 +48,7 @@ def ablate(source: str, *, dataset: str | None = None, scenes: str | None = None
         print("\n".join(listing(ablation, known)))
         return None
     todo = [r.cell for r in known if r.status != "done" and (not cells or r.cell.name in cells)]
-    devices = [str(pick_device(name)) if name == "auto" else name for name in device.split(",")]
+    devices = named(device)
     deadline = time.monotonic() + 60 * limit_minutes if limit_minutes else float("inf")
     report(f"{ablation.name}: {len(planned)} runs, {len(planned) - len(todo)} done or not asked for")
     try:
@@ -62,6 +63,13 @@ def ablate(source: str, *, dataset: str | None = None, scenes: str | None = None
         raise RunError(f"got {len(failed)} of {len(found)} cells that failed (the first: {failed[0].error.rstrip('.?!')})",
                        "wanted none", f"read {folder / 'table.md'} and start again: done cells stay")  # fmt: skip
     return folder
+
+
+def named(device: str) -> list[str]:
+    """The devices of a list such as ``cuda:0,cuda:1``; ``auto`` are all the CUDA devices there are, else the processor."""
+    there = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    several = there if len(there) > 1 else [str(pick_device("auto"))]
+    return [one for name in device.split(",") for one in (several if name == "auto" else [name])]
 
 
 def overridden(ablation: Ablation, *, dataset: str | None, seeds: Sequence[int] | None, preset: str | None,
