@@ -96,8 +96,7 @@ def pose_run(
         "final": scores(errors[1], found.c2w[0], truth),
         "history": [{"step": s, **scores(e, pose, truth)} for s, e, pose in zip(steps, losses, path, strict=True)],
         "conventions": CONVENTIONS,
-        "note": DISCLAIMER,
-    }
+    } | ({"note": DISCLAIMER} if fit.meta["quantity"] == "line_integral" else {})
     files.write_json(out / "pose.json", record)
     write_strip(out / "pose.png", ends, photo[0], record)
     if gif:
@@ -280,8 +279,8 @@ def report_run(
     record = {
         "run": str(run), "scene": scene.name, "split": split, "starts": starts, "angle_deg": angle, "shift": shift, "turn": turn,
         "seed": seed, "search": asdict(search), "methods": {name: summary(rows, name, angle) for name in methods},
-        "conventions": CONVENTIONS, "note": DISCLAIMER,
-    }  # fmt: skip
+        "conventions": CONVENTIONS,
+    } | ({"note": DISCLAIMER} if scene.quantity == "line_integral" else {})  # fmt: skip
     files.write_json(out / "report.json", record)
     write_rows(out / "starts.csv", rows)
     pictures.write_png8(out / "success.png", success_picture(record))
@@ -339,5 +338,7 @@ def success_picture(record: Mapping[str, Any]) -> np.ndarray:
         filled = [b for b in found["bins"] if b["count"]]
         middles = [0.5 * (b["from_deg"] + b["to_deg"]) for b in filled]
         curves[f"{name} ({found['successes']} of {found['count']})"] = (middles, [b["success"] for b in filled])
-    label = f"start turned about the {record['turn']} by, degrees; shifted by up to {record['shift']:g} units"
+    label = (
+        f"{record['starts']} starts, turned about the {record['turn']} by, degrees, shifted by up to {record['shift']:g} units"
+    )
     return outputs.decoded(pictures.curve_plot(curves, label, f"share within {GOOD_DEG:g}° and {GOOD_SHIFT:g}"))
