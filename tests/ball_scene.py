@@ -77,6 +77,7 @@ class BallFit:
     meta: dict[str, Any]
     path: Path = Path("ball.safetensors")
     device: torch.device = torch.device("cpu")
+    twist: Tensor | None = None
 
     def scene(self, split: str = "test") -> Scene:
         return self.known

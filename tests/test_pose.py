@@ -25,10 +25,13 @@ from mednerf_kit.rays.render import PICTURES, Level
 from mednerf_kit.rays.samplers import Stratified
 from mednerf_kit.rays.selectors import RandomRays
 from mednerf_kit.train.scenes import pose_report
+from mednerf_kit.train.scenes import runs as scene_runs
 from mednerf_kit.train.scenes.build import Model, render_cameras
-from mednerf_kit.train.scenes.fit import FitParts, FitTask
+from mednerf_kit.train.scenes.evaluate import evaluate_scene
+from mednerf_kit.train.scenes.fit import FitParts, FitTask, PoseCorrections
 from mednerf_kit.train.scenes.losses import build_losses
 from mednerf_kit.train.scenes.pose import PixelSets, PoseSearch, aligned, approach, corners, dilated, refine, sees_scene
+from mednerf_kit.train.scenes.runs import Fit
 
 SIZE = 40
 
@@ -414,3 +417,25 @@ def test_corrections_travel_in_the_snapshot(scene):
     assert not any(name.startswith("poses.") for name in task_of(scene, 0.0).state()[0])
     with pytest.raises(UserError, match="refine_poses"):
         task_of(scene, -1.0)
+
+
+def test_a_run_with_refined_poses_says_so_and_keeps_them(scene, tmp_path):
+    twist = 0.05 * random_twists(scene.count, 1.0).float()
+    meta = {"dataset": "toy", "recipe": {"scene": {}}, "stems": list(scene.stems)}
+    fit = Fit(blob_model(), meta, tmp_path, torch.device("cpu"), twist)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scene_runs, "read_scene", lambda *_: scene)
+        moved = fit.scene("train").cameras
+        untouched = replace(fit, twist=None).scene("train").cameras
+    wanted = PoseCorrections(scene, twist=twist).applied(scene.cameras)
+    torch.testing.assert_close(moved.c2w, wanted.c2w)
+    assert torch.equal(untouched.c2w, scene.cameras.c2w)
+
+
+def test_unseen_views_are_aligned_before_they_are_scored(fit, monkeypatch):
+    off = replace(fit.known, cameras=replace(fit.known.cameras, c2w=away(fit.known.cameras.c2w, 3.0)))
+    wrong = replace(fit, known=off)
+    plain = evaluate_scene(wrong, limit=1)
+    aligned = evaluate_scene(replace(wrong, twist=torch.zeros(off.count, 6)), limit=1)
+    assert not plain["poses_aligned"] and aligned["poses_aligned"]
+    assert aligned["psnr_db"] > plain["psnr_db"] + 3

@@ -25,6 +25,7 @@ SMALL = {
     "nerf": {"depth": 4, "width": 24, "skip": 2, "octaves": 4},
     "hash": {"encoding": SMALL_HASH, "width": 16},
     "tensorf": SMALL_TENSORF,
+    "neus": {"depth": 3, "width": 24, "skip": 2, "octaves": 3, "head_depth": 1, "scatter": 16},
 }
 FIELD_NODES = [
     *({"name": name, **options} for name, options in SMALL.items()),
@@ -88,6 +89,8 @@ class TestEveryField:
         torch.testing.assert_close(batched.tau[0], answer.tau)
 
     def test_density_is_what_tau_stands_for(self, node, channels):
+        if node["name"] == "neus":
+            pytest.skip("the opacity of a surface depends on the direction it is seen along")
         field = build(node, channels).eval()
         x, d, dt = rays()
         torch.testing.assert_close(field.density(x) * dt, field(x, d, dt).tau)

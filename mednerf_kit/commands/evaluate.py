@@ -21,6 +21,8 @@ HEADLINES = (
     "depth_l1",
     "depth_delta",
     "sharpness",
+    "chamfer",
+    "watertight",
     "evals_per_ray",
     "train_seconds",
     "peak_mib",

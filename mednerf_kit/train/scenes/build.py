@@ -113,7 +113,7 @@ def read_level(node: Mapping[str, Any], fields: nn.ModuleDict, box: Tensor) -> L
         raise unknown_name("field of a level", str(name), fields)
     field = fields[name]
     assert isinstance(field, SceneField)
-    return Level(SAMPLERS.build(node["sampler"], box=box), field, float(node.get("weight", 1.0)))
+    return Level(SAMPLERS.build(node["sampler"], box=box, field=field), field, float(node.get("weight", 1.0)))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ from ...core.errors import UserError
 from ..metrics import lpips_of_colours
 from . import metrics, outputs, runs
 from .build import Views, on_device
+from .pose import aligned
 from .surface import surface_scores
 
 if TYPE_CHECKING:
@@ -52,6 +54,10 @@ def evaluate_scene(
     rows: list[dict[str, Any]] = []
     seconds = evals = peak_mib = 0.0
     note = window = None
+    if fit.twist is not None:  # the files' poses of unseen views are off too: what is scored is the scene (BARF, §4.1)
+        seen_as = aligned(fit.model, scene.cameras.take(chosen), scene.images[chosen].float(), device=fit.device)
+        scene = scene.take(chosen)
+        scene, chosen = replace(scene, cameras=seen_as), list(range(len(chosen)))
     for i in tqdm(chosen, desc=f"{split} views", file=sys.stderr, disable=None):
         seen = runs.render_views(fit, scene.cameras.take(torch.tensor([i])), chunk=chunk)
         scores = score_view(seen, scene, i, eight_bit=eight_bit)
@@ -70,7 +76,8 @@ def evaluate_scene(
         "lpips_note": note, "lpips_net": lpips_net if note is None else None, "n_views": len(rows), "data_range": 1.0,
         "evals_per_ray": evals / len(rows), "train_seconds": fit.meta.get("seconds"), "peak_mib": peak_mib,
         "rays_per_second": len(rows) * scene.cameras.rows * scene.cameras.cols / max(seconds, 1e-9),
-        "frames_per_second": len(rows) / max(seconds, 1e-9), "split": split, "eight_bit": eight_bit, "per_view": rows,
+        "frames_per_second": len(rows) / max(seconds, 1e-9), "split": split, "eight_bit": eight_bit,
+        "poses_aligned": fit.twist is not None, "per_view": rows,
         "conventions": metrics.CONVENTIONS,
     } | ({"note": DISCLAIMER} if scene.quantity == "line_integral" else {})  # fmt: skip
     if out is not None:

@@ -43,12 +43,12 @@ class PoseCorrections:
     frame in place.
     """
 
-    def __init__(self, scene: Scene, rate: float) -> None:
+    def __init__(self, scene: Scene, *, rate: float = 0.0, twist: Tensor | None = None) -> None:
         cameras = scene.cameras
         self.middle = torch.zeros(3) if cameras.ndc else scene.box.mean(0)
         self.unit = 1.0 if cameras.ndc else float((cameras.position - self.middle).norm(dim=-1).mean())
         self.rate = rate
-        self.twist = torch.zeros(cameras.count, 6, requires_grad=True)
+        self.twist = (torch.zeros(cameras.count, 6) if twist is None else twist.clone()).requires_grad_(True)
         self.optimiser = torch.optim.Adam([self.twist])
 
     def applied(self, cameras: Cameras) -> Cameras:
@@ -127,7 +127,7 @@ class FitTask:
         self.model = self.parts.make()
         for field in self.model.scene_fields():
             field.random = self.random
-        self.poses = PoseCorrections(self.scene, self.refine_poses) if self.refine_poses else None
+        self.poses = PoseCorrections(self.scene, rate=self.refine_poses) if self.refine_poses else None
         self.new_optimiser()
 
     @property

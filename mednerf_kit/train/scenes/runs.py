@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ...fields.base import SceneField
 from ...imaging.cameras import Cameras
 from .. import runs
 from .build import Model, Views, build_model, render_cameras
+from .fit import PoseCorrections
 
 BLOCK = 4  # cells along each side of what a signed distance settles at once
 
@@ -35,10 +36,17 @@ class Fit:
     meta: dict[str, Any]
     path: Path
     device: torch.device
+    twist: Tensor | None = None  # [V, 6] corrections of the training poses, where they were refined
 
     def scene(self, split: str = "test") -> Scene:
-        """A split of the scene it was fitted to."""
-        return read_scene(self.meta["dataset"], self.meta["recipe"], split)
+        """A split of the scene it was fitted to; training views stand where the fit has put them."""
+        scene = read_scene(self.meta["dataset"], self.meta["recipe"], split)
+        if self.twist is None or split == "all" or not set(self.meta["stems"]) <= set(scene.stems):
+            return scene
+        index = [scene.stems.index(stem) for stem in self.meta["stems"]]
+        c2w = scene.cameras.c2w.clone()
+        c2w[index] = PoseCorrections(scene.take(index), twist=self.twist).applied(scene.take(index).cameras).c2w.detach()
+        return replace(scene, cameras=replace(scene.cameras, c2w=c2w))
 
 
 def load_fit(run: str | Path, *, settings: Sequence[str] = (), device: str = "auto") -> Fit:
@@ -57,7 +65,7 @@ def load_fit(run: str | Path, *, settings: Sequence[str] = (), device: str = "au
     )
     model.load({**model_defaults(model, tensors), **tensors})
     model.fields.requires_grad_(False).eval()
-    return Fit(model, {**meta, "recipe": recipe}, path, where)
+    return Fit(model, {**meta, "recipe": recipe}, path, where, tensors.get("poses.twist"))
 
 
 def model_defaults(model: Model, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

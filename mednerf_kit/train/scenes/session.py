@@ -29,7 +29,7 @@ DEFAULTS = {
     "blender": "lego_tensorf",
     "llff": "fern_tensorf",
     "nsvf": "nsvf_tensorf",
-    "dtu": "lego_tensorf",
+    "dtu": "dtu_neus",
     "colmap": "lego_tensorf",
 }
 UNIT_BOX = torch.tensor([[-1.0] * 3, [1.0] * 3])
@@ -51,7 +51,7 @@ def check(recipe: Mapping[str, Any]) -> None:
         raise UserError("got no level or no field", "wanted at least one of each", "start from a file of configs/")
     for node in recipe["levels"]:
         if isinstance(node, Mapping) and "sampler" in node:
-            SAMPLERS.check(node["sampler"], "box")
+            SAMPLERS.check(node["sampler"], "box", "field")
     SELECTORS.check(recipe["selector"], "views", "rows", "cols", "images", "masks")
     PICTURES[recipe["picture"]]
     build_losses(recipe["losses"])
