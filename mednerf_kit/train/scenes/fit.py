@@ -19,6 +19,7 @@ from ...imaging.motion import about, apart, exp_se3
 from ...rays.render import Rendered
 from ...rays.selectors import RaySelector
 from ..loop import TASKS
+from ..ranks import Ranks
 from .build import Model, evaluations, on_device, part, render_cameras
 from .losses import Loss, Outcome
 
@@ -92,6 +93,8 @@ class FitTask:
     ``crop`` of the pictures. A picture that is one flat colour, or empty, while the truth is not, restarts the fit with a new
     seed and such a crop. With ``refine_poses`` above 0 the training poses are corrected meanwhile (:class:`PoseCorrections`), by
     an Adam of that rate, in radians, which follows the same curve.
+
+    Of several processes each renders its rows of a batch that all have chosen alike; noise along the rays is each one's own.
     """
 
     def __init__(
@@ -116,7 +119,8 @@ class FitTask:
             raise UserError(f"got refine_poses {refine_poses:g}", "wanted a learning rate from 0 on", "0 leaves the poses alone")
         self.refine_poses = refine_poses
         self.parts, self.scene, self.seed, self.device = parts, scene, seed, device
-        self.random = Generator().manual_seed(seed)
+        self.random = self.noise = Generator().manual_seed(seed)
+        self.ranks = Ranks()
         self.restarts, self.since, self.crop_until = 0, 0.0, crop_steps
         self.say: Callable[[str], None] = lambda line: tqdm.write(line, file=sys.stderr)
         self.begin()
@@ -126,7 +130,7 @@ class FitTask:
         torch.manual_seed(self.seed + 1000 * self.restarts)
         self.model = self.parts.make()
         for field in self.model.scene_fields():
-            field.random = self.random
+            field.random = self.noise
         self.poses = PoseCorrections(self.scene, rate=self.refine_poses) if self.refine_poses else None
         self.new_optimiser()
 
@@ -134,6 +138,15 @@ class FitTask:
     def cameras(self) -> Cameras:
         """The training cameras, corrected where poses are refined."""
         return self.poses.applied(self.scene.cameras) if self.poses else self.scene.cameras
+
+    def join(self, ranks: Ranks) -> list[str]:
+        """Become one of several processes."""
+        self.ranks = ranks
+        if ranks.world > 1:
+            self.noise = Generator().manual_seed(1000 * self.seed + 1 + ranks.rank)
+            for field in self.model.scene_fields():
+                field.random = self.noise
+        return []
 
     def new_optimiser(self) -> None:
         """Adam over the fields' groups, each at its share of the rate."""
@@ -160,20 +173,24 @@ class FitTask:
         rate = min(1.0, (index + 1) / (self.warmup_steps + 1)) * self.final_rate ** (progress - self.since)
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * rate
-        pixels = self.cropped(selector.select(index, self.random), index)
+        chosen = self.cropped(selector.select(index, self.random), index)
+        pixels = self.mine(chosen)
         if selector.wants_gradient:
             pixels = replace(pixels, yx=pixels.yx.requires_grad_(True))
-        outcome = self.outcome(pixels, progress)
+        outcome = self.outcome(chosen, pixels, progress)
         losses = {name: loss(outcome) for name, loss in self.parts.losses.items()}
         total = torch.stack([self.parts.losses[name].weight * value for name, value in losses.items()]).sum()
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
+        learned = [p for group in self.optimiser.param_groups for p in group["params"]]
+        self.ranks.average_gradients(learned + ([self.poses.twist] if self.poses else []))
         self.optimiser.step()
         if self.poses:
             self.poses.step(rate)
         error = squared_error(outcome.rendered[-1], outcome.truth)
-        pixels = replace(pixels, weight=outcome.importance.cpu())
-        selector.observe(pixels, error.cpu(), pixels.yx.grad * len(error) if pixels.yx.grad is not None else None)
+        weight, every = (self.ranks.gather(rows.cpu()) for rows in (outcome.importance, error))
+        slope = None if pixels.yx.grad is None else self.ranks.gather(pixels.yx.grad * len(error))
+        selector.observe(replace(chosen, weight=weight), every, slope)
         asked = sum(evaluations(seen) for seen in outcome.rendered)
         logged = {name: float(value.detach()) for name, value in losses.items()}
         logged |= {
@@ -193,8 +210,16 @@ class FitTask:
         middle = torch.tensor([self.scene.cameras.rows - 1, self.scene.cameras.cols - 1]) / 2
         return replace(pixels, yx=(middle + self.crop * (pixels.yx - middle)).round())
 
-    def outcome(self, pixels: Pixels, progress: float) -> Outcome:
-        """Render pixels and look up what they should be."""
+    def mine(self, chosen: Pixels) -> Pixels:
+        """This process's rows of a batch."""
+        if self.ranks.world == 1:
+            return chosen
+        self.ranks.check({"a step's rays": len(chosen.view)})
+        (share,) = self.ranks.parts(1)
+        return Pixels(share.take(chosen.view), share.take(chosen.yx), share.take(chosen.weight))
+
+    def outcome(self, chosen: Pixels, pixels: Pixels, progress: float) -> Outcome:
+        """Render this process's ``pixels`` of the ``chosen`` ones, and look up what they should be."""
         scene, view = self.scene, pixels.view
         y, x = pixels.yx.detach().round().long().unbind(-1)
 
@@ -204,9 +229,11 @@ class FitTask:
         rays: Rays = on_device(self.model.narrowed(self.cameras).rays(view, pixels.yx), self.device)
         if scene.depth is not None:
             rays = replace(rays, depth=scene.cameras.along_ray(view, pixels.yx.detach(), scene.depth[view, y, x]).to(self.device))
-        rendered = self.model.render(rays, self.random)
+        rendered = self.model.render(rays, self.noise)
         truth = scene.images[view, y, x].float().to(self.device)
-        weight = self.parts.selector.weigh(pixels, squared_error(rendered[-1], truth).cpu()).to(self.device)
+        errors = self.ranks.gather(squared_error(rendered[-1], truth).cpu())
+        (share,) = self.ranks.parts(1)
+        weight = share.take(self.parts.selector.weigh(chosen, errors)).to(self.device)
         return Outcome(
             rendered,
             self.model.levels,
@@ -229,7 +256,7 @@ class FitTask:
         seen = outcome.rendered[-1].picture
         image = seen.image.detach()
         flat = float(image.std(0).max()) < 0.005 and float(outcome.truth.std(0).max()) > 0.05
-        if not flat:
+        if self.ranks.agreed({"flat": float(flat)}, 0.0, False)[0]["flat"] < 1:
             return
         if self.restarts == MOST_RESTARTS:
             raise RunError(

@@ -177,4 +177,10 @@ def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {"parameters": sum(p.numel() for p in model.fields.parameters()), "rays_per_step": rays, "note": DISCLAIMER}
 
 
-SCENES = Kind(RECIPE_KEYS, check, prepare, plan)
+def batches(recipe: Mapping[str, Any]) -> dict[str, int]:
+    """What several processes share: the rays of a step, where the recipe says how many."""
+    node = recipe["selector"]
+    return {"selector.n": node["n"]} if isinstance(node, Mapping) and "n" in node else {}
+
+
+SCENES = Kind(RECIPE_KEYS, check, prepare, plan, batches)
