@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import PATIENTS, VOXELS, make_set
@@ -10,7 +12,7 @@ from mednerf_kit.data.orbits import load_orbits
 from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.imaging.projector import project
 from mednerf_kit.train.targets import HALF_EXTENT, Targets, lifted_volume, make_targets
-from mednerf_kit.train.tomography import FOVS_DEG, agreed_fovs_deg, fov_curve, lift, peak
+from mednerf_kit.train.tomography import FOVS_DEG, agreed_fovs_deg, fdk, fov_curve, lift, peak, ramp, smoothed, tapered
 from mednerf_kit.train.volumes import project_field
 
 BALLS = [((0.0, 0.0, 0.0), 0.75, 0.3), ((0.3, 0.3, 0.2), 0.25, 0.6), ((-0.25, 0.25, -0.35), 0.2, 0.9)]  # centre, radius, mu
@@ -89,6 +91,80 @@ def test_gains_of_views_that_were_scaled_one_by_one_are_recovered():
 
 def test_lifting_repeats(lifted):
     assert torch.equal(lift(pictures(), GEOMETRY, size=40).values, lifted.values)
+
+
+def test_lifting_goes_on_from_where_it_is_told(lifted):
+    few = GEOMETRY.orbit(6)
+    options = {"size": 40, "epochs": 2, "subset_views": 1}
+    from_there = lift(pictures(few), few, start=lifted.values, **options)
+    between = GEOMETRY.orbit(24, start_deg=7.5)
+    alone = db(reprojected(lift(pictures(few), few, **options), between) - pictures(between))
+    assert db(reprojected(from_there, between) - pictures(between)) > alone + 3
+
+
+def test_few_views_are_explained_better_by_less_variation():
+    few, between = GEOMETRY.orbit(9), GEOMETRY.orbit(24, start_deg=7.5)
+    options = {"size": 40, "epochs": 10, "subset_views": 1, "relax": 1.0, "decay": 1.0}
+    rough, smooth = (reprojected(lift(pictures(few), few, smooth=s, **options), between) - pictures(between) for s in (0, 0.01))
+    assert db(smooth) > db(rough) + 1
+
+
+# Filtered back-projection, total variation
+
+
+def test_feldkamp_has_the_balls_where_they_are_with_a_shifted_detector_and_uneven_views():
+    angles = [k * 5.0 for k in range(36)] + [180 + k * 10.0 for k in range(18)]  # every other view of one half
+    geometry = replace(GEOMETRY, offset_mm=(12.0, -9.0)).at(angles)
+    grid = geometry.pixel_grid().expand(geometry.views, -1, -1, -1)
+    rays = geometry.field_rays(torch.tensor(angles)[:, None, None].expand(grid.shape[:-1]), grid, geometry.distance)
+    total = torch.zeros(grid.shape[:-1])
+    for centre, radius, mu in BALLS:
+        away = torch.tensor(centre) - rays.origin
+        across = away - (away * rays.direction).sum(-1, keepdim=True) * rays.direction
+        total += mu * 2 * (radius**2 - across.square().sum(-1)).clamp_min(0).sqrt()
+    found = fdk(total, geometry, size=40)
+    line = ((torch.arange(40) + 0.5) / 40 * 2 - 1) * 1.4
+    z, y, x = torch.meshgrid(line, line, line, indexing="ij")
+    for centre, wanted in (((0.3, 0.3, 0.2), 0.9), ((-0.25, 0.25, -0.35), 1.2), ((-0.3, 0.3, 0.2), 0.3), ((0.0, 0.0, 0.0), 0.3)):
+        near = (torch.stack([x, y, z], -1) - torch.tensor(centre)).norm(dim=-1) < 0.1
+        assert float(found[near].mean()) == pytest.approx(wanted, rel=0.05)
+
+
+def test_the_ramp_filter_is_its_kernel():
+    """Against the sum written out, h(0) = 1/(4 a²), h(odd n) = −1/(π n a)², times a; a row that never ends has no ramp."""
+    rows = torch.rand(3, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64).float()
+    step, n = 0.1, torch.arange(16)
+    apart = (n[:, None] - n).float()
+    kernel = torch.where(apart == 0, 1 / (4 * step**2), torch.where(apart % 2 != 0, -1 / (torch.pi * apart * step) ** 2, 0.0))
+    torch.testing.assert_close(ramp(rows, step), rows @ kernel.nan_to_num() * step, rtol=1e-4, atol=1e-4)
+    flat = ramp(torch.ones(1, 4096), step)[0, 2048]
+    assert abs(float(flat)) < 0.01 * float(ramp(torch.eye(64)[32:33], step).max())
+    assert float(ramp(rows, step, cutoff=0.5).std()) < float(ramp(rows, step).std())
+
+
+def test_rows_end_in_zero():
+    rows = torch.tensor([[2.0, 3.0, 4.0]])
+    wide = tapered(rows, 4)
+    assert wide.shape == (1, 11) and torch.equal(wide[:, 4:7], rows) and torch.equal(tapered(rows, 0), rows)
+    assert float(wide[0, 0]) == pytest.approx(0, abs=1e-6) and float(wide[0, -1]) == pytest.approx(0, abs=1e-6)
+    assert bool((wide[0, 7:].diff() < 0).all())
+
+
+def test_total_variation_is_lowered_by_what_it_costs():
+    """No small change betters ½|u − v|² + weight · TV(u); the mean stays; a strong weight leaves nothing else."""
+    g = torch.Generator().manual_seed(0)
+    values = torch.rand(8, 8, 8, generator=g)
+
+    def cost(u, weight=0.1):
+        steps = [torch.nn.functional.pad(u.diff(dim=a), [0, 0] * (2 - a) + [0, 1]) for a in range(3)]
+        return float(0.5 * (u - values).square().sum() + weight * torch.stack(steps).square().sum(0).sqrt().sum())
+
+    found = smoothed(values, 0.1, steps=300)
+    best = cost(found)
+    assert best < cost(values) and all(best < cost(found + 0.02 * torch.randn(8, 8, 8, generator=g)) for _ in range(20))
+    assert all(best <= cost(found * scale + (1 - scale) * values) + 1e-3 for scale in (0.9, 1.1))
+    assert float(found.mean()) == pytest.approx(float(values.mean()), abs=1e-5)
+    assert float(smoothed(values, 10.0, steps=600).std()) < 0.02
 
 
 def test_a_wide_orbit_is_taken_for_wide():

@@ -12,7 +12,7 @@ from ...core.errors import UserError
 from ...imaging.cameras import Cameras
 from ...imaging.geometry import DEFAULTS, Geometry
 from ..cohort import FIRST_SEED
-from ..orbits import FLAT, OrbitSet, load_orbits
+from ..orbits import FLAT, OrbitSet, find_pictures, load_orbits
 from .scene import SCENES, Scene, chosen_views
 
 HOLD, OFFSET = 8, 3  # held-out views: every 8th, none of them at 0°, 90°, 180° or 270° of 72 views
@@ -32,12 +32,13 @@ class Orbit:
 
     Lengths are field units (half the field of view at the isocentre); pictures have one channel, the line integral over its
     scale. Every 8th view is held out; with ``views`` so many of the whole turn are the training views and all others are the
-    test. ``support`` is the half-width of the box. Facts: ``geometry``, ``mm_per_unit``, ``line_integral_scale`` (or None),
-    ``patient``.
+    test. A number names the patient it is the number of (YAML reads 05 as 5). ``support`` is the half-width of the box;
+    ``fov_deg`` replaces the opening angle, for sets that came without distances. Facts: ``geometry``, ``mm_per_unit``,
+    ``line_integral_scale`` (or None), ``patient``.
     """
 
-    def __init__(self, *, patient: str | None = None, support: float = 1.4) -> None:
-        self.patient, self.support = patient, support
+    def __init__(self, *, patient: str | int | None = None, support: float = 1.4, fov_deg: float | None = None) -> None:
+        self.patient, self.support, self.fov_deg = patient, support, fov_deg
 
     @staticmethod
     def detect(root: Path) -> bool:
@@ -91,12 +92,16 @@ class Orbit:
         )
 
     def read(self, root: Path) -> OrbitSet:
-        """The set with the wanted patient, or its first, alone."""
+        """The set with the wanted patient, or its first, alone, under the wanted opening angle."""
+        orbits = self._read(root)
+        return orbits if self.fov_deg is None else replace(orbits, geometry=orbits.geometry.with_fov(self.fov_deg))
+
+    def _read(self, root: Path) -> OrbitSet:
         if str(root) not in DEFAULTS:
-            names = [self.patient] if self.patient is not None else None
+            names = [self.named(root)] if self.patient is not None else None
             orbits = load_orbits(root, split="all", patients=names)
             return orbits.subset(orbits.patients[:1])
-        name = self.patient or f"{root}-{FIRST_SEED['test']:05d}"
+        name = str(self.patient or f"{root}-{FIRST_SEED['test']:05d}")
         number = name.rpartition("-")[2]
         if not name.startswith(f"{root}-") or not number.isdigit():
             raise UserError(
@@ -105,6 +110,13 @@ class Orbit:
         part = max((part for part, first in FIRST_SEED.items() if first <= int(number)), key=FIRST_SEED.__getitem__)
         cohort = {other: int(number) - first + 1 if other == part else 0 for other, first in FIRST_SEED.items()}
         return load_orbits(str(root), split=part, patients=[name], cohort=cohort)
+
+    def named(self, root: Path) -> str:
+        """The patient's name: a number is found among names that are numbers."""
+        if isinstance(self.patient, int):
+            known = find_pictures(root)[1]
+            return next((name for name in known if name.isdigit() and int(name) == self.patient), str(self.patient))
+        return str(self.patient)
 
     def of_split(self, count: int, split: str, views: int | None, root: Path) -> list[int]:
         """The views of a split: with ``views`` that many of the whole turn against all others."""
