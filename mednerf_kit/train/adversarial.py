@@ -26,7 +26,7 @@ from ..rays.render import Level
 from ..rays.selectors import RaySelector, look_up
 from . import boards
 from .loop import TASKS
-from .optimisers import Pair
+from .optimisers import Pair, in_one_pass
 from .perceptual import Perceptual
 from .poses import Poses
 from .ranks import Moment, Ranks, Share, compared_in, mean_of, one_precision, random_scenes
@@ -125,6 +125,7 @@ class AdversarialTask:
                             "train in one process with task.accumulate=1")  # fmt: skip
         self.ranks = ranks
         if ranks.world > 1:
+            in_one_pass(self.parts.optimisers.maker, self.parts.optimisers.judge)
             one_precision(self.parts.generator.field, ranks, self.device)
         return compared_in(self.parts.discriminator, self.batch, parts)
 

@@ -26,6 +26,7 @@ from ..rays.render import PICTURES, Level, render
 from ..rays.selectors import RandomRays, StridedPatch, look_up
 from . import boards
 from .loop import TASKS
+from .optimisers import in_one_pass
 from .ranks import Moment, Ranks, Share, compared_in, mean_of, one_precision, random_scenes
 from .states import named, optimiser_tensors, part, restore_optimiser
 from .targets import Targets
@@ -112,6 +113,7 @@ class PriorTask:
         ranks.check(sizes.get(self.objective, sizes["posed"] | sizes["gan"]), self.accumulate)
         self.ranks = ranks
         if ranks.world > 1:
+            in_one_pass(self.g_optimiser, self.d_optimiser)
             one_precision(self.parts.generator.field, ranks, self.device)
         if self.objective == "posed":
             return []
@@ -132,7 +134,7 @@ class PriorTask:
         if adversarial:
             logged |= self._adversarial()
         self.ranks.average_gradients(p for group in self.g_optimiser.param_groups for p in group["params"])
-        nn.utils.clip_grad_norm_(g.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(g.parameters(), 1.0, foreach=True)
         self.g_optimiser.step()
         self.g_optimiser.zero_grad(set_to_none=True)
         keep = min(0.5 ** (1 / self.ema_steps), (index + 1) / (index + 10))
