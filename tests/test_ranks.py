@@ -364,9 +364,11 @@ def test_an_environment_that_is_not_torchruns_is_one_sentence():
             started(environment)
 
 
-def test_a_scene_is_fitted_by_one_process(tmp_path):
-    with pytest.raises(UserError, match="2 processes for task 'fit'; wanted one"):
-        session.share_out({"task": {"name": "fit"}}, Ranks(0, 2))
+def test_a_task_that_cannot_be_shared_wants_one_process(monkeypatch):
+    monkeypatch.setattr(session, "kind_of", lambda recipe: replace(session.PRIORS, batches=None))
+    assert session.share_out({"task": {"name": "lonely"}}, Ranks()) == {}
+    with pytest.raises(UserError, match="2 processes for task 'lonely'; wanted one"):
+        session.share_out({"task": {"name": "lonely"}}, Ranks(0, 2))
 
 
 def test_auto_are_all_the_devices_there_are(monkeypatch):
