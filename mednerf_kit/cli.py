@@ -28,6 +28,7 @@ COMMANDS = {
     "render": ("render:render", "Write orbits, videos, volumes and surfaces of a prior or a scene."),
     "pose": ("pose:pose", "Find where a photograph of a fitted scene was taken from (iNeRF)."),
     "sample": ("render:sample", "Draw random patients from a prior: a grid of seeds, or an interpolation."),
+    "tomography": ("tomography:tomography", "Reconstruct one patient from few views: FDK, SART, fields and priors in one table."),
     "drr": ("data:drr", "Project a CT or a phantom into X-rays."),
     "data": ("data:data", "Make cohorts of phantoms; get, check and deepen scenes."),
     "ablate": ("ablate:ablate", "Compare variants of a recipe: a table, a figure and paired tests."),
