@@ -76,7 +76,7 @@ METHODS: Registry[Method] = Registry("tomography method")
 class Feldkamp:
     """Filtered back-projection (Feldkamp et al. 1984), rows continued beyond the detector, negative values cut."""
 
-    def __init__(self, *, cutoff: float = 0.7, extend: float = 1.0) -> None:
+    def __init__(self, *, cutoff: float = 0.25, extend: float = 1.0) -> None:
         self.cutoff, self.extend = cutoff, extend
 
     def __call__(self, case: Case) -> Tensor:
@@ -106,7 +106,7 @@ def sart_tv(*, epochs: int = 16, relax: float = 1.0, decay: float = 1.0, smooth:
 class RtkFeldkamp:
     """FDK of itk-rtk, negative values cut."""
 
-    def __init__(self, *, hann: float = 0.7, extend: float = 0.0) -> None:
+    def __init__(self, *, hann: float = 0.25, extend: float = 0.0) -> None:
         self.hann, self.extend = hann, extend
         rtk.load()
 

@@ -44,13 +44,13 @@ def write_all(
     for name, values in everything.items():
         pictures.write_png8(folder / f"{name}_slices.png", pictures.slices_picture(values, window))
         if files_at_hand():
-            write_volume(as_volume(case, values), folder / f"{name}.nii.gz")
+            write_volume(as_volume(case, values, "The CT." if name == "truth" else "Estimate."), folder / f"{name}.nii.gz")
 
 
-def as_volume(case: Case, values: Tensor) -> Volume:
+def as_volume(case: Case, values: Tensor, what: str = "Estimate.") -> Volume:
     """A cube in image value per field unit about the isocentre: in Hounsfield units where the scale is known, else relative."""
     geometry, scale = case.geometry, case.geometry.line_integral_scale
-    spacing_mm, note = 2 * HALF_EXTENT * geometry.half_width_mm / case.size, f"Estimate. {DISCLAIMER}"
+    spacing_mm, note = 2 * HALF_EXTENT * geometry.half_width_mm / case.size, f"{what} {DISCLAIMER}"
     if scale is None:
         return Volume.centred(values, spacing_mm, "relative", note=note)
     return Volume.centred(values * (scale / geometry.half_width_mm), spacing_mm, "mu_per_mm", note=note).to_hu()

@@ -1,0 +1,103 @@
+"""A grid of voxels, trilinear between them: a CT is a field, and a field of line integrals is first of all a CT."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import grid_sample, interpolate, softplus
+
+from ..core.errors import UserError
+from ..core.types import Answer
+from .base import FIELDS, Penalties, SceneField
+from .grids import Mask
+from .heads import Rows, ask_present
+from .tensorf import grid_points
+
+
+@FIELDS.register("voxels")
+class Voxels(SceneField):
+    """Density, and colours seen alike from everywhere, at the centres of ``end_voxels`` cubic voxels that fill the box.
+
+    density = softplus(``sharpness`` · v) / ``sharpness`` / longest side of the box, of the trilinear value v: nearly linear above
+    0, so that line integrals are a convex problem; it begins as a haze of about ``haze`` over the box. The grid has
+    ``start_voxels`` at first and the last number after the last of ``upsample``, log-linearly between. ``tv_density`` is the mean
+    length of the density's gradient over the box.
+    """
+
+    box: Tensor
+    done: Tensor
+
+    def __init__(
+        self,
+        *,
+        start_voxels: int = 32**3,
+        end_voxels: int = 96**3,
+        upsample: tuple = (0.1, 0.3),
+        sharpness: float = 20.0,
+        haze: float = 0.5,
+        box: Tensor,
+        channels: int = 3,
+    ) -> None:
+        super().__init__()
+        if min(start_voxels, end_voxels) < 8 or min(sharpness, haze) <= 0:
+            raise UserError(f"got {start_voxels} to {end_voxels} voxels, sharpness {sharpness:g}, haze {haze:g}",
+                            "wanted at least 8 voxels and positive numbers", "correct the recipe or --set")  # fmt: skip
+        self.sharpness, self.channels = sharpness, channels
+        counts = torch.linspace(math.log(start_voxels), math.log(end_voxels), len(upsample) + 1).exp().tolist()
+        self.finer = list(zip(sorted(upsample), counts[1:], strict=True))
+        self.register_buffer("done", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("box", box.clone().float())
+        self.inside = Mask(box)
+        self.scale = 1 / float((box[1] - box[0]).max())
+        shape = grid_points(box, start_voxels)[::-1]
+        self.grid = nn.Parameter(haze + 0.05 * haze * torch.randn(1, 1 + channels, *shape))  # [1, 1 + C, Z, Y, X]
+
+    def activated(self, raw: Tensor) -> Tensor:
+        """Density per unit length of trilinear values."""
+        return softplus(raw * self.sharpness) * (self.scale / self.sharpness)
+
+    def at(self, points: Tensor) -> tuple[Tensor, Rows]:
+        """Density [N] at points [N, 3] of the box, and the colours' raw values there."""
+        middle, half = (self.box[0] + self.box[1]) / 2, (self.box[1] - self.box[0]) / 2
+        place = ((points - middle) / half).view(1, 1, 1, -1, 3)
+        raw = grid_sample(self.grid, place, padding_mode="border", align_corners=False)[0, :, 0, 0]
+        return self.activated(raw[0]), (raw[1:].T,)
+
+    def density(self, x: Tensor, code: Any = None) -> Tensor:
+        points = x.reshape(-1, 3)
+        return (self.at(points)[0] * self.inside(points)).view(x.shape[:-1])
+
+    def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> Answer:
+        def color(rows: Rows, directions: Tensor | None) -> Tensor:
+            return torch.sigmoid(rows[0])
+
+        return ask_present(x, d, dt, (dt > 0) & self.inside(x), self.at, color if self.channels else None)
+
+    def regularisers(self) -> Penalties:
+        return Penalties({"tv_density": self.tv})
+
+    def tv(self) -> Tensor:
+        """Mean over the box of |∇ density|: isotropic total variation per volume."""
+        density = self.activated(self.grid[0, 0])
+        sides = ((self.box[1] - self.box[0]).flip(0) / density.new_tensor(density.shape)).tolist()
+        inner = density[:-1, :-1, :-1]
+        steps = [density[1:, :-1, :-1] - inner, density[:-1, 1:, :-1] - inner, density[:-1, :-1, 1:] - inner]
+        squares = sum((step / side).square() for step, side in zip(steps, sides, strict=True))
+        return (squares + (1e-3 * self.scale) ** 2).sqrt().mean()
+
+    def advance(self, progress: float) -> bool:
+        replaced = False
+        while int(self.done) < len(self.finer) and progress >= self.finer[int(self.done)][0]:
+            self.resize(grid_points(self.box, self.finer[int(self.done)][1]))
+            self.done += 1
+            replaced = True
+        return replaced
+
+    def resize(self, resolution: Sequence[int]) -> None:
+        """Other numbers of voxels along x, y, z, the old values between."""
+        size = tuple(resolution)[::-1]
+        self.grid = nn.Parameter(interpolate(self.grid.detach(), size=size, mode="trilinear", align_corners=False))
