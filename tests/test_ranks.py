@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_scene_fit import fitted, recipe_file
 from tiny import SETTINGS, SIZE, make_set
 from torch import Generator
 
@@ -96,7 +97,8 @@ def one_process(home: Path, rank: int, port: int, scenario: dict) -> int:
 
     def keeping(self):
         path = loop_run(self)
-        files.save_tensors(home / f"state{rank}.safetensors", self.task.state()[0], {"p": self.task.parts.probability.p})
+        p = getattr(getattr(self.task.parts, "probability", None), "p", 0.0)  # a scene has none
+        files.save_tensors(home / f"state{rank}.safetensors", self.task.state()[0], {"p": p})
         return path
 
     PriorTask.step, Loop.run = acting, keeping
@@ -145,6 +147,20 @@ def home(tiny_set, tmp_path_factory, alone) -> Path:
         "mednerf": {"world": 2, "words": words("chest_mednerf", tiny_set, home / "mednerf" / "runs")},
         "relay": {**at, "signal": "SIGTERM", "words": words("chest", tiny_set, half, "--resume")},
         "killed": {**at, "signal": "SIGKILL", "words": words("chest", tiny_set, home / "killed" / "runs")},
+        "scene": {
+            "world": 2,
+            "words": [
+                "train",
+                "--dataset",
+                "blocks",
+                "--config",
+                recipe_file(home),
+                "--device",
+                "cpu",
+                "--outdir",
+                str(home / "scene" / "runs"),
+            ],
+        },
         "uneven": {"world": 2, "words": words("chest", tiny_set, home / "uneven" / "runs", "--set", "task.gan_batch=3")},
     }
     (home / "plan.json").write_text(json.dumps(plan))
@@ -208,6 +224,17 @@ def test_two_processes_make_what_one_makes_of_the_whole_batch(name, recipe, home
 def test_all_processes_end_with_the_same_weights_and_probability(name, home):
     (one, first), (other, second) = (files.load_tensors(home / name / f"state{rank}.safetensors") for rank in (0, 1))
     assert [key for key in one if not torch.equal(one[key], other[key])] == [] and first == second and first["p"] > 0
+
+
+def test_a_scene_is_fitted_by_two_as_by_one(home, tmp_path):
+    """Each has its own jitter along the rays; pixels, gradients and parameters are shared."""
+    assert codes(home, "scene") == [0, 0] and errors(home, "scene") == []
+    (one, _), (other, _) = (files.load_tensors(home / "scene" / f"state{rank}.safetensors") for rank in (0, 1))
+    assert [key for key in one if not torch.equal(one[key], other[key])] == []
+    ours, theirs = (runs.read_stats(folder) for folder in (only_run(home, "scene"), fitted(tmp_path)))
+    assert ours[0]["psnr_db"] == pytest.approx(theirs[0]["psnr_db"], abs=0.05)
+    ends = [sum(row["psnr_db"] for row in rows[-20:]) / 20 for rows in (ours, theirs)]
+    assert ends[0] == pytest.approx(ends[1], abs=1.0) and ends[0] > ours[0]["psnr_db"] + 3
 
 
 def test_only_the_first_writes_and_speaks(home):
