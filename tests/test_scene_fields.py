@@ -26,6 +26,7 @@ SMALL = {
     "hash": {"encoding": SMALL_HASH, "width": 16},
     "tensorf": SMALL_TENSORF,
     "neus": {"depth": 3, "width": 24, "skip": 2, "octaves": 3, "head_depth": 1, "scatter": 16},
+    "voxels": {"start_voxels": 6**3, "end_voxels": 10**3},
 }
 FIELD_NODES = [
     *({"name": name, **options} for name, options in SMALL.items()),
@@ -175,7 +176,7 @@ class TestAnyField:
         assert float(agree.float().mean()) > 0.9  # a node between the two ends makes them differ
 
 
-@pytest.mark.parametrize("name", ["hash", "tensorf"])
+@pytest.mark.parametrize("name", ["hash", "tensorf", "voxels"])
 def test_density_is_zero_outside_the_box(name):
     field = build({"name": name, **SMALL[name]})
     outside = points(500, reach=3.0)

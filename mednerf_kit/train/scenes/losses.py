@@ -16,7 +16,7 @@ from ...core.config import Registry
 from ...core.types import Rays
 from ...rays.render import Level, Rendered
 
-LOSSES: Registry[Loss] = Registry("loss")
+LOSSES: Registry[Loss] = Registry("loss", home=__package__)
 
 
 @dataclass(frozen=True)
