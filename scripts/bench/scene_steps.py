@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Wall time and evaluations of a training step of several scene runs, side by side: their steps take turns in one process.
+"""Wall time, evaluations and memory of a training step of several scene runs, side by side: their steps take turns in one process.
 
 Each run goes on from its last snapshot (nothing is written), so that what its sampler does is what it does on a trained field.
+Memory is the most that a step had resident above what lay there before it (Linux; freed blocks go back to the system at once).
 
 python scripts/bench/scene_steps.py runs/ablate-samplers/lego/{importance,local_skip}/seed0/00000-lego --rounds 15
 """
@@ -9,6 +10,7 @@ python scripts/bench/scene_steps.py runs/ablate-samplers/lego/{importance,local_
 from __future__ import annotations
 
 import argparse
+import ctypes
 import statistics
 import time
 from pathlib import Path
@@ -19,6 +21,15 @@ from mednerf_kit.train import runs
 from mednerf_kit.train.session import kind_of
 
 
+MMAP_THRESHOLD = -3  # mallopt's name of the size from which a block is a mapping of its own
+
+
+def resident_mib(key: str) -> float:
+    """``VmRSS`` (now) or ``VmHWM`` (the most since the last reset) of this process."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(key)) / 1024
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders; the first is the one the others are compared with")
@@ -26,6 +37,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 1 << 16)
     tasks = []
     for folder in args.runs:
         choice = runs.read_choice(folder)
@@ -35,18 +47,24 @@ def main() -> None:
         tasks.append(task)
     seconds: list[list[float]] = [[] for _ in tasks]
     evaluations: list[list[float]] = [[] for _ in tasks]
+    memory: list[list[float]] = [[] for _ in tasks]
     for turn in range(args.rounds + 2):  # the first two warm up
         for i, task in enumerate(tasks):
+            idle_mib = resident_mib("VmRSS")
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
             start = time.perf_counter()
             numbers = task.step(1.0, 10**6 + turn)
             if turn >= 2:
                 seconds[i].append(time.perf_counter() - start)
                 evaluations[i].append(numbers["evals_per_ray"])
+                memory[i].append(resident_mib("VmHWM") - idle_mib)
     base_ms, base_evals = 1e3 * statistics.median(seconds[0]), statistics.mean(evaluations[0])
-    print(f"{'run':40s} {'evals/ray':>10s} {'ratio':>6s} {'ms/step':>9s} {'ratio':>6s}")
-    for folder, times, asked in zip(args.runs, seconds, evaluations, strict=True):
-        ms, evals = 1e3 * statistics.median(times), statistics.mean(asked)
-        print(f"{'/'.join(folder.parts[-3:]):40s} {evals:10.1f} {evals / base_evals:6.3f} {ms:9.1f} {ms / base_ms:6.3f}")
+    base_mib = statistics.median(memory[0])
+    print(f"{'run':40s} {'evals/ray':>10s} {'ratio':>6s} {'ms/step':>9s} {'ratio':>6s} {'MiB':>7s} {'ratio':>6s}")
+    for folder, times, asked, most in zip(args.runs, seconds, evaluations, memory, strict=True):
+        ms, evals, mib = 1e3 * statistics.median(times), statistics.mean(asked), statistics.median(most)
+        print(f"{'/'.join(folder.parts[-3:]):40s} {evals:10.1f} {evals / base_evals:6.3f} {ms:9.1f} {ms / base_ms:6.3f} "
+              f"{mib:7.1f} {mib / base_mib:6.3f}")  # fmt: skip
 
 
 if __name__ == "__main__":

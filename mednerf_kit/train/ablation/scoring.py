@@ -41,11 +41,13 @@ def score_prior(cell: Cell, run: Path, device: str) -> dict[str, Any]:
 
 
 def score_scene(cell: Cell, run: Path, device: str) -> dict[str, Any]:
-    """The fit's test views."""
+    """The fit's test views, and what it forgot of its training views where it kept snapshots on the way."""
     from ..scenes.evaluate import evaluate_scene
+    from ..scenes.forgetting import forgetting
     from ..scenes.runs import load_fit
 
-    return evaluate_scene(load_fit(run, device=device), limit=cell.limit, out=run / "evaluate")
+    found = evaluate_scene(load_fit(run, device=device), limit=cell.limit, out=run / "evaluate")
+    return found | forgetting(run, device=device)
 
 
 class Bell:
