@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Wall time, evaluations and memory of a training step of several scene runs, side by side: their steps take turns in one process.
+"""Time, evaluations and memory of a training step of several scene runs, side by side: their steps take turns in one process.
 
 Each run goes on from its last snapshot (nothing is written), so that what its sampler does is what it does on a trained field.
 Memory is the most that a step had resident above what lay there before it (Linux; freed blocks go back to the system at once).
@@ -19,7 +19,6 @@ import torch
 
 from mednerf_kit.train import runs
 from mednerf_kit.train.session import kind_of
-
 
 MMAP_THRESHOLD = -3  # mallopt's name of the size from which a block is a mapping of its own
 

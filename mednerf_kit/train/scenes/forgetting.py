@@ -19,8 +19,8 @@ def forgetting(run: Path, *, device: str = "auto", pixels: int = PIXELS) -> dict
     """How well easy and hard training pixels are known over a run's snapshots; {} for a run with fewer than two.
 
     Easy is the half with the lower error at the first snapshot. ``easy_psnr_db`` and ``hard_psnr_db`` are those at the last;
-    ``easy_drop_db`` is the most that the easy half has ever lost against its best time before, ``easy_forgotten`` the share of its
-    pixels whose squared error more than doubles from the first snapshot to the last, and ``course`` has the numbers over time.
+    ``easy_drop_db`` is the most that the easy half has ever lost against its best time before, ``easy_forgotten`` the share of
+    its pixels whose squared error more than doubles from the first snapshot to the last; ``course`` has the numbers over time.
     """
     snapshots = runs.snapshots(run)
     if len(snapshots) < 2:
