@@ -21,6 +21,7 @@ from mednerf_kit.rays.render import Level, Rendered
 from mednerf_kit.rays.samplers import Stratified
 from mednerf_kit.train import runs as folders
 from mednerf_kit.train.scenes import build, show
+from mednerf_kit.train.scenes.forgetting import forgetting
 from mednerf_kit.train.scenes.losses import LOSSES, Outcome, build_losses
 from mednerf_kit.train.scenes.runs import is_scene_run, load_fit, render_views
 from mednerf_kit.train.scenes.teacher import write_depth
@@ -235,3 +236,12 @@ def test_shipped_scene_recipes_resolve():
             for preset in ("quick", "default", "paper"):
                 assert resolve("blocks", path.stem, preset, [])["task"]["name"] == "fit"
             assert len(path.read_text().splitlines()) <= 40 and path.read_text().startswith("# ")
+
+
+def test_what_a_fit_forgot_is_read_from_its_snapshots(run):
+    found = forgetting(run, device="cpu", pixels=512)
+    assert found["course_steps"] == [50, 100]
+    easy, hard = found["course"]["easy_psnr_db"], found["course"]["hard_psnr_db"]
+    assert easy[0] > hard[0] and (found["easy_psnr_db"], found["hard_psnr_db"]) == (easy[-1], hard[-1])
+    assert found["easy_drop_db"] == pytest.approx(max(easy[0] - easy[1], 0), abs=1e-4) and 0 <= found["easy_forgotten"] <= 1
+    assert forgetting(run / "nothing", device="cpu") == {}
