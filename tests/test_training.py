@@ -345,6 +345,7 @@ def setting(text: str) -> dict:
         (setting("levels=[{name: importance}]"), "'importance' on the first level"),
         (setting("task.picture=emission_absorption"), "colour|outputs"),
         (setting("discriminator.size=64"), "32×32"),
+        (setting("generator={name: graf, width: 16, depth: 3, skip: 2}"), "wanted 'hyper'"),
         ({"preset": "quik"}, "did you mean 'quick'"),
         ({"config": "chst"}, "did you mean 'chest'"),
         ({"dataset": "/nowhere"}, "/nowhere"),

@@ -17,7 +17,7 @@ from ..core.errors import UserError, unknown_name
 from ..data.orbits import OrbitSet
 from ..gan.augment import AUGMENTATIONS, PROBABILITIES
 from ..gan.discriminator import DISCRIMINATORS
-from ..gan.generator import GENERATORS
+from ..gan.generator import GENERATORS, HyperGenerator
 from ..rays.render import Level
 from ..rays.samplers import SAMPLERS
 from . import runs
@@ -67,7 +67,7 @@ def check(recipe: Mapping[str, Any]) -> None:
     for key, kind in {"task": dict, "dataset": dict, "levels": list}.items():
         config.checked(recipe[key], kind, where=f"recipe key '{key}'")
     TASKS.check(recipe["task"], "parts", "targets", "geometry", "seed", "device")
-    generator = GENERATORS.build(recipe["generator"])
+    generator = posed_generator(recipe["generator"])
     DISCRIMINATORS.check(recipe["discriminator"], "channels", "generator")
     AUGMENTATIONS.check(recipe["augment"])
     PROBABILITIES.check(recipe["probability"])
@@ -93,7 +93,7 @@ def build_task(
 ) -> PriorTask:
     """Everything the recipe names, put together."""
     torch.manual_seed(seed)
-    generator = GENERATORS.build(recipe["generator"]).to(device)
+    generator = posed_generator(recipe["generator"]).to(device)
     discriminator = DISCRIMINATORS.build(recipe["discriminator"], generator=Generator().manual_seed(seed), channels=1)
     parts = Parts(
         generator=generator,
@@ -102,7 +102,18 @@ def build_task(
         probability=PROBABILITIES.build(recipe["probability"]),
         levels=[Level(SAMPLERS.build(node)) for node in recipe["levels"]],
     )
-    return TASKS.build(recipe["task"], parts=parts, targets=targets, geometry=orbits.geometry, seed=seed, device=str(device))
+    task = TASKS.build(recipe["task"], parts=parts, targets=targets, geometry=orbits.geometry, seed=seed, device=str(device))
+    assert isinstance(task, PriorTask)
+    return task
+
+
+def posed_generator(node: Any) -> HyperGenerator:
+    """A generator whose patients have codes and poses, as the posed term needs."""
+    generator = GENERATORS.build(node)
+    if not isinstance(generator, HyperGenerator):
+        name = node if isinstance(node, str) else node["name"]
+        raise UserError(f"got generator '{name}' for known patients", "wanted 'hyper'", "choose a recipe that uses that one")
+    return generator
 
 
 def describe(
