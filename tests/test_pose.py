@@ -421,15 +421,16 @@ def test_corrections_travel_in_the_snapshot(scene):
 
 def test_a_run_with_refined_poses_says_so_and_keeps_them(scene, tmp_path):
     twist = 0.05 * random_twists(scene.count, 1.0).float()
-    meta = {"dataset": "toy", "recipe": {"scene": {}}, "stems": list(scene.stems)}
+    meta = {"dataset": "toy", "recipe": {"scene": {}}, "stems": list(scene.stems), "split": "train"}
     fit = Fit(blob_model(), meta, tmp_path, torch.device("cpu"), twist)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scene_runs, "read_scene", lambda *_: scene)
         moved = fit.scene("train").cameras
         untouched = replace(fit, twist=None).scene("train").cameras
+        unseen = fit.scene("test").cameras  # whose views are called alike
     wanted = PoseCorrections(scene, twist=twist).applied(scene.cameras)
     torch.testing.assert_close(moved.c2w, wanted.c2w)
-    assert torch.equal(untouched.c2w, scene.cameras.c2w)
+    assert torch.equal(untouched.c2w, scene.cameras.c2w) and torch.equal(unseen.c2w, scene.cameras.c2w)
 
 
 def test_unseen_views_are_aligned_before_they_are_scored(fit, monkeypatch):

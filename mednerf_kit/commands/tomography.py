@@ -9,8 +9,6 @@ import click
 
 from .base import FOLDER, Work
 
-METHODS = ["fdk", "sart", "sart_tv", "rtk_fdk", "rtk_sart", "field", "prior"]
-
 
 @click.command(cls=Work)
 @click.option("--dataset", required=True, metavar="chest|knee|PATH", help="Phantoms by name, or a folder of DRRs.")
@@ -21,9 +19,8 @@ METHODS = ["fdk", "sart", "sart_tv", "rtk_fdk", "rtk_sart", "field", "prior"]
 @click.option(
     "--prior", metavar="RUN|bundled:chest", show_default="no row", help="A prior that SART starts from: the row `prior`."
 )
-@click.option(
-    "--method", "methods", type=click.Choice(METHODS), multiple=True, show_default="all at hand", help="A row (repeatable)."
-)
+@click.option("--method", "methods", metavar="NAME", multiple=True, show_default="all at hand",
+              help="A row (repeatable): fdk, sart, sart_tv, rtk_fdk, rtk_sart, field, prior.")  # fmt: skip
 @click.option("--size", type=click.IntRange(min=1), default=96, help="Voxels along a side of the volumes.")
 @click.option("--fov", "fov_deg", type=float, metavar="DEG", show_default="the set's", help="Opening angle of the pictures.")
 @click.option("--fit-fov", is_flag=True, help="Find the opening angle from the views given (unsure below 36).")

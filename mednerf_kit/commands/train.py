@@ -48,8 +48,8 @@ def train(**options: Any) -> None:
 
     chest and knee are cohorts of procedural phantoms, blocks is an embedded scene. The last line on stdout is the run folder.
 
-    Several devices, or cores: torchrun --nproc-per-node N -m mednerf_kit train ... deals every batch out to N processes; what is
-    trained stays the same, and a run goes on (--resume) with any number of them.
+    Several devices, or cores: torchrun --nproc-per-node N -m mednerf_kit train ... deals every batch out to N processes; a
+    prior stays the same, and a run goes on (--resume) with any number of them.
     """
     if options["dataset"] is None and options["resume"] in (None, "latest"):
         raise UserError(

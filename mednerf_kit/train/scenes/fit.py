@@ -19,7 +19,7 @@ from ...imaging.motion import about, apart, exp_se3
 from ...rays.render import Rendered
 from ...rays.selectors import RaySelector
 from ..loop import TASKS
-from ..ranks import Ranks
+from ..ranks import Ranks, Share
 from .build import Model, evaluations, on_device, part, render_cameras
 from .losses import Loss, Outcome
 
@@ -120,7 +120,7 @@ class FitTask:
         self.refine_poses = refine_poses
         self.parts, self.scene, self.seed, self.device = parts, scene, seed, device
         self.random = self.noise = Generator().manual_seed(seed)
-        self.ranks = Ranks()
+        self.ranks, self.share = Ranks(), Share()
         self.restarts, self.since, self.crop_until = 0, 0.0, crop_steps
         self.say: Callable[[str], None] = lambda line: tqdm.write(line, file=sys.stderr)
         self.begin()
@@ -142,6 +142,7 @@ class FitTask:
     def join(self, ranks: Ranks) -> list[str]:
         """Become one of several processes."""
         self.ranks = ranks
+        (self.share,) = ranks.parts(1)
         if ranks.world > 1:
             self.noise = Generator().manual_seed(1000 * self.seed + 1 + ranks.rank)
             for field in self.model.scene_fields():
@@ -212,11 +213,8 @@ class FitTask:
 
     def mine(self, chosen: Pixels) -> Pixels:
         """This process's rows of a batch."""
-        if self.ranks.world == 1:
-            return chosen
         self.ranks.check({"a step's rays": len(chosen.view)})
-        (share,) = self.ranks.parts(1)
-        return Pixels(share.take(chosen.view), share.take(chosen.yx), share.take(chosen.weight))
+        return Pixels(*(self.share.take(rows) for rows in (chosen.view, chosen.yx, chosen.weight)))
 
     def outcome(self, chosen: Pixels, pixels: Pixels, progress: float) -> Outcome:
         """Render this process's ``pixels`` of the ``chosen`` ones, and look up what they should be."""
@@ -232,8 +230,7 @@ class FitTask:
         rendered = self.model.render(rays, self.noise)
         truth = scene.images[view, y, x].float().to(self.device)
         errors = self.ranks.gather(squared_error(rendered[-1], truth).cpu())
-        (share,) = self.ranks.parts(1)
-        weight = share.take(self.parts.selector.weigh(chosen, errors)).to(self.device)
+        weight = self.share.take(self.parts.selector.weigh(chosen, errors)).to(self.device)
         return Outcome(
             rendered,
             self.model.levels,
