@@ -43,6 +43,7 @@ class Oracle:
         self.m = {name: torch.zeros_like(p) for name, p in self.w.items()}
         self.v = {name: torch.zeros_like(p) for name, p in self.w.items()}
         self.scene, self.random = scene, torch.Generator().manual_seed(0)
+        self.noise = torch.Generator().manual_seed(1)  # jitter along rays has a stream of its own
 
     def linear(self, name: str, x: Tensor) -> Tensor:
         return x @ self.w[f"{name}.weight"].T + self.w[f"{name}.bias"]
@@ -65,7 +66,7 @@ class Oracle:
         d = (cameras.c2w[view][:, :, :3] @ local[:, :, None])[:, :, 0]
         d = d / d.norm(dim=-1, keepdim=True)
         step = (cameras.far - cameras.near) / SAMPLES
-        z = cameras.near + (torch.arange(SAMPLES) + torch.rand((RAYS, SAMPLES), generator=self.random)) * step
+        z = cameras.near + (torch.arange(SAMPLES) + torch.rand((RAYS, SAMPLES), generator=self.noise)) * step
         x = cameras.c2w[view][:, None, :, 3] + z[..., None] * d[:, None]
         sigma, color = self.network(x, d[:, None].expand_as(x))
         alpha = 1 - torch.exp(-sigma * step)

@@ -90,7 +90,7 @@ class Nerf(SceneField):
             h = self.hidden(points)
             raw = self.to_density(h)[:, 0]
             if self.noise and self.training and self.random is not None:
-                raw = raw + self.noise * torch.randn(raw.shape, generator=self.random).to(raw)
+                raw = raw + self.noise * torch.randn(raw.shape, generator=self.random, device=self.random.device).to(raw)
             return self.activated(raw), (h,)
 
         def color(rows: Rows, directions: Tensor | None) -> Tensor:

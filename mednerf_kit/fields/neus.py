@@ -230,7 +230,7 @@ class Neus(SceneField):
         """Mean (|∇f| − 1)² over the last batch's samples and random points of the box (Gropp et al., IGR, ICML 2020)."""
         normals = [self.box.new_zeros(0, 3) if self.normals is None else self.normals]
         if self.random is not None and self.scatter:
-            place = torch.rand(self.scatter, 3, generator=self.random).to(self.box)
+            place = torch.rand((self.scatter, 3), generator=self.random, device=self.random.device).to(self.box)
             normals.append(self.at(self.box[0] + place * (self.box[1] - self.box[0]))[1])
         length = torch.cat(normals).norm(dim=-1)
         return (length - 1).square().sum() / max(len(length), 1)

@@ -94,7 +94,7 @@ def released(rays: Rays, coarse: Samples, w: Tensor, n: int, threshold: float, g
     cdf = pad(normalised(passes * inner + 1e-5).cumsum(-1), (1, 0))
     shape = (*w.shape[:-1], n)
     even = torch.linspace(0, 1, n, device=w.device).expand(shape)
-    u = even if generator is None else torch.rand(shape, generator=generator, device=w.device)
+    u = even if generator is None else torch.rand(shape, generator=generator, device=generator.device).to(w.device)
     u, cdf, edges = (v[..., window].contiguous() for v in (u, cdf, edges))
     above = torch.searchsorted(cdf, u, right=True)
     low, high = (above - 1).clamp_min(0), above.clamp_max(cdf.shape[-1] - 1)

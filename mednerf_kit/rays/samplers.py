@@ -146,10 +146,12 @@ def position(start: Tensor, length: Tensor, s: Tensor) -> Tensor:
 def strata(shape: tuple[int, ...], generator: Generator | None, device: torch.device) -> Tensor:
     """One place in each of shape[-1] equal strata of [0, 1]: uniform random, or the middle without a generator.
 
+    Numbers are drawn where the generator is: one of the ``device`` itself is fast, one of the CPU gives the same on every device.
+
     >>> strata((4,), None, torch.device("cpu"))
     tensor([0.1250, 0.3750, 0.6250, 0.8750])
     """
-    offset = 0.5 if generator is None else torch.rand(shape, generator=generator, device=device)
+    offset = 0.5 if generator is None else torch.rand(shape, generator=generator, device=generator.device).to(device)
     return (torch.arange(shape[-1], device=device) + offset).expand(shape) / shape[-1]
 
 

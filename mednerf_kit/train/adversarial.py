@@ -31,7 +31,7 @@ from .perceptual import Perceptual
 from .poses import Poses
 from .ranks import Moment, Ranks, Share, compared_in, mean_of, one_precision, random_scenes
 from .rendering import Renderer, physics
-from .states import follow, named, optimiser_tensors, part, restore_optimiser
+from .states import follow, named, optimiser_tensors, part, restore_optimiser, resume, stream
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class AdversarialTask:
         self.renderer = Renderer(parts.levels, physics(picture, background), parts.poses)
         self.channels = 3 if parts.generator.field_outputs == 4 else 1
         self.random = Generator().manual_seed(seed)  # choices: the same on every device
-        self.dust = Generator(device=self.device).manual_seed(seed)  # jitter and noise along rays, made where they are used
+        self.dust = stream(self.device, seed)  # jitter and noise along rays, made where they are used
         self.ema = copy.deepcopy(parts.generator).requires_grad_(False)
 
     def join(self, ranks: Ranks) -> list[str]:
@@ -252,6 +252,6 @@ class AdversarialTask:
         p.discriminator.load_state_dict(part("judge", tensors))
         restore_optimiser(p.optimisers.maker, part("optim.maker", tensors))
         restore_optimiser(p.optimisers.judge, part("optim.judge", tensors))
-        self.random.set_state(tensors["random"])
-        self.dust.set_state(tensors["dust"])
+        resume(self.random, tensors["random"])
+        resume(self.dust, tensors["dust"])
         p.probability.load(meta["probability"])

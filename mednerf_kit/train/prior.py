@@ -28,7 +28,7 @@ from . import boards
 from .loop import TASKS
 from .optimisers import in_one_pass
 from .ranks import Moment, Ranks, Share, compared_in, mean_of, one_precision, random_scenes
-from .states import named, optimiser_tensors, part, restore_optimiser
+from .states import named, optimiser_tensors, part, restore_optimiser, resume, stream
 from .targets import Targets
 
 
@@ -88,7 +88,8 @@ class PriorTask:
         self.accumulate, self.ranks = accumulate, Ranks()
         self.parts, self.targets, self.geometry, self.device = parts, targets, geometry, device
         self.picture = PICTURES[picture]
-        self.random = Generator().manual_seed(seed)
+        self.random = Generator().manual_seed(seed)  # choices: the same on every device
+        self.dust = stream(device, seed)  # jitter along rays, made where it is used
         g, patients, views = parts.generator, len(targets.images), geometry.views
         code = torch.randn(patients, g.code_dim, generator=self.random) * 0.3
         self.codes = nn.Parameter(torch.cat([code, torch.zeros(patients, POSE_DIM)], 1).to(device))
@@ -146,7 +147,7 @@ class PriorTask:
     def _posed(self, *, by_rays: bool) -> dict[str, float]:
         """Gradient of one posed batch."""
         g, k, losses, name = self.parts.generator, self.accumulate, [], "ray_mse" if by_rays else "volume_mse"
-        for share in self.ranks.parts(k, self.random):
+        for share in self.ranks.parts(k, self.random, self.dust):
             ids = share.take(torch.randperm(len(self.codes), generator=self.random)[: self.batch])
             u = self.codes[ids]
             noise = self.code_noise * share.take(torch.randn(self.batch, g.code_dim, generator=self.random)).to(u)
@@ -177,7 +178,7 @@ class PriorTask:
 
     def _image(self, rays: Rays, code: Any, share: Share) -> Tensor:
         levels = share.levels(self.parts.levels)
-        rendered = render(rays, self.parts.generator.field, levels, picture=self.picture, code=code, generator=self.random)
+        rendered = render(rays, self.parts.generator.field, levels, picture=self.picture, code=code, generator=self.dust)
         return rendered[-1].picture.image.mean(-1)
 
     def _patches(self, share: Share) -> tuple[Tensor, Tensor]:
@@ -218,10 +219,10 @@ class PriorTask:
         judge, ranks, k, probability = self.parts.discriminator, self.ranks, self.accumulate, self.parts.probability
         if self.gan_steps % 50 == 0 and self.objective != "gan":
             self.parts.generator.fit_prior(self.codes.detach())
-        start, logged, logits, g_losses = Moment(self.random), [], [], []
+        start, logged, logits, g_losses = Moment(self.random, self.dust), [], [], []
         judge.requires_grad_(True)
         self.d_optimiser.zero_grad(set_to_none=True)
-        for share in ranks.parts(k, self.random, judge):
+        for share in ranks.parts(k, self.random, self.dust, judge):
             with torch.set_grad_enabled(k == 1):
                 reals, fakes = self._patches(share)
             d_loss, numbers, real_logits = self._judge_loss(reals, fakes.detach(), share)
@@ -258,7 +259,7 @@ class PriorTask:
         tensors = named("model", p.generator.state_dict()) | named("ema", self.finished().state_dict())
         tensors |= named("judge", p.discriminator.state_dict()) | named("slow", self.ema.state_dict())
         tensors |= {"codes": self.codes, "log_gains": self.log_gains, "log_distance": self.log_distance}
-        tensors |= {"random": self.random.get_state()}
+        tensors |= {"random": self.random.get_state(), "dust": self.dust.get_state()}
         tensors |= named("optim.g", optimiser_tensors(self.g_optimiser)) | named("optim.d", optimiser_tensors(self.d_optimiser))
         state = {"gan_steps": self.gan_steps, "probability": self.parts.probability.state()}
         return tensors, {"task_state": state, **self.fitted()}
@@ -282,7 +283,8 @@ class PriorTask:
         with torch.no_grad():
             for name in ("codes", "log_gains", "log_distance"):
                 getattr(self, name).copy_(tensors[name])
-        self.random.set_state(tensors["random"])
+        resume(self.random, tensors["random"])
+        resume(self.dust, tensors["dust"])
         restore_optimiser(self.g_optimiser, part("optim.g", tensors))
         restore_optimiser(self.d_optimiser, part("optim.d", tensors))
         self.gan_steps = meta["gan_steps"]

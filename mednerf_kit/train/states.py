@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 
 def named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -35,6 +35,23 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
         i, _, slot = key.partition(".")
         state.setdefault(int(i), {})[slot] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def stream(device: str | torch.device, seed: int, rank: int = 0) -> Generator:
+    """Random numbers of a device's own, beside those that ``seed`` itself gives on the CPU; one stream a process."""
+    return Generator(device=device).manual_seed(1000 * seed + 1 + rank)
+
+
+def resume(random: Generator, state: Tensor) -> None:
+    """Continue a generator from its saved state; one of another kind of device cannot be continued and stays as it is.
+
+    >>> random = Generator().manual_seed(0)
+    >>> resume(random, torch.zeros(16, dtype=torch.uint8))  # a GPU's
+    >>> random.initial_seed()
+    0
+    """
+    if len(state) == len(random.get_state()):
+        random.set_state(state)
 
 
 @torch.no_grad()

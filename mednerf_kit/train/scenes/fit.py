@@ -20,6 +20,7 @@ from ...rays.render import Rendered
 from ...rays.selectors import RaySelector
 from ..loop import TASKS
 from ..ranks import Ranks, Share
+from ..states import resume, stream
 from .build import Model, evaluations, on_device, part, render_cameras
 from .losses import Loss, Outcome
 
@@ -119,7 +120,8 @@ class FitTask:
             raise UserError(f"got refine_poses {refine_poses:g}", "wanted a learning rate from 0 on", "0 leaves the poses alone")
         self.refine_poses = refine_poses
         self.parts, self.scene, self.seed, self.device = parts, scene, seed, device
-        self.random = self.noise = Generator().manual_seed(seed)
+        self.random = Generator().manual_seed(seed)  # choices: the same on every device
+        self.noise = stream(device, seed)  # along the rays, made where it is used
         self.ranks, self.share = Ranks(), Share()
         self.restarts, self.since, self.crop_until = 0, 0.0, crop_steps
         self.say: Callable[[str], None] = lambda line: tqdm.write(line, file=sys.stderr)
@@ -144,7 +146,7 @@ class FitTask:
         self.ranks = ranks
         (self.share,) = ranks.parts(1)
         if ranks.world > 1:
-            self.noise = Generator().manual_seed(1000 * self.seed + 1 + ranks.rank)
+            self.noise = stream(self.device, self.seed, ranks.rank)
             for field in self.model.scene_fields():
                 field.random = self.noise
         return []
@@ -269,7 +271,7 @@ class FitTask:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything a continued run needs: named tensors, and plain values."""
-        tensors = {**self.model.state(), "random": self.random.get_state()}
+        tensors = {**self.model.state(), "random": self.random.get_state(), "noise": self.noise.get_state()}
         for i, slots in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optim.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
         tensors |= {f"selector.{k}": v for k, v in self.parts.selector.state_dict().items()}
@@ -286,7 +288,8 @@ class FitTask:
             i, slot = key.split(".", 1)
             slots.setdefault(int(i), {})[slot] = value
         self.optimiser.load_state_dict({"state": slots, "param_groups": self.optimiser.state_dict()["param_groups"]})
-        self.random.set_state(tensors["random"])
+        resume(self.random, tensors["random"])
+        resume(self.noise, tensors["noise"])
         self.parts.selector.load_state_dict(part(tensors, "selector."))
         if self.poses:
             self.poses.load(tensors)
