@@ -522,3 +522,16 @@ class TestEncodings:
         area = torch.from_numpy(np.repeat(weight, 16)) * 2 * math.pi / 16
         torch.testing.assert_close((y * area[:, None]).T @ y, torch.eye(16, dtype=torch.float64), rtol=0, atol=1e-12)
         assert [spherical_harmonics(torch.ones(1, 3), k).shape[-1] for k in (1, 2, 3, 4)] == [1, 4, 9, 16]
+
+
+def test_nerf_in_half_precision_answers_nearly_the_same_in_single():
+    torch.manual_seed(0)
+    field = FIELDS.build({"name": "nerf", "width": 32, "depth": 3, "skip": 1}, box=torch.tensor([[-1.0] * 3, [1.0] * 3]), channels=3)
+    x, d, dt = torch.rand(5, 7, 3), torch.nn.functional.normalize(torch.randn(5, 1, 3), dim=-1), torch.full((5, 7), 0.1)
+    exact = field(x, d, dt)
+    field.precision = "bfloat16"
+    rounded = field(x, d, dt)
+    assert rounded.tau.dtype == rounded.color.dtype == torch.float32
+    assert not torch.equal(rounded.tau, exact.tau)
+    torch.testing.assert_close(rounded.tau, exact.tau, rtol=0.1, atol=3e-3)
+    torch.testing.assert_close(rounded.color, exact.color, rtol=0.02, atol=0.02)

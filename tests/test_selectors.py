@@ -542,3 +542,15 @@ MISFITS = [
 def test_masks_that_do_not_fit_are_refused(masks, words):
     with pytest.raises(UserError, match=words):
         build("mask", {**scene(), "masks": masks})
+
+
+@pytest.mark.parametrize("name", ["patch", "strided_patch", "annealed_patch"])
+def test_many_patches_at_once_lie_like_single_ones(name):
+    selector = SELECTORS.build(name, size=8, **SHAPE)
+    many = selector.patches(400, 0, seeded())
+    assert many.yx.shape == (400, 64, 2) and many.view.shape == many.weight.shape == (400, 64)
+    assert (many.view == many.view[:, :1]).all() and len(many.view[:, 0].unique()) == SHAPE["views"]
+    assert many.yx.amin() >= 0 and (many.yx.amax((0, 1)) <= torch.tensor([SHAPE["rows"] - 1.0, SHAPE["cols"] - 1.0]) + 1e-4).all()
+    singles = torch.stack([selector.select(0, generator).yx for generator in [seeded(1)] for _ in range(400)])
+    assert torch.allclose(many.yx.mean((0, 1)), singles.mean((0, 1)), atol=1.0)
+    assert len(many.yx[:, 0].unique(dim=0)) > 50, "patches differ"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class _Octaves(torch.autograd.Function):
-    """sin and cos of 2^k x by the double-angle recurrence: three of each per point instead of three per octave.
+    """sin and cos of 2^k x, on the CPU by the double-angle recurrence: three of each per point instead of three per octave.
 
     sin 2a = 2 sin a cos a and cos 2a = 1 − 2 sin² a, in fp32 (the recurrence doubles the rounding error each octave; after ten
     octaves it is below 1e-3). Derivatives come from the stored values: d sin(2^k x)/dx = 2^k cos(2^k x).
@@ -19,11 +19,15 @@ class _Octaves(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, octaves: int, dtype: torch.dtype, width: int) -> Tensor:
         features = x.new_zeros((*x.shape[:-1], width), dtype=dtype)
         features[..., :3] = x
-        s, c = x.sin(), x.cos()
-        for k in range(octaves):
-            features[..., 3 + 6 * k : 6 + 6 * k] = s
-            features[..., 6 + 6 * k : 9 + 6 * k] = c
-            s, c = 2 * s * c, 1 - 2 * s * s
+        if x.device.type == "cpu":
+            s, c = x.sin(), x.cos()
+            for k in range(octaves):
+                features[..., 3 + 6 * k : 6 + 6 * k] = s
+                features[..., 6 + 6 * k : 9 + 6 * k] = c
+                s, c = 2 * s * c, 1 - 2 * s * s
+        elif octaves:  # a sine costs a GPU nothing, going over memory for every octave does
+            phase = x[..., None, :] * octave_scales(octaves, x.device)[:, None]
+            features[..., 3 : 3 + 6 * octaves] = torch.stack([phase.sin(), phase.cos()], -2).flatten(-3)
         ctx.octaves = octaves
         if x.requires_grad:
             ctx.save_for_backward(features)
@@ -41,8 +45,12 @@ def encoding_gradient(gradient: Tensor, features: Tensor, octaves: int) -> Tenso
     waves = features[..., 3:n].unflatten(-1, (octaves, 2, 3))
     g = gradient[..., 3:n].unflatten(-1, (octaves, 2, 3))
     slope = (waves[..., 1, :] * g[..., 0, :] - waves[..., 0, :] * g[..., 1, :]).float()
-    scale = 2.0 ** torch.arange(octaves, device=slope.device)
-    return gradient[..., :3].float() + torch.einsum("...ki,k->...i", slope, scale)
+    return gradient[..., :3].float() + torch.einsum("...ki,k->...i", slope, octave_scales(octaves, slope.device))
+
+
+def octave_scales(octaves: int, device: torch.device) -> Tensor:
+    """2⁰ … 2^{L−1}, [L]."""
+    return 2.0 ** torch.arange(octaves, device=device)
 
 
 def frequency_encoding(x: Tensor, octaves: int, dtype: torch.dtype = torch.float32, width: int | None = None) -> Tensor:

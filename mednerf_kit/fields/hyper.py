@@ -38,7 +38,11 @@ class Frame:
     def to_anatomy(self, x: Tensor) -> Tensor:
         """Room coordinates [B, N, 3] to anatomical ones."""
         matrix = rotation_matrix(self.rotation) * torch.exp(-self.log_scale)[:, :, None]
-        return torch.baddbmm(-(matrix @ self.shift[..., None]).transpose(1, 2), x, matrix.transpose(1, 2))
+        if x.device.type == "cpu":
+            return torch.baddbmm(-(matrix @ self.shift[..., None]).transpose(1, 2), x, matrix.transpose(1, 2))
+        # Sums, not a product of matrices: those may round to ten bits there, and a place is no activation.
+        moved = x - self.shift[:, None]
+        return sum(moved[..., i : i + 1] * matrix[:, None, :, i] for i in range(3))  # type: ignore[return-value]
 
     def window(self, x: Tensor) -> Tensor:
         """How much of the scan is there at x: 1 inside the slab, 0 outside, [B, N]."""

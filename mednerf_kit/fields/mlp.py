@@ -15,6 +15,14 @@ from torch.autograd.function import once_differentiable
 from .encoding import encoding_gradient, frequency_encoding
 
 
+def affine(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """x Wᵀ + b of every scene: [B, n, in], [B, out, in], [B, 1, out] -> [B, n, out].
+
+    On a GPU the bias is added in place: as the product's third operand it is first written out for every point.
+    """
+    return torch.baddbmm(b, x, w.transpose(1, 2)) if x.device.type == "cpu" else torch.bmm(x, w.transpose(1, 2)).add_(b)
+
+
 class TiledMlp(torch.autograd.Function):
     """Raw outputs [B, N, out] of points x [B, N, 3] for layers W [B, out, in], b [B, out]; differentiable once in all of them."""
 
@@ -31,7 +39,7 @@ class TiledMlp(torch.autograd.Function):
             for i, (w, b) in enumerate(zip(weights, biases, strict=True)):
                 h = torch.cat([h, encoded], -1) if skip and i == skip else h
                 inputs.append(h)
-                h = torch.baddbmm(b, h, w.transpose(1, 2))
+                h = affine(h, w, b)
                 h = h.relu_() if i < len(weights) - 1 else h
             out[:, start : start + tile] = h
             if keep:

@@ -24,7 +24,8 @@ class Nerf(SceneField):
     ``octaves`` and ``view_octaves`` encode point and viewing direction ([x, sin 2ᵏx, cos 2ᵏx], as nerf-pytorch does, without
     π); ``positional`` and ``view_directions`` switch the one and the other off. ``encoding`` is any other node of ENCODINGS, or
     a list of them, in place of the octaves; its grids learn ``grid_rate`` times as fast as the MLP. ``noise`` is the standard
-    deviation of what is added to the raw density while training (1 for forward-facing scenes).
+    deviation of what is added to the raw density while training (1 for forward-facing scenes). Layers multiply in
+    ``precision``: ``auto`` is bf16 on a GPU and fp32 elsewhere; densities and everything along the ray are fp32.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Nerf(SceneField):
         view_directions: bool = True,
         activation: Literal["relu", "softplus"] = "relu",
         noise: float = 0.0,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
         grid_rate: float = 20.0,
         box: Tensor,
         channels: int = 3,
@@ -49,7 +51,7 @@ class Nerf(SceneField):
             sizes = f"depth {depth}, width {width}, skip {skip}, octaves {octaves} and {view_octaves}, noise {noise:g}"
             raise UserError(f"got {sizes}", "wanted positive sizes and a skip from 0 (none) to below the depth", "correct them")
         self.skip, self.activation, self.noise, self.channels = skip, activation, noise, channels
-        self.grid_rate = grid_rate
+        self.grid_rate, self.precision = grid_rate, precision
         self.encoding = build_encoding(encoding or {"name": "frequency", "octaves": octaves if positional else 0}, box=box)
         self.view_octaves, self.view_directions = view_octaves, view_directions
         self.register_buffer("box", box.clone().float())
@@ -82,23 +84,32 @@ class Nerf(SceneField):
         """Density per unit length; softplus starts low, so that a new field is a thin haze and not a wall."""
         return relu(raw) if self.activation == "relu" else softplus(raw - 1)
 
+    def rounded(self, x: Tensor) -> torch.autocast:
+        """The context in which layers multiply, where x is."""
+        half = self.precision == "bfloat16" or (self.precision == "auto" and x.is_cuda)
+        return torch.autocast(x.device.type, torch.bfloat16, enabled=half)
+
     def density(self, x: Tensor, code: Any = None) -> Tensor:
-        return self.activated(self.to_density(self.hidden(x.reshape(-1, 3)))).view(x.shape[:-1])
+        with self.rounded(x):
+            raw = self.to_density(self.hidden(x.reshape(-1, 3)))
+        return self.activated(raw.float()).view(x.shape[:-1])
 
     def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> Answer:
         def density(points: Tensor) -> tuple[Tensor, Rows]:
-            h = self.hidden(points)
-            raw = self.to_density(h)[:, 0]
+            with self.rounded(points):
+                h = self.hidden(points)
+                raw = self.to_density(h)[:, 0].float()
             if self.noise and self.training and self.random is not None:
                 raw = raw + self.noise * torch.randn(raw.shape, generator=self.random, device=self.random.device).to(raw)
             return self.activated(raw), (h,)
 
         def color(rows: Rows, directions: Tensor | None) -> Tensor:
-            feature = self.to_feature(rows[0])
-            if self.view_directions:
-                if directions is None:
-                    raise ValueError("a colour that depends on the viewing direction needs one")
-                feature = torch.cat([feature, frequency_encoding(directions, self.view_octaves)], -1)
-            return torch.sigmoid(self.to_color(feature))
+            if self.view_directions and directions is None:
+                raise ValueError("a colour that depends on the viewing direction needs one")
+            with self.rounded(rows[0]):
+                feature = self.to_feature(rows[0])
+                if self.view_directions and directions is not None:
+                    feature = torch.cat([feature, frequency_encoding(directions, self.view_octaves, feature.dtype)], -1)
+                return torch.sigmoid(self.to_color(feature).float())
 
         return ask_present(x, d, dt, dt > 0, density, color if self.channels else None)

@@ -127,50 +127,68 @@ class Augment:
     def _draw_matrix(self, dice: _Dice, height: int, width: int) -> Tensor:
         """Product of the inverses, in the order in which the transforms happen: result(x) = source(M x)."""
         side = torch.tensor([width, height], device=dice.device)
-        flip = 1 - 2 * dice.when(self.xflip, dice.below(2), 0)
-        turns = dice.when(self.rotate90, dice.below(4), 0).long()
-        cos, sin = (torch.tensor(t, device=dice.device)[turns] for t in ((1.0, 0, -1, 0), (0.0, 1, 0, -1)))  # exact
-        whole = dice.when(self.xint, ((2 * dice.uniform(2) - 1) * self.xint_share * side).round(), 0.0)
-        scale = dice.when(self.scale, torch.exp2(-dice.normal() * self.scale_octaves), 1.0)
-        # Two turns, before and after the stretch: together they happen with the probability asked for.
-        once = 1 - math.sqrt(1 - min(1.0, self.rotate * dice.p))
-        before, after = (
-            dice.when(once, (2 * dice.uniform() - 1) * math.radians(self.rotate_max_deg), 0.0, p=1.0) for _ in range(2)
-        )
-        stretch = dice.when(self.aniso, torch.exp2(-dice.normal() * self.aniso_octaves), 1.0)
-        fraction = dice.when(self.xfrac, dice.normal(2) * self.xfrac_share * side, 0.0)
-        share = dice.when(self.crop, self.crop_share + (1 - self.crop_share) * dice.uniform(), 1.0)
-        place = (dice.uniform(2) - 0.5) * (1 - share[:, None]) * side
-        one = torch.ones_like(flip)
-        steps = [_scaling(flip, one), _turning(cos, sin), _moving(-whole), _scaling(scale, scale),
-                 _turning(before.cos(), before.sin()), _scaling(stretch, 1 / stretch), _turning(after.cos(), after.sin()),
-                 _moving(-fraction), _moving(place), _scaling(share, share)]  # fmt: skip
+        steps = [torch.eye(3, device=dice.device).expand(dice.batch, 3, 3)]
+        if self.xflip:
+            flip = 1 - 2 * dice.when(self.xflip, dice.below(2), 0)
+            steps.append(_scaling(flip, torch.ones_like(flip)))
+        if self.rotate90:
+            turns = dice.when(self.rotate90, dice.below(4), 0).long()
+            steps.append(_turning(*(torch.tensor(t, device=dice.device)[turns] for t in ((1.0, 0, -1, 0), (0.0, 1, 0, -1)))))
+        if self.xint:
+            steps.append(_moving(-dice.when(self.xint, ((2 * dice.uniform(2) - 1) * self.xint_share * side).round(), 0.0)))
+        if self.scale:
+            scale = dice.when(self.scale, torch.exp2(-dice.normal() * self.scale_octaves), 1.0)
+            steps.append(_scaling(scale, scale))
+        steps += self._draw_stretch(dice)
+        if self.xfrac:
+            steps.append(_moving(-dice.when(self.xfrac, dice.normal(2) * self.xfrac_share * side, 0.0)))
+        if self.crop:
+            share = dice.when(self.crop, self.crop_share + (1 - self.crop_share) * dice.uniform(), 1.0)
+            steps += [_moving((dice.uniform(2) - 0.5) * (1 - share[:, None]) * side), _scaling(share, share)]
         return functools.reduce(torch.matmul, steps)
+
+    def _draw_stretch(self, dice: _Dice) -> list[Tensor]:
+        """A stretch along a turned axis. Two turns, before and after it, together happen with the probability asked for."""
+        once = 1 - math.sqrt(1 - min(1.0, self.rotate * dice.p))
+
+        def turn() -> list[Tensor]:
+            angle = dice.when(once, (2 * dice.uniform() - 1) * math.radians(self.rotate_max_deg), 0.0, p=1.0)
+            return [_turning(angle.cos(), angle.sin())]
+
+        steps = turn() if self.rotate else []
+        if self.aniso:
+            stretch = dice.when(self.aniso, torch.exp2(-dice.normal() * self.aniso_octaves), 1.0)
+            steps.append(_scaling(stretch, 1 / stretch))
+        return steps + (turn() if self.rotate else [])
 
     def _draw_color(self, dice: _Dice, channels: int) -> Tensor:
         """Product of affine maps of (r, g, b, 1), the last one leftmost."""
         grey = torch.full((3, 3), 1 / 3, device=dice.device)  # projects on the grey axis
-        rest = torch.eye(3, device=dice.device) - grey
-        cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=dice.device) / math.sqrt(3)
-        shift = dice.when(self.brightness, dice.normal() * self.brightness_std, 0.0)
-        gain = dice.when(self.contrast, torch.exp2(dice.normal() * self.contrast_octaves), 1.0)
-        sign = 1 - 2 * dice.when(self.lumaflip, dice.below(2), 0)
         identity = torch.eye(3, device=dice.device).expand(dice.batch, 3, 3)
-        steps = [_affine(gain[:, None, None] * identity, (gain * shift + (1 - gain) * self.contrast_pivot)[:, None]),
-                 _affine(identity + (sign - 1)[:, None, None] * grey, ((1 - sign) / 2)[:, None])]  # fmt: skip
-        if channels == 3:  # one channel lies on the grey axis, which neither hue nor saturation moves
+        steps = [torch.eye(4, device=dice.device).expand(dice.batch, 4, 4)]
+        if self.brightness or self.contrast:
+            shift = dice.when(self.brightness, dice.normal() * self.brightness_std, 0.0)
+            gain = dice.when(self.contrast, torch.exp2(dice.normal() * self.contrast_octaves), 1.0)
+            pivot = (gain * shift + (1 - gain) * self.contrast_pivot)[:, None]
+            steps.append(_affine(gain[:, None, None] * identity, pivot))
+        if self.lumaflip:
+            sign = 1 - 2 * dice.when(self.lumaflip, dice.below(2), 0)
+            steps.append(_affine(identity + (sign - 1)[:, None, None] * grey, ((1 - sign) / 2)[:, None]))
+        if channels == 3 and (self.hue or self.saturation):  # one channel lies on the grey axis, which neither of them moves
+            rest = torch.eye(3, device=dice.device) - grey
+            cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=dice.device) / math.sqrt(3)
             angle = dice.when(self.hue, (2 * dice.uniform() - 1) * math.radians(self.hue_max_deg), 0.0)[:, None, None]
             chroma = dice.when(self.saturation, torch.exp2(dice.normal() * self.saturation_octaves), 1.0)[:, None, None]
             moved = (angle != 0) | (chroma != 1)
             turned = grey + chroma * (rest * angle.cos() + cross * angle.sin())  # Rodrigues' formula
-            steps.append(_affine(torch.where(moved, turned, identity), torch.zeros_like(shift)[:, None]))
+            steps.append(_affine(torch.where(moved, turned, identity), torch.zeros(dice.batch, 1, device=dice.device)))
         return functools.reduce(torch.matmul, reversed(steps))
 
     def _draw_bands(self, dice: _Dice) -> Tensor:
         """One band after the other is amplified; each time the expected power is restored."""
         power = torch.tensor(BAND_POWER, device=dice.device)
         bands = torch.ones(dice.batch, 4, device=dice.device)
-        for i in range(4):
+        for i in range(4 if self.filter else 0):
             gain = torch.exp2(dice.normal() * self.filter_octaves)
             one = torch.ones_like(bands)
             one[:, i] = gain

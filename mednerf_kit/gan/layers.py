@@ -5,6 +5,7 @@ Every operation is plain torch on any device and can be differentiated twice, wh
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -76,8 +77,13 @@ class Conv2d(nn.Module):
 
 def _binomial(x: Tensor) -> Tensor:
     """The filter [1, 3, 3, 1] ⊗ [1, 3, 3, 1] / 64, once per channel."""
-    row = x.new_tensor([1.0, 3.0, 3.0, 1.0]) / 8
-    return torch.outer(row, row).expand(x.shape[1], 1, 4, 4)
+    return _binomial_2d(x.dtype, x.device).expand(x.shape[1], 1, 4, 4)
+
+
+@functools.cache  # made once: a constant from the host would make a GPU wait at every layer
+def _binomial_2d(dtype: torch.dtype, device: torch.device) -> Tensor:
+    row = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=dtype, device=device) / 8
+    return torch.outer(row, row)
 
 
 class _Down(torch.autograd.Function):

@@ -9,7 +9,7 @@ from torch import Generator
 
 from ..core.errors import UserError
 from ..core.types import Pixels
-from .selectors import SELECTORS, Patch, RaySelector
+from .selectors import SELECTORS, Patch, PatchSelector
 
 
 def smallest_scale(step: int, *, least: float = 0.25, most: float = 0.9, rate: float = 7.5e-6) -> float:
@@ -22,7 +22,7 @@ def smallest_scale(step: int, *, least: float = 0.25, most: float = 0.9, rate: f
 
 
 @SELECTORS.register("annealed_patch")
-class AnnealedPatch(RaySelector):
+class AnnealedPatch(PatchSelector):
     """``size``² pixels spread evenly over a square of s times the side anywhere, s uniform from :func:`smallest_scale` to 1.
 
     The default ``rate`` is GRAF's for 100 000 steps of training; a shorter training wants a larger one.
@@ -38,7 +38,7 @@ class AnnealedPatch(RaySelector):
         self.longest = (min(rows, cols) - 1) / max(size - 1, 1)
         self.least, self.most, self.rate = least, most, rate
 
-    def select(self, step: int, generator: Generator) -> Pixels:
+    def patches(self, count: int, step: int, generator: Generator) -> Pixels:
         low = smallest_scale(step, least=self.least, most=self.most, rate=self.rate)
-        scale = low + (1 - low) * float(torch.rand((), generator=generator, device=generator.device))
-        return self.patch.place(scale * self.longest, generator)
+        u = torch.rand(count, generator=generator, device=generator.device)
+        return self.patch.placed((low + (1 - low) * u) * self.longest, generator)

@@ -72,8 +72,20 @@ class RandomRays(RaySelector):
         return Pixels(index[:, 0], index[:, 1:].float(), torch.ones(self.n, device=u.device))
 
 
+class PatchSelector(RaySelector):
+    """Chooses square patches: whatever judges pictures needs neighbours."""
+
+    def select(self, step: int, generator: Generator) -> Pixels:
+        chosen = self.patches(1, step, generator)
+        return Pixels(chosen.view[0], chosen.yx[0], chosen.weight[0])
+
+    def patches(self, count: int, step: int, generator: Generator) -> Pixels:
+        """So many independent patches at once: the records' fields begin with [count, size²]."""
+        raise NotImplementedError
+
+
 @SELECTORS.register("patch")
-class Patch(RaySelector):
+class Patch(PatchSelector):
     """One ``size``×``size`` patch of a random view, its pixels ``stride`` apart (1: contiguous), placed uniformly."""
 
     def __init__(self, *, size: int = 32, stride: int = 1, views: int, rows: int, cols: int) -> None:
@@ -82,25 +94,25 @@ class Patch(RaySelector):
             raise UserError(f"got a patch of {size} pixels {stride} apart", f"wanted one inside {rows}×{cols}", "make it smaller")
         self.size, self.stride, self.views, self.rows, self.cols = size, stride, views, rows, cols
 
-    def select(self, step: int, generator: Generator) -> Pixels:
-        return self.place(self.stride, generator)
+    def patches(self, count: int, step: int, generator: Generator) -> Pixels:
+        return self.placed(torch.full((count,), float(self.stride), device=generator.device), generator)
 
-    def place(self, stride: float, generator: Generator) -> Pixels:
-        """A patch with this stride; positions are continuous when the stride is."""
-        u = torch.rand(3, generator=generator, device=generator.device)
-        reach = (self.size - 1) * stride
-        free = torch.tensor([self.rows - 1 - reach, self.cols - 1 - reach], device=u.device)
-        whole = float(stride).is_integer()
-        corner = (u[1:] * (free + 1)).floor().minimum(free) if whole else u[1:] * free
-        step = torch.arange(self.size, device=u.device) * stride
-        grid = torch.stack(torch.meshgrid(step, step, indexing="ij"), -1) + corner
-        view = (u[0] * self.views).long().clamp_max(self.views - 1)
-        n = self.size**2
-        return Pixels(view.expand(n), grid.reshape(n, 2).float(), torch.ones(n, device=u.device))
+    def placed(self, strides: Tensor, generator: Generator) -> Pixels:
+        """A patch with each of these strides [B]; positions are continuous where the stride is."""
+        count, device = len(strides), strides.device
+        u = torch.rand((count, 3), generator=generator, device=device)
+        free = torch.tensor([self.rows - 1, self.cols - 1], device=device) - (self.size - 1) * strides[:, None]
+        corner = u[:, 1:] * free
+        whole = (u[:, 1:] * (free + 1)).floor().minimum(free)
+        corner = torch.where((strides == strides.round())[:, None], whole, corner)
+        line = torch.arange(self.size, device=device)
+        grid = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2)
+        view = (u[:, :1] * self.views).long().clamp_max(self.views - 1).expand(-1, len(grid))
+        return Pixels(view, grid * strides[:, None, None] + corner[:, None], torch.ones(view.shape, device=device))
 
 
 @SELECTORS.register("strided_patch")
-class StridedPatch(RaySelector):
+class StridedPatch(PatchSelector):
     """GRAF's patch: a stride between 1 and what fills the picture, so that small patches see the whole (arXiv 2007.02442)."""
 
     def __init__(self, *, size: int = 32, views: int, rows: int, cols: int) -> None:
@@ -108,9 +120,9 @@ class StridedPatch(RaySelector):
         self.patch = Patch(size=size, views=views, rows=rows, cols=cols)
         self.longest = (min(rows, cols) - 1) / max(size - 1, 1)
 
-    def select(self, step: int, generator: Generator) -> Pixels:
-        u = float(torch.rand((), generator=generator, device=generator.device))
-        return self.patch.place(1 + u * (self.longest - 1), generator)
+    def patches(self, count: int, step: int, generator: Generator) -> Pixels:
+        u = torch.rand(count, generator=generator, device=generator.device)
+        return self.patch.placed(1 + u * (self.longest - 1), generator)
 
 
 def look_up(images: Tensor, pixels: Pixels) -> Tensor:

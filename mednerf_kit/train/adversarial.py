@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..core.errors import UserError
-from ..core.types import Answer, Verdict
+from ..core.types import Answer, Pixels, Verdict
 from ..fields.coloured import ColouredField
 from ..gan.augment import apply as augmented
 from ..gan.discriminator import Discriminator
@@ -23,7 +23,7 @@ from ..gan.generator import SceneGenerator
 from ..gan.losses import AdversarialLoss, combined, r1_penalty
 from ..imaging.geometry import Geometry
 from ..rays.render import Level
-from ..rays.selectors import RaySelector, look_up
+from ..rays.selectors import PatchSelector, look_up
 from . import boards
 from .loop import TASKS
 from .optimisers import Pair, in_one_pass
@@ -41,6 +41,10 @@ class Reals:
     images: Tensor  # [N, rows, cols, C] float16 in [0, 1]
     angles_deg: Tensor | None = None  # [N] where they are known
 
+    def to(self, device: torch.device) -> Reals:
+        """The same on a device."""
+        return Reals(self.images.to(device), None if self.angles_deg is None else self.angles_deg.to(device))
+
     def mirrored(self) -> Reals:
         """Twice as many: each also with its columns reversed (of a view from the opposite side, angles lose their sense)."""
         return Reals(torch.cat([self.images, self.images.flip(2)]))
@@ -54,7 +58,7 @@ class Players:
     discriminator: Discriminator
     loss: AdversarialLoss
     optimisers: Pair
-    patch: RaySelector
+    patch: PatchSelector
     augment: Any
     probability: Any
     perceptual: Perceptual
@@ -106,7 +110,8 @@ class AdversarialTask:
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
-        self.parts, self.reals, self.geometry, self.device = parts, reals, geometry, torch.device(device)
+        self.parts, self.geometry, self.device = parts, geometry, torch.device(device)
+        self.reals = reals.to(self.device)
         self.batch, self.r1_gamma, self.r1_interval = batch, r1_gamma, r1_interval
         self.density_noise, self.density_noise_steps = density_noise, density_noise_steps
         self.ema_kimg, self.ema_ramp, self.accumulate, self.ranks = ema_kimg, ema_ramp, accumulate, Ranks()
@@ -172,22 +177,23 @@ class AdversarialTask:
 
     def _draw_reals(self, index: int, share: Share) -> tuple[Tensor, Tensor | None]:
         """Patches of random pictures [B, C, n, n], and their angles."""
-        chosen = share.take([self.parts.patch.select(index, self.random) for _ in range(self.batch)])
-        size = self.parts.discriminator.size
-        values = torch.stack([look_up(self.reals.images, pixels) for pixels in chosen]).float()
+        chosen, size = self._patches(index, share), self.parts.discriminator.size
+        values = look_up(self.reals.images, chosen).float()
         images = values.movedim(-1, 1).unflatten(-1, (size, size)).expand(-1, self.channels, -1, -1)
-        angles = None
-        if self.reals.angles_deg is not None:
-            angles = self.reals.angles_deg[torch.stack([pixels.view[0] for pixels in chosen])].to(self.device)
-        return images.to(self.device), angles
+        return images, None if self.reals.angles_deg is None else self.reals.angles_deg[chosen.view[:, 0]]
+
+    def _patches(self, index: int, share: Share) -> Pixels:
+        """A share of a batch of patches, on the device."""
+        chosen = self.parts.patch.patches(self.batch, index, self.random)
+        return Pixels(*(share.take(rows).to(self.device) for rows in (chosen.view, chosen.yx, chosen.weight)))
 
     def _draw_fakes(self, index: int, share: Share) -> tuple[Tensor, Tensor]:
         """Patches of random scenes from random poses [B, C, n, n], and their azimuths."""
         g, size = self.parts.generator, self.parts.discriminator.size
         poses = share.take(self.renderer.poses.draw(self.batch, self.random)).to(self.device)
-        patches = share.take([self.parts.patch.select(index, self.random).yx for _ in range(self.batch)])
+        yx = self._patches(index, share).yx
         code = g.weights(random_scenes(g, self.batch, share, self.random))
-        rays = self.renderer.poses.rays(self.geometry, poses, torch.stack(patches).to(self.device), g.field.support)
+        rays = self.renderer.poses.rays(self.geometry, poses, yx, g.field.support)
         renderer = replace(self.renderer, levels=share.levels(self.renderer.levels))
         images = renderer.image(self._seen(index, share), rays, code, self.dust)
         return images.movedim(-1, 1).unflatten(-1, (size, size)), poses[:, 0]
@@ -242,7 +248,7 @@ class AdversarialTask:
 
     def pictures(self, index: int) -> dict[str, Tensor]:
         """Reals, fakes and a turning fake, for the board."""
-        return boards.marched(self.ema, self.renderer, self.reals.images, self.geometry)
+        return boards.marched(self.ema, self.renderer, self.reals.images.cpu(), self.geometry)
 
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""

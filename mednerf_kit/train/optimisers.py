@@ -54,7 +54,8 @@ def adam(*, g_rate: float = 2.5e-3, d_rate: float = 2.5e-3, beta1: float = 0.0, 
 
     def one(parameters: Iterable[nn.Parameter], rate: float, interval: int) -> torch.optim.Adam:
         c = lazy_share(interval)
-        return torch.optim.Adam([{"params": list(parameters), "peak": rate * c}], lr=rate * c, betas=(beta1**c, beta2**c))
+        group = {"params": list(parameters), "peak": rate * c}
+        return torch.optim.Adam([group], lr=rate * c, betas=(beta1**c, beta2**c), fused=on_gpu(group["params"]))
 
     return Pair(one(maker, g_rate, g_interval), one(judge, d_rate, d_interval), halve_at)
 
@@ -69,6 +70,11 @@ def rmsprop(*, g_rate: float = 5e-4, d_rate: float = 1e-4, alpha: float = 0.99, 
         return torch.optim.RMSprop([{"params": list(parameters), "peak": rate}], lr=rate, alpha=alpha, eps=1e-8)
 
     return Pair(one(maker, g_rate), one(judge, d_rate), halve_at)
+
+
+def on_gpu(parameters: Iterable[nn.Parameter]) -> bool:
+    """Whether an optimiser of these should be one kernel: a GPU waits for launches otherwise."""
+    return all(p.is_cuda for p in parameters)
 
 
 def in_one_pass(*optimisers: torch.optim.Optimizer) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from ..core.types import Rays
+from ..core.types import Pixels, Rays
 from ..gan.augment import apply as augmented
 from ..gan.discriminator import Discriminator
 from ..gan.generator import POSE_DIM, HyperGenerator, Latent
@@ -26,9 +26,9 @@ from ..rays.render import PICTURES, Level, render
 from ..rays.selectors import RandomRays, StridedPatch, look_up
 from . import boards
 from .loop import TASKS
-from .optimisers import in_one_pass
+from .optimisers import in_one_pass, on_gpu
 from .ranks import Moment, Ranks, Share, compared_in, mean_of, one_precision, random_scenes
-from .states import named, optimiser_tensors, part, restore_optimiser, resume, stream
+from .states import follow, named, optimiser_tensors, part, restore_optimiser, resume, stream
 from .targets import Targets
 
 
@@ -103,9 +103,10 @@ class PriorTask:
                       {"params": [self.log_distance], "peak": 1e-3 * targets.per_view_scale}]  # fmt: skip
         self.g_optimiser = torch.optim.Adam(
             [{"params": list(g.parameters()), "peak": learning_rate}, {"params": [self.codes], "peak": code_rate}, *view_rates],
-            lr=learning_rate, betas=(0.9, 0.99))  # fmt: skip
+            lr=learning_rate, betas=(0.9, 0.99), fused=on_gpu(g.parameters()))  # fmt: skip
         lazy = r1_interval / (r1_interval + 1)  # Karras et al. 2020: what a lazily applied penalty does to Adam's constants
-        self.d_optimiser = torch.optim.Adam(parts.discriminator.parameters(), lr=d_rate * lazy, betas=(0.0, 0.99**lazy))
+        self.d_optimiser = torch.optim.Adam(parts.discriminator.parameters(), lr=d_rate * lazy, betas=(0.0, 0.99**lazy),
+                                            fused=on_gpu(parts.discriminator.parameters()))  # fmt: skip
         self.gan_steps = 0
 
     def join(self, ranks: Ranks) -> list[str]:
@@ -139,9 +140,7 @@ class PriorTask:
         self.g_optimiser.step()
         self.g_optimiser.zero_grad(set_to_none=True)
         keep = min(0.5 ** (1 / self.ema_steps), (index + 1) / (index + 10))
-        with torch.no_grad():
-            for slow, fast in zip(self.ema.parameters(), g.parameters(), strict=True):
-                slow.lerp_(fast, 1 - keep)
+        follow(self.ema, g, keep)
         return logged
 
     def _posed(self, *, by_rays: bool) -> dict[str, float]:
@@ -185,9 +184,10 @@ class PriorTask:
         """Patches of real views, and of random patients seen from there: [B, 1, n, n] each."""
         g, n, size = self.parts.generator, self.gan_batch, self.parts.discriminator.size
         ids = share.take(torch.randint(len(self.codes), (n,), generator=self.random))
-        picked = share.take([self.patches.select(0, self.random) for _ in range(n)])
-        view, yx = torch.stack([p.view for p in picked]), torch.stack([p.yx for p in picked])
-        reals = torch.stack([look_up(self.targets.images[i].float(), p) for i, p in zip(ids, picked, strict=True)])
+        picked = self.patches.patches(n, 0, self.random)
+        view, yx, weight = (share.take(rows) for rows in (picked.view, picked.yx, picked.weight))
+        every = self.targets.images.flatten(0, 1)
+        reals = look_up(every, Pixels(ids[:, None] * self.geometry.views + view, yx, weight)).float()
         reals = reals.view(-1, 1, size, size).to(self.device)
         code = g.weights(random_scenes(g, n, share, self.random))
         rays = self._rays(view, yx, self.log_distance.detach()[ids].exp()[:, None])

@@ -21,7 +21,7 @@ from ..gan.discriminator import DISCRIMINATORS, Discriminator
 from ..gan.generator import GENERATORS, SceneGenerator
 from ..gan.losses import LOSSES
 from ..imaging.geometry import DEFAULTS, Geometry
-from ..rays.selectors import SELECTORS
+from ..rays.selectors import SELECTORS, PatchSelector
 from .adversarial import AdversarialTask, Players, Reals
 from .loop import TASKS, Job, Kind, Loop
 from .optimisers import OPTIMISERS
@@ -80,7 +80,9 @@ def check(recipe: Mapping[str, Any]) -> None:
                         "wanted emission_absorption with 4 outputs, or another picture with 1",
                         "set task.picture or generator.outputs")  # fmt: skip
     side = int(recipe["dataset"].get("size", judge.size))
-    SELECTORS.build(recipe["patch"], size=judge.size, views=1, rows=side, cols=side)
+    if not isinstance(SELECTORS.build(recipe["patch"], size=judge.size, views=1, rows=side, cols=side), PatchSelector):
+        raise UserError(f"got patch '{recipe['patch']['name']}'", "wanted a selector of patches, which a discriminator can judge",
+                        "set patch={name: patch}, strided_patch or annealed_patch")  # fmt: skip
     loss = LOSSES.build(recipe["loss"])
     if compat.batch_mean_hinge and not hasattr(loss, "batch_mean"):
         raise UserError(f"got compat.batch_mean_hinge with loss '{recipe['loss']['name']}'", "wanted the hinge",
@@ -145,6 +147,8 @@ def build_task(recipe: Mapping[str, Any], reals: Reals, geometry: Geometry, *, s
         recipe["discriminator"], generator=Generator().manual_seed(seed), channels=channels
     ).to(device)
     views, rows, cols = reals.images.shape[:3]
+    patch = SELECTORS.build(recipe["patch"], size=judge.size, views=views, rows=rows, cols=cols)
+    assert isinstance(patch, PatchSelector)
     loss = dict(recipe["loss"]) | ({"batch_mean": True} if compat_of(recipe).batch_mean_hinge else {})
     players = Players(
         generator=generator,
@@ -152,7 +156,7 @@ def build_task(recipe: Mapping[str, Any], reals: Reals, geometry: Geometry, *, s
         loss=LOSSES.build(loss),
         optimisers=OPTIMISERS.build(recipe["optimiser"], maker=list(generator.parameters()), judge=list(judge.parameters()),
                                     d_interval=recipe["task"].get("r1_interval", 16)),
-        patch=SELECTORS.build(recipe["patch"], size=judge.size, views=views, rows=rows, cols=cols),
+        patch=patch,
         augment=AUGMENTATIONS.build(recipe["augment"]),
         probability=PROBABILITIES.build(recipe["probability"]),
         perceptual=PERCEPTUAL.build(recipe["perceptual"]) if getattr(judge, "decodes", False) else PERCEPTUAL.build("pyramid"),

@@ -210,7 +210,11 @@ def load_prior(run: str | Path) -> Prior:
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is the first GPU where there is one."""
-    if name == "cuda" and not torch.cuda.is_available():
+    """``auto`` is the first GPU where there is one; there networks may multiply in TF32, with ten bits of mantissa."""
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
         raise UserError("got --device cuda", "wanted a CUDA device torch can see", "use --device cpu")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+    if name == "cpu" or not there:
+        return torch.device("cpu")
+    torch.set_float32_matmul_precision("high")
+    return torch.device("cuda")

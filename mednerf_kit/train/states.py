@@ -57,7 +57,6 @@ def resume(random: Generator, state: Tensor) -> None:
 @torch.no_grad()
 def follow(slow: nn.Module, fast: nn.Module, keep: float) -> None:
     """Exponential moving average of parameters, slow ← keep·slow + (1 − keep)·fast; buffers are copied."""
-    for parameter, newer in zip(slow.parameters(), fast.parameters(), strict=True):
-        parameter.lerp_(newer, 1 - keep)
+    torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), 1 - keep)
     for buffer, newest in zip(slow.buffers(), fast.buffers(), strict=True):
         buffer.copy_(newest)
