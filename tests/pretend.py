@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 CUDA, META, CPU = torch.device("cuda", 0), torch.device("meta"), torch.device("cpu")
 aten = torch.ops.aten
 Generator = torch.Generator
+RUN_BACKWARD = torch.autograd._engine_run_backward
 
 ANYWHERE = {aten.copy_.default, aten._to_copy.default}
 INDEXED = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default,
@@ -43,6 +44,7 @@ class Pretend(Tensor):
     """A tensor on the pretend device; ``held`` are its values."""
 
     held: Tensor
+    seen_by_torch = False  # whether PyTorch's own Python code is running, which takes devices below those that this fakes
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
@@ -52,7 +54,7 @@ class Pretend(Tensor):
         self.held = real
         return self
 
-    device = property(lambda self: CUDA)
+    device = property(lambda self: META if Pretend.seen_by_torch else CUDA)
     is_cuda = property(lambda self: True)
     is_meta = property(lambda self: False)
 
@@ -153,13 +155,13 @@ def check(func: Any, args: Any, tensors: list[Tensor]) -> None:
             values = args[2] if len(args) > 2 else args[0]
             if isinstance(values, Pretend) or values.dim() == 0:
                 return
-        place = tensors[0].device.type
+        place = "cuda" if here[0] else "cpu"
         raise RuntimeError(f"{func}: indices should be on the cpu or, like values, on the indexed tensor's device, {place}")
     lenient = torch.Tag.pointwise in func.tags or func in ONE_VALUE
     mutated = func._schema.is_mutable and not here[0]
     if lenient and not mutated and all(on or not tensor.dim() for on, tensor in zip(here, tensors, strict=True)):
         return
-    places = ", ".join(f"{list(tensor.shape)} on {tensor.device}" for tensor in tensors)
+    places = ", ".join(f"{list(t.shape)} on {'cuda' if on else 'cpu'}" for t, on in zip(tensors, here, strict=True))
     raise RuntimeError(f"Expected all tensors to be on the same device, but {func} got {places}")
 
 
@@ -167,6 +169,7 @@ def computed(func: Any, args: Any, kwargs: dict[str, Any], drawing_on: torch.dev
     """An operation checked, computed on the CPU, and its result put where it belongs."""
     tensors = [*leaves(args), *leaves(tuple(kwargs.values()))]
     check(func, args, tensors)
+    assert not any(tensor.is_meta for tensor in tensors), f"{func} got a tensor without values"
     there = any(isinstance(tensor, Pretend) for tensor in tensors)
     if (asked := kwargs.get("device")) is not None:
         there = torch.device(asked).type != "cpu"
@@ -220,6 +223,9 @@ class Calls(TorchFunctionMode):
             args = args[1:]
         if func is Tensor.cuda:
             func, args = Tensor.to, (args[0], META)
+        if func in (Tensor.__getitem__, Tensor.__setitem__):  # a list of numbers becomes a tensor without being dispatched
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            args = (args[0], tuple(torch.tensor(i) if isinstance(i, list) else i for i in index), *args[2:])
         drawing = []
 
         def below(thing: Any) -> Any:
@@ -233,12 +239,22 @@ class Calls(TorchFunctionMode):
         args = tuple(below(arg) for arg in args)
         kwargs = {name: below(value) for name, value in kwargs.items()}
         where = kwargs.pop("device", None) if func in FROM_DATA else None  # made of Python's numbers, then moved
-        self.operations.drawing_on = CUDA if drawing else CPU
+        kept = Pretend.seen_by_torch, self.operations.drawing_on
+        Pretend.seen_by_torch, self.operations.drawing_on = True, CUDA if drawing else CPU
         try:
             made = func(*args, **kwargs)
             return made if where is None else made.to(where)
         finally:
-            self.operations.drawing_on = CPU
+            Pretend.seen_by_torch, self.operations.drawing_on = kept
+
+    def backward(self, *args: Any, **kwargs: Any) -> Any:
+        """The way back, which PyTorch calls from its own code, may ask the package's functions again."""
+        kept, Pretend.seen_by_torch = Pretend.seen_by_torch, False
+        try:
+            with self:
+                return RUN_BACKWARD(*args, **kwargs)
+        finally:
+            Pretend.seen_by_torch = kept
 
 
 @contextlib.contextmanager
@@ -256,5 +272,6 @@ def pretend_device() -> Iterator[torch.device]:
             if module is not None and vars(module).get("Generator") is Generator and module is not torch._C:
                 stack.enter_context(mock.patch.object(module, "Generator", PretendGenerator))
         operations = stack.enter_context(Operations())
-        stack.enter_context(Calls(operations))
+        calls = stack.enter_context(Calls(operations))
+        stack.enter_context(mock.patch.object(torch.autograd, "_engine_run_backward", calls.backward))
         yield torch.device("cuda")

@@ -66,7 +66,7 @@ def radiographs(generator: SceneGenerator, images: Tensor, geometry: Geometry, d
     reals = images[:SCENES, shown].float().flatten(0, 1)
     fakes = project_field(values, geometry.at(geometry.angles_deg[k] for k in shown), distance).flatten(0, 1)
     orbit = project_field(values[:1], geometry.orbit(FRAMES), distance)[0]
-    return {"grid/reals": reals, "grid/fakes": fakes.cpu(), "clip/orbit": orbit.cpu()}
+    return {"grid/reals": reals.cpu(), "grid/fakes": fakes.cpu(), "clip/orbit": orbit.cpu()}
 
 
 @torch.no_grad()
@@ -77,5 +77,5 @@ def marched(generator: SceneGenerator, renderer: Renderer, images: Tensor, geome
     fakes = renderer.views(generator.field, code, small.at((FRONTAL_DEG, LATERAL_DEG))).flatten(0, 1)
     orbit = renderer.views(generator.field, code.one(0), small.orbit(FRAMES))[0]
     reals = images[:: max(1, len(images) // (2 * SCENES))][: 2 * SCENES].float()
-    found = {"grid/reals": reals, "grid/fakes": fakes.cpu(), "clip/orbit": orbit.cpu()}
+    found = {"grid/reals": reals.cpu(), "grid/fakes": fakes.cpu(), "clip/orbit": orbit.cpu()}
     return {name: views if views.shape[-1] == 3 else views[..., 0] for name, views in found.items()}

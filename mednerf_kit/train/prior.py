@@ -86,7 +86,7 @@ class PriorTask:
         self.gan_batch, self.gan_weight = gan_batch, gan_weight
         self.r1_gamma, self.r1_interval, self.ema_steps = r1_gamma, r1_interval, ema_steps
         self.accumulate, self.ranks = accumulate, Ranks()
-        self.parts, self.targets, self.geometry, self.device = parts, targets, geometry, device
+        self.parts, self.targets, self.geometry, self.device = parts, targets.to(device), geometry, device
         self.picture = PICTURES[picture]
         self.random = Generator().manual_seed(seed)  # choices: the same on every device
         self.dust = stream(device, seed)  # jitter along rays, made where it is used
@@ -96,6 +96,7 @@ class PriorTask:
         self.log_gains = nn.Parameter(targets.log_gains.clone().to(device))
         self.log_distance = nn.Parameter(targets.distance.log().to(device))
         self.ema = copy.deepcopy(g).requires_grad_(False)
+        self.angles_deg = torch.tensor(geometry.angles_deg, device=device)
         shape = {"views": views, "rows": geometry.rows, "cols": geometry.cols}
         self.pixels = RandomRays(n=self.batch * rays, **shape)
         self.patches = StridedPatch(size=parts.discriminator.size, **shape)
@@ -147,7 +148,7 @@ class PriorTask:
         """Gradient of one posed batch."""
         g, k, losses, name = self.parts.generator, self.accumulate, [], "ray_mse" if by_rays else "volume_mse"
         for share in self.ranks.parts(k, self.random, self.dust):
-            ids = share.take(torch.randperm(len(self.codes), generator=self.random)[: self.batch])
+            ids = share.take(torch.randperm(len(self.codes), generator=self.random)[: self.batch]).to(self.device)
             u = self.codes[ids]
             noise = self.code_noise * share.take(torch.randn(self.batch, g.code_dim, generator=self.random)).to(u)
             code = g.weights(Latent(g.map(u[:, : g.code_dim] + noise), u[:, g.code_dim :]))
@@ -164,16 +165,14 @@ class PriorTask:
     def _ray_loss(self, ids: Tensor, code: Any, share: Share) -> Tensor:
         """Squared error of random pixels of these patients, rendered with each patient's own gains and distance."""
         pixels, shape = self.pixels.select(0, self.random), (self.batch, self.rays)
-        view, yx = share.take(pixels.view.view(shape)), share.take(pixels.yx.view(*shape, 2))
+        view, yx = (share.take(rows).to(self.device) for rows in (pixels.view.view(shape), pixels.yx.view(*shape, 2)))
         rays = self._rays(view, yx, self.log_distance[ids].exp()[:, None])
-        image = self._image(rays, code, share) * self.log_gains[ids].gather(1, view.to(self.device)).exp()
-        truth = self.targets.images[ids[:, None], view, yx[..., 0].long(), yx[..., 1].long()].float().to(self.device)
+        image = self._image(rays, code, share) * self.log_gains[ids].gather(1, view).exp()
+        truth = self.targets.images[ids[:, None], view, yx[..., 0].long(), yx[..., 1].long()].float()
         return (image - truth).square().mean()
 
     def _rays(self, view: Tensor, yx: Tensor, distance: Tensor) -> Rays:
-        angles = torch.tensor(self.geometry.angles_deg)[view]
-        support = self.parts.generator.field.support
-        return self.geometry.field_rays(angles.to(self.device), yx.to(self.device), distance, support)
+        return self.geometry.field_rays(self.angles_deg[view], yx, distance, self.parts.generator.field.support)
 
     def _image(self, rays: Rays, code: Any, share: Share) -> Tensor:
         levels = share.levels(self.parts.levels)
@@ -183,12 +182,12 @@ class PriorTask:
     def _patches(self, share: Share) -> tuple[Tensor, Tensor]:
         """Patches of real views, and of random patients seen from there: [B, 1, n, n] each."""
         g, n, size = self.parts.generator, self.gan_batch, self.parts.discriminator.size
-        ids = share.take(torch.randint(len(self.codes), (n,), generator=self.random))
+        ids = share.take(torch.randint(len(self.codes), (n,), generator=self.random)).to(self.device)
         picked = self.patches.patches(n, 0, self.random)
-        view, yx, weight = (share.take(rows) for rows in (picked.view, picked.yx, picked.weight))
+        view, yx, weight = (share.take(rows).to(self.device) for rows in (picked.view, picked.yx, picked.weight))
         every = self.targets.images.flatten(0, 1)
         reals = look_up(every, Pixels(ids[:, None] * self.geometry.views + view, yx, weight)).float()
-        reals = reals.view(-1, 1, size, size).to(self.device)
+        reals = reals.view(-1, 1, size, size)
         code = g.weights(random_scenes(g, n, share, self.random))
         rays = self._rays(view, yx, self.log_distance.detach()[ids].exp()[:, None])
         fakes = self._image(rays, code, share).view_as(reals)
@@ -242,7 +241,7 @@ class PriorTask:
             (weight * g_loss / k).backward()
             g_losses.append({"g_loss": float(g_loss.detach())})
         self.gan_steps += 1
-        return mean_of(logged) | {"p": probability.p} | mean_of(g_losses)
+        return mean_of(logged) | {"p": probability.p, "kimg": self.gan_steps * self.gan_batch / 1000} | mean_of(g_losses)
 
     @torch.no_grad()
     def finished(self) -> HyperGenerator:

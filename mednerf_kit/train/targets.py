@@ -35,6 +35,11 @@ class Targets:
     distance: Tensor  # [P] source to isocentre in field units
     per_view_scale: bool  # every view was stretched to its own maximum
 
+    def to(self, device: str | torch.device) -> Targets:
+        """The same on a device: every step looks them up."""
+        moved = (self.images, self.volumes, self.log_gains, self.distance)
+        return Targets(*(values.to(device) for values in moved), self.per_view_scale)
+
     def values_at(self, ids: Tensor, x: Tensor) -> Tensor:
         """Trilinear values of the chosen patients' volumes at points [B, N, 3] -> [B, N]."""
         found = grid_sample(self.volumes[ids][:, None], (x / HALF_EXTENT)[:, :, None, None], align_corners=False)
