@@ -375,3 +375,15 @@ def test_candidates_are_tried_at_several_azimuths(mednerf):
     members = problem.start()
     assert len(members.eps) == 4 and set(members.turn_deg.tolist()) <= {0.0, 90.0, 180.0, 270.0}
     assert published.compat_of(prior.meta["recipe"]).named() == []
+
+
+def test_a_gain_by_angle_is_learned_and_kept_with_the_prior(toys, tmp_path):
+    settings = [*SMALL["chest_mednerf"], *QUICK, "task.view_gain=2"]
+    run = session.train(dataset=str(toys), config="chest_mednerf", settings=settings, outdir=tmp_path, device="cpu")
+    prior = runs.load_prior(run)
+    profile = torch.tensor(prior.meta["log_gain_profile"])
+    assert profile.shape == (VIEWS,) and 0 < float(profile.abs().max()) < 0.1
+    angles = torch.tensor(prior.geometry.angles_deg)
+    torch.testing.assert_close(prior.expected_gain(angles).log(), profile, atol=1e-4, rtol=1e-3)
+    with pytest.raises(UserError, match="view_gain -1"):
+        session.train(dataset=str(toys), config="chest_mednerf", settings=[*settings, "task.view_gain=-1"], outdir=tmp_path, device="cpu")  # fmt: skip

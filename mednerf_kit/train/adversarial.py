@@ -28,7 +28,7 @@ from . import boards
 from .loop import TASKS
 from .optimisers import Pair, in_one_pass
 from .perceptual import Perceptual
-from .poses import Poses
+from .poses import Poses, ViewGain
 from .ranks import Moment, Ranks, Share, compared_in, mean_of, one_precision, random_scenes
 from .rendering import Renderer, physics
 from .states import follow, named, optimiser_tensors, part, restore_optimiser, resume, stream
@@ -87,6 +87,7 @@ class AdversarialTask:
     ``r1_gamma`` is as published, for pictures in [−1, 1] (a quarter of it acts on ours, in [0, 1]), applied every ``r1_interval``
     steps and weighted accordingly; 0 leaves it out. ``density_noise`` falls linearly to 0 over ``density_noise_steps`` (null:
     stays). The average that is kept has a half-life of ``ema_kimg`` thousand pictures, at first ``ema_ramp`` of those seen.
+    ``view_gain`` orders of a gain that pictures have by their azimuth are learned too (:class:`~mednerf_kit.train.poses.ViewGain`).
     ``accumulate`` parts of a batch are computed one after the other, which takes so much less memory and changes nothing else;
     the maker's pictures are then rendered twice, once for the judge and once for its own gradient.
     """
@@ -103,6 +104,7 @@ class AdversarialTask:
         r1_interval: int = 16,
         ema_kimg: float = 20.0,
         ema_ramp: float | None = 0.05,
+        view_gain: int = 0,
         accumulate: int = 1,
         parts: Players,
         reals: Reals,
@@ -120,6 +122,10 @@ class AdversarialTask:
         self.random = Generator().manual_seed(seed)  # choices: the same on every device
         self.dust = stream(self.device, seed)  # jitter and noise along rays, made where they are used
         self.ema = copy.deepcopy(parts.generator).requires_grad_(False)
+        self.gain = ViewGain(view_gain).to(self.device)
+        if view_gain:
+            rate = parts.optimisers.maker.param_groups[0]["peak"]
+            parts.optimisers.maker.add_param_group({"params": list(self.gain.parameters()), "peak": rate})
 
     def join(self, ranks: Ranks) -> list[str]:
         """Share every batch with other processes; answers what is worth knowing about that."""
@@ -163,7 +169,7 @@ class AdversarialTask:
             g_loss = p.loss.maker(self._judged(fakes, fake_angles, share).heads, p.discriminator.dag_weight).mean()
             (g_loss / k).backward()
             g_losses.append({"g_loss": float(g_loss.detach())})
-        ranks.average_gradients(p.generator.parameters())
+        ranks.average_gradients([*p.generator.parameters(), *self.gain.parameters()])
         p.optimisers.maker.step()
         follow(self.ema, p.generator, self._keep(index))
         return {**mean_of(logged), **mean_of(g_losses), "kimg": (index + 1) * self.batch / 1000}
@@ -195,7 +201,7 @@ class AdversarialTask:
         code = g.weights(random_scenes(g, self.batch, share, self.random))
         rays = self.renderer.poses.rays(self.geometry, poses, yx, g.field.support)
         renderer = replace(self.renderer, levels=share.levels(self.renderer.levels))
-        images = renderer.image(self._seen(index, share), rays, code, self.dust)
+        images = renderer.image(self._seen(index, share), rays, code, self.dust) * self.gain(poses[:, 0])[:, None, None]
         return images.movedim(-1, 1).unflatten(-1, (size, size)), poses[:, 0]
 
     def _seen(self, index: int, share: Share) -> Any:
@@ -243,8 +249,16 @@ class AdversarialTask:
         tensors |= named("optim.maker", optimiser_tensors(p.optimisers.maker))
         tensors |= named("optim.judge", optimiser_tensors(p.optimisers.judge))
         tensors |= {"random": self.random.get_state(), "dust": self.dust.get_state()}
-        tensors |= {"codes": torch.zeros(0, p.generator.latent_dim)}
-        return tensors, {"task_state": {"probability": p.probability.state()}, "distance": self.geometry.distance}
+        tensors |= {"codes": torch.zeros(0, p.generator.latent_dim)} | named("gain", self.gain.state_dict())
+        return tensors, {"task_state": {"probability": p.probability.state()}, **self.fitted()}
+
+    def fitted(self) -> dict[str, Any]:
+        """What a prior needs beside the generator: the source distance, and each view's gain where it is learned."""
+        found: dict[str, Any] = {"distance": self.geometry.distance}
+        if self.gain.orders:
+            angles = torch.tensor(self.geometry.angles_deg, device=self.device)
+            found["log_gain_profile"] = self.gain.log(angles).detach().tolist()
+        return found
 
     def pictures(self, index: int) -> dict[str, Tensor]:
         """Reals, fakes and a turning fake, for the board."""
@@ -256,6 +270,7 @@ class AdversarialTask:
         p.generator.load_state_dict(part("model", tensors))
         self.ema.load_state_dict(part("ema", tensors))
         p.discriminator.load_state_dict(part("judge", tensors))
+        self.gain.load_state_dict(part("gain", tensors))
         restore_optimiser(p.optimisers.maker, part("optim.maker", tensors))
         restore_optimiser(p.optimisers.judge, part("optim.judge", tensors))
         resume(self.random, tensors["random"])

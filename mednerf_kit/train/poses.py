@@ -1,4 +1,4 @@
-"""Where cameras stand that nobody recorded: a distribution over azimuth and elevation, and the rays it sees a field through."""
+"""Cameras that nobody recorded: a distribution over azimuth and elevation, the rays it sees a field through, a gain by angle."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from ..core.errors import UserError
 from ..core.types import Rays
@@ -75,3 +75,28 @@ class Poses:
             near = torch.full_like(direction[..., 0], max(geometry.distance - self.depth, 0.0))
             far = torch.full_like(near, geometry.distance + self.depth)
         return Rays(origin.expand_as(direction), direction, near, far)
+
+
+class ViewGain(nn.Module):
+    """How much brighter pictures from an azimuth are than others: exp Σ_k (a_k cos kθ + b_k sin kθ), k = 1 … ``orders``.
+
+    What views that were each stretched to its own maximum have in common, learned with the generator. 0 orders: always 1.
+
+    >>> ViewGain(2)(torch.tensor([0.0, 90.0])).tolist()
+    [1.0, 1.0]
+    """
+
+    def __init__(self, orders: int = 0) -> None:
+        super().__init__()
+        if orders < 0:
+            raise UserError(f"got view_gain {orders}", "wanted a number of orders from 0 (none)", "correct the task")
+        self.orders = orders
+        self.waves = nn.Parameter(torch.zeros(2 * orders))
+
+    def log(self, azimuth_deg: Tensor) -> Tensor:
+        """Logarithm of the gain at azimuths [...] in degrees."""
+        angle = torch.deg2rad(azimuth_deg)[..., None] * torch.arange(1, self.orders + 1, device=azimuth_deg.device)
+        return (torch.cat([angle.cos(), angle.sin()], -1) * self.waves).sum(-1)
+
+    def forward(self, azimuth_deg: Tensor) -> Tensor:
+        return self.log(azimuth_deg).exp()

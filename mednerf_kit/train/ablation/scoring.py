@@ -13,8 +13,10 @@ from torch import Tensor
 from ...core.types import Answer, Rays
 from ...rays.render import Level, render
 from ...rays.samplers import SAMPLERS
+from ..runs import read_stats
 from .grid import Cell
 
+OVERFITTED = 0.8  # r_t above it: the judge knows four in five real pictures by heart, and ADA (which aims at 0.6) has lost
 FAKES, VIEWS_OF_ONE = 128, 8  # pictures of random patients: enough to rank cells, not to quote
 
 
@@ -37,7 +39,29 @@ def score_prior(cell: Cell, run: Path, device: str) -> dict[str, Any]:
 
     drawn = score(run=str(run), fakes=FAKES, views=VIEWS_OF_ONE, samples=FAKES // VIEWS_OF_ONE, seed=cell.seed, device=device)
     found = evaluate(run=str(run), seed=cell.seed, device=device, limit=cell.limit)
-    return drawn | found | {"evals_per_ray": evaluations_per_ray(cell.recipe["levels"])}
+    length = kimg_before_overfitting(read_stats(run))
+    return drawn | found | length | {"evals_per_ray": evaluations_per_ray(cell.recipe["levels"])}
+
+
+def kimg_before_overfitting(rows: Sequence[Mapping[str, float]], *, limit: float = OVERFITTED, share: float = 0.05) -> dict[str, float]:
+    """Thousands of real pictures judged before r_t, averaged over a window of ``share`` of the training, stays above ``limit``.
+
+    r_t = E[sign D(real)] (arXiv 2006.06676, section 3.1). All that were judged, where it never does; nothing without a judge.
+
+    >>> rows = [{"kimg": k / 10, "r_t": 0.2 if k < 60 else 1.0} for k in range(1, 101)]
+    >>> kimg_before_overfitting(rows)
+    {'overfit_kimg': 6.3}
+    """
+    judged = [(row["kimg"], row["r_t"]) for row in rows if "r_t" in row and "kimg" in row]
+    if not judged:
+        return {}
+    window = max(1, round(share * len(judged)))
+    length = judged[-1][0]
+    for end in range(len(judged), window - 1, -1):
+        if sum(r for _, r in judged[end - window : end]) / window <= limit:
+            break
+        length = judged[end - 1][0]
+    return {"overfit_kimg": length}
 
 
 def score_scene(cell: Cell, run: Path, device: str) -> dict[str, Any]:
