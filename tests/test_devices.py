@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pkgutil
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from pretend import Pretend, pretend_device
 from tiny import SETTINGS, SIZE, make_set
 
@@ -19,8 +22,14 @@ from mednerf_kit.rays.samplers import SAMPLERS
 from mednerf_kit.rays.selectors import SELECTORS
 from mednerf_kit.train import runs, session
 from mednerf_kit.train.scenes import session as scenes
+from mednerf_kit.train.scenes import show
+from mednerf_kit.train.scenes import surface as scene_surface
 from mednerf_kit.train.scenes.fit import FitTask
+from mednerf_kit.train.scenes.forgetting import forgetting
 from mednerf_kit.train.scenes.losses import LOSSES
+from mednerf_kit.train.scenes.pose import PoseSearch
+from mednerf_kit.train.scenes.pose_report import pose_run, report_run
+from mednerf_kit.train.scenes.teacher import write_depth
 
 for found in pkgutil.walk_packages(mednerf_kit.__path__, "mednerf_kit."):  # what is imported only when it is used, too
     if not found.name.endswith("__main__"):
@@ -37,7 +46,7 @@ FIELD_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "neus": [{**NETWORK, "scatter": 8, "head_depth": 1, "background": {"name": "nerf", **NETWORK}},
              {**NETWORK, "scatter": 8, "head_depth": 1, "encoding": "hash", "octaves": 1}],
 }  # fmt: skip
-SCENE = {
+SCENE: dict[str, Any] = {
     "task": {"name": "fit", "learning_rate": 0.02},
     "scene": {"size": 12, "train_views": 4},
     "fields": {"scene": TENSORF},
@@ -48,6 +57,13 @@ SCENE = {
     "steps": 4,
     "snapshot_steps": 2,
 }
+EVERYTHING = {
+    **SCENE,
+    "task": {"name": "fit", "learning_rate": 0.02, "refine_poses": 1e-3},
+    "levels": [{"sampler": {"name": "occupancy", "n": 8, "resolution": 4}, "field": "scene"},
+               {"sampler": {"name": "importance", "n": 4}, "field": "scene"}],
+    "selector": {"name": "soft_mining", "n": 32},
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -72,6 +88,13 @@ def fitted(device: torch.device, *, steps: int = 4, dataset: str = "blocks", **c
         assert all(isinstance(value, float) for value in numbers.values())
     assert_there(task.model.fields)
     return task
+
+
+def trained(dataset: str | Path, outdir: Path, config: str, *settings: str, device: str = "cuda", **options: Any) -> Path:
+    """A whole run folder."""
+    folder = session.train(dataset=str(dataset), config=config, settings=settings, outdir=outdir, device=device, **options)
+    assert folder is not None
+    return folder
 
 
 def assert_there(module: torch.nn.Module) -> None:
@@ -111,18 +134,43 @@ def test_every_loss_has_a_gradient(device):
     fitted(device, fields={"scene": TENSORF, "other": neus}, losses=dict.fromkeys(LOSSES.entries, 0.1))
 
 
+def test_everything_about_a_scene_is_done_there(device, fit_there, tmp_path, monkeypatch):
+    monkeypatch.setattr(scene_surface, "SCORED_CELLS", 16)
+    run = str(fit_there)
+    found = show.evaluate_run(run=run, limit=1, device="cuda", out=tmp_path / "scores")
+    assert found["peak_mib"] == 1.0 and found["poses_aligned"]
+    show.render_run(run=run, views=2, size=16, points=True, mesh=True, threshold=1.0, out=tmp_path / "render", device="cuda")
+    assert forgetting(fit_there, device="cuda", pixels=64)["course_steps"] == [2, 4]
+    write_depth(run=run, out=tmp_path, limit=1, device="cuda")
+    search = PoseSearch(rays=16, steps=2)
+    pose_run(run=run, image="test/r_0", start_view="test/r_1", search=search, out=tmp_path, device="cuda")
+    report_run(run=run, starts=2, search=search, out=tmp_path, device="cuda")
+
+
+@pytest.fixture(scope="module")
+def fit_there(tmp_path_factory) -> Path:
+    """A run with all that a scene's snapshot can hold, trained on the device."""
+    folder = tmp_path_factory.mktemp("scene")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(EVERYTHING))
+    with pretend_device():
+        return trained("blocks", folder / "runs", str(folder / "recipe.yaml"))
+
+
+@pytest.mark.parametrize("there_first", [True, False])
+def test_a_scene_begun_on_one_device_goes_on_on_another(fit_there, tmp_path, there_first):
+    shutil.copytree(fit_there, tmp_path / "00000-blocks")
+    for first in (there_first, not there_first):
+        runs.snapshots(tmp_path / "00000-blocks")[-1].unlink()
+        with contextlib.nullcontext() if first else pretend_device():
+            trained("blocks", tmp_path, "unread", device="cpu" if first else "cuda", resume=str(tmp_path / "00000-blocks"))
+
+
 # Priors
 
 
 @pytest.fixture(scope="module")
 def patients(tmp_path_factory) -> Path:
     return make_set(tmp_path_factory.mktemp("sets") / "chest_toys")
-
-
-def trained(patients: Path, outdir: Path, config: str, *settings: str, device: str = "cuda", **options: Any) -> Path:
-    folder = session.train(dataset=str(patients), config=config, settings=settings, outdir=outdir, device=device, **options)
-    assert folder is not None
-    return folder
 
 
 @pytest.mark.parametrize("objective", ["posed", "gan", "hybrid"])

@@ -135,7 +135,7 @@ def test_a_trained_prior_loads_by_folder_snapshot_and_prefix(run):
 def test_every_objective_steps_and_logs_what_it_learns_from(objective, tiny_set, tmp_path):
     folder = trained(tiny_set, tmp_path, f"task.objective={objective}", "steps=6", "snapshot_steps=6")
     logged = stats(folder)
-    posed, adversarial = {"volume_mse", "ray_mse"}, {"d_loss", "g_loss", "r_t", "p", "r1"}
+    posed, adversarial = {"volume_mse", "ray_mse"}, {"d_loss", "g_loss", "r_t", "p", "r1", "kimg"}
     seen = {name for line in logged for name in line} - {"step", "seconds", "rate"}
     assert seen == {"posed": posed, "gan": adversarial, "hybrid": posed | adversarial}[objective]
     if objective == "gan":
