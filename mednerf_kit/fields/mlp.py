@@ -15,12 +15,23 @@ from torch.autograd.function import once_differentiable
 from .encoding import encoding_gradient, frequency_encoding
 
 
+MANY_POINTS = 32_768  # of a scene: from here on a GPU takes longer over them than over a launch
+
+
 def affine(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     """x Wᵀ + b of every scene: [B, n, in], [B, out, in], [B, 1, out] -> [B, n, out].
 
-    On a GPU the bias is added in place: as the product's third operand it is first written out for every point.
+    A GPU writes a bias that is the batched product's third operand out for every point first. Few points get it added in place;
+    many are worth a product for each scene, which adds it on the way.
     """
-    return torch.baddbmm(b, x, w.transpose(1, 2)) if x.device.type == "cpu" else torch.bmm(x, w.transpose(1, 2)).add_(b)
+    if x.device.type == "cpu":
+        return torch.baddbmm(b, x, w.transpose(1, 2))
+    if x.shape[1] < MANY_POINTS:
+        return torch.bmm(x, w.transpose(1, 2)).add_(b)
+    out = x.new_empty((*x.shape[:2], w.shape[1]))
+    for i in range(len(x)):
+        torch.addmm(b[i, 0], x[i], w[i].T, out=out[i])
+    return out
 
 
 class TiledMlp(torch.autograd.Function):

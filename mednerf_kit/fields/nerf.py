@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu, softplus
+from torch.nn.functional import pad, relu, softplus
 
 from ..core.errors import UserError
 from ..core.types import Answer
@@ -74,10 +74,10 @@ class Nerf(SceneField):
 
     def hidden(self, points: Tensor) -> Tensor:
         """The trunk's last layer at points [N, 3]."""
-        encoded = self.encoding(points)
+        encoded = aligned(self.encoding(points))
         h = encoded
         for i, layer in enumerate(self.trunk):
-            h = layer(torch.cat([h, encoded], -1) if self.skip and i == self.skip else h).relu_()
+            h = linear(layer, torch.cat([h, encoded], -1) if self.skip and i == self.skip else h).relu_()
         return h
 
     def activated(self, raw: Tensor) -> Tensor:
@@ -110,6 +110,30 @@ class Nerf(SceneField):
                 feature = self.to_feature(rows[0])
                 if self.view_directions and directions is not None:
                     feature = torch.cat([feature, frequency_encoding(directions, self.view_octaves, feature.dtype)], -1)
-                return torch.sigmoid(self.to_color(feature).float())
+                first, *rest = self.to_color
+                hidden = linear(first, aligned(feature))
+                for layer in rest:
+                    hidden = layer(hidden)
+                return torch.sigmoid(hidden.float())
 
         return ask_present(x, d, dt, dt > 0, density, color if self.channels else None)
+
+
+def aligned(x: Tensor) -> Tensor:
+    """Features [N, F] in the precision of the products, on a GPU padded to a multiple of 16: others take its slow kernels."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return x
+    return pad(x.to(torch.get_autocast_dtype(x.device.type)), (0, -x.shape[-1] % 16))
+
+
+def linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """The layer at features that may be padded with zeros: their weights do not matter.
+
+    >>> layer = nn.Linear(3, 2)
+    >>> torch.equal(linear(layer, torch.tensor([[1.0, 2.0, 3.0, 0.0]])), layer(torch.tensor([[1.0, 2.0, 3.0]])))
+    True
+    """
+    assert isinstance(layer, nn.Linear)
+    if x.shape[-1] == layer.in_features:
+        return layer(x)
+    return torch.nn.functional.linear(x, pad(layer.weight, (0, x.shape[-1] - layer.in_features)), layer.bias)
