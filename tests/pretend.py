@@ -7,6 +7,7 @@ beside it the CPU tensor with its values. Every operation is checked as CUDA wou
 - all operands are on one device; a 0-dim CPU tensor may join in element by element;
 - CPU indices may look into a tensor on the device, indices on the device may not look into a CPU tensor;
 - copies, and ``.to``, ``.cpu``, may go anywhere; ``.numpy()`` is for CPU tensors;
+- under autocast, products are rounded as asked (their arguments, that is);
 - random numbers are drawn on a device by a generator of that device, whose state has 16 bytes: a seed and how often it was used.
 """
 
@@ -33,6 +34,16 @@ ANYWHERE = {aten.copy_.default, aten._to_copy.default}
 INDEXED = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default,
            aten._unsafe_index.Tensor, aten._unsafe_index_put.default}  # fmt: skip
 ONE_VALUE = {aten.fill_.Tensor, aten.masked_fill.Tensor, aten.masked_fill_.Tensor}  # take a 0-dim CPU tensor too
+ROUNDED = {
+    torch.nn.functional.linear,
+    torch.matmul,
+    Tensor.matmul,
+    Tensor.__matmul__,
+    torch.mm,
+    torch.bmm,
+    torch.baddbmm,
+    torch.nn.functional.conv2d,
+}  # what autocast multiplies in its precision
 FROM_DATA = {torch.tensor, torch.as_tensor, torch.asarray}
 FREED_OF_CUDA = {"is_available": lambda: True, "is_bf16_supported": lambda *_: True, "device_count": lambda: 1,
                  "is_current_stream_capturing": lambda: False, "max_memory_allocated": lambda *_: 1 << 20,
@@ -226,6 +237,9 @@ class Calls(TorchFunctionMode):
         if func in (Tensor.__getitem__, Tensor.__setitem__):  # a list of numbers becomes a tensor without being dispatched
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
             args = (args[0], tuple(torch.tensor(i) if isinstance(i, list) else i for i in index), *args[2:])
+        if func in ROUNDED and torch.is_autocast_enabled("cuda"):
+            dtype = torch.get_autocast_dtype("cuda")
+            args = tuple(arg.to(dtype) if isinstance(arg, Pretend) and arg.is_floating_point() else arg for arg in args)
         drawing = []
 
         def below(thing: Any) -> Any:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import pkgutil
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +16,32 @@ import pytest
 import torch
 import yaml
 from pretend import Pretend, pretend_device
-from tiny import SETTINGS, SIZE, make_set
+from tiny import SETTINGS, SIZE, SPLIT, make_set
 
 import mednerf_kit
 from mednerf_kit.fields.base import FIELDS
+from mednerf_kit.gan.augment import AUGMENTATIONS
+from mednerf_kit.gan.augment import apply as augmented
+from mednerf_kit.gan.dag import POLICIES
+from mednerf_kit.gan.discriminator import DISCRIMINATORS
 from mednerf_kit.rays.samplers import SAMPLERS
 from mednerf_kit.rays.selectors import SELECTORS
-from mednerf_kit.train import runs, session
+from mednerf_kit.train import boards, calibrate, evaluate, render, runs, session
+from mednerf_kit.train.generation import score
+from mednerf_kit.train.invert import Inversion
+from mednerf_kit.train.pictures import write_png8
+from mednerf_kit.train.project import project
+from mednerf_kit.train.scenes import evaluate as scene_evaluate
 from mednerf_kit.train.scenes import session as scenes
-from mednerf_kit.train.scenes import show
-from mednerf_kit.train.scenes import surface as scene_surface
+from mednerf_kit.train.scenes import show, teacher
+from mednerf_kit.train.scenes.export import export_mesh
 from mednerf_kit.train.scenes.fit import FitTask
 from mednerf_kit.train.scenes.forgetting import forgetting
 from mednerf_kit.train.scenes.losses import LOSSES
-from mednerf_kit.train.scenes.pose import PoseSearch
+from mednerf_kit.train.scenes.pose import PoseSearch, aligned
 from mednerf_kit.train.scenes.pose_report import pose_run, report_run
-from mednerf_kit.train.scenes.teacher import write_depth
+from mednerf_kit.train.scenes.runs import Fit, density_grid, load_fit
+from mednerf_kit.train.scenes.surface import surface_scores
 
 for found in pkgutil.walk_packages(mednerf_kit.__path__, "mednerf_kit."):  # what is imported only when it is used, too
     if not found.name.endswith("__main__"):
@@ -38,13 +50,14 @@ for found in pkgutil.walk_packages(mednerf_kit.__path__, "mednerf_kit."):  # wha
 TENSORF = {"name": "tensorf", "density_ranks": 2, "appearance_ranks": 2, "features": 3, "head_width": 8, "start_voxels": 216,
            "end_voxels": 512, "upsample": [0.3], "masks": [0.6], "mask_threshold": 1e-9}  # fmt: skip
 NETWORK = {"depth": 2, "width": 16, "skip": 1, "octaves": 2, "view_octaves": 1}
-GRID = {"name": "hash", "levels": 2, "log2_entries": 6}
+GRID = {"name": "hash", "levels": 2, "log2_table": 8, "finest": 32}
+NEUS = {**NETWORK, "scatter": 8, "head_depth": 1}
 FIELD_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "tensorf": [TENSORF, {**TENSORF, "factorisation": "cp", "views": "spherical"}],
     "voxels": [{"start_voxels": 216, "end_voxels": 512, "upsample": [0.5]}],
     "nerf": [{**NETWORK, "noise": 1.0}, {**NETWORK, "encoding": "planes"}, {**NETWORK, "precision": "bfloat16"}],
-    "neus": [{**NETWORK, "scatter": 8, "head_depth": 1, "background": {"name": "nerf", **NETWORK}},
-             {**NETWORK, "scatter": 8, "head_depth": 1, "encoding": "hash", "octaves": 1}],
+    "neus": [{**NEUS, "background": {"name": "nerf", **NETWORK}}, {**NEUS, "encoding": GRID}],
+    "hash": [{"encoding": GRID, "width": 8}],
 }  # fmt: skip
 SCENE: dict[str, Any] = {
     "task": {"name": "fit", "learning_rate": 0.02},
@@ -55,10 +68,12 @@ SCENE: dict[str, Any] = {
     "losses": {"mse": 1.0},
     "picture": "emission_absorption",
     "steps": 4,
-    "snapshot_steps": 2,
+    "snapshot_steps": 1,
 }
+CHOICE = {"dataset": "blocks", "seed": 0, "split": "train", "limit": None}
 EVERYTHING = {
     **SCENE,
+    "fields": {"scene": {**TENSORF, "shift": 0.0}},
     "task": {"name": "fit", "learning_rate": 0.02, "refine_poses": 1e-3},
     "levels": [{"sampler": {"name": "occupancy", "n": 8, "resolution": 4}, "field": "scene"},
                {"sampler": {"name": "importance", "n": 4}, "field": "scene"}],
@@ -73,15 +88,24 @@ def device() -> Iterator[torch.device]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def blocks():
-    """The embedded scene, made once, on the CPU."""
+def little_work() -> Iterator[None]:
+    """The embedded scene, made once, on the CPU; and few steps, voxels and candidates where they are no options."""
     scenes.read_scene("blocks", SCENE, "train")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (scenes, scene_evaluate):
+            patch.setattr(module, "aligned", partial(aligned, steps=2))
+        patch.setattr(scene_evaluate, "surface_scores", partial(surface_scores, size=16))
+        patch.setattr(calibrate, "Inversion", QUICKLY)
+        patch.setattr(evaluate, "Inversion", QUICKLY)
+        patch.setattr(teacher, "own_score", lambda fit: {})  # evaluates once more
+        for name, value in {"SCENES": 2, "FRAMES": 2, "GRID": 12}.items():
+            patch.setattr(boards, name, value)
+        yield
 
 
-def fitted(device: torch.device, *, steps: int = 4, dataset: str = "blocks", **changes: Any) -> FitTask:
+def fitted(device: torch.device, *, steps: int = 4, **changes: Any) -> FitTask:
     """The task of a scene recipe after some steps."""
-    choice = {"recipe": {**SCENE, **changes}, "dataset": dataset, "seed": 0, "split": "train", "limit": None}
-    task = scenes.prepare(choice, device).task
+    task = scenes.prepare({"recipe": {**SCENE, **changes}, **CHOICE}, device).task
     assert isinstance(task, FitTask)
     for index in range(steps):
         numbers = task.step(index / steps, index)
@@ -134,17 +158,26 @@ def test_every_loss_has_a_gradient(device):
     fitted(device, fields={"scene": TENSORF, "other": neus}, losses=dict.fromkeys(LOSSES.entries, 0.1))
 
 
-def test_everything_about_a_scene_is_done_there(device, fit_there, tmp_path, monkeypatch):
-    monkeypatch.setattr(scene_surface, "SCORED_CELLS", 16)
+def test_everything_about_a_scene_is_done_there(device, fit_there, tmp_path):
     run = str(fit_there)
     found = show.evaluate_run(run=run, limit=1, device="cuda", out=tmp_path / "scores")
     assert found["peak_mib"] == 1.0 and found["poses_aligned"]
-    show.render_run(run=run, views=2, size=16, points=True, mesh=True, threshold=1.0, out=tmp_path / "render", device="cuda")
-    assert forgetting(fit_there, device="cuda", pixels=64)["course_steps"] == [2, 4]
-    write_depth(run=run, out=tmp_path, limit=1, device="cuda")
+    show.render_run(run=run, views=2, size=16, points=True, out=tmp_path / "render", device="cuda")
+    fit = load_fit(run, device="cuda")
+    export_mesh(fit, tmp_path / "mesh.ply", size=16, threshold=float(density_grid(fit, 16)[0].median()))
+    assert forgetting(fit_there, device="cuda", pixels=64)["course_steps"] == [2, 3, 4]
+    teacher.write_depth(run=run, out=tmp_path, limit=1, device="cuda")
     search = PoseSearch(rays=16, steps=2)
     pose_run(run=run, image="test/r_0", start_view="test/r_1", search=search, out=tmp_path, device="cuda")
     report_run(run=run, starts=2, search=search, out=tmp_path, device="cuda")
+
+
+def test_a_surface_is_found_there(device, tmp_path):
+    choice = {"recipe": {**SCENE, "fields": {"scene": {"name": "neus", **NEUS}}}, **CHOICE}
+    job = scenes.prepare(choice, device)
+    fit = Fit(job.task.model, job.meta, tmp_path, device)
+    export_mesh(fit, tmp_path / "mesh.ply", size=16)
+    assert surface_scores(fit, fit.scene("test"), size=16)["chamfer"] > 0
 
 
 @pytest.fixture(scope="module")
@@ -156,13 +189,18 @@ def fit_there(tmp_path_factory) -> Path:
         return trained("blocks", folder / "runs", str(folder / "recipe.yaml"))
 
 
-@pytest.mark.parametrize("there_first", [True, False])
-def test_a_scene_begun_on_one_device_goes_on_on_another(fit_there, tmp_path, there_first):
-    shutil.copytree(fit_there, tmp_path / "00000-blocks")
-    for first in (there_first, not there_first):
-        runs.snapshots(tmp_path / "00000-blocks")[-1].unlink()
-        with contextlib.nullcontext() if first else pretend_device():
-            trained("blocks", tmp_path, "unread", device="cpu" if first else "cuda", resume=str(tmp_path / "00000-blocks"))
+def test_a_scene_begun_on_one_device_goes_on_on_another(fit_there, tmp_path):
+    goes_on(fit_there, tmp_path)
+
+
+def goes_on(folder: Path, home: Path) -> None:
+    """A copy of a run begun on the device is continued on the CPU, and from a snapshot made there on the device again."""
+    shutil.copytree(folder, home / folder.name)
+    for kept, device in ((1, "cpu"), (2, "cuda")):
+        for path in runs.snapshots(home / folder.name)[kept:]:
+            path.unlink()
+        with pretend_device() if device == "cuda" else contextlib.nullcontext():
+            trained("unread", home, "unread", device=device, resume=str(home / folder.name))
 
 
 # Priors
@@ -170,27 +208,74 @@ def test_a_scene_begun_on_one_device_goes_on_on_another(fit_there, tmp_path, the
 
 @pytest.fixture(scope="module")
 def patients(tmp_path_factory) -> Path:
-    return make_set(tmp_path_factory.mktemp("sets") / "chest_toys")
+    """A set of radiographs, with coloured pictures beside them."""
+    folder = make_set(tmp_path_factory.mktemp("sets") / "chest_toys")
+    (folder / "split.json").write_text(json.dumps({**SPLIT, "val": ["q1"], "test": ["q0"]}))
+    for k in range(4):
+        write_png8(folder / f"{k}.png", torch.rand(SIZE, SIZE, 3, generator=torch.Generator().manual_seed(k)))
+    return folder
 
 
-@pytest.mark.parametrize("objective", ["posed", "gan", "hybrid"])
-def test_every_objective_of_a_posed_prior_is_trained(device, patients, tmp_path, objective):
-    more = f"task={{name: prior, objective: {objective}, batch: 4, points: 96, rays: 16, ray_share: 0.3, gan_start: 0.3, " \
-           "gan_interval: 2, gan_batch: 2, r1_interval: 2, accumulate: 2}"  # fmt: skip
-    folder = trained(patients, tmp_path, "chest", *SETTINGS, more, "steps=6")
-    assert runs.load_prior(folder).codes.device.type == "cpu"
-
-
+QUICKLY = partial(Inversion, samples=1, candidates=4, code_steps=2, pivot_steps=2, rays=16, nodes=6)
 HYPER = ["generator={name: hypernerfgan, code_dim: 8, width: 16, depth: 3, skip: 2, octaves: 3, rank: 2}",
          "discriminator={name: residual, size: 16, fmaps: 0.004, max_channels: 8, policy: none, dag_weight: 0.0}"]  # fmt: skip
 GRAF = "generator={name: graf, shape_dim: 4, appearance_dim: 4, width: 16, depth: 3, skip: 2, octaves: 3, view_octaves: 2}"
-JUDGES = {"chest_hypernerfgan": HYPER, "carla": HYPER, "chest_graf": [GRAF, "discriminator={name: patchgan, size: 16, width: 4}"],
-          "chest_mednerf": [GRAF, "discriminator={name: selfsup, size: 16, width: 4, doublings: 1, heads: 4}"]}  # fmt: skip
-QUICK = ["levels=[{name: stratified, n: 6}]", "task.batch=2", "task.r1_gamma=0.5", "task.r1_interval=2", "steps=2",
-         "snapshot_steps=2", f"dataset={{size: {SIZE}}}",
-         "inversion={name: relaxed, samples: 1, candidates: 4, azimuths: 2, code_steps: 2, tune_steps: 2, patch_px: 16}"]  # fmt: skip
+RELAXED = "inversion={name: relaxed, samples: 1, candidates: 4, azimuths: 2, code_steps: 2, tune_steps: 2, patch_px: 16}"
+QUICK = ["levels=[{name: stratified, n: 6}]", "task.batch=2", "task.r1_gamma=0.5", "task.r1_interval=2", "steps=3",
+         "snapshot_steps=1", RELAXED]  # fmt: skip
+SMALL, PICTURES = f"dataset={{size: {SIZE}}}", f"dataset={{size: {SIZE}, pictures: true}}"
+POSED = [*SETTINGS, "steps=3", "snapshot_steps=1", "calibration_patients=1"]
+RECIPES = {  # a name of a run: its recipe, and what makes it small
+    "hypernerfgan": ("chest_hypernerfgan", [*QUICK, *HYPER, SMALL]),
+    "carla": ("carla", [*QUICK, *HYPER, PICTURES]),
+    "graf": ("chest_graf", [*QUICK, GRAF, SMALL, "discriminator={name: patchgan, size: 16, width: 4}"]),
+    "mednerf": ("chest_mednerf", [*QUICK, GRAF, SMALL, "task.accumulate=2",
+                                  "discriminator={name: selfsup, size: 16, width: 4, doublings: 1, heads: 4}"]),
+    **{name: ("chest", [*POSED, f"task.objective={name}", "task.ray_share=0.5", "task.gan_interval=1", "task.accumulate=2"])
+       for name in ("gan", "hybrid")},
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("config", JUDGES)
-def test_every_adversarial_recipe_is_trained(device, patients, tmp_path, config):
-    trained(patients, tmp_path, config, *JUDGES[config], *QUICK)
+@pytest.fixture(scope="module", params=RECIPES)
+def prior_there(request, patients, tmp_path_factory) -> Path:
+    """A run of each recipe, trained on the device: first from volumes, then from rays where it is posed."""
+    config, settings = RECIPES[request.param]
+    with pretend_device():
+        return trained(patients, tmp_path_factory.mktemp("runs"), config, *settings)
+
+
+def test_a_prior_begun_on_one_device_goes_on_on_another(prior_there, tmp_path):
+    goes_on(prior_there, tmp_path)
+
+
+@pytest.mark.parametrize("prior_there", ["graf", "hybrid"], indirect=True)
+def test_everything_about_a_prior_is_done_there(device, prior_there, patients, tmp_path):
+    run = str(prior_there)
+    evaluate.evaluate(run=run, limit=1, out=tmp_path, uncertainty=True, device="cuda")
+    score.score(run=run, fakes=8, views=4, samples=2, out=tmp_path, device="cuda")
+    render.sample(run=run, seeds=[0, 1], size=16, out=tmp_path, device="cuda")
+    if "graf" in runs.read_choice(prior_there)["recipe"]["generator"]["name"]:
+        return
+    render.render(run=run, views=2, size=16, volume=True, video=False, out=tmp_path, device="cuda")
+    film = next(patients.glob("q0/**/*.png"))
+    project(xray=[film], view=[0.0], run=run, outdir=tmp_path, samples=1, size=16, device="cuda")
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS.entries)
+def test_every_augmentation_is_applied_there(device, name):
+    images = torch.rand(3, 1, 16, 16, device=device, requires_grad=True)
+    drawn = AUGMENTATIONS.build({"name": name}).draw(3, (1, 16, 16), 1.0, torch.Generator().manual_seed(0))
+    seen = augmented(images, drawn)
+    (slope,) = torch.autograd.grad(seen.square().sum(), images, create_graph=True)
+    slope.square().sum().backward()
+    assert seen.is_cuda and images.grad.is_cuda
+
+
+@pytest.mark.parametrize("policy", POLICIES.entries)
+@pytest.mark.parametrize("name", DISCRIMINATORS.entries)
+def test_every_judge_looks_there(device, name, policy):
+    known = {"residual": {"fmaps": 0.004, "max_channels": 8, "policy": policy}, "patchgan": {"width": 4}}
+    known["selfsup"] = {"width": 4, "doublings": 1, "policy": policy}
+    judge = DISCRIMINATORS.build({"name": name, "size": 16, **known.get(name, {})}, channels=1).to(device)
+    judge(torch.rand(2, 1, 16, 16, device=device), None).heads.sum().backward()
+    assert_there(judge)

@@ -164,6 +164,7 @@ def prepare(choice: Mapping[str, Any], device: str | torch.device) -> Job:
 
     def finish(loop: Loop) -> dict[str, Any]:
         prior = runs.load_prior(loop.folder)
+        prior.generator.to(device)
         preview(loop.folder, prior)
         factors = calibrate(prior, limit=recipe["calibration_patients"])
         files.write_json(loop.folder / runs.CALIBRATION, factors)
