@@ -4,7 +4,7 @@ Within :func:`pretend_device` a tensor "on cuda" is a :class:`Pretend`: to PyTor
 that autograd and all conversions take the way they take for a second device), to Python one whose ``device`` is ``cuda:0``, and
 beside it the CPU tensor with its values. Every operation is checked as CUDA would check it, then computed on the CPU:
 
-- all operands are on one device; a 0-dim CPU tensor may join in element by element;
+- all operands are on one device; of two that are combined element by element one may be a 0-dim CPU tensor;
 - CPU indices may look into a tensor on the device, indices on the device may not look into a CPU tensor;
 - copies, and ``.to``, ``.cpu``, may go anywhere; ``.numpy()`` is for CPU tensors;
 - under autocast, products are rounded as asked (their arguments, that is);
@@ -33,17 +33,9 @@ RUN_BACKWARD = torch.autograd._engine_run_backward
 ANYWHERE = {aten.copy_.default, aten._to_copy.default}
 INDEXED = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default,
            aten._unsafe_index.Tensor, aten._unsafe_index_put.default}  # fmt: skip
-ONE_VALUE = {aten.fill_.Tensor, aten.masked_fill.Tensor, aten.masked_fill_.Tensor}  # take a 0-dim CPU tensor too
-ROUNDED = {
-    torch.nn.functional.linear,
-    torch.matmul,
-    Tensor.matmul,
-    Tensor.__matmul__,
-    torch.mm,
-    torch.bmm,
-    torch.baddbmm,
-    torch.nn.functional.conv2d,
-}  # what autocast multiplies in its precision
+ONE_VALUE = {aten.fill_.Tensor, aten.masked_fill.Tensor, aten.masked_fill_.Tensor, aten.where.self}  # may be a 0-dim CPU tensor
+ROUNDED = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, torch.bmm, torch.baddbmm, torch.nn.functional.linear,
+           torch.nn.functional.conv2d}  # fmt: skip  # by autocast
 FROM_DATA = {torch.tensor, torch.as_tensor, torch.asarray}
 FREED_OF_CUDA = {"is_available": lambda: True, "is_bf16_supported": lambda *_: True, "device_count": lambda: 1,
                  "is_current_stream_capturing": lambda: False, "max_memory_allocated": lambda *_: 1 << 20,
@@ -70,9 +62,7 @@ class Pretend(Tensor):
     is_meta = property(lambda self: False)
 
     def numpy(self, **_: Any) -> Any:
-        raise TypeError(
-            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
-        )
+        raise TypeError("can't convert cuda:0 device type tensor to numpy: Tensor.cpu() would copy it to host memory first")
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         return self.numpy()
@@ -168,7 +158,7 @@ def check(func: Any, args: Any, tensors: list[Tensor]) -> None:
                 return
         place = "cuda" if here[0] else "cpu"
         raise RuntimeError(f"{func}: indices should be on the cpu or, like values, on the indexed tensor's device, {place}")
-    lenient = torch.Tag.pointwise in func.tags or func in ONE_VALUE
+    lenient = func in ONE_VALUE or (len(tensors) == 2 and torch.Tag.pointwise in func.tags)
     mutated = func._schema.is_mutable and not here[0]
     if lenient and not mutated and all(on or not tensor.dim() for on, tensor in zip(here, tensors, strict=True)):
         return
@@ -199,7 +189,7 @@ def computed(func: Any, args: Any, kwargs: dict[str, Any], drawing_on: torch.dev
     def put(thing: Any) -> Any:
         if not isinstance(thing, Tensor):
             return thing
-        return known.get(id(thing)) if id(thing) in known else Pretend(thing)
+        return known[id(thing)] if id(thing) in known else Pretend(thing)
 
     result = func(*mapped(args, real), **{name: mapped(value, real) for name, value in kwargs.items()})
     if func is aten.copy_.default:

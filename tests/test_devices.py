@@ -8,6 +8,7 @@ import json
 import pkgutil
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,22 @@ def test_every_selector_serves_a_fit(device, name):
     fitted(device, selector={"name": name, **options, **known.get(name, {})})
 
 
+@pytest.mark.parametrize("name", SELECTORS.entries)
+def test_every_selector_draws_where_its_numbers_are(device, name):
+    known = {"error_map": {"grid": 4}, "egra": {"low": 1, "high": 2}}
+    options = {"size": 4} if "patch" in name else {"n": 32}
+    scene = scenes.read_scene("blocks", SCENE, "train")
+    facts = {"views": scene.count, "rows": 12, "cols": 12, "images": scene.images, "masks": scene.alpha}
+    selector = SELECTORS.build({"name": name, **options, **known.get(name, {})}, **facts).to(device)
+    random = torch.Generator(device).manual_seed(0)
+    for step in range(3):
+        selector.advance(step / 3)
+        pixels = selector.select(step, random)
+        error = torch.rand(len(pixels.view), device=device)
+        assert selector.weigh(pixels, error).is_cuda and pixels.yx.is_cuda
+        selector.observe(pixels, error, torch.rand_like(pixels.yx))
+
+
 def test_every_loss_has_a_gradient(device):
     neus = {"name": "neus", **FIELD_OPTIONS["neus"][1]}
     fitted(device, fields={"scene": TENSORF, "other": neus}, losses=dict.fromkeys(LOSSES.entries, 0.1))
@@ -229,7 +246,7 @@ RECIPES = {  # a name of a run: its recipe, and what makes it small
     "hypernerfgan": ("chest_hypernerfgan", [*QUICK, *HYPER, SMALL]),
     "carla": ("carla", [*QUICK, *HYPER, PICTURES]),
     "graf": ("chest_graf", [*QUICK, GRAF, SMALL, "discriminator={name: patchgan, size: 16, width: 4}"]),
-    "mednerf": ("chest_mednerf", [*QUICK, GRAF, SMALL, "task.accumulate=2",
+    "mednerf": ("chest_mednerf", [*QUICK, GRAF, SMALL, "task.accumulate=2", "task.view_gain=2",
                                   "discriminator={name: selfsup, size: 16, width: 4, doublings: 1, heads: 4}"]),
     **{name: ("chest", [*POSED, f"task.objective={name}", "task.ray_share=0.5", "task.gan_interval=1", "task.accumulate=2"])
        for name in ("gan", "hybrid")},
@@ -259,6 +276,16 @@ def test_everything_about_a_prior_is_done_there(device, prior_there, patients, t
     render.render(run=run, views=2, size=16, volume=True, video=False, out=tmp_path, device="cuda")
     film = next(patients.glob("q0/**/*.png"))
     project(xray=[film], view=[0.0], run=run, outdir=tmp_path, samples=1, size=16, device="cuda")
+
+
+def test_a_set_scaled_by_view_is_learned_there(device, patients):
+    config, settings = RECIPES["hybrid"]
+    recipe = session.resolve(str(patients), config, "default", settings)
+    task = session.prepare({"recipe": recipe, **CHOICE, "dataset": str(patients)}, device).task
+    task.targets = replace(task.targets, per_view_scale=True)
+    for index, progress in enumerate((0.0, 0.5, 0.9)):  # by volumes, with an adversary, by rays
+        task.step(progress, index)
+    assert len(task.state()[1]["log_gain_profile"]) == task.geometry.views
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS.entries)
