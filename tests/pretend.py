@@ -37,10 +37,10 @@ ONE_VALUE = {aten.fill_.Tensor, aten.masked_fill.Tensor, aten.masked_fill_.Tenso
 ROUNDED = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, torch.bmm, torch.baddbmm, torch.nn.functional.linear,
            torch.nn.functional.conv2d}  # fmt: skip  # by autocast
 FROM_DATA = {torch.tensor, torch.as_tensor, torch.asarray}
-FREED_OF_CUDA = {"is_available": lambda: True, "is_bf16_supported": lambda *_: True, "device_count": lambda: 1,
+ANSWERS = {"is_available": lambda: True, "is_bf16_supported": lambda *_: True, "device_count": lambda: 1,
                  "is_current_stream_capturing": lambda: False, "max_memory_allocated": lambda *_: 1 << 20,
                  "get_device_name": lambda *_: "pretend"}  # fmt: skip
-NOTHING = ("synchronize", "empty_cache", "reset_peak_memory_stats", "manual_seed_all", "set_device")
+SILENT = ("synchronize", "empty_cache", "reset_peak_memory_stats", "manual_seed_all", "set_device")
 
 
 class Pretend(Tensor):
@@ -265,9 +265,9 @@ class Calls(TorchFunctionMode):
 def pretend_device() -> Iterator[torch.device]:
     """Within it there is one CUDA device; gives that."""
     with contextlib.ExitStack() as stack:
-        for name, value in FREED_OF_CUDA.items():
+        for name, value in ANSWERS.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
-        for name in NOTHING:
+        for name in SILENT:
             stack.enter_context(mock.patch.object(torch.cuda, name, lambda *_: None))
         stack.enter_context(mock.patch.object(torch.accelerator, "current_accelerator", lambda *_, **__: None))
         many = [*foreach._get_foreach_kernels_supported_devices(), "meta"]

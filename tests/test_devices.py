@@ -60,6 +60,14 @@ FIELD_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "neus": [{**NEUS, "background": {"name": "nerf", **NETWORK}}, {**NEUS, "encoding": GRID}],
     "hash": [{"encoding": GRID, "width": 8}],
 }  # fmt: skip
+SAMPLER_OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "stratified": [{}, {"disparity": True}],
+    "importance": [{}, {"merge": False}],
+    "local": [{}, {"relative": True, "skip_masked": True, "explore": 0.5}, {"compat": "released"}],
+    "guided": [{}, {"share": 1.0}],
+    "neus": [{"refine": 4, "rounds": 2}, {"refine": 4, "rounds": 2, "outside": 2}],
+    "occupancy": [{"resolution": 4, "every": 1, "warmup_steps": 2, "keep": 4, "refine": 2}],
+}
 SCENE: dict[str, Any] = {
     "task": {"name": "fit", "learning_rate": 0.02},
     "scene": {"size": 12, "train_views": 4},
@@ -136,15 +144,13 @@ def test_every_field_is_fitted(device, name, options):
     fitted(device, fields={"scene": {**options, "name": name}}, losses=losses)
 
 
-@pytest.mark.parametrize("name", SAMPLERS.entries)
-def test_every_sampler_serves_a_fit(device, name):
-    options = {
-        "n": 6,
-        **({"resolution": 4, "every": 1, "warmup_steps": 2, "keep": 4, "refine": 2} if name == "occupancy" else {}),
-    }
+@pytest.mark.parametrize(("name", "options"), [
+    (name, options) for name in SAMPLERS.entries for options in SAMPLER_OPTIONS.get(name, [{}])
+])  # fmt: skip
+def test_every_sampler_serves_a_fit(device, name, options):
     first = [{"sampler": {"name": "stratified", "n": 6}, "field": "scene"}] if getattr(SAMPLERS[name], "refines", False) else []
     fields = {"scene": {"name": "neus", **FIELD_OPTIONS["neus"][0]}} if name == "neus" else SCENE["fields"]
-    fitted(device, levels=[*first, {"sampler": {"name": name, **options}, "field": "scene"}], fields=fields)
+    fitted(device, levels=[*first, {"sampler": {"name": name, "n": 6, **options}, "field": "scene"}], fields=fields)
 
 
 @pytest.mark.parametrize("name", SELECTORS.entries)
