@@ -38,8 +38,8 @@ ROUNDED = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, torch.bmm, 
            torch.nn.functional.conv2d}  # fmt: skip  # by autocast
 FROM_DATA = {torch.tensor, torch.as_tensor, torch.asarray}
 ANSWERS = {"is_available": lambda: True, "is_bf16_supported": lambda *_: True, "device_count": lambda: 1,
-                 "is_current_stream_capturing": lambda: False, "max_memory_allocated": lambda *_: 1 << 20,
-                 "get_device_name": lambda *_: "pretend"}  # fmt: skip
+           "is_current_stream_capturing": lambda: False, "max_memory_allocated": lambda *_: 1 << 20,
+           "get_device_name": lambda *_: "pretend"}  # fmt: skip
 SILENT = ("synchronize", "empty_cache", "reset_peak_memory_stats", "manual_seed_all", "set_device")
 
 
