@@ -27,10 +27,9 @@ from mednerf_kit.gan.dag import POLICIES
 from mednerf_kit.gan.discriminator import DISCRIMINATORS
 from mednerf_kit.rays.samplers import SAMPLERS
 from mednerf_kit.rays.selectors import SELECTORS
-from mednerf_kit.train import boards, calibrate, evaluate, render, runs, session
+from mednerf_kit.train import boards, calibrate, evaluate, pictures, render, runs, session
 from mednerf_kit.train.generation import score
 from mednerf_kit.train.invert import Inversion
-from mednerf_kit.train.pictures import write_png8
 from mednerf_kit.train.project import project
 from mednerf_kit.train.scenes import evaluate as scene_evaluate
 from mednerf_kit.train.scenes import session as scenes
@@ -106,6 +105,7 @@ def little_work() -> Iterator[None]:
         patch.setattr(scene_evaluate, "surface_scores", partial(surface_scores, size=16))
         patch.setattr(calibrate, "Inversion", QUICKLY)
         patch.setattr(evaluate, "Inversion", QUICKLY)
+        patch.setattr(pictures, "write_orbit_video", lambda path, views, *_: pictures.to_uint8(views))
         patch.setattr(teacher, "own_score", lambda fit: {})  # evaluates once more
         for name, value in {"SCENES": 2, "FRAMES": 2, "GRID": 12}.items():
             patch.setattr(boards, name, value)
@@ -235,7 +235,7 @@ def patients(tmp_path_factory) -> Path:
     folder = make_set(tmp_path_factory.mktemp("sets") / "chest_toys")
     (folder / "split.json").write_text(json.dumps({**SPLIT, "val": ["q1"], "test": ["q0"]}))
     for k in range(4):
-        write_png8(folder / f"{k}.png", torch.rand(SIZE, SIZE, 3, generator=torch.Generator().manual_seed(k)))
+        pictures.write_png8(folder / f"{k}.png", torch.rand(SIZE, SIZE, 3, generator=torch.Generator().manual_seed(k)))
     return folder
 
 
