@@ -386,4 +386,6 @@ def test_a_gain_by_angle_is_learned_and_kept_with_the_prior(toys, tmp_path):
     angles = torch.tensor(prior.geometry.angles_deg)
     torch.testing.assert_close(prior.expected_gain(angles).log(), profile, atol=1e-4, rtol=1e-3)
     with pytest.raises(UserError, match="view_gain -1"):
-        session.train(dataset=str(toys), config="chest_mednerf", settings=[*settings, "task.view_gain=-1"], outdir=tmp_path, device="cpu")  # fmt: skip
+        session.train(
+            dataset=str(toys), config="chest_mednerf", settings=[*settings, "task.view_gain=-1"], outdir=tmp_path, device="cpu"
+        )

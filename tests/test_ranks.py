@@ -42,8 +42,8 @@ HYBRID = [*SETTINGS, "task.gan_batch=8", "task.ray_share=0.5", "probability={nam
 MEDNERF = ["generator={name: graf, shape_dim: 4, appearance_dim: 4, width: 16, depth: 3, skip: 2, octaves: 3, view_octaves: 2}",
            "discriminator={name: selfsup, size: 16, width: 4, doublings: 1, heads: 4}", f"dataset={{size: {SIZE}}}",
            "levels=[{name: stratified, n: 6}, {name: importance, n: 4}]", "task.batch=4", "task.r1_gamma=1.0",
-           "task.r1_interval=2", "augment={name: xray}", "probability={name: adaptive, kimg: 0.04, interval: 1, target: -0.5}", "steps=2",
-           "snapshot_steps=9"]  # fmt: skip
+           "task.r1_interval=2", "augment={name: xray}", "steps=2", "snapshot_steps=9",
+           "probability={name: adaptive, kimg: 0.04, interval: 1, target: -0.5}"]  # fmt: skip
 RECIPES = {"chest": HYBRID, "chest_mednerf": MEDNERF}
 
 

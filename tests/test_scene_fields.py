@@ -526,7 +526,9 @@ class TestEncodings:
 
 def test_nerf_in_half_precision_answers_nearly_the_same_in_single():
     torch.manual_seed(0)
-    field = FIELDS.build({"name": "nerf", "width": 32, "depth": 3, "skip": 1}, box=torch.tensor([[-1.0] * 3, [1.0] * 3]), channels=3)
+    field = FIELDS.build(
+        {"name": "nerf", "width": 32, "depth": 3, "skip": 1}, box=torch.tensor([[-1.0] * 3, [1.0] * 3]), channels=3
+    )
     x, d, dt = torch.rand(5, 7, 3), torch.nn.functional.normalize(torch.randn(5, 1, 3), dim=-1), torch.full((5, 7), 0.1)
     exact = field(x, d, dt)
     field.precision = "bfloat16"

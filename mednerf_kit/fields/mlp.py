@@ -14,7 +14,6 @@ from torch.autograd.function import once_differentiable
 
 from .encoding import encoding_gradient, frequency_encoding
 
-
 MANY_POINTS = 32_768  # of a scene: from here on a GPU takes longer over them than over a launch
 
 

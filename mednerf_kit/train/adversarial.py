@@ -87,7 +87,8 @@ class AdversarialTask:
     ``r1_gamma`` is as published, for pictures in [−1, 1] (a quarter of it acts on ours, in [0, 1]), applied every ``r1_interval``
     steps and weighted accordingly; 0 leaves it out. ``density_noise`` falls linearly to 0 over ``density_noise_steps`` (null:
     stays). The average that is kept has a half-life of ``ema_kimg`` thousand pictures, at first ``ema_ramp`` of those seen.
-    ``view_gain`` orders of a gain that pictures have by their azimuth are learned too (:class:`~mednerf_kit.train.poses.ViewGain`).
+    ``view_gain`` orders of a gain that pictures have by their azimuth are learned too
+    (:class:`~mednerf_kit.train.poses.ViewGain`).
     ``accumulate`` parts of a batch are computed one after the other, which takes so much less memory and changes nothing else;
     the maker's pictures are then rendered twice, once for the judge and once for its own gradient.
     """

@@ -54,8 +54,8 @@ def adam(*, g_rate: float = 2.5e-3, d_rate: float = 2.5e-3, beta1: float = 0.0, 
 
     def one(parameters: Iterable[nn.Parameter], rate: float, interval: int) -> torch.optim.Adam:
         c = lazy_share(interval)
-        group = {"params": list(parameters), "peak": rate * c}
-        return torch.optim.Adam([group], lr=rate * c, betas=(beta1**c, beta2**c), fused=on_gpu(group["params"]))
+        ours = list(parameters)
+        return torch.optim.Adam([{"params": ours, "peak": rate * c}], lr=rate * c, betas=(beta1**c, beta2**c), fused=on_gpu(ours))
 
     return Pair(one(maker, g_rate, g_interval), one(judge, d_rate, d_interval), halve_at)
 

@@ -37,8 +37,10 @@ class Targets:
 
     def to(self, device: str | torch.device) -> Targets:
         """The same on a device: every step looks them up."""
-        moved = (self.images, self.volumes, self.log_gains, self.distance)
-        return Targets(*(values.to(device) for values in moved), self.per_view_scale)
+        images, volumes, log_gains, distance = (
+            values.to(device) for values in (self.images, self.volumes, self.log_gains, self.distance)
+        )
+        return Targets(images, volumes, log_gains, distance, self.per_view_scale)
 
     def values_at(self, ids: Tensor, x: Tensor) -> Tensor:
         """Trilinear values of the chosen patients' volumes at points [B, N, 3] -> [B, N]."""

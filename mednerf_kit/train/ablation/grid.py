@@ -121,6 +121,8 @@ def _opening(text: str) -> Iterator[str]:
 
 def _mappings(cells: Mapping[str, Any], where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for name, changes in cells.items():
+        if isinstance(name, bool):  # what YAML makes of off and on
+            raise UserError(f"got a cell named {name} in {where}", "wanted a name that is text", "put quotes around it")
         if not re.fullmatch(r"\w[\w.+-]*", str(name)):
             raise UserError(f"got cell '{name}' in {where}", "wanted letters, digits and _.+- only", "rename the cell")
         if not isinstance(changes, Mapping) and changes is not None:

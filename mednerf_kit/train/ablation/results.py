@@ -42,14 +42,14 @@ class Result:
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """The entries that are finite numbers, those of a node under a dotted name.
+    """The entries that are finite numbers, those of nodes under dotted names.
 
     >>> numbers({"psnr_db": 30, "lpips": None, "seen": True, "mae": float("nan"), "volume": {"mae": 0.5}})
     {'psnr_db': 30.0, 'volume.mae': 0.5}
     """
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= {f"{name}.{inner}": v for inner, v in value.items()} if isinstance(value, Mapping) else {name: value}
+        flat |= {f"{name}.{k}": v for k, v in numbers(value).items()} if isinstance(value, Mapping) else {name: value}
     return {
         name: float(value)
         for name, value in flat.items()

@@ -43,7 +43,9 @@ def score_prior(cell: Cell, run: Path, device: str) -> dict[str, Any]:
     return drawn | found | length | {"evals_per_ray": evaluations_per_ray(cell.recipe["levels"])}
 
 
-def kimg_before_overfitting(rows: Sequence[Mapping[str, float]], *, limit: float = OVERFITTED, share: float = 0.05) -> dict[str, float]:
+def kimg_before_overfitting(
+    rows: Sequence[Mapping[str, float]], *, limit: float = OVERFITTED, share: float = 0.05
+) -> dict[str, float]:
     """Thousands of real pictures judged before r_t, averaged over a window of ``share`` of the training, stays above ``limit``.
 
     r_t = E[sign D(real)] (arXiv 2006.06676, section 3.1). All that were judged, where it never does; nothing without a judge.
