@@ -104,6 +104,7 @@ class Problem:
         self.training, self.held_out = (pick >= 0.1).nonzero(), (pick < 0.1).nonzero()
         self.held_out = self.held_out[torch.randperm(len(self.held_out), generator=random)[:256]]
         self.sampler = [Level(Stratified(n=options.nodes))]
+        self.expected_gain = prior.expected_gain(self.angles_deg)
         self.wanted = torch.zeros(1, self.g.latent_dim, device=self.device)  # eps_k of each member
 
     def start(self) -> State:
@@ -146,7 +147,7 @@ class Problem:
         seen = render(rays, self.g.field, self.sampler, picture=xray, code=code, generator=random)[-1].picture.image[..., 0]
         truth = self.images[view, pixels[:, 1], pixels[:, 2]]
         gain = state.log_gain.exp()[:, view]
-        seen = seen * self.prior.expected_gain(self.angles_deg)[view]
+        seen = seen * self.expected_gain[view]
         if gain_fit:
             gain = ((seen * truth).sum(1) / seen.square().sum(1).clamp_min(1e-6)).clamp(0.7, 1.4)[:, None]
         return (gain * seen - truth).square().mean(1)

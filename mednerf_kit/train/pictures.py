@@ -30,6 +30,7 @@ HEAT = ((0, 0, 4), (81, 18, 124), (183, 55, 121), (252, 137, 97), (252, 253, 191
 Stops = Sequence[tuple[int, int, int]]
 
 ANGLE, QUANTITY = "angle_deg", "psnr_db"  # the columns of the error-by-angle table that are plotted unless told otherwise
+GIF_WIDTH_PX = 960  # at most
 
 
 def to_uint8(image: Tensor) -> np.ndarray:
@@ -217,6 +218,22 @@ def write_orbit_video(path: str | Path, frames: Tensor, fps: float = 20) -> None
                            "install it with: pip install 'imageio[ffmpeg]'") from error  # fmt: skip
         if temporary.stat().st_size == 0:
             raise OSError("ffmpeg wrote nothing")
+
+
+def write_gif(path: str | Path, frames: Tensor, fps: float = 20) -> None:
+    """Write views [V, H, W] (or [V, H, W, 3]) in [0, 1] as a GIF that repeats for ever, atomically; at most 960 px wide.
+
+    Needs no film library.
+    """
+    import imageio.v3
+
+    if frames.shape[2] > GIF_WIDTH_PX:
+        size = (round(frames.shape[1] * GIF_WIDTH_PX / frames.shape[2]), GIF_WIDTH_PX)
+        colours = frames if frames.ndim == 4 else frames[..., None]
+        frames = functional.interpolate(colours.movedim(-1, 1).float(), size, mode="area").movedim(1, -1)
+        frames = frames if frames.shape[-1] == 3 else frames[..., 0]
+    with atomic(path) as temporary:
+        imageio.v3.imwrite(temporary, to_uint8(frames), plugin="pillow", duration=1000 / fps, loop=0)
 
 
 def curve_plot(

@@ -25,7 +25,7 @@ def crossed(a: Weights, b: Weights, k: int) -> Weights:
 
 
 def write_mixing(folder: Path, prior: Prior, *, seed: int, truncation: float = 1.0) -> None:
-    """``mixing.png``, a row per pair of patients from A to B, a layer more of B's per step; ``mixing.mp4`` turns the first."""
+    """``mixing.png``, a row per pair of patients from A to B, a layer more of B's per step; ``mixing.gif`` turns the first."""
     codes = list(drawn_codes(prior, 2 * PAIRS, Generator().manual_seed(seed), truncation=truncation))
     layers = len(codes[0].layers)
     steps = range(layers, -1, -1)
@@ -35,4 +35,4 @@ def write_mixing(folder: Path, prior: Prior, *, seed: int, truncation: float = 1
     pictures.write_png8(folder / "mixing.png", pictures.strip(enlarged(torch.stack(rows)), layers + 1, labels * PAIRS))
     angles = [360.0 * k / FRAMES for k in range(FRAMES)]
     turning = [baked_views(prior, crossed(codes[0], codes[1], k), angles, size=GRID).cpu() for k in steps]
-    pictures.write_orbit_video(folder / "mixing.mp4", torch.cat(turning, -1))
+    pictures.write_gif(folder / "mixing.gif", torch.cat(turning, -1))

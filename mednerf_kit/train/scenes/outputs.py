@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ... import DISCLAIMER
 from ...core import files
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 ERROR_LIMIT = 0.2  # the same in every map, so that maps can be compared
 DEPTH_STOPS = tuple(reversed(pictures.HEAT))  # near is bright
-GIF_WIDTH_PX = 960
 LEGEND_PX = 8
 
 
@@ -128,7 +126,7 @@ def compare(frames: Mapping[str, Tensor], out: str | Path, *, fps: float = 20) -
     video = torch.from_numpy(np.stack(sheet)) / 255
     mp4, gif = (Path(out).with_suffix(suffix) for suffix in (".mp4", ".gif"))
     pictures.write_orbit_video(mp4, video, fps)
-    write_gif(gif, video, fps)
+    pictures.write_gif(gif, video, fps)
     return mp4, gif
 
 
@@ -136,17 +134,6 @@ def three_channels(views: Tensor) -> Tensor:
     """Grey [V, H, W] or [V, H, W, 1], or colours, as [V, H, W, 3]."""
     views = views if views.ndim == 4 else views[..., None]
     return views.float().expand(*views.shape[:3], 3)
-
-
-def write_gif(path: Path, frames: Tensor, fps: float) -> None:
-    """Colour frames [V, H, W, 3] in [0, 1] as a GIF that repeats for ever, atomically; wider than 960 px it is made smaller."""
-    import imageio.v3
-
-    if frames.shape[2] > GIF_WIDTH_PX:
-        size = (round(frames.shape[1] * GIF_WIDTH_PX / frames.shape[2]), GIF_WIDTH_PX)
-        frames = functional.interpolate(frames.movedim(-1, 1), size, mode="area").movedim(1, -1)
-    with files.atomic(path) as temporary:
-        imageio.v3.imwrite(temporary, pictures.to_uint8(frames), plugin="pillow", duration=1000 / fps, loop=0)
 
 
 def curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
