@@ -105,7 +105,7 @@ def test_comparisons_stand_side_by_side_under_their_labels(tmp_path):
     moving = torch.rand(4, 32, 48, 3, generator=torch.Generator().manual_seed(0))
     _, gif = outputs.compare({"noise": moving}, tmp_path / "noise.mp4")
     assert len(imageio.v3.imread(gif, plugin="pillow")) == 4
-    outputs.write_gif(tmp_path / "wide.gif", torch.zeros(2, 10, 1200, 3), 20)
+    pictures.write_gif(tmp_path / "wide.gif", torch.zeros(2, 10, 1200, 3), 20)
     assert imageio.v3.imread(tmp_path / "wide.gif", plugin="pillow").shape[1:] == (8, 960, 3)
 
 
