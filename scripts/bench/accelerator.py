@@ -1,0 +1,213 @@
+"""What docs/results.md wants of a GPU, in one go: lanes of runs side by side under one time limit, and a short table last.
+
+    python scripts/bench/accelerator.py --data $MEDNERF_KIT_DATA --minutes 9 --depth depth_train.npz --mps
+
+Small runs leave most of a GPU idle between their launches, so many share it; ``--mps`` starts CUDA's multi-process service for
+that, which here made eight runs 2.3 times as fast as taking turns. First, alone, the steps that are to be timed. The table is
+printed in any case, of what there is by then; OUT/results.tar.gz has everything but snapshots, OUT/*.safetensors the priors'
+averages. ``--depth`` is what `mednerf-kit data depth` wrote for lego's training views. ``--rehearse``: three steps of everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+KIT = [sys.executable, "-m", "mednerf_kit"]
+KEPT = {"cell.json", "metrics.json", "config.yaml", "table.md", "results.csv", "figure.png", "log.txt", "traceback.txt"}
+SHOWN = ("psnr_db", "ssim", "depth_l1", "chamfer", "evals_per_ray", "swd", "overfit_kimg", "psnr_gain_fitted_db", "steps",
+         "images_seen", "seconds_per_step", "train_seconds")  # fmt: skip
+TIMED = ("lego_nerf", "lego_lnerf", "chest_hypernerfgan", "chest_hypernerfgan:32")
+SMALL_NERF = {f"fields.{level}.{key}": value for level in ("coarse", "fine")
+              for key, value in (("depth", 4), ("width", 128), ("skip", 0))}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Commands of mednerf-kit that follow one another; each gets ``--device`` added."""
+
+    name: str
+    commands: Sequence[Sequence[str]]
+
+
+def settings(**changes: object) -> list[str]:
+    """``--set`` for each change; underscores in pairs stand for dots."""
+    return [word for key, value in changes.items() for word in ("--set", f"{key.replace('__', '.')}={value}")]
+
+
+def lanes(data: Path, lego: Path, out: Path, steps: callable) -> list[Lane]:
+    """Every goal that names an accelerator, and the grids that are slow without one."""
+    chest, fern = data / "mednerf_drr/chest_xrays", data / "nerf_llff_data/fern"
+
+    def ablate(name: str, *words: object) -> list[str]:
+        folder = out / f"{name}-{words[0]}"
+        return ["ablate", name, "--outdir", str(folder), *map(str, words[1:])]
+
+    def study(cells: str, n: int) -> list[str]:
+        words = ("--preset", "default", "--dataset", lego, "--cells", cells, "--jobs", 4)
+        return ablate("depth", n, *words, *settings(steps=steps(n), snapshot_steps=n))
+
+    nerf = [w for k, v in SMALL_NERF.items() for w in ("--set", f"{k}={v}")] + settings(
+        task__learning_rate=1e-3, task__final_rate=0.1, steps=steps(2000), snapshot_steps=2000)  # fmt: skip
+    local = ("--preset", "default", "--cells", "importance,local_5e-4,released", "--seeds", "0-2")
+    fit = ["--set", "levels.0.sampler.n=440", "--set", "fields.scene.masks=[0.05,0.09,0.133,0.25]"]
+    return [
+        Lane("depth", [study("baseline,soft,hard,hybrid", 20000), study("baseline_8,soft_8,hard_8,hybrid_8", 4000)]),
+        Lane("tensorf", [["train", "--dataset", str(lego), "--config", "lego_tensorf", "--outdir", str(out / "tensorf"), *fit,
+                          *settings(steps=steps(11000), snapshot_steps=11000)],
+                         ["evaluate", "--run", str(out / "tensorf"), "--json", "--out", str(out / "tensorf-scores")]]),
+        Lane("presets", [ablate("presets_full", "chest", "--dataset", chest, "--jobs", 4, "--max-minutes", 6)]),
+        Lane("augmentation", [ablate("augmentation", "chest", "--dataset", chest, "--cells", "none,ada,dag,dag_ada", "--jobs", 6,
+                                     *settings(dataset__size=64, dataset__volume_size=64, discriminator__size=32,
+                                               task__gan_batch=32, steps=steps(3000), generator__width=48,
+                                               probability__kimg=20))]),
+        Lane("local", [ablate("samplers", "lego", *local, "--dataset", lego, "--jobs", 2, *nerf, *settings(task__crop_steps=200)),
+                       ablate("samplers", "blocks", "--jobs", 2)]),
+        Lane("local-llff", [ablate("samplers_llff", "fern", *local, "--dataset", fern, *nerf,
+                                   "--set", "levels.1.sampler={name: importance, n: 128}"),
+                            ablate("encoding_viewdirs_samples", "blocks")]),
+        Lane("neus", [["train", "--dataset", "blocks", "--config", "lego_neus", "--outdir", str(out / "neus"),
+                       *settings(steps=steps(5000), snapshot_steps=5000, task__warmup_steps=250)],
+                      ["evaluate", "--run", str(out / "neus"), "--json", "--limit", "8", "--out", str(out / "neus-scores")]]),
+        Lane("one-patient", [["train", "--dataset", str(chest), "--config", "chest_hypernerfgan", "--limit", "1", "--outdir",
+                              str(out / "one-patient"), "--set", "levels=[{name: stratified, n: 48}]",
+                              *settings(dataset__size=64, discriminator__size=32, discriminator__fmaps=0.25, task__batch=16,
+                                        augment__xflip=0.0, steps=steps(3000), snapshot_steps=3000)]]),
+    ]  # fmt: skip
+
+
+def run(lane: Lane, device: str, out: Path, deadline: float) -> None:
+    """One command after the other, until the time is over; what they say goes to OUT/log."""
+    for k, words in enumerate(lane.commands):
+        left = deadline - time.monotonic()
+        if left < 5:
+            return
+        if words[0] == "evaluate":  # of a folder with one run
+            found = sorted(Path(words[2]).glob("0*"))
+            words = [*words[:2], str(found[-1]) if found else words[2], *words[3:]]
+        with open(out / "log" / f"{lane.name}-{k}.txt", "w") as log:
+            worker = subprocess.Popen([*KIT, *words, "--device", device], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                                      env={"OMP_NUM_THREADS": "1", **os.environ})  # fmt: skip
+            try:
+                worker.wait(left)
+            except subprocess.TimeoutExpired:
+                worker.terminate()  # it saves what it has
+                worker.wait()
+
+
+def timed(names: Sequence[str], data: Path, device: str) -> Iterator[str]:
+    """Milliseconds of a step of each recipe at its own size, alone on the device; pictures a second where it makes pictures."""
+    from mednerf_kit.train.ranks import Ranks
+    from mednerf_kit.train.runs import pick_device
+    from mednerf_kit.train.session import kind_of, resolve
+
+    for name in names:
+        dataset = str(data / ("mednerf_drr/chest_xrays" if "chest" in name else "nerf_synthetic/lego"))
+        config, _, batch = name.partition(":")
+        recipe = resolve(dataset, config, "default", [f"task.batch={batch}"] if batch else [])
+        choice = {"dataset": dataset, "recipe": recipe, "seed": 0, "split": "train", "limit": 12}
+        task = kind_of(recipe).prepare(choice, pick_device(device)).task
+        if hasattr(task, "join"):
+            task.join(Ranks())
+        spent, index = [], 0
+        while len(spent) < 5 or (sum(spent[3:]) < 2.0 and len(spent) < 200):
+            start = time.perf_counter()
+            task.step(0.5, index)
+            if device != "cpu":
+                torch.cuda.synchronize()
+            spent.append(time.perf_counter() - start)
+            index += 1
+        step = sorted(spent[3:])[len(spent[3:]) // 2]
+        rate = f", {recipe['task']['batch'] / step:.0f} pictures/s" if "batch" in recipe["task"] else ""
+        yield f"{name}: {1e3 * step:.1f} ms a step{rate}"
+
+
+def table(out: Path) -> Iterator[str]:
+    """What every run came to, a line each."""
+    for path in sorted([*out.rglob("cell.json"), *out.glob("*-scores/metrics.json")]):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found.get("status") == "not run":
+            continue
+        numbers = found.get("metrics", found)
+        shown = ", ".join(f"{key} {numbers[key]:.4g}" for key in SHOWN if isinstance(numbers.get(key), (int, float)))
+        yield f"{path.parent.relative_to(out)}: {found.get('status', 'done')} {shown} {found.get('error', '')[:200]}"
+
+
+def pack(out: Path) -> None:
+    """Small files into one archive, and the averaged generator of every prior beside it."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with tarfile.open(out / "results.tar.gz", "w:gz") as archive:
+        for path in sorted(out.rglob("*")):
+            if path.is_file() and path.name in KEPT and path.stat().st_size < 300_000:
+                archive.add(path, arcname=str(path.relative_to(out)))
+    for path in {p.parent: p for p in sorted(out.rglob("snapshot-*.safetensors"))}.values():
+        with safe_open(path, "pt") as file:
+            kept = {key: file.get_tensor(key) for key in file.keys() if key.split(".")[0] in ("ema", "codes", "gain")}  # noqa: SIM118
+            if kept:
+                name = "-".join(path.relative_to(out).parts[:-2])
+                save_file(kept, out / f"{name}.safetensors", metadata=file.metadata())
+
+
+def main() -> None:
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("--data", type=Path, required=True)
+    words.add_argument("--out", type=Path, default=Path("out/accelerator"))
+    words.add_argument("--minutes", type=float, default=9.0)
+    words.add_argument("--depth", type=Path)
+    words.add_argument("--device", default="cuda")
+    words.add_argument("--mps", action="store_true")
+    words.add_argument("--rehearse", action="store_true")
+    words.add_argument("--only", help="names of lanes, with commas between")
+    words.add_argument("--timings", action="store_true", help="the timed steps alone, printed")
+    chosen = words.parse_args()
+    if chosen.timings:
+        print("\n".join(timed(TIMED, chosen.data, chosen.device)))
+        return
+    out, deadline = chosen.out, time.monotonic() + 60 * chosen.minutes
+    lego = out / "lego"
+    (out / "log").mkdir(parents=True, exist_ok=True)
+    shutil.copytree(chosen.data / "nerf_synthetic/lego", lego, dirs_exist_ok=True)
+    if chosen.depth:
+        shutil.copy(chosen.depth, lego / "depth_train.npz")
+    if not chosen.rehearse:
+        alone = [sys.executable, __file__, "--timings", "--data", str(chosen.data), "--device", chosen.device]
+        (out / "log" / "timed.txt").write_bytes(subprocess.run(alone, stdout=subprocess.PIPE, check=False).stdout)
+    if chosen.mps:
+        places = {"CUDA_MPS_PIPE_DIRECTORY": str(out.resolve() / "mps"), "CUDA_MPS_LOG_DIRECTORY": str(out.resolve() / "mps")}
+        os.environ |= places
+        (out / "mps").mkdir(exist_ok=True)
+        subprocess.run(["nvidia-cuda-mps-control", "-d"], check=True)
+    ready = lanes(chosen.data, lego, out, (lambda n: 3) if chosen.rehearse else (lambda n: n))
+    asked = chosen.only.split(",") if chosen.only else [lane.name for lane in ready]
+    workers = [threading.Thread(target=run, args=(lane, chosen.device, out, deadline)) for lane in ready if lane.name in asked]
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:
+        if chosen.mps:
+            subprocess.run(["nvidia-cuda-mps-control"], input=b"quit\n", check=False)
+        pack(out)
+        timings = out / "log" / "timed.txt"
+        lines = [*(timings.read_text().splitlines() if timings.is_file() else ()), *table(out)]
+        (out / "table.txt").write_text("\n".join(lines) + "\n")
+        print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
