@@ -1,0 +1,109 @@
+"""Makes docs/figures: where cameras stand, and what the systems make of one view of a phantom nobody trained on.
+
+python scripts/make_figures.py cameras
+python scripts/make_figures.py presets runs/ablate-presets/chest     (the folder of a grid's cells; phantoms only)
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from mednerf_kit.core import files
+from mednerf_kit.data.orbits import OrbitSet
+from mednerf_kit.imaging.geometry import DEFAULTS
+from mednerf_kit.train import pictures, runs
+from mednerf_kit.train.evaluate import load_sets
+from mednerf_kit.train.invert import Inversion
+from mednerf_kit.train.orbiting import predict
+from mednerf_kit.train.poses import Poses
+from mednerf_kit.train.relaxed import inversion_of
+
+FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
+SHOWN_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, 225.0, 270.0, 315.0)
+FRAMES, ENLARGED = 36, 3
+
+
+def cameras() -> None:
+    """Cameras on a hemisphere, as a Blender-like set has them, beside those of a C-arm's turn about the patient axis."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    everywhere = Poses(elevation_deg=(0.0, 90.0)).draw(200, Generator().manual_seed(0))
+    turn = torch.stack([torch.arange(0, 360, 5.0), torch.zeros(72)], 1)
+    figure = Figure(figsize=(8, 4), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    for k, (poses, title) in enumerate(
+        ((everywhere, "spherical: azimuth and elevation"), (turn, "single axis: azimuth alone, elevation 0"))
+    ):
+        panel = figure.add_subplot(1, 2, k + 1, projection="3d")
+        x, y, z = place(poses).unbind(1)
+        panel.scatter(x, y, z, s=6, c=poses[:, 0] % 360, cmap="twilight")
+        panel.plot([0, 0], [0, 0], [-0.4, 0.4], color="black", linewidth=4)
+        panel.text(0, 0, 0.5, "patient axis (superior)", ha="center", fontsize=7)
+        ends = (-1, 0, 1)
+        panel.set(xticks=ends, yticks=ends, zticks=ends, xlabel="x, left", ylabel="y, posterior", zlabel="z", title=title)
+        panel.set_box_aspect((1, 1, 1))
+    write_figure(figure, FIGURES / "cameras.png")
+
+
+def place(poses: Tensor) -> Tensor:
+    """Where sources of (azimuth, elevation) [n, 2] in degrees stand on the unit sphere, [n, 3]."""
+    source = DEFAULTS["chest"].frames(poses[:, 0])[0] / DEFAULTS["chest"].source_to_isocentre_mm
+    elevation = torch.deg2rad(poses[:, 1:])
+    return elevation.cos() * source + elevation.sin() * torch.tensor([0.0, 0.0, 1.0])
+
+
+def write_figure(figure, path: Path) -> None:
+    with files.atomic(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def presets(grid: Path) -> None:
+    """A strip at matched angles and a turning GIF: the truth, and every cell's answer to its 270° view."""
+    rows, scored = {}, None
+    for cell in sorted(path for path in grid.iterdir() if path.is_dir()):
+        prior = runs.load_prior(sorted((cell / "seed0").glob("0*"))[-1])
+        scored, _ = load_sets(prior, None, "test", 1, False)
+        rows[cell.name] = answer(prior, scored)
+        print(cell.name)
+    assert scored is not None, "a grid of trained cells"
+    truth = scored.images[0].float()
+    order = ["chest", *(name for name in rows if name != "chest")]
+    stacked = {"truth": truth, **{name: rows[name] for name in order}}
+    angles = torch.tensor(scored.geometry.angles_deg)
+    chosen = [int((angles - wanted).abs().argmin()) for wanted in SHOWN_DEG]
+    sheet = torch.cat([views[chosen] for views in stacked.values()])
+    labels = [f"{name} {wanted:.0f}°" for name in stacked for wanted in SHOWN_DEG]
+    pictures.write_png8(FIGURES / "presets.png", pictures.strip(enlarged(sheet), len(SHOWN_DEG), labels))
+    every = math.ceil(len(truth) / FRAMES)
+    moments = torch.stack([views[::every] for views in stacked.values()], 1)
+    turning = [torch.from_numpy(pictures.strip(enlarged(moment), len(stacked), list(stacked))) for moment in moments]
+    pictures.write_gif(FIGURES / "presets.gif", torch.stack(turning) / 255, 12)
+
+
+def answer(prior: runs.Prior, scored: OrbitSet) -> Tensor:
+    """The orbit [V, rows, cols] that a prior makes of the first patient's view at 270°."""
+    k = int((torch.tensor(scored.geometry.angles_deg) - 270).abs().argmin())
+    search = inversion_of(prior, Inversion)
+    posterior = search(prior, scored.images[0, k : k + 1].float(), torch.tensor([270.0]), Generator().manual_seed(0))
+    return predict(prior, posterior, prior.geometry).views.clamp(0, 1)
+
+
+def enlarged(views: Tensor) -> Tensor:
+    """Every pixel as ENLARGED² of them."""
+    return views.repeat_interleave(ENLARGED, -1).repeat_interleave(ENLARGED, -2)
+
+
+def main() -> None:
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    name, *rest = sys.argv[1:] or ["cameras"]
+    {"cameras": cameras, "presets": presets}[name](*map(Path, rest))
+
+
+if __name__ == "__main__":
+    main()
