@@ -208,7 +208,7 @@ def write_convergence(fit: Fit, camera: Cameras, photo: Tensor, path: Tensor, ou
     seen = outputs.three_channels(render_views(fit, seen_from(camera, path).resized(rows, cols)).image.clamp(0, 1))
     small = torch.nn.functional.interpolate(photo.movedim(-1, 0)[None], (rows, cols), mode="area")[0].movedim(0, -1)
     frames = 0.5 * (seen + outputs.three_channels(small[None]))
-    outputs.write_gif(out, torch.cat([frames, frames[-1:].expand(8, -1, -1, -1)]), fps=8)
+    pictures.write_gif(out, torch.cat([frames, frames[-1:].expand(8, -1, -1, -1)]), fps=8)
 
 
 # Many starts
