@@ -26,6 +26,16 @@ class RaySelector(nn.Module):
     wants_gradient: bool = False  # ``observe`` needs its third argument
     wants_full_error_every: int = 0  # steps between calls of ``observe_full``; 0: never
 
+    @property
+    def weighs(self) -> bool:
+        """Whether this step's errors change its weights: the errors must then be at hand before the loss is."""
+        return type(self).weigh is not RaySelector.weigh
+
+    @property
+    def observes(self) -> bool:
+        """Whether the batch's errors are of any use to it: who has them on a device need not bring them otherwise."""
+        return type(self).observe is not RaySelector.observe
+
     def select(self, step: int, generator: Generator) -> Pixels:
         """The batch of this step; ``step`` counts from 0."""
         raise NotImplementedError

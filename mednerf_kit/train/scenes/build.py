@@ -194,12 +194,12 @@ def finest(model: Model, rays: Rays) -> tuple[list[Tensor], int]:
     spread = (share * (t - mean[:, None]).square()).sum(-1).sqrt()
     half = (w.cumsum(-1) < 0.5 * opacity[:, None]).sum(-1, keepdim=True).clamp_max(w.shape[-1] - 1)
     hit = [torch.where(opacity > 0.01, v, torch.nan) for v in (mean, t.gather(-1, half)[:, 0], spread)]
-    return [v.cpu() for v in (last.picture.image, *hit[:2], opacity, hit[2])], sum(evaluations(r) for r in rendered)
+    return [v.cpu() for v in (last.picture.image, *hit[:2], opacity, hit[2])], int(sum(evaluations(r) for r in rendered))
 
 
-def evaluations(rendered: Rendered) -> int:
-    """Samples a level asked its field for."""
-    return int((rendered.samples.dt > 0).sum())
+def evaluations(rendered: Rendered) -> Tensor:
+    """How many samples a level asked its field for, a whole number on its device."""
+    return (rendered.samples.dt > 0).sum()
 
 
 def on_device(rays: Rays, device: str | torch.device) -> Rays:

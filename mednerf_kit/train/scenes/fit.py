@@ -191,20 +191,16 @@ class FitTask:
         if self.poses:
             self.poses.step(rate)
         error = squared_error(outcome.rendered[-1], outcome.truth)
-        weight, every = (self.ranks.gather(rows.cpu()) for rows in (outcome.importance, error))
-        slope = None if pixels.yx.grad is None else self.ranks.gather(pixels.yx.grad * len(error))
-        selector.observe(replace(chosen, weight=weight), every, slope)
-        asked = sum(evaluations(seen) for seen in outcome.rendered)
-        logged = {name: float(value.detach()) for name, value in losses.items()}
-        logged |= {
-            "psnr_db": float(-10 * error.mean().clamp_min(1e-10).log10()),
-            "rate": rate,
-            "evals_per_ray": asked / len(error),
-            "restarts": float(self.restarts),
-        } | (self.poses.change(self.scene.cameras) if self.poses else {})
+        if selector.observes:
+            weight, every = (self.ranks.gather(rows.cpu()) for rows in (outcome.importance, error))
+            slope = None if pixels.yx.grad is None else self.ranks.gather(pixels.yx.grad * len(error))
+            selector.observe(replace(chosen, weight=weight), every, slope)
+        asked = torch.stack([evaluations(seen) for seen in outcome.rendered]).sum() / len(error)
+        psnr_db = -10 * error.mean().clamp_min(1e-10).log10()
+        logged = numbers({**losses, "psnr_db": psnr_db, "evals_per_ray": asked}) | {"rate": rate, "restarts": float(self.restarts)}
         if index + 1 in CHECKS:
             self.look(outcome, index)
-        return logged
+        return logged | (self.poses.change(self.scene.cameras) if self.poses else {})
 
     def cropped(self, pixels: Pixels, index: int) -> Pixels:
         """Pixels drawn towards the middle while the crop lasts."""
@@ -231,8 +227,10 @@ class FitTask:
             rays = replace(rays, depth=scene.cameras.along_ray(view, pixels.yx.detach(), scene.depth[view, y, x]).to(self.device))
         rendered = self.model.render(rays, self.noise)
         truth = scene.images[view, y, x].float().to(self.device)
-        errors = self.ranks.gather(squared_error(rendered[-1], truth).cpu())
-        weight = self.share.take(self.parts.selector.weigh(chosen, errors)).to(self.device)
+        weight = chosen.weight
+        if self.parts.selector.weighs:
+            weight = self.parts.selector.weigh(chosen, self.ranks.gather(squared_error(rendered[-1], truth).cpu()))
+        weight = self.share.take(weight).to(self.device)
         return Outcome(
             rendered,
             self.model.levels,
@@ -293,6 +291,15 @@ class FitTask:
         self.parts.selector.load_state_dict(part(tensors, "selector."))
         if self.poses:
             self.poses.load(tensors)
+
+
+def numbers(values: dict[str, Tensor]) -> dict[str, float]:
+    """Scalars as plain numbers, brought from their device together: a GPU is waited for once.
+
+    >>> numbers({"a": torch.tensor(1.0), "b": torch.tensor(2)})
+    {'a': 1.0, 'b': 2.0}
+    """
+    return dict(zip(values, torch.stack([value.detach().double() for value in values.values()]).tolist(), strict=True))
 
 
 def squared_error(seen: Rendered, truth: Tensor) -> Tensor:
