@@ -170,7 +170,7 @@ def prepare(choice: Mapping[str, Any], device: str | torch.device) -> Job:
         files.write_json(loop.folder / runs.CALIBRATION, factors)
         loop.log(f"uncertainty calibrated on validation patients: {factors}" if factors else
                  "note: no validation patients, so the uncertainty is not calibrated")  # fmt: skip
-        return {}
+        return {"images_seen": loop.index * task.batch}
 
     return Job(task, describe(orbits, targets, recipe, dataset, seed, split), opening, finish)
 
@@ -222,7 +222,7 @@ def share_out(recipe: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
         if ranks.world > 1:
             raise UserError(f"got {ranks.world} processes for task '{recipe['task']['name']}'", "wanted one",
                             "start `mednerf-kit train` without torchrun")  # fmt: skip
-        return {}
+        return {"images_seen": loop.index * task.batch}
     sizes = kind.batches(recipe)
     ranks.check(sizes, recipe["task"].get("accumulate", 1))
     return {"processes": ranks.world, "per_process": {k: n // ranks.world for k, n in sizes.items()}} if ranks.world > 1 else {}

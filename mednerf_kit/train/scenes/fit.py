@@ -197,7 +197,10 @@ class FitTask:
             selector.observe(replace(chosen, weight=weight), every, slope)
         asked = torch.stack([evaluations(seen) for seen in outcome.rendered]).sum() / len(error)
         psnr_db = -10 * error.mean().clamp_min(1e-10).log10()
-        logged = numbers({**losses, "psnr_db": psnr_db, "evals_per_ray": asked}) | {"rate": rate, "restarts": float(self.restarts)}
+        logged = numbers({**losses, "psnr_db": psnr_db, "evals_per_ray": asked}) | {
+            "rate": rate,
+            "restarts": float(self.restarts),
+        }
         if index + 1 in CHECKS:
             self.look(outcome, index)
         return logged | (self.poses.change(self.scene.cameras) if self.poses else {})
