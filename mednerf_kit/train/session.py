@@ -222,7 +222,7 @@ def share_out(recipe: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
         if ranks.world > 1:
             raise UserError(f"got {ranks.world} processes for task '{recipe['task']['name']}'", "wanted one",
                             "start `mednerf-kit train` without torchrun")  # fmt: skip
-        return {"images_seen": loop.index * task.batch}
+        return {}
     sizes = kind.batches(recipe)
     ranks.check(sizes, recipe["task"].get("accumulate", 1))
     return {"processes": ranks.world, "per_process": {k: n // ranks.world for k, n in sizes.items()}} if ranks.world > 1 else {}
