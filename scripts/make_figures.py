@@ -25,7 +25,7 @@ from mednerf_kit.train.relaxed import inversion_of
 
 FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
 SHOWN_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, 225.0, 270.0, 315.0)
-FRAMES, ENLARGED = 36, 3
+FRAMES, ENLARGED = 24, 3
 
 
 def cameras() -> None:
@@ -74,7 +74,7 @@ def presets(grid: Path) -> None:
     assert scored is not None, "a grid of trained cells"
     truth = scored.images[0].float()
     order = ["chest", *(name for name in rows if name != "chest")]
-    stacked = {"truth": truth, **{name: rows[name] for name in order}}
+    stacked = {"truth": truth, **{name.removeprefix("chest_"): rows[name] for name in order}}
     angles = torch.tensor(scored.geometry.angles_deg)
     chosen = [int((angles - wanted).abs().argmin()) for wanted in SHOWN_DEG]
     sheet = torch.cat([views[chosen] for views in stacked.values()])
@@ -82,7 +82,7 @@ def presets(grid: Path) -> None:
     pictures.write_png8(FIGURES / "presets.png", pictures.strip(enlarged(sheet), len(SHOWN_DEG), labels))
     every = math.ceil(len(truth) / FRAMES)
     moments = torch.stack([views[::every] for views in stacked.values()], 1)
-    turning = [torch.from_numpy(pictures.strip(enlarged(moment), len(stacked), list(stacked))) for moment in moments]
+    turning = [torch.tensor(pictures.strip(enlarged(moment), len(stacked), list(stacked))) for moment in moments]
     pictures.write_gif(FIGURES / "presets.gif", torch.stack(turning) / 255, 12)
 
 
