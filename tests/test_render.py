@@ -95,10 +95,10 @@ def projected(place):
 def test_a_latent_renders_as_it_was_projected(place, projected, tmp_path):
     words = ["--run", place / "run", "--latent", projected / "latent.safetensors", "--no-video", "--volume", "--out", tmp_path]
     assert cli.main(["render", *map(str, words)]) == 0
-    # Not bit for bit: on a busy machine the same product may be summed by another number of threads.
-    torch.testing.assert_close(views(tmp_path), views(projected), rtol=0, atol=2 / 65535)
+    # Not bit for bit: on a busy machine the same product may be summed by another number of threads, and bf16 rounds apart.
+    torch.testing.assert_close(views(tmp_path), views(projected), rtol=0, atol=1e-3)
     again, first = (read_volume(folder / "volume.nii.gz").values for folder in (tmp_path, projected))
-    torch.testing.assert_close(again, first, rtol=1e-4, atol=1e-4 * float(first.abs().max()))
+    torch.testing.assert_close(again, first, rtol=0, atol=3e-3 * float(first.abs().max()))
 
 
 def test_a_latent_comes_back_whole(place, projected):
