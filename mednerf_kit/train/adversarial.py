@@ -263,7 +263,7 @@ class AdversarialTask:
 
     def pictures(self, index: int) -> dict[str, Tensor]:
         """Reals, fakes and a turning fake, for the board."""
-        return boards.marched(self.ema, self.renderer, self.reals.images.cpu(), self.geometry)
+        return boards.marched(self.ema, self.renderer, self.reals.images, self.geometry)
 
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""

@@ -3,7 +3,7 @@
     python scripts/bench/accelerator.py --data $MEDNERF_KIT_DATA --minutes 9 --depth depth_train.npz --mps
 
 Small runs leave most of a GPU idle between their launches, so many share it; ``--mps`` starts CUDA's multi-process service for
-that, which here made eight runs 2.3 times as fast as taking turns. First, alone, the steps that are to be timed. The table is
+that, which made eight runs twice as fast as taking turns on an H200. First, alone, the steps that are to be timed. The table is
 printed in any case, of what there is by then; OUT/results.tar.gz has everything but snapshots, OUT/*.safetensors the priors'
 averages. ``--depth`` is what `mednerf-kit data depth` wrote for lego's training views. ``--rehearse``: three steps of everything.
 """
@@ -19,7 +19,7 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def settings(**changes: object) -> list[str]:
     return [word for key, value in changes.items() for word in ("--set", f"{key.replace('__', '.')}={value}")]
 
 
-def lanes(data: Path, lego: Path, out: Path, steps: callable) -> list[Lane]:
+def lanes(data: Path, lego: Path, out: Path, steps: Callable[[int], int]) -> list[Lane]:
     """Every goal that names an accelerator, and the grids that are slow without one."""
     chest, fern = data / "mednerf_drr/chest_xrays", data / "nerf_llff_data/fern"
 
