@@ -96,7 +96,7 @@ def find_folder(name: str | Path, outdir: Path = Path("runs")) -> Path:
     if path.is_dir():
         return path
     parent, start = (path.parent, path.name) if path.parent != Path(".") else (outdir, path.name)
-    found = sorted(p for p in parent.glob(f"{start}*") if p.is_dir()) if parent.is_dir() else []
+    found = sorted(p for p in parent.iterdir() if p.is_dir() and p.name.startswith(start)) if parent.is_dir() else []
     if len(found) == 1:
         return found[0]
     if len(found) > 1:

@@ -23,6 +23,8 @@ from ...rays.render import PICTURES, Level, Rendered, render
 from ...rays.samplers import SAMPLERS
 
 LEVEL_KEYS = ("sampler", "field", "weight")
+RAYS_AT_ONCE = {"cpu": 512}  # what a core's cache holds; larger blocks are also mapped anew for every layer
+RAYS_AT_ONCE_ELSEWHERE = 4096
 
 
 @dataclass(frozen=True)
@@ -136,15 +138,17 @@ def render_cameras(
     cameras: Cameras,
     *,
     depth: Tensor | None = None,
-    chunk: int = 4096,
+    chunk: int | None = None,
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> Views:
-    """Render every camera's picture in chunks of rays; a chunk that does not fit into memory is halved, and says so.
+    """Render every camera's picture in chunks of rays (by default as many as suit the device); a chunk that does not fit into
+    memory is halved, and says so.
 
     ``depth`` [V, H, W] is handed to samplers that look around a known depth.
     """
     started = time.perf_counter()
+    chunk = chunk or RAYS_AT_ONCE.get(torch.device(device).type, RAYS_AT_ONCE_ELSEWHERE)
     cameras = model.narrowed(cameras)
     rows, cols = cameras.rows, cameras.cols
     yx = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij"), -1).reshape(-1, 2).float()

@@ -40,7 +40,7 @@ def evaluate_scene(
     eight_bit: bool = False,
     lpips_net: Literal["alex", "vgg"] = "vgg",
     lpips_path: str | Path | None = None,
-    chunk: int = 4096,
+    chunk: int | None = None,
 ) -> dict[str, Any]:
     """Render views of a split and score them -> one JSON-ready object; what could not be computed is None, never NaN.
 

@@ -100,7 +100,7 @@ def depth_window(depth: Tensor | None, seen: Views) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1e-3)
 
 
-def write_video(fit: Fit, cameras: Cameras, out: str | Path, *, fps: float = 20, chunk: int = 4096) -> Views:
+def write_video(fit: Fit, cameras: Cameras, out: str | Path, *, fps: float = 20, chunk: int | None = None) -> Views:
     """Render a path of cameras to ``orbit.mp4``, and of a scene with surfaces ``depth.mp4``; returns the frames."""
     out = Path(out)
     seen = runs.render_views(fit, cameras, chunk=chunk)

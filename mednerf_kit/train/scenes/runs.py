@@ -90,7 +90,7 @@ def task_name(meta: Mapping[str, Any]) -> str:
     return str(meta.get("recipe", {}).get("task", {}).get("name", ""))
 
 
-def render_views(fit: Fit, cameras: Cameras, *, depth: Tensor | None = None, chunk: int = 4096) -> Views:
+def render_views(fit: Fit, cameras: Cameras, *, depth: Tensor | None = None, chunk: int | None = None) -> Views:
     """Pictures, depth and opacity of every camera; ``depth`` [V, H, W] is for samplers that look around a known one."""
     return render_cameras(fit.model, cameras, depth=depth, chunk=chunk, device=fit.device)
 
