@@ -153,11 +153,16 @@ def check(*, scene: str, format_: str | None, split: str, downscale: int, settin
 @click.command()
 @click.option("--run", required=True, metavar="RUN", help="The teacher: a fitted scene.")
 @click.option("--split", type=click.Choice(SPLITS), default="train", help="Whose views get depth.")
+@click.option(
+    "--mono", type=FOLDER, show_default="none", help="Monocular maps STEM.png or STEM.npy: fitted to the run's depth by scale and shift."
+)
+@click.option("--mono-kind", type=click.Choice(["inverse", "depth"]), default="inverse", help="What those maps are linear in.")
 @click.option("--out", type=FOLDER, show_default="the scene's folder", help="Where depth_SPLIT.npz is written.")
 @click.option("--limit", type=click.IntRange(min=1), show_default="all", help="So many views only.")
 @device_option
 def depth(**options: Any) -> None:
-    """Write depth with confidence for a scene's views, as a trained run sees them; prints the teacher's own error where known."""
+    """Write depth with confidence for a scene's training views, as a run that saw no others sees them, or as monocular maps do
+    that are brought to its scale; prints the run's own error where known."""
     from ..train.scenes.teacher import write_depth
 
     path, score = write_depth(**options)

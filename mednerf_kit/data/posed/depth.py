@@ -118,6 +118,22 @@ def read_levels(path: Path) -> np.ndarray:
     return values if values.ndim == 2 else np.ascontiguousarray(values[..., 0])
 
 
+def read_map(folder: Path, stem: str) -> Tensor:
+    """A monocular map STEM.npy or STEM.png of a folder, [H, W] as stored: in no unit."""
+    path = next((p for p in (folder / f"{stem}.npy", folder / f"{stem}.png") if p.is_file()), None)
+    if path is None:
+        raise UserError(f"got '{folder}' without a map of '{stem}'", f"wanted {stem}.png or {stem}.npy", "name maps as pictures are")
+    if path.suffix == ".png":
+        return torch.from_numpy(read_levels(path))
+    try:
+        values = np.squeeze(np.load(path, allow_pickle=False)).astype(np.float32)
+        if values.ndim != 2:
+            raise ValueError(f"shape {list(values.shape)}")
+    except (OSError, ValueError) as error:
+        raise UserError(f"got '{path}', which cannot be read ({error})", "wanted an array [H, W]", "write it again") from None
+    return torch.from_numpy(values)
+
+
 def save_depth(path: str | Path, stems: Sequence[str], depth: Tensor, confidence: Tensor | None = None) -> None:
     """Write ``depth_SPLIT.npz``: distances [V, H, W] along the scene's own unit rays and, if known, their confidence."""
     arrays = {stem: depth[v].numpy().astype(np.float32) for v, stem in enumerate(stems)}

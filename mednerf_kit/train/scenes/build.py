@@ -145,7 +145,7 @@ def render_cameras(
     """Render every camera's picture in chunks of rays (by default as many as suit the device); a chunk that does not fit into
     memory is halved, and says so.
 
-    ``depth`` [V, H, W] is handed to samplers that look around a known depth.
+    ``depth`` [V, H, W], along the cameras' rays, is handed to samplers that look around a known depth.
     """
     started = time.perf_counter()
     chunk = chunk or RAYS_AT_ONCE.get(torch.device(device).type, RAYS_AT_ONCE_ELSEWHERE)
@@ -162,8 +162,7 @@ def render_cameras(
             try:
                 rays = on_device(cameras.rays(torch.full((len(some),), v), some), device)
                 if depth is not None:
-                    known = cameras.along_ray(torch.full((len(some),), v), some, depth[v, some[:, 0].long(), some[:, 1].long()])
-                    rays = replace(rays, depth=known.to(device))
+                    rays = replace(rays, depth=depth[v, some[:, 0].long(), some[:, 1].long()].to(device))
                 seen, n = finest(model, rays)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 chunk = smaller_chunk(chunk, error)

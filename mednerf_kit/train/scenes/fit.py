@@ -182,7 +182,7 @@ class FitTask:
             pixels = replace(pixels, yx=pixels.yx.requires_grad_(True))
         outcome = self.outcome(chosen, pixels, progress)
         losses = {name: loss(outcome) for name, loss in self.parts.losses.items()}
-        total = torch.stack([self.parts.losses[name].weight * value for name, value in losses.items()]).sum()
+        total = torch.stack([self.parts.losses[name].weight_at(progress) * value for name, value in losses.items()]).sum()
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
         learned = [p for group in self.optimiser.param_groups for p in group["params"]]
@@ -227,7 +227,7 @@ class FitTask:
 
         rays: Rays = on_device(self.model.narrowed(self.cameras).rays(view, pixels.yx), self.device)
         if scene.depth is not None:
-            rays = replace(rays, depth=scene.cameras.along_ray(view, pixels.yx.detach(), scene.depth[view, y, x]).to(self.device))
+            rays = replace(rays, depth=scene.depth[view, y, x].to(self.device))
         rendered = self.model.render(rays, self.noise)
         truth = scene.images[view, y, x].float().to(self.device)
         weight = chosen.weight

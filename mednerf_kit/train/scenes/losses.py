@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core import config
 from ...core.config import Registry
+from ...core.errors import UserError
 from ...core.types import Rays
 from ...rays.render import Level, Rendered
 
@@ -56,10 +58,15 @@ class Outcome:
 
 
 class Loss:
-    """A scalar of an :class:`Outcome`, times ``weight`` in the sum."""
+    """A scalar of an :class:`Outcome`, times ``weight`` in the sum; over the training that falls to ``anneal`` of itself."""
 
     needs_depth = False
     weight: float
+    anneal = 1.0
+
+    def weight_at(self, progress: float) -> float:
+        """The weight at ``progress`` in [0, 1]: weight · anneal^progress."""
+        return self.weight * self.anneal**progress
 
     def __call__(self, outcome: Outcome) -> Tensor:
         raise NotImplementedError
@@ -68,14 +75,24 @@ class Loss:
 def build_losses(node: Mapping[str, Mapping[str, Any] | float]) -> dict[str, Loss]:
     """The losses of a recipe: ``{mse: {weight: 1.0}, tv_density: 0.1}``; those of weight 0 are left out.
 
+    Any of them takes ``anneal``, the share of its weight that is left at the end.
+
     >>> [(name, loss.weight) for name, loss in build_losses({"mse": 1.0, "l1": {"weight": 0}}).items()]
     [('mse', 1.0)]
+    >>> build_losses({"depth_soft": {"weight": 0.1, "anneal": 0.01}})["depth_soft"].weight_at(0.5)
+    0.01
     """
-    built = {
-        name: LOSSES.build({"name": name, **(dict(options) if isinstance(options, Mapping) else {"weight": options})})
-        for name, options in node.items()
-    }
-    return {name: loss for name, loss in built.items() if loss.weight}
+    built = {}
+    for name, value in node.items():
+        options = dict(value) if isinstance(value, Mapping) else {"weight": value}
+        anneal = config.checked(options.pop("anneal", 1.0), float, where=f"'anneal' of loss '{name}'")
+        if not 0 < anneal <= 1:
+            raise UserError(f"got anneal {anneal:g} of loss '{name}'", "wanted a share above 0, up to 1", "1 keeps the weight")
+        loss = LOSSES.build({"name": name, **options})
+        loss.anneal = anneal
+        if loss.weight:
+            built[name] = loss
+    return built
 
 
 @LOSSES.register("mse")
