@@ -57,9 +57,9 @@ def resolve(dataset: str | None, name: str | None, preset: str, settings: Sequen
 
 def default_recipe(dataset: str) -> str:
     """The recipe a dataset is trained with when none is named: by the format of a scene, else by the anatomy's name."""
-    from .scenes.session import default_scene_recipe
+    from ..data.posed import scene
 
-    return default_scene_recipe(dataset) or ("knee" if "knee" in dataset.lower() else "chest")
+    return scene.default_recipe(dataset) or ("knee" if "knee" in dataset.lower() else "chest")
 
 
 def check(recipe: Mapping[str, Any]) -> None:

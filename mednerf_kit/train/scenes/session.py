@@ -11,7 +11,7 @@ import torch
 from ... import DISCLAIMER
 from ...core import config
 from ...core.errors import UserError
-from ...data.posed.scene import Scene, find_format
+from ...data.posed.scene import Scene
 from ...fields.base import FIELDS
 from ...rays.render import PICTURES
 from ...rays.samplers import SAMPLERS
@@ -24,20 +24,7 @@ from .pose import aligned
 from .runs import load_fit, read_scene, render_views
 
 RECIPE_KEYS = frozenset(("task", "scene", "fields", "levels", "selector", "losses", "picture", "steps", "snapshot_steps"))
-DEFAULTS = {
-    "blocks": "lego_tensorf",
-    "blender": "lego_tensorf",
-    "llff": "fern_tensorf",
-    "nsvf": "nsvf_tensorf",
-    "dtu": "dtu_neus",
-    "colmap": "lego_tensorf",
-}
 UNIT_BOX = torch.tensor([[-1.0] * 3, [1.0] * 3])
-
-
-def default_scene_recipe(dataset: str) -> str | None:
-    """The recipe of a scene by its format; None for what is no scene."""
-    return DEFAULTS.get(find_format(dataset) or "")
 
 
 def check(recipe: Mapping[str, Any]) -> None:
