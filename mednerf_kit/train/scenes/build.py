@@ -127,7 +127,7 @@ class Views:
     median_depth: Tensor  # [V, H, W] where half of what a ray sees lies behind it
     opacity: Tensor  # [V, H, W]
     spread: Tensor  # [V, H, W] standard deviation of the distance under the weights: how sharp the surface is
-    evals_per_ray: float  # samples asked, all levels together
+    evals_per_ray: float  # samples that fields evaluated, all levels together
     seconds: float
     peak_mib: float  # of the process, or of the device
 
@@ -188,7 +188,7 @@ def peak_mib(device: str | torch.device) -> float:
 
 
 def finest(model: Model, rays: Rays) -> tuple[list[Tensor], int]:
-    """Colour, mean depth, median depth, opacity and spread of rays [R] on the CPU, and how many samples were asked."""
+    """Colour, mean depth, median depth, opacity and spread of rays [R] on the CPU, and how many samples were evaluated."""
     rendered = model.render(rays)
     last = rendered[-1]
     w, t = last.picture.w, last.samples.t
@@ -202,8 +202,9 @@ def finest(model: Model, rays: Rays) -> tuple[list[Tensor], int]:
 
 
 def evaluations(rendered: Rendered) -> Tensor:
-    """How many samples a level asked its field for, a whole number on its device."""
-    return (rendered.samples.dt > 0).sum()
+    """How many samples a level's field evaluated, a whole number on their device, which is not waited for."""
+    dt, asked = rendered.samples.dt, rendered.answer.asked
+    return (dt > 0).sum() if asked is None else torch.full((), asked, device=dt.device)
 
 
 def on_device(rays: Rays, device: str | torch.device) -> Rays:
