@@ -56,7 +56,13 @@ SCENE_OPTIONS = {"run", "split", "limit", "out", "device", *ONLY_SCENES}
 @click.option("--uncertainty", is_flag=True, help="Also the coverage of the 90 % interval and the spread–error correlation.")
 @click.option("--out", type=FOLDER, show_default="evaluate/ in the run folder", help="Where the tables and plots go.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-@click.option("--set", "settings", metavar="KEY.PATH=VALUE", multiple=True, help="Scenes: replace samplers of the run's recipe.")
+@click.option(
+    "--set",
+    "settings",
+    metavar="KEY.PATH=VALUE",
+    multiple=True,
+    help="Scenes: change samplers, and nothing else, as levels.0.sampler.n=128 (repeatable).",
+)
 @click.option("--eight-bit", is_flag=True, help="Scenes: round renders to 8 bits first, as published tables do.")
 @click.option("--lpips-weights", type=FILE, help="Scenes: a backbone for LPIPS, where none is cached.")
 @seed_option

@@ -94,6 +94,9 @@ def build_model(recipe: Mapping[str, Any], *, box: Tensor, channels: int, backgr
         assert isinstance(field, SceneField)
         fields[name] = field
     levels = [read_level(node, fields, box) for node in recipe["levels"]]
+    if getattr(levels[0].sampler, "refines", False):
+        raise UserError(f"got sampler '{SAMPLERS.name_of(levels[0].sampler)}' on the first level",
+                        "wanted a coarser level before it", "put 'stratified' first")  # fmt: skip
     samplers = nn.ModuleDict({str(i): lv.sampler for i, lv in enumerate(levels) if isinstance(lv.sampler, nn.Module)})
     fields.to(device)
     samplers.to(device)
@@ -230,5 +233,5 @@ def smaller_chunk(chunk: int, error: Exception) -> int:
 
 def needs(levels: Sequence[Level], losses: Mapping[str, Any]) -> list[str]:
     """Names of what cannot work without depth."""
-    found = [type(level.sampler).__name__ for level in levels if getattr(level.sampler, "needs_depth", False)]
+    found = [SAMPLERS.name_of(level.sampler) for level in levels if getattr(level.sampler, "needs_depth", False)]
     return found + [name for name, loss in losses.items() if getattr(loss, "needs_depth", False)]
