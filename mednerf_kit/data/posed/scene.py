@@ -225,7 +225,16 @@ def chosen_views(items: Sequence[T], split: str, views: int | None, where: str |
         return list(items)
     if views > len(items):
         raise UserError(f"got views {views}", f"wanted at most the {len(items)} training views of '{where}'", "lower it")
-    return [items[i * len(items) // views] for i in range(views)]
+    return evenly(items, views)
+
+
+def evenly(items: Sequence[T], n: int) -> list[T]:
+    """``n`` of the items at equal steps, from the first on: of a closed orbit both ends would be neighbours.
+
+    >>> evenly("abcdefgh", 3)
+    ['a', 'c', 'f']
+    """
+    return [items[i * len(items) // n] for i in range(n)]
 
 
 def write_transforms(scene: Scene, path: str | Path) -> None:
