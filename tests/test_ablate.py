@@ -31,6 +31,7 @@ base: chest
 dataset: chest
 preset: quick
 settings: {task.batch: 4}
+size: {dataset.size: 32}
 steps: 50
 limit: 8
 seeds: [0, 1]
@@ -90,7 +91,7 @@ def test_a_file_becomes_an_ablation(spec):
     found = grid.read(str(spec))
     assert (found.name, found.about, found.base, found.seeds) == ("mine", "What it shows. What it costs.", "chest", (0, 1))
     assert found.pairs() == [("second", "first"), ("third", "first")]
-    assert found.common() == ["task.batch=4", "steps=50"]
+    assert found.common() == ["task.batch=4", "dataset.size=32", "steps=50"]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_the_plan_has_every_cell_and_finishes_a_seed_before_the_next(spec):
     ]
     second = cells[1]
     common, line, own = (
-        ["task.batch=4", "steps=50"],
+        ["task.batch=4", "dataset.size=32", "steps=50"],
         ["task.batch=6", "task.r1_gamma=2.0"],
         ["levels.0.n=16", "task.r1_gamma=1e-3"],
     )
@@ -156,7 +157,7 @@ def test_a_cell_that_no_recipe_can_be_made_of_is_named_before_any_work(spec):
 
 def test_another_preset_replaces_the_files_own_size(spec):
     found = grid.resized(grid.read(str(spec)), "paper")
-    assert (found.preset, found.common(), found.limit, found.max_minutes) == ("paper", [], None, None)
+    assert (found.preset, found.common(), found.limit, found.max_minutes) == ("paper", ["task.batch=4"], None, None)
 
 
 def test_scenes_are_found_under_and_beside_the_dataset(tmp_path):
@@ -223,7 +224,7 @@ def test_a_finished_cell_of_other_settings_is_not_overwritten(spec, tmp_path):
 
 def test_the_table_names_the_settings_all_cells_share(spec, tmp_path):
     out = ablate(spec, tmp_path / "out", settings=["steps=7"])
-    assert "preset quick, `task.batch=4`, `steps=7`; dataset" in (out / "table.md").read_text()
+    assert "preset quick, `task.batch=4`, `dataset.size=32`, `steps=7`; dataset" in (out / "table.md").read_text()
 
 
 def test_a_failed_cell_keeps_its_sentence_and_the_others_go_on(spec, tmp_path):
@@ -362,7 +363,7 @@ def stand_in(monkeypatch, owner, name, answer):
 def trained(call):
     """A run folder as training leaves it."""
     folder = Path(call["outdir"]) / "00000-any"
-    files.write_json(folder / "metrics.json", {"steps": 50, "train_seconds": 10.0, "last": {"r_t": 0.25}, "note": "x"})
+    files.write_json(folder / "metrics.json", {"steps": 50, "train_seconds": 10.04, "last": {"r_t": 0.25}, "note": "x"})
     return folder
 
 
@@ -386,8 +387,8 @@ def test_a_prior_is_trained_drawn_from_and_scored_on_patients(spec, tmp_path, mo
         "psnr_db": 21.0,
         "swd": 40.0,
         "evals_per_ray": 16.0,
-        "seconds_per_step": 0.2,
-        "train_seconds": 10.0,
+        "seconds_per_step": 10.04 / 50,
+        "train_seconds": 10.04,
         "last.r_t": 0.25,
     }
     assert wanted.items() <= found.scores.metrics.items()
@@ -629,6 +630,39 @@ def test_every_shipped_cell_can_be_run(name):
     assert len(planned) == len(ablation.cells) >= 2
     recipes = [json.dumps(cell.recipe, sort_keys=True) for cell in planned]
     assert len(set(recipes)) == len(recipes), "two cells are the same"
+
+
+def changed(ablation):
+    """The options each cell changes in the first one's recipe, without their values."""
+
+    def unchecked(dataset, base, preset, settings):
+        recipe = config.load(base)
+        sizes = recipe.pop("presets", {})
+        return config.with_settings(config.overlaid(recipe, sizes.get(preset, {})), list(settings))
+
+    first, *others = grid.plan(replace(ablation, seeds=(0,)), {"any": ablation.dataset}, unchecked)
+    return {cell.name: sorted(line.split(":")[0] for line in grid.differences(first.recipe, cell.recipe)) for cell in others}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_grid_compares_the_same_things_at_every_preset(name):
+    ablation = grid.read(name)
+    if name.startswith("presets"):  # systems at equal pictures or time: their sizes fit each other only
+        with pytest.raises(UserError, match="steps of their own"):
+            grid.resized(ablation, "default")
+        return
+    for preset in ("quick", "default"):
+        other = changed(grid.resized(ablation, preset))
+        assert other == changed(ablation) and all(other.values()), preset
+
+
+@pytest.mark.parametrize("preset", ["quick", "default"])
+def test_local_and_importance_sampling_start_from_as_many_samples_at_every_preset(preset):
+    from mednerf_kit.train.session import resolve
+
+    ablation = grid.resized(grid.read("samplers_llff"), preset)
+    fine = {cell.name: cell.recipe["levels"][1]["sampler"]["n"] for cell in grid.plan(ablation, {"any": "blocks"}, resolve)}
+    assert fine == {"importance": 128, "importance_51": 51, "local_5e-4": 128, "released": 128}
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from mednerf_kit import cli
+from mednerf_kit.core import config
 from mednerf_kit.core.errors import RunError, UserError
 from mednerf_kit.data.posed import archives, blocks, colmap, toy
 from mednerf_kit.data.posed.depth import fit_scale_shift, nearest, pixel_grid, save_depth
@@ -35,6 +36,7 @@ from mednerf_kit.data.posed.scene import (
 )
 from mednerf_kit.imaging.cameras import average_pose
 from mednerf_kit.imaging.geometry import DEFAULTS
+from mednerf_kit.train import session
 
 TOY = toy.toy_cameras()
 ON_DISK = sorted(set(SCENES.entries) - {"blocks"})
@@ -209,6 +211,33 @@ def test_take_keeps_what_belongs_together(example):
     one = scene.take([1])
     assert one.stems == ("photo_1",) and torch.equal(one.images[0], scene.images[1]) and one.cameras.count == 1
     assert torch.equal(one.depth[0].isnan(), scene.depth[1].isnan()) and one.confidence.shape == one.depth.shape
+
+
+# --- what a scene is trained with
+
+
+def test_every_format_names_a_recipe_that_fits_a_scene():
+    named = {name: entry.recipe for name, entry in SCENES.entries.items()}
+    assert named == {"blender": "lego_tensorf", "blocks": "lego_tensorf", "colmap": "lego_tensorf", "dtu": "dtu_neus",
+                     "llff": "fern_tensorf", "nsvf": "nsvf_tensorf", "orbit": None}  # fmt: skip
+    assert all(config.load(recipe)["task"]["name"] == "fit" for recipe in named.values() if recipe)
+    assert [session.default_recipe(name) for name in ("blocks", "chest", "knee")] == ["lego_tensorf", "chest", "knee"]
+
+
+def test_a_new_format_brings_its_recipe_along(tmp_path, monkeypatch):
+    monkeypatch.setattr(SCENES, "known", dict(SCENES.entries))
+
+    @SCENES.register("postcards")
+    class Postcards:
+        recipe = "lego_hash"
+
+        @staticmethod
+        def detect(root):
+            return (root / "postcards.txt").is_file()
+
+    (tmp_path / "postcards.txt").touch()
+    assert session.default_recipe(str(tmp_path)) == "lego_hash"
+    assert session.resolve(str(tmp_path), None, "quick", [])["fields"]["scene"]["name"] == "hash"
 
 
 # --- what is refused

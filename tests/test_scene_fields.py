@@ -325,15 +325,6 @@ class TestFactors:
             tables[0].copy_(2.0 * torch.arange(tables[0].shape[0]).view(-1, *[1] * (tables[0].ndim - 1)))
         assert grid.tv().item() == pytest.approx(0.02 * 4)  # steps of 2 along one axis of one table
 
-    def test_orthogonal_components_cost_nothing(self, kind):
-        grid = self.make(kind, (8, 8, 8))
-        with torch.no_grad():
-            for table in grid.tables():
-                flat = table.view(-1, table.shape[-1])
-                flat.zero_()
-                flat[: flat.shape[1]] = torch.eye(flat.shape[1])
-        assert grid.ortho().item() == pytest.approx(0, abs=1e-6)
-
 
 def solid(field: TensoRF, low: float, high: float) -> None:
     """Make a TensoRF opaque where all coordinates, in [0, 1] of its box, lie in [low, high]."""

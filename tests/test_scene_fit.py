@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import replace
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,12 @@ import torch
 import yaml
 from torch import Tensor
 
+from mednerf_kit.cli import main
 from mednerf_kit.core import files
 from mednerf_kit.core.errors import RunError, UserError
+from mednerf_kit.core.raymath import emission_absorption
 from mednerf_kit.core.types import Answer, Picture, Rays, Samples
+from mednerf_kit.data.posed.depth import pixel_grid
 from mednerf_kit.data.posed.scene import load_scene
 from mednerf_kit.rays.render import Level, Rendered
 from mednerf_kit.rays.samplers import Stratified
@@ -101,16 +104,29 @@ def test_line_of_sight_is_least_at_the_bell():
     assert float(loss(outcome(right, t, depth=depth))) < 2e-5 < 0.01 < float(loss(outcome(early / early.sum(), t, depth=depth)))
 
 
-def test_every_loss_is_finite_and_differentiable():
-    t = torch.linspace(0, 1, 8).expand(4, 8)
-    for name in LOSSES.entries:
-        tau = torch.full((4, 8), 0.1, requires_grad=True)
-        w = tau / tau.sum(-1, keepdim=True)
-        record = replace(
-            outcome(w, t, depth=torch.full((4,), 0.5), tau=tau), alpha=torch.ones(4), regularisers=[{name: tau.mean()}]
-        )
-        value = LOSSES.build({"name": name})(record)
-        assert value.isfinite() and value.shape == ()
+@pytest.mark.parametrize("name", LOSSES.entries)
+def test_every_loss_has_the_gradient_of_its_differences(name):
+    random = torch.Generator().manual_seed(0)
+    rays, samples = 4, 8
+
+    def some(*shape: int) -> Tensor:
+        return 0.1 + 0.4 * torch.rand(shape, generator=random, dtype=torch.float64)
+
+    t = torch.linspace(0.1, 0.9, samples, dtype=torch.float64).expand(rays, samples)
+    tau, color, truth, weight = some(rays, samples), some(rays, samples, 3), some(rays, 3), some(rays)
+    depth = torch.tensor([0.5, 0.63, 0.4, torch.nan], dtype=torch.float64)
+    one_view = torch.zeros(rays, 3, dtype=torch.float64)  # several would have gains, which have no gradient on purpose
+    seen = Rays(one_view, some(rays, 3), t[:, 0], t[:, -1], depth=depth)
+
+    def value(tau: Tensor) -> Tensor:
+        level = Rendered(emission_absorption(tau, color), Samples(t, torch.full_like(t, 0.1)), Answer(tau, color))
+        record = Outcome([level], [Level(Stratified(n=samples))], seen, truth, weight, 0.5, alpha=weight, confidence=weight,
+                         regularisers=[{name: tau.square().mean()}])  # fmt: skip
+        return LOSSES.build({"name": name})(record)
+
+    found = value(tau)
+    assert found.isfinite() and found.shape == ()
+    assert torch.autograd.gradcheck(value, tau.requires_grad_(True))
 
 
 # Training
@@ -123,6 +139,8 @@ def test_a_fit_learns_and_keeps_its_folder(run):
     assert is_scene_run(run) and (run / "previews" / "view.png").is_file()
     summary = json.loads((run / "metrics.json").read_text())
     assert summary["steps"] == 100 and math.isfinite(summary["preview_psnr_db"])
+    assert summary["train_seconds"] == files.load_tensors(folders.snapshots(run)[-1])[1]["seconds"]  # to the last digit
+    assert summary["wall_seconds"] > summary["train_seconds"] > 0
 
 
 def test_resuming_ends_where_an_uninterrupted_fit_does(run, tmp_path):
@@ -135,6 +153,30 @@ def test_resuming_ends_where_an_uninterrupted_fit_does(run, tmp_path):
     assert ours.keys() == theirs.keys()
     for name in ours:
         assert torch.equal(ours[name], theirs[name]), name
+
+
+def test_wall_time_goes_on_where_a_resumed_run_left_off(run, tmp_path):
+    half = tmp_path / run.name
+    shutil.copytree(run, half)
+    whole = json.loads((run / "metrics.json").read_text())
+    assert folders.wall_seconds(half, {"step": 100, "wall_seconds": 1e-3}) == whole["wall_seconds"]  # with the preview
+    assert folders.wall_seconds(half, {"step": 50, "wall_seconds": 1e-3}) == 1e-3
+    before = time.perf_counter()
+    train(dataset=None, resume=str(half), device="cpu")
+    took = json.loads((half / "metrics.json").read_text())["wall_seconds"] - whole["wall_seconds"]
+    assert 0 < took < time.perf_counter() - before
+
+
+def test_evaluations_are_the_points_a_field_was_asked(run, monkeypatch):
+    fit = load_fit(run, device="cpu")
+    cameras = fit.scene("test").cameras.take([0])
+    field, asked = fit.model.levels[0].field, []
+    field.mask.set(torch.tensor([True, False]).view(2, 1, 1).expand(2, 2, 2), field.box)  # half of the box is empty
+    monkeypatch.setattr(field, "at", lambda points, at=field.at: [asked.append(len(points)), at(points)][1])
+    evals_per_ray = render_views(fit, cameras).evals_per_ray
+    assert evals_per_ray == sum(asked) / 24**2
+    samples = fit.model.levels[0].sampler(fit.model.narrowed(cameras).rays(*pixel_grid(cameras)))
+    assert evals_per_ray < 0.8 * int((samples.dt > 0).sum()) / 24**2
 
 
 def test_opened_again_it_renders_alike_in_any_chunk(run):
@@ -150,7 +192,33 @@ def test_evaluating_names_every_promised_key(run, tmp_path):
     found = show.evaluate_run(run=str(run), limit=2, out=tmp_path, device="cpu")
     assert {"psnr_db", "ssim", "lpips", "depth_l1", "n_views", "data_range", "evals_per_ray", "train_seconds", "peak_mib",
             "per_view"} <= found.keys()  # fmt: skip
+    assert found["wall_seconds"] == json.loads((run / "metrics.json").read_text())["wall_seconds"]
     assert found["n_views"] == 2 and found["depth_l1"] is not None and (tmp_path / "curves.png").is_file()
+
+
+def test_the_views_asked_for_are_scored(run, tmp_path, capsys):
+    assert main(["evaluate", "--run", str(run), "--views", "0,8,16-17", "--limit", "2", "--out", str(tmp_path), "--json"]) == 0
+    assert [row["stem"] for row in json.loads(capsys.readouterr().out)["per_view"]] == ["r_0", "r_16"]
+    assert main(["evaluate", "--run", str(run), "--views", "25"]) == 2
+    assert "got view 25; wanted one of the split's 25 views" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "render"])
+@pytest.mark.parametrize(
+    "setting, sentence",
+    [
+        ("fields.scene.density_ranks=8", "wanted levels.N.sampler"),
+        ("scene.size=12", "wanted levels.N.sampler"),
+        ("levels.0.field=scene", "wanted levels.N.sampler"),
+        ("levels.1.sampler.n=12", "an index from 0 to 0"),
+        ("levels.0.sampler.m=12", "wanted one of disparity, n"),
+        ("levels.0.sampler.name=importance", "sampler 'importance' on the first level"),
+    ],
+)
+def test_what_was_fitted_cannot_be_changed_afterwards(run, command, setting, sentence, capsys):
+    assert main([command, "--run", str(run), "--set", setting]) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert sentence in told and "unexpected" not in told
 
 
 def test_rendering_writes_videos_points_and_cameras(run, tmp_path):
@@ -280,6 +348,8 @@ def test_depth_is_asked_for_where_it_is_needed(tmp_path):
     bare = {k: v for k, v in RECIPE["scene"].items() if k == "downscale"}
     with pytest.raises(UserError, match="which has no depth"):
         fitted(tmp_path, dataset=str(folder), scene=bare, losses={"mse": 1.0, "depth_soft": 0.1})
+    with pytest.raises(UserError, match="got guided on scene 'toy'"):
+        fitted(tmp_path, dataset=str(folder), scene=bare, levels=[{"sampler": {"name": "guided", "n": 16}, "field": "scene"}])
 
 
 # Recipes

@@ -11,7 +11,7 @@ from ball_scene import FROM, RADIUS, SAMPLES, Ball, ball_fit, xray_fit
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.train import metrics as image_metrics
 from mednerf_kit.train.scenes import metrics
-from mednerf_kit.train.scenes.evaluate import chosen_views, evaluate_scene, summary
+from mednerf_kit.train.scenes.evaluate import evaluate_scene, scored_views, summary
 from mednerf_kit.train.scenes.runs import render_views
 
 KEYS = {"psnr_db", "ssim", "lpips", "depth_l1", "n_views", "data_range", "evals_per_ray", "train_seconds", "peak_mib", "per_view"}
@@ -117,17 +117,21 @@ def test_the_rise_ignores_samples_that_are_not_there_and_empty_rays():
 
 
 def test_views_are_chosen_evenly_and_checked():
-    assert chosen_views(200, None, 5) == [0, 50, 100, 149, 199]
-    assert chosen_views(3, None, 9) == [0, 1, 2] and chosen_views(9, [8, 2], 1) == [8]
+    assert scored_views(200, None, 5) == [0, 40, 80, 120, 160]
+    assert scored_views(3, None, 9) == [0, 1, 2] and scored_views(9, [8, 2], 1) == [8]
     for views, limit in (([9], None), ([-1], None), (None, 0), ([], None)):
         with pytest.raises(UserError):
-            chosen_views(9, views, limit)
+            scored_views(9, views, limit)
 
 
 def test_the_summary_averages_what_there_is():
-    rows = [{"stem": "a", "psnr_db": 20.0, "depth_l1": None}, {"stem": "b", "psnr_db": 26.0, "depth_l1": 0.5}]
+    rows = [
+        {"stem": "a", "psnr_db": 20.0, "ssim": 0.25, "depth_l1": None},
+        {"stem": "b", "psnr_db": 26.0, "ssim": 0.75, "depth_l1": 0.5},
+    ]
     found = summary(rows)
     assert (found["psnr_db"], found["psnr_spread_db"], found["depth_l1"], found["alpha_iou"]) == (23, 3, 0.5, None)
+    assert (found["ssim"], found["ssim_spread"]) == (0.5, 0.25)
 
 
 def test_a_ball_is_scored_as_its_samples_allow():

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .base import FILE, FOLDER, SPLITS, Work, chosen, device_option, run_option, seed_option
+from .base import FILE, FOLDER, SPLITS, Numbers, Work, chosen, device_option, run_option, seed_option
 
 HEADLINES = (
     "psnr_db",
@@ -25,12 +25,13 @@ HEADLINES = (
     "watertight",
     "evals_per_ray",
     "train_seconds",
+    "wall_seconds",
     "peak_mib",
     "n_patients",
     "n_views",
     "seen",
 )
-ONLY_SCENES = {"settings", "eight_bit", "lpips_weights"}
+ONLY_SCENES = {"settings", "views", "eight_bit", "lpips_net", "lpips_weights"}
 SCENE_OPTIONS = {"run", "split", "limit", "out", "device", *ONLY_SCENES}
 
 
@@ -52,12 +53,20 @@ SCENE_OPTIONS = {"run", "split", "limit", "out", "device", *ONLY_SCENES}
     show_default="all",
     help="Score so many patients (the first) or views (spread evenly) only.",
 )
+@click.option("--views", type=Numbers(), show_default="all", help="Scenes: score these views only, such as 0,8,16-19.")
 @click.option("--seen", is_flag=True, help="Score patients the prior was trained on, and label them so.")
 @click.option("--uncertainty", is_flag=True, help="Also the coverage of the 90 % interval and the spread–error correlation.")
 @click.option("--out", type=FOLDER, show_default="evaluate/ in the run folder", help="Where the tables and plots go.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-@click.option("--set", "settings", metavar="KEY.PATH=VALUE", multiple=True, help="Scenes: replace samplers of the run's recipe.")
+@click.option(
+    "--set",
+    "settings",
+    metavar="KEY.PATH=VALUE",
+    multiple=True,
+    help="Scenes: change samplers, and nothing else, as levels.0.sampler.n=128 (repeatable).",
+)
 @click.option("--eight-bit", is_flag=True, help="Scenes: round renders to 8 bits first, as published tables do.")
+@click.option("--lpips-net", type=click.Choice(["vgg", "alex"]), default="vgg", help="Scenes: the backbone of LPIPS.")
 @click.option("--lpips-weights", type=FILE, help="Scenes: a backbone for LPIPS, where none is cached.")
 @seed_option
 @device_option

@@ -45,7 +45,7 @@ MANY = {"starts", "angle", "shift", "turn", "split"}
 @click.option(
     "--approach/--no-approach", "near_first", default=True, help="First carry what is seen from the start into the photo."
 )
-@click.option("--set", "settings", metavar="KEY.PATH=VALUE", multiple=True, help="Replace samplers of the run's recipe.")
+@click.option("--set", "settings", metavar="KEY.PATH=VALUE", multiple=True, help="Change samplers, and nothing else.")
 @click.option("--out", type=FOLDER, default="out/pose", help="Where the files go.")
 @seed_option
 @device_option

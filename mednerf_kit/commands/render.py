@@ -25,7 +25,13 @@ SCENE_OPTIONS = {"run", "views", "size", "video", "out", "device", *ONLY_SCENES}
 @click.option(
     "--path", type=click.Choice(["orbit", "spiral", "test"]), show_default="by the scene", help="Scenes: where to look from."
 )
-@click.option("--set", "settings", metavar="KEY.PATH=VALUE", multiple=True, help="Scenes: replace samplers of the run's recipe.")
+@click.option(
+    "--set",
+    "settings",
+    metavar="KEY.PATH=VALUE",
+    multiple=True,
+    help="Scenes: change samplers, and nothing else, as levels.0.sampler.n=128 (repeatable).",
+)
 @click.option("--points", is_flag=True, help="Scenes: also points.ply.")
 @click.option("--mesh", is_flag=True, help="Scenes: also mesh.ply, by marching cubes.")
 @click.option("--threshold", type=float, show_default="by the cells", help="Scenes: the density at which the mesh lies.")

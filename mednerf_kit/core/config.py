@@ -77,6 +77,16 @@ class Registry(Generic[T]):
         name, options = self._named(node)
         bound(self[name], options, where=f"{self.kind} '{name}'", facts=facts)
 
+    def name_of(self, built: T) -> str:
+        """The name under which what was built stands in a recipe.
+
+        >>> SHAPES = Registry("outline")
+        >>> Disc = SHAPES.register("disc")(type("Disc", (), {}))
+        >>> SHAPES.name_of(Disc())
+        'disc'
+        """
+        return next(name for name, entry in self.entries.items() if entry is type(built))
+
     def _named(self, node: Mapping[str, Any] | str) -> tuple[str, dict[str, Any]]:
         """The name and the options of a node."""
         options = {"name": node} if isinstance(node, str) else dict(node) if isinstance(node, Mapping) else {}

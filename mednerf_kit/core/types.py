@@ -56,6 +56,7 @@ class Answer:
 
     tau: Tensor  # [..., S] optical depth of each sample, >= 0
     color: Tensor | None = None  # [..., S, C]; None for a density-only field
+    asked: int | None = None  # how many samples were evaluated; None: all that are there
     extras: dict[str, Tensor] = field(default_factory=dict)
 
 

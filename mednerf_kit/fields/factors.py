@@ -91,15 +91,6 @@ class Factors(nn.Module):
         steps = [t.diff(dim=axis).square().mean() for t in tables for axis in range(t.ndim - 1)]
         return 0.02 * torch.stack(steps).sum()
 
-    def ortho(self) -> Tensor:
-        """Σ over tables of the mean absolute cosine between two different components: redundancy."""
-        terms = []
-        for table in self.tables():
-            flat = table.flatten(0, -2)
-            unit = flat / flat.norm(dim=0).clamp_min(1e-8)
-            terms.append((unit.T @ unit - torch.eye(flat.shape[1], device=flat.device)).abs().mean())
-        return torch.stack(terms).sum()
-
 
 class VectorMatrix(Factors):
     """VM: a plane times a line in each of three modes, ``ranks`` of them."""

@@ -32,13 +32,14 @@ def ask_present(
 
     ``density(points [N, 3])`` answers attenuation per unit length [N] and rows about the points;
     ``color(rows, directions [N, 3])`` answers [N, C], and with ``faint`` is asked only where a sample's weight in its ray,
-    w = exp(−Σ_before tau)(1 − exp(−tau)), exceeds it.
+    w = exp(−Σ_before tau)(1 − exp(−tau)), exceeds it. ``asked`` in the answer is N of the densities.
     """
     spots = there.reshape(-1).nonzero()[:, 0]
+    asked = len(spots)
     attenuation, rows = density(x.reshape(-1, 3).index_select(0, spots))
     tau = torch.zeros(dt.numel(), device=x.device, dtype=attenuation.dtype).index_copy(0, spots, attenuation).view(dt.shape) * dt
     if color is None:
-        return Answer(tau)
+        return Answer(tau, asked=asked)
     if faint is not None:
         with torch.no_grad():
             w = torch.exp(-exclusive_sum(tau)) * -torch.expm1(-tau)
@@ -48,7 +49,8 @@ def ask_present(
         ray = spots.div(dt.shape[-1], rounding_mode="floor")
         d = d.expand(*dt.shape[:-1], 1, 3).reshape(-1, 3).index_select(0, ray)
     seen = color(rows, d)
-    return Answer(tau, seen.new_zeros(dt.numel(), seen.shape[-1]).index_copy(0, spots, seen).view(*dt.shape, -1))
+    colors = seen.new_zeros(dt.numel(), seen.shape[-1]).index_copy(0, spots, seen).view(*dt.shape, -1)
+    return Answer(tau, colors, asked)
 
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:

@@ -194,12 +194,14 @@ class Neus(SceneField):
         slope = annealed((ahead * normal).sum(-1), self.annealing())
         found = section_depth(distance, slope, dt.reshape(-1).index_select(0, spots), self.sharpness)
         tau = found.new_zeros(dt.numel()).index_copy(0, spots, found).view(dt.shape)
-        behind = None
+        behind: Answer | None = None
+        asked: int | None = len(spots)
         if self.background is not None:
             behind = self.background(self.folded(x), d, torch.where(inside, 0.0, dt))
             tau = tau + behind.tau
+            asked = None if behind.asked is None else len(spots) + behind.asked
         if not self.channels:
-            return Answer(tau)
+            return Answer(tau, asked=asked)
         with torch.no_grad():
             w = torch.exp(-exclusive_sum(tau)) * -torch.expm1(-tau)
             kept = (w.reshape(-1).index_select(0, spots) > self.faint).nonzero()[:, 0]
@@ -207,7 +209,7 @@ class Neus(SceneField):
         seen = self.head(torch.cat([row.index_select(0, kept) for row in rows], -1), ahead.index_select(0, kept))
         color = seen.new_zeros(dt.numel(), self.channels).index_copy(0, spots.index_select(0, kept), seen)
         color = color.view(*dt.shape, self.channels)
-        return Answer(tau, color if behind is None or behind.color is None else color + behind.color)
+        return Answer(tau, color if behind is None or behind.color is None else color + behind.color, asked)
 
     def folded(self, x: Tensor) -> Tensor:
         """Points outside the box as the background sees them: (2 − 1/|u|∞) u/|u|∞, |u|∞ = 1 on the box (mip-NeRF 360)."""

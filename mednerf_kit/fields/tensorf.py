@@ -117,7 +117,7 @@ class TensoRF(SceneField):
         return [{"params": grids, "rate": 1.0}] + ([{"params": networks, "rate": self.network_rate}] if networks else [])
 
     def regularisers(self) -> Penalties:
-        makers = {"l1": self.density_grid.l1, "tv_density": self.density_grid.tv, "ortho": self.density_grid.ortho}
+        makers = {"l1": self.density_grid.l1, "tv_density": self.density_grid.tv}
         return Penalties(makers | ({"tv_appearance": self.appearance_grid.tv} if self.channels else {}))
 
     def advance(self, progress: float) -> bool:

@@ -92,24 +92,34 @@ def board_of(folder: Path | None) -> Iterator[Any]:
 class Loop:
     """Runs a task for ``steps`` or ``max_minutes``, whichever ends first, and keeps its folder.
 
-    Of several ``ranks`` the first one writes; all of them go by the same clock and stop at the same step.
+    ``seconds`` are those of the steps; ``wall_seconds`` count from ``started``, a reading of ``time.perf_counter`` (None: now),
+    with everything in them. Both go on where a resumed run left off. Of several ``ranks`` the first one writes; all of them go
+    by the same clock and stop at the same step.
     """
 
     def __init__(self, task: Task, folder: Path, *, steps: int, snapshot_steps: int, max_minutes: float | None,
-                 meta: dict[str, Any], progress_bar: bool = True, ranks: Ranks | None = None) -> None:  # fmt: skip
+                 meta: dict[str, Any], progress_bar: bool = True, ranks: Ranks | None = None,
+                 started: float | None = None) -> None:  # fmt: skip
         self.ranks = ranks or Ranks()
         self.task, self.folder, self.steps, self.snapshot_steps = task, folder, steps, snapshot_steps
         self.max_minutes, self.meta, self.progress_bar = max_minutes, meta, progress_bar
         self.index, self.seconds = 0, 0.0
+        self.started, self.wall_before = time.perf_counter() if started is None else started, 0.0
         if hasattr(task, "say"):  # what a task has to tell belongs into the log too
             task.say = self.log
 
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue where a snapshot left off."""
         self.index, self.seconds = meta["step"], meta["seconds"]
+        self.wall_before = runs.wall_seconds(self.folder, meta) or self.seconds
         self.task.load(tensors, meta["task_state"])
         if self.ranks.leads:
             runs.write_stats(self.folder, [row for row in runs.read_stats(self.folder) if row["step"] <= self.index])
+
+    @property
+    def wall_seconds(self) -> float:
+        """Time of the whole run so far: reading, steps, snapshots and previews, those before it was resumed included."""
+        return self.wall_before + time.perf_counter() - self.started
 
     def progress(self) -> float:
         """How far the training is, in [0, 1]: by steps, or by the clock if that is tighter."""
@@ -124,7 +134,8 @@ class Loop:
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise self._diverged(name)
-        path = runs.save_snapshot(self.folder, self.index, tensors, {**self.meta, "seconds": self.seconds, **state})
+        clocks = {"seconds": self.seconds, "wall_seconds": self.wall_seconds}
+        path = runs.save_snapshot(self.folder, self.index, tensors, {**self.meta, **clocks, **state})
         self.log(f"step {self.index}: wrote {path.name}")
         return Path(self.ranks.told(str(path)))
 

@@ -171,6 +171,16 @@ def write_stats(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     files.write_text(folder / "stats.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
+def wall_seconds(folder: Path, meta: Mapping[str, Any]) -> float | None:
+    """Wall time of a run's training command up to a snapshot of metadata ``meta``; once it has ended there, with what follows
+    the last step: a preview, a calibration. None for runs that did not keep it.
+    """
+    path = folder / "metrics.json"
+    ended = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    here = ended if "wall_seconds" in ended and ended.get("steps") == meta.get("step") else meta
+    return here.get("wall_seconds")
+
+
 def load_prior(run: str | Path) -> Prior:
     """A prior from a run folder (or a unique prefix), a snapshot file, or ``bundled[:chest|knee]``."""
     name = str(run)

@@ -57,9 +57,9 @@ def resolve(dataset: str | None, name: str | None, preset: str, settings: Sequen
 
 def default_recipe(dataset: str) -> str:
     """The recipe a dataset is trained with when none is named: by the format of a scene, else by the anatomy's name."""
-    from .scenes.session import default_scene_recipe
+    from ..data.posed import scene
 
-    return default_scene_recipe(dataset) or ("knee" if "knee" in dataset.lower() else "chest")
+    return scene.default_recipe(dataset) or ("knee" if "knee" in dataset.lower() else "chest")
 
 
 def check(recipe: Mapping[str, Any]) -> None:
@@ -196,6 +196,7 @@ def train(*, dataset: str | None, config: str | None = None, preset: str = "defa
 
     Under torchrun every process calls this, and all but the first get None.
     """
+    started = time.perf_counter()
     with joined() as ranks:
         folder = None
         if resume not in (None, "latest"):
@@ -212,7 +213,8 @@ def train(*, dataset: str | None, config: str | None = None, preset: str = "defa
             return None
         if resume == "latest":
             folder = runs.latest_like(Path(outdir), choice)
-        return begun(choice, folder, ranks, outdir=Path(outdir), desc=desc, device=device, max_minutes=max_minutes)
+        return begun(choice, folder, ranks, outdir=Path(outdir), desc=desc, device=device, max_minutes=max_minutes,
+                     started=started)  # fmt: skip
 
 
 def share_out(recipe: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
@@ -229,9 +231,9 @@ def share_out(recipe: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
 
 
 def begun(choice: Mapping[str, Any], folder: Path | None, ranks: Ranks, *, outdir: Path, desc: str | None, device: str,
-          max_minutes: float | None) -> Path | None:  # fmt: skip
+          max_minutes: float | None, started: float) -> Path | None:  # fmt: skip
     """Train in a run folder that is there, or in a new one, to the end; returns it in the process that leads."""
-    started, new, recipe = time.perf_counter(), folder is None, choice["recipe"]
+    new, recipe = folder is None, choice["recipe"]
     with ranks.leader_first("data"):
         job = kind_of(recipe).prepare(choice, ranks.device(device))
     if folder is None and ranks.leads:
@@ -239,7 +241,7 @@ def begun(choice: Mapping[str, Any], folder: Path | None, ranks: Ranks, *, outdi
         files.write_text(folder / "config.yaml", f"# {DISCLAIMER}\n" + yaml.safe_dump(choice, sort_keys=False))
     folder = Path(ranks.told(str(folder)))
     loop = Loop(job.task, folder, steps=recipe["steps"], snapshot_steps=recipe["snapshot_steps"], max_minutes=max_minutes,
-                meta=job.meta, ranks=ranks)  # fmt: skip
+                meta=job.meta, ranks=ranks, started=started)  # fmt: skip
     if not new and ranks.leads:
         path, tensors, saved_meta, remarks = runs.newest_whole(folder)
         for remark in remarks:
@@ -261,11 +263,12 @@ def begun(choice: Mapping[str, Any], folder: Path | None, ranks: Ranks, *, outdi
 
 
 def training_summary(loop: Loop, folder: Path) -> dict[str, Any]:
-    """Last values of every logged number, with units in their names."""
+    """Steps, time of the steps, time of everything, and the last value of every logged number; units in their names."""
     last: dict[str, float] = {}
     for row in runs.read_stats(folder):
         last |= row
-    return {"steps": loop.index, "train_seconds": round(loop.seconds, 1), "last": last, "note": DISCLAIMER}
+    clocks = {"train_seconds": loop.seconds, "wall_seconds": loop.wall_seconds}
+    return {"steps": loop.index, **clocks, "last": last, "note": DISCLAIMER}
 
 
 def preview(folder: Path, prior: runs.Prior) -> None:

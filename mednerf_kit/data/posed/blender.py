@@ -34,6 +34,8 @@ class Blender:
     ``near``, ``far`` and ``box`` may stand in the file. Lenses with distortion are undistorted.
     """
 
+    recipe = "lego_tensorf"
+
     def __init__(self, *, hold: int = 8, depth_kind: Literal["distance", "planar"] = "distance") -> None:
         self.hold, self.depth_kind = hold, depth_kind
 

@@ -51,6 +51,8 @@ class Blocks:
     and 25 test views of ``size``² pixels. Facts: ``surface``, a :class:`~.solids.Surface` (signed distance, samples).
     """
 
+    recipe = "lego_tensorf"
+
     def __init__(self, *, size: int = 200, train_views: int = 100) -> None:
         if size < 4 or train_views < 1:
             raise UserError(f"got blocks of {size} pixels and {train_views} views", "wanted at least 4 pixels and one view",

@@ -83,6 +83,8 @@ class Colmap:
     ``points`` [N, 3].
     """
 
+    recipe = "lego_tensorf"
+
     def __init__(self, *, hold: int = 8, sparse_depth: bool = True) -> None:
         self.hold, self.sparse_depth = hold, sparse_depth
 

@@ -29,6 +29,8 @@ class Dtu:
     stay whole. Every ``hold``-th view is held out (NeuS itself trains on all: split "all").
     """
 
+    recipe = "dtu_neus"
+
     def __init__(self, *, hold: int = 8, masked: bool = True) -> None:
         self.hold, self.masked = hold, masked
 

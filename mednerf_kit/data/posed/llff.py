@@ -28,6 +28,8 @@ class Llff:
     is off). Facts: ``scale`` (scene lengths per length of the file), ``focus`` (how far ahead a spiral looks).
     """
 
+    recipe = "fern_tensorf"
+
     def __init__(self, *, ndc: bool | None = None, recentre: bool = True, spherify: bool = False, hold: int = 8,
                  bd_factor: float = 0.75) -> None:  # fmt: skip
         if ndc and spherify:

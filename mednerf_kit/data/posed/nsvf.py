@@ -28,6 +28,8 @@ class Nsvf:
     intrinsics are a matrix, as in Tanks-and-Temples, whose boxes are tight); near and far follow from it.
     """
 
+    recipe = "nsvf_tensorf"
+
     def __init__(self, *, hold: int = 8, enlarge: float | None = None) -> None:
         self.hold, self.enlarge = hold, enlarge
 

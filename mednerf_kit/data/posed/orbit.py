@@ -37,6 +37,8 @@ class Orbit:
     ``line_integral_scale`` (or None), ``patient``.
     """
 
+    recipe = None  # a set of them teaches a prior: the anatomy decides
+
     def __init__(self, *, patient: str | int | None = None, support: float = 1.4, fov_deg: float | None = None) -> None:
         self.patient, self.support, self.fov_deg = patient, support, fov_deg
 

@@ -81,6 +81,10 @@ class Scene:
 class Format(Protocol):
     """What a scene format promises."""
 
+    @property
+    def recipe(self) -> str | None:
+        """A class attribute: the recipe of a scene of this format where none is named; None leaves it to the dataset's name."""
+
     @staticmethod
     def detect(root: Path) -> bool:
         """Whether a path, or the name of an embedded scene, is of this format."""
@@ -108,6 +112,12 @@ def find_format(dataset: str | Path) -> str | None:
         raise UserError(f"got '{root}', which could be {' or '.join(found)}", "wanted one scene format",
                         f"name it: format: {found[0]}")  # fmt: skip
     return found[0] if found else None
+
+
+def default_recipe(dataset: str | Path) -> str | None:
+    """The recipe named by the format of a folder or of an embedded scene; None where there is no format, or it names none."""
+    name = find_format(dataset)
+    return None if name is None else SCENES[name].recipe  # type: ignore[attr-defined]
 
 
 def detect_format(dataset: str | Path) -> str:
@@ -215,7 +225,16 @@ def chosen_views(items: Sequence[T], split: str, views: int | None, where: str |
         return list(items)
     if views > len(items):
         raise UserError(f"got views {views}", f"wanted at most the {len(items)} training views of '{where}'", "lower it")
-    return [items[i * len(items) // views] for i in range(views)]
+    return evenly(items, views)
+
+
+def evenly(items: Sequence[T], n: int) -> list[T]:
+    """``n`` of the items at equal steps, from the first on: of a closed orbit both ends would be neighbours.
+
+    >>> evenly("abcdefgh", 3)
+    ['a', 'c', 'f']
+    """
+    return [items[i * len(items) // n] for i in range(n)]
 
 
 def write_transforms(scene: Scene, path: str | Path) -> None:

@@ -22,7 +22,8 @@ class Ablation:
     """What a file of ``configs/ablations/`` says.
 
     ``cells`` maps a name to dotted settings of the recipe ``base``; ``base: NAME`` among them starts from another recipe.
-    ``preset``, ``settings``, ``steps``, ``max_minutes`` and ``limit`` (patients or views scored) are the size of every cell.
+    ``settings`` are what every cell shares: values the comparison rests on. ``preset``, ``size`` (more settings), ``steps``,
+    ``max_minutes`` and ``limit`` (patients or views scored) are how large it is run; another preset takes their place.
     ``scenes`` are datasets, or folders beside each other under ``dataset``, or ``all`` of these. ``compare`` pairs a cell with
     its reference; without it every cell is compared with the first.
     """
@@ -35,6 +36,7 @@ class Ablation:
     scenes: tuple | str | None = None
     preset: str = "default"
     settings: dict = field(default_factory=dict)
+    size: dict = field(default_factory=dict)
     steps: int | None = None
     max_minutes: float | None = None
     limit: int | None = None
@@ -50,8 +52,8 @@ class Ablation:
         return [(cell, first) for cell in others]
 
     def common(self) -> list[str]:
-        """The settings that every cell shares."""
-        return as_settings(self.settings) + ([] if self.steps is None else [f"steps={self.steps}"])
+        """The settings that every cell shares, those of its size after the others."""
+        return as_settings(self.settings) + as_settings(self.size) + ([] if self.steps is None else [f"steps={self.steps}"])
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,14 @@ def checked(ablation: Ablation) -> Ablation:
 
 
 def resized(ablation: Ablation, preset: str) -> Ablation:
-    """The same cells at the size of one of the base's presets, instead of the file's own size."""
-    return replace(ablation, preset=preset, settings={}, steps=None, max_minutes=None, limit=None)
+    """The same cells at the size of one of the base's presets, instead of the file's own size.
+
+    Cells that say how many steps they take have sizes that only fit each other: their file is refused.
+    """
+    if any("steps" in changes for changes in ablation.cells.values()):
+        raise UserError(f"got --preset {preset} for ablation '{ablation.name}', whose cells have steps of their own",
+                        "wanted the size of its file", "leave --preset out")  # fmt: skip
+    return replace(ablation, preset=preset, size={}, steps=None, max_minutes=None, limit=None)
 
 
 def as_settings(changes: Mapping[str, Any]) -> list[str]:

@@ -94,6 +94,9 @@ def build_model(recipe: Mapping[str, Any], *, box: Tensor, channels: int, backgr
         assert isinstance(field, SceneField)
         fields[name] = field
     levels = [read_level(node, fields, box) for node in recipe["levels"]]
+    if getattr(levels[0].sampler, "refines", False):
+        raise UserError(f"got sampler '{SAMPLERS.name_of(levels[0].sampler)}' on the first level",
+                        "wanted a coarser level before it", "put 'stratified' first")  # fmt: skip
     samplers = nn.ModuleDict({str(i): lv.sampler for i, lv in enumerate(levels) if isinstance(lv.sampler, nn.Module)})
     fields.to(device)
     samplers.to(device)
@@ -127,7 +130,7 @@ class Views:
     median_depth: Tensor  # [V, H, W] where half of what a ray sees lies behind it
     opacity: Tensor  # [V, H, W]
     spread: Tensor  # [V, H, W] standard deviation of the distance under the weights: how sharp the surface is
-    evals_per_ray: float  # samples asked, all levels together
+    evals_per_ray: float  # samples that fields evaluated, all levels together
     seconds: float
     peak_mib: float  # of the process, or of the device
 
@@ -187,7 +190,7 @@ def peak_mib(device: str | torch.device) -> float:
 
 
 def finest(model: Model, rays: Rays) -> tuple[list[Tensor], int]:
-    """Colour, mean depth, median depth, opacity and spread of rays [R] on the CPU, and how many samples were asked."""
+    """Colour, mean depth, median depth, opacity and spread of rays [R] on the CPU, and how many samples were evaluated."""
     rendered = model.render(rays)
     last = rendered[-1]
     w, t = last.picture.w, last.samples.t
@@ -201,8 +204,9 @@ def finest(model: Model, rays: Rays) -> tuple[list[Tensor], int]:
 
 
 def evaluations(rendered: Rendered) -> Tensor:
-    """How many samples a level asked its field for, a whole number on its device."""
-    return (rendered.samples.dt > 0).sum()
+    """How many samples a level's field evaluated, a whole number on their device, which is not waited for."""
+    dt, asked = rendered.samples.dt, rendered.answer.asked
+    return (dt > 0).sum() if asked is None else torch.full((), asked, device=dt.device)
 
 
 def on_device(rays: Rays, device: str | torch.device) -> Rays:
@@ -228,5 +232,5 @@ def smaller_chunk(chunk: int, error: Exception) -> int:
 
 def needs(levels: Sequence[Level], losses: Mapping[str, Any]) -> list[str]:
     """Names of what cannot work without depth."""
-    found = [type(level.sampler).__name__ for level in levels if getattr(level.sampler, "needs_depth", False)]
+    found = [SAMPLERS.name_of(level.sampler) for level in levels if getattr(level.sampler, "needs_depth", False)]
     return found + [name for name, loss in losses.items() if getattr(loss, "needs_depth", False)]

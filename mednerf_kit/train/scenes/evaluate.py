@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +16,8 @@ from tqdm import tqdm
 
 from ... import DISCLAIMER
 from ...core.errors import UserError
+from ...data.posed.scene import evenly
+from .. import runs as run_folders
 from ..metrics import lpips_of_colours
 from . import metrics, outputs, runs
 from .build import Views, on_device
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 SCORES = ("psnr_db", "ssim", "lpips", "mse", "mae", "edge_psnr_db", "depth_l1", "depth_rmse", "depth_delta", "depth_seen",
           "alpha_iou", "sharpness")  # fmt: skip
+SPREADS = {"psnr_db": "psnr_spread_db", "ssim": "ssim_spread"}
 SHARPNESS_RAYS = 2048  # of a view, evenly chosen among those that hit something
 
 
@@ -50,7 +54,7 @@ def evaluate_scene(
     (:func:`~.surface.surface_scores`). The averaging rules are in :data:`metrics.CONVENTIONS`.
     """
     scene = fit.scene(split)
-    chosen = chosen_views(len(scene.stems), views, limit)
+    chosen = scored_views(len(scene.stems), views, limit)
     rows: list[dict[str, Any]] = []
     seconds = evals = peak_mib = 0.0
     note = window = None
@@ -74,7 +78,8 @@ def evaluate_scene(
             outputs.write_view(Path(out) / split, scene, i, seen, window)
     found = summary(rows) | surface_scores(fit, scene) | {
         "lpips_note": note, "lpips_net": lpips_net if note is None else None, "n_views": len(rows), "data_range": 1.0,
-        "evals_per_ray": evals / len(rows), "train_seconds": fit.meta.get("seconds"), "peak_mib": peak_mib,
+        "evals_per_ray": evals / len(rows), "train_seconds": fit.meta.get("seconds"),
+        "wall_seconds": run_folders.wall_seconds(fit.path.parent, fit.meta), "peak_mib": peak_mib,
         "rays_per_second": len(rows) * scene.cameras.rows * scene.cameras.cols / max(seconds, 1e-9),
         "frames_per_second": len(rows) / max(seconds, 1e-9), "split": split, "eight_bit": eight_bit,
         "poses_aligned": fit.twist is not None, "per_view": rows,
@@ -85,11 +90,11 @@ def evaluate_scene(
     return found
 
 
-def chosen_views(count: int, views: Sequence[int] | None, limit: int | None) -> list[int]:
+def scored_views(count: int, views: Sequence[int] | None, limit: int | None) -> list[int]:
     """Indices of the views to score: those asked for, or all; of these at most ``limit``, evenly chosen.
 
-    >>> chosen_views(10, None, 4), chosen_views(10, [3, 5], None)
-    ([0, 3, 6, 9], [3, 5])
+    >>> scored_views(10, None, 4), scored_views(10, [3, 5], None)
+    ([0, 2, 5, 7], [3, 5])
     """
     chosen = list(range(count)) if views is None else list(views)
     if wrong := [i for i in chosen if not 0 <= i < count]:
@@ -98,9 +103,7 @@ def chosen_views(count: int, views: Sequence[int] | None, limit: int | None) -> 
         raise UserError(f"got a limit of {limit} views", "wanted at least 1", "correct --limit")
     if not chosen:
         raise UserError("got no view to score", "wanted at least one", "choose another --split")
-    if limit is None or limit >= len(chosen):
-        return chosen
-    return [chosen[round(k * (len(chosen) - 1) / max(limit - 1, 1))] for k in range(limit)]
+    return chosen if limit is None else evenly(chosen, min(limit, len(chosen)))
 
 
 def score_view(seen: Views, scene: Scene, i: int, *, eight_bit: bool = False) -> dict[str, Tensor]:
@@ -136,16 +139,16 @@ def surface_width(fit: Fit, scene: Scene, i: int, opacity: Tensor) -> Tensor:
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the views that have a score, and the spread of PSNR over views (population standard deviation).
+    """Means over the views that have a score, and the spreads of PSNR and SSIM over views (population standard deviation).
 
     >>> found = summary([{"stem": "a", "psnr_db": 20.0}, {"stem": "b", "psnr_db": 30.0}])
-    >>> found["psnr_db"], found["psnr_spread_db"], found["ssim"]
-    (25.0, 5.0, None)
+    >>> found["psnr_db"], found["psnr_spread_db"], found["ssim"], found["ssim_spread"]
+    (25.0, 5.0, None, None)
     """
     columns = {key: [row[key] for row in rows if row.get(key) is not None] for key in SCORES}
     found: dict[str, Any] = {key: sum(values) / len(values) if values else None for key, values in columns.items()}
-    psnr = columns["psnr_db"]
-    found["psnr_spread_db"] = math.sqrt(sum((v - found["psnr_db"]) ** 2 for v in psnr) / len(psnr)) if psnr else None
+    for key, spread in SPREADS.items():
+        found[spread] = statistics.pstdev(columns[key]) if columns[key] else None
     return found
 
 

@@ -39,7 +39,7 @@ def fitted_gains(image: Tensor, truth: Tensor, weight: Tensor, view: Tensor, vie
     >>> fitted_gains(truth * torch.tensor([[0.8], [0.8], [1.2], [1.2]]), truth, torch.ones(4), torch.tensor([0, 0, 1, 1]), 2)
     tensor([0.8000, 1.2000])
     """
-    both = torch.zeros(2, views, device=image.device)
+    both = image.new_zeros(2, views)
     products = torch.stack([(image * truth).sum(-1), truth.square().sum(-1)]) * weight
     both.index_add_(1, view, products)
     gain = both[0] / both[1].clamp_min(1e-9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from .. import runs
 from .build import Model, Views, build_model, render_cameras
 from .fit import PoseCorrections
 
+SAMPLER = re.compile(r"levels\.\d+\.sampler(\.\w+)*")  # what may be changed in a recipe that was fitted
 BLOCK = 4  # cells along each side of what a signed distance settles at once
 
 
@@ -50,7 +52,14 @@ class Fit:
 
 
 def load_fit(run: str | Path, *, settings: Sequence[str] = (), device: str = "auto") -> Fit:
-    """A fitted scene from a run folder, a unique prefix of its name, or a snapshot; ``settings`` may replace samplers."""
+    """A fitted scene from a run folder, a unique prefix of its name, or a snapshot; ``settings`` may replace samplers.
+
+    Everything else of a recipe is part of what was fitted: a UserError.
+    """
+    for setting in settings:
+        if not SAMPLER.fullmatch(setting.partition("=")[0]):
+            raise UserError(f"got --set '{setting}' for a fitted scene", "wanted levels.N.sampler, or an option of it",
+                            "write for example --set levels.0.sampler.n=128")  # fmt: skip
     path, tensors, meta = read_snapshot(run)
     if task_name(meta) != "fit":
         raise UserError(f"got '{path}', which holds no scene", "wanted a run of a scene recipe", "give a run made on a scene")

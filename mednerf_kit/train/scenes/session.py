@@ -11,7 +11,7 @@ import torch
 from ... import DISCLAIMER
 from ...core import config
 from ...core.errors import UserError
-from ...data.posed.scene import Scene, find_format
+from ...data.posed.scene import Scene
 from ...fields.base import FIELDS
 from ...rays.render import PICTURES
 from ...rays.samplers import SAMPLERS
@@ -24,20 +24,7 @@ from .pose import aligned
 from .runs import load_fit, read_scene, render_views
 
 RECIPE_KEYS = frozenset(("task", "scene", "fields", "levels", "selector", "losses", "picture", "steps", "snapshot_steps"))
-DEFAULTS = {
-    "blocks": "lego_tensorf",
-    "blender": "lego_tensorf",
-    "llff": "fern_tensorf",
-    "nsvf": "nsvf_tensorf",
-    "dtu": "dtu_neus",
-    "colmap": "lego_tensorf",
-}
 UNIT_BOX = torch.tensor([[-1.0] * 3, [1.0] * 3])
-
-
-def default_scene_recipe(dataset: str) -> str | None:
-    """The recipe of a scene by its format; None for what is no scene."""
-    return DEFAULTS.get(find_format(dataset) or "")
 
 
 def check(recipe: Mapping[str, Any]) -> None:
@@ -58,14 +45,7 @@ def check(recipe: Mapping[str, Any]) -> None:
     for key in ("steps", "snapshot_steps"):
         if config.checked(recipe[key], int, where=f"recipe key '{key}'") < 1:
             raise UserError(f"got {key} {recipe[key]}", "wanted at least 1", "correct the recipe or --set")
-    model = build_model(recipe, box=UNIT_BOX, channels=3, background=0.0, device=torch.device("cpu"))
-    first = model.levels[0].sampler
-    if getattr(first, "refines", False):
-        raise UserError(
-            f"got sampler '{recipe['levels'][0]['sampler']['name']}' on the first level",
-            "wanted a coarser level before it",
-            "put 'stratified' first",
-        )
+    build_model(recipe, box=UNIT_BOX, channels=3, background=0.0, device=torch.device("cpu"))
 
 
 def prepare(choice: Mapping[str, Any], device: torch.device) -> Job:

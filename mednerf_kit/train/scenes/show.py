@@ -23,16 +23,19 @@ def evaluate_run(
     run: str,
     split: str = "test",
     settings: Sequence[str] = (),
+    views: Sequence[int] | None = None,
     limit: int | None = None,
     out: Path | None = None,
     eight_bit: bool = False,
+    lpips_net: Literal["alex", "vgg"] = "vgg",
     lpips_weights: Path | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
     """Score a fitted scene on a split; pictures, tables and curves go to ``out`` (default: ``evaluate/`` in the run folder)."""
     fit = load_fit(run, settings=settings, device=device)
     folder = out or fit.path.parent / "evaluate"
-    found = evaluate_scene(fit, split, limit=limit, out=folder, eight_bit=eight_bit, lpips_path=lpips_weights)
+    found = evaluate_scene(fit, split, views, limit, out=folder, eight_bit=eight_bit, lpips_net=lpips_net,
+                           lpips_path=lpips_weights)  # fmt: skip
     if rows := run_folders.read_stats(fit.path.parent):
         outputs.curves(rows, folder / "curves.png")
     return found
