@@ -8,6 +8,8 @@ import shutil
 import time
 from pathlib import Path
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ from mednerf_kit.core.raymath import emission_absorption
 from mednerf_kit.core.types import Answer, Picture, Rays, Samples
 from mednerf_kit.data.posed.depth import pixel_grid
 from mednerf_kit.data.posed.scene import load_scene
-from mednerf_kit.rays.render import Level, Rendered
+from mednerf_kit.rays.render import Level, Rendered, render
 from mednerf_kit.rays.samplers import Stratified
 from mednerf_kit.train import runs as folders
 from mednerf_kit.train.scenes import build, show
@@ -29,7 +31,7 @@ from mednerf_kit.train.scenes.forgetting import forgetting
 from mednerf_kit.train.scenes.losses import LOSSES, Outcome, build_losses
 from mednerf_kit.train.scenes.runs import is_scene_run, load_fit, render_views
 from mednerf_kit.train.scenes.teacher import write_depth
-from mednerf_kit.train.session import resolve, train
+from mednerf_kit.train.session import kind_of, resolve, train
 
 RECIPE = {
     "task": {"name": "fit", "learning_rate": 0.02, "beta2": 0.99, "restart_rate": True},
@@ -56,6 +58,19 @@ def fitted(folder: Path, *, dataset: str = "blocks", resume: str | None = None, 
     run = train(dataset=dataset, config=config, outdir=folder / "runs", device="cpu", resume=resume, settings=settings)
     assert run is not None
     return run
+
+
+def prepared(folder: Path, **changes):
+    """The task of a recipe, not yet trained."""
+    folder.mkdir(exist_ok=True)
+    recipe = resolve("blocks", recipe_file(folder, **changes), "default", [])
+    choice = {"dataset": "blocks", "recipe": recipe, "seed": 0, "split": "train", "limit": None}
+    return kind_of(recipe).prepare(choice, torch.device("cpu")).task
+
+
+def midpoints(model: build.Model, rays: Rays) -> list[Rendered]:
+    """The model's pictures without jitter along the rays, so that parts see what the whole sees."""
+    return render(rays, None, model.levels, picture=model.picture)
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +267,71 @@ def test_a_chunk_that_does_not_fit_is_halved(run, monkeypatch, capsys):
     monkeypatch.setattr(build, "finest", small_memory)
     torch.testing.assert_close(render_views(fit, cameras, chunk=576).image, expected, atol=1e-5, rtol=0)
     assert "chunks of 144 rays" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("selector", [{"name": "random", "n": 192}, {"name": "soft_mining", "n": 192}])
+def test_rays_that_do_not_fit_together_are_halved(selector, tmp_path, monkeypatch, capsys):
+    """The step is the one of all rays at once: losses, gradients and what the selector is told."""
+    whole, split = (prepared(tmp_path / name, selector=selector) for name in "ab")
+    monkeypatch.setattr(build.Model, "render", lambda model, rays, generator=None: midpoints(model, rays))
+    expected = [whole.step(0.1 * i, i) for i in range(3)]
+    real = split.rendered
+
+    def small_memory(pixels):
+        if len(pixels.view) > 80:
+            raise torch.OutOfMemoryError("out of memory")
+        return real(pixels)
+
+    monkeypatch.setattr(split, "rendered", small_memory)
+    found = [split.step(0.1 * i, i) for i in range(3)]
+    assert split.rays_at_once == 48 and "chunks of 48 rays" in capsys.readouterr().err
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+
+
+def test_a_late_collapse_stops_the_training(tmp_path, monkeypatch):
+    from mednerf_kit.train.scenes import fit as module
+
+    monkeypatch.setattr(module, "CHECKS", ())
+    monkeypatch.setattr(module, "CHECK_EVERY", 5)
+    task = prepared(tmp_path)
+    task.step(0.4, 3)
+    with torch.no_grad():
+        for parameter in task.model.fields.parameters():
+            parameter.fill_(0.0)
+    task.model.fields["scene"].shift = -60.0
+    with pytest.raises(RunError, match="too late to start again"):
+        task.step(0.6, 4)
+
+
+def test_a_scene_of_training_views_alone_is_fitted_to_the_end(tmp_path):
+    from mednerf_kit.data.posed.blender import Blender
+
+    folder = Blender.example(tmp_path / "toy")
+    (folder / "transforms_test.json").unlink()
+    run = fitted(tmp_path, dataset=str(folder), scene={}, steps=2, snapshot_steps=2)
+    assert (run / "metrics.json").is_file() and "r_0, trained on" in (run / "log.txt").read_text()
+    assert "one flat colour" in (run / "log.txt").read_text()
+
+
+def test_a_run_opens_from_elsewhere_and_where_its_scene_was_moved(tmp_path, monkeypatch):
+    from mednerf_kit.data.posed.blender import Blender
+
+    Blender.example(tmp_path / "toy")
+    monkeypatch.chdir(tmp_path)
+    run = fitted(tmp_path, dataset="toy", scene={}, steps=2, snapshot_steps=2)
+    monkeypatch.chdir("/")
+    score = show.evaluate_run(run=str(run), limit=1, device="cpu")
+    assert score["samplers"] == [{"name": "stratified", "n": 24}] and (run / "evaluate" / "metrics.json").is_file()
+    (tmp_path / "toy").rename(tmp_path / "moved")
+    setting = "levels.0.sampler.n=8"
+    moved = show.evaluate_run(run=str(run), dataset=str(tmp_path / "moved"), settings=[setting], limit=1, device="cpu")
+    assert moved["samplers"][0]["n"] == 8 and (run / "evaluate-levels.0.sampler.n_8" / "metrics.json").is_file()
+
+
+def test_the_board_shows_a_view(tmp_path):
+    (shown,) = prepared(tmp_path).pictures(0).values()
+    assert shown.shape == (2, 24, 24, 3) and 0 <= float(shown.min()) and float(shown.max()) <= 1
 
 
 # Depth

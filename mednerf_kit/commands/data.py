@@ -154,7 +154,10 @@ def check(*, scene: str, format_: str | None, split: str, downscale: int, settin
 @click.option("--run", required=True, metavar="RUN", help="The teacher: a fitted scene.")
 @click.option("--split", type=click.Choice(SPLITS), default="train", help="Whose views get depth.")
 @click.option(
-    "--mono", type=FOLDER, show_default="none", help="Monocular maps STEM.png or STEM.npy: fitted to the run's depth by scale and shift."
+    "--mono",
+    type=FOLDER,
+    show_default="none",
+    help="Monocular maps STEM.png or STEM.npy: fitted to the run's depth by scale and shift.",
 )
 @click.option("--mono-kind", type=click.Choice(["inverse", "depth"]), default="inverse", help="What those maps are linear in.")
 @click.option("--out", type=FOLDER, show_default="the scene's folder", help="Where depth_SPLIT.npz is written.")

@@ -32,12 +32,17 @@ HEADLINES = (
     "seen",
 )
 ONLY_SCENES = {"settings", "views", "eight_bit", "lpips_net", "lpips_weights"}
-SCENE_OPTIONS = {"run", "split", "limit", "out", "device", *ONLY_SCENES}
+SCENE_OPTIONS = {"run", "dataset", "split", "limit", "out", "device", *ONLY_SCENES}
 
 
 @click.command(cls=Work)
 @run_option
-@click.option("--dataset", metavar="chest|knee|PATH", show_default="the run's", help="Phantoms by name, or a folder of DRRs.")
+@click.option(
+    "--dataset",
+    metavar="chest|knee|PATH",
+    show_default="the run's",
+    help="Phantoms by name, or a folder: DRRs, or where a run's scene lies now.",
+)
 @click.option("--split", type=click.Choice(SPLITS), default="test", help="Which patients or views to score.")
 @click.option(
     "--input-angles",
@@ -56,7 +61,7 @@ SCENE_OPTIONS = {"run", "split", "limit", "out", "device", *ONLY_SCENES}
 @click.option("--views", type=Numbers(), show_default="all", help="Scenes: score these views only, such as 0,8,16-19.")
 @click.option("--seen", is_flag=True, help="Score patients the prior was trained on, and label them so.")
 @click.option("--uncertainty", is_flag=True, help="Also the coverage of the 90 % interval and the spread–error correlation.")
-@click.option("--out", type=FOLDER, show_default="evaluate/ in the run folder", help="Where the tables and plots go.")
+@click.option("--out", type=FOLDER, show_default="in the run folder", help="Where the tables and plots go.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option(
     "--set",
@@ -91,3 +96,5 @@ def evaluate(context: click.Context, *, as_json: bool, **options: Any) -> None:
         rows += [(f"{baseline} {name}", value) for name, value in values.items()]
     for name, value in rows:
         click.echo(f"{name:32s} {value:.3f}" if isinstance(value, float) else f"{name:32s} {value}")
+    if scores.get("lpips_note"):
+        click.echo(scores["lpips_note"], err=True)

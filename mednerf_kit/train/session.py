@@ -204,7 +204,7 @@ def train(*, dataset: str | None, config: str | None = None, preset: str = "defa
             choice = runs.read_choice(folder)
         else:
             recipe = resolve(dataset, config, preset, settings)
-            choice = {"dataset": str(dataset), "recipe": recipe, "seed": seed, "split": split, "limit": limit}
+            choice = {"dataset": lasting(dataset), "recipe": recipe, "seed": seed, "split": split, "limit": limit}
         dealt = share_out(choice["recipe"], ranks)
         if dry_run:
             if ranks.leads:
@@ -215,6 +215,12 @@ def train(*, dataset: str | None, config: str | None = None, preset: str = "defa
             folder = runs.latest_like(Path(outdir), choice)
         return begun(choice, folder, ranks, outdir=Path(outdir), desc=desc, device=device, max_minutes=max_minutes,
                      started=started)  # fmt: skip
+
+
+def lasting(dataset: str | None) -> str:
+    """A dataset's name, or its folder's whole path: runs are opened from other places too."""
+    folder = Path(str(dataset)).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else str(dataset)
 
 
 def share_out(recipe: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:

@@ -122,7 +122,9 @@ def read_map(folder: Path, stem: str) -> Tensor:
     """A monocular map STEM.npy or STEM.png of a folder, [H, W] as stored: in no unit."""
     path = next((p for p in (folder / f"{stem}.npy", folder / f"{stem}.png") if p.is_file()), None)
     if path is None:
-        raise UserError(f"got '{folder}' without a map of '{stem}'", f"wanted {stem}.png or {stem}.npy", "name maps as pictures are")
+        raise UserError(
+            f"got '{folder}' without a map of '{stem}'", f"wanted {stem}.png or {stem}.npy", "name maps as pictures are"
+        )
     if path.suffix == ".png":
         return torch.from_numpy(read_levels(path))
     try:

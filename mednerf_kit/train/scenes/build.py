@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,8 @@ from ...imaging.cameras import Cameras
 from ...rays.render import PICTURES, Level, Rendered, render
 from ...rays.samplers import SAMPLERS
 
+T = TypeVar("T")
 LEVEL_KEYS = ("sampler", "field", "weight")
-RAYS_AT_ONCE = {"cpu": 512}  # what a core's cache holds; larger blocks are also mapped anew for every layer
-RAYS_AT_ONCE_ELSEWHERE = 4096
 
 
 @dataclass(frozen=True)
@@ -135,6 +134,35 @@ class Views:
     peak_mib: float  # of the process, or of the device
 
 
+def rays_at_once(device: str | torch.device) -> int:
+    """How many rays are rendered together: on a CPU what its cache holds (larger blocks are also mapped anew for every layer)."""
+    return 512 if torch.device(device).type == "cpu" else 4096
+
+
+class Chunks:
+    """Work on many rows, ``size`` at a time; what does not fit into memory is halved, for good, and it says so.
+
+    >>> Chunks(2)(5, lambda rows: list(range(10))[rows])
+    [[0, 1], [2, 3], [4]]
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, count: int, work: Callable[[slice], T]) -> list[T]:
+        """``work`` of one slice of range(count) after the other."""
+        done, start = [], 0
+        while start < count:
+            end = min(start + self.size, count)
+            try:
+                done.append(work(slice(start, end)))
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                self.size = smaller_chunk(self.size, error)
+            else:
+                start = end
+        return done
+
+
 @torch.no_grad()
 def render_cameras(
     model: Model,
@@ -151,29 +179,24 @@ def render_cameras(
     ``depth`` [V, H, W], along the cameras' rays, is handed to samplers that look around a known depth.
     """
     started = time.perf_counter()
-    chunk = chunk or RAYS_AT_ONCE.get(torch.device(device).type, RAYS_AT_ONCE_ELSEWHERE)
+    chunks = Chunks(chunk or rays_at_once(device))
     cameras = model.narrowed(cameras)
     rows, cols = cameras.rows, cameras.cols
     yx = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij"), -1).reshape(-1, 2).float()
+
+    def seen_by(v: int, rows: slice) -> tuple[list[Tensor], int]:
+        some = yx[rows]
+        rays = on_device(cameras.rays(torch.full((len(some),), v), some), device)
+        if depth is not None:
+            rays = replace(rays, depth=depth[v].reshape(-1)[rows].to(device))
+        return finest(model, rays)
+
     out: list[list[Tensor]] = []
     asked = 0
     for v in tqdm(range(cameras.count), desc="views", leave=False, disable=None if progress and cameras.count > 1 else True):
-        parts: list[list[Tensor]] = []
-        start = 0
-        while start < len(yx):
-            some = yx[start : start + chunk]
-            try:
-                rays = on_device(cameras.rays(torch.full((len(some),), v), some), device)
-                if depth is not None:
-                    rays = replace(rays, depth=depth[v, some[:, 0].long(), some[:, 1].long()].to(device))
-                seen, n = finest(model, rays)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                chunk = smaller_chunk(chunk, error)
-                continue
-            parts.append(seen)
-            asked += n
-            start += len(some)
-        out.append([torch.cat(column) for column in zip(*parts, strict=True)])
+        parts = chunks(len(yx), partial(seen_by, v))
+        asked += sum(n for _, n in parts)
+        out.append([torch.cat(column) for column in zip(*(seen for seen, _ in parts), strict=True)])
     shape = (cameras.count, rows, cols)
     image, mean, median, opacity, spread = (torch.stack(column).view(*shape, -1) for column in zip(*out, strict=True))
     return Views(

@@ -20,7 +20,7 @@ from ...data.posed.scene import evenly
 from .. import runs as run_folders
 from ..metrics import lpips_of_colours
 from . import metrics, outputs, runs
-from .build import Views, on_device
+from .build import Chunks, Views, on_device, rays_at_once
 from .pose import aligned
 from .surface import surface_scores
 
@@ -83,7 +83,7 @@ def evaluate_scene(
         "rays_per_second": len(rows) * scene.cameras.rows * scene.cameras.cols / max(seconds, 1e-9),
         "frames_per_second": len(rows) / max(seconds, 1e-9), "split": split, "eight_bit": eight_bit,
         "poses_aligned": fit.twist is not None, "per_view": rows,
-        "conventions": metrics.CONVENTIONS,
+        "samplers": [level["sampler"] for level in fit.meta["recipe"]["levels"]], "conventions": metrics.CONVENTIONS,
     } | ({"note": DISCLAIMER} if scene.quantity == "line_integral" else {})  # fmt: skip
     if out is not None:
         outputs.write_tables(Path(out), found)
@@ -133,9 +133,13 @@ def surface_width(fit: Fit, scene: Scene, i: int, opacity: Tensor) -> Tensor:
     if not len(yx):
         return torch.tensor(torch.nan)
     yx = yx[:: math.ceil(len(yx) / SHARPNESS_RAYS)]
-    rays = scene.cameras.rays(torch.full((len(yx),), i), yx.float())
-    seen = fit.model.render(on_device(rays, fit.device))[-1]
-    return metrics.rise_width(seen.picture.w, seen.samples.t, seen.samples.dt).mean()
+
+    def widths(rows: slice) -> Tensor:
+        rays = scene.cameras.rays(torch.full((len(yx[rows]),), i), yx[rows].float())
+        seen = fit.model.render(on_device(rays, fit.device))[-1]
+        return metrics.rise_width(seen.picture.w, seen.samples.t, seen.samples.dt)
+
+    return torch.cat(Chunks(rays_at_once(fit.device))(len(yx), widths)).mean()
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

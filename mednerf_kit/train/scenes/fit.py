@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from ...core.errors import RunError, UserError
 from ...core.types import Pixels, Rays
 from ...data.posed.scene import Scene
+from ...data.radiograph import area_resized
 from ...imaging.cameras import Cameras
 from ...imaging.motion import about, apart, exp_se3
 from ...rays.render import Rendered
@@ -21,11 +23,13 @@ from ...rays.selectors import RaySelector
 from ..loop import TASKS
 from ..ranks import Ranks, Share
 from ..states import resume, stream
-from .build import Model, evaluations, on_device, part, render_cameras
+from .build import Model, evaluations, on_device, part, render_cameras, smaller_chunk
 from .losses import Loss, Outcome
 
-CHECKS = (100, 200, 400, 800)  # steps after which the pictures are looked at for a collapse
+CHECKS, CHECK_EVERY = (100, 200), 400  # steps after which the pictures are looked at for a collapse
 MOST_RESTARTS = 3
+BOARD_PX = 128  # longest side of the pictures on the board
+LAST_RESTART = 0.5  # of the training: what begins later is not worth having
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,16 @@ class FitParts:
     make: Callable[[], Model]  # a new model, from torch's global seed
     selector: RaySelector
     losses: dict[str, Loss]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a step saw, without gradients."""
+
+    image: Tensor  # [R, C] of the finest level
+    truth: Tensor  # [R, C]
+    importance: Tensor  # [R]
+    asked: Tensor  # samples evaluated, all levels together
 
 
 class PoseCorrections:
@@ -124,6 +138,7 @@ class FitTask:
         self.noise = stream(device, seed)  # along the rays, made where it is used
         self.ranks, self.share = Ranks(), Share()
         self.restarts, self.since, self.crop_until = 0, 0.0, crop_steps
+        self.rays_at_once = sys.maxsize  # until memory says otherwise
         self.say: Callable[[str], None] = lambda line: tqdm.write(line, file=sys.stderr)
         self.begin()
 
@@ -180,29 +195,24 @@ class FitTask:
         pixels = self.mine(chosen)
         if selector.wants_gradient:
             pixels = replace(pixels, yx=pixels.yx.requires_grad_(True))
-        outcome = self.outcome(chosen, pixels, progress)
-        losses = {name: loss(outcome) for name, loss in self.parts.losses.items()}
-        total = torch.stack([self.parts.losses[name].weight_at(progress) * value for name, value in losses.items()]).sum()
-        self.optimiser.zero_grad(set_to_none=True)
-        total.backward()
+        losses, seen = self.gradients(chosen, pixels, progress)
         learned = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.ranks.average_gradients(learned + ([self.poses.twist] if self.poses else []))
         self.optimiser.step()
         if self.poses:
             self.poses.step(rate)
-        error = squared_error(outcome.rendered[-1], outcome.truth)
+        error = (seen.image - seen.truth).square().mean(-1)
         if selector.observes:
-            weight, every = (self.ranks.gather(rows.cpu()) for rows in (outcome.importance, error))
+            weight, every = (self.ranks.gather(rows.cpu()) for rows in (seen.importance, error))
             slope = None if pixels.yx.grad is None else self.ranks.gather(pixels.yx.grad * len(error))
             selector.observe(replace(chosen, weight=weight), every, slope)
-        asked = torch.stack([evaluations(seen) for seen in outcome.rendered]).sum() / len(error)
         psnr_db = -10 * error.mean().clamp_min(1e-10).log10()
-        logged = numbers({**losses, "psnr_db": psnr_db, "evals_per_ray": asked}) | {
+        logged = numbers({**losses, "psnr_db": psnr_db, "evals_per_ray": seen.asked / len(error)}) | {
             "rate": rate,
             "restarts": float(self.restarts),
         }
-        if index + 1 in CHECKS:
-            self.look(outcome, index)
+        if index + 1 in CHECKS or (index + 1) % CHECK_EVERY == 0:
+            self.look(seen, index, progress)
         return logged | (self.poses.change(self.scene.cameras) if self.poses else {})
 
     def cropped(self, pixels: Pixels, index: int) -> Pixels:
@@ -217,47 +227,113 @@ class FitTask:
         self.ranks.check({"a step's rays": len(chosen.view)})
         return Pixels(*(self.share.take(rows) for rows in (chosen.view, chosen.yx, chosen.weight)))
 
-    def outcome(self, chosen: Pixels, pixels: Pixels, progress: float) -> Outcome:
-        """Render this process's ``pixels`` of the ``chosen`` ones, and look up what they should be."""
+    def gradients(self, chosen: Pixels, pixels: Pixels, progress: float) -> tuple[dict[str, Tensor], Seen]:
+        """The losses of this process's ``pixels``, their gradients left in what is learned, and what was seen.
+
+        Pixels that do not fit into memory together are halved, for good, and it says so: gradients of the parts add up, and a
+        loss is the mean of its parts.
+        """
+        while True:
+            self.optimiser.zero_grad(set_to_none=True)
+            pixels.yx.grad = None
+            try:
+                return self.by_parts(chosen, pixels, progress)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if self.ranks.world > 1:  # the others would wait for this one
+                    raise
+                self.rays_at_once = smaller_chunk(min(self.rays_at_once, len(pixels.view)), error)
+
+    def by_parts(self, chosen: Pixels, pixels: Pixels, progress: float) -> tuple[dict[str, Tensor], Seen]:
+        """:meth:`gradients` in parts of ``rays_at_once``."""
+        count = len(pixels.view)
+        spans = [slice(start, start + self.rays_at_once) for start in range(0, count, self.rays_at_once)]
+        weight = None
+        if len(spans) > 1:  # weights by errors want all errors first
+            with torch.no_grad():
+                rendered = [self.rendered(pixels_at(pixels, span)) for span in spans] if self.parts.selector.weighs else []
+            weight = self.weights(chosen, [squared_error(levels[-1], truth) for levels, _, truth in rendered])
+        totals: dict[str, Tensor] = {}
+        found: list[Seen] = []
+        for span in spans:
+            outcome = self.outcome(chosen, pixels_at(pixels, span), progress, None if weight is None else weight[span])
+            share = len(outcome.truth) / count
+            losses = {name: share * loss(outcome) for name, loss in self.parts.losses.items()}
+            torch.stack([self.parts.losses[name].weight_at(progress) * value for name, value in losses.items()]).sum().backward()
+            totals = {name: value.detach() + totals.get(name, 0.0) for name, value in losses.items()}
+            asked = torch.stack([evaluations(level) for level in outcome.rendered]).sum()
+            found.append(Seen(outcome.rendered[-1].picture.image.detach(), outcome.truth, outcome.importance, asked))
+        image, truth, importance = (
+            torch.cat(rows) for rows in zip(*((s.image, s.truth, s.importance) for s in found), strict=True)
+        )
+        return totals, Seen(image, truth, importance, torch.stack([s.asked for s in found]).sum())
+
+    def weights(self, chosen: Pixels, errors: Sequence[Tensor]) -> Tensor:
+        """Weights of this process's rows, by their errors where the selector weighs with them."""
+        weight = chosen.weight
+        if self.parts.selector.weighs:
+            weight = self.parts.selector.weigh(chosen, self.ranks.gather(torch.cat(list(errors)).cpu()))
+        return self.share.take(weight).to(self.device)
+
+    def rendered(self, pixels: Pixels) -> tuple[list[Rendered], Rays, Tensor]:
+        """What the model shows at pixels, their rays, and what they should show."""
+        scene, view = self.scene, pixels.view
+        y, x = pixels.yx.detach().round().long().unbind(-1)
+        rays: Rays = on_device(self.model.narrowed(self.cameras).rays(view, pixels.yx), self.device)
+        if scene.depth is not None:
+            rays = replace(rays, depth=scene.depth[view, y, x].to(self.device))
+        return self.model.render(rays, self.noise), rays, scene.images[view, y, x].float().to(self.device)
+
+    def outcome(self, chosen: Pixels, pixels: Pixels, progress: float, weight: Tensor | None = None) -> Outcome:
+        """Render ``pixels`` of this process, and look up what they should be.
+
+        Without a ``weight`` they are all of its rows of the ``chosen`` ones, weighed by their own errors where the selector asks.
+        """
         scene, view = self.scene, pixels.view
         y, x = pixels.yx.detach().round().long().unbind(-1)
 
         def at(values: Tensor | None) -> Tensor | None:
             return None if values is None else values[view, y, x].float().to(self.device)
 
-        rays: Rays = on_device(self.model.narrowed(self.cameras).rays(view, pixels.yx), self.device)
-        if scene.depth is not None:
-            rays = replace(rays, depth=scene.depth[view, y, x].to(self.device))
-        rendered = self.model.render(rays, self.noise)
-        truth = scene.images[view, y, x].float().to(self.device)
-        weight = chosen.weight
-        if self.parts.selector.weighs:
-            weight = self.parts.selector.weigh(chosen, self.ranks.gather(squared_error(rendered[-1], truth).cpu()))
-        weight = self.share.take(weight).to(self.device)
+        rendered, rays, truth = self.rendered(pixels)
         return Outcome(
             rendered,
             self.model.levels,
             rays,
             truth,
-            weight,
+            self.weights(chosen, [squared_error(rendered[-1], truth)]) if weight is None else weight,
             progress,
             at(scene.alpha),
             at(scene.confidence),
             [field.regularisers() for field in self.model.scene_fields()],
         )
 
+    def pictures(self, index: int) -> dict[str, Tensor]:
+        """What TensorBoard shows: one training view as it is, and as the model has it, small."""
+        cameras = self.cameras.take([0])
+        scale = math.ceil(max(cameras.rows, cameras.cols) / BOARD_PX)
+        small = cameras.resized(max(1, cameras.rows // scale), max(1, cameras.cols // scale))
+        with torch.no_grad():
+            seen = render_cameras(self.model, small, device=self.device, progress=False).image
+        truth = area_resized(self.scene.images[:1].float().movedim(-1, 1), small.rows, small.cols).movedim(1, -1)
+        views = torch.cat([truth, seen.clamp(0, 1)])
+        return {"grid/truth_and_model": views if views.shape[-1] == 3 else views[..., 0]}
+
     def errors_everywhere(self) -> Tensor:
         """Squared error of every pixel of the training views, [V, H, W]: what an exact error map is refreshed with."""
         seen = render_cameras(self.model, self.cameras, depth=self.scene.depth, device=self.device, progress=False)
         return (seen.image - self.scene.images.float()).square().mean(-1)
 
-    def look(self, outcome: Outcome, index: int) -> None:
-        """Start again when the pictures have collapsed to one colour or to nothing."""
-        seen = outcome.rendered[-1].picture
-        image = seen.image.detach()
-        flat = float(image.std(0).max()) < 0.005 and float(outcome.truth.std(0).max()) > 0.05
-        if self.ranks.agreed({"flat": float(flat)}, 0.0, False)[0]["flat"] < 1:
+    def look(self, seen: Seen, index: int, progress: float) -> None:
+        """Start again when the pictures have collapsed to one colour or to nothing; stop where it is too late for that."""
+        if self.ranks.agreed({"flat": float(is_flat(seen.image, seen.truth))}, 0.0, False)[0]["flat"] < 1:
             return
+        level = "white" if float(seen.image.mean()) > 0.5 else "black"
+        if progress > LAST_RESTART:
+            raise RunError(
+                f"got pictures that turned flat {level} by step {index + 1}, too late to start again",
+                "wanted a scene that keeps its shape",
+                "lower the learning rate and train anew; snapshots written before are kept",
+            )
         if self.restarts == MOST_RESTARTS:
             raise RunError(
                 f"got flat pictures after {MOST_RESTARTS} restarts",
@@ -266,7 +342,6 @@ class FitTask:
             )
         self.restarts += 1
         self.crop_until = index + 500
-        level = "white" if float(image.mean()) > 0.5 else "black"
         self.say(f"step {index + 1}: every picture is flat {level}; starting again with another seed and a centre crop")
         self.begin()
 
@@ -294,6 +369,16 @@ class FitTask:
         self.parts.selector.load_state_dict(part(tensors, "selector."))
         if self.poses:
             self.poses.load(tensors)
+
+
+def pixels_at(pixels: Pixels, span: slice) -> Pixels:
+    """Some of the pixels; a gradient of their places reaches all."""
+    return Pixels(pixels.view[span], pixels.yx[span], pixels.weight[span])
+
+
+def is_flat(image: Tensor, truth: Tensor) -> bool:
+    """Whether pixels [R, C] show one colour where the truth [R, C] does not."""
+    return float(image.std(0).max()) < 0.005 and float(truth.std(0).max()) > 0.05
 
 
 def numbers(values: dict[str, Tensor]) -> dict[str, float]:

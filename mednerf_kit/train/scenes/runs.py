@@ -17,7 +17,7 @@ from ...data.posed.scene import Scene, load_scene
 from ...fields.base import SceneField
 from ...imaging.cameras import Cameras
 from .. import runs
-from .build import Model, Views, build_model, render_cameras
+from .build import Chunks, Model, Views, build_model, render_cameras
 from .fit import PoseCorrections
 
 SAMPLER = re.compile(r"levels\.\d+\.sampler(\.\w+)*")  # what may be changed in a recipe that was fitted
@@ -51,8 +51,9 @@ class Fit:
         return replace(scene, cameras=replace(scene.cameras, c2w=c2w))
 
 
-def load_fit(run: str | Path, *, settings: Sequence[str] = (), device: str = "auto") -> Fit:
-    """A fitted scene from a run folder, a unique prefix of its name, or a snapshot; ``settings`` may replace samplers.
+def load_fit(run: str | Path, *, settings: Sequence[str] = (), dataset: str | Path | None = None, device: str = "auto") -> Fit:
+    """A fitted scene from a run folder, a unique prefix of its name, or a snapshot; ``settings`` may replace samplers, and
+    ``dataset`` says where the scene lies now.
 
     Everything else of a recipe is part of what was fitted: a UserError.
     """
@@ -74,7 +75,8 @@ def load_fit(run: str | Path, *, settings: Sequence[str] = (), device: str = "au
     )
     model.load({**model_defaults(model, tensors), **tensors})
     model.fields.requires_grad_(False).eval()
-    return Fit(model, {**meta, "recipe": recipe}, path, where, tensors.get("poses.twist"))
+    lies = {} if dataset is None else {"dataset": str(dataset)}
+    return Fit(model, {**meta, **lies, "recipe": recipe}, path, where, tensors.get("poses.twist"))
 
 
 def model_defaults(model: Model, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -150,17 +152,19 @@ def cell_centres(fit: Fit, size: int) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def over(fit: Fit, values_at: Callable[[Tensor], Tensor], x: Tensor, *, chunk: int = 1 << 16) -> Tensor:
     """A function of points at x [N, 3], in chunks on the fit's device: [N] on the CPU."""
-    return torch.cat([values_at(some.to(fit.device)).cpu() for some in x.split(chunk)])
+    return torch.cat(Chunks(chunk)(len(x), lambda rows: values_at(x[rows].to(fit.device)).cpu()))
 
 
 @torch.no_grad()
 def colour_at(fit: Fit, x: Tensor, d: Tensor, *, chunk: int = 1 << 16) -> Tensor:
     """Colour of points [N, 3] seen along unit directions [N, 3]: [N, C]."""
-    field, parts = finest_field(fit), []
-    for some, along in zip(x.split(chunk), d.split(chunk), strict=True):
-        points, ahead = some[:, None].to(fit.device), along[:, None].to(fit.device)
+    field = finest_field(fit)
+
+    def colours(rows: slice) -> Tensor:
+        points, ahead = x[rows, None].to(fit.device), d[rows, None].to(fit.device)
         answer = field(points, ahead, torch.full(points.shape[:-1], 1e6, device=fit.device))
         if answer.color is None:
             raise UserError("got a field without colour", "wanted a scene of photographs", "export its mesh without colours")
-        parts.append(answer.color[:, 0].cpu())
-    return torch.cat(parts)
+        return answer.color[:, 0].cpu()
+
+    return torch.cat(Chunks(chunk)(len(x), colours))

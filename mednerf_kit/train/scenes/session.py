@@ -18,10 +18,10 @@ from ...rays.samplers import SAMPLERS
 from ...rays.selectors import SELECTORS
 from ..loop import TASKS, Job, Kind, Loop
 from .build import Model, build_model, needs, peak_mib
-from .fit import FitParts, FitTask
+from .fit import FitParts, FitTask, is_flat
 from .losses import build_losses
 from .pose import aligned
-from .runs import load_fit, read_scene, render_views
+from .runs import Fit, load_fit, read_scene, render_views
 
 RECIPE_KEYS = frozenset(("task", "scene", "fields", "levels", "selector", "losses", "picture", "steps", "snapshot_steps"))
 UNIT_BOX = torch.tensor([[-1.0] * 3, [1.0] * 3])
@@ -114,17 +114,14 @@ def refuse_what_is_missing(scene: Scene, model: Model, losses: Mapping[str, Any]
 
 
 def look_back(loop: Loop, device: torch.device) -> dict[str, Any]:
-    """A preview of one unseen view, and its PSNR for the log: the score of the test views is `evaluate`'s.
+    """A preview of one view, unseen where there is one, and its PSNR for the log: the score of the test views is `evaluate`'s.
 
     Where poses were refined, the files' poses of unseen views are off too: the view is also scored once its own is refined.
     """
     from ..pictures import write_png8
 
     fit = load_fit(loop.folder, device=str(device))
-    try:
-        scene = fit.scene("val").take([0])
-    except UserError:
-        scene = fit.scene("test").take([0])
+    scene, known = one_view(fit)
     truth = scene.images.float()
 
     def psnr_db(image: torch.Tensor) -> float:
@@ -133,7 +130,9 @@ def look_back(loop: Loop, device: torch.device) -> dict[str, Any]:
     seen = render_views(fit, scene.cameras)
     found = {"preview_psnr_db": psnr_db(seen.image)}
     preview = loop.folder / "previews" / "view.png"
-    loop.log(f"view {scene.stems[0]}, not trained on: {found['preview_psnr_db']:.2f} dB (preview {preview})")
+    loop.log(f"view {scene.stems[0]}, {known}: {found['preview_psnr_db']:.2f} dB (preview {preview})")
+    if is_flat(seen.image.flatten(0, -2), truth.flatten(0, -2)):
+        loop.log("this view is one flat colour: the fit has collapsed, or has hardly begun")
     task = loop.task
     if isinstance(task, FitTask) and task.poses is not None:
         found |= task.poses.change(task.scene.cameras)
@@ -146,6 +145,16 @@ def look_back(loop: Loop, device: torch.device) -> dict[str, Any]:
     pair = torch.cat([truth[0], seen.image[0].clamp(0, 1)], 1)
     write_png8(preview, pair[..., 0] if pair.shape[-1] == 1 else pair)
     return {**found, "peak_mib": peak_mib(device)}
+
+
+def one_view(fit: Fit) -> tuple[Scene, str]:
+    """The first view that was held out, or else the first there is, and which of the two it is."""
+    for split in ("val", "test"):
+        try:
+            return fit.scene(split).take([0]), "not trained on" if fit.meta["split"] not in (split, "all") else "trained on"
+        except UserError:  # a scene without such views, or with a damaged one, was still fitted
+            continue
+    return fit.scene(fit.meta["split"]).take([0]), "trained on"
 
 
 def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:

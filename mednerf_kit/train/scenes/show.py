@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ VOLUME = 128  # voxels along a side of an exported attenuation volume
 def evaluate_run(
     *,
     run: str,
+    dataset: str | None = None,
     split: str = "test",
     settings: Sequence[str] = (),
     views: Sequence[int] | None = None,
@@ -31,9 +33,10 @@ def evaluate_run(
     lpips_weights: Path | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Score a fitted scene on a split; pictures, tables and curves go to ``out`` (default: ``evaluate/`` in the run folder)."""
-    fit = load_fit(run, settings=settings, device=device)
-    folder = out or fit.path.parent / "evaluate"
+    """Score a fitted scene on a split; pictures, tables and curves go to ``out`` (default: ``evaluate/`` in the run folder, with
+    other samplers a folder named after these). ``dataset`` is where the scene lies now, if not where it was trained."""
+    fit = load_fit(run, settings=settings, dataset=dataset, device=device)
+    folder = out or fit.path.parent / "-".join(["evaluate", *(re.sub(r"[^\w.]+", "_", s) for s in settings)])
     found = evaluate_scene(fit, split, views, limit, out=folder, eight_bit=eight_bit, lpips_net=lpips_net,
                            lpips_path=lpips_weights)  # fmt: skip
     if rows := run_folders.read_stats(fit.path.parent):

@@ -7,7 +7,7 @@ come with depth, it is itself scored on it. Monocular maps are brought to the te
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,27 +24,41 @@ TRUSTED = 0.02  # shares of the box's diagonal: a surface spread over more than 
 CERTAIN = 0.5  # of a view's greatest confidence: from here on the teacher's pixels count in a monocular map's fit
 
 
-def write_depth(*, run: str | Path, split: str = "train", mono: Path | None = None, mono_kind: str = "inverse",
-                out: Path | None = None, limit: int | None = None, device: str = "auto") -> tuple[Path, dict[str, Any]]:  # fmt: skip
+def write_depth(
+    *,
+    run: str | Path,
+    split: str = "train",
+    mono: Path | None = None,
+    mono_kind: Literal["inverse", "depth"] = "inverse",
+    out: Path | None = None,
+    limit: int | None = None,
+    device: str = "auto",
+) -> tuple[Path, dict[str, Any]]:
     """Write depth and confidence of a split's views into ``depth_SPLIT.npz``; returns the path and the teacher's score.
 
     The depth is the median depth the run renders; or, with ``mono``, the map STEM.png or STEM.npy of that folder brought to it
     (:func:`monocular`). ``out`` is the folder to write to (default: the scene's own). The score is the teacher's own depth error
     on the test views, empty where those come without depth.
 
-    Raises UserError for a teacher that learned from other than training views, for other splits without an ``out`` of their own
-    (the depth of scored views must not come from a fit), and for a missing map.
+    Raises UserError for radiographs, for a teacher that learned from other than training views, for other splits without an
+    ``out`` of their own (the depth of scored views must not come from a fit), and for a missing map.
     """
     fit = load_fit(run, device=device)
     dataset = Path(fit.meta["dataset"])
     if fit.meta["split"] != "train":
         raise UserError(f"got a teacher that learned from split '{fit.meta['split']}'", "wanted one that never saw a scored view",
                         "train it with --split train")  # fmt: skip
+    if fit.meta["quantity"] != "colour":
+        raise UserError("got a run of radiographs", "wanted a scene of photographs: a line integral has no depth",
+                        "give a run made on a scene")  # fmt: skip
     if out is None and not dataset.is_dir():
         raise UserError(f"got no --out for scene '{dataset}', which is no folder", "wanted where to write", "give --out DIR")
     if split != "train" and (out is None or out.resolve() == dataset.resolve()):
-        raise UserError(f"got --split {split} into the scene's own folder", "wanted scored views to keep the depth they came with",
-                        "give another folder with --out DIR")  # fmt: skip
+        raise UserError(
+            f"got --split {split} into the scene's own folder",
+            "wanted scored views to keep the depth they came with",
+            "give another folder with --out DIR",
+        )
     scene = fit.scene(split)
     stems = scene.stems[:limit]
     depths, confidences = [], []
