@@ -32,8 +32,8 @@ from mednerf_kit.data.posed.scene import (
     held_out,
     load_scene,
     report,
-    write_transforms,
 )
+from mednerf_kit.data.posed.transforms import write_transforms
 from mednerf_kit.imaging.cameras import average_pose
 from mednerf_kit.imaging.geometry import DEFAULTS
 from mednerf_kit.train import session
@@ -312,23 +312,60 @@ def test_no_transforms_of_a_split(example):
 # --- one format at a time
 
 
-def test_nerfstudio_cameras_and_the_round_trip_of_write_transforms(example, tmp_path):
-    scene = load_scene(example("colmap"), split="all")
-    root = tmp_path / "exported"
-    for v, stem in enumerate(scene.stems):
-        toy.write_toy_picture(root / "images" / f"{stem}.png", TOY, v)
-    write_transforms(scene, root / "transforms.json")
-    back = load_scene(root, split="all")
-    assert back.format == "blender" and back.stems == scene.stems and torch.allclose(back.box, scene.box)
-    for name in ("c2w", "focal_px", "centre_px", "near", "far"):
-        assert torch.allclose(
-            torch.as_tensor(getattr(back.cameras, name)), torch.as_tensor(getattr(scene.cameras, name)), atol=1e-5
-        )
-    assert load_scene(root, split="test").stems == scene.stems[:1] and load_scene(root).stems == scene.stems[1:]
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("blender", {}), ("nsvf", {}), ("dtu", {}), ("colmap", {}), ("llff", {"ndc": False}), ("llff", {"spherify": True})],
+)
+def test_a_scene_written_as_transforms_is_read_back(example, tmp_path, name, options):
+    root = example(name)
+    if name == "colmap":  # a lens whose distortion is taken out of the pictures
+        (root / "sparse" / "0" / "cameras.txt").write_text("1 SIMPLE_RADIAL 16 12 20 8 6 0.05\n")
+    parts = ("train", "test") if name == "blender" else ("train", "test", "val")
+    scenes = [load_scene(root, split=split, **options) for split in parts]
+    write_transforms(scenes, tmp_path / "out")
+    assert len(list((tmp_path / "out").rglob("*.png"))) == scenes[0].count + scenes[1].count
+    for scene in scenes:
+        back = load_scene(tmp_path / "out", split=scene.split)
+        assert back.format == "blender" and back.stems == scene.stems and torch.equal(back.box, scene.box)
+        ours, theirs = (s.cameras.rays(*pixel_grid(s.cameras)) for s in (scene, back))
+        for key in ("origin", "direction", "near", "far"):
+            assert torch.allclose(getattr(ours, key), getattr(theirs, key), atol=1e-5), key
+        assert float((back.images.float() - scene.images.float()).abs().max()) < 1 / 255
+        assert (back.alpha is None) == (scene.alpha is None) and back.background == scene.background
+        assert set(back.notes) <= set(scene.notes) and not any("distortion" in note for note in back.notes)
+    if name == "blender":
+        refused("val split has no views left", root=tmp_path / "out", split="val")
+        assert load_scene(tmp_path / "out", split="all").stems == ("train/r_0", "train/r_1", "test/r_0", "test/r_1")
+
+
+def test_coverage_is_written_beside_straight_colours(example, tmp_path):
+    scene = load_scene(example("blender"))
+    alpha = torch.rand(scene.alpha.shape, generator=torch.Generator().manual_seed(0))
+    mixed = (0.7 * alpha[..., None] + (1 - alpha[..., None]) * scene.background).expand(*alpha.shape, 3)
+    write_transforms([replace(scene, alpha=alpha.half(), images=mixed.half())], tmp_path)
+    back = load_scene(tmp_path)
+    assert float((back.images.float() - mixed).abs().max()) < 1 / 255
+    assert float((back.alpha.float() - alpha).abs().max()) < 1 / 255
+
+
+def test_what_transforms_cannot_express_is_refused(example, tmp_path):
+    scene = load_scene(example("blender"))
+    turned = replace(scene.cameras, c2w=scene.cameras.c2w * torch.tensor([-1.0, 1, 1, 1]))
+    for given, words in ((replace(scene, cameras=turned), "mirrored"), (load_scene(example("orbit")), "radiographs"),
+                         (load_scene(example("llff")), "scene.ndc=false")):  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            write_transforms([given], tmp_path)
+    assert not (tmp_path / "transforms.json").exists()
+
+
+def test_splits_of_nerfstudio(example, tmp_path):
+    root = tmp_path / "out"
+    write_transforms([load_scene(example("colmap"), split="all")], root)
+    changed(root / "transforms.json", lambda v: {k: some for k, some in v.items() if k != "all_filenames"})
+    assert load_scene(root, split="test").stems == ("photo_0",) and load_scene(root).stems == ("photo_1",)
     changed(root / "transforms.json", lambda v: {**v, "test_filenames": [v["frames"][1]["file_path"]]})
-    assert load_scene(root, split="test").stems == scene.stems[1:]
-    with pytest.raises(UserError, match="mirrored"):
-        write_transforms(load_scene(example("orbit")), tmp_path / "t.json")
+    assert load_scene(root, split="test").stems == ("photo_1",)
+    refused("train split has no views left", root=root)
 
 
 def test_lenses_of_nerfstudio_are_scaled_undistorted_or_refused(example):

@@ -152,6 +152,19 @@ def test_a_run_of_another_scene_is_no_comparison(tmp_path, monkeypatch):
     assert not (tmp_path / "none").exists()
 
 
+def test_what_cannot_be_written_is_refused_before_anything_is_rendered(tmp_path, monkeypatch):
+    flat = ball_fit(views=1)
+    warped = replace(flat, known=replace(flat.known, cameras=replace(flat.known.cameras, ndc=True)))
+    runs_of(monkeypatch, warped=warped, xray=xray_fit(views=1))
+    monkeypatch.setattr(outputs, "write_video", lambda *_: pytest.fail("something was rendered"))
+    for run, options, words in (("warped", {"mesh": True}, "warped by NDC"), ("warped", {"transforms": True}, "in NDC"),
+                                ("warped", {"path": "orbit"}, "wanted a spiral"), ("xray", {"points": True}, "first surface"),
+                                ("xray", {"transforms": True}, "radiographs")):  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            show.render_run(run=run, out=tmp_path / "none", **options)
+    assert not (tmp_path / "none").exists()
+
+
 def test_curves_show_what_was_logged(tmp_path):
     rows = [{"step": k, "seconds": k / 10, "mse": 1 / k, "psnr_db": 10 * math.log10(k), "rate": 1.0, "evals_per_ray": 96.0}
             for k in range(1, 300)]  # fmt: skip

@@ -30,8 +30,8 @@ class Blender:
 
     Poses are OpenGL's. Depth pictures of nerf_synthetic's test views, ``r_N_depth_*.png``, are read as 8·(1 − v/255), in steps of
     8/255. They are said to hold planar depth, but ``depth_kind`` is the distance along the ray unless told otherwise, because so
-    read the views agree with each other (data/README.md). ``transforms.json`` without splits holds every ``hold``-th view out.
-    ``near``, ``far`` and ``box`` may stand in the file. Lenses with distortion are undistorted.
+    read the views agree with each other (data/README.md). ``transforms.json`` without ``SPLIT_filenames`` holds every ``hold``-th
+    view out. ``near``, ``far`` and ``box`` may stand in the file. Lenses with distortion are undistorted.
     """
 
     recipe = "lego_tensorf"
@@ -83,10 +83,11 @@ class Blender:
         parts = [part for part in SPLITS[:3] if (root / f"transforms_{part}.json").is_file()]
         if not parts:
             every = read_frames(root / "transforms.json")
-            names = {str(frame["file_path"]) for frame in every}
-            listed = every[0].get(f"{split}_filenames")
-            if isinstance(listed, list) and names & set(map(str, listed)):
-                return [frame for frame in every if frame["file_path"] in listed], every
+            lists = {part: frozenset(map(str, every[0].get(f"{part}_filenames") or ())) for part in ("test", "train", "val")}
+            if any(lists.values()):
+                for frame in every:
+                    frame["part"] = next((part for part, names in lists.items() if str(frame["file_path"]) in names), "")
+                return [frame for frame in every if split == "all" or str(frame["file_path"]) in lists[split]], every
             every.sort(key=lambda frame: str(frame["file_path"]))
             return held_out(every, split, self.hold), every
         if split != "all" and split not in parts:

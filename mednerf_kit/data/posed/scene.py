@@ -14,7 +14,6 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from ...core import files
 from ...core.config import Registry, checked
 from ...core.errors import UserError, unknown_name
 from ...imaging.cameras import Cameras
@@ -235,26 +234,3 @@ def evenly(items: Sequence[T], n: int) -> list[T]:
     ['a', 'c', 'f']
     """
     return [items[i * len(items) // n] for i in range(n)]
-
-
-def write_transforms(scene: Scene, path: str | Path) -> None:
-    """Write the cameras as nerfstudio's ``transforms.json``; pictures are expected beside it as ``images/STEM.png``.
-
-    nerfstudio counts pixels from the corner of the first, so half a pixel is added to the principal point. Mirrored cameras,
-    which it cannot express, are refused.
-    """
-    cameras = scene.cameras
-    if bool((torch.linalg.det(cameras.c2w[:, :, :3]) < 0).any()):
-        raise UserError("got mirrored cameras (a radiograph's columns)", "wanted poses that are rotations",
-                        "export a scene of photographs, or mirror the pictures first")  # fmt: skip
-    frames = []
-    for v, stem in enumerate(scene.stems):
-        (fl_x, fl_y), (cx, cy) = cameras.focal_px[v].tolist(), cameras.centre_px[v].tolist()
-        matrix = [*cameras.c2w[v].tolist(), [0.0, 0.0, 0.0, 1.0]]
-        frames.append({"file_path": f"images/{stem}.png", "fl_x": fl_x, "fl_y": fl_y, "cx": cx + 0.5, "cy": cy + 0.5,
-                       "w": cameras.cols, "h": cameras.rows, "transform_matrix": matrix})  # fmt: skip
-    values: dict[str, Any] = {"camera_model": "OPENCV", "frames": frames}
-    if not cameras.ndc:
-        near, far = float(torch.as_tensor(cameras.near).min()), float(torch.as_tensor(cameras.far).max())
-        values |= {"near": near, "far": far, "box": scene.box.tolist()}
-    files.write_json(path, values)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from ...core.errors import UserError
-from ...data.posed.scene import Scene, write_transforms
+from ...data.posed.scene import NoViews, Scene
+from ...data.posed.transforms import check_transforms, write_transforms
 from ...imaging.cameras import Cameras, orbit, spiral
 from ...imaging.volume import Volume, write_volume
 from .. import runs as run_folders
@@ -58,7 +60,7 @@ def render_run(
     out: Path = Path("out/render"),
     device: str = "auto",
 ) -> Path:
-    """Write ``orbit.mp4`` and ``depth.mp4`` along a path, and on request point cloud, mesh and cameras; returns ``out``.
+    """Write ``orbit.mp4`` and ``depth.mp4`` along a path, and on request point cloud, mesh and posed pictures; returns ``out``.
 
     ``compare`` names other runs of the same scene, which are rendered along the same path into ``compare.mp4`` and ``.gif``,
     in this order. What cannot be written is refused before anything is rendered.
@@ -67,10 +69,16 @@ def render_run(
     labels, fit = labels_of(fits, settings), fits[0]
     for other in fits[1:]:
         check_same_scene(fit, other)
-    out.mkdir(parents=True, exist_ok=True)
     scene = fit.scene("train")
-    if video or compare:
-        cameras = camera_path(fit, scene, path, views, size)
+    cameras = camera_path(fit, scene, path, views, size) if video or compare else None
+    if points:
+        export.check_points(fit)
+    if mesh:
+        export.check_mesh(scene.cameras)
+    if transforms:
+        check_transforms(scene)
+    out.mkdir(parents=True, exist_ok=True)
+    if cameras is not None:
         seen = outputs.write_video(fit, cameras, out)
         for i, image in enumerate(seen.image):
             outputs.pictures.write_png8(out / "frames" / f"{i:03d}.png", outputs.as_picture(image.clamp(0, 1)))
@@ -82,15 +90,29 @@ def render_run(
     if mesh:
         export.export_mesh(fit, out / "mesh.ply", threshold=threshold)
     if transforms:
-        write_transforms(scene, out / "transforms.json")
+        write_transforms(every_split(fit, scene), out)
     if scene.quantity == "line_integral" and not scene.cameras.ndc:
         write_attenuation(fit, scene, out)
     return out
 
 
+def every_split(fit: Fit, train: Scene) -> Iterator[Scene]:
+    """The splits of a fitted scene that have views, one in memory at a time beside the training views."""
+    yield train
+    for part in ("test", "val"):
+        with suppress(NoViews):
+            yield fit.scene(part)
+
+
 def camera_path(fit: Fit, scene: Scene, name: PathName | None, views: int, size: int | None) -> Cameras:
-    """An orbit, a spiral (the default of forward-facing scenes) or the test views, with pictures ``size`` pixels wide."""
+    """An orbit, a spiral (the default of forward-facing scenes) or the test views, with pictures ``size`` pixels wide.
+
+    An orbit of a scene in NDC is a UserError.
+    """
     name = name or ("spiral" if scene.cameras.ndc or scene.format == "llff" else "orbit")
+    if name == "orbit" and scene.cameras.ndc:
+        raise UserError("got an orbit round a forward-facing scene, whose back NDC has no place for", "wanted a spiral or test",
+                        "choose that --path")  # fmt: skip
     if name == "test":
         cameras = fit.scene("test").cameras
     elif name == "spiral":
