@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import json
+import math
 import shutil
 import struct
 import threading
@@ -303,6 +304,27 @@ def test_poses_that_are_none(example):
     refused("4×4", root=root)
     (root / "transforms_train.json").write_text("{")
     refused("cannot be read", root=root)
+
+
+@pytest.mark.parametrize("given", [{"camera_angle_x": "wide"}, {"camera_angle_x": 0}, {"fl_x": [1]}, {"near": math.nan}])
+def test_numbers_of_a_transforms_file_that_are_none(example, given):
+    root = example("blender")
+    changed(root / "transforms_test.json", lambda values: {**values, **given})
+    refused(f"{next(iter(given))} {next(iter(given.values()))!r}", "transforms_test.json", root=root, split="test")
+
+
+def test_lengths_in_the_wrong_order(example):
+    root = example("nsvf")
+    refused("near -1", "0 or more", root=root, near=-1.0)
+    (root / "bbox.txt").write_text("1 1 1 -1 -1 -1 0.4\n")
+    refused("bbox.txt", "lower corner below the upper", root=root)
+    (root / "bbox.txt").write_text("1 1 1\n")
+    refused("bbox.txt", "3 numbers", root=root)
+    root = example("llff")
+    values = np.load(root / "poses_bounds.npy")
+    values[1, 15:] = values[1, :14:-1]
+    np.save(root / "poses_bounds.npy", values)
+    refused("view 1 has near 6 and far 2", "swap", root=root)
 
 
 def test_no_transforms_of_a_split(example):
@@ -844,7 +866,7 @@ def test_get_brings_all_scenes_of_an_archive(example, tmp_path):
         for scene in ("Bike", "Toad", "Unheard"):
             for member in sorted(p for p in root.rglob("*") if p.is_file()):
                 file.write(member, f"Synthetic_NSVF/{scene}/{member.relative_to(root)}")
-    target = archives.get_scene("Toad", into=tmp_path / "data", url=packed.as_uri())
+    target = archives.get_scene("Toad", into=tmp_path / "data", url=str(packed))  # a plain path
     assert target == tmp_path / "data" / "Synthetic_NSVF" / "Toad" and load_scene(target).count == 2
     assert sorted(p.name for p in target.parent.iterdir() if p.is_dir()) == ["Bike", "Toad"]
 
@@ -867,6 +889,15 @@ def test_get_leaves_nothing_of_a_damaged_archive(example, tmp_path):
     packed.write_bytes(bad)
     with pytest.raises(RunError, match="damaged.*CRC"):
         archives.get_scene("lego", into=tmp_path / "data", url=packed.as_uri())
+    assert not list((tmp_path / "data" / "nerf_synthetic").iterdir())
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("lego/transforms_train.json", "[1, 2, 3] " * 50)
+    bad = bytearray(packed.read_bytes())
+    start = 30 + len("lego/transforms_train.json")  # behind the entry's header
+    bad[start : start + 4] = b"\xff" * 4
+    packed.write_bytes(bad)
+    with pytest.raises(RunError, match="damaged"):  # not by its CRC: the deflated data cannot be unpacked
+        archives.get_scene("lego", into=tmp_path / "data", url=str(packed))
     assert not list((tmp_path / "data" / "nerf_synthetic").iterdir())
     packed.write_bytes(b"<html>quota exceeded</html>")
     with pytest.raises(RunError, match="damaged"):

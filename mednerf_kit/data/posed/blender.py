@@ -20,6 +20,24 @@ from .scene import SCENES, SPLITS, NoViews, Scene, as_box, chosen_views, held_ou
 from .toy import toy_cameras, write_toy_picture
 
 Frame = dict[str, Any]
+NUMBERS = (
+    "camera_angle_x",
+    "camera_angle_y",
+    "fl_x",
+    "fl_y",
+    "cx",
+    "cy",
+    "w",
+    "h",
+    "k1",
+    "k2",
+    "k3",
+    "k4",
+    "p1",
+    "p2",
+    "near",
+    "far",
+)
 PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "RADIAL", "SIMPLE_RADIAL", "PERSPECTIVE", "")
 DEPTH_FAR = 8.0  # nerf_synthetic's depth pictures run from 8 (black, which is nothing) to 0 (white)
 
@@ -114,7 +132,24 @@ def read_frames(path: Path, part: str = "") -> list[Frame]:
         ) from None
     if not frames:
         raise UserError(f"got '{path}' without frames", "wanted at least one", "choose another split or correct the file")
+    for frame in frames:
+        for key in NUMBERS:
+            frame[key] = read_number(frame.get(key), key, path)
     return frames
+
+
+def read_number(value: Any, key: str, path: Path) -> float | None:
+    """A number of a transforms file; None where it is not given."""
+    angle = key.startswith("camera_angle")
+    low, high = (0.0, math.pi) if angle else (-math.inf, math.inf)
+    try:
+        number = None if value is None else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if number is None or low < number < high:
+        return number
+    wanted = "an angle between 0 and π" if angle else "a number"
+    raise UserError(f"got {key} {value!r} in '{path}'", f"wanted {wanted}", "correct it")
 
 
 def poses_of(frames: Sequence[Frame], root: Path) -> Tensor:
@@ -133,24 +168,24 @@ def read_lens(frame: Mapping[str, Any], path: Path) -> Lens:
     """A frame's lens in pixels of its picture: ``camera_angle_x``, or ``fl_x``, ``cx``, ``k1`` … for a picture of ``w``×``h``."""
     rows, cols = picture_size(path)
     model = str(frame.get("camera_model", "")).upper()
-    if model not in PINHOLES or any(float(frame.get(k, 0) or 0) for k in ("k3", "k4")):
+    if model not in PINHOLES or frame["k3"] or frame["k4"]:
         raise UserError(
             f"got a camera of model '{model or 'with k3 or k4'}' in '{path.parent}'",
             "wanted a pinhole, or a lens with k1, k2, p1, p2",
             "undistort the pictures first (COLMAP's image_undistorter)",
         )
-    wide, high = cols / float(frame.get("w") or cols), rows / float(frame.get("h") or rows)
-    if "fl_x" in frame:
-        fx = float(frame["fl_x"]) * wide
-        fy = float(frame["fl_y"]) * high if frame.get("fl_y") else fx
-    elif "camera_angle_x" in frame:
-        fx = 0.5 * cols / math.tan(0.5 * float(frame["camera_angle_x"]))
-        fy = 0.5 * rows / math.tan(0.5 * float(frame["camera_angle_y"])) if frame.get("camera_angle_y") else fx
+    wide, high = cols / (frame["w"] or cols), rows / (frame["h"] or rows)
+    if frame["fl_x"] is not None:
+        fx = frame["fl_x"] * wide
+        fy = frame["fl_y"] * high if frame["fl_y"] else fx
+    elif frame["camera_angle_x"] is not None:
+        fx = 0.5 * cols / math.tan(0.5 * frame["camera_angle_x"])
+        fy = 0.5 * rows / math.tan(0.5 * frame["camera_angle_y"]) if frame["camera_angle_y"] else fx
     else:
         raise UserError(f"got frame '{frame['file_path']}' without a focal length", "wanted camera_angle_x or fl_x", "add it")
-    cx = float(frame["cx"]) * wide - 0.5 if "cx" in frame else (cols - 1) / 2
-    cy = float(frame["cy"]) * high - 0.5 if "cy" in frame else (rows - 1) / 2
-    k1, k2, p1, p2 = (float(frame.get(k, 0) or 0) for k in ("k1", "k2", "p1", "p2"))
+    cx = (cols - 1) / 2 if frame["cx"] is None else frame["cx"] * wide - 0.5
+    cy = (rows - 1) / 2 if frame["cy"] is None else frame["cy"] * high - 0.5
+    k1, k2, p1, p2 = (frame[k] or 0.0 for k in ("k1", "k2", "p1", "p2"))
     return Lens((fx, fy), (cx, cy), (k1, k2), (p1, p2))
 
 
@@ -159,7 +194,7 @@ def bounds_of_file(frame: Mapping[str, Any], poses: Tensor) -> tuple[Bounds, lis
     found = bounds_of_poses(poses)
     given = {key: frame[key] for key in ("near", "far", "box") if frame.get(key) is not None}
     box = as_box(given["box"]) if "box" in given else found.box
-    bounds = Bounds(float(given.get("near", found.near)), float(given.get("far", found.far)), box, found.how)
+    bounds = Bounds(given.get("near", found.near), given.get("far", found.far), box, found.how)
     assumed = [key for key in ("near", "far", "box") if key not in given]
     return bounds, [f"{', '.join(assumed)}: {found.how}"] if assumed else []
 

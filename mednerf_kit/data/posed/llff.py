@@ -91,6 +91,10 @@ def read_poses(path: Path) -> tuple[Tensor, Tensor, Tensor]:
     if values.ndim != 2 or values.shape[1] != 17 or not np.isfinite(values).all() or not (values[:, 15] > 0).all():
         raise UserError(f"got '{path}' of shape {list(values.shape)}", "wanted V×17 finite numbers with positive bounds",
                         "make it again with LLFF's imgs2poses.py")  # fmt: skip
+    if (swapped := values[:, 15] > values[:, 16]).any():
+        view = int(swapped.argmax())
+        raise UserError(f"got '{path}' whose view {view} has near {values[view, 15]:g} and far {values[view, 16]:g}",
+                        "wanted near < far in columns 16 and 17", "swap them")  # fmt: skip
     rows = torch.from_numpy(values.astype(np.float64))
     matrix = rows[:, :15].reshape(-1, 3, 5)
     poses = torch.stack([matrix[..., 1], -matrix[..., 0], matrix[..., 2], matrix[..., 3]], -1)

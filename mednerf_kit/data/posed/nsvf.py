@@ -93,10 +93,13 @@ class Nsvf:
             found = bounds_of_poses(poses)
             return found, [f"no bbox.txt; near, far, box: {found.how}"]
         values = read_numbers(path)
-        if len(values) < 6 or not all(low < high for low, high in zip(values[:3], values[3:6], strict=True)):
+        if len(values) < 6:
             raise UserError(
                 f"got '{path}' with {len(values)} numbers", "wanted xmin ymin zmin xmax ymax zmax", "correct or remove it"
             )
+        if not all(low < high for low, high in zip(values[:3], values[3:6], strict=True)):
+            raise UserError(f"got '{path}' with corners {values[:3]} and {values[3:6]}",
+                            "wanted the lower corner below the upper", "write xmin ymin zmin xmax ymax zmax")  # fmt: skip
         box = torch.tensor(values[:6]).view(2, 3)
         enlarge = self.enlarge or (1.2 if tight else 1.0)
         middle = box.mean(0)
