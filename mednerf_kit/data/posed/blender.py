@@ -20,24 +20,8 @@ from .scene import SCENES, SPLITS, NoViews, Scene, as_box, chosen_views, held_ou
 from .toy import toy_cameras, write_toy_picture
 
 Frame = dict[str, Any]
-NUMBERS = (
-    "camera_angle_x",
-    "camera_angle_y",
-    "fl_x",
-    "fl_y",
-    "cx",
-    "cy",
-    "w",
-    "h",
-    "k1",
-    "k2",
-    "k3",
-    "k4",
-    "p1",
-    "p2",
-    "near",
-    "far",
-)
+ANGLES = ("camera_angle_x", "camera_angle_y")
+NUMBERS = (*ANGLES, "fl_x", "fl_y", "cx", "cy", "w", "h", "k1", "k2", "k3", "k4", "p1", "p2", "near", "far")
 PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "RADIAL", "SIMPLE_RADIAL", "PERSPECTIVE", "")
 DEPTH_FAR = 8.0  # nerf_synthetic's depth pictures run from 8 (black, which is nothing) to 0 (white)
 
@@ -140,15 +124,13 @@ def read_frames(path: Path, part: str = "") -> list[Frame]:
 
 def read_number(value: Any, key: str, path: Path) -> float | None:
     """A number of a transforms file; None where it is not given."""
-    angle = key.startswith("camera_angle")
-    low, high = (0.0, math.pi) if angle else (-math.inf, math.inf)
+    low, high, wanted = (0.0, math.pi, "an angle between 0 and π") if key in ANGLES else (-math.inf, math.inf, "a number")
     try:
         number = None if value is None else float(value)
     except (TypeError, ValueError):
         number = math.nan
     if number is None or low < number < high:
         return number
-    wanted = "an angle between 0 and π" if angle else "a number"
     raise UserError(f"got {key} {value!r} in '{path}'", f"wanted {wanted}", "correct it")
 
 
