@@ -266,8 +266,14 @@ def test_unknown_words_offer_the_nearest(example):
 def test_a_folder_of_two_formats_asks_for_one(example):
     root = example("nsvf")
     (root / "poses_bounds.npy").write_bytes(b"")
-    refused("llff or nsvf", "format: llff", root=root)
+    refused("llff or nsvf", "--set scene.format=llff", root=root)
     assert load_scene(root, format="nsvf").count == 2
+    with pytest.raises(UserError, match="scene.format=llff"):
+        session.resolve(str(root), None, "quick", [])
+    recipe = session.resolve(str(root), None, "quick", ["scene.format=nsvf"])
+    assert recipe["scene"]["format"] == "nsvf" and session.default_recipe(str(root), ["scene.format=nsvf"]) == "nsvf_tensorf"
+    with pytest.raises(UserError, match="did you mean 'nsvf'"):
+        session.resolve(str(root), None, "quick", ["scene.format=nsfv"])
 
 
 def test_a_missing_frame(example):

@@ -109,13 +109,13 @@ def find_format(dataset: str | Path) -> str | None:
     found = [name for name, entry in sorted(SCENES.entries.items()) if entry.detect(root)]  # type: ignore[attr-defined]
     if len(found) > 1:
         raise UserError(f"got '{root}', which could be {' or '.join(found)}", "wanted one scene format",
-                        f"name it: format: {found[0]}")  # fmt: skip
+                        f"name it, as in --set scene.format={found[0]}, or in `data check` --format {found[0]}")  # fmt: skip
     return found[0] if found else None
 
 
-def default_recipe(dataset: str | Path) -> str | None:
+def default_recipe(dataset: str | Path, format: str | None = None) -> str | None:
     """The recipe named by the format of a folder or of an embedded scene; None where there is no format, or it names none."""
-    name = find_format(dataset)
+    name = format or find_format(dataset)
     return None if name is None else SCENES[name].recipe  # type: ignore[attr-defined]
 
 
