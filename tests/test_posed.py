@@ -942,6 +942,31 @@ def test_check_prints_the_report(example, capsys):
     assert "which is empty" in capsys.readouterr().err
 
 
+def test_photos_of_colmap_in_folders_and_with_any_suffix(example):
+    root = example("colmap")
+    flat = load_scene(root, split="all")
+    for v, name in enumerate(("cam0/x.Jpg", "images_of_cam1/x.TIF")):
+        (root / "images" / name).parent.mkdir()
+        Image.open(root / "images" / f"photo_{v}.png").save(root / "images" / name, quality=95)
+        (root / "images" / f"photo_{v}.png").unlink()
+        listed = root / "sparse" / "0" / "images.txt"
+        listed.write_text(listed.read_text().replace(f"photo_{v}.png", name))
+    toy.write_toy_picture(root / "images" / "cam0" / "lost.png", TOY, 0)
+    scene = load_scene(root, split="all")
+    assert scene.stems == ("cam0/x", "images_of_cam1/x") and float((scene.images - flat.images).abs().mean()) < 0.05
+    assert torch.equal(scene.cameras.c2w, flat.cameras.c2w)
+    assert any("1 pictures have no pose" in note for note in scene.notes)
+    shutil.rmtree(root / "images")
+    refused("*.png, *.jpg", "*.webp in images/", root=root)
+
+
+def test_suffixes_of_frames_may_be_spelled_in_any_case(example):
+    root = example("blender")
+    (root / "train" / "r_0.png").rename(root / "train" / "r_0.Png")
+    (root / "train" / "r_0.bak.png").write_bytes(b"")
+    assert load_scene(root).count == 2
+
+
 def test_a_model_with_a_quaternion_is_read_like_its_matrix():
     turn = TOY.c2w[0, :, :3]
     q = colmap.quaternion(turn)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...core.errors import UserError
 from ...imaging.cameras import Cameras
 from .bounds import Bounds, bounds_of_box, bounds_of_poses
-from .pictures import natural, pictures_in, read_pictures
+from .pictures import natural, no_pictures, pictures_in, read_pictures
 from .scene import SCENES, Scene, chosen_views, held_out
 from .toy import toy_cameras, write_toy_picture
 
@@ -56,7 +56,7 @@ class Nsvf:
     def load(self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None) -> Scene:
         every = pictures_in(root / "rgb")
         if not every:
-            raise UserError(f"got no pictures in '{root / 'rgb'}'", "wanted one per pose", "copy them there")
+            raise no_pictures(root, "rgb/")
         poses = {path.stem: path for path in sorted((root / "pose").glob("*.txt"), key=natural)}
         unposed = [path.name for path in every if path.stem not in poses]
         if unposed or len(poses) != len(every):
