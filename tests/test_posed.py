@@ -742,6 +742,37 @@ def test_depth_pictures_with_their_scale(example, kind):
     assert torch.allclose(scene.depth[1, 1:], 3.0 * factor)
 
 
+def test_depth_pictures_of_one_split_are_not_those_of_another(example):
+    root = example("blender")  # both splits have r_0 and r_1
+    (root / "depth" / "train").mkdir(parents=True)
+    (root / "depth" / "depth.json").write_text(json.dumps({"scale": 0.5, "kind": "distance"}))
+    for name in ("r_0.png", "r_1.png"):
+        Image.fromarray(np.full((12, 16), 6, dtype=np.uint16)).save(root / "depth" / name)
+    for split in ("train", "test"):
+        refused("'r_0' in several splits", f"depth/{split}/r_0.png", root=root, split=split)
+    for name in ("r_0.png", "r_1.png"):
+        (root / "depth" / name).rename(root / "depth" / "train" / name)
+    assert bool((load_scene(root).depth == 3).all()) and load_scene(root, split="test").depth is None
+    assert load_scene(root, split="all").depth[:, 0, 0].isnan().tolist() == [False, False, True, True]
+    (root / "transforms_test.json").unlink()
+    (root / "depth" / "train").rename(root / "depth" / "old")
+    (root / "depth" / "old" / "r_0.png").rename(root / "depth" / "r_0.png")
+    assert bool((load_scene(root).depth[0] == 3).all())  # one split alone: no doubt whose it is
+
+
+def test_depth_beside_a_scene_does_not_replace_what_scores_are_measured_against(example):
+    root = example("blender")
+    for split in ("train", "test"):
+        Image.fromarray(np.full((12, 16), 127, dtype=np.uint8)).save(root / split / "r_0_depth_0029.png")
+        save_depth(root / f"depth_{split}.npz", ["r_0", "r_1"], torch.full((2, 12, 16), 3.0))
+    assert bool((load_scene(root).depth == 3).all())
+    scene = load_scene(root, split="test")
+    assert torch.allclose(scene.depth[0], torch.tensor(8 * (1 - 127 / 255))) and bool(scene.depth[1].isnan().all())
+    assert any("no depth for 1 of 2 views (the first is 'r_1.png')" in note for note in scene.notes)
+    (root / "test" / "r_0_depth_0029.png").unlink()
+    assert bool((load_scene(root, split="test").depth == 3).all())  # the format brings none
+
+
 def test_depth_of_an_ndc_scene_is_along_its_rays(example):
     root = example("llff")
     save_depth(root / "depth_train.npz", ["image001"], torch.full((1, 12, 16), 2.5))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -75,10 +76,15 @@ class Blender:
             )
         stems = tuple(f"{frame['part']}/{path.stem}" if split == "all" and frame["part"] else path.stem
                       for frame, path in zip(frames, paths, strict=True))  # fmt: skip
-        depth = read_depth(paths, pictures.size)
+        depth, unknown = read_depth(paths, pictures.size)
+        if depth is not None and unknown:
+            notes.append(f"no depth for {len(unknown)} of {len(paths)} views (the first is '{unknown[0]}')")
         if depth is not None and self.depth_kind == "planar":
             depth = depth * cameras.planar_factor(*pixel_grid(cameras))
-        return Scene.of_pictures(root, "blender", split, stems, pictures, cameras, bounds.box, depth=depth, notes=notes)
+        splits_of = Counter(stem for stem, _ in {(Path(str(frame["file_path"])).stem, frame["part"]) for frame in every})
+        shared = frozenset(stem for stem, count in splits_of.items() if count > 1)
+        return Scene.of_pictures(root, "blender", split, stems, pictures, cameras, bounds.box, depth=depth, notes=notes,
+                                 shared=shared)  # fmt: skip
 
     def frames(self, root: Path, split: str) -> tuple[list[Frame], list[Frame]]:
         """The frames of a split, each with its file's values below its own, and those of the whole scene."""
@@ -181,12 +187,16 @@ def bounds_of_file(frame: Mapping[str, Any], poses: Tensor) -> tuple[Bounds, lis
     return bounds, [f"{', '.join(assumed)}: {found.how}"] if assumed else []
 
 
-def read_depth(paths: Sequence[Path], size: tuple[int, int]) -> Tensor | None:
-    """What ``STEM_depth_*.png`` beside the pictures say, [V, H, W], nan in the background; None where no view has one."""
-    maps = []
+def read_depth(paths: Sequence[Path], size: tuple[int, int]) -> tuple[Tensor | None, list[str]]:
+    """What ``STEM_depth_*.png`` beside the pictures say, [V, H, W], nan in the background, and the names of pictures without;
+    None where no view says anything.
+    """
+    maps, unknown = [], []
     for path in paths:
         beside = sorted(path.parent.glob(f"{path.stem}_depth_*.png"))
+        if not beside:
+            unknown.append(path.name)
         grey = nearest(torch.from_numpy(read_levels(beside[0])), *size) if beside else torch.zeros(size)
         maps.append(torch.where(grey > 0, DEPTH_FAR * (1 - grey / 255), torch.nan))
     depth = torch.stack(maps)
-    return depth if bool(depth.isfinite().any()) else None
+    return (depth if bool(depth.isfinite().any()) else None), unknown

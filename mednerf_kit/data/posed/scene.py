@@ -22,6 +22,7 @@ from .depth import depth_beside
 from .pictures import Pictures
 
 SPLITS = ("train", "val", "test", "all")
+SCORED = ("val", "test")
 BACKGROUNDS = {"white": 1.0, "black": 0.0}
 
 T = TypeVar("T")
@@ -45,14 +46,16 @@ class Scene:
     quantity: Literal["colour", "line_integral"] = "colour"
     facts: dict[str, Any] = field(default_factory=dict)  # what only this format knows: see its docstring
     notes: tuple[str, ...] = ()  # what was assumed or looks wrong, a sentence each
+    shared: frozenset[str] = frozenset()  # stems that views of other splits have too
 
     @classmethod
     def of_pictures(cls, root: Path, kind: str, split: str, stems: Sequence[str], pictures: Pictures, cameras: Cameras,
                     box: Tensor, *, depth: Tensor | None = None, confidence: Tensor | None = None,
-                    facts: dict[str, Any] | None = None, notes: Sequence[str] = ()) -> Scene:  # fmt: skip
+                    facts: dict[str, Any] | None = None, notes: Sequence[str] = (),
+                    shared: frozenset[str] = frozenset()) -> Scene:  # fmt: skip
         """A folder's coloured pictures in format ``kind``, seen by ``cameras`` of the size they were read at."""
         return cls(root.resolve().name, kind, split, tuple(stems), pictures.images, pictures.alpha, depth, confidence, cameras,
-                   box, pictures.background, facts=facts or {}, notes=tuple(notes))  # fmt: skip
+                   box, pictures.background, facts=facts or {}, notes=tuple(notes), shared=shared)  # fmt: skip
 
     @property
     def count(self) -> int:
@@ -153,7 +156,8 @@ def load_scene(
     pictures with transparency). ``views`` keeps so many of the training views, evenly chosen; other splits stay whole. ``near``,
     ``far`` and ``box`` ([[x, y, z], [x, y, z]]) replace those of the files or of the poses; ``clip`` bounds rays by the box.
     ``options`` are those of the format, such as ``ndc`` of llff or ``patient`` of orbit. Depth that lies beside the scene
-    (:func:`~.depth.depth_beside`), or in the folder ``depth``, is read too.
+    (:func:`~.depth.depth_beside`), or in the folder ``depth``, is read too; where val and test come with depth of their own it
+    stays, as what scores are measured against.
 
     Raises UserError for an unknown format, split or option, missing or damaged files, counts or sizes that differ, a split
     without views, poses that are none, near ≥ far.
@@ -172,7 +176,8 @@ def load_scene(
     chosen = None if background is None else BACKGROUNDS[background]
     scene = reader.load(root, split, downscale=downscale, background=chosen, views=views)
     home = root if depth is None else Path(depth).expanduser()
-    found = depth_beside(home, split, scene.stems, scene.cameras) if home.is_dir() else None
+    told = scene.depth is not None and split in SCORED
+    found = None if told or not home.is_dir() else depth_beside(home, split, scene.stems, scene.cameras, shared=scene.shared)
     if found is not None:
         scene = replace(scene, depth=found.depth, confidence=found.confidence, notes=(*scene.notes, *found.notes))
     corners = scene.box if box is None else as_box(box)
