@@ -204,7 +204,8 @@ def test_a_broken_choice_gets_one_sentence(tmp_path):
         with pytest.raises(UserError, match=said):
             load_orbits(root, **wanted)
     (tmp_path / "empty").mkdir()
-    for source, said in [(tmp_path / "empty", "no known layout"), (tmp_path / "nowhere", "no folder"), ("ches", "no folder")]:
+    for source, said in [(tmp_path / "empty", "no known layout.* DRRs .* posed scene .*data/README.md"),
+                         (tmp_path / "nowhere", "no folder; .*blocks"), ("ches", "no folder")]:  # fmt: skip
         with pytest.raises(UserError, match=said):
             load_orbits(source)
     flat_set(tmp_path / "sets")

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import json
+import math
 import shutil
 import struct
 import threading
@@ -32,8 +33,8 @@ from mednerf_kit.data.posed.scene import (
     held_out,
     load_scene,
     report,
-    write_transforms,
 )
+from mednerf_kit.data.posed.transforms import write_transforms
 from mednerf_kit.imaging.cameras import average_pose
 from mednerf_kit.imaging.geometry import DEFAULTS
 from mednerf_kit.train import session
@@ -265,8 +266,14 @@ def test_unknown_words_offer_the_nearest(example):
 def test_a_folder_of_two_formats_asks_for_one(example):
     root = example("nsvf")
     (root / "poses_bounds.npy").write_bytes(b"")
-    refused("llff or nsvf", "format: llff", root=root)
+    refused("llff or nsvf", "--set scene.format=llff", root=root)
     assert load_scene(root, format="nsvf").count == 2
+    with pytest.raises(UserError, match="scene.format=llff"):
+        session.resolve(str(root), None, "quick", [])
+    recipe = session.resolve(str(root), None, "quick", ["scene.format=nsvf"])
+    assert recipe["scene"]["format"] == "nsvf" and session.default_recipe(str(root), ["scene.format=nsvf"]) == "nsvf_tensorf"
+    with pytest.raises(UserError, match="did you mean 'nsvf'"):
+        session.resolve(str(root), None, "quick", ["scene.format=nsfv"])
 
 
 def test_a_missing_frame(example):
@@ -305,6 +312,27 @@ def test_poses_that_are_none(example):
     refused("cannot be read", root=root)
 
 
+@pytest.mark.parametrize("given", [{"camera_angle_x": "wide"}, {"camera_angle_x": 0}, {"fl_x": [1]}, {"near": math.nan}])
+def test_numbers_of_a_transforms_file_that_are_none(example, given):
+    root = example("blender")
+    changed(root / "transforms_test.json", lambda values: {**values, **given})
+    refused(f"{next(iter(given))} {next(iter(given.values()))!r}", "transforms_test.json", root=root, split="test")
+
+
+def test_lengths_in_the_wrong_order(example):
+    root = example("nsvf")
+    refused("near -1", "0 or more", root=root, near=-1.0)
+    (root / "bbox.txt").write_text("1 1 1 -1 -1 -1 0.4\n")
+    refused("bbox.txt", "lower corner below the upper", root=root)
+    (root / "bbox.txt").write_text("1 1 1\n")
+    refused("bbox.txt", "3 numbers", root=root)
+    root = example("llff")
+    values = np.load(root / "poses_bounds.npy")
+    values[1, 15:] = values[1, :14:-1]
+    np.save(root / "poses_bounds.npy", values)
+    refused("view 1 has near 6 and far 2", "swap", root=root)
+
+
 def test_no_transforms_of_a_split(example):
     refused("transforms_val.json", "train, test", root=example("blender"), split="val")
 
@@ -312,23 +340,60 @@ def test_no_transforms_of_a_split(example):
 # --- one format at a time
 
 
-def test_nerfstudio_cameras_and_the_round_trip_of_write_transforms(example, tmp_path):
-    scene = load_scene(example("colmap"), split="all")
-    root = tmp_path / "exported"
-    for v, stem in enumerate(scene.stems):
-        toy.write_toy_picture(root / "images" / f"{stem}.png", TOY, v)
-    write_transforms(scene, root / "transforms.json")
-    back = load_scene(root, split="all")
-    assert back.format == "blender" and back.stems == scene.stems and torch.allclose(back.box, scene.box)
-    for name in ("c2w", "focal_px", "centre_px", "near", "far"):
-        assert torch.allclose(
-            torch.as_tensor(getattr(back.cameras, name)), torch.as_tensor(getattr(scene.cameras, name)), atol=1e-5
-        )
-    assert load_scene(root, split="test").stems == scene.stems[:1] and load_scene(root).stems == scene.stems[1:]
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("blender", {}), ("nsvf", {}), ("dtu", {}), ("colmap", {}), ("llff", {"ndc": False}), ("llff", {"spherify": True})],
+)
+def test_a_scene_written_as_transforms_is_read_back(example, tmp_path, name, options):
+    root = example(name)
+    if name == "colmap":  # a lens whose distortion is taken out of the pictures
+        (root / "sparse" / "0" / "cameras.txt").write_text("1 SIMPLE_RADIAL 16 12 20 8 6 0.05\n")
+    parts = ("train", "test") if name == "blender" else ("train", "test", "val")
+    scenes = [load_scene(root, split=split, **options) for split in parts]
+    write_transforms(scenes, tmp_path / "out")
+    assert len(list((tmp_path / "out").rglob("*.png"))) == scenes[0].count + scenes[1].count
+    for scene in scenes:
+        back = load_scene(tmp_path / "out", split=scene.split)
+        assert back.format == "blender" and back.stems == scene.stems and torch.equal(back.box, scene.box)
+        ours, theirs = (s.cameras.rays(*pixel_grid(s.cameras)) for s in (scene, back))
+        for key in ("origin", "direction", "near", "far"):
+            assert torch.allclose(getattr(ours, key), getattr(theirs, key), atol=1e-5), key
+        assert float((back.images.float() - scene.images.float()).abs().max()) < 1 / 255
+        assert (back.alpha is None) == (scene.alpha is None) and back.background == scene.background
+        assert set(back.notes) <= set(scene.notes) and not any("distortion" in note for note in back.notes)
+    if name == "blender":
+        refused("val split has no views left", root=tmp_path / "out", split="val")
+        assert load_scene(tmp_path / "out", split="all").stems == ("train/r_0", "train/r_1", "test/r_0", "test/r_1")
+
+
+def test_coverage_is_written_beside_straight_colours(example, tmp_path):
+    scene = load_scene(example("blender"))
+    alpha = torch.rand(scene.alpha.shape, generator=torch.Generator().manual_seed(0))
+    mixed = (0.7 * alpha[..., None] + (1 - alpha[..., None]) * scene.background).expand(*alpha.shape, 3)
+    write_transforms([replace(scene, alpha=alpha.half(), images=mixed.half())], tmp_path)
+    back = load_scene(tmp_path)
+    assert float((back.images.float() - mixed).abs().max()) < 1 / 255
+    assert float((back.alpha.float() - alpha).abs().max()) < 1 / 255
+
+
+def test_what_transforms_cannot_express_is_refused(example, tmp_path):
+    scene = load_scene(example("blender"))
+    turned = replace(scene.cameras, c2w=scene.cameras.c2w * torch.tensor([-1.0, 1, 1, 1]))
+    for given, words in ((replace(scene, cameras=turned), "mirrored"), (load_scene(example("orbit")), "radiographs"),
+                         (load_scene(example("llff")), "scene.ndc=false")):  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            write_transforms([given], tmp_path)
+    assert not (tmp_path / "transforms.json").exists()
+
+
+def test_splits_of_nerfstudio(example, tmp_path):
+    root = tmp_path / "out"
+    write_transforms([load_scene(example("colmap"), split="all")], root)
+    changed(root / "transforms.json", lambda v: {k: some for k, some in v.items() if k != "all_filenames"})
+    assert load_scene(root, split="test").stems == ("photo_0",) and load_scene(root).stems == ("photo_1",)
     changed(root / "transforms.json", lambda v: {**v, "test_filenames": [v["frames"][1]["file_path"]]})
-    assert load_scene(root, split="test").stems == scene.stems[1:]
-    with pytest.raises(UserError, match="mirrored"):
-        write_transforms(load_scene(example("orbit")), tmp_path / "t.json")
+    assert load_scene(root, split="test").stems == ("photo_1",)
+    refused("train split has no views left", root=root)
 
 
 def test_lenses_of_nerfstudio_are_scaled_undistorted_or_refused(example):
@@ -677,6 +742,37 @@ def test_depth_pictures_with_their_scale(example, kind):
     assert torch.allclose(scene.depth[1, 1:], 3.0 * factor)
 
 
+def test_depth_pictures_of_one_split_are_not_those_of_another(example):
+    root = example("blender")  # both splits have r_0 and r_1
+    (root / "depth" / "train").mkdir(parents=True)
+    (root / "depth" / "depth.json").write_text(json.dumps({"scale": 0.5, "kind": "distance"}))
+    for name in ("r_0.png", "r_1.png"):
+        Image.fromarray(np.full((12, 16), 6, dtype=np.uint16)).save(root / "depth" / name)
+    for split in ("train", "test"):
+        refused("'r_0' in several splits", f"depth/{split}/r_0.png", root=root, split=split)
+    for name in ("r_0.png", "r_1.png"):
+        (root / "depth" / name).rename(root / "depth" / "train" / name)
+    assert bool((load_scene(root).depth == 3).all()) and load_scene(root, split="test").depth is None
+    assert load_scene(root, split="all").depth[:, 0, 0].isnan().tolist() == [False, False, True, True]
+    (root / "transforms_test.json").unlink()
+    (root / "depth" / "train").rename(root / "depth" / "old")
+    (root / "depth" / "old" / "r_0.png").rename(root / "depth" / "r_0.png")
+    assert bool((load_scene(root).depth[0] == 3).all())  # one split alone: no doubt whose it is
+
+
+def test_depth_beside_a_scene_does_not_replace_what_scores_are_measured_against(example):
+    root = example("blender")
+    for split in ("train", "test"):
+        Image.fromarray(np.full((12, 16), 127, dtype=np.uint8)).save(root / split / "r_0_depth_0029.png")
+        save_depth(root / f"depth_{split}.npz", ["r_0", "r_1"], torch.full((2, 12, 16), 3.0))
+    assert bool((load_scene(root).depth == 3).all())
+    scene = load_scene(root, split="test")
+    assert torch.allclose(scene.depth[0], torch.tensor(8 * (1 - 127 / 255))) and bool(scene.depth[1].isnan().all())
+    assert any("no depth for 1 of 2 views (the first is 'r_1.png')" in note for note in scene.notes)
+    (root / "test" / "r_0_depth_0029.png").unlink()
+    assert bool((load_scene(root, split="test").depth == 3).all())  # the format brings none
+
+
 def test_depth_of_an_ndc_scene_is_along_its_rays(example):
     root = example("llff")
     save_depth(root / "depth_train.npz", ["image001"], torch.full((1, 12, 16), 2.5))
@@ -807,7 +903,7 @@ def test_get_brings_all_scenes_of_an_archive(example, tmp_path):
         for scene in ("Bike", "Toad", "Unheard"):
             for member in sorted(p for p in root.rglob("*") if p.is_file()):
                 file.write(member, f"Synthetic_NSVF/{scene}/{member.relative_to(root)}")
-    target = archives.get_scene("Toad", into=tmp_path / "data", url=packed.as_uri())
+    target = archives.get_scene("Toad", into=tmp_path / "data", url=str(packed))  # a plain path
     assert target == tmp_path / "data" / "Synthetic_NSVF" / "Toad" and load_scene(target).count == 2
     assert sorted(p.name for p in target.parent.iterdir() if p.is_dir()) == ["Bike", "Toad"]
 
@@ -830,6 +926,15 @@ def test_get_leaves_nothing_of_a_damaged_archive(example, tmp_path):
     packed.write_bytes(bad)
     with pytest.raises(RunError, match="damaged.*CRC"):
         archives.get_scene("lego", into=tmp_path / "data", url=packed.as_uri())
+    assert not list((tmp_path / "data" / "nerf_synthetic").iterdir())
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("lego/transforms_train.json", "[1, 2, 3] " * 50)
+    bad = bytearray(packed.read_bytes())
+    start = 30 + len("lego/transforms_train.json")  # behind the entry's header
+    bad[start : start + 4] = b"\xff" * 4
+    packed.write_bytes(bad)
+    with pytest.raises(RunError, match="damaged"):  # not by its CRC: the deflated data cannot be unpacked
+        archives.get_scene("lego", into=tmp_path / "data", url=str(packed))
     assert not list((tmp_path / "data" / "nerf_synthetic").iterdir())
     packed.write_bytes(b"<html>quota exceeded</html>")
     with pytest.raises(RunError, match="damaged"):
@@ -866,6 +971,31 @@ def test_check_prints_the_report(example, capsys):
     (root / "train" / "r_0.png").write_bytes(b"")
     assert cli.main(["data", "check", str(root)]) == 2
     assert "which is empty" in capsys.readouterr().err
+
+
+def test_photos_of_colmap_in_folders_and_with_any_suffix(example):
+    root = example("colmap")
+    flat = load_scene(root, split="all")
+    for v, name in enumerate(("cam0/x.Jpg", "images_of_cam1/x.TIF")):
+        (root / "images" / name).parent.mkdir()
+        Image.open(root / "images" / f"photo_{v}.png").save(root / "images" / name, quality=95)
+        (root / "images" / f"photo_{v}.png").unlink()
+        listed = root / "sparse" / "0" / "images.txt"
+        listed.write_text(listed.read_text().replace(f"photo_{v}.png", name))
+    toy.write_toy_picture(root / "images" / "cam0" / "lost.png", TOY, 0)
+    scene = load_scene(root, split="all")
+    assert scene.stems == ("cam0/x", "images_of_cam1/x") and float((scene.images - flat.images).abs().mean()) < 0.05
+    assert torch.equal(scene.cameras.c2w, flat.cameras.c2w)
+    assert any("1 pictures have no pose" in note for note in scene.notes)
+    shutil.rmtree(root / "images")
+    refused("*.png, *.jpg", "*.webp in images/", root=root)
+
+
+def test_suffixes_of_frames_may_be_spelled_in_any_case(example):
+    root = example("blender")
+    (root / "train" / "r_0.png").rename(root / "train" / "r_0.Png")
+    (root / "train" / "r_0.bak.png").write_bytes(b"")
+    assert load_scene(root).count == 2
 
 
 def test_a_model_with_a_quaternion_is_read_like_its_matrix():

@@ -242,6 +242,8 @@ def test_rendering_writes_videos_points_and_cameras(run, tmp_path):
     show.render_run(run=str(run), views=3, points=True, transforms=True, compare=[str(again)], out=tmp_path, device="cpu")
     for name in ("orbit.mp4", "depth.mp4", "compare.mp4", "compare.gif", "points.ply", "transforms.json", "frames/000.png"):
         assert (tmp_path / name).stat().st_size > 0, name
+    for split, count in (("train", 6), ("val", 10), ("test", 25)):
+        assert load_scene(tmp_path, split=split).count == count
 
 
 def test_a_flat_picture_starts_again(tmp_path, monkeypatch, capsys):

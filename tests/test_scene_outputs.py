@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import imageio.v3
 import numpy as np
@@ -15,7 +16,7 @@ from mednerf_kit.core.errors import UserError
 from mednerf_kit.core.types import Answer
 from mednerf_kit.imaging.cameras import Cameras, orbit
 from mednerf_kit.train import pictures
-from mednerf_kit.train.scenes import export, outputs
+from mednerf_kit.train.scenes import export, outputs, show
 from mednerf_kit.train.scenes.evaluate import evaluate_scene
 
 
@@ -114,6 +115,54 @@ def test_comparisons_refuse_frames_that_do_not_match(tmp_path):
         outputs.compare({"a": torch.zeros(4, 8, 8), "b": torch.zeros(3, 8, 8)}, tmp_path / "x")
     with pytest.raises(UserError, match="nothing"):
         outputs.compare({}, tmp_path / "x")
+
+
+def runs_of(monkeypatch, **fits):
+    """Fits that ``render_run`` finds by their names, each in a folder of its own and as if of the scene ``ball``."""
+    meta = {"scene": "ball", "dataset": "ball"}
+    there = {name: replace(fit, meta={**meta, **fit.meta}, path=Path(f"{name}/0000-ball/snapshot.safetensors"))
+             for name, fit in fits.items()}  # fmt: skip
+    monkeypatch.setattr(show, "load_fit", lambda run, **options: there[run])
+
+
+def test_runs_of_one_name_stand_side_by_side(tmp_path, monkeypatch):
+    runs_of(monkeypatch, b=ball_fit(views=1), a=ball_fit(views=1), c=ball_fit(views=1))
+    seen = {}
+    monkeypatch.setattr(outputs, "compare", lambda frames, out: seen.update(frames))
+    show.render_run(run="b", compare=["a", "c"], views=2, out=tmp_path)
+    assert list(seen) == ["b/0000-ball", "a/0000-ball", "c/0000-ball"]
+    seen.clear()
+    show.render_run(run="b", compare=["b"], settings=["levels.0.sampler.n=8"], views=2, out=tmp_path)
+    assert list(seen) == ["0000-ball levels.0.sampler.n=8", "0000-ball"]
+    with pytest.raises(UserError, match="one run twice"):
+        show.render_run(run="b", compare=["b"], out=tmp_path / "none")
+    fit = ball_fit(views=1)
+    late = [replace(fit, path=Path(f"0000-ball/snapshot-{step}.safetensors")) for step in (1, 2)]
+    assert show.labels_of(late) == ["0000-ball/snapshot-1", "0000-ball/snapshot-2"]
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_run_of_another_scene_is_no_comparison(tmp_path, monkeypatch):
+    fit = ball_fit(views=1)
+    elsewhere, other = (replace(fit, meta={**fit.meta, **meta}) for meta in ({"dataset": "copies/ball"}, {"scene": "cube"}))
+    runs_of(monkeypatch, fit=fit, elsewhere=elsewhere, other=other, xray=xray_fit(views=1))
+    for run, words in {"elsewhere": "copies/ball", "other": "scene cube", "xray": "line_integral scene ball"}.items():
+        with pytest.raises(UserError, match=words):
+            show.render_run(run="fit", compare=[run], out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_rendered(tmp_path, monkeypatch):
+    flat = ball_fit(views=1)
+    warped = replace(flat, known=replace(flat.known, cameras=replace(flat.known.cameras, ndc=True)))
+    runs_of(monkeypatch, warped=warped, xray=xray_fit(views=1))
+    monkeypatch.setattr(outputs, "write_video", lambda *_: pytest.fail("something was rendered"))
+    for run, options, words in (("warped", {"mesh": True}, "warped by NDC"), ("warped", {"transforms": True}, "in NDC"),
+                                ("warped", {"path": "orbit"}, "wanted a spiral"), ("xray", {"points": True}, "first surface"),
+                                ("xray", {"transforms": True}, "radiographs")):  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            show.render_run(run=run, out=tmp_path / "none", **options)
+    assert not (tmp_path / "none").exists()
 
 
 def test_curves_show_what_was_logged(tmp_path):

@@ -35,7 +35,7 @@ SCENE_OPTIONS = {"run", "views", "size", "video", "out", "device", *ONLY_SCENES}
 @click.option("--points", is_flag=True, help="Scenes: also points.ply.")
 @click.option("--mesh", is_flag=True, help="Scenes: also mesh.ply, by marching cubes.")
 @click.option("--threshold", type=float, show_default="by the cells", help="Scenes: the density at which the mesh lies.")
-@click.option("--transforms", is_flag=True, help="Scenes: also nerfstudio's transforms.json.")
+@click.option("--transforms", is_flag=True, help="Scenes: also nerfstudio's transforms.json with its pictures in images/.")
 @click.option(
     "--compare", metavar="RUN", multiple=True, help="Scenes: runs beside this one in compare.mp4 and .gif (repeatable)."
 )

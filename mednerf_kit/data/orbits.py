@@ -136,8 +136,9 @@ def load_orbits(
 def find_pictures(root: Path) -> tuple[str, dict[str, dict[int, Path]]]:
     """The layout of a set and its pictures: patient -> view number -> file."""
     if not root.is_dir():
-        near = f"one of {', '.join(DEFAULTS)}, or a folder of DRRs"
-        raise UserError(f"got dataset '{root}', which is no folder", f"wanted {near}", "check the path or the name")
+        raise UserError(f"got dataset '{root}', which is no folder",
+                        f"wanted {', '.join(DEFAULTS)}, blocks, or a folder of DRRs or of a posed scene",
+                        "check the path or the name")  # fmt: skip
     flat = _flat(sorted(root.glob("*.png")))
     if flat:
         return "flat", flat
@@ -149,8 +150,10 @@ def find_pictures(root: Path) -> tuple[str, dict[str, dict[int, Path]]]:
         if pictures:
             folders[folder.name] = _numbered(pictures)
     if not folders:
-        raise UserError(f"got '{root}', where no known layout was recognised", "wanted PATIENT/*.png or PATIENT_xrayNNNN.png",
-                        "see data/README.md for the layouts, or make a set with `mednerf-kit drr`")  # fmt: skip
+        raise UserError(f"got '{root}', where no known layout was recognised",
+                        "wanted DRRs (PATIENT/*.png, PATIENT_xrayNNNN.png) or a posed scene (transforms.json, poses_bounds.npy, "
+                        "sparse/0 …)",
+                        "data/README.md shows every layout; `mednerf-kit drr` and `data get` make some")  # fmt: skip
     return ("own" if (root / "geometry.json").is_file() else "folders"), folders
 
 

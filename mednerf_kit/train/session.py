@@ -34,7 +34,7 @@ RECIPE_KEYS = frozenset(("task", "dataset", "generator", "levels", "discriminato
 
 def resolve(dataset: str | None, name: str | None, preset: str, settings: Sequence[str]) -> dict[str, Any]:
     """The recipe with its preset and ``--set`` applied; without a name the dataset decides."""
-    name = name or default_recipe(str(dataset))
+    name = name or default_recipe(str(dataset), settings)
     recipe = config.load(name)
     presets = recipe.pop("presets", {})
     if preset != "default":
@@ -55,11 +55,15 @@ def resolve(dataset: str | None, name: str | None, preset: str, settings: Sequen
     return recipe
 
 
-def default_recipe(dataset: str) -> str:
-    """The recipe a dataset is trained with when none is named: by the format of a scene, else by the anatomy's name."""
+def default_recipe(dataset: str, settings: Sequence[str] = ()) -> str:
+    """The recipe a dataset is trained with when none is named: by the format of a scene, else by the anatomy's name.
+
+    ``scene.format`` among the settings is that format, as for a folder that could be of two.
+    """
     from ..data.posed import scene
 
-    return scene.default_recipe(dataset) or ("knee" if "knee" in dataset.lower() else "chest")
+    named = config.with_settings({"scene": {}}, [s for s in settings if s.startswith("scene.format=")])["scene"].get("format")
+    return scene.default_recipe(dataset, named) or ("knee" if "knee" in dataset.lower() else "chest")
 
 
 def check(recipe: Mapping[str, Any]) -> None:

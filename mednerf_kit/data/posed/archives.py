@@ -13,8 +13,10 @@ import shutil
 import sys
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -70,8 +72,8 @@ def get_scene(
 ) -> Path:
     """Download the archive of a scene and unpack the scenes it holds; returns the folder of the one asked for.
 
-    ``url`` is another place of the same zip (http, https or file). A scene that is already there is left as it is. Raises
-    UserError for an unknown name, RunError when the archive cannot be had or is damaged.
+    ``url`` is another place of the same zip (http, https, file or a plain path). A scene that is already there is left as it
+    is. Raises UserError for an unknown name, RunError when the archive cannot be had or is damaged.
     """
     catalogue = known_scenes()
     if name not in catalogue:
@@ -86,6 +88,8 @@ def get_scene(
             f"got '{target}' without {archive.mark}", "wanted the whole scene or nothing there", "move that folder away"
         )
     source = url or archive.url
+    if not urllib.parse.urlsplit(source).scheme:
+        source = Path(source).expanduser().absolute().as_uri()
     try:
         Path(into).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=into) as file:
@@ -146,7 +150,7 @@ def unpack(file: BinaryIO, archive: Archive, into: Path, source: str) -> list[st
                     _unpack_scene(opened, entries, root, target)
                     done.append(root.name)
             return done
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise damaged(source, str(error)) from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,8 @@ from .scene import SCENES, SPLITS, NoViews, Scene, as_box, chosen_views, held_ou
 from .toy import toy_cameras, write_toy_picture
 
 Frame = dict[str, Any]
+ANGLES = ("camera_angle_x", "camera_angle_y")
+NUMBERS = (*ANGLES, "fl_x", "fl_y", "cx", "cy", "w", "h", "k1", "k2", "k3", "k4", "p1", "p2", "near", "far")
 PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "RADIAL", "SIMPLE_RADIAL", "PERSPECTIVE", "")
 DEPTH_FAR = 8.0  # nerf_synthetic's depth pictures run from 8 (black, which is nothing) to 0 (white)
 
@@ -30,8 +33,8 @@ class Blender:
 
     Poses are OpenGL's. Depth pictures of nerf_synthetic's test views, ``r_N_depth_*.png``, are read as 8·(1 − v/255), in steps of
     8/255. They are said to hold planar depth, but ``depth_kind`` is the distance along the ray unless told otherwise, because so
-    read the views agree with each other (data/README.md). ``transforms.json`` without splits holds every ``hold``-th view out.
-    ``near``, ``far`` and ``box`` may stand in the file. Lenses with distortion are undistorted.
+    read the views agree with each other (data/README.md). ``transforms.json`` without ``SPLIT_filenames`` holds every ``hold``-th
+    view out. ``near``, ``far`` and ``box`` may stand in the file. Lenses with distortion are undistorted.
     """
 
     recipe = "lego_tensorf"
@@ -73,20 +76,26 @@ class Blender:
             )
         stems = tuple(f"{frame['part']}/{path.stem}" if split == "all" and frame["part"] else path.stem
                       for frame, path in zip(frames, paths, strict=True))  # fmt: skip
-        depth = read_depth(paths, pictures.size)
+        depth, unknown = read_depth(paths, pictures.size)
+        if depth is not None and unknown:
+            notes.append(f"no depth for {len(unknown)} of {len(paths)} views (the first is '{unknown[0]}')")
         if depth is not None and self.depth_kind == "planar":
             depth = depth * cameras.planar_factor(*pixel_grid(cameras))
-        return Scene.of_pictures(root, "blender", split, stems, pictures, cameras, bounds.box, depth=depth, notes=notes)
+        splits_of = Counter(stem for stem, _ in {(Path(str(frame["file_path"])).stem, frame["part"]) for frame in every})
+        shared = frozenset(stem for stem, count in splits_of.items() if count > 1)
+        return Scene.of_pictures(root, "blender", split, stems, pictures, cameras, bounds.box, depth=depth, notes=notes,
+                                 shared=shared)  # fmt: skip
 
     def frames(self, root: Path, split: str) -> tuple[list[Frame], list[Frame]]:
         """The frames of a split, each with its file's values below its own, and those of the whole scene."""
         parts = [part for part in SPLITS[:3] if (root / f"transforms_{part}.json").is_file()]
         if not parts:
             every = read_frames(root / "transforms.json")
-            names = {str(frame["file_path"]) for frame in every}
-            listed = every[0].get(f"{split}_filenames")
-            if isinstance(listed, list) and names & set(map(str, listed)):
-                return [frame for frame in every if frame["file_path"] in listed], every
+            lists = {part: frozenset(map(str, every[0].get(f"{part}_filenames") or ())) for part in ("test", "train", "val")}
+            if any(lists.values()):
+                for frame in every:
+                    frame["part"] = next((part for part, names in lists.items() if str(frame["file_path"]) in names), "")
+                return [frame for frame in every if split == "all" or str(frame["file_path"]) in lists[split]], every
             every.sort(key=lambda frame: str(frame["file_path"]))
             return held_out(every, split, self.hold), every
         if split != "all" and split not in parts:
@@ -113,7 +122,22 @@ def read_frames(path: Path, part: str = "") -> list[Frame]:
         ) from None
     if not frames:
         raise UserError(f"got '{path}' without frames", "wanted at least one", "choose another split or correct the file")
+    for frame in frames:
+        for key in NUMBERS:
+            frame[key] = read_number(frame.get(key), key, path)
     return frames
+
+
+def read_number(value: Any, key: str, path: Path) -> float | None:
+    """A number of a transforms file; None where it is not given."""
+    low, high, wanted = (0.0, math.pi, "an angle between 0 and π") if key in ANGLES else (-math.inf, math.inf, "a number")
+    try:
+        number = None if value is None else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if number is None or low < number < high:
+        return number
+    raise UserError(f"got {key} {value!r} in '{path}'", f"wanted {wanted}", "correct it")
 
 
 def poses_of(frames: Sequence[Frame], root: Path) -> Tensor:
@@ -132,24 +156,24 @@ def read_lens(frame: Mapping[str, Any], path: Path) -> Lens:
     """A frame's lens in pixels of its picture: ``camera_angle_x``, or ``fl_x``, ``cx``, ``k1`` … for a picture of ``w``×``h``."""
     rows, cols = picture_size(path)
     model = str(frame.get("camera_model", "")).upper()
-    if model not in PINHOLES or any(float(frame.get(k, 0) or 0) for k in ("k3", "k4")):
+    if model not in PINHOLES or frame["k3"] or frame["k4"]:
         raise UserError(
             f"got a camera of model '{model or 'with k3 or k4'}' in '{path.parent}'",
             "wanted a pinhole, or a lens with k1, k2, p1, p2",
             "undistort the pictures first (COLMAP's image_undistorter)",
         )
-    wide, high = cols / float(frame.get("w") or cols), rows / float(frame.get("h") or rows)
-    if "fl_x" in frame:
-        fx = float(frame["fl_x"]) * wide
-        fy = float(frame["fl_y"]) * high if frame.get("fl_y") else fx
-    elif "camera_angle_x" in frame:
-        fx = 0.5 * cols / math.tan(0.5 * float(frame["camera_angle_x"]))
-        fy = 0.5 * rows / math.tan(0.5 * float(frame["camera_angle_y"])) if frame.get("camera_angle_y") else fx
+    wide, high = cols / (frame["w"] or cols), rows / (frame["h"] or rows)
+    if frame["fl_x"] is not None:
+        fx = frame["fl_x"] * wide
+        fy = frame["fl_y"] * high if frame["fl_y"] else fx
+    elif frame["camera_angle_x"] is not None:
+        fx = 0.5 * cols / math.tan(0.5 * frame["camera_angle_x"])
+        fy = 0.5 * rows / math.tan(0.5 * frame["camera_angle_y"]) if frame["camera_angle_y"] else fx
     else:
         raise UserError(f"got frame '{frame['file_path']}' without a focal length", "wanted camera_angle_x or fl_x", "add it")
-    cx = float(frame["cx"]) * wide - 0.5 if "cx" in frame else (cols - 1) / 2
-    cy = float(frame["cy"]) * high - 0.5 if "cy" in frame else (rows - 1) / 2
-    k1, k2, p1, p2 = (float(frame.get(k, 0) or 0) for k in ("k1", "k2", "p1", "p2"))
+    cx = (cols - 1) / 2 if frame["cx"] is None else frame["cx"] * wide - 0.5
+    cy = (rows - 1) / 2 if frame["cy"] is None else frame["cy"] * high - 0.5
+    k1, k2, p1, p2 = (frame[k] or 0.0 for k in ("k1", "k2", "p1", "p2"))
     return Lens((fx, fy), (cx, cy), (k1, k2), (p1, p2))
 
 
@@ -158,17 +182,21 @@ def bounds_of_file(frame: Mapping[str, Any], poses: Tensor) -> tuple[Bounds, lis
     found = bounds_of_poses(poses)
     given = {key: frame[key] for key in ("near", "far", "box") if frame.get(key) is not None}
     box = as_box(given["box"]) if "box" in given else found.box
-    bounds = Bounds(float(given.get("near", found.near)), float(given.get("far", found.far)), box, found.how)
+    bounds = Bounds(given.get("near", found.near), given.get("far", found.far), box, found.how)
     assumed = [key for key in ("near", "far", "box") if key not in given]
     return bounds, [f"{', '.join(assumed)}: {found.how}"] if assumed else []
 
 
-def read_depth(paths: Sequence[Path], size: tuple[int, int]) -> Tensor | None:
-    """What ``STEM_depth_*.png`` beside the pictures say, [V, H, W], nan in the background; None where no view has one."""
-    maps = []
+def read_depth(paths: Sequence[Path], size: tuple[int, int]) -> tuple[Tensor | None, list[str]]:
+    """What ``STEM_depth_*.png`` beside the pictures say, [V, H, W], nan in the background, and the names of pictures without;
+    None where no view says anything.
+    """
+    maps, unknown = [], []
     for path in paths:
         beside = sorted(path.parent.glob(f"{path.stem}_depth_*.png"))
+        if not beside:
+            unknown.append(path.name)
         grey = nearest(torch.from_numpy(read_levels(beside[0])), *size) if beside else torch.zeros(size)
         maps.append(torch.where(grey > 0, DEPTH_FAR * (1 - grey / 255), torch.nan))
     depth = torch.stack(maps)
-    return depth if bool(depth.isfinite().any()) else None
+    return (depth if bool(depth.isfinite().any()) else None), unknown

@@ -49,6 +49,9 @@ def _fatal(scene: Scene) -> None:
         raise UserError(
             f"got poses or focal lengths of '{scene.name}' that are not finite", "wanted numbers", "correct the poses"
         )
+    near = float(torch.as_tensor(cameras.near).min())
+    if not near >= 0:
+        raise UserError(f"got near {near:g} for '{scene.name}'", "wanted a distance, 0 or more", "correct the scene's near")
     turns = cameras.c2w[:, :, :3]
     off = (turns.mT @ turns - torch.eye(3)).abs().amax((1, 2))
     if float(off.max()) > 1e-2:

@@ -15,9 +15,9 @@ from torch import Tensor
 from ...core.errors import UserError
 from ...imaging.cameras import Cameras
 from .bounds import bounds_of_points, bounds_of_poses
-from .llff import find_pictures
+from .llff import picture_folder
 from .nsvf import OPENCV
-from .pictures import Lens, picture_size, read_pictures, zoom
+from .pictures import Lens, picture_size, pictures_in, read_pictures, zoom
 from .scene import SCENES, Scene, chosen_views, held_out
 from .toy import BALL, toy_cameras, write_toy_picture
 
@@ -75,7 +75,8 @@ class Model:
 
 @SCENES.register("colmap")
 class Colmap:
-    """A COLMAP model (sparse/0, sparse or the folder itself; text or binary) with images/ or images_N/.
+    """A COLMAP model (sparse/0, sparse or the folder itself; text or binary) with images/ or images_N/, photos
+    in folders below them as the model names them.
 
     Lenses of SIMPLE_RADIAL, RADIAL and OPENCV are undistorted on reading; fisheye and fuller models are refused. The box, near
     and far are those of the points, without the outermost 1 %. With ``sparse_depth`` the points seen in a view are its depth,
@@ -120,12 +121,12 @@ class Colmap:
             raise UserError(f"got '{root}' without a COLMAP model", "wanted cameras, images and points3D in sparse/0",
                             "run COLMAP's mapper, or give the folder above")  # fmt: skip
         model = read_model(where)
-        files, left, notes = find_pictures(root, downscale)
-        unposed = len({path.name for path in files} - {Path(view.name).name for view in model.views})
+        folder, left, notes = picture_folder(root, downscale)
+        files = {path.relative_to(folder).as_posix() for path in pictures_in(folder, deep=True)}
+        unposed = len(files - {view.name for view in model.views})
         if unposed:
             notes.append(f"{unposed} pictures have no pose and are left out")
         chosen = chosen_views(held_out(model.views, split, self.hold), split, views, root)
-        folder = next(p for p in (files[0].parent, *files[0].parents) if p.name.startswith("images"))
         paths = [folder / view.name for view in chosen]
         lenses = [lens_of(model.cameras[view.camera], path) for view, path in zip(chosen, paths, strict=True)]
         pictures = read_pictures(paths, downscale=left, background=background, lenses=lenses)

@@ -1,8 +1,8 @@
 """Depth that lies beside a scene, and monocular depth brought to its scale.
 
 ``depth_SPLIT.npz`` holds for each stem an array ``STEM`` [H, W], the distance along the unit ray, nan where unknown, and if
-wanted ``STEM.conf`` in [0, 1]. ``depth/STEM.png`` (``depth/SPLIT/STEM.png`` where splits repeat stems) are 16-bit pictures, 0
-unknown, with ``depth/depth.json`` {"scale": scene units per grey level, "kind": "planar" or "distance"}.
+wanted ``STEM.conf`` in [0, 1]. ``depth/SPLIT/STEM.png``, or ``depth/STEM.png`` where no two splits share a stem, are 16-bit
+pictures, 0 unknown, with ``depth/depth.json`` {"scale": scene units per grey level, "kind": "planar" or "distance"}.
 """
 
 from __future__ import annotations
@@ -33,14 +33,21 @@ class Depth:
     notes: tuple[str, ...] = ()
 
 
-def depth_beside(root: Path, split: str, stems: Sequence[str], cameras: Cameras) -> Depth | None:
-    """The depth beside a scene for these views, resized with nearest; None where there is none. Arrays win over pictures."""
+def depth_beside(
+    root: Path, split: str, stems: Sequence[str], cameras: Cameras, *, shared: frozenset[str] = frozenset()
+) -> Depth | None:
+    """The depth beside a scene for these views, resized with nearest; None where there is none. Arrays win over pictures.
+
+    ``shared`` are stems that views of several splits have, whose pictures must lie in their split's folder.
+    """
     archives = {part: root / f"depth_{part}.npz" for part in (PARTS if split == "all" else (split,))}
     archives = {part: path for part, path in archives.items() if path.is_file()}
     if archives:
         maps, confidences = _from_archives(archives, stems)
     elif (root / "depth").is_dir():
-        maps, confidences = _from_pictures(root / "depth", split, stems, cameras), None
+        maps, confidences = _from_pictures(root / "depth", split, stems, cameras, shared), None
+        if all(m is None for m in maps):
+            return None
     else:
         return None
     size = (cameras.rows, cameras.cols)
@@ -76,7 +83,9 @@ def _from_archives(archives: Mapping[str, Path], stems: Sequence[str]) -> tuple[
     return [maps.get(stem) for stem in stems], [maps.get(f"{stem}.conf") for stem in stems]
 
 
-def _from_pictures(folder: Path, split: str, stems: Sequence[str], cameras: Cameras) -> list[Tensor | None]:
+def _from_pictures(
+    folder: Path, split: str, stems: Sequence[str], cameras: Cameras, shared: frozenset[str]
+) -> list[Tensor | None]:
     """Depth pictures as distances along the unit ray."""
     side_car = folder / "depth.json"
     try:
@@ -96,6 +105,9 @@ def _from_pictures(folder: Path, split: str, stems: Sequence[str], cameras: Came
         if path is None:
             maps.append(None)
             continue
+        if path.parent == folder and stem in shared:
+            raise UserError(f"got '{path}' in a scene with a view '{stem}' in several splits",
+                            f"wanted '{folder / split / path.name}'", "move the depth of each split into its folder")  # fmt: skip
         grey = torch.from_numpy(read_levels(path))
         distance = torch.where(grey > 0, grey * scale, torch.nan)
         if kind == "planar":

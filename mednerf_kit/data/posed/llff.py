@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from ...core.errors import UserError
 from ...imaging.cameras import Cameras, average_pose, nearest_to_axes
 from .bounds import box_of_frusta
-from .pictures import pictures_in, read_pictures
+from .pictures import no_pictures, pictures_in, read_pictures
 from .scene import SCENES, Scene, chosen_views, held_out
 from .toy import toy_cameras, write_toy_picture
 
@@ -57,9 +57,10 @@ class Llff:
 
     def load(self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None) -> Scene:
         poses, lens, bounds = read_poses(root / "poses_bounds.npy")
-        paths, left, notes = find_pictures(root, downscale)
+        folder, left, notes = picture_folder(root, downscale)
+        paths = pictures_in(folder)
         if len(paths) != len(poses):
-            raise UserError(f"got {len(paths)} pictures in '{paths[0].parent}' and {len(poses)} poses in poses_bounds.npy",
+            raise UserError(f"got {len(paths)} pictures in '{folder}' and {len(poses)} poses in poses_bounds.npy",
                             "wanted one pose per picture, in the order of their names",
                             "remove the pictures COLMAP could not place, or run LLFF's imgs2poses.py again")  # fmt: skip
         scale = 1 / (float(bounds.min()) * self.bd_factor)
@@ -91,24 +92,28 @@ def read_poses(path: Path) -> tuple[Tensor, Tensor, Tensor]:
     if values.ndim != 2 or values.shape[1] != 17 or not np.isfinite(values).all() or not (values[:, 15] > 0).all():
         raise UserError(f"got '{path}' of shape {list(values.shape)}", "wanted V×17 finite numbers with positive bounds",
                         "make it again with LLFF's imgs2poses.py")  # fmt: skip
+    if (swapped := values[:, 15] > values[:, 16]).any():
+        view = int(swapped.argmax())
+        raise UserError(f"got '{path}' whose view {view} has near {values[view, 15]:g} and far {values[view, 16]:g}",
+                        "wanted near < far in columns 16 and 17", "swap them")  # fmt: skip
     rows = torch.from_numpy(values.astype(np.float64))
     matrix = rows[:, :15].reshape(-1, 3, 5)
     poses = torch.stack([matrix[..., 1], -matrix[..., 0], matrix[..., 2], matrix[..., 3]], -1)
     return poses.float(), matrix[..., 4].float(), rows[:, 15:].float()
 
 
-def find_pictures(root: Path, downscale: int) -> tuple[list[Path], int, list[str]]:
-    """The pictures to read, what is left to divide their sides by, and a remark when they are smaller than asked for."""
+def picture_folder(root: Path, downscale: int) -> tuple[Path, int, list[str]]:
+    """The folder to read, what is left to divide its pictures' sides by, and a remark when they are smaller than asked for."""
     folders = {1: root / "images"}
     folders |= {int(f.name[7:]): f for f in root.glob("images_*") if f.is_dir() and f.name[7:].isdigit()}
-    there = {factor: found for factor, folder in folders.items() if (found := pictures_in(folder))}
+    there = {factor: folder for factor, folder in folders.items() if pictures_in(folder, deep=True)}
     if not there:
-        raise UserError(f"got no pictures in '{root}'", "wanted them in images/ or images_N/", "copy them there")
+        raise no_pictures(root, "images/ or images_N/")
     fitting = [factor for factor in there if downscale % factor == 0]
     if fitting:
         return there[max(fitting)], downscale // max(fitting), []
     factor = min(there, key=lambda f: (f < downscale, abs(f - downscale)))
-    return there[factor], 1, [f"pictures are at 1/{factor}: '{there[factor][0].parent.name}' is all there is for 1/{downscale}"]
+    return there[factor], 1, [f"pictures are at 1/{factor}: '{there[factor].name}' is all there is for 1/{downscale}"]
 
 
 def in_frame(frame: Tensor, poses: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...core.errors import UserError
 from ...imaging.cameras import Cameras
 from .bounds import Bounds, bounds_of_box, bounds_of_poses
-from .pictures import natural, pictures_in, read_pictures
+from .pictures import natural, no_pictures, pictures_in, read_pictures
 from .scene import SCENES, Scene, chosen_views, held_out
 from .toy import toy_cameras, write_toy_picture
 
@@ -56,7 +56,7 @@ class Nsvf:
     def load(self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None) -> Scene:
         every = pictures_in(root / "rgb")
         if not every:
-            raise UserError(f"got no pictures in '{root / 'rgb'}'", "wanted one per pose", "copy them there")
+            raise no_pictures(root, "rgb/")
         poses = {path.stem: path for path in sorted((root / "pose").glob("*.txt"), key=natural)}
         unposed = [path.name for path in every if path.stem not in poses]
         if unposed or len(poses) != len(every):
@@ -93,10 +93,13 @@ class Nsvf:
             found = bounds_of_poses(poses)
             return found, [f"no bbox.txt; near, far, box: {found.how}"]
         values = read_numbers(path)
-        if len(values) < 6 or not all(low < high for low, high in zip(values[:3], values[3:6], strict=True)):
+        if len(values) < 6:
             raise UserError(
                 f"got '{path}' with {len(values)} numbers", "wanted xmin ymin zmin xmax ymax zmax", "correct or remove it"
             )
+        if not all(low < high for low, high in zip(values[:3], values[3:6], strict=True)):
+            raise UserError(f"got '{path}' with corners {values[:3]} and {values[3:6]}",
+                            "wanted the lower corner below the upper", "write xmin ymin zmin xmax ymax zmax")  # fmt: skip
         box = torch.tensor(values[:6]).view(2, 3)
         enlarge = self.enlarge or (1.2 if tight else 1.0)
         middle = box.mean(0)

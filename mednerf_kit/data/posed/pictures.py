@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch.nn.functional import grid_sample
 from ...core.errors import UserError
 from ..radiograph import area_resized
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".JPG", ".JPEG", ".PNG", ".tif", ".tiff", ".bmp", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")  # in upper or lower case
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,11 @@ def find_picture(root: Path, name: str) -> Path:
     path = root / name
     if path.suffix.lower() in SUFFIXES and path.is_file():
         return path
-    return next((found for suffix in SUFFIXES if (found := path.with_name(path.name + suffix)).is_file()), path)
+    for suffix in SUFFIXES:  # the usual spelling first: to look for every spelling, the folder is read
+        if (usual := path.with_name(path.name + suffix)).is_file():
+            return usual
+    others = sorted(path.parent.glob(f"{glob.escape(path.name)}.*"))
+    return next((found for found in others if found.stem == path.name and found.suffix.lower() in SUFFIXES), path)
 
 
 def natural(path: Path) -> list[tuple[int, str]]:
@@ -196,8 +201,12 @@ def natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a folder in natural order."""
-    if not folder.is_dir():
-        return []
-    return sorted((path for path in folder.iterdir() if path.suffix in SUFFIXES and not path.name.startswith(".")), key=natural)
+def pictures_in(folder: Path, *, deep: bool = False) -> list[Path]:
+    """The pictures of a folder in natural order, with ``deep`` those of the folders in it too."""
+    found = folder.glob("**/*" if deep else "*")
+    return sorted((p for p in found if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")), key=natural)
+
+
+def no_pictures(root: Path, places: str) -> UserError:
+    """The error for a scene without pictures in the places where its format has them."""
+    return UserError(f"got no pictures in '{root}'", f"wanted *{', *'.join(SUFFIXES)} in {places}", "copy them there")

@@ -14,7 +14,6 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from ...core import files
 from ...core.config import Registry, checked
 from ...core.errors import UserError, unknown_name
 from ...imaging.cameras import Cameras
@@ -23,6 +22,7 @@ from .depth import depth_beside
 from .pictures import Pictures
 
 SPLITS = ("train", "val", "test", "all")
+SCORED = ("val", "test")
 BACKGROUNDS = {"white": 1.0, "black": 0.0}
 
 T = TypeVar("T")
@@ -46,14 +46,16 @@ class Scene:
     quantity: Literal["colour", "line_integral"] = "colour"
     facts: dict[str, Any] = field(default_factory=dict)  # what only this format knows: see its docstring
     notes: tuple[str, ...] = ()  # what was assumed or looks wrong, a sentence each
+    shared: frozenset[str] = frozenset()  # stems that views of other splits have too
 
     @classmethod
     def of_pictures(cls, root: Path, kind: str, split: str, stems: Sequence[str], pictures: Pictures, cameras: Cameras,
                     box: Tensor, *, depth: Tensor | None = None, confidence: Tensor | None = None,
-                    facts: dict[str, Any] | None = None, notes: Sequence[str] = ()) -> Scene:  # fmt: skip
+                    facts: dict[str, Any] | None = None, notes: Sequence[str] = (),
+                    shared: frozenset[str] = frozenset()) -> Scene:  # fmt: skip
         """A folder's coloured pictures in format ``kind``, seen by ``cameras`` of the size they were read at."""
         return cls(root.resolve().name, kind, split, tuple(stems), pictures.images, pictures.alpha, depth, confidence, cameras,
-                   box, pictures.background, facts=facts or {}, notes=tuple(notes))  # fmt: skip
+                   box, pictures.background, facts=facts or {}, notes=tuple(notes), shared=shared)  # fmt: skip
 
     @property
     def count(self) -> int:
@@ -110,13 +112,13 @@ def find_format(dataset: str | Path) -> str | None:
     found = [name for name, entry in sorted(SCENES.entries.items()) if entry.detect(root)]  # type: ignore[attr-defined]
     if len(found) > 1:
         raise UserError(f"got '{root}', which could be {' or '.join(found)}", "wanted one scene format",
-                        f"name it: format: {found[0]}")  # fmt: skip
+                        f"name it, as in --set scene.format={found[0]}, or in `data check` --format {found[0]}")  # fmt: skip
     return found[0] if found else None
 
 
-def default_recipe(dataset: str | Path) -> str | None:
+def default_recipe(dataset: str | Path, format: str | None = None) -> str | None:
     """The recipe named by the format of a folder or of an embedded scene; None where there is no format, or it names none."""
-    name = find_format(dataset)
+    name = format or find_format(dataset)
     return None if name is None else SCENES[name].recipe  # type: ignore[attr-defined]
 
 
@@ -154,7 +156,8 @@ def load_scene(
     pictures with transparency). ``views`` keeps so many of the training views, evenly chosen; other splits stay whole. ``near``,
     ``far`` and ``box`` ([[x, y, z], [x, y, z]]) replace those of the files or of the poses; ``clip`` bounds rays by the box.
     ``options`` are those of the format, such as ``ndc`` of llff or ``patient`` of orbit. Depth that lies beside the scene
-    (:func:`~.depth.depth_beside`), or in the folder ``depth``, is read too.
+    (:func:`~.depth.depth_beside`), or in the folder ``depth``, is read too; where val and test come with depth of their own it
+    stays, as what scores are measured against.
 
     Raises UserError for an unknown format, split or option, missing or damaged files, counts or sizes that differ, a split
     without views, poses that are none, near ≥ far.
@@ -173,7 +176,8 @@ def load_scene(
     chosen = None if background is None else BACKGROUNDS[background]
     scene = reader.load(root, split, downscale=downscale, background=chosen, views=views)
     home = root if depth is None else Path(depth).expanduser()
-    found = depth_beside(home, split, scene.stems, scene.cameras) if home.is_dir() else None
+    told = scene.depth is not None and split in SCORED
+    found = None if told or not home.is_dir() else depth_beside(home, split, scene.stems, scene.cameras, shared=scene.shared)
     if found is not None:
         scene = replace(scene, depth=found.depth, confidence=found.confidence, notes=(*scene.notes, *found.notes))
     corners = scene.box if box is None else as_box(box)
@@ -235,26 +239,3 @@ def evenly(items: Sequence[T], n: int) -> list[T]:
     ['a', 'c', 'f']
     """
     return [items[i * len(items) // n] for i in range(n)]
-
-
-def write_transforms(scene: Scene, path: str | Path) -> None:
-    """Write the cameras as nerfstudio's ``transforms.json``; pictures are expected beside it as ``images/STEM.png``.
-
-    nerfstudio counts pixels from the corner of the first, so half a pixel is added to the principal point. Mirrored cameras,
-    which it cannot express, are refused.
-    """
-    cameras = scene.cameras
-    if bool((torch.linalg.det(cameras.c2w[:, :, :3]) < 0).any()):
-        raise UserError("got mirrored cameras (a radiograph's columns)", "wanted poses that are rotations",
-                        "export a scene of photographs, or mirror the pictures first")  # fmt: skip
-    frames = []
-    for v, stem in enumerate(scene.stems):
-        (fl_x, fl_y), (cx, cy) = cameras.focal_px[v].tolist(), cameras.centre_px[v].tolist()
-        matrix = [*cameras.c2w[v].tolist(), [0.0, 0.0, 0.0, 1.0]]
-        frames.append({"file_path": f"images/{stem}.png", "fl_x": fl_x, "fl_y": fl_y, "cx": cx + 0.5, "cy": cy + 0.5,
-                       "w": cameras.cols, "h": cameras.rows, "transform_matrix": matrix})  # fmt: skip
-    values: dict[str, Any] = {"camera_model": "OPENCV", "frames": frames}
-    if not cameras.ndc:
-        near, far = float(torch.as_tensor(cameras.near).min()), float(torch.as_tensor(cameras.far).max())
-        values |= {"near": near, "far": far, "box": scene.box.tolist()}
-    files.write_json(path, values)

@@ -13,9 +13,18 @@ from torch import Generator, Tensor
 from ...core.errors import UserError
 from ...core.files import atomic
 from . import metrics, runs
-from .surface import default_threshold, mesh_of, seen_from_outside, surface
+from .surface import check_mesh, default_threshold, mesh_of, seen_from_outside, surface
 
-__all__ = ["default_threshold", "export_mesh", "export_points", "point_cloud", "surface", "write_ply"]
+__all__ = [
+    "check_mesh",
+    "check_points",
+    "default_threshold",
+    "export_mesh",
+    "export_points",
+    "point_cloud",
+    "surface",
+    "write_ply",
+]
 
 if TYPE_CHECKING:
     from .runs import Fit
@@ -40,15 +49,20 @@ def export_mesh(fit: Fit, path: str | Path, *, size: int = 256, threshold: float
     return len(vertices), len(faces)
 
 
+def check_points(fit: Fit) -> None:
+    """Refuse the points of a scene whose rays stop nowhere."""
+    if fit.meta["quantity"] != "colour":
+        raise UserError("got a scene of line integrals, which has no first surface", "wanted a scene of photographs",
+                        "export its mesh at a density instead")  # fmt: skip
+
+
 def point_cloud(fit: Fit, *, split: str = "train", n: int = 200_000, generator: Generator) -> tuple[Tensor, Tensor]:
     """Where rays of opacity > 0.5 are half stopped (median depth), and what they see: points [N, 3] and colours [N, C].
 
     The views are rendered as small as ``n`` points allow, and ``n`` of the points are kept. Forward-facing scenes come back from
     NDC to their own space.
     """
-    if fit.meta["quantity"] != "colour":
-        raise UserError("got a scene of line integrals, which has no first surface", "wanted a scene of photographs",
-                        "export its mesh at a density instead")  # fmt: skip
+    check_points(fit)
     cameras = fit.scene(split).cameras
     scale = min(1.0, math.sqrt(RAYS_PER_POINT * n / (cameras.count * cameras.rows * cameras.cols)))
     cameras = cameras.resized(max(1, round(cameras.rows * scale)), max(1, round(cameras.cols * scale)))

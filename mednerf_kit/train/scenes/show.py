@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from ...data.posed.scene import Scene, write_transforms
+from ...core.errors import UserError
+from ...data.posed.scene import NoViews, Scene
+from ...data.posed.transforms import check_transforms, write_transforms
 from ...imaging.cameras import Cameras, orbit, spiral
 from ...imaging.volume import Volume, write_volume
 from .. import runs as run_folders
@@ -60,37 +63,59 @@ def render_run(
     out: Path = Path("out/render"),
     device: str = "auto",
 ) -> Path:
-    """Write ``orbit.mp4`` and ``depth.mp4`` along a path, and on request point cloud, mesh and cameras; returns ``out``.
+    """Write ``orbit.mp4`` and ``depth.mp4`` along a path, and on request point cloud, mesh and posed pictures; returns ``out``.
 
-    ``compare`` names other runs of the same scene, which are rendered along the same path into ``compare.mp4`` and ``.gif``.
+    ``compare`` names other runs of the same scene, which are rendered along the same path into ``compare.mp4`` and ``.gif``,
+    in this order. What cannot be written is refused before anything is rendered.
     """
-    fit = load_fit(run, settings=settings, device=device)
-    out.mkdir(parents=True, exist_ok=True)
+    fits = [load_fit(run, settings=settings, device=device), *(load_fit(other, device=device) for other in compare)]
+    labels, fit = labels_of(fits, settings), fits[0]
+    for other in fits[1:]:
+        check_same_scene(fit, other)
     scene = fit.scene("train")
-    if video or compare:
-        cameras = camera_path(fit, scene, path, views, size)
+    cameras = camera_path(fit, scene, path, views, size) if video or compare else None
+    if points:
+        export.check_points(fit)
+    if mesh:
+        export.check_mesh(scene.cameras)
+    if transforms:
+        check_transforms(scene)
+    out.mkdir(parents=True, exist_ok=True)
+    if cameras is not None:
         seen = outputs.write_video(fit, cameras, out)
         for i, image in enumerate(seen.image):
             outputs.pictures.write_png8(out / "frames" / f"{i:03d}.png", outputs.as_picture(image.clamp(0, 1)))
         if compare:
-            frames = {label_of(run): seen.image}
-            for other in compare:
-                frames[label_of(other)] = outputs.runs.render_views(load_fit(other, device=device), cameras).image
-            outputs.compare(frames, out / "compare")
+            others = [outputs.runs.render_views(other, cameras).image for other in fits[1:]]
+            outputs.compare(dict(zip(labels, [seen.image, *others], strict=True)), out / "compare")
     if points:
         export.export_points(fit, out / "points.ply")
     if mesh:
         export.export_mesh(fit, out / "mesh.ply", threshold=threshold)
     if transforms:
-        write_transforms(scene, out / "transforms.json")
+        write_transforms(every_split(fit, scene), out)
     if scene.quantity == "line_integral" and not scene.cameras.ndc:
         write_attenuation(fit, scene, out)
     return out
 
 
+def every_split(fit: Fit, train: Scene) -> Iterator[Scene]:
+    """The splits of a fitted scene that have views, one in memory at a time beside the training views."""
+    yield train
+    for part in ("test", "val"):
+        with suppress(NoViews):
+            yield fit.scene(part)
+
+
 def camera_path(fit: Fit, scene: Scene, name: PathName | None, views: int, size: int | None) -> Cameras:
-    """An orbit, a spiral (the default of forward-facing scenes) or the test views, with pictures ``size`` pixels wide."""
+    """An orbit, a spiral (the default of forward-facing scenes) or the test views, with pictures ``size`` pixels wide.
+
+    An orbit of a scene in NDC is a UserError.
+    """
     name = name or ("spiral" if scene.cameras.ndc or scene.format == "llff" else "orbit")
+    if name == "orbit" and scene.cameras.ndc:
+        raise UserError("got an orbit round a forward-facing scene, whose back NDC has no place for", "wanted a spiral or test",
+                        "choose that --path")  # fmt: skip
     if name == "test":
         cameras = fit.scene("test").cameras
     elif name == "spiral":
@@ -115,7 +140,25 @@ def write_attenuation(fit: Fit, scene: Scene, out: Path) -> None:
     write_volume(volume, out / "volume.nii.gz")
 
 
-def label_of(run: str) -> str:
-    """What a run is called in a comparison."""
-    name = Path(run).name
-    return name.split("-", 1)[1] if "-" in name else name
+def labels_of(fits: Sequence[Fit], settings: Sequence[str] = ()) -> list[str]:
+    """What runs are called in a comparison: their folders' names, with the parents or snapshots that tell equal ones apart.
+
+    ``settings``, with which the first is rendered, follow its name. One snapshot twice under the same settings is a UserError.
+    """
+    snapshots = [fit.path.resolve().with_suffix("") for fit in fits]
+    for least, paths in enumerate(([path.parent for path in snapshots], snapshots), start=1):
+        for n in range(least, max(len(path.parts) for path in paths)):
+            labels = ["/".join(path.parts[-n:]) for path in paths]
+            labels[0] = " ".join([labels[0], *settings])
+            if len(set(labels)) == len(labels):
+                return labels
+    raise UserError("got one run twice to compare", "wanted runs that differ", "leave one out, or change its sampler with --set")
+
+
+def check_same_scene(fit: Fit, other: Fit) -> None:
+    """Refuse to look at another scene along this one's path: of another name (which tells patients apart), place or quantity."""
+    told = [(str(f.meta["scene"]), Path(f.meta["dataset"]).expanduser().resolve(), f.meta["quantity"]) for f in (fit, other)]
+    if told[0] != told[1]:
+        (name, place, kind), (other_name, other_place, other_kind) = told
+        raise UserError(f"got '{other.path.parent}', a run of {other_kind} scene {other_name} in '{other_place}', to compare",
+                        f"wanted one of {kind} scene {name} in '{place}'", "give runs of the same scene")  # fmt: skip

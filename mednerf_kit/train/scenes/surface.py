@@ -19,6 +19,7 @@ from . import runs
 
 if TYPE_CHECKING:
     from ...data.posed.scene import Scene
+    from ...imaging.cameras import Cameras
     from .runs import Fit
 
 SCORED_CELLS = 128  # along each side of the box, where a surface is scored
@@ -41,9 +42,7 @@ def mesh_of(fit: Fit, *, size: int = 256, threshold: float | None = None) -> tup
     ``threshold`` is a density, or of a field with signed distances the distance to cut at; without it the surface itself.
     Raises UserError for a forward-facing scene, and for a threshold that yields nothing.
     """
-    if fit.scene("train").cameras.ndc:
-        raise UserError("got the mesh of a forward-facing scene, whose box is warped by NDC", "wanted a scene in its own space",
-                        "export its points, or fit it without NDC")  # fmt: skip
+    check_mesh(fit.scene("train").cameras)
     if (sdf := runs.signed_distance(fit)) is not None:
         distances, box = runs.distance_grid(fit, sdf, size)
         return level_set(distances, box, 0.0 if threshold is None else threshold)
@@ -51,6 +50,13 @@ def mesh_of(fit: Fit, *, size: int = 256, threshold: float | None = None) -> tup
     if threshold is None:
         threshold = default_threshold(values, box, surfaces=fit.meta["quantity"] == "colour")
     return surface(values, box, threshold)
+
+
+def check_mesh(cameras: Cameras) -> None:
+    """Refuse the mesh of a scene that lies in a warped space."""
+    if cameras.ndc:
+        raise UserError("got the mesh of a forward-facing scene, whose box is warped by NDC", "wanted a scene in its own space",
+                        "export its points, or fit it without NDC")  # fmt: skip
 
 
 def default_threshold(values: Tensor, box: Tensor, *, surfaces: bool) -> float:
