@@ -20,6 +20,7 @@ from mednerf_kit import cli
 from mednerf_kit.core import config
 from mednerf_kit.core.errors import RunError, UserError
 from mednerf_kit.data.posed import archives, blocks, colmap, toy
+from mednerf_kit.data.posed.bounds import bounds_of_poses
 from mednerf_kit.data.posed.depth import fit_scale_shift, nearest, pixel_grid, save_depth
 from mednerf_kit.data.posed.llff import in_frame, spherified
 from mednerf_kit.data.posed.nsvf import read_intrinsics
@@ -35,8 +36,9 @@ from mednerf_kit.data.posed.scene import (
     report,
 )
 from mednerf_kit.data.posed.transforms import write_transforms
-from mednerf_kit.imaging.cameras import average_pose
+from mednerf_kit.imaging.cameras import average_pose, look_at
 from mednerf_kit.imaging.geometry import DEFAULTS
+from mednerf_kit.imaging.motion import square
 from mednerf_kit.train import session
 
 TOY = toy.toy_cameras()
@@ -822,6 +824,36 @@ def test_the_check_sees_poses_that_look_away(example):
         changed(root / f"transforms_{part}.json", opencv)
     scene = load_scene(root, near=2.0, far=6.0, box=[[-1, -1, -1], [1, 1, 1]])
     assert any("look away" in note for note in scene.notes)
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("axes", [[1, 1, 1], [1, -1, -1]])
+def test_the_check_sees_other_axes_and_inverses_where_nothing_else_tells(example, axes, inverted):
+    """Cameras up to 0.3 off a centre that is 0.3 off the origin, in OpenGL's axes or OpenCV's, to the world or from it."""
+    root = example("blender")
+    random = torch.Generator().manual_seed(0)
+    position = 4 * torch.nn.functional.normalize(torch.randn(12, 3, generator=random) + torch.tensor([0.0, 0, 1]), dim=-1)
+    target = torch.tensor([0.2, -0.1, 0.2]) + 0.3 * torch.rand(12, 3, generator=random)
+    matrix = square(look_at(position, target, torch.tensor([0.0, 0, 1])) * torch.tensor([*axes, 1.0]))
+    poses = (torch.linalg.inv(matrix) if inverted else matrix).tolist()
+    frames = [{"file_path": f"train/r_{k % 2}", "transform_matrix": pose} for k, pose in enumerate(poses)]
+    for part in ("train", "test"):
+        changed(root / f"transforms_{part}.json", lambda values: {**values, "frames": frames})
+    found = any("look away from what they surround" in note for note in load_scene(root).notes)
+    assert found == (inverted or axes != [1, 1, 1])
+    if not inverted:
+        assert any(("lies behind them" if found else "they look at") in fact for fact in report(load_scene(root)).facts)
+
+
+@pytest.mark.parametrize("apart", [-0.3, 0.0, 0.3])
+def test_views_from_the_front_say_nothing_of_their_axes(apart):
+    """Converging, parallel and diverging views, as of LLFF: the point nearest to their axes may lie anywhere."""
+    x, y = (v.flatten() for v in torch.meshgrid(torch.linspace(-1, 1, 5), torch.linspace(-1, 1, 4), indexing="ij"))
+    position = torch.stack([x, y, torch.full_like(x, 2.0)], -1)
+    poses = look_at(
+        position, position + torch.stack([apart * x, apart * y, torch.full_like(x, -1.0)], -1), torch.tensor([0.0, 1, 0])
+    )
+    assert "look away" not in bounds_of_poses(poses).how
 
 
 def test_the_check_sees_a_box_that_is_too_small_and_mirrored_poses(example):

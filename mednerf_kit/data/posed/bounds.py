@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ...imaging.cameras import Cameras, nearest_to_axes
+
+SPREAD = 0.85  # the mean of viewing directions is shorter where they spread by more than some 30° about it
 
 
 @dataclass(frozen=True)
@@ -25,25 +28,56 @@ def bounds_of_poses(c2w: Tensor) -> Bounds:
 
     Cameras about an object look at one point, at a mean distance r: half and one and a half r bound it, and a cube of 0.375 r
     half a side, which is 2, 6 and ±1.5 for the r = 4 of nerf_synthetic. Otherwise the cameras' own spread is all there is to go
-    by.
+    by, and so it is where :func:`look_away` says that the poses are not what they should be.
     """
-    position = c2w[:, :, 3]
-    point = nearest_to_axes(c2w)
-    away = position - point
-    distance = away.norm(dim=-1)
-    r = float(distance.mean())
-    along = (away * c2w[:, :, 2]).sum(-1)
-    missed = (away - along[:, None] * c2w[:, :, 2]).norm(dim=-1)
-    if len(c2w) > 1 and r > 0 and float(missed.mean()) < 0.25 * r and float((along > 0).float().mean()) > 0.9:
+    point, distance, ahead = common_point(c2w)
+    r, doubtful = float(distance.mean()), look_away(c2w)
+    if ahead > 0.9 and not doubtful:
         if 3.5 < r < 4.6 and float(point.norm()) < 0.75:
             return Bounds(2.0, 6.0, cube(torch.zeros(3), 1.5), "those of nerf_synthetic, whose cameras stand as far away")
         near = max(float(distance.min()) - 0.5 * r, 0.05 * r)
         return Bounds(near, float(distance.max()) + 0.5 * r, cube(point, 0.375 * r), "derived from the point the cameras look at")
+    position = c2w[:, :, 3]
     middle = position.mean(0)
     spread = max(float((position - middle).norm(dim=-1).max()), 1e-3)
-    return Bounds(
-        0.05 * spread, 10 * spread, cube(middle, 10 * spread), "a guess from the spread of the cameras: give near, far and box"
-    )
+    how = "a guess from the spread of the cameras"
+    if doubtful:
+        how += ", which look away from what they surround: OpenCV axes or world-to-camera matrices? "
+        how += "Write camera to world in the format's axes (data/README.md)"
+    else:
+        how += ": give near, far and box"
+    return Bounds(0.05 * spread, 10 * spread, cube(middle, 10 * spread), how)
+
+
+def common_point(c2w: Tensor) -> tuple[Tensor, Tensor, float]:
+    """The point [3] nearest to the optical axes, how far each camera is from it [V], and the share of cameras it lies ahead of.
+
+    That share is nan where there is no such point: axes that pass it, on average, by more than a quarter of that distance.
+    """
+    point = nearest_to_axes(c2w)
+    away = c2w[:, :, 3] - point
+    distance = away.norm(dim=-1)
+    along = (away * c2w[:, :, 2]).sum(-1)
+    missed = (away - along[:, None] * c2w[:, :, 2]).norm(dim=-1)
+    meet = len(c2w) > 1 and float(missed.mean()) < 0.25 * float(distance.mean())
+    return point, distance, float((along > 0).float().mean()) if meet else math.nan
+
+
+def look_away(c2w: Tensor) -> bool:
+    """Whether poses [V, 3, 4] are those of cameras round a place in other axes, or their inverses.
+
+    In OpenCV's axes the place lies behind them. Of inverses only the inverses stand round a place, which is then near the origin.
+    Views from the front, whose axes hardly spread, say neither.
+    """
+
+    def all_round(poses: Tensor) -> bool:
+        return float(poses[:, :, 2].mean(0).norm()) < SPREAD
+
+    turn = c2w[:, :, :3].mT
+    inverse = torch.cat([turn, -turn @ c2w[:, :, 3:]], -1)
+    centre, distance, ahead = common_point(inverse)
+    inverted = (ahead > 0.9 or ahead < 0.1) and float(centre.norm()) < 0.2 * float(distance.mean())
+    return (inverted and all_round(inverse)) or (common_point(c2w)[2] < 0.1 and all_round(c2w))
 
 
 def bounds_of_box(c2w: Tensor, box: Tensor) -> Bounds:

@@ -88,9 +88,10 @@ def _poses(scene: Scene) -> tuple[list[str], list[str]]:
     warnings = []
     point = nearest_to_axes(c2w)
     distance = (cameras.position - point).norm(dim=-1)
+    ahead = float((((cameras.position - point) * c2w[:, :, 2]).sum(-1) > 0).float().mean())
     up = c2w[:, :, 1].mean(0)
     facts.append(f"cameras stand {float(distance.min()):.2f} to {float(distance.max()):.2f} from ({_numbers(point)}), "
-                 f"which they look at; up is {_direction(up)}")  # fmt: skip
+                 f"which {'they look at' if ahead > 0.5 else 'lies behind them'}; up is {_direction(up)}")  # fmt: skip
     mirrored = int((torch.linalg.det(c2w[:, :, :3]) < 0).sum())
     if mirrored == cameras.count:
         facts.append("columns are mirrored, as on a radiograph")
