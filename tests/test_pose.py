@@ -81,7 +81,7 @@ def scene() -> Scene:
 
 @pytest.fixture(scope="module")
 def fit(scene) -> BallFit:
-    meta = {"quantity": "colour", "box": BOX.tolist(), "recipe": {"scene": {"downscale": 2}}}
+    meta = {"quantity": "colour", "box": BOX.tolist(), "recipe": {"scene": {"downscale": 2}, "levels": []}}
     return BallFit(blob_model(), scene, meta)
 
 
@@ -421,7 +421,7 @@ def test_corrections_travel_in_the_snapshot(scene):
 
 def test_a_run_with_refined_poses_says_so_and_keeps_them(scene, tmp_path):
     twist = 0.05 * random_twists(scene.count, 1.0).float()
-    meta = {"dataset": "toy", "recipe": {"scene": {}}, "stems": list(scene.stems), "split": "train"}
+    meta = {"dataset": "toy", "recipe": {"scene": {}, "levels": []}, "stems": list(scene.stems), "split": "train"}
     fit = Fit(blob_model(), meta, tmp_path, torch.device("cpu"), twist)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scene_runs, "read_scene", lambda *_: scene)
