@@ -78,13 +78,14 @@ def run(tmp_path_factory) -> Path:
     return fitted(tmp_path_factory.mktemp("fit"))
 
 
-def outcome(w: Tensor, t: Tensor, *, depth: Tensor, tau: Tensor | None = None, confidence: Tensor | None = None) -> Outcome:
+def outcome(w: Tensor, t: Tensor, *, depth: Tensor, tau: Tensor | None = None, confidence: Tensor | None = None,
+            alpha: Tensor | None = None) -> Outcome:  # fmt: skip
     """Rays with these weights [R, S] at these nodes."""
     dt = torch.full_like(t, 0.1)
     nothing = torch.zeros(len(t), 3)
     rays = Rays(nothing, nothing, t[:, 0], t[:, -1], depth=depth)
     seen = Rendered(Picture(nothing, w), Samples(t, dt), Answer(torch.zeros_like(t) if tau is None else tau))
-    return Outcome([seen], [Level(Stratified(n=1))], rays, nothing + 0.5, torch.ones(len(t)), 0.5, confidence=confidence)
+    return Outcome([seen], [Level(Stratified(n=1))], rays, nothing + 0.5, torch.ones(len(t)), 0.5, alpha, confidence)
 
 
 # Losses
@@ -108,6 +109,20 @@ def test_depth_losses_weigh_with_confidence_and_do_without_depth():
     both = outcome(w, t, depth=torch.tensor([1.0, 1.0]), confidence=torch.tensor([1.0, 0.25]))
     assert float(loss(both)) == pytest.approx(0.25 / 1.25)
     assert float(loss(outcome(w, t, depth=torch.full((2,), torch.nan)))) == 0.0
+
+
+def test_a_transparent_pixel_is_free_space_to_the_end():
+    t = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
+    w = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.5, 0.5]])
+    tau = torch.tensor([[0.3, 9.0, 9.0], [0.1, 0.2, 0.3]])
+    losses = build_losses({"depth_soft": 1.0, "depth_free": {"margin": 0.5}, "depth_sight": 1.0})
+    facts = {"depth": torch.tensor([2.0, torch.nan]), "tau": tau, "confidence": torch.tensor([0.5, torch.nan])}
+    empty = outcome(w, t, **facts, alpha=torch.tensor([1.0, 0.0]))
+    assert float(losses["depth_free"](empty)) == pytest.approx((0.5 * 0.3 / 0.1 + 0.6 / 0.3) / 1.5)
+    assert float(losses["depth_sight"](empty)) == pytest.approx((0.5 * 0.0 + 0.5) / 1.5)
+    assert float(losses["depth_soft"](empty)) == 0.0
+    unknown = outcome(w, t, **facts, alpha=torch.tensor([1.0, 0.1]))
+    assert float(losses["depth_free"](unknown)) == pytest.approx(0.3 / 0.1)
 
 
 def test_line_of_sight_is_least_at_the_bell():

@@ -1,6 +1,7 @@
 """What a fitted scene is asked to explain. A loss is a function of one record; the recipe gives weights by name.
 
-Depth terms (docs/theory.md) look only at rays whose depth is known, each weighed with the confidence of its depth.
+Depth terms (docs/theory.md) look only at rays whose depth is known, each weighed with the confidence of its depth. A ray through a
+transparent pixel is known too: it meets nothing.
 """
 
 from __future__ import annotations
@@ -42,14 +43,29 @@ class Outcome:
 
     def over_known_depth(self, values: Tensor) -> Tensor:
         """Confidence-weighted mean of values [R] over the rays whose depth is known; 0 without any."""
-        weight = self._depth().isfinite().float()
-        if self.confidence is not None:
-            weight = weight * self.confidence.nan_to_num()
+        weight = self._trust()
+        return (weight * values).sum() / weight.sum().clamp_min(1e-6)
+
+    def free_until(self) -> Tensor:
+        """How far each ray is known to cross nothing, [R]: to its depth, and for ever where the truth is transparent."""
+        return torch.where(self._transparent(), torch.inf, self.known_depth())
+
+    def over_known_free(self, values: Tensor) -> Tensor:
+        """Weighted mean of values [R] over the rays of known depth, each with its confidence, and the transparent ones; 0 without
+        any."""
+        weight = torch.where(self._transparent(), 1.0, self._trust())
         return (weight * values).sum() / weight.sum().clamp_min(1e-6)
 
     def known_depth(self) -> Tensor:
         """Depth of the rays [R]; 0 where it is unknown, since a NaN would reach every gradient."""
         return self._depth().nan_to_num(nan=0.0, posinf=0.0)
+
+    def _transparent(self) -> Tensor:
+        return torch.zeros_like(self.truth[:, 0], dtype=torch.bool) if self.alpha is None else self.alpha == 0
+
+    def _trust(self) -> Tensor:
+        known = self._depth().isfinite().float()
+        return known if self.confidence is None else known * self.confidence.nan_to_num()
 
     def _depth(self) -> Tensor:
         if self.rays.depth is None:
@@ -155,7 +171,8 @@ class SoftDepth(Loss):
 class FreeSpace(Loss):
     """Σ tau / Σ dt in front of the surface, by more than ``margin``: the mean density of what a ray crosses before its depth.
 
-    By length and not by node, so that it does not depend on where a sampler puts its nodes.
+    A transparent pixel's ray counts with all of its length: else walls of the background's colour may stand there unseen. By
+    length and not by node, so that it does not depend on where a sampler puts its nodes.
     """
 
     needs_depth = True
@@ -164,12 +181,12 @@ class FreeSpace(Loss):
         self.weight, self.margin = weight, margin
 
     def __call__(self, outcome: Outcome) -> Tensor:
-        depth = outcome.known_depth()
+        depth = outcome.free_until()
 
         def term(seen: Rendered) -> Tensor:
             before = (seen.samples.t < depth[:, None] - self.margin) & (seen.samples.dt > 0)
             length = (seen.samples.dt * before).sum(-1)
-            return outcome.over_known_depth((seen.answer.tau * before).sum(-1) / length.clamp_min(1e-6))
+            return outcome.over_known_free((seen.answer.tau * before).sum(-1) / length.clamp_min(1e-6))
 
         return outcome.over_levels(term)
 
@@ -194,7 +211,8 @@ class SurfaceConcentration(Loss):
 
 @LOSSES.register("depth_sight")
 class LineOfSight(Loss):
-    """Weights follow a narrow bell at the depth and vanish before it (Urban Radiance Fields, Rematas et al. 2022, eq. 12–14).
+    """Weights follow a narrow bell at the depth and vanish before it (Urban Radiance Fields, Rematas et al. 2022, eq. 12–14), and
+    all along a transparent pixel's ray.
 
     Σ_{|t−D|<eps} (w − k)² + Σ_{t<D−eps} w², k the bell N(D, (eps/3)²) integrated over each sample's length and scaled to sum to
     1; eps falls from ``window`` to ``window_end`` over the training.
@@ -206,7 +224,7 @@ class LineOfSight(Loss):
         self.weight, self.window, self.window_end = weight, window, window_end
 
     def __call__(self, outcome: Outcome) -> Tensor:
-        depth = outcome.known_depth()
+        depth = outcome.free_until()
         eps = self.window * (self.window_end / self.window) ** outcome.progress
 
         def term(seen: Rendered) -> Tensor:
@@ -215,7 +233,7 @@ class LineOfSight(Loss):
             bell = bell / bell.sum(-1, keepdim=True).clamp_min(1e-9)
             near = (seen.picture.w - bell).square() * (away.abs() < eps)
             empty = seen.picture.w.square() * (away < -eps)
-            return outcome.over_known_depth((near + empty).sum(-1))
+            return outcome.over_known_free((near + empty).sum(-1))
 
         return outcome.over_levels(term)
 
