@@ -77,6 +77,7 @@ class Loss:
     """A scalar of an :class:`Outcome`, times ``weight`` in the sum; over the training that falls to ``anneal`` of itself."""
 
     needs_depth = False
+    sees_picture = False
     weight: float
     anneal = 1.0
 
@@ -115,6 +116,8 @@ def build_losses(node: Mapping[str, Mapping[str, Any] | float]) -> dict[str, Los
 class SquaredError(Loss):
     """Weighted mean squared error of the picture, summed over the supervised levels (Mildenhall et al. 2020, eq. 6)."""
 
+    sees_picture = True
+
     def __init__(self, *, weight: float = 1.0) -> None:
         self.weight = weight
 
@@ -127,6 +130,8 @@ class SquaredError(Loss):
 @LOSSES.register("l1_colour")
 class AbsoluteError(Loss):
     """Weighted mean absolute error of the picture, summed over the supervised levels."""
+
+    sees_picture = True
 
     def __init__(self, *, weight: float = 1.0) -> None:
         self.weight = weight

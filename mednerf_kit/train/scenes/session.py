@@ -41,7 +41,10 @@ def check(recipe: Mapping[str, Any]) -> None:
             SAMPLERS.check(node["sampler"], "box", "field")
     SELECTORS.check(recipe["selector"], "views", "rows", "cols", "images", "masks")
     PICTURES[recipe["picture"]]
-    build_losses(recipe["losses"])
+    losses = build_losses(recipe["losses"])
+    if not any(loss.sees_picture for loss in losses.values()):
+        raise UserError(f"got losses {', '.join(losses) or 'none'}, of which none looks at the picture", "wanted mse or l1_colour too",
+                        "add losses.mse=1.0")  # fmt: skip
     for key in ("steps", "snapshot_steps"):
         if config.checked(recipe[key], int, where=f"recipe key '{key}'") < 1:
             raise UserError(f"got {key} {recipe[key]}", "wanted at least 1", "correct the recipe or --set")
