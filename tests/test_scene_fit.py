@@ -459,6 +459,7 @@ def test_depth_is_asked_for_where_it_is_needed(tmp_path):
         ({"levels": [{"sampler": {"name": "stratified"}, "field": "scenes"}]}, "scene"),
         ({"levels": [{"sample": {"name": "stratified"}}]}, "sampler"),
         ({"losses": {"msee": 1.0}}, "mse"),
+        ({"losses": {"depth_soft": 0.01}}, "none looks at the picture"),
         ({"steps": 0}, "wanted at least 1"),
         ({"picture": "line_integral"}, "line_integral for radiographs"),
         ({"scene": {"sizes": 24}}, "size"),
