@@ -19,8 +19,7 @@ from mednerf_kit.train.scenes.build import Model
 
 RADIUS, FROM, SAMPLES = 0.8, 3.0, 96
 BOX = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
-META = {"box": BOX.tolist(), "channels": 3, "background": 1.0, "quantity": "colour", "seconds": 12.5,
-        "recipe": {"levels": []}}
+META = {"box": BOX.tolist(), "channels": 3, "background": 1.0, "quantity": "colour", "seconds": 12.5, "recipe": {"levels": []}}
 
 
 class Ball(SceneField):

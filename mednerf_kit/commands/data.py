@@ -110,7 +110,9 @@ def make(**options: Any) -> None:
 @click.command()
 @click.argument("name")
 @click.option("--into", type=FOLDER, default="data", help="Where scenes are kept.")
-@click.option("--url", metavar="URL", show_default="the public one", help="Another place of the same zip: a path, file:// or http(s)://.")
+@click.option(
+    "--url", metavar="URL", show_default="the public one", help="Another place of the same zip: a path, file:// or http(s)://."
+)
 def get(*, name: str, into: Path, url: str | None) -> None:
     """Download the scene NAME: lego, fern, chair …, Truck …; `mednerf-kit data get ?` lists them.
 

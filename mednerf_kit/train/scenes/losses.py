@@ -1,7 +1,7 @@
 """What a fitted scene is asked to explain. A loss is a function of one record; the recipe gives weights by name.
 
-Depth terms (docs/theory.md) look only at rays whose depth is known, each weighed with the confidence of its depth. A ray through a
-transparent pixel is known too: it meets nothing.
+Depth terms (docs/theory.md) look only at rays whose depth is known, each weighed with the confidence of its depth. A ray through
+a transparent pixel is known too: it meets nothing.
 """
 
 from __future__ import annotations

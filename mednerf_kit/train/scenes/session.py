@@ -43,8 +43,11 @@ def check(recipe: Mapping[str, Any]) -> None:
     PICTURES[recipe["picture"]]
     losses = build_losses(recipe["losses"])
     if not any(loss.sees_picture for loss in losses.values()):
-        raise UserError(f"got losses {', '.join(losses) or 'none'}, of which none looks at the picture", "wanted mse or l1_colour too",
-                        "add losses.mse=1.0")  # fmt: skip
+        raise UserError(
+            f"got losses {', '.join(losses) or 'none'}, of which none looks at the picture",
+            "wanted mse or l1_colour too",
+            "add losses.mse=1.0",
+        )
     for key in ("steps", "snapshot_steps"):
         if config.checked(recipe[key], int, where=f"recipe key '{key}'") < 1:
             raise UserError(f"got {key} {recipe[key]}", "wanted at least 1", "correct the recipe or --set")
