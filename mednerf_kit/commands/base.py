@@ -117,6 +117,13 @@ run_option = click.option(
     "--run", metavar="RUN", default=BUNDLED, help="A run folder (a unique prefix), a snapshot, or a bundled prior."
 )
 seed_option = click.option("--seed", type=click.IntRange(min=0), default=0, help="The same seed gives the same result.")
+samplers_option = click.option(
+    "--set",
+    "settings",
+    metavar="KEY.PATH=VALUE",
+    multiple=True,
+    help="Scenes: change samplers, and nothing else, as levels.0.sampler.n=128 (repeatable).",
+)
 device_option = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
 minutes_option = click.option(
     "--max-minutes",

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .base import FILE, FOLDER, SPLITS, Numbers, Work, chosen, device_option, run_option, seed_option
+from .base import FILE, FOLDER, SPLITS, Numbers, Work, chosen, device_option, run_option, samplers_option, seed_option
 
 HEADLINES = (
     "psnr_db",
@@ -63,13 +63,7 @@ SCENE_OPTIONS = {"run", "dataset", "split", "limit", "out", "device", *ONLY_SCEN
 @click.option("--uncertainty", is_flag=True, help="Also the coverage of the 90 % interval and the spread–error correlation.")
 @click.option("--out", type=FOLDER, show_default="in the run folder", help="Where the tables and plots go.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-@click.option(
-    "--set",
-    "settings",
-    metavar="KEY.PATH=VALUE",
-    multiple=True,
-    help="Scenes: change samplers, and nothing else, as levels.0.sampler.n=128 (repeatable).",
-)
+@samplers_option
 @click.option("--eight-bit", is_flag=True, help="Scenes: round renders to 8 bits first, as published tables do.")
 @click.option("--lpips-net", type=click.Choice(["vgg", "alex"]), default="vgg", help="Scenes: the backbone of LPIPS.")
 @click.option("--lpips-weights", type=FILE, help="Scenes: a backbone for LPIPS, where none is cached.")

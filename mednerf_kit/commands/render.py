@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ..core.errors import UserError
-from .base import FILE, FOLDER, Numbers, Work, chosen, device_option, run_option
+from .base import FILE, FOLDER, Numbers, Work, chosen, device_option, run_option, samplers_option
 
 ONLY_SCENES = {"path", "settings", "points", "mesh", "threshold", "transforms", "compare"}
 SCENE_OPTIONS = {"run", "views", "size", "video", "out", "device", *ONLY_SCENES}
@@ -25,13 +25,7 @@ SCENE_OPTIONS = {"run", "views", "size", "video", "out", "device", *ONLY_SCENES}
 @click.option(
     "--path", type=click.Choice(["orbit", "spiral", "test"]), show_default="by the scene", help="Scenes: where to look from."
 )
-@click.option(
-    "--set",
-    "settings",
-    metavar="KEY.PATH=VALUE",
-    multiple=True,
-    help="Scenes: change samplers, and nothing else, as levels.0.sampler.n=128 (repeatable).",
-)
+@samplers_option
 @click.option("--points", is_flag=True, help="Scenes: also points.ply.")
 @click.option("--mesh", is_flag=True, help="Scenes: also mesh.ply, by marching cubes.")
 @click.option("--threshold", type=float, show_default="by the cells", help="Scenes: the density at which the mesh lies.")
