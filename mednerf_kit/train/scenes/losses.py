@@ -77,7 +77,7 @@ class Loss:
     """A scalar of an :class:`Outcome`, times ``weight`` in the sum; over the training that falls to ``anneal`` of itself."""
 
     needs_depth = False
-    sees_picture = False
+    sees_picture = True
     weight: float
     anneal = 1.0
 
@@ -116,8 +116,6 @@ def build_losses(node: Mapping[str, Mapping[str, Any] | float]) -> dict[str, Los
 class SquaredError(Loss):
     """Weighted mean squared error of the picture, summed over the supervised levels (Mildenhall et al. 2020, eq. 6)."""
 
-    sees_picture = True
-
     def __init__(self, *, weight: float = 1.0) -> None:
         self.weight = weight
 
@@ -130,8 +128,6 @@ class SquaredError(Loss):
 @LOSSES.register("l1_colour")
 class AbsoluteError(Loss):
     """Weighted mean absolute error of the picture, summed over the supervised levels."""
-
-    sees_picture = True
 
     def __init__(self, *, weight: float = 1.0) -> None:
         self.weight = weight
@@ -147,7 +143,7 @@ class Coverage(Loss):
     The opacity keeps 1e-3 away from 0 and 1, so that what is right already has no slope.
     """
 
-    needs_alpha = True
+    needs_alpha, sees_picture = True, False
 
     def __init__(self, *, weight: float = 0.1) -> None:
         self.weight = weight
@@ -163,7 +159,7 @@ class Coverage(Loss):
 class SoftDepth(Loss):
     """Mean squared error of the expected depth Σ w t, over rays of known depth."""
 
-    needs_depth = True
+    needs_depth, sees_picture = True, False
 
     def __init__(self, *, weight: float = 0.01) -> None:
         self.weight = weight
@@ -180,7 +176,7 @@ class FreeSpace(Loss):
     length and not by node, so that it does not depend on where a sampler puts its nodes.
     """
 
-    needs_depth = True
+    needs_depth, sees_picture = True, False
 
     def __init__(self, *, weight: float = 0.005, margin: float = 0.05) -> None:
         self.weight, self.margin = weight, margin
@@ -200,7 +196,7 @@ class FreeSpace(Loss):
 class SurfaceConcentration(Loss):
     """|Σ w t − D| + ``variance`` · Var_w(t): the weights sit at the surface, and close together."""
 
-    needs_depth = True
+    needs_depth, sees_picture = True, False
 
     def __init__(self, *, weight: float = 0.005, variance: float = 0.1) -> None:
         self.weight, self.variance = weight, variance
@@ -223,7 +219,7 @@ class LineOfSight(Loss):
     1; eps falls from ``window`` to ``window_end`` over the training.
     """
 
-    needs_depth = True
+    needs_depth, sees_picture = True, False
 
     def __init__(self, *, weight: float = 0.05, window: float = 0.3, window_end: float = 0.05) -> None:
         self.weight, self.window, self.window_end = weight, window, window_end
@@ -245,6 +241,8 @@ class LineOfSight(Loss):
 
 class Regulariser(Loss):
     """A penalty that the fields themselves compute, by its name."""
+
+    sees_picture = False
 
     def __init__(self, name: str, weight: float) -> None:
         self.name, self.weight = name, weight
