@@ -150,9 +150,9 @@ class Chunks:
         self.size = size
 
     def __call__(self, count: int, work: Callable[[slice], T]) -> list[T]:
-        """``work`` of one slice of range(count) after the other."""
+        """``work`` of one slice of range(count) after the other; of no rows too, once."""
         done, start = [], 0
-        while start < count:
+        while start < count or not done:
             end = min(start + self.size, count)
             try:
                 done.append(work(slice(start, end)))
