@@ -96,8 +96,8 @@ def build_losses(node: Mapping[str, Mapping[str, Any] | float]) -> dict[str, Los
 
     >>> [(name, loss.weight) for name, loss in build_losses({"mse": 1.0, "l1": {"weight": 0}}).items()]
     [('mse', 1.0)]
-    >>> build_losses({"depth_soft": {"weight": 0.1, "anneal": 0.01}})["depth_soft"].weight_at(0.5)
-    0.01
+    >>> build_losses({"depth_soft": {"weight": 1.0, "anneal": 0.25}})["depth_soft"].weight_at(0.5)
+    0.5
     """
     built = {}
     for name, value in node.items():
