@@ -151,7 +151,8 @@ class Chunks:
 
     def __call__(self, count: int, work: Callable[[slice], T]) -> list[T]:
         """``work`` of one slice of range(count) after the other; of no rows too, once."""
-        done, start = [], 0
+        done: list[T] = []
+        start = 0
         while start < count or not done:
             end = min(start + self.size, count)
             try:
