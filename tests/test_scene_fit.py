@@ -305,6 +305,19 @@ def test_rays_that_do_not_fit_together_are_halved(selector, tmp_path, monkeypatc
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
 
 
+def test_one_of_several_processes_without_memory_says_so(tmp_path, monkeypatch):
+    task = prepared(tmp_path)
+
+    def no_memory(pixels):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(task, "rendered", no_memory)
+    task.ranks = replace(task.ranks, world=2)
+    chosen = task.parts.selector.select(0, task.random)
+    with pytest.raises(RunError, match="no memory for 128 rays in each of 2 processes"):
+        task.gradients(chosen, chosen, 0.0)
+
+
 def test_a_late_collapse_stops_the_training(tmp_path, monkeypatch):
     from mednerf_kit.train.scenes import fit as module
 

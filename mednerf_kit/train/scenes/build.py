@@ -239,14 +239,15 @@ def on_device(rays: Rays, device: str | torch.device) -> Rays:
     return replace(rays, **moved)
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out: on a CPU torch raises a plain RuntimeError then."""
+    text = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text or "can't allocate" in text
+
+
 def smaller_chunk(chunk: int, error: Exception) -> int:
     """Half the chunk after an out-of-memory error, said aloud; anything else is raised again."""
-    text = str(error).lower()
-    if (
-        not isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        and "out of memory" not in text
-        and "can't allocate" not in text
-    ):
+    if not out_of_memory(error):
         raise error
     if chunk <= 64:
         raise RunError("got no memory for 64 rays", "wanted a little", "use fewer samples or close other programs") from None

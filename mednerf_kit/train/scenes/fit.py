@@ -23,7 +23,7 @@ from ...rays.selectors import RaySelector
 from ..loop import TASKS
 from ..ranks import Ranks, Share
 from ..states import resume, stream
-from .build import Model, evaluations, on_device, part, render_cameras, smaller_chunk
+from .build import Model, evaluations, on_device, out_of_memory, part, render_cameras, smaller_chunk
 from .losses import Loss, Outcome
 
 CHECKS, CHECK_EVERY = (100, 200), 400  # steps after which the pictures are looked at for a collapse
@@ -239,8 +239,12 @@ class FitTask:
             try:
                 return self.by_parts(chosen, pixels, progress)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if self.ranks.world > 1:  # the others would wait for this one
-                    raise
+                if self.ranks.world > 1 and out_of_memory(error):  # the others would wait for this one
+                    raise RunError(
+                        f"got no memory for {len(pixels.view)} rays in each of {self.ranks.world} processes",
+                        "wanted room for a step",
+                        "lower selector.n, or start fewer processes on a machine",
+                    ) from None
                 self.rays_at_once = smaller_chunk(min(self.rays_at_once, len(pixels.view)), error)
 
     def by_parts(self, chosen: Pixels, pixels: Pixels, progress: float) -> tuple[dict[str, Tensor], Seen]:
