@@ -47,7 +47,7 @@ def compute() -> dict[str, Any]:
         import torch
 
         from .data.cohort import cache_dir
-        from .train.metrics import LPIPS_BACKBONE
+        from .metrics.image import LPIPS_BACKBONE
     except Exception as error:  # a broken installation fails in many ways
         return {"device": None, "torch_error": str(error).strip().partition("\n")[0]}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -91,7 +91,7 @@ def places() -> dict[str, Any]:
     return {
         "data": data if folder and folder.is_dir() else None,
         "data_sets": sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder and folder.is_dir() else [],
-        "priors": sorted(path.stem for path in (Path(__file__).parent / "priors").glob("*.safetensors")),
+        "priors": sorted(path.stem for path in (Path(__file__).parent / "bundled").glob("*.safetensors")),
         "ffmpeg": ffmpeg(),
     }
 

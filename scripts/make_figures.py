@@ -16,12 +16,13 @@ from torch import Generator, Tensor
 from mednerf_kit.core import files
 from mednerf_kit.data.orbits import OrbitSet
 from mednerf_kit.imaging.geometry import DEFAULTS
-from mednerf_kit.train import pictures, runs
-from mednerf_kit.train.evaluate import load_sets
-from mednerf_kit.train.invert import Inversion
-from mednerf_kit.train.orbiting import predict
-from mednerf_kit.train.poses import Poses
-from mednerf_kit.train.relaxed import inversion_of
+from mednerf_kit.viz import figures
+from mednerf_kit.engine import run_folder
+from mednerf_kit.invert.evaluate import load_sets
+from mednerf_kit.invert.posterior import Inversion
+from mednerf_kit.invert.predict import predict
+from mednerf_kit.prior.cameras import Poses
+from mednerf_kit.invert.fine_tuning import inversion_of
 
 FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
 SHOWN_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, 225.0, 270.0, 315.0)
@@ -67,7 +68,7 @@ def presets(grid: Path) -> None:
     """A strip at matched angles and a turning GIF: the truth, and every cell's answer to its 270° view."""
     rows, scored = {}, None
     for cell in sorted(path for path in grid.iterdir() if path.is_dir()):
-        prior = runs.load_prior(sorted((cell / "seed0").glob("0*"))[-1])
+        prior = run_folder.load_prior(sorted((cell / "seed0").glob("0*"))[-1])
         scored, _ = load_sets(prior, None, "test", 1, False)
         rows[cell.name] = answer(prior, scored)
         print(cell.name)
@@ -79,14 +80,14 @@ def presets(grid: Path) -> None:
     chosen = [int((angles - wanted).abs().argmin()) for wanted in SHOWN_DEG]
     sheet = torch.cat([views[chosen] for views in stacked.values()])
     labels = [f"{name} {wanted:.0f}°" for name in stacked for wanted in SHOWN_DEG]
-    pictures.write_png8(FIGURES / "presets.png", pictures.strip(enlarged(sheet), len(SHOWN_DEG), labels))
+    figures.write_png8(FIGURES / "presets.png", figures.strip(enlarged(sheet), len(SHOWN_DEG), labels))
     every = math.ceil(len(truth) / FRAMES)
     moments = torch.stack([views[::every] for views in stacked.values()], 1)
-    turning = [torch.tensor(pictures.strip(enlarged(moment), len(stacked), list(stacked))) for moment in moments]
-    pictures.write_gif(FIGURES / "presets.gif", torch.stack(turning) / 255, 12)
+    turning = [torch.tensor(figures.strip(enlarged(moment), len(stacked), list(stacked))) for moment in moments]
+    figures.write_gif(FIGURES / "presets.gif", torch.stack(turning) / 255, 12)
 
 
-def answer(prior: runs.Prior, scored: OrbitSet) -> Tensor:
+def answer(prior: run_folder.Prior, scored: OrbitSet) -> Tensor:
     """The orbit [V, rows, cols] that a prior makes of the first patient's view at 270°."""
     k = int((torch.tensor(scored.geometry.angles_deg) - 270).abs().argmin())
     search = inversion_of(prior, Inversion)

@@ -13,9 +13,9 @@ from mednerf_kit.core.types import Answer
 from mednerf_kit.data.posed.scene import Scene
 from mednerf_kit.fields.base import SceneField
 from mednerf_kit.imaging.cameras import Cameras, look_at
-from mednerf_kit.rays.render import PICTURES, Level
-from mednerf_kit.rays.samplers import Stratified
-from mednerf_kit.train.scenes.build import Model
+from mednerf_kit.rays.render import Level, PICTURES
+from mednerf_kit.rays.samplers.base import Stratified
+from mednerf_kit.scene.model import Model
 
 RADIUS, FROM, SAMPLES = 0.8, 3.0, 96
 BOX = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])

@@ -21,8 +21,8 @@ from scipy import stats
 from mednerf_kit.cli import main
 from mednerf_kit.core import config, files
 from mednerf_kit.core.errors import RunError, UserError
-from mednerf_kit.train.ablation import figure, grid, results, run, scoring, statistics, table
-from mednerf_kit.train.ablation.results import Result, Scores
+from mednerf_kit.study.ablation import figure, grid, results, run, scoring, statistics, table
+from mednerf_kit.study.ablation.results import Result, Scores
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = """# What it shows.
@@ -368,8 +368,9 @@ def trained(call):
 
 
 def test_a_prior_is_trained_drawn_from_and_scored_on_patients(spec, tmp_path, monkeypatch):
-    from mednerf_kit.train import evaluate, session
-    from mednerf_kit.train.generation import score
+    from mednerf_kit.invert import evaluate
+    from mednerf_kit.prior import session
+    from mednerf_kit.study.generation import score
 
     patients = [{"patient": name, "psnr_db": value} for name, value in (("q0", 20.0), ("q1", 22.0))]
     training = stand_in(monkeypatch, session, "train", trained)
@@ -395,8 +396,8 @@ def test_a_prior_is_trained_drawn_from_and_scored_on_patients(spec, tmp_path, mo
 
 
 def test_a_scene_is_fitted_and_scored_on_its_test_views(spec, tmp_path, monkeypatch):
-    from mednerf_kit.train import session
-    from mednerf_kit.train.scenes import evaluate, runs
+    from mednerf_kit.prior import session
+    from mednerf_kit.scene import evaluate, load
 
     views = [{"stem": "r_0", "psnr_db": 30.0, "lpips": None}]
     stand_in(monkeypatch, session, "train", trained)
@@ -618,7 +619,7 @@ def bases(ablation):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_cell_can_be_run(name):
-    from mednerf_kit.train.session import resolve
+    from mednerf_kit.prior.session import resolve
 
     ablation = grid.read(name)
     for base in sorted(bases(ablation)):
@@ -658,7 +659,7 @@ def test_every_shipped_grid_compares_the_same_things_at_every_preset(name):
 
 @pytest.mark.parametrize("preset", ["quick", "default"])
 def test_local_and_importance_sampling_start_from_as_many_samples_at_every_preset(preset):
-    from mednerf_kit.train.session import resolve
+    from mednerf_kit.prior.session import resolve
 
     ablation = grid.resized(grid.read("samplers_llff"), preset)
     fine = {cell.name: cell.recipe["levels"][1]["sampler"]["n"] for cell in grid.plan(ablation, {"any": "blocks"}, resolve)}

@@ -19,18 +19,20 @@ from mednerf_kit.core import config, files
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.unposed import read_pictures
 from mednerf_kit.gan.discriminator import DISCRIMINATORS
-from mednerf_kit.gan.losses import LOSSES, Hinge
+from mednerf_kit.gan.losses import Hinge, LOSSES
 from mednerf_kit.gan.selfsup import SelfSupervisedDiscriminator, quadrant
-from mednerf_kit.rays.patches import AnnealedPatch, smallest_scale
-from mednerf_kit.train import evaluate as scoring
-from mednerf_kit.train import metrics, published, runs, session
-from mednerf_kit.train.adversarial import AdversarialTask
-from mednerf_kit.train.optimisers import OPTIMISERS
-from mednerf_kit.train.perceptual import Pyramid
-from mednerf_kit.train.poses import Poses
-from mednerf_kit.train.project import project
-from mednerf_kit.train.relaxed import Relaxation, Relaxed, uncertainty_weighted
-from mednerf_kit.train.rendering import Renderer
+from mednerf_kit.rays.selectors.patches import AnnealedPatch, smallest_scale
+from mednerf_kit.invert import evaluate as scoring
+from mednerf_kit.metrics import image
+from mednerf_kit.prior import gan_recipes, session
+from mednerf_kit.engine import run_folder
+from mednerf_kit.prior.gan import AdversarialTask
+from mednerf_kit.engine.optim import OPTIMISERS
+from mednerf_kit.metrics.perceptual import Pyramid
+from mednerf_kit.prior.cameras import Poses
+from mednerf_kit.invert.reconstruct import project
+from mednerf_kit.invert.fine_tuning import Relaxation, Relaxed, uncertainty_weighted
+from mednerf_kit.prior.rendering import Renderer
 
 PRESETS = ["chest_hypernerfgan", "knee_hypernerfgan", "chest_mednerf", "knee_mednerf", "chest_graf", "carla"]
 HYPER = ["generator={name: hypernerfgan, code_dim: 8, width: 16, depth: 3, skip: 2, octaves: 3, rank: 2}",
@@ -261,9 +263,9 @@ def test_a_set_smaller_than_the_batch_is_refused(toys, tmp_path):
 def test_restored_defects_act_and_are_named(toys, tmp_path):
     settings = ["compat={fov_deg: 10, depth_range: 2.86, elevation_deg: [5, 20], batch_mean_hinge: true, mirrored: true}"]
     folder = trained("chest_mednerf", toys, tmp_path, *settings)
-    _, meta = files.load_tensors(runs.snapshots(folder)[-1])
+    _, meta = files.load_tensors(run_folder.snapshots(folder)[-1])
     assert Renderer.of(meta["recipe"]).poses.depth == 2.86
-    prior = runs.load_prior(folder)
+    prior = run_folder.load_prior(folder)
     assert prior.geometry.fov_deg == pytest.approx(10, abs=1e-3) and prior.geometry.tilt_deg == 12.5
     assert prior.geometry.half_width_mm == pytest.approx(small_geometry().half_width_mm)
     log = (folder / "log.txt").read_text()
@@ -315,7 +317,7 @@ def test_resumed_equals_uninterrupted(toys, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             trained("chest_mednerf", toys, tmp_path / "parts", *same)
     again = trained("chest_mednerf", toys, tmp_path / "parts", *same, resume="latest")
-    a, b = (files.load_tensors(runs.snapshots(folder)[-1])[0] for folder in (whole, again))
+    a, b = (files.load_tensors(run_folder.snapshots(folder)[-1])[0] for folder in (whole, again))
     assert [name for name in a if not torch.equal(a[name], b[name])] == [] and set(a) == set(b)
     assert [row["d_loss"] for row in stats(whole)] == [row["d_loss"] for row in stats(again)]
 
@@ -332,7 +334,7 @@ def test_photographs_nobody_posed_train_the_same_generator(tmp_path):
     assert images.shape == (3, 20, 20, 3) and images[0, 0, 0].tolist() == [1, 1, 1] and "middle" in notes[0]
     assert images[1, 10, 10].tolist() == pytest.approx([200 / 255, 50 / 255, 0], abs=1e-3)
     run = trained("carla", folder.parent, tmp_path / "runs")
-    prior = runs.load_prior(run)
+    prior = run_folder.load_prior(run)
     assert prior.geometry.fov_deg == pytest.approx(39.6, abs=1e-3) and not prior.geometry.columns_flipped
     for use in (lambda: scoring.evaluate(run=str(run)), lambda: project(xray=["x.png"], run=str(run))):
         with pytest.raises(UserError, match="coloured photographs"):
@@ -349,7 +351,7 @@ def test_uncertainty_weights_by_hand():
 
 @pytest.mark.parametrize("weighting", ["fixed", "uncertainty"])
 def test_inversion_approaches_its_input_without_the_held_out_pixels(mednerf, toys, weighting):
-    prior = runs.load_prior(mednerf)
+    prior = run_folder.load_prior(mednerf)
     with torch.no_grad():
         code = prior.generator.weights(prior.generator.draw(1, seeded(5)))
         renderer = Renderer.of(prior.meta["recipe"])
@@ -369,18 +371,18 @@ def test_inversion_approaches_its_input_without_the_held_out_pixels(mednerf, toy
 
 
 def test_candidates_are_tried_at_several_azimuths(mednerf):
-    prior = runs.load_prior(mednerf)
+    prior = run_folder.load_prior(mednerf)
     problem = Relaxation(prior, torch.rand(1, SIZE, SIZE, generator=seeded()), torch.tensor([0.0]),
                          Relaxed(samples=3, candidates=8, azimuths=4), seeded())  # fmt: skip
     members = problem.start()
     assert len(members.eps) == 4 and set(members.turn_deg.tolist()) <= {0.0, 90.0, 180.0, 270.0}
-    assert published.compat_of(prior.meta["recipe"]).named() == []
+    assert gan_recipes.compat_of(prior.meta["recipe"]).named() == []
 
 
 def test_a_gain_by_angle_is_learned_and_kept_with_the_prior(toys, tmp_path):
     settings = [*SMALL["chest_mednerf"], *QUICK, "task.view_gain=2"]
     run = session.train(dataset=str(toys), config="chest_mednerf", settings=settings, outdir=tmp_path, device="cpu")
-    prior = runs.load_prior(run)
+    prior = run_folder.load_prior(run)
     profile = torch.tensor(prior.meta["log_gain_profile"])
     assert profile.shape == (VIEWS,) and 0 < float(profile.abs().max()) < 0.1
     angles = torch.tensor(prior.geometry.angles_deg)

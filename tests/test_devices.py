@@ -25,23 +25,26 @@ from mednerf_kit.gan.augment import AUGMENTATIONS
 from mednerf_kit.gan.augment import apply as augmented
 from mednerf_kit.gan.dag import POLICIES
 from mednerf_kit.gan.discriminator import DISCRIMINATORS
-from mednerf_kit.rays.samplers import SAMPLERS
-from mednerf_kit.rays.selectors import SELECTORS
-from mednerf_kit.train import boards, calibrate, evaluate, pictures, render, runs, session
-from mednerf_kit.train.generation import score
-from mednerf_kit.train.invert import Inversion
-from mednerf_kit.train.project import project
-from mednerf_kit.train.scenes import evaluate as scene_evaluate
-from mednerf_kit.train.scenes import session as scenes
-from mednerf_kit.train.scenes import show, teacher
-from mednerf_kit.train.scenes.export import export_mesh
-from mednerf_kit.train.scenes.fit import FitTask
-from mednerf_kit.train.scenes.forgetting import forgetting
-from mednerf_kit.train.scenes.losses import LOSSES
-from mednerf_kit.train.scenes.pose import PoseSearch, aligned
-from mednerf_kit.train.scenes.pose_report import pose_run, report_run
-from mednerf_kit.train.scenes.runs import Fit, density_grid, load_fit
-from mednerf_kit.train.scenes.surface import surface_scores
+from mednerf_kit.rays.samplers.base import SAMPLERS
+from mednerf_kit.rays.selectors.base import SELECTORS
+from mednerf_kit.prior import previews, session
+from mednerf_kit.invert import calibrate, evaluate, render
+from mednerf_kit.viz import figures
+from mednerf_kit.engine import run_folder
+from mednerf_kit.study.generation import score
+from mednerf_kit.invert.posterior import Inversion
+from mednerf_kit.invert.reconstruct import project
+from mednerf_kit.scene import evaluate as scene_evaluate
+from mednerf_kit.scene import recipes as scenes
+from mednerf_kit.scene import depth_teacher, render
+from mednerf_kit.scene.export import export_mesh
+from mednerf_kit.scene.fit import FitTask
+from mednerf_kit.scene.forgetting import forgetting
+from mednerf_kit.scene.losses import LOSSES
+from mednerf_kit.scene.pose.search import PoseSearch, aligned
+from mednerf_kit.scene.pose.report import pose_run, report_run
+from mednerf_kit.scene.load import Fit, density_grid, load_fit
+from mednerf_kit.scene.surface import surface_scores
 
 for found in pkgutil.walk_packages(mednerf_kit.__path__, "mednerf_kit."):  # what is imported only when it is used, too
     if not found.name.endswith("__main__"):
@@ -105,7 +108,7 @@ def little_work() -> Iterator[None]:
         patch.setattr(scene_evaluate, "surface_scores", partial(surface_scores, size=16))
         patch.setattr(calibrate, "Inversion", QUICKLY)
         patch.setattr(evaluate, "Inversion", QUICKLY)
-        patch.setattr(pictures, "write_orbit_video", lambda path, views, *_: pictures.to_uint8(views))
+        patch.setattr(pictures, "write_orbit_video", lambda path, views, *_: figures.to_uint8(views))
         patch.setattr(teacher, "own_score", lambda fit: {})  # evaluates once more
         for name, value in {"SCENES": 2, "FRAMES": 2, "GRID": 12}.items():
             patch.setattr(boards, name, value)
@@ -183,13 +186,13 @@ def test_every_loss_has_a_gradient(device):
 
 def test_everything_about_a_scene_is_done_there(device, fit_there, tmp_path):
     run = str(fit_there)
-    found = show.evaluate_run(run=run, limit=1, device="cuda", out=tmp_path / "scores")
+    found = render.evaluate_run(run=run, limit=1, device="cuda", out=tmp_path / "scores")
     assert found["peak_mib"] == 1.0 and found["poses_aligned"]
-    show.render_run(run=run, views=2, size=16, points=True, out=tmp_path / "render", device="cuda")
+    render.render_run(run=run, views=2, size=16, points=True, out=tmp_path / "render", device="cuda")
     fit = load_fit(run, device="cuda")
     export_mesh(fit, tmp_path / "mesh.ply", size=16, threshold=float(density_grid(fit, 16)[0].median()))
     assert forgetting(fit_there, device="cuda", pixels=64)["course_steps"] == [2, 3, 4]
-    teacher.write_depth(run=run, out=tmp_path, limit=1, device="cuda")
+    depth_teacher.write_depth(run=run, out=tmp_path, limit=1, device="cuda")
     search = PoseSearch(rays=16, steps=2)
     pose_run(run=run, image="test/r_0", start_view="test/r_1", search=search, out=tmp_path, device="cuda")
     report_run(run=run, starts=2, search=search, out=tmp_path, device="cuda")
@@ -220,7 +223,7 @@ def goes_on(folder: Path, home: Path) -> None:
     """A copy of a run begun on the device is continued on the CPU, and from a snapshot made there on the device again."""
     shutil.copytree(folder, home / folder.name)
     for kept, device in ((1, "cpu"), (2, "cuda")):
-        for path in runs.snapshots(home / folder.name)[kept:]:
+        for path in run_folder.snapshots(home / folder.name)[kept:]:
             path.unlink()
         with pretend_device() if device == "cuda" else contextlib.nullcontext():
             trained("unread", home, "unread", device=device, resume=str(home / folder.name))
@@ -235,7 +238,7 @@ def patients(tmp_path_factory) -> Path:
     folder = make_set(tmp_path_factory.mktemp("sets") / "chest_toys")
     (folder / "split.json").write_text(json.dumps({**SPLIT, "val": ["q1"], "test": ["q0"]}))
     for k in range(4):
-        pictures.write_png8(folder / f"{k}.png", torch.rand(SIZE, SIZE, 3, generator=torch.Generator().manual_seed(k)))
+        figures.write_png8(folder / f"{k}.png", torch.rand(SIZE, SIZE, 3, generator=torch.Generator().manual_seed(k)))
     return folder
 
 
@@ -277,7 +280,7 @@ def test_everything_about_a_prior_is_done_there(device, prior_there, patients, t
     evaluate.evaluate(run=run, limit=1, out=tmp_path, uncertainty=True, device="cuda")
     score.score(run=run, fakes=8, views=4, samples=2, out=tmp_path, device="cuda")
     render.sample(run=run, seeds=[0, 1], size=16, out=tmp_path, device="cuda")
-    if "graf" in runs.read_choice(prior_there)["recipe"]["generator"]["name"]:
+    if "graf" in run_folder.read_choice(prior_there)["recipe"]["generator"]["name"]:
         return
     render.render(run=run, views=2, size=16, volume=True, video=False, out=tmp_path, device="cuda")
     film = next(patients.glob("q0/**/*.png"))

@@ -20,11 +20,12 @@ from mednerf_kit.data.posed.scene import load_scene
 from mednerf_kit.fields.voxels import Voxels
 from mednerf_kit.imaging.volume import read_volume
 from mednerf_kit.rays.render import Level, Rendered
-from mednerf_kit.rays.samplers import Stratified
-from mednerf_kit.train import fewview, rtk
-from mednerf_kit.train.scenes.gains import SquaredErrorUpToGain, fitted_gains
-from mednerf_kit.train.scenes.losses import Outcome
-from mednerf_kit.train.session import resolve, train
+from mednerf_kit.rays.samplers.base import Stratified
+from mednerf_kit.study import sparse_view
+from mednerf_kit.recon import rtk
+from mednerf_kit.scene.gains import SquaredErrorUpToGain, fitted_gains
+from mednerf_kit.scene.losses import Outcome
+from mednerf_kit.prior.session import resolve, train
 
 BOX = torch.tensor([[-1.0, -1.5, -0.5], [1.0, 1.5, 1.5]])
 QUICK_SETTINGS = [
@@ -124,13 +125,13 @@ def test_voxels_that_every_view_sees():
         depth = distance - (a.cos() * x - a.sin() * y)
         inside &= ((a.sin() * x + a.cos() * y) * distance / depth).abs() <= 1
         inside &= (z * distance / depth).abs() <= 1
-    assert float((inside == fewview.seen_by_all(size, distance)).float().mean()) > 0.999
+    assert float((inside == sparse_view.seen_by_all(size, distance)).float().mean()) > 0.999
 
 
 def test_gains_of_a_set_scaled_view_by_view_are_found_from_its_training_views(tmp_path):
-    one = fewview.read_case(str(make_set(tmp_path / "one")), patient="p1", views=6, fov_deg=None, fit_fov=False, size=24)
+    one = sparse_view.read_case(str(make_set(tmp_path / "one")), patient="p1", views=6, fov_deg=None, fit_fov=False, size=24)
     root = make_set(tmp_path / "each", per_view=True)
-    each = fewview.read_case(str(root), patient="p1", views=6, fov_deg=None, fit_fov=False, size=24)
+    each = sparse_view.read_case(str(root), patient="p1", views=6, fov_deg=None, fit_fov=False, size=24)
     assert each.scaled_by_view and not one.scaled_by_view and torch.equal(one.gains, torch.ones(6))
     ratio = (each.images.sum((1, 2)) / one.images.sum((1, 2))).log()  # what is left of the gains, up to one scale
     before = ((each.images * each.gains[:, None, None]).sum((1, 2)) / one.images.sum((1, 2))).log()
@@ -155,7 +156,7 @@ def scene_run(tiny_set):
 def table(tiny_set, scene_run):
     folder = tiny_set.parent / "out"
     names = ("fdk", "sart", "sart_tv", "field")
-    return folder, fewview.compare(dataset=str(tiny_set), out=folder, patient="p1", views=5, run=str(scene_run), methods=names,
+    return folder, sparse_view.compare(dataset=str(tiny_set), out=folder, patient="p1", views=5, run=str(scene_run), methods=names,
                                    size=24, settings=["sart.epochs=8", "sart_tv.epochs=8"])  # fmt: skip
 
 
@@ -182,26 +183,26 @@ def test_methods_are_worth_what_they_should_be(table):
 
 
 def test_the_truth_scores_best(tiny_set, monkeypatch):
-    case = fewview.read_case(str(tiny_set), patient="p1", views=5, fov_deg=None, fit_fov=False, size=40)
-    found, shown = fewview.scores(case, case.truth)
+    case = sparse_view.read_case(str(tiny_set), patient="p1", views=5, fov_deg=None, fit_fov=False, size=40)
+    found, shown = sparse_view.scores(case, case.truth)
     assert found["psnr_3d_db"] == 120 and found["ssim_3d"] == pytest.approx(1) and found["psnr_db"] > 28
     assert shown.shape == case.held.shape
 
 
 def test_sart_goes_on_from_the_prior(tiny_set, tmp_path, monkeypatch):
     monkeypatch.setattr(fewview, "Inversion", QUICK)
-    case = fewview.read_case(str(tiny_set), patient="p1", views=2, fov_deg=None, fit_fov=False, size=24)
+    case = sparse_view.read_case(str(tiny_set), patient="p1", views=2, fov_deg=None, fit_fov=False, size=24)
     prior = str(snapshot(tmp_path / "prior"))
-    alone, after = (fewview.FromPrior(prior=prior, epochs=n)(case) for n in (0, 2))
+    alone, after = (sparse_view.FromPrior(prior=prior, epochs=n)(case) for n in (0, 2))
     assert alone.shape == after.shape == (24, 24, 24)
-    assert fewview.scores(case, after)[0]["psnr_db"] > fewview.scores(case, alone)[0]["psnr_db"]
+    assert sparse_view.scores(case, after)[0]["psnr_db"] > sparse_view.scores(case, alone)[0]["psnr_db"]
 
 
 @pytest.mark.skipif(not rtk.installed(), reason="itk-rtk is not installed")
 def test_rtk_agrees_where_every_view_sees(tiny_set):
-    case = fewview.read_case(str(tiny_set), patient="p1", views=7, fov_deg=None, fit_fov=False, size=24)
-    mask = fewview.seen_by_all(24, case.geometry.distance)
-    ours = fewview.fdk(case.images, case.geometry, size=24, cutoff=torch.inf, extend=0.0)
+    case = sparse_view.read_case(str(tiny_set), patient="p1", views=7, fov_deg=None, fit_fov=False, size=24)
+    mask = sparse_view.seen_by_all(24, case.geometry.distance)
+    ours = sparse_view.fdk(case.images, case.geometry, size=24, cutoff=torch.inf, extend=0.0)
     theirs = rtk.fdk(case.images, case.geometry, size=24, hann=0.0, extend=0.0)
     torch.testing.assert_close(ours[mask], theirs[mask], rtol=1e-3, atol=1e-4)
 
@@ -224,7 +225,7 @@ def test_rtk_agrees_where_every_view_sees(tiny_set):
 )
 def test_bad_input_is_one_sentence(tiny_set, tmp_path, options, words):
     with pytest.raises(UserError, match=words) as caught:
-        fewview.compare(
+        sparse_view.compare(
             **{"dataset": str(tiny_set), "out": tmp_path, "views": 4, "methods": ("fdk", "sart"), "size": 24, **options}
         )
     assert "\n" not in str(caught.value)
@@ -233,18 +234,18 @@ def test_bad_input_is_one_sentence(tiny_set, tmp_path, options, words):
 def test_a_run_that_saw_held_out_views_or_another_patient_is_refused(tiny_set, scene_run, tmp_path):
     common = {"dataset": str(tiny_set), "out": tmp_path, "run": str(scene_run), "methods": ("field",), "size": 24}
     with pytest.raises(UserError, match="held out"):
-        fewview.compare(**common, patient="p1", views=3)
+        sparse_view.compare(**common, patient="p1", views=3)
     with pytest.raises(UserError, match="wanted patient 'p2'"):
-        fewview.compare(**common, patient="p2", views=5)
+        sparse_view.compare(**common, patient="p2", views=5)
     with pytest.raises(UserError, match="opening angle"):
-        fewview.compare(**common, patient="p1", views=5, fov_deg=40.0)
+        sparse_view.compare(**common, patient="p1", views=5, fov_deg=40.0)
 
 
 def test_missing_rtk_says_what_to_install(monkeypatch):
     monkeypatch.setattr(rtk, "installed", lambda: False)
     with pytest.raises(UserError, match=r"mednerf-kit\[baselines\]"):
-        fewview.chosen_methods(["rtk_fdk"], run=None, prior=None)
-    assert fewview.chosen_methods([], run=None, prior="bundled:chest") == ["fdk", "sart", "sart_tv", "prior"]
+        sparse_view.chosen_methods(["rtk_fdk"], run=None, prior=None)
+    assert sparse_view.chosen_methods([], run=None, prior="bundled:chest") == ["fdk", "sart", "sart_tv", "prior"]
 
 
 # The command and the recipes
@@ -253,7 +254,7 @@ def test_missing_rtk_says_what_to_install(monkeypatch):
 def test_the_command_names_every_method():
     (option,) = [p for p in command.tomography.params if p.name == "methods"]
     named = option.help.partition(": ")[2].rstrip(".").split(", ")
-    assert sorted(named) == sorted(fewview.METHODS.entries)
+    assert sorted(named) == sorted(sparse_view.METHODS.entries)
 
 
 def test_the_command_prints_table_and_folder(tiny_set, tmp_path):

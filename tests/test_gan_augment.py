@@ -12,7 +12,7 @@ import torch
 
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.gan import augment as module
-from mednerf_kit.gan.augment import AUGMENTATIONS, PROBABILITIES, AdaptiveProbability, Augment, Drawn, apply
+from mednerf_kit.gan.augment import AUGMENTATIONS, AdaptiveProbability, Augment, Drawn, PROBABILITIES, apply
 
 PRESETS = list(AUGMENTATIONS.entries)
 TRANSFORMS = [f.name for f in dataclasses.fields(Augment) if f.default == 0.0]

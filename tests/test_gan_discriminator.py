@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.gan import layers
-from mednerf_kit.gan.dag import POLICIES, Dag, identity
+from mednerf_kit.gan.dag import Dag, POLICIES, identity
 from mednerf_kit.gan.discriminator import DISCRIMINATORS, ResidualDiscriminator
 from mednerf_kit.gan.losses import hinge_d, hinge_g, nonsaturating_d, nonsaturating_g, r1_penalty
 

@@ -17,10 +17,12 @@ from torch import Generator
 from mednerf_kit import cli
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.orbits import load_orbits
-from mednerf_kit.train import boards, features, metrics, runs
-from mednerf_kit.train.generation import fakes, memory, mixing
-from mednerf_kit.train.generation import score as scoring
-from mednerf_kit.train.generation.distances import frechet_distance, kernel_distance, precision_recall
+from mednerf_kit.prior import previews
+from mednerf_kit.metrics import features, image
+from mednerf_kit.engine import run_folder
+from mednerf_kit.study.generation import fakes, memory, mixing
+from mednerf_kit.study.generation import score as scoring
+from mednerf_kit.metrics.distances import frechet_distance, kernel_distance, precision_recall
 
 
 def seeded(seed: int = 0) -> Generator:
@@ -104,7 +106,7 @@ def test_precision_and_recall_of_clusters():
 
 
 def test_precision_is_the_brute_force_share(monkeypatch):
-    monkeypatch.setattr("mednerf_kit.train.generation.distances.CHUNK", 7)
+    monkeypatch.setattr("mednerf_kit.metrics.distances.CHUNK", 7)
     reals, points = torch.randn(30, 3, generator=seeded(1)).double(), torch.randn(40, 3, generator=seeded(2)).double() + 0.7
     radius = [sorted(float((x - y).norm()) for y in reals)[3] for x in reals]
     inside = [any(float((p - x).norm()) <= r for x, r in zip(reals, radius, strict=True)) for p in points]
@@ -198,26 +200,26 @@ def test_inception_sees_what_it_should(stand_in_network, monkeypatch, tmp_path):
 LEVELS = [{"name": "stratified", "n": 96}]
 
 
-def prior_of(tmp_path, task: dict | None = None, generator: dict | None = None) -> runs.Prior:
+def prior_of(tmp_path, task: dict | None = None, generator: dict | None = None) -> run_folder.Prior:
     recipe = {"generator": generator or NODE, "levels": LEVELS, "task": task or {"name": "prior"}, "dataset": {"size": 32}}
     if generator is None:
-        return runs.load_prior(snapshot(tmp_path / "run", recipe=recipe))
+        return run_folder.load_prior(snapshot(tmp_path / "run", recipe=recipe))
     torch.manual_seed(0)
     from mednerf_kit.gan.generator import GENERATORS
 
     made = GENERATORS.build(generator).requires_grad_(False)
-    plain = runs.load_prior(snapshot(tmp_path / "plain"))
-    return runs.Prior(made, plain.geometry, torch.zeros(0, made.latent_dim), {**plain.meta, "recipe": recipe}, plain.path)
+    plain = run_folder.load_prior(snapshot(tmp_path / "plain"))
+    return run_folder.Prior(made, plain.geometry, torch.zeros(0, made.latent_dim), {**plain.meta, "recipe": recipe}, plain.path)
 
 
 def test_voxels_show_what_rays_show(tmp_path):
     prior = prior_of(tmp_path)
     code = next(fakes.drawn_codes(prior, 1, seeded()))
     angles = (0.0, 45.0, 270.0)
-    psnr_db = metrics.psnr_db(fakes.baked_views(prior, code, angles), fakes.own_views(prior, code, angles))
+    psnr_db = image.psnr_db(fakes.baked_views(prior, code, angles), fakes.own_views(prior, code, angles))
     assert float(psnr_db.min()) > 35
     other = fakes.own_views(prior, next(fakes.drawn_codes(prior, 1, seeded(1))), angles)
-    assert float((metrics.psnr_db(fakes.baked_views(prior, code, angles), other) - psnr_db).max()) < -3
+    assert float((image.psnr_db(fakes.baked_views(prior, code, angles), other) - psnr_db).max()) < -3
 
 
 @pytest.mark.parametrize("task", [{"picture": "emission_absorption", "background": 1.0}, {"picture": "transmission"}])
@@ -228,7 +230,7 @@ def test_voxels_show_what_rays_show_where_matter_hides_matter(tmp_path, task):
     code = next(fakes.drawn_codes(prior, 1, seeded()))
     baked, own = (see(prior, code, (30.0,)) for see in (fakes.baked_views, fakes.own_views))
     assert float(own.std()) > 0.01
-    assert float(metrics.psnr_db(baked, own).min()) > 30
+    assert float(image.psnr_db(baked, own).min()) > 30
 
 
 def test_the_first_fakes_are_the_same_however_many(tmp_path):
@@ -415,27 +417,27 @@ def test_the_board_shows_grids_a_clip_gains_and_the_field_of_view(tmp_path):
     class Task:
         def pictures(self, index):
             images = torch.rand(3, prior.geometry.views, 32, 32, generator=seeded())
-            return boards.radiographs(prior.generator, images, prior.geometry, prior.distance)
+            return previews.radiographs(prior.generator, images, prior.geometry, prior.distance)
 
         def fitted(self):
             return {"distance": 1.0, "log_gain_profile": [0.0, math.log(2.0)]}
 
     writer = SummaryWriter(str(tmp_path / "board"))
-    boards.show(writer, Task(), 5)
-    boards.show(writer, object(), 6)  # a task with nothing to show
+    previews.show(writer, Task(), 5)
+    previews.show(writer, object(), 6)  # a task with nothing to show
     writer.close()
     events = logged(tmp_path / "board")
     assert set(events.Tags()["images"]) == {"grid/reals", "grid/fakes", "clip/orbit"}
     assert [e.value for e in events.Scalars("fov_deg")] == pytest.approx([90.0])
     assert [e.value for n in ("least", "mean", "most") for e in events.Scalars(f"gain/{n}")] == pytest.approx([1, 1.5, 2])
     clip = Image.open(io.BytesIO(events.Images("clip/orbit")[0].encoded_image_string))
-    assert clip.n_frames == boards.FRAMES and clip.size == (32, 32)
+    assert clip.n_frames == previews.FRAMES and clip.size == (32, 32)
 
 
 def test_the_board_shows_generators_whose_views_are_marched(tmp_path):
     node = {"name": "hypernerfgan", "code_dim": 8, "width": 8, "depth": 1, "octaves": 2, "rank": 2, "skip": 0}
     prior = prior_of(tmp_path, {"name": "adversarial", "picture": "emission_absorption"}, node)
-    renderer = boards.Renderer.of({**prior.meta["recipe"], "levels": [{"name": "stratified", "n": 4}]})
-    found = boards.marched(prior.generator, renderer, torch.rand(20, 32, 32, 1).half(), prior.geometry)
+    renderer = previews.Renderer.of({**prior.meta["recipe"], "levels": [{"name": "stratified", "n": 4}]})
+    found = previews.marched(prior.generator, renderer, torch.rand(20, 32, 32, 1).half(), prior.geometry)
     assert found["grid/reals"].shape == (16, 32, 32) and found["grid/fakes"].shape == (16, 32, 32, 3)
-    assert found["clip/orbit"].shape == (boards.FRAMES, 32, 32, 3)
+    assert found["clip/orbit"].shape == (previews.FRAMES, 32, 32, 3)

@@ -14,16 +14,17 @@ from tiny import SETTINGS, SIZE, SPLIT, VIEWS, make_set, random_prior
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.orbits import load_orbits
 from mednerf_kit.rays.render import Level, render
-from mednerf_kit.rays.samplers import Stratified
-from mednerf_kit.train import calibrate as calibrating
-from mednerf_kit.train import evaluate as scoring
-from mednerf_kit.train import metrics, session
-from mednerf_kit.train.evaluate import Scored, baseline_orbits, evaluate, input_views, score_patient, summary
-from mednerf_kit.train.invert import Inversion, Posterior, Problem
-from mednerf_kit.train.orbiting import SPREAD_FLOOR, calibration, predict
-from mednerf_kit.train.runs import Prior, load_prior
-from mednerf_kit.train.targets import HALF_EXTENT
-from mednerf_kit.train.volumes import at_distance, bake, project_field
+from mednerf_kit.rays.samplers.base import Stratified
+from mednerf_kit.invert import calibrate as calibrating
+from mednerf_kit.invert import evaluate as scoring
+from mednerf_kit.metrics import image
+from mednerf_kit.prior import session
+from mednerf_kit.invert.evaluate import Scored, baseline_orbits, evaluate, input_views, score_patient, summary
+from mednerf_kit.invert.posterior import Inversion, Posterior, Problem
+from mednerf_kit.invert.predict import SPREAD_FLOOR, calibration, predict
+from mednerf_kit.engine.run_folder import Prior, load_prior
+from mednerf_kit.prior.training_volumes import HALF_EXTENT
+from mednerf_kit.recon.field_volume import at_distance, bake, project_field
 
 QUICK = Inversion(samples=2, candidates=24, code_steps=40, pivot_steps=10, rays=128, nodes=16)
 FASTEST = Inversion(samples=2, candidates=8, code_steps=10, pivot_steps=5, rays=64, nodes=8)

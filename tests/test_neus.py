@@ -21,12 +21,12 @@ from mednerf_kit.data.posed.dtu import Dtu
 from mednerf_kit.data.posed.solids import Ball as ExactBall
 from mednerf_kit.data.posed.solids import Paint, Surface
 from mednerf_kit.fields.neus import Neus, _RoundedRelu, annealed, section_depth
-from mednerf_kit.rays.samplers import SAMPLERS
-from mednerf_kit.rays.surface import Sections
-from mednerf_kit.train.scenes import export, surface
-from mednerf_kit.train.scenes.build import Model
-from mednerf_kit.train.scenes.evaluate import evaluate_scene
-from mednerf_kit.train.session import resolve, train
+from mednerf_kit.rays.samplers.base import SAMPLERS
+from mednerf_kit.rays.samplers.neus import Sections
+from mednerf_kit.scene import export, surface
+from mednerf_kit.scene.model import Model
+from mednerf_kit.scene.evaluate import evaluate_scene
+from mednerf_kit.prior.session import resolve, train
 
 ROOM = torch.tensor([[-1.0, -1.5, -0.5], [1.0, 1.0, 2.0]])
 SMALL_HASH = {"name": "hash", "levels": 3, "log2_table": 8, "base": 2, "finest": 8}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mednerf_kit.data.posed.scene import load_scene
 from mednerf_kit.fields.nerf import Nerf
-from mednerf_kit.train.scenes.session import prepare
+from mednerf_kit.scene.recipes import prepare
 
 STEPS, RAYS, OCTAVES, VIEW_OCTAVES, RATE, FINAL = 40, 128, 3, 1, 1e-2, 0.1
 NERF = {"name": "nerf", "depth": 2, "width": 16, "skip": 0, "octaves": OCTAVES, "view_octaves": VIEW_OCTAVES}

@@ -21,17 +21,17 @@ from mednerf_kit.data.posed.scene import Scene
 from mednerf_kit.fields.base import SceneField
 from mednerf_kit.imaging.cameras import Cameras, look_at
 from mednerf_kit.imaging.motion import about, angle_deg, apart, exp_se3, log_se3, skew, square
-from mednerf_kit.rays.render import PICTURES, Level
-from mednerf_kit.rays.samplers import Stratified
-from mednerf_kit.rays.selectors import RandomRays
-from mednerf_kit.train.scenes import pose_report
-from mednerf_kit.train.scenes import runs as scene_runs
-from mednerf_kit.train.scenes.build import Model, render_cameras
-from mednerf_kit.train.scenes.evaluate import evaluate_scene
-from mednerf_kit.train.scenes.fit import FitParts, FitTask, PoseCorrections
-from mednerf_kit.train.scenes.losses import build_losses
-from mednerf_kit.train.scenes.pose import PixelSets, PoseSearch, aligned, approach, corners, dilated, refine, sees_scene
-from mednerf_kit.train.scenes.runs import Fit
+from mednerf_kit.rays.render import Level, PICTURES
+from mednerf_kit.rays.samplers.base import Stratified
+from mednerf_kit.rays.selectors.base import RandomRays
+from mednerf_kit.scene.pose import report
+from mednerf_kit.scene import load as scene_runs
+from mednerf_kit.scene.model import Model, render_cameras
+from mednerf_kit.scene.evaluate import evaluate_scene
+from mednerf_kit.scene.fit import FitParts, FitTask, PoseCorrections
+from mednerf_kit.scene.losses import build_losses
+from mednerf_kit.scene.pose.search import PixelSets, PoseSearch, aligned, approach, corners, dilated, refine, sees_scene
+from mednerf_kit.scene.load import Fit
 
 SIZE = 40
 
@@ -180,7 +180,7 @@ def test_a_dilated_point_is_a_square():
 
 @pytest.mark.parametrize("pixels", ["random", "region"])
 def test_poses_are_found_again_all_in_one_batch(pixels, scene, monkeypatch):
-    from mednerf_kit.train.scenes import pose
+    from mednerf_kit.scene.pose import search
 
     monkeypatch.setattr(pose, "RAYS_AT_ONCE", 200)  # groups of one
     which = torch.tensor([0, 2])
@@ -244,24 +244,24 @@ def test_a_photograph_leaves_its_pose_a_picture_and_a_film(opened, tmp_path):
     begin = away(opened.known.cameras.c2w[1:2], 5.0, pivot=torch.zeros(3))[0]
     start.write_text(json.dumps({"transform_matrix": square(begin).tolist()}))
     photo = write_photo(opened, tmp_path / "photo.png", scale=2)
-    found = pose_report.pose_run(run="x", image=photo, start=start, gif=True, search=PoseSearch(rays=100, steps=24),
+    found = report.pose_run(run="x", image=photo, start=start, gif=True, search=PoseSearch(rays=100, steps=24),
                                  near_first=False, blur=0.0, out=tmp_path / "out")  # fmt: skip
     kept = json.loads((tmp_path / "out" / "pose.json").read_text())
     assert kept == json.loads(json.dumps(found)) and kept["final"]["mse"] < kept["initial"]["mse"]
     torch.testing.assert_close(torch.tensor(kept["start"]), square(begin))
     assert "rotation_error_deg" not in kept["final"] and kept["history"][0]["step"] == 0
     assert all((tmp_path / "out" / name).stat().st_size for name in ("pose.png", "pose.gif"))
-    torch.testing.assert_close(pose_report.read_pose(tmp_path / "out" / "pose.json"), torch.tensor(kept["camera_to_world"])[:3])
+    torch.testing.assert_close(report.read_pose(tmp_path / "out" / "pose.json"), torch.tensor(kept["camera_to_world"])[:3])
 
 
 def test_a_view_of_the_scene_is_compared_with_its_true_pose(opened, tmp_path):
-    found = pose_report.pose_run(run="x", image="test/r_1", start_view="test/r_1", search=PoseSearch(rays=50, steps=2),
+    found = report.pose_run(run="x", image="test/r_1", start_view="test/r_1", search=PoseSearch(rays=50, steps=2),
                                  near_first=False, out=tmp_path)  # fmt: skip
     assert found["initial"]["rotation_error_deg"] < 0.1 and found["final"]["shift_error"] < 0.2
 
 
 def test_a_report_counts_every_start(opened, tmp_path):
-    found = pose_report.report_run(run="x", starts=4, angle=8.0, shift=0.05, pixels=["region"], near_first=False, blur=0.05,
+    found = report.report_run(run="x", starts=4, angle=8.0, shift=0.05, pixels=["region"], near_first=False, blur=0.05,
                                    search=PoseSearch(rays=100, steps=40), out=tmp_path)  # fmt: skip
     rows = (tmp_path / "starts.csv").read_text().splitlines()
     assert len(rows) == 1 + 2 * 4 and json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(found))
@@ -273,7 +273,7 @@ def test_a_report_counts_every_start(opened, tmp_path):
 
 def test_starts_are_as_far_as_they_say(scene):
     for turn in ("scene", "camera"):
-        drawn = pose_report.draw_starts(scene, 40, angle_deg=20.0, shift=0.1, turn=turn, random=seeded())
+        drawn = report.draw_starts(scene, 40, angle_deg=20.0, shift=0.1, turn=turn, random=seeded())
         degrees, shift = apart(drawn.c2w, drawn.truth)
         torch.testing.assert_close(degrees, drawn.angle_deg, atol=1e-2, rtol=0)
         assert float(degrees.max()) < 20 and float(degrees.min()) < 0.6
@@ -310,7 +310,7 @@ def test_bad_input_is_one_sentence(opened, tmp_path, change, sentence):
     if given.get("start"):
         given["start"] = tmp_path / given["start"]
     with pytest.raises(UserError, match=sentence):
-        pose_report.pose_run(**given)
+        report.pose_run(**given)
 
 
 @pytest.mark.parametrize("bad", [{"kernel": 4}, {"rays": 0}, {"rate": 0.0}, {"blur": 0.5}, {"final_rate": 2.0}])
@@ -323,10 +323,10 @@ def test_every_option_of_the_command_reaches_its_function(capsys):
     options = {p.name for p in command.pose.params} - {"report"}
     assert options == command.SHARED | command.ONE | command.MANY
     fields = set(inspect.signature(PoseSearch).parameters)
-    assert set(command.SEARCH) <= fields and list(command.PIXELS) == list(pose_report.PIXELS)
+    assert set(command.SEARCH) <= fields and list(command.PIXELS) == list(report.PIXELS)
     given = dict.fromkeys((command.SHARED - {"pixels", *command.SEARCH}) | {"search"})
-    inspect.signature(pose_report.pose_run).bind(**given, **dict.fromkeys(command.ONE))
-    inspect.signature(pose_report.report_run).bind(**given, **dict.fromkeys(command.MANY | {"pixels"}))
+    inspect.signature(report.pose_run).bind(**given, **dict.fromkeys(command.ONE))
+    inspect.signature(report.report_run).bind(**given, **dict.fromkeys(command.MANY | {"pixels"}))
     assert isinstance(command.pose, click.Command)
     assert cli.main(["pose", "--run", "x", "--report", "--gif"]) == 2 and "--gif" in capsys.readouterr().err
     assert cli.main(["pose", "--run", "x"]) == 2 and "--image" in capsys.readouterr().err

@@ -26,20 +26,12 @@ from mednerf_kit.data.posed.llff import in_frame, spherified
 from mednerf_kit.data.posed.nsvf import read_intrinsics
 from mednerf_kit.data.posed.orbit import cameras_of
 from mednerf_kit.data.posed.pictures import Lens, read_pictures, undistorted, zoom
-from mednerf_kit.data.posed.scene import (
-    SCENES,
-    chosen_views,
-    detect_format,
-    find_format,
-    held_out,
-    load_scene,
-    report,
-)
+from mednerf_kit.data.posed.scene import SCENES, chosen_views, detect_format, find_format, held_out, load_scene, report
 from mednerf_kit.data.posed.transforms import write_transforms
 from mednerf_kit.imaging.cameras import average_pose, look_at
 from mednerf_kit.imaging.geometry import DEFAULTS
 from mednerf_kit.imaging.motion import square
-from mednerf_kit.train import session
+from mednerf_kit.prior import session
 
 TOY = toy.toy_cameras()
 ON_DISK = sorted(set(SCENES.entries) - {"blocks"})

@@ -14,9 +14,11 @@ from mednerf_kit import DISCLAIMER, cli
 from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.imaging.projector import project as line_integrals
 from mednerf_kit.imaging.volume import read_volume
-from mednerf_kit.train import outputs, pictures, runs
-from mednerf_kit.train import project as module
-from mednerf_kit.train.metrics import psnr_db
+from mednerf_kit.invert import outputs
+from mednerf_kit.viz import figures
+from mednerf_kit.engine import run_folder
+from mednerf_kit.invert import reconstruct as module
+from mednerf_kit.metrics.image import psnr_db
 
 FILES = {"target.png", "proj.png", "orbit.mp4", "orbit", "volume.nii.gz", "uncertainty.nii.gz", "latent.safetensors",
          "metrics.json", "report.html"}  # fmt: skip
@@ -34,9 +36,9 @@ def place(tmp_path_factory):
     """A snapshot and two X-rays of its first patient."""
     folder = tmp_path_factory.mktemp("tiny")
     path = snapshot(folder / "run")
-    views = orbit_of(runs.load_prior(path), 0, (270.0, 0.0))
+    views = orbit_of(run_folder.load_prior(path), 0, (270.0, 0.0))
     for name, view in zip(("pa", "side"), views, strict=True):
-        pictures.write_png16(folder / f"{name}.png", view)
+        figures.write_png16(folder / f"{name}.png", view)
     return folder
 
 
@@ -65,7 +67,7 @@ def test_every_file_is_there_and_reads(done):
     import imageio.v3
 
     assert {path.name for path in done.iterdir()} == FILES
-    target, proj = pictures.read_png(done / "target.png"), pictures.read_png(done / "proj.png")
+    target, proj = figures.read_png(done / "target.png"), figures.read_png(done / "proj.png")
     assert target.shape == proj.shape == (32, 32)
     assert float(psnr_db(proj, target)) > 25
     names = sorted(path.name for path in (done / "orbit").glob("*.png"))
@@ -95,7 +97,7 @@ def test_the_volume_is_in_hounsfield_units_and_its_projections_are_the_orbit(don
     assert volume.centre_mm == pytest.approx((0, 0, 0), abs=1e-3)
     assert float(volume.values.min()) >= -1000.001
     views = line_integrals(volume.to_mu().values, volume.spacing_mm, geometry.at(geometry.angles_deg[::9]))
-    written = torch.stack([pictures.read_png(done / "orbit" / f"view_{k:03d}.png") for k in range(0, 72, 9)])
+    written = torch.stack([figures.read_png(done / "orbit" / f"view_{k:03d}.png") for k in range(0, 72, 9)])
     assert float(written.max()) > 0.3
     assert torch.allclose(views / GEOMETRY.line_integral_scale, written, atol=2e-4)
 
@@ -125,7 +127,7 @@ def test_a_set_of_unknown_scale_gives_relative_values():
     values = torch.rand(4, 4, 4)
     for line_integral_scale, quantity in ((None, "relative"), (9.0, "hu")):
         known = Geometry.from_json({**geometry.to_json(), "line_integral_scale": line_integral_scale})
-        prior = runs.Prior(None, known, torch.zeros(1, 1), {}, None)
+        prior = run_folder.Prior(None, known, torch.zeros(1, 1), {}, None)
         volume, spread = outputs.as_volume(prior, values), outputs.as_volume(prior, values, spread=True)
         assert volume.quantity == spread.quantity == quantity
         mu = values * 9.0 / GEOMETRY.half_width_mm
@@ -134,9 +136,9 @@ def test_a_set_of_unknown_scale_gives_relative_values():
 
 
 def test_an_ap_film_is_the_mirrored_view_from_the_front(place, tmp_path):
-    front = orbit_of(runs.load_prior(place / "run"), 1, (90.0,))[0]
-    pictures.write_png16(tmp_path / "front.png", front)
-    pictures.write_png16(tmp_path / "film.png", front.flip(-1))
+    front = orbit_of(run_folder.load_prior(place / "run"), 1, (90.0,))[0]
+    figures.write_png16(tmp_path / "front.png", front)
+    figures.write_png16(tmp_path / "film.png", front.flip(-1))
     assert projected(place, tmp_path / "a", "--xray", tmp_path / "front.png", "--angle", "90") == 0
     assert projected(place, tmp_path / "b", "--xray", tmp_path / "film.png", "--view", "ap") == 0
     for name in ("target.png", "proj.png", "orbit/view_017.png"):
@@ -149,12 +151,12 @@ def test_an_ap_film_is_the_mirrored_view_from_the_front(place, tmp_path):
 def test_several_xrays_stand_side_by_side(place, tmp_path):
     words = ["--xray", place / "pa.png", "--view", "PA", "--xray", place / "side.png", "--view", "lateral", "--size", "16"]
     assert projected(place, tmp_path, *words) == 0
-    sides = [pictures.read_png(place / f"{name}.png") for name in ("pa", "side")]
-    target, proj = pictures.read_png(tmp_path / "target.png"), pictures.read_png(tmp_path / "proj.png")
+    sides = [figures.read_png(place / f"{name}.png") for name in ("pa", "side")]
+    target, proj = figures.read_png(tmp_path / "target.png"), figures.read_png(tmp_path / "proj.png")
     assert torch.allclose(target, torch.cat(sides, -1), atol=1 / 255)
     assert float(psnr_db(proj, target)) > 25
     assert [given["angle_deg"] for given in told(tmp_path)["inputs"]] == [270, 0]
-    assert pictures.read_png(tmp_path / "orbit" / "view_000.png").shape == (16, 16)
+    assert figures.read_png(tmp_path / "orbit" / "view_000.png").shape == (16, 16)
 
 
 def test_the_same_seed_gives_the_same_result(done, place, tmp_path):
@@ -165,8 +167,8 @@ def test_the_same_seed_gives_the_same_result(done, place, tmp_path):
 
 
 def test_the_geometry_beside_the_xray_is_compared_and_its_scale_used(place, tmp_path):
-    image = 4.5 / 9.0 * pictures.read_png(place / "pa.png")
-    pictures.write_png16(tmp_path / "x.png", 2 * image)
+    image = 4.5 / 9.0 * figures.read_png(place / "pa.png")
+    figures.write_png16(tmp_path / "x.png", 2 * image)
     known = Geometry.from_json({**GEOMETRY.at([90]).to_json(), "line_integral_scale": 4.5, "pixel_mm": 32.0, "axis": "y"})
     known.save(tmp_path / "x.json")
     options = {"invert": False, "input_kind": "line-integral", "fit": "pad"}
@@ -180,12 +182,12 @@ def test_the_geometry_beside_the_xray_is_compared_and_its_scale_used(place, tmp_
 def test_a_prior_of_oblong_pictures_takes_the_middle_rows(place):
     geometry = Geometry.from_json({**GEOMETRY.to_json(), "rows": 24})
     film = module.read_film(place / "pa.png", "PA", geometry, invert=False, input_kind="line-integral", fit="pad")
-    assert torch.equal(film.image, pictures.read_png(place / "pa.png")[4:28])
+    assert torch.equal(film.image, figures.read_png(place / "pa.png")[4:28])
 
 
 def test_an_xray_unlike_the_prior_is_called_so_first(place, tmp_path):
     board = (torch.arange(32)[:, None] // 4 + torch.arange(32) // 4) % 2
-    pictures.write_png16(tmp_path / "board.png", board)
+    figures.write_png16(tmp_path / "board.png", board)
     assert projected(place, tmp_path / "out", "--xray", tmp_path / "board.png", "--max-minutes", "0.001") == 0
     assert "reproduces this X-ray poorly" in told(tmp_path / "out")["warnings"][0]
 

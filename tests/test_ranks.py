@@ -28,12 +28,13 @@ from mednerf_kit.core.errors import UserError
 from mednerf_kit.core.types import Rays
 from mednerf_kit.fields import hyper
 from mednerf_kit.rays.render import Level
-from mednerf_kit.rays.samplers import SAMPLERS
-from mednerf_kit.train import runs, session
-from mednerf_kit.train.ablation import run as ablation
-from mednerf_kit.train.loop import Loop
-from mednerf_kit.train.prior import PriorTask
-from mednerf_kit.train.ranks import Moment, OneOf, Ranks, Share, compared_in, started
+from mednerf_kit.rays.samplers.base import SAMPLERS
+from mednerf_kit.engine import run_folder
+from mednerf_kit.prior import session
+from mednerf_kit.study.ablation import run as ablation
+from mednerf_kit.engine.loop import Loop
+from mednerf_kit.prior.posed import PriorTask
+from mednerf_kit.engine.distributed import Moment, OneOf, Ranks, Share, compared_in, started
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 6
@@ -186,7 +187,7 @@ def only_run(home: Path, name: str) -> Path:
 
 
 def last(folder: Path) -> dict[str, torch.Tensor]:
-    return files.load_tensors(runs.snapshots(folder)[-1])[0]
+    return files.load_tensors(run_folder.snapshots(folder)[-1])[0]
 
 
 def assert_close(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
@@ -201,7 +202,7 @@ def assert_close(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
 
 
 def assert_same_course(found: Path, wanted: Path) -> None:
-    ours, theirs = runs.read_stats(found), runs.read_stats(wanted)
+    ours, theirs = run_folder.read_stats(found), run_folder.read_stats(wanted)
     assert [set(row) for row in ours] == [set(row) for row in theirs]
     for one, other in zip(ours, theirs, strict=True):
         for key in set(one) - {"seconds"}:
@@ -217,7 +218,7 @@ def test_two_processes_make_what_one_makes_of_the_whole_batch(name, recipe, home
     folder = only_run(home, name)
     assert_close(last(folder), last(alone[recipe]))
     assert_same_course(folder, alone[recipe])
-    assert len({row["p"] for row in runs.read_stats(folder) if "p" in row}) > 1, "the probability of augmentation moved"
+    assert len({row["p"] for row in run_folder.read_stats(folder) if "p" in row}) > 1, "the probability of augmentation moved"
 
 
 @pytest.mark.parametrize("name", ["hybrid", "mednerf"])
@@ -231,7 +232,7 @@ def test_a_scene_is_fitted_by_two_as_by_one(home, tmp_path):
     assert codes(home, "scene") == [0, 0] and errors(home, "scene") == []
     (one, _), (other, _) = (files.load_tensors(home / "scene" / f"state{rank}.safetensors") for rank in (0, 1))
     assert [key for key in one if not torch.equal(one[key], other[key])] == []
-    ours, theirs = (runs.read_stats(folder) for folder in (only_run(home, "scene"), fitted(tmp_path)))
+    ours, theirs = (run_folder.read_stats(folder) for folder in (only_run(home, "scene"), fitted(tmp_path)))
     assert ours[0]["psnr_db"] == pytest.approx(theirs[0]["psnr_db"], abs=0.05)
     ends = [sum(row["psnr_db"] for row in rows[-20:]) / 20 for rows in (ours, theirs)]
     assert ends[0] == pytest.approx(ends[1], abs=1.0) and ends[0] > ours[0]["psnr_db"] + 3
@@ -239,8 +240,8 @@ def test_a_scene_is_fitted_by_two_as_by_one(home, tmp_path):
 
 def test_only_the_first_writes_and_speaks(home):
     folder = only_run(home, "hybrid")
-    assert [p.name for p in runs.snapshots(folder)] == ["snapshot-000004.safetensors", "snapshot-000006.safetensors"]
-    assert len(list(folder.glob("events.out.tfevents*"))) == 1 and [r["step"] for r in runs.read_stats(folder)] == [*range(1, 7)]
+    assert [p.name for p in run_folder.snapshots(folder)] == ["snapshot-000004.safetensors", "snapshot-000006.safetensors"]
+    assert len(list(folder.glob("events.out.tfevents*"))) == 1 and [r["step"] for r in run_folder.read_stats(folder)] == [*range(1, 7)]
     log = (folder / "log.txt").read_text()
     assert log.count("2 processes, each with a part of every batch") == 1 and log.count("wrote snapshot-000006") == 1
     assert (folder / "previews" / "samples.png").is_file() and json.loads((folder / "metrics.json").read_text())["steps"] == STEPS
@@ -275,7 +276,7 @@ def test_a_killed_process_ends_the_others_with_one_sentence_and_a_whole_snapshot
     assert codes(home, "killed") == [1, -signal.SIGKILL]
     (said,) = errors(home, "killed")
     assert "another of 2 processes" in said and "--resume" in said
-    path, tensors, _, remarks = runs.newest_whole(only_run(home, "killed"))
+    path, tensors, _, remarks = run_folder.newest_whole(only_run(home, "killed"))
     assert path.name == "snapshot-000004.safetensors" and remarks == [] and len(tensors) > 10
 
 

@@ -8,9 +8,11 @@ from tiny_prior import GEOMETRY, QUICK, orbit_of, snapshot
 
 from mednerf_kit import cli
 from mednerf_kit.imaging.volume import read_volume
-from mednerf_kit.train import outputs, pictures, runs
-from mednerf_kit.train import project as project_module
-from mednerf_kit.train.render import STEPS, render, sample, walk
+from mednerf_kit.invert import outputs
+from mednerf_kit.viz import figures
+from mednerf_kit.engine import run_folder
+from mednerf_kit.invert import reconstruct as project_module
+from mednerf_kit.invert.render import STEPS, render, sample, walk
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,7 @@ def place(tmp_path_factory):
 
 
 def views(folder) -> torch.Tensor:
-    return torch.stack([pictures.read_png(path) for path in sorted((folder / "orbit").glob("*.png"))])
+    return torch.stack([figures.read_png(path) for path in sorted((folder / "orbit").glob("*.png"))])
 
 
 def test_render_writes_the_orbit_the_video_and_the_volume(place, tmp_path, capsys):
@@ -39,7 +41,7 @@ def test_render_writes_the_orbit_the_video_and_the_volume(place, tmp_path, capsy
 
 
 def test_a_seed_is_the_patient_the_generator_draws(place, tmp_path):
-    prior = runs.load_prior(place / "run")
+    prior = run_folder.load_prior(place / "run")
     latent = prior.generator.draw(1, torch.Generator().manual_seed(7))
     scene = outputs.one_scene(prior, outputs.seeded_eps(prior, 7))
     assert torch.equal(scene.latent.w, latent.w) and torch.equal(scene.latent.pose, latent.pose)
@@ -48,17 +50,17 @@ def test_a_seed_is_the_patient_the_generator_draws(place, tmp_path):
 def test_render_and_sample_show_the_same_patient(place, tmp_path):
     render(run=str(place / "run"), seed=5, views=4, video=False, out=tmp_path)
     sample(run=str(place / "run"), seeds=[2, 5], out=tmp_path)
-    frames, grid = pictures.to_uint8(views(tmp_path)[[3, 0]]), pictures.read_png(tmp_path / "grid.png")
+    frames, grid = figures.to_uint8(views(tmp_path)[[3, 0]]), figures.read_png(tmp_path / "grid.png")
     assert grid.shape == (2 * (15 + 32) + 2, 2 * 32 + 2, 3)
     for k, frame in enumerate(frames):
-        tile = pictures.to_uint8(grid[15 + 32 + 2 + 15 :, k * 34 : k * 34 + 32, 0])
+        tile = figures.to_uint8(grid[15 + 32 + 2 + 15 :, k * 34 : k * 34 + 32, 0])
         assert abs(tile.astype(int) - frame).max() <= 1
     assert not (tmp_path / "interpolate.mp4").exists()
 
 
 def test_truncation_to_nothing_is_the_mean_patient(place, tmp_path):
     sample(run=str(place / "run"), seeds=[1, 2], truncation=0.0, out=tmp_path)
-    grid = pictures.read_png(tmp_path / "grid.png")
+    grid = figures.read_png(tmp_path / "grid.png")
     assert torch.equal(grid[15:47], grid[15 + 49 : 47 + 49])
 
 
@@ -85,8 +87,8 @@ def test_the_arc_keeps_its_ends_and_its_length():
 
 @pytest.fixture(scope="module")
 def projected(place):
-    prior = runs.load_prior(place / "run")
-    pictures.write_png16(place / "x.png", orbit_of(prior, 2, (270.0,))[0])
+    prior = run_folder.load_prior(place / "run")
+    figures.write_png16(place / "x.png", orbit_of(prior, 2, (270.0,))[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(project_module, "Inversion", QUICK)
         return project_module.project(xray=[place / "x.png"], run=str(place / "run"), samples=2, outdir=place / "out")
@@ -102,7 +104,7 @@ def test_a_latent_renders_as_it_was_projected(place, projected, tmp_path):
 
 
 def test_a_latent_comes_back_whole(place, projected):
-    prior = runs.load_prior(place / "run")
+    prior = run_folder.load_prior(place / "run")
     found = outputs.load_latent(projected / "latent.safetensors", prior)
     assert found.latent.w.shape == (3, 8) and len(found.latent.deltas) == 3 and found.code.batch == 3
     assert found.gains.shape == (3, 1) and found.angles_deg.shape == (1,)

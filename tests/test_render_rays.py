@@ -10,9 +10,9 @@ import torch
 from mednerf_kit.core.raymath import transmission
 from mednerf_kit.core.types import Answer, Rays
 from mednerf_kit.imaging.geometry import Geometry
-from mednerf_kit.rays.local import Local
-from mednerf_kit.rays.render import PICTURES, Level, ask, photo, render, xray
-from mednerf_kit.rays.samplers import Importance, Stratified
+from mednerf_kit.rays.samplers.l_nerf import Local
+from mednerf_kit.rays.render import Level, PICTURES, ask, photo, render, xray
+from mednerf_kit.rays.samplers.base import Importance, Stratified
 
 GEOMETRY = Geometry(source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=24, cols=24, pixel_mm=15)
 

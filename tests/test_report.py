@@ -12,7 +12,7 @@ import torch
 
 from mednerf_kit import DISCLAIMER
 from mednerf_kit.core.errors import RunError, UserError
-from mednerf_kit.train import pictures, report
+from mednerf_kit.viz import figures, report
 
 
 def decoded(data):
@@ -26,8 +26,8 @@ def test_png16_round_trip_and_note(tmp_path):
 
     image = torch.rand(9, 13, generator=torch.Generator().manual_seed(0))
     image[0, :3] = torch.tensor([-0.5, 1.5, float("nan")])
-    pictures.write_png16(tmp_path / "a.png", image)
-    back = pictures.read_png(tmp_path / "a.png")
+    figures.write_png16(tmp_path / "a.png", image)
+    back = figures.read_png(tmp_path / "a.png")
     assert back.dtype == torch.float32
     assert torch.allclose(back, image.nan_to_num(0).clamp(0, 1), atol=0.51 / 65535)
     assert back[0, :3].tolist() == [0, 1, 0]
@@ -37,16 +37,16 @@ def test_png16_round_trip_and_note(tmp_path):
 def test_png8_round_trip_of_grey_and_colour(tmp_path):
     for shape in ((5, 7), (5, 7, 3)):
         image = torch.rand(shape, generator=torch.Generator().manual_seed(1))
-        pictures.write_png8(tmp_path / "a.png", image)
-        assert torch.allclose(pictures.read_png(tmp_path / "a.png"), image, atol=0.51 / 255)
+        figures.write_png8(tmp_path / "a.png", image)
+        assert torch.allclose(figures.read_png(tmp_path / "a.png"), image, atol=0.51 / 255)
 
 
 def test_reading_what_is_no_png_is_one_sentence(tmp_path):
-    pictures.write_png8(tmp_path / "cut.png", torch.rand(40, 40))
+    figures.write_png8(tmp_path / "cut.png", torch.rand(40, 40))
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:300])
     for name in ("cut.png", "absent.png"):
         with pytest.raises(UserError, match=name):
-            pictures.read_png(tmp_path / name)
+            figures.read_png(tmp_path / name)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (33, 47)])
@@ -54,7 +54,7 @@ def test_video_reads_back_with_every_frame(tmp_path, size):
     import imageio.v3
 
     frames = torch.linspace(0, 1, 7)[:, None, None].expand(7, *size)
-    pictures.write_orbit_video(tmp_path / "orbit.mp4", frames, fps=10)
+    figures.write_orbit_video(tmp_path / "orbit.mp4", frames, fps=10)
     back = imageio.v3.imread(tmp_path / "orbit.mp4", plugin="FFMPEG")
     assert back.shape == (7, size[0] + size[0] % 2, size[1] + size[1] % 2, 3)
     assert np.abs(back.mean((1, 2, 3)) - np.linspace(0, 255, 7)).max() < 4
@@ -72,17 +72,17 @@ def test_failed_video_keeps_the_old_file(tmp_path, monkeypatch):
     (tmp_path / "orbit.mp4").write_bytes(b"old")
     monkeypatch.setattr(imageio.v3, "imwrite", refuse)
     with pytest.raises(RunError, match="ffmpeg"):
-        pictures.write_orbit_video(tmp_path / "orbit.mp4", torch.zeros(2, 16, 16))
+        figures.write_orbit_video(tmp_path / "orbit.mp4", torch.zeros(2, 16, 16))
     assert (tmp_path / "orbit.mp4").read_bytes() == b"old"
 
 
 def test_strip_places_tiles_row_by_row_under_their_labels():
     images = torch.linspace(0, 1, 5)[:, None, None].expand(5, 20, 30)
-    plain = pictures.strip(images, 3, gap_px=2)
+    plain = figures.strip(images, 3, gap_px=2)
     assert plain.shape == (42, 94, 3)
     assert [int(plain[10, 15 + 32 * k, 0]) for k in range(3)] == [0, 64, 128]
     assert [int(plain[32, 15 + 32 * k, 0]) for k in range(3)] == [191, 255, 255]  # an empty place is white
-    labelled = pictures.strip(images, 3, ["0°", "5°", "10°", "15°", "20°"], gap_px=2)
+    labelled = figures.strip(images, 3, ["0°", "5°", "10°", "15°", "20°"], gap_px=2)
     assert labelled.shape == (72, 94, 3) and labelled[:15, :30].min() < 128
     assert np.array_equal(labelled[15:35], plain[:20])
 
@@ -90,21 +90,21 @@ def test_strip_places_tiles_row_by_row_under_their_labels():
 def test_signed_error_is_symmetric_blue_white_red():
     truth = torch.full((1, 5), 0.5)
     error = torch.tensor([[-0.9, -0.1, 0.0, 0.1, 0.9]])
-    picture = pictures.signed_error_picture(truth + error, truth, limit=0.2).astype(int)[0]
+    picture = figures.signed_error_picture(truth + error, truth, limit=0.2).astype(int)[0]
     assert picture[2].tolist() == [255, 255, 255]
     assert picture[1, 2] > picture[1, 0] and picture[3, 0] > picture[3, 2]
-    assert tuple(picture[0]) == pictures.SIGNED[0] and tuple(picture[4]) == pictures.SIGNED[-1]
+    assert tuple(picture[0]) == figures.SIGNED[0] and tuple(picture[4]) == figures.SIGNED[-1]
 
 
 @pytest.mark.parametrize("top, limit", [(0.17, 0.2), (0.2, 0.2), (0.21, 0.5), (61, 100), (0.0, 1.0)])
 def test_nice_limit_covers_the_values(top, limit):
-    assert pictures.nice_limit(torch.tensor([0.0, -top])) == limit
+    assert figures.nice_limit(torch.tensor([0.0, -top])) == limit
 
 
 def test_slices_follow_the_radiological_convention():
     volume = torch.zeros(20, 20, 20)  # [z, y, x] in LPS: high indices are superior, posterior, left
     volume[10, 10, 16] = volume[10, 3, 10] = volume[17, 10, 10] = 1.0  # left, anterior, superior of the middle
-    axial, coronal, sagittal = pictures.three_slices(volume)
+    axial, coronal, sagittal = figures.three_slices(volume)
     assert axial.nonzero().tolist() == [[3, 10], [10, 16]]  # anterior is up, the patient's left is on the image's right
     assert coronal.nonzero().tolist() == [[2, 10], [9, 16]]  # superior is up
     assert sagittal.nonzero().tolist() == [[2, 10], [9, 3]]  # anterior is on the image's left
@@ -112,8 +112,8 @@ def test_slices_follow_the_radiological_convention():
 
 def test_slices_keep_proportions_and_carry_letters():
     volume = torch.zeros(10, 40, 40)
-    assert [tuple(s.shape) for s in pictures.three_slices(volume, spacing_mm=(3.0, 1.5, 1.5))] == [(40, 40), (20, 40), (20, 40)]
-    picture = pictures.slices_picture(volume, (0, 1), spacing_mm=(3.0, 1.5, 1.5), tile_px=120)
+    assert [tuple(s.shape) for s in figures.three_slices(volume, spacing_mm=(3.0, 1.5, 1.5))] == [(40, 40), (20, 40), (20, 40)]
+    picture = figures.slices_picture(volume, (0, 1), spacing_mm=(3.0, 1.5, 1.5), tile_px=120)
     assert picture.shape == (120, 368, 3)
     for k in range(3):
         tile = picture[:, 124 * k : 124 * k + 120].max(-1)
@@ -124,11 +124,11 @@ def test_slices_keep_proportions_and_carry_letters():
 
 def test_plots_are_pngs_and_read_csv_rows():
     curves = {"fitted": ([0, 1, 2], [3.0, 2.0, 1.0]), "held out": ([0, 1, 2], [3.0, 2.5, 2.6])}
-    assert decoded(pictures.curve_plot(curves, "step", "loss", marks=[1])).std() > 5
+    assert decoded(figures.curve_plot(curves, "step", "loss", marks=[1])).std() > 5
     rows = [{"angle_deg": str(a), "psnr_db": str(20 + a / 90 + p), "empty": ""} for a in range(0, 360, 30) for p in range(2)]
-    assert decoded(pictures.error_by_angle_plot(rows, input_angles_deg=[270])).ndim == 3
+    assert decoded(figures.error_by_angle_plot(rows, input_angles_deg=[270])).ndim == 3
     with pytest.raises(UserError, match="empty"):
-        pictures.error_by_angle_plot(rows, columns={"empty": "nothing"})
+        figures.error_by_angle_plot(rows, columns={"empty": "nothing"})
 
 
 class Links(HTMLParser):
@@ -163,7 +163,7 @@ def content():
         spacing_mm=(3.0, 2.0, 2.0),
         numbers={"PSNR <input>": (31.25, "dB"), "LPIPS": (None, ""), "broken": (float("nan"), "<u>")},
         provenance={"prior": "<b>bundled</b>", "seed": 3},
-        plots={"a <plot>": pictures.png_bytes(np.zeros((4, 4), np.uint8))},
+        plots={"a <plot>": figures.png_bytes(np.zeros((4, 4), np.uint8))},
         uncertainty_meaning=["Spread is <i>not</i> error."],
         warnings=["Watch <out> for 'this'."],
     )
@@ -219,7 +219,7 @@ def test_report_inlines_the_target_as_given():
     page = report.report_html(content())
     first = re.search(r'<img src="data:image/png;base64,([^"]+)" alt="Target', page)
     picture = decoded(base64.b64decode(first.group(1)))
-    assert np.array_equal(picture, pictures.to_uint8(content().targets[0]))
+    assert np.array_equal(picture, figures.to_uint8(content().targets[0]))
 
 
 def test_report_shows_only_what_there_is():

@@ -10,9 +10,9 @@ import torch
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.core.raymath import emission_absorption
 from mednerf_kit.core.types import Rays, Samples
-from mednerf_kit.rays.guided import Guided
-from mednerf_kit.rays.local import Local
-from mednerf_kit.rays.samplers import SAMPLERS, Importance, Stratified, by_weight, cells, spread, together
+from mednerf_kit.rays.samplers.depth_guided import Guided
+from mednerf_kit.rays.samplers.l_nerf import Local
+from mednerf_kit.rays.samplers.base import Importance, SAMPLERS, Stratified, by_weight, cells, spread, together
 
 COARSE = 12
 BOX = torch.tensor([[-9.0] * 3, [9.0] * 3])

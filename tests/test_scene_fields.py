@@ -11,8 +11,8 @@ import torch
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.core.raymath import emission_absorption
 from mednerf_kit.fields.base import FIELDS, SceneField
-from mednerf_kit.fields.encodings import ENCODINGS, PRIMES, Hash, build_encoding
-from mednerf_kit.fields.factors import LINE_AXIS, PLANE_AXES, Corners, LineProducts, VectorMatrix
+from mednerf_kit.fields.encodings import ENCODINGS, Hash, PRIMES, build_encoding
+from mednerf_kit.fields.factors import Corners, LINE_AXIS, LineProducts, PLANE_AXES, VectorMatrix
 from mednerf_kit.fields.grids import Mask, gather
 from mednerf_kit.fields.heads import spherical_harmonics, waves
 from mednerf_kit.fields.nerf import Nerf

@@ -23,14 +23,14 @@ from mednerf_kit.core.types import Answer, Picture, Rays, Samples
 from mednerf_kit.data.posed.depth import pixel_grid
 from mednerf_kit.data.posed.scene import load_scene
 from mednerf_kit.rays.render import Level, Rendered, render
-from mednerf_kit.rays.samplers import Stratified
-from mednerf_kit.train import runs as folders
-from mednerf_kit.train.scenes import build, show
-from mednerf_kit.train.scenes.forgetting import forgetting
-from mednerf_kit.train.scenes.losses import LOSSES, Outcome, build_losses
-from mednerf_kit.train.scenes.runs import is_scene_run, load_fit, render_views
-from mednerf_kit.train.scenes.teacher import write_depth
-from mednerf_kit.train.session import kind_of, resolve, train
+from mednerf_kit.rays.samplers.base import Stratified
+from mednerf_kit.engine import run_folder as folders
+from mednerf_kit.scene import model, render
+from mednerf_kit.scene.forgetting import forgetting
+from mednerf_kit.scene.losses import LOSSES, Outcome, build_losses
+from mednerf_kit.scene.load import is_scene_run, load_fit, render_views
+from mednerf_kit.scene.depth_teacher import write_depth
+from mednerf_kit.prior.session import kind_of, resolve, train
 
 RECIPE = {
     "task": {"name": "fit", "learning_rate": 0.02, "beta2": 0.99, "restart_rate": True},
@@ -67,7 +67,7 @@ def prepared(folder: Path, **changes):
     return kind_of(recipe).prepare(choice, torch.device("cpu")).task
 
 
-def midpoints(model: build.Model, rays: Rays) -> list[Rendered]:
+def midpoints(model: model.Model, rays: Rays) -> list[Rendered]:
     """The model's pictures without jitter along the rays, so that parts see what the whole sees."""
     return render(rays, None, model.levels, picture=model.picture)
 
@@ -218,7 +218,7 @@ def test_opened_again_it_renders_alike_in_any_chunk(run):
 
 
 def test_evaluating_names_every_promised_key(run, tmp_path):
-    found = show.evaluate_run(run=str(run), limit=2, out=tmp_path, device="cpu")
+    found = render.evaluate_run(run=str(run), limit=2, out=tmp_path, device="cpu")
     assert {"psnr_db", "ssim", "lpips", "depth_l1", "n_views", "data_range", "evals_per_ray", "train_seconds", "peak_mib",
             "per_view"} <= found.keys()  # fmt: skip
     assert found["wall_seconds"] == json.loads((run / "metrics.json").read_text())["wall_seconds"]
@@ -253,7 +253,7 @@ def test_what_was_fitted_cannot_be_changed_afterwards(run, command, setting, sen
 def test_rendering_writes_videos_points_and_cameras(run, tmp_path):
     again = tmp_path / "00001-again"
     shutil.copytree(run, again)
-    show.render_run(run=str(run), views=3, points=True, transforms=True, compare=[str(again)], out=tmp_path, device="cpu")
+    render.render_run(run=str(run), views=3, points=True, transforms=True, compare=[str(again)], out=tmp_path, device="cpu")
     for name in ("orbit.mp4", "depth.mp4", "compare.mp4", "compare.gif", "points.ply", "transforms.json", "frames/000.png"):
         assert (tmp_path / name).stat().st_size > 0, name
     for split, count in (("train", 6), ("val", 10), ("test", 25)):
@@ -261,7 +261,7 @@ def test_rendering_writes_videos_points_and_cameras(run, tmp_path):
 
 
 def test_a_flat_picture_starts_again(tmp_path, monkeypatch, capsys):
-    from mednerf_kit.train.scenes import fit as module
+    from mednerf_kit.scene import fit as module
 
     monkeypatch.setattr(module, "CHECKS", (1, 2, 3, 4, 5))
     dead = {"scene": {**RECIPE["fields"]["scene"], "shift": -60.0, "masks": [], "upsample": []}}
@@ -271,7 +271,7 @@ def test_a_flat_picture_starts_again(tmp_path, monkeypatch, capsys):
 
 
 def test_a_chunk_that_does_not_fit_is_halved(run, monkeypatch, capsys):
-    fit, real = load_fit(run, device="cpu"), build.finest
+    fit, real = load_fit(run, device="cpu"), model.finest
 
     def small_memory(model, rays):
         if len(rays.near) > 200:
@@ -289,7 +289,7 @@ def test_a_chunk_that_does_not_fit_is_halved(run, monkeypatch, capsys):
 def test_rays_that_do_not_fit_together_are_halved(selector, tmp_path, monkeypatch, capsys):
     """The step is the one of all rays at once: losses, gradients and what the selector is told."""
     whole, split = (prepared(tmp_path / name, selector=selector) for name in "ab")
-    monkeypatch.setattr(build.Model, "render", lambda model, rays, generator=None: midpoints(model, rays))
+    monkeypatch.setattr(model.Model, "render", lambda model, rays, generator=None: midpoints(model, rays))
     expected = [whole.step(0.1 * i, i) for i in range(3)]
     real = split.rendered
 
@@ -319,7 +319,7 @@ def test_one_of_several_processes_without_memory_says_so(tmp_path, monkeypatch):
 
 
 def test_a_late_collapse_stops_the_training(tmp_path, monkeypatch):
-    from mednerf_kit.train.scenes import fit as module
+    from mednerf_kit.scene import fit as module
 
     monkeypatch.setattr(module, "CHECKS", ())
     monkeypatch.setattr(module, "CHECK_EVERY", 5)
@@ -350,11 +350,11 @@ def test_a_run_opens_from_elsewhere_and_where_its_scene_was_moved(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     run = fitted(tmp_path, dataset="toy", scene={}, steps=2, snapshot_steps=2)
     monkeypatch.chdir("/")
-    score = show.evaluate_run(run=str(run), limit=1, device="cpu")
+    score = render.evaluate_run(run=str(run), limit=1, device="cpu")
     assert score["samplers"] == [{"name": "stratified", "n": 24}] and (run / "evaluate" / "metrics.json").is_file()
     (tmp_path / "toy").rename(tmp_path / "moved")
     setting = "levels.0.sampler.n=8"
-    moved = show.evaluate_run(run=str(run), dataset=str(tmp_path / "moved"), settings=[setting], limit=1, device="cpu")
+    moved = render.evaluate_run(run=str(run), dataset=str(tmp_path / "moved"), settings=[setting], limit=1, device="cpu")
     assert moved["samplers"][0]["n"] == 8 and (run / "evaluate-levels.0.sampler.n_8" / "metrics.json").is_file()
 
 
@@ -397,7 +397,7 @@ def test_a_teachers_depth_survives_normalised_device_coordinates(tmp_path):
             return super().__call__(rays, previous, generator)
 
     model = replace(fit.model, levels=[replace(fit.model.levels[0], sampler=Spy(n=8))])
-    build.render_cameras(model, taught.cameras.take([0]), depth=taught.depth, chunk=10**6, progress=False)
+    model.render_cameras(model, taught.cameras.take([0]), depth=taught.depth, chunk=10**6, progress=False)
     assert torch.equal(given["depth"].nan_to_num(), taught.depth[0].flatten().nan_to_num())
 
 
@@ -421,7 +421,7 @@ def test_a_teacher_stays_away_from_scored_views(run, tmp_path):
 @pytest.mark.parametrize("kind", ["inverse", "depth"])
 def test_monocular_maps_are_brought_to_the_teachers_scale(kind):
     from mednerf_kit.data.posed.depth import pixel_grid
-    from mednerf_kit.train.scenes.teacher import monocular
+    from mednerf_kit.scene.depth_teacher import monocular
 
     scene = load_scene("blocks", split="test", size=24).take([0])
     factor = scene.cameras.planar_factor(*pixel_grid(scene.cameras))

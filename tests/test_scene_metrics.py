@@ -9,10 +9,10 @@ import torch
 from ball_scene import FROM, RADIUS, SAMPLES, Ball, ball_fit, xray_fit
 
 from mednerf_kit.core.errors import UserError
-from mednerf_kit.train import metrics as image_metrics
-from mednerf_kit.train.scenes import metrics
-from mednerf_kit.train.scenes.evaluate import evaluate_scene, scored_views, summary
-from mednerf_kit.train.scenes.runs import render_views
+from mednerf_kit.metrics import image as image_metrics
+from mednerf_kit.metrics import scene
+from mednerf_kit.scene.evaluate import evaluate_scene, scored_views, summary
+from mednerf_kit.scene.load import render_views
 
 KEYS = {"psnr_db", "ssim", "lpips", "depth_l1", "n_views", "data_range", "evals_per_ray", "train_seconds", "peak_mib", "per_view"}
 
@@ -24,7 +24,7 @@ def rng(seed=0):
 def test_a_known_shift_has_a_known_psnr_over_all_channels():
     truth = torch.rand(2, 16, 16, 3, generator=rng()) * 0.5
     shift = torch.tensor([0.1, 0.0, 0.2])
-    scores = metrics.image_scores(truth + shift, truth)
+    scores = scene.image_scores(truth + shift, truth)
     mse = (0.01 + 0.04) / 3
     assert scores["mse"] == pytest.approx(torch.full((2,), mse), rel=1e-4)
     assert scores["psnr_db"] == pytest.approx(torch.full((2,), -10 * math.log10(mse)), rel=1e-4)
@@ -39,15 +39,15 @@ def test_ssim_of_colours_is_scikit_images(channels):
     image = (0.7 * truth + 0.3 * torch.rand(truth.shape, generator=rng(1))).clamp(0, 1)
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1, "channel_axis": -1}
     expected = structural_similarity(truth[0].double().numpy(), image[0].double().numpy(), **options)
-    assert float(metrics.image_scores(image, truth)["ssim"]) == pytest.approx(expected, abs=1e-5)
+    assert float(scene.image_scores(image, truth)["ssim"]) == pytest.approx(expected, abs=1e-5)
 
 
 def test_eight_bits_are_those_of_a_png(tmp_path):
-    from mednerf_kit.train import pictures
+    from mednerf_kit.viz import figures
 
     image = torch.rand(9, 7, 3, generator=rng()) * 1.2 - 0.1
-    pictures.write_png8(tmp_path / "a.png", image)
-    assert torch.equal(metrics.eight_bit(image), pictures.read_png(tmp_path / "a.png"))
+    figures.write_png8(tmp_path / "a.png", image)
+    assert torch.equal(scene.eight_bit(image), figures.read_png(tmp_path / "a.png"))
 
 
 def test_depth_scores_by_hand():
@@ -55,7 +55,7 @@ def test_depth_scores_by_hand():
     truth = torch.tensor([[[2.0, 2.0, 4.0, 4.0, nan]], [[nan] * 5]])
     depth = torch.tensor([[[2.4, 2.6, nan, 3.3, 9.0]], [[1.0] * 5]])  # factors 1.2, 1.3, nothing, 1.212, not scored
     opacity = torch.tensor([[[1.0, 1.0, 0.0, 0.4, 1.0]], [[1.0] * 5]])
-    found = {k: v.tolist() for k, v in metrics.depth_scores(depth, truth, opacity).items()}
+    found = {k: v.tolist() for k, v in scene.depth_scores(depth, truth, opacity).items()}
     assert found["depth_l1"][0] == pytest.approx((0.4 + 0.6 + 0.7) / 3, rel=1e-5)
     assert found["depth_rmse"][0] == pytest.approx(math.sqrt((0.16 + 0.36 + 0.49) / 3), rel=1e-5)
     assert found["depth_delta"][0] == pytest.approx(2 / 4) and found["depth_seen"][0] == pytest.approx(2 / 4)
@@ -65,7 +65,7 @@ def test_depth_scores_by_hand():
 def test_iou_of_two_squares():
     a, b = torch.zeros(2, 20, 20), torch.zeros(2, 20, 20)
     a[0, :10, :10], b[0, :10, 5:15] = 1, 0.6
-    iou = metrics.opacity_iou(a, b)
+    iou = scene.opacity_iou(a, b)
     assert float(iou[0]) == pytest.approx(50 / 150) and math.isnan(float(iou[1]))
 
 
@@ -79,15 +79,15 @@ def test_the_edge_band_is_a_brute_force_neighbourhood_of_the_outline():
             near = inside[max(0, y - 1) : y + 2, x].unique(), inside[y, max(0, x - 1) : x + 2].unique()
             if max(map(len, near)) == 2:
                 expected[max(0, y - 3) : y + 4, max(0, x - 3) : x + 4] = True
-    assert torch.equal(metrics.edge_band(torch.zeros(1, 24, 26, 3), alpha)[0], expected)
+    assert torch.equal(scene.edge_band(torch.zeros(1, 24, 26, 3), alpha)[0], expected)
 
 
 def test_without_alpha_the_edge_band_follows_the_picture():
     truth = torch.zeros(1, 30, 30, 3)
     truth[:, :, 15:] = 0.8
-    columns = metrics.edge_band(truth)[0, 10:20].all(0).nonzero().flatten().tolist()
+    columns = scene.edge_band(truth)[0, 10:20].all(0).nonzero().flatten().tolist()
     assert columns and set(columns) <= set(range(11, 19)) and len(columns) == 7
-    assert not metrics.edge_band(torch.full_like(truth, 0.3)).any()
+    assert not scene.edge_band(torch.full_like(truth, 0.3)).any()
 
 
 def test_edge_psnr_sees_errors_at_the_border_only():
@@ -95,8 +95,8 @@ def test_edge_psnr_sees_errors_at_the_border_only():
     mask[:, :, 4] = True
     image = truth.clone()
     image[:, :, 4], image[:, :, 0] = 0.1, 1.0
-    assert float(metrics.masked_psnr_db(image, truth, mask)) == pytest.approx(20, abs=1e-4)
-    assert math.isnan(float(metrics.masked_psnr_db(image, truth, mask & False)))
+    assert float(scene.masked_psnr_db(image, truth, mask)) == pytest.approx(20, abs=1e-4)
+    assert math.isnan(float(scene.masked_psnr_db(image, truth, mask & False)))
 
 
 @pytest.mark.parametrize("n", [200, 1000])
@@ -105,14 +105,14 @@ def test_the_rise_of_a_bell_is_that_of_the_normal_distribution(n):
     t = (torch.arange(n) + 0.5) * step
     w = torch.exp(-0.5 * ((t - 2) / sigma) ** 2)
     for total in (1.0, 0.6):
-        width = metrics.rise_width(total * w / w.sum(), t, torch.full_like(t, step))
+        width = scene.rise_width(total * w / w.sum(), t, torch.full_like(t, step))
         assert float(width) == pytest.approx(2 * 1.28155 * sigma, rel=2e-3)
 
 
 def test_the_rise_ignores_samples_that_are_not_there_and_empty_rays():
     t, dt = torch.tensor([1.0, 1.5, 1.5, 2.0, 3.0]), torch.tensor([0.5, 0.0, 0.0, 0.5, 0.5])
     w = torch.tensor([[0.5, 0, 0, 0.5, 0], [0, 0, 0, 0, 1.0], [0, 0, 0, 0, 0]])
-    widths = metrics.rise_width(w, t.expand(3, -1), dt.expand(3, -1))
+    widths = scene.rise_width(w, t.expand(3, -1), dt.expand(3, -1))
     assert widths.tolist() == pytest.approx([(2.0 + 0.3 * 0.5) - (1.0 - 0.3 * 0.5), 0.4, 0], abs=1e-6)
 
 

@@ -15,9 +15,9 @@ from ball_scene import BOX, FROM, RADIUS, SAMPLES, Ball, ball_fit, colour_of, xr
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.core.types import Answer
 from mednerf_kit.imaging.cameras import Cameras, orbit
-from mednerf_kit.train import pictures
-from mednerf_kit.train.scenes import export, outputs, show
-from mednerf_kit.train.scenes.evaluate import evaluate_scene
+from mednerf_kit.viz import figures
+from mednerf_kit.scene import export, outputs, render
+from mednerf_kit.scene.evaluate import evaluate_scene
 
 
 def read_ply(path):
@@ -60,8 +60,8 @@ def test_an_evaluation_writes_every_picture_and_table(tmp_path):
     assert float(rows[1]["psnr_db"]) == pytest.approx(found["per_view"][1]["psnr_db"])
     names = {path.name for path in (tmp_path / "test").iterdir()}
     assert names == {f"test_r_{k}{kind}.png" for k in range(2) for kind in ("", "_error", "_depth")}
-    assert pictures.read_png(tmp_path / "test" / "test_r_0.png").shape == (40, 40, 3)
-    depth = pictures.read_png(tmp_path / "test" / "test_r_0_depth.png")
+    assert figures.read_png(tmp_path / "test" / "test_r_0.png").shape == (40, 40, 3)
+    depth = figures.read_png(tmp_path / "test" / "test_r_0_depth.png")
     assert depth.shape[0] > 40 and depth.shape[1] == 40
     assert depth[0, 0].tolist() == [1, 1, 1] and depth[20, 20].min() < 0.9  # nothing is white, the ball is not
 
@@ -69,7 +69,7 @@ def test_an_evaluation_writes_every_picture_and_table(tmp_path):
 def test_an_evaluation_of_x_rays_is_grey_and_signed(tmp_path):
     evaluate_scene(xray_fit(views=1), out=tmp_path)
     assert {path.name for path in (tmp_path / "test").iterdir()} == {"test_r_0.png", "test_r_0_error.png"}
-    assert pictures.read_png(tmp_path / "test" / "test_r_0.png").shape == (40, 40)
+    assert figures.read_png(tmp_path / "test" / "test_r_0.png").shape == (40, 40)
     assert b"not for diagnosis" in (tmp_path / "test" / "test_r_0.png").read_bytes()
 
 
@@ -80,8 +80,8 @@ def test_error_maps_tell_sign_or_size():
     signed = outputs.error_map(image, truth)
     assert signed[5, 5].tolist() == [255, 255, 255] and signed[0, 0, 2] > signed[0, 0, 0] and signed[0, 1, 0] > signed[0, 1, 2]
     size = outputs.error_map(image.expand(-1, -1, 3), truth.expand(-1, -1, 3))
-    assert size[0, 0].tolist() == size[0, 1].tolist() == list(pictures.HEAT[-1]) and size[5, 5].tolist() == list(pictures.HEAT[0])
-    assert size[-1, 0].tolist() == list(pictures.HEAT[0]) and size[-1, -1].tolist() == list(pictures.HEAT[-1])  # the scale's ends
+    assert size[0, 0].tolist() == size[0, 1].tolist() == list(figures.HEAT[-1]) and size[5, 5].tolist() == list(figures.HEAT[0])
+    assert size[-1, 0].tolist() == list(figures.HEAT[0]) and size[-1, -1].tolist() == list(figures.HEAT[-1])  # the scale's ends
 
 
 def test_videos_of_colour_and_depth_can_be_read_back(tmp_path):
@@ -106,7 +106,7 @@ def test_comparisons_stand_side_by_side_under_their_labels(tmp_path):
     moving = torch.rand(4, 32, 48, 3, generator=torch.Generator().manual_seed(0))
     _, gif = outputs.compare({"noise": moving}, tmp_path / "noise.mp4")
     assert len(imageio.v3.imread(gif, plugin="pillow")) == 4
-    pictures.write_gif(tmp_path / "wide.gif", torch.zeros(2, 10, 1200, 3), 20)
+    figures.write_gif(tmp_path / "wide.gif", torch.zeros(2, 10, 1200, 3), 20)
     assert imageio.v3.imread(tmp_path / "wide.gif", plugin="pillow").shape[1:] == (8, 960, 3)
 
 
@@ -129,16 +129,16 @@ def test_runs_of_one_name_stand_side_by_side(tmp_path, monkeypatch):
     runs_of(monkeypatch, b=ball_fit(views=1), a=ball_fit(views=1), c=ball_fit(views=1))
     seen = {}
     monkeypatch.setattr(outputs, "compare", lambda frames, out: seen.update(frames))
-    show.render_run(run="b", compare=["a", "c"], views=2, out=tmp_path)
+    render.render_run(run="b", compare=["a", "c"], views=2, out=tmp_path)
     assert list(seen) == ["b/0000-ball", "a/0000-ball", "c/0000-ball"]
     seen.clear()
-    show.render_run(run="b", compare=["b"], settings=["levels.0.sampler.n=8"], views=2, out=tmp_path)
+    render.render_run(run="b", compare=["b"], settings=["levels.0.sampler.n=8"], views=2, out=tmp_path)
     assert list(seen) == ["0000-ball levels.0.sampler.n=8", "0000-ball"]
     with pytest.raises(UserError, match="one run twice"):
-        show.render_run(run="b", compare=["b"], out=tmp_path / "none")
+        render.render_run(run="b", compare=["b"], out=tmp_path / "none")
     fit = ball_fit(views=1)
     late = [replace(fit, path=Path(f"0000-ball/snapshot-{step}.safetensors")) for step in (1, 2)]
-    assert show.labels_of(late) == ["0000-ball/snapshot-1", "0000-ball/snapshot-2"]
+    assert render.labels_of(late) == ["0000-ball/snapshot-1", "0000-ball/snapshot-2"]
     assert not (tmp_path / "none").exists()
 
 
@@ -148,7 +148,7 @@ def test_a_run_of_another_scene_is_no_comparison(tmp_path, monkeypatch):
     runs_of(monkeypatch, fit=fit, elsewhere=elsewhere, other=other, xray=xray_fit(views=1))
     for run, words in {"elsewhere": "copies/ball", "other": "scene cube", "xray": "line_integral scene ball"}.items():
         with pytest.raises(UserError, match=words):
-            show.render_run(run="fit", compare=[run], out=tmp_path / "none")
+            render.render_run(run="fit", compare=[run], out=tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
@@ -161,7 +161,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is_rendered(tmp_path,
                                 ("warped", {"path": "orbit"}, "wanted a spiral"), ("xray", {"points": True}, "first surface"),
                                 ("xray", {"transforms": True}, "radiographs")):  # fmt: skip
         with pytest.raises(UserError, match=words):
-            show.render_run(run=run, out=tmp_path / "none", **options)
+            render.render_run(run=run, out=tmp_path / "none", **options)
     assert not (tmp_path / "none").exists()
 
 
@@ -170,7 +170,7 @@ def test_curves_show_what_was_logged(tmp_path):
             for k in range(1, 300)]  # fmt: skip
     outputs.curves(rows, tmp_path / "curves.png")
     outputs.curves([{"step": k, "mse": 1.0} for k in (1, 2)], tmp_path / "short.png")
-    tall, short = (pictures.read_png(tmp_path / name) for name in ("curves.png", "short.png"))
+    tall, short = (figures.read_png(tmp_path / name) for name in ("curves.png", "short.png"))
     assert tall.shape[0] == 3 * short.shape[0] and tall.shape[1] == short.shape[1]
     with pytest.raises(UserError, match="without logged steps"):
         outputs.curves([], tmp_path / "none.png")

@@ -12,9 +12,9 @@ from scipy import ndimage
 
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.core.types import Pixels
-from mednerf_kit.rays import drawing, pixel_maps
-from mednerf_kit.rays.select_quadtree import z_order
-from mednerf_kit.rays.selectors import SELECTORS, Patch, RandomRays, StridedPatch, look_up
+from mednerf_kit.rays.selectors import drawing, pixel_maps
+from mednerf_kit.rays.selectors.quadtree import z_order
+from mednerf_kit.rays.selectors.base import Patch, RandomRays, SELECTORS, StridedPatch, look_up
 
 VIEWS, ROWS, COLS = 3, 20, 14
 SHAPE = {"views": VIEWS, "rows": ROWS, "cols": COLS}

@@ -11,9 +11,9 @@ from tiny import PATIENTS, VOXELS, make_set
 from mednerf_kit.data.orbits import load_orbits
 from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.imaging.projector import project
-from mednerf_kit.train.targets import HALF_EXTENT, Targets, lifted_volume, make_targets
-from mednerf_kit.train.tomography import FOVS_DEG, agreed_fovs_deg, fdk, fov_curve, lift, peak, ramp, smoothed, tapered
-from mednerf_kit.train.volumes import project_field
+from mednerf_kit.prior.training_volumes import HALF_EXTENT, Targets, lifted_volume, make_targets
+from mednerf_kit.recon.sart import FOVS_DEG, agreed_fovs_deg, fdk, fov_curve, lift, peak, ramp, smoothed, tapered
+from mednerf_kit.recon.field_volume import project_field
 
 BALLS = [((0.0, 0.0, 0.0), 0.75, 0.3), ((0.3, 0.3, 0.2), 0.25, 0.6), ((-0.25, 0.25, -0.35), 0.2, 0.9)]  # centre, radius, mu
 GEOMETRY = Geometry(source_to_isocentre_mm=600, source_to_detector_mm=900, rows=40, cols=40, pixel_mm=9.0).orbit(24)

@@ -18,9 +18,10 @@ from tiny import SETTINGS, SIZE, SPLIT, VIEWS, make_set
 
 from mednerf_kit.core import files
 from mednerf_kit.core.errors import RunError, UserError
-from mednerf_kit.train import runs, session
-from mednerf_kit.train.loop import Loop
-from mednerf_kit.train.prior import PriorTask, cylinder_points
+from mednerf_kit.engine import run_folder
+from mednerf_kit.prior import session
+from mednerf_kit.engine.loop import Loop
+from mednerf_kit.prior.posed import PriorTask, cylinder_points
 
 ROOT = Path(__file__).resolve().parent.parent
 OBJECTIVES = ["posed", "gan", "hybrid"]
@@ -50,7 +51,7 @@ def stats(folder: Path) -> list[dict]:
 
 
 def last_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    return files.load_tensors(runs.snapshots(folder)[-1])[0]
+    return files.load_tensors(run_folder.snapshots(folder)[-1])[0]
 
 
 def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
@@ -89,7 +90,7 @@ def test_a_run_folder_holds_everything(run, tiny_set):
     names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
     assert {"config.yaml", "stats.jsonl", "log.txt", "metrics.json", "previews/samples.png"} < names
     assert any(name.startswith("events.out.tfevents") for name in names)
-    assert [p.name for p in runs.snapshots(run)] == [
+    assert [p.name for p in run_folder.snapshots(run)] == [
         "snapshot-000004.safetensors",
         "snapshot-000008.safetensors",
         "snapshot-000010.safetensors",
@@ -107,7 +108,7 @@ def test_the_config_is_resolved_and_readable(run, tiny_set):
 
 
 def test_a_snapshot_says_what_it_is(run):
-    tensors, meta = files.load_tensors(runs.snapshots(run)[-1])
+    tensors, meta = files.load_tensors(run_folder.snapshots(run)[-1])
     assert meta["step"] == 10 and meta["patients"] == SPLIT["train"] and meta["per_view_scale"] is False
     assert {f"tiny:{i}" for i in range(4)} < set(meta["identities"]) and "tiny:4" not in meta["identities"]
     assert meta["geometry"]["cols"] == SIZE and len(meta["geometry"]["angles_deg"]) == VIEWS
@@ -124,8 +125,8 @@ def test_statistics_have_a_line_per_step_and_the_summary_the_last(run):
 
 
 def test_a_trained_prior_loads_by_folder_snapshot_and_prefix(run):
-    for name in (run, runs.snapshots(run)[0], str(run)[: -len("-tiny-whole")]):
-        prior = runs.load_prior(name)
+    for name in (run, run_folder.snapshots(run)[0], str(run)[: -len("-tiny-whole")]):
+        prior = run_folder.load_prior(name)
         assert prior.geometry.cols == SIZE and prior.codes.shape == (4, prior.generator.latent_dim)
         assert not any(p.requires_grad for p in prior.generator.parameters())
     assert prior.distance == pytest.approx(prior.geometry.distance, rel=1e-5)
@@ -146,7 +147,7 @@ def test_every_objective_steps_and_logs_what_it_learns_from(objective, tiny_set,
 
 def test_coloured_pictures_train_too(tiny_set, tmp_path):
     folder = trained(tiny_set, tmp_path, "generator.outputs=4", "task.picture=emission_absorption", "steps=6", "snapshot_steps=6")
-    assert "ray_mse" in stats(folder)[-1] and runs.load_prior(folder).generator.shared[-1].shape[0] == 4
+    assert "ray_mse" in stats(folder)[-1] and run_folder.load_prior(folder).generator.shared[-1].shape[0] == 4
 
 
 def test_the_loss_falls(tiny_set, tmp_path):
@@ -172,7 +173,7 @@ def test_resuming_equals_an_uninterrupted_run(objective, at, tiny_set, tmp_path,
     setting = f"task.objective={objective}"
     whole = trained(tiny_set, tmp_path / "whole", setting)
     folder = interrupted(tiny_set, tmp_path / "broken", monkeypatch, setting, at=at)
-    assert files.load_tensors(runs.snapshots(folder)[-1])[1]["step"] == at + 1
+    assert files.load_tensors(run_folder.snapshots(folder)[-1])[1]["step"] == at + 1
     assert trained(tiny_set, tmp_path / "broken", setting, resume="latest") == folder
     assert_same(last_tensors(whole), last_tensors(folder))
     ours, wanted = ([{k: v for k, v in line.items() if k != "seconds"} for line in stats(f)] for f in (folder, whole))
@@ -258,14 +259,14 @@ def test_sigterm_saves_and_exits_130(tiny_set, tmp_path):
         process.kill()
     assert process.returncode == 130 and "interrupted" in said and "Traceback" not in said
     (folder,) = tmp_path.iterdir()
-    path, _, meta, remarks = runs.newest_whole(folder)
-    assert remarks == [] and meta["step"] == stats(folder)[-1]["step"] and path == runs.snapshots(folder)[-1]
+    path, _, meta, remarks = run_folder.newest_whole(folder)
+    assert remarks == [] and meta["step"] == stats(folder)[-1]["step"] and path == run_folder.snapshots(folder)[-1]
 
 
 @pytest.mark.parametrize("size", [0, 300, -200])
 def test_a_damaged_newest_snapshot_is_passed_over_with_a_sentence(run, size, tiny_set, tmp_path, monkeypatch):
     folder = interrupted(tiny_set, tmp_path, monkeypatch, at=6)
-    newest = runs.snapshots(folder)[-1]
+    newest = run_folder.snapshots(folder)[-1]
     newest.write_bytes(newest.read_bytes()[:size])
     assert trained(tiny_set, tmp_path, resume="latest") == folder
     assert_same(last_tensors(run), last_tensors(folder))
@@ -275,9 +276,9 @@ def test_a_damaged_newest_snapshot_is_passed_over_with_a_sentence(run, size, tin
 
 def test_a_run_of_damaged_snapshots_says_so(tiny_set, tmp_path):
     folder = trained(tiny_set, tmp_path, "steps=2")
-    for path in runs.snapshots(folder):
+    for path in run_folder.snapshots(folder):
         path.write_bytes(b"")
-    for call in (lambda: trained(tiny_set, tmp_path, "steps=2", resume="latest"), lambda: runs.load_prior(folder)):
+    for call in (lambda: trained(tiny_set, tmp_path, "steps=2", resume="latest"), lambda: run_folder.load_prior(folder)):
         with pytest.raises(UserError, match="without a readable snapshot.*snapshot-000002"):
             call()
 
@@ -287,7 +288,7 @@ def test_nan_stops_with_the_last_good_snapshot(tiny_set, tmp_path, monkeypatch):
     with pytest.raises(RunError, match="volume_mse = NaN.*step 7.*snapshot-000004") as caught:
         trained(tiny_set, tmp_path)
     assert caught.value.exit_code == 1
-    assert [p.name for p in runs.snapshots(tmp_path / "00000-tiny")] == ["snapshot-000004.safetensors"]
+    assert [p.name for p in run_folder.snapshots(tmp_path / "00000-tiny")] == ["snapshot-000004.safetensors"]
 
 
 def test_weights_that_turned_nan_are_never_a_good_snapshot(tiny_set, tmp_path, monkeypatch):
@@ -313,7 +314,7 @@ def test_a_full_disk_keeps_the_snapshot_before(run, tiny_set, tmp_path, monkeypa
         with pytest.raises(RunError, match="snapshot-000008.*No space left"):
             trained(tiny_set, tmp_path)
     folder = tmp_path / "00000-tiny"
-    assert [p.name for p in runs.snapshots(folder)] == ["snapshot-000004.safetensors"]
+    assert [p.name for p in run_folder.snapshots(folder)] == ["snapshot-000004.safetensors"]
     assert not [p for p in folder.iterdir() if p.name.startswith(".")]
     assert trained(tiny_set, tmp_path, resume="latest") == folder
     assert_same(last_tensors(run), last_tensors(folder))
@@ -416,7 +417,7 @@ def looped(folder: Path, **options) -> Loop:
 def test_the_loop_runs_to_the_end_and_keeps_three_snapshots(tmp_path):
     loop = looped(tmp_path)
     assert loop.run() == tmp_path / "snapshot-000020.safetensors"
-    assert [p.name[9:15] for p in runs.snapshots(tmp_path)] == ["000015", "000018", "000020"]
+    assert [p.name[9:15] for p in run_folder.snapshots(tmp_path)] == ["000015", "000018", "000020"]
     assert loop.task.told == pytest.approx([i / 20 for i in range(20)]) and loop.progress() == 1.0
 
 
@@ -441,44 +442,44 @@ def test_the_loop_gives_the_signals_back(tmp_path):
 
 
 def test_run_folders_are_numbered_and_named(tmp_path):
-    names = [runs.new_folder(tmp_path, *args).name for args in (("chest", None), ("/data/my set/", "two"), ("a/b.c-d", None))]
+    names = [run_folder.new_folder(tmp_path, *args).name for args in (("chest", None), ("/data/my set/", "two"), ("a/b.c-d", None))]
     assert names == ["00000-chest", "00001-my_set-two", "00002-b.c-d"]
-    assert runs.new_folder(tmp_path / "more", "chest", "a/b c").parent == tmp_path / "more", (
+    assert run_folder.new_folder(tmp_path / "more", "chest", "a/b c").parent == tmp_path / "more", (
         "a description is one word of the name"
     )
     (tmp_path / "00041-old").mkdir()
     (tmp_path / "notes").mkdir()
-    assert runs.new_folder(tmp_path, "chest", None).name == "00042-chest"
+    assert run_folder.new_folder(tmp_path, "chest", None).name == "00042-chest"
 
 
 def test_a_unique_beginning_names_a_run(tmp_path):
     for name in ("00000-chest", "00001-chest", "00010-knee"):
         (tmp_path / name).mkdir()
-    assert runs.find_folder("00001", tmp_path).name == "00001-chest" and runs.find_folder(tmp_path / "00010").name == "00010-knee"
+    assert run_folder.find_folder("00001", tmp_path).name == "00001-chest" and run_folder.find_folder(tmp_path / "00010").name == "00010-knee"
     with pytest.raises(UserError, match="2 folders begin with"):
-        runs.find_folder("0000", tmp_path)
+        run_folder.find_folder("0000", tmp_path)
     with pytest.raises(UserError, match="did you mean '00010-knee'"):
-        runs.find_folder("00010-kne3", tmp_path)
+        run_folder.find_folder("00010-kne3", tmp_path)
     with pytest.raises(UserError, match="does not exist"):
-        runs.find_folder("00000", tmp_path / "empty")
+        run_folder.find_folder("00000", tmp_path / "empty")
 
 
 def test_what_is_no_prior_is_named(tmp_path):
     with pytest.raises(UserError, match="snapshot-000001.*does not exist"):
-        runs.load_prior(tmp_path / "snapshot-000001.safetensors")
+        run_folder.load_prior(tmp_path / "snapshot-000001.safetensors")
     files.save_tensors(tmp_path / "other.safetensors", {"x": torch.zeros(1)}, {"step": 1})
     with pytest.raises(UserError, match="other.safetensors.*no prior"):
-        runs.load_prior(tmp_path / "other.safetensors")
+        run_folder.load_prior(tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="bundled prior"):
-        runs.load_prior("bundled:elbow")
+        run_folder.load_prior("bundled:elbow")
 
 
 def test_a_recipe_changed_behind_a_snapshot_is_named(run, tmp_path):
-    tensors, meta = files.load_tensors(runs.snapshots(run)[-1])
+    tensors, meta = files.load_tensors(run_folder.snapshots(run)[-1])
     meta["recipe"]["generator"]["width"] = 32
     files.save_tensors(tmp_path / "bent.safetensors", tensors, meta)
     with pytest.raises(UserError, match="bent.safetensors.*no prior") as caught:
-        runs.load_prior(tmp_path / "bent.safetensors")
+        run_folder.load_prior(tmp_path / "bent.safetensors")
     assert "\n" not in str(caught.value)
 
 
@@ -487,7 +488,7 @@ def test_a_recipe_changed_behind_a_snapshot_is_named(run, tmp_path):
 
 def test_a_set_scaled_view_by_view_learns_gains(tmp_path):
     folder = trained(make_set(tmp_path / "views", volumes=False, per_view=True), tmp_path / "runs", limit=1)
-    tensors, meta = files.load_tensors(runs.snapshots(folder)[-1])
+    tensors, meta = files.load_tensors(run_folder.snapshots(folder)[-1])
     assert meta["per_view_scale"] is True and tensors["log_gains"].shape == (1, VIEWS) and tensors["log_gains"].std() > 0.01
     assert meta["geometry"]["line_integral_scale"] is None
 

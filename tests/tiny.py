@@ -12,7 +12,7 @@ from mednerf_kit.data.cohort import render_orbit, write_patient
 from mednerf_kit.gan.generator import HyperGenerator
 from mednerf_kit.imaging.geometry import DEFAULTS, Geometry
 from mednerf_kit.imaging.volume import Volume
-from mednerf_kit.train.runs import Prior
+from mednerf_kit.engine.run_folder import Prior
 
 SIZE, VIEWS, VOXELS = 32, 8, 24
 PATIENTS = ("p0", "p1", "p2", "p3", "q0", "q1")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..core.errors import UserError
-from .base import FOLDER, PRESETS, Numbers, Work
+from .base import FOLDER, Numbers, PRESETS, Work
 
 
 class Devices(click.ParamType):
@@ -58,7 +58,7 @@ def ablate(*, recipe: str | None, cells: str | None, cell: Path | None, device: 
     Started again, it goes on: finished cells are kept, failed and interrupted ones are tried again. The last line on stdout is
     the folder with results.csv, table.md and figure.png.
     """
-    from ..train.ablation import run
+    from ..study.ablation import run
 
     if cell is not None:
         run.work_on(cell, device)

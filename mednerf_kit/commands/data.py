@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .base import FILE, FOLDER, SPLITS, LazyGroup, Work, device_option
+from .base import FILE, FOLDER, LazyGroup, SPLITS, Work, device_option
 
 ANATOMIES = ["chest", "knee"]
 FROM_SET_UP = "the geometry's"
@@ -168,7 +168,7 @@ def check(*, scene: str, format_: str | None, split: str, downscale: int, settin
 def depth(**options: Any) -> None:
     """Write depth with confidence for a scene's training views, as a run that saw no others sees them, or as monocular maps do
     that are brought to its scale; prints the run's own error where known."""
-    from ..train.scenes.teacher import write_depth
+    from ..scene.depth_teacher import write_depth
 
     path, score = write_depth(**options)
     for name, value in score.items():

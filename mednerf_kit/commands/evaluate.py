@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .base import FILE, FOLDER, SPLITS, Numbers, Work, chosen, device_option, run_option, samplers_option, seed_option
+from .base import FILE, FOLDER, Numbers, SPLITS, Work, chosen, device_option, run_option, samplers_option, seed_option
 
 HEADLINES = (
     "psnr_db",
@@ -72,14 +72,14 @@ SCENE_OPTIONS = {"run", "dataset", "split", "limit", "out", "device", *ONLY_SCEN
 @click.pass_context
 def evaluate(context: click.Context, *, as_json: bool, **options: Any) -> None:
     """Score a run: a prior on patients (some views in, all others compared, beside trivial baselines), a scene on its views."""
-    from ..train.scenes.runs import is_scene_run
+    from ..scene.load import is_scene_run
 
     if is_scene_run(options["run"]):
-        from ..train.scenes.show import evaluate_run
+        from ..scene.render import evaluate_run
 
         scores = evaluate_run(**chosen(context, options, SCENE_OPTIONS, "a prior's run"))
     else:
-        from ..train.evaluate import evaluate
+        from ..invert.evaluate import evaluate
 
         scores = evaluate(**chosen(context, options, set(options) - ONLY_SCENES, "a scene's run"))
     if as_json:

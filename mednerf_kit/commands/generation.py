@@ -32,7 +32,7 @@ HEADLINES = ("fid", "kid", "kid_std", "swd", "swd_n", "n_fakes", "n_scenes", "n_
 @device_option
 def score(*, as_json: bool, **options: Any) -> None:
     """Compare a prior's random patients with real ones: FID, KID, SWD, precision, recall, consistency, copies of patients."""
-    from ..train.generation.score import score
+    from ..study.generation.score import score
 
     found = score(**options)
     if as_json:

@@ -50,6 +50,6 @@ def project(*, xray: tuple[Path, ...], view: tuple[str | float, ...], outdir: Pa
             "wanted one --view or --angle per --xray",
             "name the view of each X-ray, in the same order",
         )
-    from ..train.project import project
+    from ..invert.reconstruct import project
 
     click.echo(project(xray=xray, view=view, outdir=outdir or Path("out") / xray[0].stem, **options))

@@ -37,14 +37,14 @@ SCENE_OPTIONS = {"run", "views", "size", "video", "out", "device", *ONLY_SCENES}
 @click.pass_context
 def render(context: click.Context, **options: Any) -> None:
     """Write the orbit of one patient of a prior (baked once, then projected), or videos and surfaces of a fitted scene."""
-    from ..train.scenes.runs import is_scene_run
+    from ..scene.load import is_scene_run
 
     if is_scene_run(options["run"]):
-        from ..train.scenes.show import render_run
+        from ..scene.render import render_run
 
         click.echo(render_run(**chosen(context, options, SCENE_OPTIONS, "a prior's run")))
         return
-    from ..train.render import render
+    from ..invert.render import render
 
     given = chosen(context, options, set(options) - ONLY_SCENES, "a scene's run")
     if given["seed"] is not None and given["latent"] is not None:
@@ -62,6 +62,6 @@ def render(context: click.Context, **options: Any) -> None:
 @device_option
 def sample(**options: Any) -> None:
     """Draw random patients from a prior: one row per seed, frontal and lateral."""
-    from ..train.render import sample
+    from ..invert.render import sample
 
     click.echo(sample(**options))

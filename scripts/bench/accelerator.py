@@ -108,9 +108,9 @@ def run(lane: Lane, device: str, out: Path, deadline: float) -> None:
 
 def timed(names: Sequence[str], data: Path, device: str) -> Iterator[str]:
     """Milliseconds of a step of each recipe at its own size, alone on the device; pictures a second where it makes pictures."""
-    from mednerf_kit.train.ranks import Ranks
-    from mednerf_kit.train.runs import pick_device
-    from mednerf_kit.train.session import kind_of, resolve
+    from mednerf_kit.engine.distributed import Ranks
+    from mednerf_kit.engine.run_folder import pick_device
+    from mednerf_kit.prior.session import kind_of, resolve
 
     for name in names:
         dataset = str(data / ("mednerf_drr/chest_xrays" if "chest" in name else "nerf_synthetic/lego"))

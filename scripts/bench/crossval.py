@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from torch import Generator
 
-from mednerf_kit.train import runs
-from mednerf_kit.train.evaluate import input_views, score_patient
-from mednerf_kit.train.invert import Inversion
-from mednerf_kit.train.loop import Loop
-from mednerf_kit.train.session import build_task, describe, resolve
-from mednerf_kit.train.sets import read_set
-from mednerf_kit.train.targets import make_targets
+from mednerf_kit.engine import run_folder
+from mednerf_kit.invert.evaluate import input_views, score_patient
+from mednerf_kit.invert.posterior import Inversion
+from mednerf_kit.engine.loop import Loop
+from mednerf_kit.prior.session import build_task, describe, resolve
+from mednerf_kit.prior.sets import read_set
+from mednerf_kit.prior.training_volumes import make_targets
 
 
 def fold(args: argparse.Namespace, k: int, recipe: dict) -> list[dict]:
@@ -37,7 +37,7 @@ def fold(args: argparse.Namespace, k: int, recipe: dict) -> list[dict]:
     task = build_task(recipe, orbits, targets, seed=args.seed, device="cpu")
     meta = describe(orbits, targets, recipe, args.set, args.seed, "all")
     loop = Loop(task, folder, steps=recipe["steps"], snapshot_steps=10**9, max_minutes=args.minutes, meta=meta)
-    prior = runs.load_prior(loop.run())
+    prior = run_folder.load_prior(loop.run())
     inputs = input_views(every.geometry.angles_deg, [args.angle])
     rows = []
     for name in held if not args.seen else orbits.patients[:4]:

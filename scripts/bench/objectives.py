@@ -18,16 +18,16 @@ from pathlib import Path
 import torch
 from torch import Generator
 
-from mednerf_kit.train import runs
-from mednerf_kit.train.evaluate import input_views, score_patient
-from mednerf_kit.train.invert import Inversion
-from mednerf_kit.train.metrics import sliced_wasserstein
-from mednerf_kit.train.session import resolve, train
-from mednerf_kit.train.sets import read_set
-from mednerf_kit.train.volumes import bake, project_field
+from mednerf_kit.engine import run_folder
+from mednerf_kit.invert.evaluate import input_views, score_patient
+from mednerf_kit.invert.posterior import Inversion
+from mednerf_kit.metrics.image import sliced_wasserstein
+from mednerf_kit.prior.session import resolve, train
+from mednerf_kit.prior.sets import read_set
+from mednerf_kit.recon.field_volume import bake, project_field
 
 
-def fakes_like(prior: runs.Prior, count: int, per_patient: int, views: torch.Tensor) -> torch.Tensor:
+def fakes_like(prior: run_folder.Prior, count: int, per_patient: int, views: torch.Tensor) -> torch.Tensor:
     """``count`` pictures of random patients at these view indices, [count, 1, rows, cols]."""
     random, found = Generator().manual_seed(123), []
     for start in range(0, count, per_patient):
@@ -58,7 +58,7 @@ def main() -> None:
                 dataset=args.dataset, preset="quick", settings=settings, outdir=args.out, desc=f"{objective}-{seed}", seed=seed
             )
             assert folder is not None
-            prior = runs.load_prior(folder)
+            prior = run_folder.load_prior(folder)
             node = resolve(args.dataset, None, "quick", settings)["dataset"]
             test = read_set(args.dataset, node, split="test")
             training = read_set(args.dataset, node, split="train")

@@ -27,10 +27,10 @@ import torch._dynamo  # what every optimiser imports comes once, before the fork
 import torch.distributed
 
 from mednerf_kit.fields.hyper import fastest_dtype
-from mednerf_kit.train.ranks import Ranks, started
-from mednerf_kit.train.session import build_task, resolve
-from mednerf_kit.train.sets import read_set
-from mednerf_kit.train.targets import make_targets
+from mednerf_kit.engine.distributed import Ranks, started
+from mednerf_kit.prior.session import build_task, resolve
+from mednerf_kit.prior.sets import read_set
+from mednerf_kit.prior.training_volumes import make_targets
 
 STEPS = 20
 PAIR = "two processes"

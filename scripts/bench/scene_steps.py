@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from mednerf_kit.train import runs
-from mednerf_kit.train.session import kind_of
+from mednerf_kit.engine import run_folder
+from mednerf_kit.prior.session import kind_of
 
 MMAP_THRESHOLD = -3  # mallopt's name of the size from which a block is a mapping of its own
 
@@ -39,9 +39,9 @@ def main() -> None:
     ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 1 << 16)
     tasks = []
     for folder in args.runs:
-        choice = runs.read_choice(folder)
+        choice = run_folder.read_choice(folder)
         task = kind_of(choice["recipe"]).prepare(choice, torch.device("cpu")).task
-        _, tensors, meta, _ = runs.newest_whole(folder)
+        _, tensors, meta, _ = run_folder.newest_whole(folder)
         task.load(tensors, meta["task_state"])
         tasks.append(task)
     seconds: list[list[float]] = [[] for _ in tasks]

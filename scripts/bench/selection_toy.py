@@ -23,8 +23,8 @@ from torch.nn.functional import grid_sample
 
 from mednerf_kit.core.files import atomic
 from mednerf_kit.core.types import Pixels
-from mednerf_kit.rays.pixel_maps import anchors, gray, local_spread
-from mednerf_kit.rays.selectors import SELECTORS, RaySelector
+from mednerf_kit.rays.selectors.pixel_maps import anchors, gray, local_spread
+from mednerf_kit.rays.selectors.base import RaySelector, SELECTORS
 
 CHECKS = 25
 

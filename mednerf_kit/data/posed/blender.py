@@ -17,7 +17,7 @@ from ...imaging.cameras import Cameras
 from .bounds import Bounds, bounds_of_poses
 from .depth import nearest, pixel_grid, read_levels
 from .pictures import Lens, find_picture, picture_size, read_pictures, zoom
-from .scene import SCENES, SPLITS, NoViews, Scene, as_box, chosen_views, held_out
+from .scene import NoViews, SCENES, SPLITS, Scene, as_box, chosen_views, held_out
 from .toy import toy_cameras, write_toy_picture
 
 Frame = dict[str, Any]

@@ -1,0 +1,1 @@
+"""Training without a subject: the loop, run folders, snapshots, processes, optimisers."""

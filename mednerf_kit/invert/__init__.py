@@ -1,0 +1,1 @@
+"""From X-rays back to volumes through a prior."""

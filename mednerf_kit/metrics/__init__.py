@@ -1,0 +1,1 @@
+"""Metrics: pure functions of pictures, volumes and feature vectors."""

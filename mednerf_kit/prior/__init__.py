@@ -1,0 +1,1 @@
+"""A distribution of patients, learned from radiographs: posed, adversarial, or both."""

@@ -1,0 +1,1 @@
+"""Selectors: which pixels are supervised. One file a method; the contract is in `base`."""

@@ -1,0 +1,138 @@
+"""Drawing pixels from chances: inverse cumulative sums, tiles, pixels inside and outside a mask, and importance weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ...core.errors import UserError
+from ...core.types import Pixels
+
+
+def in_range(name: str, value: float, low: float, high: float, *, strictly: bool = False) -> None:
+    """Refuse an option outside [low, high], or on its ends too with ``strictly``."""
+    if not low <= value <= high or (strictly and value in (low, high)):
+        words = "strictly between" if strictly else "between"
+        raise UserError(f"got selector option {name} = {value:g}", f"wanted it {words} {low:g} and {high:g}", "change the option")
+
+
+def enough(n: int, least: int, what: str) -> int:
+    """A batch of n rays, refused when it holds less than one for each of ``least`` of ``what``."""
+    if n < least:
+        raise UserError(f"got a batch of {n} rays for {least} {what}", f"wanted at least {least}", "set the selector's n higher")
+    return n
+
+
+def at(index: Tensor, rows: int, cols: int, weight: Tensor) -> Pixels:
+    """Pixels by their place [N] in the row-major list of all pixels of all views.
+
+    >>> at(torch.tensor([7]), 2, 3, torch.ones(1)).yx
+    tensor([[0., 1.]])
+    """
+    place = index.long()
+    yx = torch.stack([place // cols % rows, place % cols], -1)
+    return Pixels(place // (rows * cols), yx.float(), weight.float())
+
+
+def index_of(pixels: Pixels, rows: int, cols: int) -> Tensor:
+    """The inverse of :func:`at`, for the nearest pixel centres."""
+    y, x = pixels.yx.detach().round().long().unbind(-1)
+    return (pixels.view * rows + y.clamp(0, rows - 1)) * cols + x.clamp(0, cols - 1)
+
+
+def uniform(n: int, generator: Generator) -> Tensor:
+    """n numbers of [0, 1) in double precision: single precision cannot tell 2^24 pixels apart."""
+    return torch.rand(n, generator=generator, device=generator.device, dtype=torch.float64)
+
+
+def systematic(n: int, generator: Generator) -> Tensor:
+    """n evenly spaced numbers of [0, 1) with one random offset: as many in any interval as its length says, give or take one."""
+    u = torch.rand(1, generator=generator, device=generator.device, dtype=torch.float64)
+    return (torch.arange(n, device=u.device) + u) / n
+
+
+def cumulative(chances: Tensor) -> Tensor:
+    """The cumulative sum [M + 1] of chances [M], from 0 to 1, in double precision."""
+    total = torch.cat([chances.new_zeros(1, dtype=torch.float64), chances.flatten().double().cumsum(0)])
+    return total / total[-1]
+
+
+def invert(cdf: Tensor, u: Tensor, start: Tensor | None = None, end: Tensor | None = None) -> Tensor:
+    """The cells [N] of a cumulative sum [M + 1] in which u [N] falls; u is within the cells [start, end) where they are given.
+
+    >>> invert(cumulative(torch.tensor([1.0, 0.0, 3.0])), torch.tensor([0.1, 0.3], dtype=torch.float64)).tolist()
+    [0, 2]
+    """
+    if start is not None and end is not None:
+        u = cdf[start] + u * (cdf[end] - cdf[start])
+        return torch.searchsorted(cdf, u, right=True).sub(1).maximum(start).minimum(end - 1)
+    return torch.searchsorted(cdf, u, right=True).sub(1).clamp(0, len(cdf) - 2)
+
+
+def importance(density: Tensor, correction: float) -> Tensor:
+    """Weights of pixels drawn at ``density`` [N] times the uniform chance: density^−correction.
+
+    1 makes any weighted mean unbiased, with mean weight 1 in expectation; 0 leaves the emphasis in the loss; what lies between is
+    scaled to mean 1 over the batch.
+    """
+    weight = density.pow(-correction)
+    return weight if correction in (0.0, 1.0) else weight / weight.mean()
+
+
+class Strata(nn.Module):
+    """The pixels inside and outside a mask [V, H, W], each drawn evenly and with replacement."""
+
+    inside: Tensor
+    outside: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.rows, self.cols = mask.shape[1:]
+        flat = mask.flatten()
+        self.register_buffer("inside", flat.nonzero()[:, 0].int(), persistent=False)
+        self.register_buffer("outside", (~flat).nonzero()[:, 0].int(), persistent=False)
+        self.share = len(self.inside) / len(flat)
+
+    def draw(self, inside: Tensor, u: Tensor) -> Tensor:
+        """Places [N] of pixels: inside where the mask ``inside`` [N] says so, by uniform numbers u [N]."""
+        n = torch.where(inside, len(self.inside), len(self.outside))
+        k = (u * n).long().minimum(n - 1)
+        return torch.where(
+            inside, self.inside[k.clamp_max(len(self.inside) - 1)], self.outside[k.clamp_max(len(self.outside) - 1)]
+        )
+
+
+class Tiles:
+    """A grid of tiles over a picture; rows and columns need not divide evenly.
+
+    >>> tiles = Tiles(5, 4, 2, 2)
+    >>> tiles.pixels.tolist()
+    [6, 6, 4, 4]
+    """
+
+    def __init__(self, rows: int, cols: int, down: int, across: int) -> None:
+        if not 1 <= down <= rows or not 1 <= across <= cols:
+            raise UserError(f"got {down}×{across} tiles for pictures of {rows}×{cols}", "wanted at most one per pixel",
+                            "make the selector's grid coarser")  # fmt: skip
+        self.rows, self.cols, self.down, self.across = rows, cols, down, across
+        self.count = down * across
+        top, left = self._starts(torch.arange(down + 1), rows, down), self._starts(torch.arange(across + 1), cols, across)
+        self.pixels = (top.diff()[:, None] * left.diff()).flatten()
+
+    @staticmethod
+    def _starts(tile: Tensor, length: int, tiles: int) -> Tensor:
+        return -(-tile * length // tiles)
+
+    def of(self, yx: Tensor) -> Tensor:
+        """The tiles [N] of the pixels nearest to yx [N, 2]."""
+        y, x = yx.detach().round().long().unbind(-1)
+        y, x = y.clamp(0, self.rows - 1), x.clamp(0, self.cols - 1)
+        return y * self.down // self.rows * self.across + x * self.across // self.cols
+
+    def draw(self, tile: Tensor, generator: Generator) -> Tensor:
+        """A pixel centre [N, 2] of each tile [N], uniform within it."""
+        i, j = tile // self.across, tile % self.across
+        ends = [(self._starts(k, length, tiles), self._starts(k + 1, length, tiles))
+                for k, length, tiles in ((i, self.rows, self.down), (j, self.cols, self.across))]  # fmt: skip
+        parts = [(start + uniform(len(tile), generator) * (end - start)).floor().minimum(end - 1) for start, end in ends]
+        return torch.stack(parts, -1).float()

@@ -1,0 +1,108 @@
+"""Soft mining: walkers that climb the error by Langevin Monte Carlo (Kheradmand et al., CVPR 2024)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+
+from ...core.errors import UserError
+from ...core.types import Pixels
+from . import pixel_maps
+from .drawing import cumulative, enough, in_range, invert
+from .base import RaySelector, SELECTORS
+
+PUBLIC_BATCH = 4096
+
+
+@SELECTORS.register("soft_mining")
+class SoftMining(RaySelector):
+    """Each ray is a walker x in the unit square of its own view: x ← x + (a/4096)·∇log(error) + b·noise, ∇ per pixel (the
+    public code, whose 4096 rays share one mean, at any n).
+
+    Walkers find density in proportion to the error, and the weight Q^−α, Q = √error, takes back the share α of that emphasis: 0
+    is hard mining, 1 plain importance sampling. α grows linearly over ``warmup_steps``; weights lie between 0.2 and mean plus
+    standard deviation before they are scaled to mean 1 over the batch. Each step the ``idle`` share with the least error and
+    the walkers that left start again from an edge (chance by Sobel magnitude), and the last ``explore`` share is drawn
+    uniformly. n is rounded down to whole walkers per view. Not unbiased: the walkers' density is known only up to its
+    stationary law.
+    """
+
+    wants_gradient = True
+    place: Tensor
+    drift: Tensor
+    idle_now: Tensor
+    born: Tensor
+    edge_cdf: Tensor
+
+    def __init__(self, *, n: int = 1024, alpha: float = 0.6, a: float = 20.0, b: float = 0.02, warmup_steps: int = 600,
+                 start: Literal["uniform", "edges"] = "uniform", explore: float = 0.1, idle: float = 0.1,
+                 images: Tensor) -> None:  # fmt: skip
+        super().__init__()
+        for name, value in (("alpha", alpha), ("explore", explore), ("idle", idle)):
+            in_range(name, value, 0, 1)
+        in_range("a", a, 0, float("inf"))
+        in_range("b", b, 0, 1)
+        in_range("warmup_steps", warmup_steps, 0, float("inf"))
+        self.views, self.rows, self.cols = images.shape[:3]
+        self.n = enough(n, self.views, "views") // self.views * self.views
+        if self.n > self.views * self.rows * self.cols:
+            raise UserError(f"got {self.n} walkers", f"wanted at most the {self.views * self.rows * self.cols} pixels there are",
+                            "set the selector's n lower")  # fmt: skip
+        self.alpha, self.a, self.b, self.warmup_steps, self.start = alpha, a, b, warmup_steps, start
+        self.explorers, self.idlers, self.step = round(explore * self.n), round(idle * self.n), 0
+        slope = pixel_maps.per_view(images, pixel_maps.sobel_magnitude)
+        self.register_buffer("edge_cdf", cumulative(slope + 1e-5), persistent=False)
+        self.register_buffer("place", torch.zeros(self.n, 2))
+        self.register_buffer("drift", torch.zeros(self.n, 2))
+        self.register_buffer("idle_now", torch.zeros(self.n, dtype=torch.bool))
+        self.register_buffer("born", torch.tensor(False))
+
+    def select(self, step: int, generator: Generator) -> Pixels:
+        self.step = step
+        device = generator.device
+        view = torch.arange(self.n, device=device) % self.views
+        anywhere = torch.rand((self.n, 2), generator=generator, device=device)
+        edges = self._from_edges(view, generator)
+        if bool(self.born):
+            noise = torch.randn((self.n, 2), generator=generator, device=device)
+            place = self.place + self.drift + self.b * noise
+            lost = self.idle_now | ~((place >= 0) & (place < 1)).all(-1)
+            place = torch.where(lost[:, None], edges, place)
+        else:
+            place = edges if self.start == "edges" else anywhere
+        explores = torch.arange(self.n, device=device) >= self.n - self.explorers
+        place = torch.where(explores[:, None], anywhere, place)
+        self.place.copy_(place)
+        self.drift.zero_()
+        self.idle_now.zero_()
+        self.born.fill_(True)
+        size = torch.tensor([self.rows, self.cols], device=device)
+        yx = (place * size).floor().minimum(size - 1.0)
+        return Pixels(view, yx, torch.ones(self.n, device=device))
+
+    def _from_edges(self, view: Tensor, generator: Generator) -> Tensor:
+        """A place [N, 2] in each view, with a chance that grows with the Sobel magnitude."""
+        pixels = self.rows * self.cols
+        u = torch.rand((3, self.n), generator=generator, device=generator.device, dtype=torch.float64)
+        place = invert(self.edge_cdf, u[0], view * pixels, (view + 1) * pixels) % pixels
+        yx = torch.stack([(place // self.cols + u[1]) / self.rows, (place % self.cols + u[2]) / self.cols], -1)
+        return yx.float().clamp_max(1 - 1e-6)
+
+    def weigh(self, pixels: Pixels, error: Tensor) -> Tensor:
+        power = self.alpha * min(1.0, self.step / self.warmup_steps if self.warmup_steps else 1.0)
+        weight = error.sqrt().clamp_min(1e-4).pow(-power)
+        weight = weight.clamp_max(weight.mean() + weight.std(correction=0)).clamp_min(0.2)
+        return weight / weight.mean()
+
+    @torch.no_grad()
+    def observe(self, pixels: Pixels, error: Tensor, gradient: Tensor | None = None) -> None:
+        if gradient is None:
+            raise ValueError("soft_mining needs the gradient of the error by the pixels' places")
+        error, weight = error.to(self.place), pixels.weight.to(self.place)
+        slope = gradient.to(self.place) / (weight * error).clamp_min(1e-8)[:, None]
+        self.drift.copy_((self.a / PUBLIC_BATCH * slope).nan_to_num(0.0, 0.0, 0.0))
+        self.idle_now.zero_()
+        if self.idlers:
+            self.idle_now[error.topk(self.idlers, largest=False).indices] = True

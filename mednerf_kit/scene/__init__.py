@@ -1,0 +1,1 @@
+"""One posed scene, fitted by one field."""

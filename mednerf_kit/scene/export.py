@@ -1,0 +1,113 @@
+"""A fitted scene for other programs: a coloured point cloud and a triangle mesh, as binary PLY."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from ..core.errors import UserError
+from ..core.files import atomic
+from ..metrics import scene
+from . import load
+from .surface import check_mesh, default_threshold, mesh_of, seen_from_outside, surface
+
+__all__ = [
+    "check_mesh",
+    "check_points",
+    "default_threshold",
+    "export_mesh",
+    "export_points",
+    "point_cloud",
+    "surface",
+    "write_ply",
+]
+
+if TYPE_CHECKING:
+    from .load import Fit
+
+RAYS_PER_POINT = 4  # what is rendered for each point that is kept: most rays of many scenes hit nothing
+
+
+def export_points(fit: Fit, path: str | Path, *, split: str = "train", n: int = 200_000, seed: int = 0) -> int:
+    """Write at most ``n`` coloured points where the rays of a split's views stop; returns how many there are."""
+    points, colours = point_cloud(fit, split=split, n=n, generator=Generator().manual_seed(seed))
+    write_ply(path, points, colours)
+    return len(points)
+
+
+def export_mesh(fit: Fit, path: str | Path, *, size: int = 256, threshold: float | None = None) -> tuple[int, int]:
+    """Write the surface (:func:`~.surface.mesh_of`), coloured where the field has colour; returns vertices and faces."""
+    vertices, faces = mesh_of(fit, size=size, threshold=threshold)
+    colours = None
+    if fit.meta["channels"]:
+        colours = load.colour_at(fit, *seen_from_outside(fit, vertices, faces))
+    write_ply(path, vertices, colours, faces)
+    return len(vertices), len(faces)
+
+
+def check_points(fit: Fit) -> None:
+    """Refuse the points of a scene whose rays stop nowhere."""
+    if fit.meta["quantity"] != "colour":
+        raise UserError("got a scene of line integrals, which has no first surface", "wanted a scene of photographs",
+                        "export its mesh at a density instead")  # fmt: skip
+
+
+def point_cloud(fit: Fit, *, split: str = "train", n: int = 200_000, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Where rays of opacity > 0.5 are half stopped (median depth), and what they see: points [N, 3] and colours [N, C].
+
+    The views are rendered as small as ``n`` points allow, and ``n`` of the points are kept. Forward-facing scenes come back from
+    NDC to their own space.
+    """
+    check_points(fit)
+    cameras = fit.scene(split).cameras
+    scale = min(1.0, math.sqrt(RAYS_PER_POINT * n / (cameras.count * cameras.rows * cameras.cols)))
+    cameras = cameras.resized(max(1, round(cameras.rows * scale)), max(1, round(cameras.cols * scale)))
+    points, colours = [], []
+    for v in range(cameras.count):
+        seen = load.render_views(fit, cameras.take([v]))
+        yx = ((seen.opacity[0] > scene.OPAQUE) & seen.median_depth[0].isfinite()).nonzero()
+        y, x = yx.unbind(-1)
+        view = torch.full((len(yx),), v)
+        origin, direction = cameras.world_rays(view, yx.float())
+        distance = cameras.from_ray(view, yx.float(), seen.median_depth[0, y, x])
+        points.append(origin + distance[:, None] * direction)
+        colours.append(seen.image[0, y, x])
+    found, seen_colours = torch.cat(points), torch.cat(colours)
+    keep = torch.randperm(len(found), generator=generator)[:n].sort().values
+    return found[keep], seen_colours[keep]
+
+
+def write_ply(path: str | Path, points: Tensor, colours: Tensor | None = None, faces: Tensor | None = None) -> None:
+    """Points [N, 3], colours [N, 1 or 3] in [0, 1] and triangles [F, 3] as a binary little-endian PLY, atomically."""
+    fields = [(axis, "<f4") for axis in "xyz"]
+    header = [
+        "ply",
+        "format binary_little_endian 1.0",
+        f"element vertex {len(points)}",
+        *(f"property float {axis}" for axis in "xyz"),
+    ]
+    if colours is not None:
+        names = ("red", "green", "blue")
+        fields += [(name, "u1") for name in names]
+        header += [f"property uchar {name}" for name in names]
+    vertices = np.zeros(len(points), dtype=fields)
+    for k, axis in enumerate("xyz"):
+        vertices[axis] = points[:, k].cpu().numpy()
+    if colours is not None:
+        bytes_ = (colours.expand(-1, 3).clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy()
+        for k, name in enumerate(names):
+            vertices[name] = bytes_[:, k]
+    parts = [vertices.tobytes()]
+    if faces is not None:
+        header += [f"element face {len(faces)}", "property list uchar int vertex_indices"]
+        triangles = np.zeros(len(faces), dtype=[("count", "u1"), ("corners", "<i4", (3,))])
+        triangles["count"], triangles["corners"] = 3, faces.cpu().numpy()
+        parts.append(triangles.tobytes())
+    text = "\n".join([*header, "end_header"]) + "\n"
+    with atomic(path) as temporary:
+        temporary.write_bytes(text.encode("ascii") + b"".join(parts))

@@ -1,0 +1,281 @@
+"""What a fitted scene is asked to explain. A loss is a function of one record; the recipe gives weights by name.
+
+Depth terms (docs/theory.md) look only at rays whose depth is known, each weighed with the confidence of its depth. A ray through
+a transparent pixel is known too: it meets nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core import config
+from ..core.config import Registry
+from ..core.errors import UserError
+from ..core.types import Rays
+from ..rays.render import Level, Rendered
+
+LOSSES: Registry[Loss] = Registry("loss", home=__package__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One batch of rays, rendered: what every loss reads."""
+
+    rendered: list[Rendered]  # one a level
+    levels: list[Level]
+    rays: Rays  # [R]
+    truth: Tensor  # [R, C]
+    importance: Tensor  # [R] mean 1
+    progress: float  # of the training, in [0, 1]
+    alpha: Tensor | None = None  # [R] coverage of the truth
+    confidence: Tensor | None = None  # [R] of the rays' depth
+    regularisers: Sequence[Mapping[str, Tensor]] = ()  # of each field, computed when looked up
+
+    def over_levels(self, term: Callable[[Rendered], Tensor]) -> Tensor:
+        """Σ over supervised levels of the level's weight times a term."""
+        parts = [level.weight * term(seen) for level, seen in zip(self.levels, self.rendered, strict=True) if level.weight]
+        return torch.stack(parts).sum()
+
+    def over_known_depth(self, values: Tensor) -> Tensor:
+        """Confidence-weighted mean of values [R] over the rays whose depth is known; 0 without any."""
+        weight = self._trust()
+        return (weight * values).sum() / weight.sum().clamp_min(1e-6)
+
+    def free_until(self) -> Tensor:
+        """How far each ray is known to cross nothing, [R]: to its depth, and for ever where the truth is transparent."""
+        return torch.where(self._transparent(), torch.inf, self.known_depth())
+
+    def over_known_free(self, values: Tensor) -> Tensor:
+        """Weighted mean of values [R] over the rays of known depth, each with its confidence, and the transparent ones; 0 without
+        any."""
+        weight = torch.where(self._transparent(), 1.0, self._trust())
+        return (weight * values).sum() / weight.sum().clamp_min(1e-6)
+
+    def known_depth(self) -> Tensor:
+        """Depth of the rays [R]; 0 where it is unknown, since a NaN would reach every gradient."""
+        return self._depth().nan_to_num(nan=0.0, posinf=0.0)
+
+    def _transparent(self) -> Tensor:
+        return torch.zeros_like(self.truth[:, 0], dtype=torch.bool) if self.alpha is None else self.alpha == 0
+
+    def _trust(self) -> Tensor:
+        known = self._depth().isfinite().float()
+        return known if self.confidence is None else known * self.confidence.nan_to_num()
+
+    def _depth(self) -> Tensor:
+        if self.rays.depth is None:
+            raise ValueError("a depth loss needs rays with depth")
+        return self.rays.depth
+
+
+class Loss:
+    """A scalar of an :class:`Outcome`, times ``weight`` in the sum; over the training that falls to ``anneal`` of itself."""
+
+    needs_depth = False
+    sees_picture = True
+    weight: float
+    anneal = 1.0
+
+    def weight_at(self, progress: float) -> float:
+        """The weight at ``progress`` in [0, 1]: weight · anneal^progress."""
+        return self.weight * self.anneal**progress
+
+    def __call__(self, outcome: Outcome) -> Tensor:
+        raise NotImplementedError
+
+
+def build_losses(node: Mapping[str, Mapping[str, Any] | float]) -> dict[str, Loss]:
+    """The losses of a recipe: ``{mse: {weight: 1.0}, tv_density: 0.1}``; those of weight 0 are left out.
+
+    Any of them takes ``anneal``, the share of its weight that is left at the end.
+
+    >>> [(name, loss.weight) for name, loss in build_losses({"mse": 1.0, "l1": {"weight": 0}}).items()]
+    [('mse', 1.0)]
+    >>> build_losses({"depth_soft": {"weight": 1.0, "anneal": 0.25}})["depth_soft"].weight_at(0.5)
+    0.5
+    """
+    built = {}
+    for name, value in node.items():
+        options = dict(value) if isinstance(value, Mapping) else {"weight": value}
+        anneal = config.checked(options.pop("anneal", 1.0), float, where=f"'anneal' of loss '{name}'")
+        if not 0 < anneal <= 1:
+            raise UserError(f"got anneal {anneal:g} of loss '{name}'", "wanted a share above 0, up to 1", "1 keeps the weight")
+        loss = LOSSES.build({"name": name, **options})
+        loss.anneal = anneal
+        if loss.weight:
+            built[name] = loss
+    return built
+
+
+@LOSSES.register("mse")
+class SquaredError(Loss):
+    """Weighted mean squared error of the picture, summed over the supervised levels (Mildenhall et al. 2020, eq. 6)."""
+
+    def __init__(self, *, weight: float = 1.0) -> None:
+        self.weight = weight
+
+    def __call__(self, outcome: Outcome) -> Tensor:
+        return outcome.over_levels(
+            lambda seen: (outcome.importance * (seen.picture.image - outcome.truth).square().mean(-1)).mean()
+        )
+
+
+@LOSSES.register("l1_colour")
+class AbsoluteError(Loss):
+    """Weighted mean absolute error of the picture, summed over the supervised levels."""
+
+    def __init__(self, *, weight: float = 1.0) -> None:
+        self.weight = weight
+
+    def __call__(self, outcome: Outcome) -> Tensor:
+        return outcome.over_levels(lambda seen: (outcome.importance * (seen.picture.image - outcome.truth).abs().mean(-1)).mean())
+
+
+@LOSSES.register("mask")
+class Coverage(Loss):
+    """Weighted mean binary cross-entropy of the opacity against the truth's alpha (NeuS, Wang et al. 2021, §3.3).
+
+    The opacity keeps 1e-3 away from 0 and 1, so that what is right already has no slope.
+    """
+
+    needs_alpha, sees_picture = True, False
+
+    def __init__(self, *, weight: float = 0.1) -> None:
+        self.weight = weight
+
+    def __call__(self, outcome: Outcome) -> Tensor:
+        if outcome.alpha is None:
+            raise ValueError("the mask loss needs pictures with alpha")
+        opacity = outcome.rendered[-1].picture.w.sum(-1).clamp(1e-3, 1 - 1e-3)
+        return torch.nn.functional.binary_cross_entropy(opacity, outcome.alpha, outcome.importance)
+
+
+@LOSSES.register("depth_soft")
+class SoftDepth(Loss):
+    """Mean squared error of the expected depth Σ w t, over rays of known depth."""
+
+    needs_depth, sees_picture = True, False
+
+    def __init__(self, *, weight: float = 0.01) -> None:
+        self.weight = weight
+
+    def __call__(self, outcome: Outcome) -> Tensor:
+        return outcome.over_levels(lambda seen: outcome.over_known_depth((expected_depth(seen) - outcome.known_depth()).square()))
+
+
+@LOSSES.register("depth_free")
+class FreeSpace(Loss):
+    """Σ tau / Σ dt in front of the surface, by more than ``margin``: the mean density of what a ray crosses before its depth.
+
+    A transparent pixel's ray counts with all of its length: else walls of the background's colour may stand there unseen. By
+    length and not by node, so that it does not depend on where a sampler puts its nodes.
+    """
+
+    needs_depth, sees_picture = True, False
+
+    def __init__(self, *, weight: float = 0.005, margin: float = 0.05) -> None:
+        self.weight, self.margin = weight, margin
+
+    def __call__(self, outcome: Outcome) -> Tensor:
+        depth = outcome.free_until()
+
+        def term(seen: Rendered) -> Tensor:
+            before = (seen.samples.t < depth[:, None] - self.margin) & (seen.samples.dt > 0)
+            length = (seen.samples.dt * before).sum(-1)
+            return outcome.over_known_free((seen.answer.tau * before).sum(-1) / length.clamp_min(1e-6))
+
+        return outcome.over_levels(term)
+
+
+@LOSSES.register("depth_surface")
+class SurfaceConcentration(Loss):
+    """|Σ w t − D| + ``variance`` · Var_w(t): the weights sit at the surface, and close together."""
+
+    needs_depth, sees_picture = True, False
+
+    def __init__(self, *, weight: float = 0.005, variance: float = 0.1) -> None:
+        self.weight, self.variance = weight, variance
+
+    def __call__(self, outcome: Outcome) -> Tensor:
+        def term(seen: Rendered) -> Tensor:
+            mean = expected_depth(seen)
+            spread = ((seen.picture.w * seen.samples.t.square()).sum(-1) - mean.square()).clamp_min(0)
+            return outcome.over_known_depth((mean - outcome.known_depth()).abs() + self.variance * spread)
+
+        return outcome.over_levels(term)
+
+
+@LOSSES.register("depth_sight")
+class LineOfSight(Loss):
+    """Weights follow a narrow bell at the depth and vanish before it (Urban Radiance Fields, Rematas et al. 2022, eq. 12–14), and
+    all along a transparent pixel's ray.
+
+    Σ_{|t−D|<eps} (w − k)² + Σ_{t<D−eps} w², k the bell N(D, (eps/3)²) integrated over each sample's length and scaled to sum to
+    1; eps falls from ``window`` to ``window_end`` over the training.
+    """
+
+    needs_depth, sees_picture = True, False
+
+    def __init__(self, *, weight: float = 0.05, window: float = 0.3, window_end: float = 0.05) -> None:
+        self.weight, self.window, self.window_end = weight, window, window_end
+
+    def __call__(self, outcome: Outcome) -> Tensor:
+        depth = outcome.free_until()
+        eps = self.window * (self.window_end / self.window) ** outcome.progress
+
+        def term(seen: Rendered) -> Tensor:
+            away = seen.samples.t - depth[:, None]
+            bell = torch.exp(-0.5 * (away / (eps / 3)).square()) * seen.samples.dt
+            bell = bell / bell.sum(-1, keepdim=True).clamp_min(1e-9)
+            near = (seen.picture.w - bell).square() * (away.abs() < eps)
+            empty = seen.picture.w.square() * (away < -eps)
+            return outcome.over_known_free((near + empty).sum(-1))
+
+        return outcome.over_levels(term)
+
+
+class Regulariser(Loss):
+    """A penalty that the fields themselves compute, by its name."""
+
+    sees_picture = False
+
+    def __init__(self, name: str, weight: float) -> None:
+        self.name, self.weight = name, weight
+
+    def __call__(self, outcome: Outcome) -> Tensor:
+        found = [penalties[self.name] for penalties in outcome.regularisers if self.name in penalties]
+        return torch.stack(found).sum() if found else outcome.truth.new_zeros(())
+
+
+@LOSSES.register("l1")
+def l1(*, weight: float = 8e-5) -> Loss:
+    """Mean absolute value of a grid's density features: what is not needed is let go."""
+    return Regulariser("l1", weight)
+
+
+@LOSSES.register("tv_density")
+def tv_density(*, weight: float = 0.1) -> Loss:
+    """Total variation of a grid's density features: neighbours agree."""
+    return Regulariser("tv_density", weight)
+
+
+@LOSSES.register("tv_appearance")
+def tv_appearance(*, weight: float = 0.01) -> Loss:
+    """Total variation of a grid's appearance features."""
+    return Regulariser("tv_appearance", weight)
+
+
+@LOSSES.register("eikonal")
+def eikonal(*, weight: float = 0.1) -> Loss:
+    """Mean (|∇f| − 1)² of a signed distance: it is one (Gropp et al., IGR, ICML 2020; NeuS)."""
+    return Regulariser("eikonal", weight)
+
+
+def expected_depth(seen: Rendered) -> Tensor:
+    """Σ w t along each ray, [R]."""
+    return (seen.picture.w * seen.samples.t).sum(-1)

@@ -1,0 +1,261 @@
+"""From a scene recipe to what it names: fields, levels, the picture, and pictures of whole views."""
+
+from __future__ import annotations
+
+import inspect
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..core.errors import RunError, UserError, unknown_name
+from ..core.types import Answer, Picture, Rays
+from ..fields.base import FIELDS, SceneField
+from ..imaging.cameras import Cameras
+from ..rays.render import Level, PICTURES, Rendered, render
+from ..rays.samplers.base import SAMPLERS
+
+T = TypeVar("T")
+LEVEL_KEYS = ("sampler", "field", "weight")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A recipe's fields and the levels that ask them."""
+
+    fields: nn.ModuleDict  # by the recipe's names
+    samplers: nn.ModuleDict  # those with a state, by the level's index
+    levels: list[Level]
+    picture: Callable[[Answer], Picture]
+
+    def render(self, rays: Rays, generator: torch.Generator | None = None) -> list[Rendered]:
+        """Render rays [R] level by level."""
+        return render(rays, None, self.levels, picture=self.picture, generator=generator)
+
+    def scene_fields(self) -> list[SceneField]:
+        """The fields, each once."""
+        return [field for field in self.fields.values() if isinstance(field, SceneField)]
+
+    def narrowed(self, cameras: Cameras) -> Cameras:
+        """Cameras whose rays end where the fields do: a field may shrink its box while it learns what is empty."""
+        boxes = [getattr(field, "box", None) for field in self.scene_fields()]
+        known = [box.cpu() for box in boxes if isinstance(box, Tensor)]
+        if cameras.box is None or len(known) < len(boxes):
+            return cameras
+        corners = torch.stack([torch.stack([b[0] for b in known]).amin(0), torch.stack([b[1] for b in known]).amax(0)])
+        return replace(cameras, box=corners)
+
+    def advance(self, progress: float) -> bool:
+        """Tell fields and samplers how far the training is; True when parameters were replaced."""
+        for level in self.levels:
+            if hasattr(level.sampler, "advance"):
+                level.sampler.advance(progress)
+        replaced = [field.advance(progress) for field in self.scene_fields()]
+        return any(replaced)
+
+    def observe(self, step: int) -> None:
+        """Let samplers that keep a map of space look at their level's field."""
+        for level in self.levels:
+            if hasattr(level.sampler, "observe"):
+                level.sampler.observe(step, level.field)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything learned, as named tensors."""
+        parts = (("field", self.fields), ("sampler", self.samplers))
+        return {f"{name}.{k}": v for name, module in parts for k, v in module.state_dict().items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over :meth:`state`; fields first grow to the shapes they were saved with."""
+        for name, field in self.fields.items():
+            assert isinstance(field, SceneField)
+            field.shape_like(part(tensors, f"field.{name}."))
+        self.fields.load_state_dict(part(tensors, "field."))
+        self.samplers.load_state_dict(part(tensors, "sampler."))
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors below a prefix, by the rest of their names."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def build_model(recipe: Mapping[str, Any], *, box: Tensor, channels: int, background: float, device: torch.device) -> Model:
+    """What a recipe names, for a scene within ``box`` [2, 3]."""
+    fields = nn.ModuleDict()
+    for name, node in recipe["fields"].items():
+        field = FIELDS.build(node, box=box, channels=channels)
+        assert isinstance(field, SceneField)
+        fields[name] = field
+    levels = [read_level(node, fields, box) for node in recipe["levels"]]
+    if getattr(levels[0].sampler, "refines", False):
+        raise UserError(f"got sampler '{SAMPLERS.name_of(levels[0].sampler)}' on the first level",
+                        "wanted a coarser level before it", "put 'stratified' first")  # fmt: skip
+    samplers = nn.ModuleDict({str(i): lv.sampler for i, lv in enumerate(levels) if isinstance(lv.sampler, nn.Module)})
+    fields.to(device)
+    samplers.to(device)
+    picture = PICTURES[recipe["picture"]]
+    if "background" in inspect.signature(picture).parameters:
+        picture = partial(picture, background=background)
+    return Model(fields, samplers, levels, picture)
+
+
+def read_level(node: Mapping[str, Any], fields: nn.ModuleDict, box: Tensor) -> Level:
+    """A level of a recipe: ``{sampler: {...}, field: NAME, weight: 1.0}``."""
+    for key in node:
+        if key not in LEVEL_KEYS:
+            raise unknown_name("key of a level", str(key), LEVEL_KEYS)
+    if "sampler" not in node:
+        raise UserError("got a level without a sampler", "wanted {sampler: {name: …}, field: NAME}", "correct the recipe")
+    name = node.get("field", next(iter(fields)))
+    if name not in fields:
+        raise unknown_name("field of a level", str(name), fields)
+    field = fields[name]
+    assert isinstance(field, SceneField)
+    return Level(SAMPLERS.build(node["sampler"], box=box, field=field), field, float(node.get("weight", 1.0)))
+
+
+@dataclass(frozen=True)
+class Views:
+    """Whole rendered views."""
+
+    image: Tensor  # [V, H, W, C]
+    depth: Tensor  # [V, H, W] Σ w t / Σ w, distance along the unit ray; nan where hardly anything is hit
+    median_depth: Tensor  # [V, H, W] where half of what a ray sees lies behind it
+    opacity: Tensor  # [V, H, W]
+    spread: Tensor  # [V, H, W] standard deviation of the distance under the weights: how sharp the surface is
+    evals_per_ray: float  # samples that fields evaluated, all levels together
+    seconds: float
+    peak_mib: float  # of the process, or of the device
+
+
+def rays_at_once(device: str | torch.device) -> int:
+    """How many rays are rendered together: on a CPU what its cache holds (larger blocks are also mapped anew for every layer)."""
+    return 512 if torch.device(device).type == "cpu" else 4096
+
+
+class Chunks:
+    """Work on many rows, ``size`` at a time; what does not fit into memory is halved, for good, and it says so.
+
+    >>> Chunks(2)(5, lambda rows: list(range(10))[rows])
+    [[0, 1], [2, 3], [4]]
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, count: int, work: Callable[[slice], T]) -> list[T]:
+        """``work`` of one slice of range(count) after the other; of no rows too, once."""
+        done: list[T] = []
+        start = 0
+        while start < count or not done:
+            end = min(start + self.size, count)
+            try:
+                done.append(work(slice(start, end)))
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                self.size = smaller_chunk(self.size, error)
+            else:
+                start = end
+        return done
+
+
+@torch.no_grad()
+def render_cameras(
+    model: Model,
+    cameras: Cameras,
+    *,
+    depth: Tensor | None = None,
+    chunk: int | None = None,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> Views:
+    """Render every camera's picture in chunks of rays (by default as many as suit the device); a chunk that does not fit into
+    memory is halved, and says so.
+
+    ``depth`` [V, H, W], along the cameras' rays, is handed to samplers that look around a known depth.
+    """
+    started = time.perf_counter()
+    chunks = Chunks(chunk or rays_at_once(device))
+    cameras = model.narrowed(cameras)
+    rows, cols = cameras.rows, cameras.cols
+    yx = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij"), -1).reshape(-1, 2).float()
+
+    def seen_by(v: int, rows: slice) -> tuple[list[Tensor], int]:
+        some = yx[rows]
+        rays = on_device(cameras.rays(torch.full((len(some),), v), some), device)
+        if depth is not None:
+            rays = replace(rays, depth=depth[v].reshape(-1)[rows].to(device))
+        return finest(model, rays)
+
+    out: list[list[Tensor]] = []
+    asked = 0
+    for v in tqdm(range(cameras.count), desc="views", leave=False, disable=None if progress and cameras.count > 1 else True):
+        parts = chunks(len(yx), partial(seen_by, v))
+        asked += sum(n for _, n in parts)
+        out.append([torch.cat(column) for column in zip(*(seen for seen, _ in parts), strict=True)])
+    shape = (cameras.count, rows, cols)
+    image, mean, median, opacity, spread = (torch.stack(column).view(*shape, -1) for column in zip(*out, strict=True))
+    return Views(
+        image, mean[..., 0], median[..., 0], opacity[..., 0], spread[..., 0],
+        asked / (cameras.count * len(yx)), time.perf_counter() - started, peak_mib(device),
+    )  # fmt: skip
+
+
+def peak_mib(device: str | torch.device) -> float:
+    """Most memory used so far: of the device where there is one, else of the process."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def finest(model: Model, rays: Rays) -> tuple[list[Tensor], int]:
+    """Colour, mean depth, median depth, opacity and spread of rays [R] on the CPU, and how many samples were evaluated."""
+    rendered = model.render(rays)
+    last = rendered[-1]
+    w, t = last.picture.w, last.samples.t
+    opacity = w.sum(-1)
+    share = w / opacity.clamp_min(1e-6)[:, None]
+    mean = (share * t).sum(-1)
+    spread = (share * (t - mean[:, None]).square()).sum(-1).sqrt()
+    half = (w.cumsum(-1) < 0.5 * opacity[:, None]).sum(-1, keepdim=True).clamp_max(w.shape[-1] - 1)
+    hit = [torch.where(opacity > 0.01, v, torch.nan) for v in (mean, t.gather(-1, half)[:, 0], spread)]
+    return [v.cpu() for v in (last.picture.image, *hit[:2], opacity, hit[2])], int(sum(evaluations(r) for r in rendered))
+
+
+def evaluations(rendered: Rendered) -> Tensor:
+    """How many samples a level's field evaluated, a whole number on their device, which is not waited for."""
+    dt, asked = rendered.samples.dt, rendered.answer.asked
+    return (dt > 0).sum() if asked is None else torch.full((), asked, device=dt.device)
+
+
+def on_device(rays: Rays, device: str | torch.device) -> Rays:
+    """The same rays on another device."""
+    moved = {k: v.to(device) for k, v in vars(rays).items() if v is not None}
+    return replace(rays, **moved)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out: on a CPU torch raises a plain RuntimeError then."""
+    text = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text or "can't allocate" in text
+
+
+def smaller_chunk(chunk: int, error: Exception) -> int:
+    """Half the chunk after an out-of-memory error, said aloud; anything else is raised again."""
+    if not out_of_memory(error):
+        raise error
+    if chunk <= 64:
+        raise RunError("got no memory for 64 rays", "wanted a little", "use fewer samples or close other programs") from None
+    tqdm.write(f"out of memory: going on with chunks of {chunk // 2} rays", file=sys.stderr)
+    return chunk // 2
+
+
+def needs(levels: Sequence[Level], losses: Mapping[str, Any]) -> list[str]:
+    """Names of what cannot work without depth."""
+    found = [SAMPLERS.name_of(level.sampler) for level in levels if getattr(level.sampler, "needs_depth", False)]
+    return found + [name for name, loss in losses.items() if getattr(loss, "needs_depth", False)]

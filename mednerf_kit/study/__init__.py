@@ -1,0 +1,1 @@
+"""What is compared with what: ablations, random patients, sparse-view methods."""

@@ -1,0 +1,230 @@
+"""``mednerf-kit ablate``: plan the grid, run what is not done yet, here or in processes of their own, and write what it shows."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ...core import files
+from ...core.errors import RunError, UserError, unknown_name
+from ...engine.loop import asked_to_stop
+from ...engine.run_folder import pick_device
+from . import figure, grid, results, table
+from .grid import Ablation, Cell
+from .results import Result
+from .scoring import train_and_score
+
+RunCell = Callable[[Cell, Path, str], Mapping[str, Any]]  # cell, its folder, device -> what evaluation found, and "run"
+
+
+def ablate(source: str, *, dataset: str | None = None, scenes: str | None = None, cells: Sequence[str] = (),
+           seeds: Sequence[int] | None = None, preset: str | None = None, settings: Sequence[str] = (),
+           max_minutes: float | None = None, limit_minutes: float | None = None, device: str = "auto", jobs: int | None = None,
+           outdir: Path | None = None, dry_run: bool = False, run_cell: RunCell | None = None) -> Path | None:  # fmt: skip
+    """Run an ablation (or what of it is not done yet); returns the folder of its tables, None for a dry run.
+
+    Every run is a process of its own, so that one that dies takes no other along and memory is its own; ``run_cell`` runs
+    them here instead. A ``preset`` replaces the file's own size. Raises :class:`RunError` at the end when cells failed.
+    """
+    ablation = overridden(grid.read(source), dataset=dataset, seeds=seeds, preset=preset, max_minutes=max_minutes)
+    for name in cells:
+        if name not in ablation.cells:
+            raise unknown_name("cell", name, ablation.cells)
+    planned = grid.plan(ablation, grid.datasets(ablation.dataset, scenes or ablation.scenes, is_scene), resolve, settings)
+    folder = Path(outdir or Path("runs") / f"ablate-{ablation.name}")
+    known = [results.read(folder, cell) for cell in planned]
+    if dry_run:
+        print("\n".join(listing(ablation, known)))
+        return None
+    todo = [r.cell for r in known if r.status != "done" and (not cells or r.cell.name in cells)]
+    devices = named(device)
+    deadline = time.monotonic() + 60 * limit_minutes if limit_minutes else float("inf")
+    report(f"{ablation.name}: {len(planned)} runs, {len(planned) - len(todo)} done or not asked for")
+    try:
+        if run_cell is not None:
+            run_here(todo, folder, devices[0], deadline, run_cell)
+        else:
+            run_apart(todo, folder, [devices[i % len(devices)] for i in range(jobs or len(devices))], deadline, process)
+    finally:
+        found = write_tables(folder, ablation, planned)
+    failed = [r for r in found if r.status == "failed"]
+    if failed:
+        raise RunError(f"got {len(failed)} of {len(found)} cells that failed (the first: {failed[0].error.rstrip('.?!')})",
+                       "wanted none", f"read {folder / 'table.md'} and start again: done cells stay")  # fmt: skip
+    return folder
+
+
+def named(device: str) -> list[str]:
+    """The devices of a list such as ``cuda:0,cuda:1``; ``auto`` are all the CUDA devices there are, else the processor."""
+    there = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    several = there if len(there) > 1 else [str(pick_device("auto"))]
+    return [one for name in device.split(",") for one in (several if name == "auto" else [name])]
+
+
+def overridden(ablation: Ablation, *, dataset: str | None, seeds: Sequence[int] | None, preset: str | None,
+               max_minutes: float | None) -> Ablation:  # fmt: skip
+    """The ablation with what the command line says instead."""
+    if preset is not None:
+        ablation = grid.resized(ablation, preset)
+    if dataset is not None:
+        ablation = replace(ablation, dataset=dataset, scenes=None)
+    if seeds is not None:
+        ablation = replace(ablation, seeds=tuple(seeds))
+    return replace(ablation, max_minutes=max_minutes) if max_minutes is not None else ablation
+
+
+def resolve(dataset: str, base: str, preset: str, settings: Sequence[str]) -> dict[str, Any]:
+    """A cell's recipe, refused when nothing can work with it."""
+    from ...prior.session import resolve
+
+    return resolve(dataset, base, preset, settings)
+
+
+def is_scene(folder: Path) -> bool:
+    """Whether a folder is a scene of a known format."""
+    from ...data.posed.scene import detect_format
+
+    try:
+        detect_format(str(folder))
+    except UserError:
+        return False
+    return True
+
+
+def listing(ablation: Ablation, known: Sequence[Result]) -> Iterator[str]:
+    """What ``--dry-run`` shows: every cell with what its recipe changes in the first one's, and how far it is."""
+    yield f"{ablation.name}: {ablation.about}" if ablation.about else ablation.name
+    first = known[0].cell
+    for name in ablation.cells:
+        mine = [r for r in known if r.cell.name == name]
+        states = [f"{n} {status}" for status in ("done", "failed", "started", "not run")
+                  if (n := sum(r.status == status for r in mine))]  # fmt: skip
+        changes = grid.differences(first.recipe, mine[0].cell.recipe)
+        yield f"{name} ({', '.join(states)}): {'; '.join(changes) or 'recipe ' + mine[0].cell.base}"
+    scenes = dict.fromkeys(r.cell.dataset for r in known)
+    minutes = f", at most {ablation.max_minutes:g} min each" if ablation.max_minutes else ""
+    yield (f"{len(known)} runs: {len(ablation.cells)} cells × seeds {', '.join(map(str, ablation.seeds))} × "
+           f"{', '.join(scenes)}; {first.base}, preset {first.preset}{minutes}")  # fmt: skip
+
+
+def report(line: str) -> None:
+    """A line on the terminal, beside progress bars."""
+    tqdm.write(line, file=sys.stderr)
+
+
+def work(cell: Cell, folder: Path, device: str, run_cell: RunCell) -> Result:
+    """Run one cell in this process and keep what became of it; only an interruption passes through."""
+    home = folder / cell.place
+    results.write(folder, Result(cell, "started", device=device))
+    start = time.perf_counter()
+    try:
+        found = dict(run_cell(cell, home, device))
+        result = Result(cell, "done", results.scores_of(found), device=device, run=str(found.get("run", "")))
+    except UserError as error:
+        result = Result(cell, "failed", error=str(error), device=device)
+    except Exception as error:
+        files.write_text(home / "traceback.txt", traceback.format_exc())
+        first = (str(error).strip().splitlines() or ["without a message"])[0]
+        result = Result(cell, "failed", error=f"{type(error).__name__}: {first} (see traceback.txt)", device=device)
+    result = replace(result, seconds=round(time.perf_counter() - start, 1))
+    results.write(folder, result)
+    return result
+
+
+def work_on(home: Path, device: str) -> Result:
+    """The same for a cell's folder: what a process of its own does."""
+    cell = results.load(home / results.CELL_FILE).cell
+    return work(cell, home.parents[len(cell.place.parts) - 1], device, train_and_score)
+
+
+def run_here(todo: Sequence[Cell], folder: Path, device: str, deadline: float, run_cell: RunCell) -> None:
+    """One cell after the other; none is begun after the deadline."""
+    for cell in todo:
+        if time.monotonic() >= deadline:
+            return
+        tell(work(cell, folder, device, run_cell))
+
+
+def process(home: Path, device: str, slots: int) -> subprocess.Popen:
+    """A cell in a process of its own, on one device, with its share of the cores.
+
+    One process at a time speaks on this terminal; where there are several each has a ``log.txt``.
+    """
+    kind, _, index = device.partition(":")
+    threads = max(1, (os.cpu_count() or 1) // slots)
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    if index:
+        visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+        environment["CUDA_VISIBLE_DEVICES"] = visible[int(index)] if int(index) < len(visible) else index
+    command = [sys.executable, "-m", __name__.partition(".")[0], "ablate", "--cell", str(home), "--device", kind]
+    with open(home / "log.txt" if slots > 1 else os.devnull, "ab") as log:
+        errors = log if slots > 1 else None
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=errors, env=environment)
+
+
+def run_apart(todo: Sequence[Cell], folder: Path, slots: Sequence[str], deadline: float,
+              start: Callable[[Path, str, int], subprocess.Popen]) -> None:  # fmt: skip
+    """As many processes at a time as there are ``slots``, each the name of a device; a free one takes the next cell."""
+    waiting, free = list(todo), list(slots)
+    with asked_to_stop() as stop, ended() as running:
+        while running or (waiting and time.monotonic() < deadline):
+            while free and waiting and time.monotonic() < deadline:
+                cell, device = waiting.pop(0), free.pop(0)
+                results.write(folder, Result(cell, "started", device=device))
+                running.append((start(folder / cell.place, device, len(slots)), cell, device))
+            time.sleep(0.05)
+            if stop.is_set():
+                raise KeyboardInterrupt
+            for worker, cell, device in [entry for entry in running if entry[0].poll() is not None]:
+                running.remove((worker, cell, device))
+                free.append(device)
+                close(folder, cell, device, worker.returncode)
+
+
+@contextmanager
+def ended() -> Iterator[list[tuple[subprocess.Popen, Cell, str]]]:
+    """A list of running processes; whichever are left when the block is over are asked to stop, and waited for."""
+    running: list[tuple[subprocess.Popen, Cell, str]] = []
+    try:
+        yield running
+    finally:
+        for worker, _, _ in running:
+            worker.terminate()
+        for worker, _, _ in running:
+            worker.wait()
+
+
+def close(folder: Path, cell: Cell, device: str, code: int) -> None:
+    """A process is over: one that left no result has failed."""
+    result = results.read(folder, cell)
+    if result.status == "started":
+        result = Result(cell, "failed", error=f"its process ended with code {code} and no result", device=device)
+        results.write(folder, result)
+    tell(result)
+
+
+def tell(result: Result) -> None:
+    """What became of a cell, in a line."""
+    why = f" ({result.error})" if result.error else ""
+    report(f"{result.cell.place.as_posix()}: {result.status} after {result.seconds:.0f} s{why}")
+
+
+def write_tables(folder: Path, ablation: Ablation, planned: Sequence[Cell]) -> list[Result]:
+    """results.csv, table.md and figure.png of the whole grid as it stands."""
+    found = [results.read(folder, cell) for cell in planned]
+    files.write_text(folder / "results.csv", results.as_csv(found))
+    files.write_text(folder / "table.md", table.as_markdown(ablation, found))
+    with files.atomic(folder / "figure.png") as path:
+        path.write_bytes(figure.as_png(ablation, found))
+    return found

@@ -1,0 +1,1 @@
+"""What random patients of a prior are worth."""

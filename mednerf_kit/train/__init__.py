@@ -1,1 +1,0 @@
-"""How a picture changes the weights, and how well it did: training, inversion, scores, reports."""

@@ -1,0 +1,1 @@
+"""What is drawn: pictures, videos, curves and the HTML report."""
