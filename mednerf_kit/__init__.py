@@ -31,14 +31,14 @@ PUBLIC = {
     "phantom": "imaging.phantoms:phantom",
     "load_orbits": "data.orbits:load_orbits",
     "read_radiograph": "data.radiograph:read_radiograph",
-    "Prior": "train.runs:Prior",
-    "load_prior": "train.runs:load_prior",
-    "Inversion": "train.invert:Inversion",
-    "predict": "train.orbiting:predict",
-    "project": "train.project:project",
-    "evaluate": "train.evaluate:evaluate",
-    "render": "train.render:render",
-    "sample": "train.render:sample",
+    "Prior": "prior.load:Prior",
+    "load_prior": "prior.load:load_prior",
+    "Inversion": "invert.posterior:Inversion",
+    "predict": "invert.predict:predict",
+    "project": "invert.reconstruct:project",
+    "evaluate": "invert.evaluate:evaluate",
+    "render": "invert.render:render",
+    "sample": "invert.render:sample",
 }
 __all__ = ["DISCLAIMER", "__version__", *PUBLIC]
 

@@ -16,13 +16,13 @@ from torch import Generator, Tensor
 from mednerf_kit.core import files
 from mednerf_kit.data.orbits import OrbitSet
 from mednerf_kit.imaging.geometry import DEFAULTS
-from mednerf_kit.viz import figures
-from mednerf_kit.engine import run_folder
 from mednerf_kit.invert.evaluate import load_sets
+from mednerf_kit.invert.fine_tuning import inversion_of
 from mednerf_kit.invert.posterior import Inversion
 from mednerf_kit.invert.predict import predict
+from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior.cameras import Poses
-from mednerf_kit.invert.fine_tuning import inversion_of
+from mednerf_kit.viz import figures
 
 FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
 SHOWN_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, 225.0, 270.0, 315.0)
@@ -68,7 +68,7 @@ def presets(grid: Path) -> None:
     """A strip at matched angles and a turning GIF: the truth, and every cell's answer to its 270° view."""
     rows, scored = {}, None
     for cell in sorted(path for path in grid.iterdir() if path.is_dir()):
-        prior = run_folder.load_prior(sorted((cell / "seed0").glob("0*"))[-1])
+        prior = prior_load.load_prior(sorted((cell / "seed0").glob("0*"))[-1])
         scored, _ = load_sets(prior, None, "test", 1, False)
         rows[cell.name] = answer(prior, scored)
         print(cell.name)
@@ -87,7 +87,7 @@ def presets(grid: Path) -> None:
     figures.write_gif(FIGURES / "presets.gif", torch.stack(turning) / 255, 12)
 
 
-def answer(prior: run_folder.Prior, scored: OrbitSet) -> Tensor:
+def answer(prior: prior_load.Prior, scored: OrbitSet) -> Tensor:
     """The orbit [V, rows, cols] that a prior makes of the first patient's view at 270°."""
     k = int((torch.tensor(scored.geometry.angles_deg) - 270).abs().argmin())
     search = inversion_of(prior, Inversion)

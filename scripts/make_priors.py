@@ -15,8 +15,9 @@ import torch
 
 from mednerf_kit.core import files
 from mednerf_kit.engine import run_folder
+from mednerf_kit.engine.session import train
 from mednerf_kit.invert.calibrate import calibrate
-from mednerf_kit.prior.session import train
+from mednerf_kit.prior import load as prior_load
 
 PRIORS = Path(__file__).resolve().parent.parent / "mednerf_kit" / "bundled"
 SETTINGS = ["dataset.train=400", "dataset.val=8", "dataset.test=8", "steps=1000000", "snapshot_steps=4000", "task.batch=24",
@@ -36,8 +37,8 @@ def main() -> None:
     folder = args.run or train(dataset=args.anatomy, preset="quick", settings=[*SETTINGS, *args.settings], outdir=args.outdir,
                                desc="bundled", max_minutes=args.minutes)  # fmt: skip
     assert folder is not None
-    path, tensors, meta, _ = run_folder.newest_whole(folder)
-    prior = run_folder.load_prior(folder)
+    path, tensors, meta, _ = run_folder.newest_readable(folder)
+    prior = prior_load.load_prior(folder)
     factors = calibrate(prior, limit=6, views=("1", "2"))
     kept = {k: v.half() for k, v in tensors.items() if k.startswith("ema.") or k == "codes"}
     kept |= {k: v.float() for k, v in tensors.items() if k in ("ema.prior_factor", "ema.prior_mean")}

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mednerf_kit.core.types import Answer
+from mednerf_kit.core.types import FieldOutput
 from mednerf_kit.data.posed.scene import Scene
 from mednerf_kit.fields.base import SceneField
 from mednerf_kit.imaging.cameras import Cameras, look_at
-from mednerf_kit.rays.render import Level, PICTURES
+from mednerf_kit.rays.render import IMAGE_MODELS, Level
 from mednerf_kit.rays.samplers.base import Stratified
 from mednerf_kit.scene.model import Model
 
@@ -32,8 +32,8 @@ class Ball(SceneField):
     def density(self, x: Tensor, code: Any = None) -> Tensor:
         return self.peak * (x.norm(dim=-1) < self.radius).float()
 
-    def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> Answer:
-        return Answer(self.density(x) * dt, colour_of(x) if self.channels else None)
+    def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> FieldOutput:
+        return FieldOutput(self.density(x) * dt, colour_of(x) if self.channels else None)
 
 
 def colour_of(x: Tensor) -> Tensor:
@@ -86,14 +86,14 @@ class BallFit:
 def ball_fit(*, views: int = 3, size: int = 40, n: int = SAMPLES, field: SceneField | None = None) -> BallFit:
     field = field or Ball()
     model = Model(nn.ModuleDict({"fine": field}), nn.ModuleDict(), [Level(Stratified(n=n), field)],
-                  lambda answer: PICTURES["emission_absorption"](answer, background=1.0))  # fmt: skip
+                  lambda answer: IMAGE_MODELS["emission_absorption"](answer, background=1.0))  # fmt: skip
     return BallFit(model, exact_scene(cameras(views, size)), dict(META))
 
 
 def xray_fit(**options: Any) -> BallFit:
     """The same ball in X-rays: line integrals, no colour, no surface."""
     fit = ball_fit(field=Ball(peak=0.5, channels=0), **options)
-    model = replace(fit.model, picture=PICTURES["line_integral"])
+    model = replace(fit.model, picture=IMAGE_MODELS["line_integral"])
     scene = fit.known
     half = (scene.depth - FROM).nan_to_num().abs()  # the entry lies half a chord before the middle, for central rays
     scene = replace(scene, images=half[..., None].clamp(0, 1), alpha=None, depth=None, quantity="line_integral", background=0.0)

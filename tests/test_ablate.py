@@ -368,8 +368,8 @@ def trained(call):
 
 
 def test_a_prior_is_trained_drawn_from_and_scored_on_patients(spec, tmp_path, monkeypatch):
+    from mednerf_kit.engine import session
     from mednerf_kit.invert import evaluate
-    from mednerf_kit.prior import session
     from mednerf_kit.study.generation import score
 
     patients = [{"patient": name, "psnr_db": value} for name, value in (("q0", 20.0), ("q1", 22.0))]
@@ -396,12 +396,12 @@ def test_a_prior_is_trained_drawn_from_and_scored_on_patients(spec, tmp_path, mo
 
 
 def test_a_scene_is_fitted_and_scored_on_its_test_views(spec, tmp_path, monkeypatch):
-    from mednerf_kit.prior import session
+    from mednerf_kit.engine import session
     from mednerf_kit.scene import evaluate, load
 
     views = [{"stem": "r_0", "psnr_db": 30.0, "lpips": None}]
     stand_in(monkeypatch, session, "train", trained)
-    stand_in(monkeypatch, runs, "load_fit", lambda call: call["device"])
+    stand_in(monkeypatch, load, "load_fit", lambda call: call["device"])
     scoring_of = stand_in(monkeypatch, evaluate, "evaluate_scene", lambda call: {"evals_per_ray": 256.0, "per_view": views})
     cell = replace(planned(spec)[0], recipe={"task": {"name": "fit"}})
     found = run.work(cell, tmp_path, "cpu", run.train_and_score)
@@ -619,7 +619,7 @@ def bases(ablation):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_cell_can_be_run(name):
-    from mednerf_kit.prior.session import resolve
+    from mednerf_kit.engine.session import resolve
 
     ablation = grid.read(name)
     for base in sorted(bases(ablation)):
@@ -659,7 +659,7 @@ def test_every_shipped_grid_compares_the_same_things_at_every_preset(name):
 
 @pytest.mark.parametrize("preset", ["quick", "default"])
 def test_local_and_importance_sampling_start_from_as_many_samples_at_every_preset(preset):
-    from mednerf_kit.prior.session import resolve
+    from mednerf_kit.engine.session import resolve
 
     ablation = grid.resized(grid.read("samplers_llff"), preset)
     fine = {cell.name: cell.recipe["levels"][1]["sampler"]["n"] for cell in grid.plan(ablation, {"any": "blocks"}, resolve)}

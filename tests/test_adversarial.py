@@ -18,21 +18,22 @@ from torch.nn import functional
 from mednerf_kit.core import config, files
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.unposed import read_pictures
-from mednerf_kit.gan.discriminator import DISCRIMINATORS
-from mednerf_kit.gan.losses import Hinge, LOSSES
-from mednerf_kit.gan.selfsup import SelfSupervisedDiscriminator, quadrant
-from mednerf_kit.rays.selectors.patches import AnnealedPatch, smallest_scale
-from mednerf_kit.invert import evaluate as scoring
-from mednerf_kit.metrics import image
-from mednerf_kit.prior import gan_recipes, session
-from mednerf_kit.engine import run_folder
-from mednerf_kit.prior.gan import AdversarialTask
+from mednerf_kit.engine import run_folder, session
 from mednerf_kit.engine.optim import OPTIMISERS
-from mednerf_kit.metrics.perceptual import Pyramid
-from mednerf_kit.prior.cameras import Poses
+from mednerf_kit.gan.discriminator import DISCRIMINATORS
+from mednerf_kit.gan.losses import LOSSES, Hinge
+from mednerf_kit.gan.selfsup import SelfSupervisedDiscriminator, quadrant
+from mednerf_kit.invert import evaluate as scoring
+from mednerf_kit.invert.fine_tuning import FineTuning, FineTuningProblem, uncertainty_weighted
 from mednerf_kit.invert.reconstruct import project
-from mednerf_kit.invert.fine_tuning import Relaxation, Relaxed, uncertainty_weighted
+from mednerf_kit.metrics import image as image_metrics
+from mednerf_kit.metrics.perceptual import Pyramid
+from mednerf_kit.prior import gan_recipes
+from mednerf_kit.prior import load as prior_load
+from mednerf_kit.prior.cameras import Poses
+from mednerf_kit.prior.gan import AdversarialTask
 from mednerf_kit.prior.rendering import Renderer
+from mednerf_kit.rays.selectors.patches import AnnealedPatch, smallest_scale
 
 PRESETS = ["chest_hypernerfgan", "knee_hypernerfgan", "chest_mednerf", "knee_mednerf", "chest_graf", "carla"]
 HYPER = ["generator={name: hypernerfgan, code_dim: 8, width: 16, depth: 3, skip: 2, octaves: 3, rank: 2}",
@@ -90,20 +91,20 @@ def test_losses_by_hand():
     logistic = sp(-2) + sp(-0.5) + 0.1 * (sp(1) + sp(0) + sp(-0.5) + sp(3))
     hinge = 0 + 0.5 + 0.1 * (2 + 1 + 0.5 + 4)
     hinge_09 = 0 + 0.4 + 0.1 * (1.9 + 0.9 + 0.4 + 3.9)
-    for node, u, judge, maker in [
+    for node, u, discriminator, generator in [
         ("nonsaturating", 0.0, logistic, sp(0.5) + 0.1 * (sp(0) + sp(-3))),
         ("bce", 0.0, logistic, sp(0.5) + 0.1 * (sp(0) + sp(-3))),
         ("hinge", 0.0, hinge, 0.5 - 0.1 * 3),
         ({"name": "hinge", "margin_low": 0.8, "margin_high": 1.0}, 0.5, hinge_09, 0.5 - 0.1 * 3),
     ]:
         loss = LOSSES.build(node)
-        assert float(loss.judge(real, fake, weight, u)) == pytest.approx(judge, abs=1e-5)
-        assert float(loss.maker(fake, weight)) == pytest.approx(maker, abs=1e-5)
+        assert float(loss.discriminator(real, fake, weight, u)) == pytest.approx(discriminator, abs=1e-5)
+        assert float(loss.generator(fake, weight)) == pytest.approx(generator, abs=1e-5)
 
 
 def test_in_the_batch_mean_one_picture_hides_behind_another():
     real, fake = torch.tensor([[3.0], [-1.0]]), torch.tensor([[-3.0], [1.0]])
-    each, mean = Hinge().judge(real, fake, 0.2, 0.0), Hinge(batch_mean=True).judge(real, fake, 0.2, 0.0)
+    each, mean = Hinge().discriminator(real, fake, 0.2, 0.0), Hinge(batch_mean=True).discriminator(real, fake, 0.2, 0.0)
     assert each.tolist() == [0.0, 4.0] and mean.tolist() == [0.0]
 
 
@@ -122,10 +123,10 @@ def test_a_quadrant_of_a_map_is_the_quadrant_of_its_picture(size):
 
 
 def test_what_is_drawn_of_a_part_comes_from_that_part():
-    judge = SelfSupervisedDiscriminator(size=32, channels=1, width=8, policy="none", doublings=1, generator=seeded())
+    discriminator = SelfSupervisedDiscriminator(size=32, channels=1, width=8, policy="none", doublings=1, rng=seeded())
     for seed in range(4):
         images = torch.rand(1, 1, 32, 32, generator=seeded(seed)).requires_grad_()
-        extras = judge(images, decode=seeded(seed)).extras
+        extras = discriminator(images, rng=seeded(seed)).extras
         which = int(torch.randint(4, (), generator=seeded(seed)))
         torch.testing.assert_close(extras["part_target"][0], functional.interpolate(quadrant(images, which), (16, 16)))
         (influence,) = torch.autograd.grad(extras["part"].square().sum(), images)
@@ -134,9 +135,9 @@ def test_what_is_drawn_of_a_part_comes_from_that_part():
 
 
 def test_every_head_is_asked_to_draw_what_it_saw():
-    judge = SelfSupervisedDiscriminator(size=16, channels=1, width=4, doublings=1)
+    discriminator = SelfSupervisedDiscriminator(size=16, channels=1, width=4, doublings=1)
     images = torch.rand(3, 1, 16, 16, generator=seeded())
-    extras = judge(images, decode=seeded()).extras
+    extras = discriminator(images, rng=seeded()).extras
     torch.testing.assert_close(extras["whole_target"][1], images.flip(-2))
     assert {k: v.shape for k, v in extras.items()} == dict.fromkeys(extras, (4, 3, 1, 16, 16))
 
@@ -150,9 +151,9 @@ def test_a_head_count_must_match_the_policy(name):
 @pytest.mark.parametrize("name", ["selfsup", "patchgan"])
 def test_a_verdict_does_not_depend_on_the_company(name):
     torch.manual_seed(0)
-    judge = DISCRIMINATORS.build({"name": name, "width": 4, "policy": "fliprot"}, size=16, channels=1).eval()
+    discriminator = DISCRIMINATORS.build({"name": name, "width": 4, "policy": "fliprot"}, size=16, channels=1).eval()
     images = torch.rand(4, 1, 16, 16, generator=seeded())
-    torch.testing.assert_close(judge(images).heads[:1], judge(images[:1]).heads, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(discriminator(images).heads[:1], discriminator(images[:1]).heads, rtol=1e-4, atol=1e-5)
 
 
 # Cameras, patches, optimisers, distances
@@ -199,15 +200,15 @@ def test_patches_grow_finer():
 
 def test_lazy_penalties_change_adams_constants():
     parameter = torch.nn.Parameter(torch.zeros(1))
-    pair = OPTIMISERS.build("adam", maker=[parameter], judge=[parameter], d_interval=16)
-    maker, judge = (o.param_groups[0] for o in (pair.maker, pair.judge))
-    assert maker["lr"] == pytest.approx(0.002) and maker["betas"] == (0.0, pytest.approx(0.992, abs=1e-4))
-    assert judge["lr"] == pytest.approx(0.00235, abs=1e-5) and judge["betas"][1] == pytest.approx(0.9906, abs=1e-4)
-    pair = OPTIMISERS.build({"name": "rmsprop", "halve_at": [10, 20]}, maker=[parameter], judge=[parameter])
+    pair = OPTIMISERS.build("adam", generator=[parameter], discriminator=[parameter], d_interval=16)
+    generator, discriminator = (o.param_groups[0] for o in (pair.generator, pair.discriminator))
+    assert generator["lr"] == pytest.approx(0.002) and generator["betas"] == (0.0, pytest.approx(0.992, abs=1e-4))
+    assert discriminator["lr"] == pytest.approx(0.00235, abs=1e-5) and discriminator["betas"][1] == pytest.approx(0.9906, abs=1e-4)
+    pair = OPTIMISERS.build({"name": "rmsprop", "halve_at": [10, 20]}, generator=[parameter], discriminator=[parameter])
     rates = []
     for step in (0, 10, 25):
         pair.at(step)
-        rates.append(pair.maker.param_groups[0]["lr"])
+        rates.append(pair.generator.param_groups[0]["lr"])
     assert rates == [5e-4, 2.5e-4, 1.25e-4]
 
 
@@ -265,7 +266,7 @@ def test_restored_defects_act_and_are_named(toys, tmp_path):
     folder = trained("chest_mednerf", toys, tmp_path, *settings)
     _, meta = files.load_tensors(run_folder.snapshots(folder)[-1])
     assert Renderer.of(meta["recipe"]).poses.depth == 2.86
-    prior = run_folder.load_prior(folder)
+    prior = prior_load.load_prior(folder)
     assert prior.geometry.fov_deg == pytest.approx(10, abs=1e-3) and prior.geometry.tilt_deg == 12.5
     assert prior.geometry.half_width_mm == pytest.approx(small_geometry().half_width_mm)
     log = (folder / "log.txt").read_text()
@@ -280,7 +281,7 @@ def test_restored_defects_act_and_are_named(toys, tmp_path):
 
 @pytest.mark.parametrize("name", ["chest_hypernerfgan", "chest_graf", "knee_hypernerfgan", "knee_mednerf"])
 def test_a_preset_trains_inverts_and_is_scored(name, toys, tmp_path, monkeypatch):
-    monkeypatch.setattr(metrics, "lpips_distance", lambda *_: (None, "no weights here"))
+    monkeypatch.setattr(image_metrics, "lpips_distance", lambda *_: (None, "no weights here"))
     folder = trained(name, toys, tmp_path, *(["dataset.limit=1"] if "hyper" in name else []))
     rows = stats(folder)
     assert len(rows) == 2 and {"d_loss", "g_loss", "r_t", "p", "kimg"} <= set(rows[0])
@@ -295,9 +296,9 @@ def test_a_preset_trains_inverts_and_is_scored(name, toys, tmp_path, monkeypatch
 
 def test_an_xray_becomes_an_orbit(mednerf, toys, tmp_path):
     out = project(xray=[toys / "q0" / "xray_000.png"], view=[0.0], run=str(mednerf), outdir=tmp_path / "out", samples=1, size=16)
-    told = json.loads((out / "metrics.json").read_text())
-    assert "no attenuation" in told["units"]["volume"] and told["volume"]["quantity"] == "relative" and told["codes"] == 2
-    assert any("other physics" in text for text in told["warnings"])
+    broadcast_text = json.loads((out / "metrics.json").read_text())
+    assert "no attenuation" in broadcast_text["units"]["volume"] and broadcast_text["volume"]["quantity"] == "relative" and broadcast_text["codes"] == 2
+    assert any("other physics" in text for text in broadcast_text["warnings"])
     assert len(list((out / "orbit").glob("*.png"))) == 72 and (out / "volume.nii.gz").is_file()
 
 
@@ -334,7 +335,7 @@ def test_photographs_nobody_posed_train_the_same_generator(tmp_path):
     assert images.shape == (3, 20, 20, 3) and images[0, 0, 0].tolist() == [1, 1, 1] and "middle" in notes[0]
     assert images[1, 10, 10].tolist() == pytest.approx([200 / 255, 50 / 255, 0], abs=1e-3)
     run = trained("carla", folder.parent, tmp_path / "runs")
-    prior = run_folder.load_prior(run)
+    prior = prior_load.load_prior(run)
     assert prior.geometry.fov_deg == pytest.approx(39.6, abs=1e-3) and not prior.geometry.columns_flipped
     for use in (lambda: scoring.evaluate(run=str(run)), lambda: project(xray=["x.png"], run=str(run))):
         with pytest.raises(UserError, match="coloured photographs"):
@@ -351,38 +352,38 @@ def test_uncertainty_weights_by_hand():
 
 @pytest.mark.parametrize("weighting", ["fixed", "uncertainty"])
 def test_inversion_approaches_its_input_without_the_held_out_pixels(mednerf, toys, weighting):
-    prior = run_folder.load_prior(mednerf)
+    prior = prior_load.load_prior(mednerf)
     with torch.no_grad():
         code = prior.generator.weights(prior.generator.draw(1, seeded(5)))
         renderer = Renderer.of(prior.meta["recipe"])
         view = renderer.views(prior.generator.field, code, prior.geometry.at((45.0,))).mean(-1)[0]
         view = (view / view.max().clamp_min(1e-6)).clamp(0, 1)
-    options = Relaxed(samples=1, candidates=6, azimuths=4, code_steps=10, tune_steps=30, patch_px=16, tune_rate=5e-3,
+    options = FineTuning(samples=1, candidates=6, azimuths=4, code_steps=10, tune_steps=30, patch_px=16, tune_rate=5e-3,
                       weighting=weighting)  # fmt: skip
-    problem = Relaxation(prior, view, torch.tensor([45.0]), options, seeded())
+    problem = FineTuningProblem(prior, view, torch.tensor([45.0]), options, seeded())
     members = problem.start()
     before = problem._held_out_error(members)
     posterior = options(prior, view, torch.tensor([45.0]), seeded())
     assert posterior.held_out_mse < 0.8 * before and posterior.latent.w.shape[0] == 2
     hidden = view.clone()
     hidden[problem.kept_out.cpu()] = 7.0
-    seeing, blind = (Relaxation(prior, v, torch.tensor([45.0]), options, seeded()).loss(members) for v in (view, hidden))
+    seeing, blind = (FineTuningProblem(prior, v, torch.tensor([45.0]), options, seeded()).loss(members) for v in (view, hidden))
     assert torch.equal(seeing, blind)
 
 
 def test_candidates_are_tried_at_several_azimuths(mednerf):
-    prior = run_folder.load_prior(mednerf)
-    problem = Relaxation(prior, torch.rand(1, SIZE, SIZE, generator=seeded()), torch.tensor([0.0]),
-                         Relaxed(samples=3, candidates=8, azimuths=4), seeded())  # fmt: skip
+    prior = prior_load.load_prior(mednerf)
+    problem = FineTuningProblem(prior, torch.rand(1, SIZE, SIZE, generator=seeded()), torch.tensor([0.0]),
+                         FineTuning(samples=3, candidates=8, azimuths=4), seeded())  # fmt: skip
     members = problem.start()
     assert len(members.eps) == 4 and set(members.turn_deg.tolist()) <= {0.0, 90.0, 180.0, 270.0}
-    assert gan_recipes.compat_of(prior.meta["recipe"]).named() == []
+    assert gan_recipes.compat_options(prior.meta["recipe"]).named() == []
 
 
 def test_a_gain_by_angle_is_learned_and_kept_with_the_prior(toys, tmp_path):
     settings = [*SMALL["chest_mednerf"], *QUICK, "task.view_gain=2"]
     run = session.train(dataset=str(toys), config="chest_mednerf", settings=settings, outdir=tmp_path, device="cpu")
-    prior = run_folder.load_prior(run)
+    prior = prior_load.load_prior(run)
     profile = torch.tensor(prior.meta["log_gain_profile"])
     assert profile.shape == (VIEWS,) and 0 < float(profile.abs().max()) < 0.1
     angles = torch.tensor(prior.geometry.angles_deg)

@@ -7,24 +7,33 @@ import pytest
 import torch
 
 from mednerf_kit.core.errors import UserError
-from mednerf_kit.imaging.cameras import Cameras, average_pose, box_span, look_at, nearest_to_axes, orbit, path, spiral
+from mednerf_kit.imaging.cameras import (
+    Cameras,
+    average_pose,
+    box_span,
+    look_at,
+    nearest_to_axes,
+    orbit,
+    path,
+    spiral,
+)
 
 Z = torch.tensor([0.0, 0, 1])
 
 
 def some_cameras(count=5, seed=0, **changes):
-    random = torch.Generator().manual_seed(seed)
-    position = torch.nn.functional.normalize(torch.randn(count, 3, generator=random), dim=-1) * 4
-    poses = look_at(position, 0.3 * torch.randn(count, 3, generator=random), Z)
-    focal = 30 + 5 * torch.rand(count, 2, generator=random)
-    centre = torch.tensor([9.5, 7.5]) + torch.randn(count, 2, generator=random)
+    rng = torch.Generator().manual_seed(seed)
+    position = torch.nn.functional.normalize(torch.randn(count, 3, generator=rng), dim=-1) * 4
+    poses = look_at(position, 0.3 * torch.randn(count, 3, generator=rng), Z)
+    focal = 30 + 5 * torch.rand(count, 2, generator=rng)
+    centre = torch.tensor([9.5, 7.5]) + torch.randn(count, 2, generator=rng)
     return replace(Cameras(poses, focal, centre, 16, 20, 2.0, 6.0), **changes)
 
 
 def front_cameras(count=6, seed=0):
     """Cameras near the plane z = 0 that look along −z."""
-    random = torch.Generator().manual_seed(seed)
-    position = torch.cat([0.3 * torch.randn(count, 2, generator=random), 0.05 * torch.randn(count, 1, generator=random)], -1)
+    rng = torch.Generator().manual_seed(seed)
+    position = torch.cat([0.3 * torch.randn(count, 2, generator=rng), 0.05 * torch.randn(count, 1, generator=rng)], -1)
     poses = look_at(position, torch.tensor([0.0, 0, -4.0]), torch.tensor([0.0, 1, 0]))
     return Cameras(poses, torch.full((count, 2), 18.0), torch.tensor([[9.5, 7.5]] * count), 16, 20, 0.0, 1.0, ndc=True)
 
@@ -40,9 +49,9 @@ def projected(cameras, view, point):
 
 
 def test_the_ray_of_a_points_pixel_passes_through_the_point():
-    cameras, random = some_cameras(), torch.Generator().manual_seed(1)
+    cameras, rng = some_cameras(), torch.Generator().manual_seed(1)
     for view in range(cameras.count):
-        for point in torch.randn(20, 3, generator=random):
+        for point in torch.randn(20, 3, generator=rng):
             yx, depth = projected(cameras, view, point)
             rays = cameras.rays(torch.tensor(view), yx.float())
             t = (point - rays.origin) @ rays.direction
@@ -86,9 +95,9 @@ def test_near_beyond_far_is_refused():
 def test_box_clips_like_a_brute_force_walk_along_the_ray():
     box = torch.tensor([[-0.8, -0.5, -0.6], [0.7, 0.9, 0.4]])
     cameras = some_cameras(box=box, near=3.2)
-    random = torch.Generator().manual_seed(2)
-    view = torch.randint(0, 5, (300,), generator=random)
-    rays = cameras.rays(view, torch.rand((300, 2), generator=random) * torch.tensor([16.0, 20.0]))
+    rng = torch.Generator().manual_seed(2)
+    view = torch.randint(0, 5, (300,), generator=rng)
+    rays = cameras.rays(view, torch.rand((300, 2), generator=rng) * torch.tensor([16.0, 20.0]))
     t = torch.linspace(3.2, 6.0, 4001)
     x = rays.origin[:, None] + t[:, None] * rays.direction[:, None]
     inside = ((x > box[0]) & (x < box[1])).all(-1)
@@ -129,9 +138,9 @@ def test_gradients_reach_poses_and_pixels():
 
 
 def test_ndc_maps_the_frustum_to_a_cube_and_keeps_the_viewing_direction():
-    cameras, random = front_cameras(), torch.Generator().manual_seed(3)
-    view = torch.randint(0, 6, (200,), generator=random)
-    yx = torch.rand((200, 2), generator=random) * torch.tensor([15.0, 19.0])
+    cameras, rng = front_cameras(), torch.Generator().manual_seed(3)
+    view = torch.randint(0, 6, (200,), generator=rng)
+    yx = torch.rand((200, 2), generator=rng) * torch.tensor([15.0, 19.0])
     rays, (origin, direction) = cameras.rays(view, yx), cameras.world_rays(view, yx)
     assert torch.equal(rays.viewing, direction) and torch.allclose(rays.direction.norm(dim=-1), torch.ones(200), atol=1e-5)
     assert rays.near.tolist() == [0] * 200

@@ -91,7 +91,7 @@ def test_a_name_is_registered_once(shapes):
 
 
 def test_every_registry_is_listed_and_every_entry_says_what_it_is():
-    import mednerf_kit.prior.session  # noqa: F401  (its imports register everything the recipes name)
+    import mednerf_kit.prior.posed_recipes  # noqa: F401  (its imports register everything the recipes name)
 
     assert {"sampler", "selector", "picture", "generator", "discriminator", "augment", "task"} <= set(Registry.all)
     for kind, registry in Registry.all.items():

@@ -20,31 +20,32 @@ from pretend import Pretend, pretend_device
 from tiny import SETTINGS, SIZE, SPLIT, make_set
 
 import mednerf_kit
+from mednerf_kit.engine import run_folder, session
 from mednerf_kit.fields.base import FIELDS
 from mednerf_kit.gan.augment import AUGMENTATIONS
 from mednerf_kit.gan.augment import apply as augmented
 from mednerf_kit.gan.dag import POLICIES
 from mednerf_kit.gan.discriminator import DISCRIMINATORS
-from mednerf_kit.rays.samplers.base import SAMPLERS
-from mednerf_kit.rays.selectors.base import SELECTORS
-from mednerf_kit.prior import previews, session
 from mednerf_kit.invert import calibrate, evaluate, render
-from mednerf_kit.viz import figures
-from mednerf_kit.engine import run_folder
-from mednerf_kit.study.generation import score
 from mednerf_kit.invert.posterior import Inversion
 from mednerf_kit.invert.reconstruct import project
+from mednerf_kit.prior import posed_recipes, previews
+from mednerf_kit.rays.samplers.base import SAMPLERS
+from mednerf_kit.rays.selectors.base import SELECTORS
+from mednerf_kit.scene import depth_teacher
 from mednerf_kit.scene import evaluate as scene_evaluate
 from mednerf_kit.scene import recipes as scenes
-from mednerf_kit.scene import depth_teacher, render
+from mednerf_kit.scene import render as scene_render
 from mednerf_kit.scene.export import export_mesh
 from mednerf_kit.scene.fit import FitTask
 from mednerf_kit.scene.forgetting import forgetting
-from mednerf_kit.scene.losses import LOSSES
-from mednerf_kit.scene.pose.search import PoseSearch, aligned
-from mednerf_kit.scene.pose.report import pose_run, report_run
 from mednerf_kit.scene.load import Fit, density_grid, load_fit
+from mednerf_kit.scene.losses import LOSSES
+from mednerf_kit.scene.pose.report import pose_run, report_run
+from mednerf_kit.scene.pose.search import PoseSearch, aligned
 from mednerf_kit.scene.surface import surface_scores
+from mednerf_kit.study.generation import score
+from mednerf_kit.viz import figures
 
 for found in pkgutil.walk_packages(mednerf_kit.__path__, "mednerf_kit."):  # what is imported only when it is used, too
     if not found.name.endswith("__main__"):
@@ -108,10 +109,10 @@ def little_work() -> Iterator[None]:
         patch.setattr(scene_evaluate, "surface_scores", partial(surface_scores, size=16))
         patch.setattr(calibrate, "Inversion", QUICKLY)
         patch.setattr(evaluate, "Inversion", QUICKLY)
-        patch.setattr(pictures, "write_orbit_video", lambda path, views, *_: figures.to_uint8(views))
-        patch.setattr(teacher, "own_score", lambda fit: {})  # evaluates once more
+        patch.setattr(figures, "write_orbit_video", lambda path, views, *_: figures.to_uint8(views))
+        patch.setattr(depth_teacher, "own_score", lambda fit: {})  # evaluates once more
         for name, value in {"SCENES": 2, "FRAMES": 2, "GRID": 12}.items():
-            patch.setattr(boards, name, value)
+            patch.setattr(previews, name, value)
         yield
 
 
@@ -170,10 +171,10 @@ def test_every_selector_draws_where_its_numbers_are(device, name):
     scene = scenes.read_scene("blocks", SCENE, "train")
     facts = {"views": scene.count, "rows": 12, "cols": 12, "images": scene.images, "masks": scene.alpha}
     selector = SELECTORS.build({"name": name, **options, **known.get(name, {})}, **facts).to(device)
-    random = torch.Generator(device).manual_seed(0)
+    rng = torch.Generator(device).manual_seed(0)
     for step in range(3):
         selector.advance(step / 3)
-        pixels = selector.select(step, random)
+        pixels = selector.select(step, rng)
         error = torch.rand(len(pixels.view), device=device)
         assert selector.weigh(pixels, error).is_cuda and pixels.yx.is_cuda
         selector.observe(pixels, error, torch.rand_like(pixels.yx))
@@ -186,9 +187,9 @@ def test_every_loss_has_a_gradient(device):
 
 def test_everything_about_a_scene_is_done_there(device, fit_there, tmp_path):
     run = str(fit_there)
-    found = render.evaluate_run(run=run, limit=1, device="cuda", out=tmp_path / "scores")
+    found = scene_render.evaluate_run(run=run, limit=1, device="cuda", out=tmp_path / "scores")
     assert found["peak_mib"] == 1.0 and found["poses_aligned"]
-    render.render_run(run=run, views=2, size=16, points=True, out=tmp_path / "render", device="cuda")
+    scene_render.render_run(run=run, views=2, size=16, points=True, out=tmp_path / "render", device="cuda")
     fit = load_fit(run, device="cuda")
     export_mesh(fit, tmp_path / "mesh.ply", size=16, threshold=float(density_grid(fit, 16)[0].median()))
     assert forgetting(fit_there, device="cuda", pixels=64)["course_steps"] == [2, 3, 4]
@@ -249,11 +250,11 @@ GRAF = "generator={name: graf, shape_dim: 4, appearance_dim: 4, width: 16, depth
 RELAXED = "inversion={name: relaxed, samples: 1, candidates: 4, azimuths: 2, code_steps: 2, tune_steps: 2, patch_px: 16}"
 QUICK = ["levels=[{name: stratified, n: 6}]", "task.batch=2", "task.r1_gamma=0.5", "task.r1_interval=2", "steps=3",
          "snapshot_steps=1", RELAXED]  # fmt: skip
-SMALL, PICTURES = f"dataset={{size: {SIZE}}}", f"dataset={{size: {SIZE}, pictures: true}}"
+SMALL, IMAGE_MODELS = f"dataset={{size: {SIZE}}}", f"dataset={{size: {SIZE}, pictures: true}}"
 POSED = [*SETTINGS, "steps=3", "snapshot_steps=1", "calibration_patients=1"]
 RECIPES = {  # a name of a run: its recipe, and what makes it small
     "hypernerfgan": ("chest_hypernerfgan", [*QUICK, *HYPER, SMALL]),
-    "carla": ("carla", [*QUICK, *HYPER, PICTURES]),
+    "carla": ("carla", [*QUICK, *HYPER, IMAGE_MODELS]),
     "graf": ("chest_graf", [*QUICK, GRAF, SMALL, "discriminator={name: patchgan, size: 16, width: 4}"]),
     "mednerf": ("chest_mednerf", [*QUICK, GRAF, SMALL, "task.accumulate=2", "task.view_gain=2",
                                   "discriminator={name: selfsup, size: 16, width: 4, doublings: 1, heads: 4}"]),
@@ -280,7 +281,7 @@ def test_everything_about_a_prior_is_done_there(device, prior_there, patients, t
     evaluate.evaluate(run=run, limit=1, out=tmp_path, uncertainty=True, device="cuda")
     score.score(run=run, fakes=8, views=4, samples=2, out=tmp_path, device="cuda")
     render.sample(run=run, seeds=[0, 1], size=16, out=tmp_path, device="cuda")
-    if "graf" in run_folder.read_choice(prior_there)["recipe"]["generator"]["name"]:
+    if "graf" in run_folder.read_run_config(prior_there)["recipe"]["generator"]["name"]:
         return
     render.render(run=run, views=2, size=16, volume=True, video=False, out=tmp_path, device="cuda")
     film = next(patients.glob("q0/**/*.png"))
@@ -290,7 +291,7 @@ def test_everything_about_a_prior_is_done_there(device, prior_there, patients, t
 def test_a_set_scaled_by_view_is_learned_there(device, patients):
     config, settings = RECIPES["hybrid"]
     recipe = session.resolve(str(patients), config, "default", settings)
-    task = session.prepare({"recipe": recipe, **CHOICE, "dataset": str(patients)}, device).task
+    task = posed_recipes.prepare({"recipe": recipe, **CHOICE, "dataset": str(patients)}, device).task
     task.targets = replace(task.targets, per_view_scale=True)
     for index, progress in enumerate((0.0, 0.5, 0.9)):  # by volumes, with an adversary, by rays
         task.step(progress, index)
@@ -312,6 +313,6 @@ def test_every_augmentation_is_applied_there(device, name):
 def test_every_judge_looks_there(device, name, policy):
     known = {"residual": {"fmaps": 0.004, "max_channels": 8, "policy": policy}, "patchgan": {"width": 4}}
     known["selfsup"] = {"width": 4, "doublings": 1, "policy": policy}
-    judge = DISCRIMINATORS.build({"name": name, "size": 16, **known.get(name, {})}, channels=1).to(device)
-    judge(torch.rand(2, 1, 16, 16, device=device), None).heads.sum().backward()
-    assert_there(judge)
+    discriminator = DISCRIMINATORS.build({"name": name, "size": 16, **known.get(name, {})}, channels=1).to(device)
+    discriminator(torch.rand(2, 1, 16, 16, device=device), None).heads.sum().backward()
+    assert_there(discriminator)

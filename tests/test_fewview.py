@@ -14,18 +14,18 @@ from tiny_prior import QUICK, snapshot
 from mednerf_kit.commands import tomography as command
 from mednerf_kit.core import config
 from mednerf_kit.core.errors import UserError
-from mednerf_kit.core.types import Answer, Picture, Rays, Samples
+from mednerf_kit.core.types import FieldOutput, Rays, Rendering, Samples
 from mednerf_kit.data.posed.orbit import Orbit
 from mednerf_kit.data.posed.scene import load_scene
+from mednerf_kit.engine.session import resolve, train
 from mednerf_kit.fields.voxels import Voxels
 from mednerf_kit.imaging.volume import read_volume
-from mednerf_kit.rays.render import Level, Rendered
+from mednerf_kit.rays.render import Level, LevelRendering
 from mednerf_kit.rays.samplers.base import Stratified
-from mednerf_kit.study import sparse_view
 from mednerf_kit.recon import rtk
 from mednerf_kit.scene.gains import SquaredErrorUpToGain, fitted_gains
 from mednerf_kit.scene.losses import Outcome
-from mednerf_kit.prior.session import resolve, train
+from mednerf_kit.study import sparse_view
 
 BOX = torch.tensor([[-1.0, -1.5, -0.5], [1.0, 1.5, 1.5]])
 QUICK_SETTINGS = [
@@ -71,7 +71,7 @@ def outcome(image: torch.Tensor, truth: torch.Tensor, view: torch.Tensor, weight
     origin = torch.tensor([[3.0, 0, 0], [0, 3.0, 0], [-3.0, 0, 0]])[view]
     rays = Rays(origin, -origin / 3, torch.ones(len(view)), torch.full((len(view),), 5.0))
     samples = Samples(torch.ones(len(view), 1), torch.ones(len(view), 1))
-    seen = Rendered(Picture(image[:, None], image[:, None]), samples, Answer(image[:, None]))
+    seen = LevelRendering(Rendering(image[:, None], image[:, None]), samples, FieldOutput(image[:, None]))
     return Outcome([seen], [Level(Stratified(n=1))], rays, truth[:, None], weight, 0.0)
 
 
@@ -190,7 +190,7 @@ def test_the_truth_scores_best(tiny_set, monkeypatch):
 
 
 def test_sart_goes_on_from_the_prior(tiny_set, tmp_path, monkeypatch):
-    monkeypatch.setattr(fewview, "Inversion", QUICK)
+    monkeypatch.setattr(sparse_view, "Inversion", QUICK)
     case = sparse_view.read_case(str(tiny_set), patient="p1", views=2, fov_deg=None, fit_fov=False, size=24)
     prior = str(snapshot(tmp_path / "prior"))
     alone, after = (sparse_view.FromPrior(prior=prior, epochs=n)(case) for n in (0, 2))

@@ -9,7 +9,14 @@ from scipy.spatial.transform import Rotation
 
 from mednerf_kit.fields import hyper
 from mednerf_kit.fields.encoding import encoded_width, frequency_encoding
-from mednerf_kit.fields.hyper import Frame, HyperField, Weights, fastest_dtype, padded_width, rotation_matrix
+from mednerf_kit.fields.hyper import (
+    CanonicalPose,
+    HyperField,
+    MlpWeights,
+    fastest_dtype,
+    padded_width,
+    rotation_matrix,
+)
 from mednerf_kit.fields.mlp import TiledMlp
 
 OCTAVES, WIDTH, BATCH = 4, 16, 3
@@ -24,14 +31,14 @@ def points(n: int = 50, batch: int = BATCH, seed: int = 1) -> torch.Tensor:
     return 2 * torch.rand(batch, n, 3, generator=seeded(seed)) - 1
 
 
-def network(*, outputs: int = 1, skip: int = 0, batch: int = BATCH, frame: Frame | None = None) -> Weights:
+def network(*, outputs: int = 1, skip: int = 0, batch: int = BATCH, frame: CanonicalPose | None = None) -> MlpWeights:
     """Random weights of three layers for each scene."""
     first = padded_width(OCTAVES)
     inputs = [first, WIDTH, WIDTH]
     if skip:
         inputs[skip] += first
     sizes = zip(inputs, [WIDTH, WIDTH, outputs], strict=True)
-    return Weights(
+    return MlpWeights(
         tuple(
             (
                 torch.randn(batch, o, i, generator=seeded(10 + k)) * (2 / i) ** 0.5,
@@ -43,15 +50,15 @@ def network(*, outputs: int = 1, skip: int = 0, batch: int = BATCH, frame: Frame
     )
 
 
-def frame_of(batch: int = BATCH, *, shift=(0.0, 0, 0), log_scale=(0.0, 0, 0), rotation=(0.0, 0, 0), extent=(-9.0, 9.0)) -> Frame:
-    return Frame(*(torch.tensor(v, dtype=FP32).expand(batch, -1) for v in (shift, log_scale, rotation, extent)))
+def frame_of(batch: int = BATCH, *, shift=(0.0, 0, 0), log_scale=(0.0, 0, 0), rotation=(0.0, 0, 0), extent=(-9.0, 9.0)) -> CanonicalPose:
+    return CanonicalPose(*(torch.tensor(v, dtype=FP32).expand(batch, -1) for v in (shift, log_scale, rotation, extent)))
 
 
 def encoded(x: np.ndarray, octaves: int) -> np.ndarray:
     return np.concatenate([x] + [f(2.0**k * x) for k in range(octaves) for f in (np.sin, np.cos)])
 
 
-def looped_density(x: torch.Tensor, code: Weights, *, skip: int = 0) -> np.ndarray:
+def looped_density(x: torch.Tensor, code: MlpWeights, *, skip: int = 0) -> np.ndarray:
     """One point after another in double precision: the definition, [B, N]."""
     found = np.zeros(x.shape[:2])
     for b in range(x.shape[0]):
@@ -124,17 +131,17 @@ def test_scenes_do_not_mix():
 
 
 def test_taking_scenes_takes_their_frames_and_gains():
-    frame = Frame(torch.randn(3, 3), torch.randn(3, 3), torch.randn(3, 3), torch.randn(3, 2), edge=0.07)
-    taken = Weights(network().layers, frame, torch.arange(3.0)).take(torch.tensor([2, 1]))
+    frame = CanonicalPose(torch.randn(3, 3), torch.randn(3, 3), torch.randn(3, 3), torch.randn(3, 2), edge=0.07)
+    taken = MlpWeights(network().layers, frame, torch.arange(3.0)).take(torch.tensor([2, 1]))
     assert taken.batch == 2 and taken.gain.tolist() == [2.0, 1.0] and taken.frame.edge == 0.07
     assert torch.equal(taken.frame.extent, frame.extent[[2, 1]])
 
 
-def raw_outputs(x: torch.Tensor, code: Weights, *, skip: int, tile: int, dtype: torch.dtype = FP32) -> torch.Tensor:
+def raw_outputs(x: torch.Tensor, code: MlpWeights, *, skip: int, tile: int, dtype: torch.dtype = FP32) -> torch.Tensor:
     return TiledMlp.apply(x, OCTAVES, skip, tile, dtype, *(t for layer in code.layers for t in layer))
 
 
-def plain_outputs(x: torch.Tensor, code: Weights, *, skip: int) -> torch.Tensor:
+def plain_outputs(x: torch.Tensor, code: MlpWeights, *, skip: int) -> torch.Tensor:
     """The same arithmetic, left to autograd, in double precision."""
     e = torch.cat([x] + [f(2.0**k * x) for k in range(OCTAVES) for f in (torch.sin, torch.cos)], -1).double()
     e = torch.nn.functional.pad(e, (0, padded_width(OCTAVES) - encoded_width(OCTAVES)))
@@ -146,7 +153,7 @@ def plain_outputs(x: torch.Tensor, code: Weights, *, skip: int) -> torch.Tensor:
     return h
 
 
-def asked_for_gradients(code: Weights) -> list[torch.Tensor]:
+def asked_for_gradients(code: MlpWeights) -> list[torch.Tensor]:
     return [t.requires_grad_(True) for layer in code.layers for t in layer]
 
 
@@ -236,7 +243,7 @@ def test_tau_is_density_times_length_and_colour_comes_with_four_outputs():
 def test_gain_multiplies_density():
     x, code, field = points(), network(), HyperField(octaves=OCTAVES, dtype=FP32)
     gain = torch.tensor([0.5, 1.0, 3.0])
-    torch.testing.assert_close(field.density(x, Weights(code.layers, None, gain)), field.density(x, code) * gain[:, None])
+    torch.testing.assert_close(field.density(x, MlpWeights(code.layers, None, gain)), field.density(x, code) * gain[:, None])
 
 
 @pytest.mark.parametrize("framed", [False, True])
@@ -248,8 +255,8 @@ def test_gradients_are_those_of_finite_differences(framed):
     tuned = layers[0][1].requires_grad_(True)
 
     def total():
-        frame = Frame(shift, 0.1 * shift, shift, torch.tensor([[-0.3, 0.4]] * 2), edge=0.2) if framed else None
-        return field.density(x, Weights(layers, frame)).sum()
+        frame = CanonicalPose(shift, 0.1 * shift, shift, torch.tensor([[-0.3, 0.4]] * 2), edge=0.2) if framed else None
+        return field.density(x, MlpWeights(layers, frame)).sum()
 
     total().backward()
     for tensor in [tuned, shift] if framed else [tuned]:
@@ -273,21 +280,21 @@ def test_rotation_matrices_are_scipys():
 
 def test_no_motion_is_no_change():
     x, code, field = points(), network(), HyperField(octaves=OCTAVES, dtype=FP32)
-    torch.testing.assert_close(field.density(x, Weights(code.layers, frame_of())), field.density(x, code), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(field.density(x, MlpWeights(code.layers, frame_of())), field.density(x, code), rtol=1e-4, atol=1e-5)
 
 
 def test_a_shift_moves_the_patient():
     """Density at x of a patient moved by s is that of the unmoved one at x − s."""
     x, code, field = 0.5 * points(), network(), HyperField(octaves=OCTAVES, dtype=FP32)
     shift = (0.2, -0.1, 0.3)
-    moved = field.density(x + torch.tensor(shift), Weights(code.layers, frame_of(shift=shift)))
+    moved = field.density(x + torch.tensor(shift), MlpWeights(code.layers, frame_of(shift=shift)))
     torch.testing.assert_close(moved, field.density(x, code), rtol=1e-3, atol=1e-4)
 
 
 def test_a_scale_enlarges_the_patient_along_each_axis():
     x, code, field = 0.5 * points(), network(), HyperField(octaves=OCTAVES, dtype=FP32)
     log_scale = (0.3, -0.2, 0.1)
-    grown = field.density(x * torch.tensor(log_scale).exp(), Weights(code.layers, frame_of(log_scale=log_scale)))
+    grown = field.density(x * torch.tensor(log_scale).exp(), MlpWeights(code.layers, frame_of(log_scale=log_scale)))
     torch.testing.assert_close(grown, field.density(x, code), rtol=1e-3, atol=1e-4)
 
 
@@ -314,5 +321,5 @@ def test_the_scan_ends_at_its_extent():
     assert window[[1, 3]].tolist() == pytest.approx([0.5, 0.5], abs=1e-4) and window[[0, 4]].max() < 1e-4
     code = network(batch=1)
     field = HyperField(octaves=OCTAVES, dtype=FP32)
-    density = field.density(x, Weights(code.layers, frame_of(1, extent=(-0.5, 0.7))))
+    density = field.density(x, MlpWeights(code.layers, frame_of(1, extent=(-0.5, 0.7))))
     torch.testing.assert_close(density, field.density(x, code) * window, rtol=1e-4, atol=1e-6)

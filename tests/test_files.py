@@ -21,9 +21,9 @@ def full_disk(*_, **__):
 
 
 def tensors() -> dict[str, torch.Tensor]:
-    random = torch.Generator().manual_seed(0)
-    return {"a": torch.randn(3, 4, generator=random), "half": torch.randn(5, generator=random).half(), "n": torch.tensor(7),
-            "bytes": torch.arange(9, dtype=torch.uint8), "view": torch.randn(4, 4, generator=random).T}  # fmt: skip
+    rng = torch.Generator().manual_seed(0)
+    return {"a": torch.randn(3, 4, generator=rng), "half": torch.randn(5, generator=rng).half(), "n": torch.tensor(7),
+            "bytes": torch.arange(9, dtype=torch.uint8), "view": torch.randn(4, 4, generator=rng).T}  # fmt: skip
 
 
 def test_text_is_written_and_replaced(tmp_path):

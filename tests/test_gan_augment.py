@@ -12,7 +12,14 @@ import torch
 
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.gan import augment as module
-from mednerf_kit.gan.augment import AUGMENTATIONS, AdaptiveProbability, Augment, Drawn, PROBABILITIES, apply
+from mednerf_kit.gan.augment import (
+    AUGMENTATIONS,
+    PROBABILITIES,
+    AdaptiveProbability,
+    Augment,
+    Drawn,
+    apply,
+)
 
 PRESETS = list(AUGMENTATIONS.entries)
 TRANSFORMS = [f.name for f in dataclasses.fields(Augment) if f.default == 0.0]
@@ -324,9 +331,9 @@ def test_cutout_blackens_a_box_and_nothing_else():
 @pytest.mark.parametrize("name", PROBABILITIES.entries)
 def test_every_probability_stays_one_and_resumes(name):
     first, second = PROBABILITIES.build(name), PROBABILITIES.build(name)
-    random = seeded()
+    rng = seeded()
     for i in range(50):
-        logits = torch.randn(8, generator=random) + 3
+        logits = torch.randn(8, generator=rng) + 3
         first.observe(logits)
         if i == 21:
             second.load(json.loads(json.dumps(first.state())))

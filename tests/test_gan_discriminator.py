@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.gan import layers
-from mednerf_kit.gan.dag import Dag, POLICIES, identity
+from mednerf_kit.gan.dag import POLICIES, Dag, identity
 from mednerf_kit.gan.discriminator import DISCRIMINATORS, ResidualDiscriminator
 from mednerf_kit.gan.losses import hinge_d, hinge_g, nonsaturating_d, nonsaturating_g, r1_penalty
 
@@ -26,7 +26,7 @@ def pictures(batch: int = 4, size: int = 16, channels: int = 1, dtype: torch.dty
 
 
 def tiny(**options) -> ResidualDiscriminator:
-    return ResidualDiscriminator(**{"size": 16, "generator": seeded(), **TINY, **options})
+    return ResidualDiscriminator(**{"size": 16, "rng": seeded(), **TINY, **options})
 
 
 # Layers
@@ -35,14 +35,14 @@ def tiny(**options) -> ResidualDiscriminator:
 def test_equalised_layers_keep_the_second_moment():
     x = torch.randn(256, 64, 6, 6, generator=seeded())
     gain = layers.leaky_gain()
-    convolved = layers.leaky_relu(layers.Conv2d(64, 96, 1, gain=gain, generator=seeded(1))(x))
-    dense = layers.leaky_relu(layers.Linear(64, 512, gain=gain, generator=seeded(2))(x[:, :, 0, 0]))
+    convolved = layers.leaky_relu(layers.Conv2d(64, 96, 1, gain=gain, rng=seeded(1))(x))
+    dense = layers.leaky_relu(layers.Linear(64, 512, gain=gain, rng=seeded(2))(x[:, :, 0, 0]))
     assert convolved.square().mean().item() == pytest.approx(1, abs=0.1)
     assert dense.square().mean().item() == pytest.approx(1, abs=0.1)
 
 
-@pytest.mark.parametrize("make", [lambda m: layers.Linear(5, 3, lr_multiplier=m, bias=0.7, generator=seeded()),
-                                  lambda m: layers.Conv2d(5, 3, 1, lr_multiplier=m, bias=0.7, generator=seeded())])  # fmt: skip
+@pytest.mark.parametrize("make", [lambda m: layers.Linear(5, 3, lr_multiplier=m, bias=0.7, rng=seeded()),
+                                  lambda m: layers.Conv2d(5, 3, 1, lr_multiplier=m, bias=0.7, rng=seeded())])  # fmt: skip
 def test_the_multiplier_changes_the_pace_and_not_the_function(make):
     slow, fast = make(0.1), make(1.0)
     x = torch.randn(2, 5, generator=seeded(3)).reshape(2, 5, *(1,) * (slow.weight.ndim - 2))
@@ -141,56 +141,56 @@ def test_combined_policies_count_on_and_share_the_identity():
 @pytest.mark.parametrize("policy", ["none", "fliprot", ["rotation", "cutout"]])
 def test_every_discriminator_answers_one_logit_per_head(name, size, policy):
     node = {"name": name, **SMALL.get(name, {}), "policy": policy}
-    judge = DISCRIMINATORS.build(node, size=size, channels=2, generator=seeded())
+    discriminator = DISCRIMINATORS.build(node, size=size, channels=2, rng=seeded())
     images = pictures(3, size, 2).requires_grad_()
-    heads = judge(images).heads
+    heads = discriminator(images).heads
     assert heads.shape == (3, Dag(policy).count) and heads.isfinite().all()
     heads.square().sum().backward()
     assert images.grad.isfinite().all() and images.grad.abs().sum(dim=(1, 2, 3)).gt(0).all()
-    assert all(p.grad.isfinite().all() for name, p in judge.named_parameters() if not name.startswith("draw_"))
+    assert all(p.grad.isfinite().all() for name, p in discriminator.named_parameters() if not name.startswith("draw_"))
 
 
 def test_one_batched_pass_is_a_loop_over_heads():
-    judge, images = tiny(policy=["fliprot", "translation"], mbstd_group=4), pictures(6)
-    heads = judge(images).heads
-    for k in range(judge.dag.count):
-        phi = judge.trunk(judge.dag.apply(images, k), 2)
-        torch.testing.assert_close(heads[:, k], judge.heads(phi)[:, k], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(judge(images, heads=2).heads, heads[:, :2], atol=1e-5, rtol=1e-4)
+    discriminator, images = tiny(policy=["fliprot", "translation"], mbstd_group=4), pictures(6)
+    heads = discriminator(images).heads
+    for k in range(discriminator.dag.count):
+        phi = discriminator.trunk(discriminator.dag.apply(images, k), 2)
+        torch.testing.assert_close(heads[:, k], discriminator.heads(phi)[:, k], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(discriminator(images, heads=2).heads, heads[:, :2], atol=1e-5, rtol=1e-4)
 
 
 def test_each_head_sees_its_own_transform_only():
-    judge, images = tiny(policy="cutout", mbstd_group=1), pictures(2).requires_grad_()
+    discriminator, images = tiny(policy="cutout", mbstd_group=1), pictures(2).requires_grad_()
     corners = (slice(0, 8), slice(0, 8)), (slice(0, 8), slice(8, 16)), (slice(8, 16), slice(0, 8)), (slice(8, 16), slice(8, 16))
-    heads = judge(images).heads
+    heads = discriminator(images).heads
     for k, (rows, columns) in enumerate(corners, start=1):
-        judge.zero_grad()
+        discriminator.zero_grad()
         (seen,) = torch.autograd.grad(heads[:, k].sum(), images, retain_graph=True)
         assert seen[:, :, rows, columns].abs().sum() == 0 < seen.abs().sum()
         heads[:, k].sum().backward(retain_graph=True)
-        assert judge.heads.weight.grad.abs().sum(1).nonzero().flatten().tolist() == [k]
+        assert discriminator.heads.weight.grad.abs().sum(1).nonzero().flatten().tolist() == [k]
 
 
 def test_the_quick_setting_is_small():
-    judge = ResidualDiscriminator(size=64, fmaps=1 / 32, max_channels=64, policy="none")
-    assert sum(p.numel() for p in judge.parameters()) < 300_000
+    discriminator = ResidualDiscriminator(size=64, fmaps=1 / 32, max_channels=64, policy="none")
+    assert sum(p.numel() for p in discriminator.parameters()) < 300_000
 
 
 def test_the_generator_of_random_numbers_decides_the_weights():
-    first, again, other = tiny(), tiny(), tiny(generator=seeded(1))
+    first, again, other = tiny(), tiny(), tiny(rng=seeded(1))
     x = pictures()
     assert torch.equal(first(x).heads, again(x).heads) and not torch.equal(first(x).heads, other(x).heads)
 
 
 def test_conditioned_on_the_angle():
-    judge, x = tiny(condition_angle=True, policy="rotation").double(), pictures(dtype=torch.float64)
+    discriminator, x = tiny(condition_angle=True, policy="rotation").double(), pictures(dtype=torch.float64)
     angle = torch.tensor([0.0, 90, 180, 275], dtype=torch.float64)
-    heads = judge(x, angle).heads
-    torch.testing.assert_close(judge(x, angle - 360).heads, heads)
-    torch.testing.assert_close(judge(x, angle, heads=1).heads, heads[:, :1])
-    assert (judge(x, angle + 5).heads - heads).abs().amax(1).gt(1e-4).all()
+    heads = discriminator(x, angle).heads
+    torch.testing.assert_close(discriminator(x, angle - 360).heads, heads)
+    torch.testing.assert_close(discriminator(x, angle, heads=1).heads, heads[:, :1])
+    assert (discriminator(x, angle + 5).heads - heads).abs().amax(1).gt(1e-4).all()
     with pytest.raises(ValueError, match="angles_deg"):
-        judge(x)
+        discriminator(x)
     assert torch.equal(tiny()(x.float(), angle).heads, tiny()(x.float()).heads)
 
 
@@ -231,39 +231,39 @@ def test_losses_have_finite_gradients_at_extremes():
 
 
 def test_r1_is_the_squared_finite_difference():
-    judge = tiny(policy="fliprot", mbstd_group=1).double()
+    discriminator = tiny(policy="fliprot", mbstd_group=1).double()
     image = pictures(1, dtype=torch.float64).requires_grad_()
-    penalty = r1_penalty(judge(image).heads[:, 0], image)
+    penalty = r1_penalty(discriminator(image).heads[:, 0], image)
     step = 1e-5 * torch.eye(256, dtype=torch.float64).reshape(256, 1, 16, 16)
     with torch.no_grad():
-        slope = (judge(image + step, heads=1).heads - judge(image - step, heads=1).heads)[:, 0] / 2e-5
+        slope = (discriminator(image + step, heads=1).heads - discriminator(image - step, heads=1).heads)[:, 0] / 2e-5
     assert penalty.shape == (1,)
     assert penalty.item() == pytest.approx(slope.square().sum().item(), rel=1e-4)
 
 
 def test_r1_can_be_minimised():
-    judge, images = tiny(policy="none"), pictures(4).requires_grad_()
-    r1_penalty(judge(images, heads=1).heads[:, 0], images).mean().backward()
-    weights = {name: p.grad for name, p in judge.named_parameters() if name.endswith("weight")}
+    discriminator, images = tiny(policy="none"), pictures(4).requires_grad_()
+    r1_penalty(discriminator(images, heads=1).heads[:, 0], images).mean().backward()
+    weights = {name: p.grad for name, p in discriminator.named_parameters() if name.endswith("weight")}
     assert all(g.isfinite().all() and g.abs().sum() > 0 for g in weights.values())
 
 
 def test_it_learns_to_tell_smooth_from_rough():
-    judge = tiny(policy="fliprot", fmaps=1 / 128, max_channels=16)
-    optimiser = torch.optim.Adam(judge.parameters(), lr=0.003, betas=(0.0, 0.99))
-    random = seeded(5)
+    discriminator = tiny(policy="fliprot", fmaps=1 / 128, max_channels=16)
+    optimiser = torch.optim.Adam(discriminator.parameters(), lr=0.003, betas=(0.0, 0.99))
+    rng = seeded(5)
 
     def batch() -> tuple[torch.Tensor, torch.Tensor]:
-        rough = torch.rand(8, 1, 16, 16, generator=random)
+        rough = torch.rand(8, 1, 16, 16, generator=rng)
         return layers.upsample(layers.downsample(rough)), rough
 
     for _ in range(50):
         real, fake = batch()
-        loss = nonsaturating_d(judge(real).heads, judge(fake).heads, 3.0).mean()
+        loss = nonsaturating_d(discriminator(real).heads, discriminator(fake).heads, 3.0).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     real, fake = batch()
     with torch.no_grad():
-        right = torch.cat([judge(real).heads > 0, judge(fake).heads < 0]).float().mean(0)
+        right = torch.cat([discriminator(real).heads > 0, discriminator(fake).heads < 0]).float().mean(0)
     assert right.min() > 0.9

@@ -17,12 +17,14 @@ from torch import Generator
 from mednerf_kit import cli
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.orbits import load_orbits
+from mednerf_kit.engine import tensorboard
+from mednerf_kit.metrics import features
+from mednerf_kit.metrics import image as image_metrics
+from mednerf_kit.metrics.distances import frechet_distance, kernel_distance, precision_recall
+from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior import previews
-from mednerf_kit.metrics import features, image
-from mednerf_kit.engine import run_folder
 from mednerf_kit.study.generation import fakes, memory, mixing
 from mednerf_kit.study.generation import score as scoring
-from mednerf_kit.metrics.distances import frechet_distance, kernel_distance, precision_recall
 
 
 def seeded(seed: int = 0) -> Generator:
@@ -200,26 +202,26 @@ def test_inception_sees_what_it_should(stand_in_network, monkeypatch, tmp_path):
 LEVELS = [{"name": "stratified", "n": 96}]
 
 
-def prior_of(tmp_path, task: dict | None = None, generator: dict | None = None) -> run_folder.Prior:
+def prior_of(tmp_path, task: dict | None = None, generator: dict | None = None) -> prior_load.Prior:
     recipe = {"generator": generator or NODE, "levels": LEVELS, "task": task or {"name": "prior"}, "dataset": {"size": 32}}
     if generator is None:
-        return run_folder.load_prior(snapshot(tmp_path / "run", recipe=recipe))
+        return prior_load.load_prior(snapshot(tmp_path / "run", recipe=recipe))
     torch.manual_seed(0)
     from mednerf_kit.gan.generator import GENERATORS
 
     made = GENERATORS.build(generator).requires_grad_(False)
-    plain = run_folder.load_prior(snapshot(tmp_path / "plain"))
-    return run_folder.Prior(made, plain.geometry, torch.zeros(0, made.latent_dim), {**plain.meta, "recipe": recipe}, plain.path)
+    plain = prior_load.load_prior(snapshot(tmp_path / "plain"))
+    return prior_load.Prior(made, plain.geometry, torch.zeros(0, made.latent_dim), {**plain.meta, "recipe": recipe}, plain.path)
 
 
 def test_voxels_show_what_rays_show(tmp_path):
     prior = prior_of(tmp_path)
     code = next(fakes.drawn_codes(prior, 1, seeded()))
     angles = (0.0, 45.0, 270.0)
-    psnr_db = image.psnr_db(fakes.baked_views(prior, code, angles), fakes.own_views(prior, code, angles))
+    psnr_db = image_metrics.psnr_db(fakes.baked_views(prior, code, angles), fakes.own_views(prior, code, angles))
     assert float(psnr_db.min()) > 35
     other = fakes.own_views(prior, next(fakes.drawn_codes(prior, 1, seeded(1))), angles)
-    assert float((image.psnr_db(fakes.baked_views(prior, code, angles), other) - psnr_db).max()) < -3
+    assert float((image_metrics.psnr_db(fakes.baked_views(prior, code, angles), other) - psnr_db).max()) < -3
 
 
 @pytest.mark.parametrize("task", [{"picture": "emission_absorption", "background": 1.0}, {"picture": "transmission"}])
@@ -230,13 +232,13 @@ def test_voxels_show_what_rays_show_where_matter_hides_matter(tmp_path, task):
     code = next(fakes.drawn_codes(prior, 1, seeded()))
     baked, own = (see(prior, code, (30.0,)) for see in (fakes.baked_views, fakes.own_views))
     assert float(own.std()) > 0.01
-    assert float(image.psnr_db(baked, own).min()) > 30
+    assert float(image_metrics.psnr_db(baked, own).min()) > 30
 
 
 def test_the_first_fakes_are_the_same_however_many(tmp_path):
     prior = prior_of(tmp_path)
     options = {"views": 3, "keep": 4, "orbits": 2, "orbit_deg": (0.0, 90.0)}
-    few, many = (fakes.draw(prior, {"pyramid": features.Pyramid()}, count=n, random=seeded(), **options) for n in (2, 8))
+    few, many = (fakes.draw(prior, {"pyramid": features.Pyramid()}, count=n, rng=seeded(), **options) for n in (2, 8))
     assert few.pictures.shape == (2, 32, 32) and many.pictures.shape == (4, 32, 32) and few.orbits.shape == (2, 2, 32, 32)
     assert torch.equal(many.orbits, few.orbits) and len(many.features["pyramid"]) == 8 and many.scenes == 3
     assert torch.allclose(features.read(features.Pyramid(), many.pictures), many.features["pyramid"][:4])
@@ -423,8 +425,8 @@ def test_the_board_shows_grids_a_clip_gains_and_the_field_of_view(tmp_path):
             return {"distance": 1.0, "log_gain_profile": [0.0, math.log(2.0)]}
 
     writer = SummaryWriter(str(tmp_path / "board"))
-    previews.show(writer, Task(), 5)
-    previews.show(writer, object(), 6)  # a task with nothing to show
+    tensorboard.show(writer, Task(), 5)
+    tensorboard.show(writer, object(), 6)  # a task with nothing to show
     writer.close()
     events = logged(tmp_path / "board")
     assert set(events.Tags()["images"]) == {"grid/reals", "grid/fakes", "clip/orbit"}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mednerf_kit.core.errors import UserError
-from mednerf_kit.gan.generator import GENERATORS, HyperGenerator, Latent, POSE_DIM
+from mednerf_kit.gan.generator import GENERATORS, POSE_DIM, HyperGenerator, Latent
 
 TINY = {"code_dim": 6, "width": 16, "depth": 2, "octaves": 3, "rank": 2, "mapping_width": 8}
 MODULATIONS = ["demod", "tanh", "sigmoid"]

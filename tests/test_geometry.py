@@ -185,9 +185,9 @@ def test_support_bounds_the_rays():
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_cylinder_span_against_marching(axis):
-    random = torch.Generator().manual_seed(axis)
-    origin = 3 * torch.randn(300, 3, generator=random)
-    direction = torch.nn.functional.normalize(torch.randn(300, 3, generator=random), dim=-1)
+    rng = torch.Generator().manual_seed(axis)
+    origin = 3 * torch.randn(300, 3, generator=rng)
+    direction = torch.nn.functional.normalize(torch.randn(300, 3, generator=rng), dim=-1)
     near, far = cylinder_span(origin, direction, 1.5, axis)
     t = torch.linspace(0, 60, 60_001)
     across = [i for i in range(3) if i != axis]

@@ -12,7 +12,7 @@ from torch.nn import functional
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.fields.coloured import ColouredField, shifted
 from mednerf_kit.fields.encoding import frequency_encoding
-from mednerf_kit.fields.hyper import Weights, rotation_matrix
+from mednerf_kit.fields.hyper import MlpWeights, rotation_matrix
 from mednerf_kit.gan.generator import GENERATORS, Latent
 from mednerf_kit.gan.graf import GrafGenerator
 from mednerf_kit.gan.hypernerfgan import HyperNerfGan
@@ -149,7 +149,7 @@ def test_noise_moves_the_density_before_its_relu():
     field = ColouredField(octaves=1)
     layers = ((torch.zeros(1, 4, 16), torch.tensor([[-1.0, 0, 0, 0]])),)
     x, d, dt = (t[:1] for t in rays())
-    quiet, loud = (field.answer(x, d, dt, Weights(layers), noise) for noise in (None, torch.full(dt.shape, 3.0)))
+    quiet, loud = (field.answer(x, d, dt, MlpWeights(layers), noise) for noise in (None, torch.full(dt.shape, 3.0)))
     inside = x[..., :2].square().sum(-1) < 1.4**2
     assert quiet.tau.eq(0).all()
     torch.testing.assert_close(loud.tau, 2 * dt * inside)

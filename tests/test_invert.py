@@ -13,17 +13,24 @@ from tiny import SETTINGS, SIZE, SPLIT, VIEWS, make_set, random_prior
 
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.orbits import load_orbits
-from mednerf_kit.rays.render import Level, render
-from mednerf_kit.rays.samplers.base import Stratified
+from mednerf_kit.engine import session
 from mednerf_kit.invert import calibrate as calibrating
 from mednerf_kit.invert import evaluate as scoring
-from mednerf_kit.metrics import image
-from mednerf_kit.prior import session
-from mednerf_kit.invert.evaluate import Scored, baseline_orbits, evaluate, input_views, score_patient, summary
+from mednerf_kit.invert.evaluate import (
+    Scored,
+    baseline_orbits,
+    evaluate,
+    input_views,
+    score_patient,
+    summary,
+)
 from mednerf_kit.invert.posterior import Inversion, Posterior, Problem
 from mednerf_kit.invert.predict import SPREAD_FLOOR, calibration, predict
-from mednerf_kit.engine.run_folder import Prior, load_prior
+from mednerf_kit.metrics import image as image_metrics
+from mednerf_kit.prior.load import Prior, load_prior
 from mednerf_kit.prior.training_volumes import HALF_EXTENT
+from mednerf_kit.rays.render import Level, render
+from mednerf_kit.rays.samplers.base import Stratified
 from mednerf_kit.recon.field_volume import at_distance, bake, project_field
 
 QUICK = Inversion(samples=2, candidates=24, code_steps=40, pivot_steps=10, rays=128, nodes=16)
@@ -329,7 +336,7 @@ def run(tiny_set, tmp_path_factory) -> Path:
 def hurry(monkeypatch):
     """A short search and no perceptual network, whose weights are not at hand."""
     monkeypatch.setattr(scoring, "Inversion", lambda **options: replace(FASTEST, **options))
-    monkeypatch.setattr(metrics, "lpips_distance", lambda *_: (None, "no weights here"))
+    monkeypatch.setattr(image_metrics, "lpips_distance", lambda *_: (None, "no weights here"))
 
 
 def test_evaluation_answers_with_every_key(run, tiny_set, hurry):

@@ -20,13 +20,13 @@ from mednerf_kit.core.types import Rays
 from mednerf_kit.data.posed.dtu import Dtu
 from mednerf_kit.data.posed.solids import Ball as ExactBall
 from mednerf_kit.data.posed.solids import Paint, Surface
+from mednerf_kit.engine.session import resolve, train
 from mednerf_kit.fields.neus import Neus, _RoundedRelu, annealed, section_depth
 from mednerf_kit.rays.samplers.base import SAMPLERS
 from mednerf_kit.rays.samplers.neus import Sections
 from mednerf_kit.scene import export, surface
-from mednerf_kit.scene.model import Model
 from mednerf_kit.scene.evaluate import evaluate_scene
-from mednerf_kit.prior.session import resolve, train
+from mednerf_kit.scene.model import Model
 
 ROOM = torch.tensor([[-1.0, -1.5, -0.5], [1.0, 1.0, 2.0]])
 SMALL_HASH = {"name": "hash", "levels": 3, "log2_table": 8, "base": 2, "finest": 8}
@@ -194,7 +194,7 @@ def test_density_is_the_optical_depth_of_a_straight_ray():
 
 def test_a_true_distance_has_no_eikonal_penalty():
     field = exact()
-    field.random = seeded()
+    field.rng = seeded()
     samples = Sections(n=8, refine=0, rounds=0, box=BOX, field=field)(rays := parallel_rays())
     x = rays.origin[:, None] + samples.t[..., None] * rays.direction[:, None]
     field(x, rays.direction[:, None], samples.dt)
@@ -416,8 +416,8 @@ def test_a_fit_learns_a_surface(tmp_path, selector):
     run = train(dataset="blocks", config="lego_neus", preset="quick", settings=TINY + small, outdir=tmp_path, device="cpu")
     rows = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
     assert {"l1_colour", "eikonal", "mask"} <= rows[0].keys()
-    begun, ended = (sum(row["mask"] for row in some) / len(some) for some in (rows[:3], rows[-10:]))
-    assert ended < 0.75 * begun
+    run_training, ended = (sum(row["mask"] for row in some) / len(some) for some in (rows[:3], rows[-10:]))
+    assert ended < 0.75 * run_training
 
 
 def test_a_fit_of_dtu_may_do_without_masks(tmp_path):

@@ -66,7 +66,7 @@ class Oracle:
         self.w = {name: p.detach().clone().requires_grad_(True) for name, p in named}
         self.m = {name: torch.zeros_like(p) for name, p in self.w.items()}
         self.v = {name: torch.zeros_like(p) for name, p in self.w.items()}
-        self.numbers, self.scene, self.random = numbers, scene, torch.Generator().manual_seed(0)
+        self.numbers, self.scene, self.rng = numbers, scene, torch.Generator().manual_seed(0)
         self.noise = torch.Generator().manual_seed(1)  # jitter along rays has a stream of its own
 
     def linear(self, name: str, x: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class Oracle:
     def step(self, step: int) -> float:
         cameras = self.scene.cameras
         near, far = cameras.near, cameras.far
-        u = torch.rand((RAYS, 3), generator=self.random)
+        u = torch.rand((RAYS, 3), generator=self.rng)
         size = torch.tensor([len(self.scene.images), cameras.rows, cameras.cols])
         view, row, col = (u * size).long().minimum(size - 1).unbind(-1)
         focal, middle = cameras.focal_px[view], cameras.centre_px[view]

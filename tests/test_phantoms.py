@@ -13,7 +13,16 @@ from mednerf_kit.imaging import phantoms
 from mednerf_kit.imaging.geometry import DEFAULTS
 from mednerf_kit.imaging.phantoms import PHANTOMS, Phantom, phantom
 from mednerf_kit.imaging.phantoms.painter import Layer, Pose
-from mednerf_kit.imaging.phantoms.solids import Column, Cut, Profile, Segment, Union, axes_along, blob, tube
+from mednerf_kit.imaging.phantoms.solids import (
+    Column,
+    Cut,
+    Profile,
+    Segment,
+    Union,
+    axes_along,
+    blob,
+    tube,
+)
 from mednerf_kit.imaging.phantoms.trees import vessel_tree
 
 ANATOMIES = sorted(PHANTOMS.entries)

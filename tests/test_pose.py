@@ -16,22 +16,31 @@ from torch import Tensor, nn
 from mednerf_kit import cli
 from mednerf_kit.commands import pose as command
 from mednerf_kit.core.errors import UserError
-from mednerf_kit.core.types import Answer
+from mednerf_kit.core.types import FieldOutput
 from mednerf_kit.data.posed.scene import Scene
 from mednerf_kit.fields.base import SceneField
 from mednerf_kit.imaging.cameras import Cameras, look_at
 from mednerf_kit.imaging.motion import about, angle_deg, apart, exp_se3, log_se3, skew, square
-from mednerf_kit.rays.render import Level, PICTURES
+from mednerf_kit.rays.render import IMAGE_MODELS, Level
 from mednerf_kit.rays.samplers.base import Stratified
 from mednerf_kit.rays.selectors.base import RandomRays
-from mednerf_kit.scene.pose import report
 from mednerf_kit.scene import load as scene_runs
-from mednerf_kit.scene.model import Model, render_cameras
 from mednerf_kit.scene.evaluate import evaluate_scene
 from mednerf_kit.scene.fit import FitParts, FitTask, PoseCorrections
-from mednerf_kit.scene.losses import build_losses
-from mednerf_kit.scene.pose.search import PixelSets, PoseSearch, aligned, approach, corners, dilated, refine, sees_scene
 from mednerf_kit.scene.load import Fit
+from mednerf_kit.scene.losses import build_losses
+from mednerf_kit.scene.model import Model, render_cameras
+from mednerf_kit.scene.pose import report
+from mednerf_kit.scene.pose.search import (
+    PixelSets,
+    PoseSearch,
+    aligned,
+    approach,
+    corners,
+    dilated,
+    refine,
+    sees_scene,
+)
 
 SIZE = 40
 
@@ -54,14 +63,14 @@ class Blobs(SceneField):
     def density(self, x: Tensor, code=None) -> Tensor:
         return 25 * self.bells(x).sum(-1)
 
-    def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code=None) -> Answer:
+    def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code=None) -> FieldOutput:
         bells = self.bells(x)
-        return Answer(25 * bells.sum(-1) * dt, bells @ self.colours / bells.sum(-1, keepdim=True).clamp_min(1e-12))
+        return FieldOutput(25 * bells.sum(-1) * dt, bells @ self.colours / bells.sum(-1, keepdim=True).clamp_min(1e-12))
 
 
 def model_of(field: SceneField, n: int) -> Model:
     return Model(nn.ModuleDict({"fine": field}), nn.ModuleDict(), [Level(Stratified(n=n), field)],
-                 lambda answer: PICTURES["emission_absorption"](answer, background=1.0))  # fmt: skip
+                 lambda answer: IMAGE_MODELS["emission_absorption"](answer, background=1.0))  # fmt: skip
 
 
 def blob_model() -> Model:
@@ -180,14 +189,12 @@ def test_a_dilated_point_is_a_square():
 
 @pytest.mark.parametrize("pixels", ["random", "region"])
 def test_poses_are_found_again_all_in_one_batch(pixels, scene, monkeypatch):
-    from mednerf_kit.scene.pose import search
-
-    monkeypatch.setattr(pose, "RAYS_AT_ONCE", 200)  # groups of one
+    monkeypatch.setattr("mednerf_kit.scene.pose.search.RAYS_AT_ONCE", 200)  # groups of one
     which = torch.tensor([0, 2])
     truth = scene.cameras.c2w[which]
     starts = away(truth, 4.0, pivot=torch.zeros(3))
     search = PoseSearch(pixels=pixels, rays=120, steps=40)
-    found = refine(blob_model(), scene.cameras, scene.images.float(), starts, which, search, random=seeded())
+    found = refine(blob_model(), scene.cameras, scene.images.float(), starts, which, search, rng=seeded())
     turn, shift = apart(found.c2w, truth)
     assert float(turn.max()) < 0.5 and float(shift.max()) < 0.03
     assert found.path.shape == (3, 2, 3, 4) and found.step == [0, 20, 40]
@@ -198,7 +205,7 @@ def test_poses_are_found_again_all_in_one_batch(pixels, scene, monkeypatch):
 def test_corners_of_the_render_count_where_asked(scene):
     search = PoseSearch(pixels="interest", points="both", rays=60, steps=1)
     start = away(scene.cameras.c2w[:1], 4.0, pivot=torch.zeros(3))
-    found = refine(blob_model(), scene.cameras, scene.images.float(), start, torch.tensor([0]), search, random=seeded())
+    found = refine(blob_model(), scene.cameras, scene.images.float(), start, torch.tensor([0]), search, rng=seeded())
     assert found.c2w.isfinite().all()
 
 
@@ -207,7 +214,7 @@ def test_an_approach_comes_near_from_afar(scene):
     truth = scene.cameras.c2w[which]
     on_the_spot, about_the_scene = away(truth[:1], 30.0, seed=1), away(truth[1:], 30.0, seed=2, pivot=torch.zeros(3))
     starts = torch.cat([on_the_spot, about_the_scene])
-    found = approach(blob_model(), scene.cameras, scene.images.float(), starts, which, random=seeded())
+    found = approach(blob_model(), scene.cameras, scene.images.float(), starts, which, rng=seeded())
     assert float(apart(found, truth)[0].max()) < 6.0
 
 
@@ -227,7 +234,7 @@ def test_a_camera_that_looks_away_sees_no_scene(scene):
 
 @pytest.fixture
 def opened(fit, monkeypatch) -> BallFit:
-    monkeypatch.setattr(pose_report, "load_fit", lambda run, **options: fit)
+    monkeypatch.setattr(report, "load_fit", lambda run, **options: fit)
     return fit
 
 
@@ -273,7 +280,7 @@ def test_a_report_counts_every_start(opened, tmp_path):
 
 def test_starts_are_as_far_as_they_say(scene):
     for turn in ("scene", "camera"):
-        drawn = report.draw_starts(scene, 40, angle_deg=20.0, shift=0.1, turn=turn, random=seeded())
+        drawn = report.draw_starts(scene, 40, angle_deg=20.0, shift=0.1, turn=turn, rng=seeded())
         degrees, shift = apart(drawn.c2w, drawn.truth)
         torch.testing.assert_close(degrees, drawn.angle_deg, atol=1e-2, rtol=0)
         assert float(degrees.max()) < 20 and float(degrees.min()) < 0.6
@@ -352,9 +359,9 @@ class Voxels(SceneField):
     def density(self, x: Tensor, code=None) -> Tensor:
         return 4 * nn.functional.softplus(self.read(x)[..., 0])
 
-    def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code=None) -> Answer:
+    def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code=None) -> FieldOutput:
         values = self.read(x)
-        return Answer(4 * nn.functional.softplus(values[..., 0]) * dt, torch.sigmoid(values[..., 1:]))
+        return FieldOutput(4 * nn.functional.softplus(values[..., 0]) * dt, torch.sigmoid(values[..., 1:]))
 
 
 def ring(views: int, size: int) -> Cameras:

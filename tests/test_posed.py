@@ -26,12 +26,20 @@ from mednerf_kit.data.posed.llff import in_frame, spherified
 from mednerf_kit.data.posed.nsvf import read_intrinsics
 from mednerf_kit.data.posed.orbit import cameras_of
 from mednerf_kit.data.posed.pictures import Lens, read_pictures, undistorted, zoom
-from mednerf_kit.data.posed.scene import SCENES, chosen_views, detect_format, find_format, held_out, load_scene, report
+from mednerf_kit.data.posed.scene import (
+    SCENES,
+    chosen_views,
+    detect_format,
+    find_format,
+    held_out,
+    load_scene,
+    report,
+)
 from mednerf_kit.data.posed.transforms import write_transforms
+from mednerf_kit.engine import session
 from mednerf_kit.imaging.cameras import average_pose, look_at
 from mednerf_kit.imaging.geometry import DEFAULTS
 from mednerf_kit.imaging.motion import square
-from mednerf_kit.prior import session
 
 TOY = toy.toy_cameras()
 ON_DISK = sorted(set(SCENES.entries) - {"blocks"})
@@ -650,10 +658,10 @@ def test_solids_stand_apart_so_that_the_distance_is_exact():
 
 @pytest.mark.parametrize("solid", blocks.SURFACE.solids, ids=lambda solid: type(solid).__name__)
 def test_a_solids_span_agrees_with_its_distance(solid):
-    random = torch.Generator().manual_seed(3)
+    rng = torch.Generator().manual_seed(3)
     centre = torch.tensor(solid.centre)
-    origin = centre + 3 * torch.nn.functional.normalize(torch.randn(400, 3, generator=random), dim=-1)
-    target = centre + solid.reach * (2 * torch.rand(400, 3, generator=random) - 1)
+    origin = centre + 3 * torch.nn.functional.normalize(torch.randn(400, 3, generator=rng), dim=-1)
+    target = centre + solid.reach * (2 * torch.rand(400, 3, generator=rng) - 1)
     direction = torch.nn.functional.normalize(target - origin, dim=-1)
     enter, leave, normal = solid.span(origin, direction)
     hit = leave > enter
@@ -786,9 +794,9 @@ def test_nearest_takes_the_pixel_at_the_centre():
 
 
 def test_scale_and_shift_of_a_monocular_map_survive_outliers():
-    random = torch.Generator().manual_seed(0)
-    x = torch.rand(2000, generator=random)
-    y = 1.7 * x + 0.4 + 0.005 * torch.randn(2000, generator=random)
+    rng = torch.Generator().manual_seed(0)
+    x = torch.rand(2000, generator=rng)
+    y = 1.7 * x + 0.4 + 0.005 * torch.randn(2000, generator=rng)
     y[:150] += 3
     y[150] = torch.nan
     plain = np.polyfit(x[torch.arange(2000) != 150].numpy(), y[torch.arange(2000) != 150].numpy(), 1)
@@ -823,9 +831,9 @@ def test_the_check_sees_poses_that_look_away(example):
 def test_the_check_sees_other_axes_and_inverses_where_nothing_else_tells(example, axes, inverted):
     """Cameras up to 0.3 off a centre that is 0.3 off the origin, in OpenGL's axes or OpenCV's, to the world or from it."""
     root = example("blender")
-    random = torch.Generator().manual_seed(0)
-    position = 4 * torch.nn.functional.normalize(torch.randn(12, 3, generator=random) + torch.tensor([0.0, 0, 1]), dim=-1)
-    target = torch.tensor([0.2, -0.1, 0.2]) + 0.3 * torch.rand(12, 3, generator=random)
+    rng = torch.Generator().manual_seed(0)
+    position = 4 * torch.nn.functional.normalize(torch.randn(12, 3, generator=rng) + torch.tensor([0.0, 0, 1]), dim=-1)
+    target = torch.tensor([0.2, -0.1, 0.2]) + 0.3 * torch.rand(12, 3, generator=rng)
     matrix = square(look_at(position, target, torch.tensor([0.0, 0, 1])) * torch.tensor([*axes, 1.0]))
     poses = (torch.linalg.inv(matrix) if inverted else matrix).tolist()
     frames = [{"file_path": f"train/r_{k % 2}", "transform_matrix": pose} for k, pose in enumerate(poses)]

@@ -15,10 +15,10 @@ from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.imaging.projector import project as line_integrals
 from mednerf_kit.imaging.volume import read_volume
 from mednerf_kit.invert import outputs
-from mednerf_kit.viz import figures
-from mednerf_kit.engine import run_folder
 from mednerf_kit.invert import reconstruct as module
 from mednerf_kit.metrics.image import psnr_db
+from mednerf_kit.prior import load as prior_load
+from mednerf_kit.viz import figures
 
 FILES = {"target.png", "proj.png", "orbit.mp4", "orbit", "volume.nii.gz", "uncertainty.nii.gz", "latent.safetensors",
          "metrics.json", "report.html"}  # fmt: skip
@@ -36,7 +36,7 @@ def place(tmp_path_factory):
     """A snapshot and two X-rays of its first patient."""
     folder = tmp_path_factory.mktemp("tiny")
     path = snapshot(folder / "run")
-    views = orbit_of(run_folder.load_prior(path), 0, (270.0, 0.0))
+    views = orbit_of(prior_load.load_prior(path), 0, (270.0, 0.0))
     for name, view in zip(("pa", "side"), views, strict=True):
         figures.write_png16(folder / f"{name}.png", view)
     return folder
@@ -53,7 +53,7 @@ def done(place):
     return place / "out"
 
 
-def told(folder) -> dict:
+def broadcast_text(folder) -> dict:
     return json.loads((folder / "metrics.json").read_text())
 
 
@@ -87,7 +87,7 @@ def test_whatever_looks_like_a_scan_says_what_it_is_not(done):
             assert picture.text["Comment"] == DISCLAIMER
     for name in ("volume", "uncertainty"):
         assert read_volume(done / f"{name}.nii.gz").note.endswith(DISCLAIMER)
-    assert told(done)["note"] == DISCLAIMER
+    assert broadcast_text(done)["note"] == DISCLAIMER
 
 
 def test_the_volume_is_in_hounsfield_units_and_its_projections_are_the_orbit(done):
@@ -106,11 +106,11 @@ def test_the_uncertainty_lies_on_the_same_grid(done):
     volume, spread = read_volume(done / "volume.nii.gz"), read_volume(done / "uncertainty.nii.gz", quantity="hu")
     assert np.allclose(volume.affine, spread.affine) and spread.shape == volume.shape
     assert float(spread.values.min()) >= 0 and float(spread.values.max()) > 1
-    assert told(done)["units"]["uncertainty"] == "standard deviation, HU"
+    assert broadcast_text(done)["units"]["uncertainty"] == "standard deviation, HU"
 
 
 def test_metrics_say_what_was_given_fitted_and_trusted(done, place):
-    found = told(done)
+    found = broadcast_text(done)
     (given,) = found["inputs"]
     assert given["file"] == str(place / "pa.png") and given["angle_deg"] == 270 and not given["mirrored"]
     assert abs(given["fitted_angle_deg"] - 270) < 3 and 0.8 < given["gain"] < 1.25
@@ -127,7 +127,7 @@ def test_a_set_of_unknown_scale_gives_relative_values():
     values = torch.rand(4, 4, 4)
     for line_integral_scale, quantity in ((None, "relative"), (9.0, "hu")):
         known = Geometry.from_json({**geometry.to_json(), "line_integral_scale": line_integral_scale})
-        prior = run_folder.Prior(None, known, torch.zeros(1, 1), {}, None)
+        prior = prior_load.Prior(None, known, torch.zeros(1, 1), {}, None)
         volume, spread = outputs.as_volume(prior, values), outputs.as_volume(prior, values, spread=True)
         assert volume.quantity == spread.quantity == quantity
         mu = values * 9.0 / GEOMETRY.half_width_mm
@@ -136,16 +136,16 @@ def test_a_set_of_unknown_scale_gives_relative_values():
 
 
 def test_an_ap_film_is_the_mirrored_view_from_the_front(place, tmp_path):
-    front = orbit_of(run_folder.load_prior(place / "run"), 1, (90.0,))[0]
+    front = orbit_of(prior_load.load_prior(place / "run"), 1, (90.0,))[0]
     figures.write_png16(tmp_path / "front.png", front)
     figures.write_png16(tmp_path / "film.png", front.flip(-1))
     assert projected(place, tmp_path / "a", "--xray", tmp_path / "front.png", "--angle", "90") == 0
     assert projected(place, tmp_path / "b", "--xray", tmp_path / "film.png", "--view", "ap") == 0
     for name in ("target.png", "proj.png", "orbit/view_017.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    (given,) = told(tmp_path / "b")["inputs"]
+    (given,) = broadcast_text(tmp_path / "b")["inputs"]
     assert given["mirrored"] and given["angle_deg"] == 90 and given["view"] == "AP"
-    assert any("mirrored before use" in text for text in told(tmp_path / "b")["warnings"])
+    assert any("mirrored before use" in text for text in broadcast_text(tmp_path / "b")["warnings"])
 
 
 def test_several_xrays_stand_side_by_side(place, tmp_path):
@@ -155,7 +155,7 @@ def test_several_xrays_stand_side_by_side(place, tmp_path):
     target, proj = figures.read_png(tmp_path / "target.png"), figures.read_png(tmp_path / "proj.png")
     assert torch.allclose(target, torch.cat(sides, -1), atol=1 / 255)
     assert float(psnr_db(proj, target)) > 25
-    assert [given["angle_deg"] for given in told(tmp_path)["inputs"]] == [270, 0]
+    assert [given["angle_deg"] for given in broadcast_text(tmp_path)["inputs"]] == [270, 0]
     assert figures.read_png(tmp_path / "orbit" / "view_000.png").shape == (16, 16)
 
 
@@ -189,7 +189,7 @@ def test_an_xray_unlike_the_prior_is_called_so_first(place, tmp_path):
     board = (torch.arange(32)[:, None] // 4 + torch.arange(32) // 4) % 2
     figures.write_png16(tmp_path / "board.png", board)
     assert projected(place, tmp_path / "out", "--xray", tmp_path / "board.png", "--max-minutes", "0.001") == 0
-    assert "reproduces this X-ray poorly" in told(tmp_path / "out")["warnings"][0]
+    assert "reproduces this X-ray poorly" in broadcast_text(tmp_path / "out")["warnings"][0]
 
 
 def bad_xray(kind: str, folder, good: bytes):

@@ -26,15 +26,22 @@ from mednerf_kit import cli
 from mednerf_kit.core import files
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.core.types import Rays
+from mednerf_kit.engine import run_folder, session
+from mednerf_kit.engine.distributed import (
+    BatchShard,
+    Ranks,
+    RngSnapshot,
+    ShardedSampler,
+    group_size_note,
+    started,
+)
+from mednerf_kit.engine.loop import Loop
 from mednerf_kit.fields import hyper
+from mednerf_kit.prior import posed_recipes
+from mednerf_kit.prior.posed import PriorTask
 from mednerf_kit.rays.render import Level
 from mednerf_kit.rays.samplers.base import SAMPLERS
-from mednerf_kit.engine import run_folder
-from mednerf_kit.prior import session
 from mednerf_kit.study.ablation import run as ablation
-from mednerf_kit.engine.loop import Loop
-from mednerf_kit.prior.posed import PriorTask
-from mednerf_kit.engine.distributed import Moment, OneOf, Ranks, Share, compared_in, started
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 6
@@ -276,7 +283,7 @@ def test_a_killed_process_ends_the_others_with_one_sentence_and_a_whole_snapshot
     assert codes(home, "killed") == [1, -signal.SIGKILL]
     (said,) = errors(home, "killed")
     assert "another of 2 processes" in said and "--resume" in said
-    path, tensors, _, remarks = run_folder.newest_whole(only_run(home, "killed"))
+    path, tensors, _, remarks = run_folder.newest_readable(only_run(home, "killed"))
     assert path.name == "snapshot-000004.safetensors" and remarks == [] and len(tensors) > 10
 
 
@@ -304,14 +311,14 @@ def test_a_share_is_sampled_where_the_whole_batch_is(name):
     before = None if name == "stratified" else coarse(rays, None, Generator().manual_seed(2))
     weight = torch.rand(4, 3, 8, generator=Generator().manual_seed(3))
 
-    def seen(sampler, share: Share):
-        random = Generator().manual_seed(0)
+    def seen(sampler, share: BatchShard):
+        rng = Generator().manual_seed(0)
         mine = Rays(*(share.take(t) for t in (rays.origin, rays.direction, rays.near, rays.far)))
         previous = before and (replace(before, t=share.take(before.t), dt=share.take(before.dt)), share.take(weight))
-        return sampler(mine, previous, random), random.get_state()
+        return sampler(mine, previous, rng), rng.get_state()
 
-    whole, state = seen(sampler, Share())
-    parts = [seen(OneOf(sampler, Share(i, 2)), Share(i, 2)) for i in (0, 1)]
+    whole, state = seen(sampler, BatchShard())
+    parts = [seen(ShardedSampler(sampler, BatchShard(i, 2)), BatchShard(i, 2)) for i in (0, 1)]
     for field in ("t", "dt"):
         torch.testing.assert_close(torch.cat([getattr(part, field) for part, _ in parts]), getattr(whole, field))
     assert all(torch.equal(after, state) for _, after in parts)
@@ -327,18 +334,18 @@ def test_one_part_is_the_batch_itself():
 
 def test_noise_of_parts_is_the_noise_of_the_whole():
     whole = torch.randn(4, 3, 5, generator=Generator().manual_seed(0))
-    parts = [Share(i, 2).randn((2, 3, 5), Generator().manual_seed(0)) for i in (0, 1)]
+    parts = [BatchShard(i, 2).randn((2, 3, 5), Generator().manual_seed(0)) for i in (0, 1)]
     assert torch.equal(torch.cat(parts), whole)
 
 
 def test_a_moment_comes_back():
-    random, norm = Generator().manual_seed(0), torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(4, 4))
-    moment = Moment(random, norm)
-    first = torch.rand(3, generator=random), norm(torch.eye(4)).detach()
-    later = random.get_state()
+    rng, norm = Generator().manual_seed(0), torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(4, 4))
+    moment = RngSnapshot(rng, norm)
+    first = torch.rand(3, generator=rng), norm(torch.eye(4)).detach()
+    later = rng.get_state()
     with moment.replayed():
-        again = torch.rand(3, generator=random), norm(torch.eye(4)).detach()
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True)) and torch.equal(random.get_state(), later)
+        again = torch.rand(3, generator=rng), norm(torch.eye(4)).detach()
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True)) and torch.equal(rng.get_state(), later)
 
 
 def test_gradients_and_numbers_of_one_process_are_its_own():
@@ -346,7 +353,7 @@ def test_gradients_and_numbers_of_one_process_are_its_own():
     parameter.grad = torch.tensor([1.0, 2.0])
     before = parameter.grad
     Ranks().average_gradients([parameter])
-    assert parameter.grad is before and Ranks().agreed({"a": math.nan}, 1.0, True)[1:] == (1.0, True) and Ranks().may_speak()
+    assert parameter.grad is before and Ranks().mean_metrics({"a": math.nan}, 1.0, True)[1:] == (1.0, True) and Ranks().claims_report()
 
 
 @pytest.mark.parametrize(
@@ -381,8 +388,8 @@ def test_the_published_hinge_wants_its_batch_whole(tiny_set, tmp_path):
 
 
 def test_smaller_groups_of_pictures_are_said():
-    judge = type("Judge", (), {"mbstd_group": 4})
-    assert compared_in(judge, 8, 2) == [] and "compares 2 pictures at a time instead of 4" in compared_in(judge, 4, 2)[0]
+    discriminator = type("Judge", (), {"mbstd_group": 4})
+    assert group_size_note(discriminator, 8, 2) == [] and "compares 2 pictures at a time instead of 4" in group_size_note(discriminator, 4, 2)[0]
 
 
 def test_an_environment_that_is_not_torchruns_is_one_sentence():
@@ -393,7 +400,7 @@ def test_an_environment_that_is_not_torchruns_is_one_sentence():
 
 
 def test_a_task_that_cannot_be_shared_wants_one_process(monkeypatch):
-    monkeypatch.setattr(session, "kind_of", lambda recipe: replace(session.PRIORS, batches=None))
+    monkeypatch.setattr(session, "task_type_of", lambda recipe: replace(posed_recipes.TASK_TYPE, batches=None))
     assert session.share_out({"task": {"name": "lonely"}}, Ranks()) == {}
     with pytest.raises(UserError, match="2 processes for task 'lonely'; wanted one"):
         session.share_out({"task": {"name": "lonely"}}, Ranks(0, 2))

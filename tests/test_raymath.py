@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from mednerf_kit.core.raymath import cell_lengths, emission_absorption, exclusive_sum, inverse_cdf, line_integral, transmission
+from mednerf_kit.core.raymath import (
+    cell_lengths,
+    emission_absorption,
+    exclusive_sum,
+    inverse_cdf,
+    line_integral,
+    transmission,
+)
 from mednerf_kit.core.types import Rays
 
 

@@ -9,10 +9,10 @@ from tiny_prior import GEOMETRY, QUICK, orbit_of, snapshot
 from mednerf_kit import cli
 from mednerf_kit.imaging.volume import read_volume
 from mednerf_kit.invert import outputs
-from mednerf_kit.viz import figures
-from mednerf_kit.engine import run_folder
 from mednerf_kit.invert import reconstruct as project_module
 from mednerf_kit.invert.render import STEPS, render, sample, walk
+from mednerf_kit.prior import load as prior_load
+from mednerf_kit.viz import figures
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,9 @@ def test_render_writes_the_orbit_the_video_and_the_volume(place, tmp_path, capsy
 
 
 def test_a_seed_is_the_patient_the_generator_draws(place, tmp_path):
-    prior = run_folder.load_prior(place / "run")
+    prior = prior_load.load_prior(place / "run")
     latent = prior.generator.draw(1, torch.Generator().manual_seed(7))
-    scene = outputs.one_scene(prior, outputs.seeded_eps(prior, 7))
+    scene = outputs.one_patient(prior, outputs.seeded_eps(prior, 7))
     assert torch.equal(scene.latent.w, latent.w) and torch.equal(scene.latent.pose, latent.pose)
 
 
@@ -87,7 +87,7 @@ def test_the_arc_keeps_its_ends_and_its_length():
 
 @pytest.fixture(scope="module")
 def projected(place):
-    prior = run_folder.load_prior(place / "run")
+    prior = prior_load.load_prior(place / "run")
     figures.write_png16(place / "x.png", orbit_of(prior, 2, (270.0,))[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(project_module, "Inversion", QUICK)
@@ -104,7 +104,7 @@ def test_a_latent_renders_as_it_was_projected(place, projected, tmp_path):
 
 
 def test_a_latent_comes_back_whole(place, projected):
-    prior = run_folder.load_prior(place / "run")
+    prior = prior_load.load_prior(place / "run")
     found = outputs.load_latent(projected / "latent.safetensors", prior)
     assert found.latent.w.shape == (3, 8) and len(found.latent.deltas) == 3 and found.code.batch == 3
     assert found.gains.shape == (3, 1) and found.angles_deg.shape == (1,)

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from mednerf_kit.core.raymath import transmission
-from mednerf_kit.core.types import Answer, Rays
+from mednerf_kit.core.types import FieldOutput, Rays
 from mednerf_kit.imaging.geometry import Geometry
-from mednerf_kit.rays.samplers.l_nerf import Local
-from mednerf_kit.rays.render import Level, PICTURES, ask, photo, render, xray
+from mednerf_kit.rays.render import IMAGE_MODELS, Level, ask, photo, render, xray
 from mednerf_kit.rays.samplers.base import Importance, Stratified
+from mednerf_kit.rays.samplers.l_nerf import Local
 
 GEOMETRY = Geometry(source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=24, cols=24, pixel_mm=15)
 
@@ -29,7 +29,7 @@ class Shape:
 
     def __call__(self, x, d, dt, code=None):
         self.asked.append(x)
-        return Answer(self.density(x, code) * dt, x)
+        return FieldOutput(self.density(x, code) * dt, x)
 
 
 def ball(radius: float, mu: float = 1.0) -> Shape:
@@ -76,7 +76,7 @@ class Blob:
     width = 0.04
 
     def __call__(self, x, d, dt, code=None):
-        return Answer(torch.exp(-x.square().sum(-1) / (2 * self.width**2)) * dt)
+        return FieldOutput(torch.exp(-x.square().sum(-1) / (2 * self.width**2)) * dt)
 
     def error(self, rays: Rays, levels: list[Level], seeds: int = 5) -> list[float]:
         """Root mean square error of each level over jittered renders, relative to the peak."""
@@ -84,7 +84,7 @@ class Blob:
         truth = math.sqrt(2 * math.pi) * self.width * torch.exp(-closest.square().sum(-1) / (2 * self.width**2))
         squares = torch.zeros(len(levels))
         for seed in range(seeds):
-            for i, seen in enumerate(render(rays, self, levels, generator=torch.Generator().manual_seed(seed))):
+            for i, seen in enumerate(render(rays, self, levels, rng=torch.Generator().manual_seed(seed))):
                 squares[i] += (seen.picture.image[..., 0] - truth).square().mean() / seeds
         return (squares.sqrt() / truth.amax()).tolist()
 
@@ -154,24 +154,24 @@ def test_a_generator_jitters_and_repeats():
 
     def image(seed):
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        return render(rays, ball(0.5), levels, generator=generator)[-1].picture.image
+        return render(rays, ball(0.5), levels, rng=generator)[-1].picture.image
 
     assert torch.equal(image(1), image(1)) and not torch.equal(image(1), image(2))
     assert torch.equal(image(None), image(None))
 
 
-@pytest.mark.parametrize("name", sorted(PICTURES.entries))
+@pytest.mark.parametrize("name", sorted(IMAGE_MODELS.entries))
 def test_every_picture_answers_one_value_per_ray_and_channel(name):
     tau = torch.rand(2, 5, 9, generator=torch.Generator().manual_seed(0))
     color = torch.rand(2, 5, 9, 3, generator=torch.Generator().manual_seed(1))
-    seen = PICTURES[name](Answer(tau, color))
+    seen = IMAGE_MODELS[name](FieldOutput(tau, color))
     assert seen.image.shape in ((2, 5, 1), (2, 5, 3)) and seen.w.shape == tau.shape
     assert (seen.w >= 0).all() and (seen.w.sum(-1) <= 1 + 1e-5).all()
 
 
 def test_a_photo_needs_colour():
     with pytest.raises(ValueError, match="colour"):
-        photo(Answer(torch.zeros(1, 2, 3)))
+        photo(FieldOutput(torch.zeros(1, 2, 3)))
 
 
 def test_gradients_reach_the_field_and_not_the_nodes():

@@ -10,9 +10,17 @@ import torch
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.core.raymath import emission_absorption
 from mednerf_kit.core.types import Rays, Samples
+from mednerf_kit.rays.samplers.base import (
+    SAMPLERS,
+    Importance,
+    Stratified,
+    by_weight,
+    cells,
+    spread,
+    together,
+)
 from mednerf_kit.rays.samplers.depth_guided import Guided
 from mednerf_kit.rays.samplers.l_nerf import Local
-from mednerf_kit.rays.samplers.base import Importance, SAMPLERS, Stratified, by_weight, cells, spread, together
 
 COARSE = 12
 BOX = torch.tensor([[-9.0] * 3, [9.0] * 3])
@@ -88,8 +96,8 @@ def weights(kind: str, rays: Rays) -> torch.Tensor:
     return w
 
 
-def coarse_level(kind: str, rays: Rays, generator: torch.Generator | None = None) -> tuple[Samples, torch.Tensor]:
-    return Stratified(n=COARSE)(rays, None, generator), weights(kind, rays)
+def coarse_level(kind: str, rays: Rays, rng: torch.Generator | None = None) -> tuple[Samples, torch.Tensor]:
+    return Stratified(n=COARSE)(rays, None, rng), weights(kind, rays)
 
 
 def edges_of(samples: Samples, rays: Rays) -> torch.Tensor:
@@ -294,7 +302,7 @@ def test_nothing_is_asked_or_stood_for_in_a_gap(merge):
     t, dt = torch.arange(10.0)[None] + 0.5, torch.tensor([[0.0, 1, 1, 0, 0, 0, 1, 0, 0, 0]])
     start, length = cells(rays, Samples(t, dt))
     w = dt * torch.tensor([1.0, 0.2, 0.5, 1, 1, 1, 0.3, 1, 1, 1])
-    found = by_weight(rays, Samples(t, dt), start, length, w, 40, merge=merge, generator=seeded())
+    found = by_weight(rays, Samples(t, dt), start, length, w, 40, merge=merge, rng=seeded())
     assert inside(found.t, dt > 0, edges_of(Stratified(n=10)(rays), rays))[found.dt > 0].all()
     assert found.dt.sum().item() == pytest.approx(3.0)
     in_the_last = (found.t > 6) & (found.t < 7)

@@ -11,8 +11,8 @@ import torch
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.core.raymath import emission_absorption
 from mednerf_kit.fields.base import FIELDS, SceneField
-from mednerf_kit.fields.encodings import ENCODINGS, Hash, PRIMES, build_encoding
-from mednerf_kit.fields.factors import Corners, LINE_AXIS, LineProducts, PLANE_AXES, VectorMatrix
+from mednerf_kit.fields.encodings import ENCODINGS, PRIMES, Hash, build_encoding
+from mednerf_kit.fields.factors import LINE_AXIS, PLANE_AXES, Corners, LineProducts, VectorMatrix
 from mednerf_kit.fields.grids import Mask, gather
 from mednerf_kit.fields.heads import spherical_harmonics, waves
 from mednerf_kit.fields.nerf import Nerf
@@ -103,7 +103,7 @@ class TestEveryField:
 
     def test_learns_with_finite_slopes(self, node, channels):
         field = build(node, channels)
-        field.random = seeded()
+        field.rng = seeded()
         x, d, dt = rays()
         answer = field(x * 1.0, d, dt)
         seen = (
@@ -424,9 +424,9 @@ class TestNerf:
         node = {"name": "nerf", **SMALL["nerf"], "noise": 1.0}
         field, (x, d, dt) = build(node), rays()
         quiet = field(x, d, dt).tau  # no generator, no noise
-        field.random = seeded(5)
+        field.rng = seeded(5)
         first = field(x, d, dt).tau
-        field.random = seeded(5)
+        field.rng = seeded(5)
         assert torch.equal(field(x, d, dt).tau, first) and not torch.equal(first, quiet)
         assert torch.equal(field.eval()(x, d, dt).tau, quiet)
 

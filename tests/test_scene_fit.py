@@ -19,18 +19,19 @@ from mednerf_kit.cli import main
 from mednerf_kit.core import files
 from mednerf_kit.core.errors import RunError, UserError
 from mednerf_kit.core.raymath import emission_absorption
-from mednerf_kit.core.types import Answer, Picture, Rays, Samples
+from mednerf_kit.core.types import FieldOutput, Rays, Rendering, Samples
 from mednerf_kit.data.posed.depth import pixel_grid
 from mednerf_kit.data.posed.scene import load_scene
-from mednerf_kit.rays.render import Level, Rendered, render
-from mednerf_kit.rays.samplers.base import Stratified
 from mednerf_kit.engine import run_folder as folders
-from mednerf_kit.scene import model, render
-from mednerf_kit.scene.forgetting import forgetting
-from mednerf_kit.scene.losses import LOSSES, Outcome, build_losses
-from mednerf_kit.scene.load import is_scene_run, load_fit, render_views
+from mednerf_kit.engine.session import resolve, task_type_of, train
+from mednerf_kit.rays.render import Level, LevelRendering, render
+from mednerf_kit.rays.samplers.base import Stratified
+from mednerf_kit.scene import model
+from mednerf_kit.scene import render as scene_render
 from mednerf_kit.scene.depth_teacher import write_depth
-from mednerf_kit.prior.session import kind_of, resolve, train
+from mednerf_kit.scene.forgetting import forgetting
+from mednerf_kit.scene.load import is_scene_run, load_fit, render_views
+from mednerf_kit.scene.losses import LOSSES, Outcome, build_losses
 
 RECIPE = {
     "task": {"name": "fit", "learning_rate": 0.02, "beta2": 0.99, "restart_rate": True},
@@ -64,10 +65,10 @@ def prepared(folder: Path, **changes):
     folder.mkdir(exist_ok=True)
     recipe = resolve("blocks", recipe_file(folder, **changes), "default", [])
     choice = {"dataset": "blocks", "recipe": recipe, "seed": 0, "split": "train", "limit": None}
-    return kind_of(recipe).prepare(choice, torch.device("cpu")).task
+    return task_type_of(recipe).prepare(choice, torch.device("cpu")).task
 
 
-def midpoints(model: model.Model, rays: Rays) -> list[Rendered]:
+def midpoints(model: model.Model, rays: Rays) -> list[LevelRendering]:
     """The model's pictures without jitter along the rays, so that parts see what the whole sees."""
     return render(rays, None, model.levels, picture=model.picture)
 
@@ -83,7 +84,7 @@ def outcome(w: Tensor, t: Tensor, *, depth: Tensor, tau: Tensor | None = None, c
     dt = torch.full_like(t, 0.1)
     nothing = torch.zeros(len(t), 3)
     rays = Rays(nothing, nothing, t[:, 0], t[:, -1], depth=depth)
-    seen = Rendered(Picture(nothing, w), Samples(t, dt), Answer(torch.zeros_like(t) if tau is None else tau))
+    seen = LevelRendering(Rendering(nothing, w), Samples(t, dt), FieldOutput(torch.zeros_like(t) if tau is None else tau))
     return Outcome([seen], [Level(Stratified(n=1))], rays, nothing + 0.5, torch.ones(len(t)), 0.5, alpha, confidence)
 
 
@@ -135,11 +136,11 @@ def test_line_of_sight_is_least_at_the_bell():
 
 @pytest.mark.parametrize("name", LOSSES.entries)
 def test_every_loss_has_the_gradient_of_its_differences(name):
-    random = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     rays, samples = 4, 8
 
     def some(*shape: int) -> Tensor:
-        return 0.1 + 0.4 * torch.rand(shape, generator=random, dtype=torch.float64)
+        return 0.1 + 0.4 * torch.rand(shape, generator=rng, dtype=torch.float64)
 
     t = torch.linspace(0.1, 0.9, samples, dtype=torch.float64).expand(rays, samples)
     tau, color, truth, weight = some(rays, samples), some(rays, samples, 3), some(rays, 3), some(rays)
@@ -148,7 +149,7 @@ def test_every_loss_has_the_gradient_of_its_differences(name):
     seen = Rays(one_view, some(rays, 3), t[:, 0], t[:, -1], depth=depth)
 
     def value(tau: Tensor) -> Tensor:
-        level = Rendered(emission_absorption(tau, color), Samples(t, torch.full_like(t, 0.1)), Answer(tau, color))
+        level = LevelRendering(emission_absorption(tau, color), Samples(t, torch.full_like(t, 0.1)), FieldOutput(tau, color))
         record = Outcome([level], [Level(Stratified(n=samples))], seen, truth, weight, 0.5, alpha=weight, confidence=weight,
                          regularisers=[{name: tau.square().mean()}])  # fmt: skip
         return LOSSES.build({"name": name})(record)
@@ -218,7 +219,7 @@ def test_opened_again_it_renders_alike_in_any_chunk(run):
 
 
 def test_evaluating_names_every_promised_key(run, tmp_path):
-    found = render.evaluate_run(run=str(run), limit=2, out=tmp_path, device="cpu")
+    found = scene_render.evaluate_run(run=str(run), limit=2, out=tmp_path, device="cpu")
     assert {"psnr_db", "ssim", "lpips", "depth_l1", "n_views", "data_range", "evals_per_ray", "train_seconds", "peak_mib",
             "per_view"} <= found.keys()  # fmt: skip
     assert found["wall_seconds"] == json.loads((run / "metrics.json").read_text())["wall_seconds"]
@@ -246,14 +247,14 @@ def test_the_views_asked_for_are_scored(run, tmp_path, capsys):
 )
 def test_what_was_fitted_cannot_be_changed_afterwards(run, command, setting, sentence, capsys):
     assert main([command, "--run", str(run), "--set", setting]) == 2
-    told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert sentence in told and "unexpected" not in told
+    broadcast_text = capsys.readouterr().err.strip().splitlines()[-1]
+    assert sentence in broadcast_text and "unexpected" not in broadcast_text
 
 
 def test_rendering_writes_videos_points_and_cameras(run, tmp_path):
     again = tmp_path / "00001-again"
     shutil.copytree(run, again)
-    render.render_run(run=str(run), views=3, points=True, transforms=True, compare=[str(again)], out=tmp_path, device="cpu")
+    scene_render.render_run(run=str(run), views=3, points=True, transforms=True, compare=[str(again)], out=tmp_path, device="cpu")
     for name in ("orbit.mp4", "depth.mp4", "compare.mp4", "compare.gif", "points.ply", "transforms.json", "frames/000.png"):
         assert (tmp_path / name).stat().st_size > 0, name
     for split, count in (("train", 6), ("val", 10), ("test", 25)):
@@ -280,7 +281,7 @@ def test_a_chunk_that_does_not_fit_is_halved(run, monkeypatch, capsys):
 
     cameras = fit.scene("test").cameras.take([1])
     expected = render_views(fit, cameras).image
-    monkeypatch.setattr(build, "finest", small_memory)
+    monkeypatch.setattr(model, "finest", small_memory)
     torch.testing.assert_close(render_views(fit, cameras, chunk=576).image, expected, atol=1e-5, rtol=0)
     assert "chunks of 144 rays" in capsys.readouterr().err
 
@@ -313,7 +314,7 @@ def test_one_of_several_processes_without_memory_says_so(tmp_path, monkeypatch):
 
     monkeypatch.setattr(task, "rendered", no_memory)
     task.ranks = replace(task.ranks, world=2)
-    chosen = task.parts.selector.select(0, task.random)
+    chosen = task.parts.selector.select(0, task.rng)
     with pytest.raises(RunError, match="no memory for 128 rays in each of 2 processes"):
         task.gradients(chosen, chosen, 0.0)
 
@@ -350,11 +351,11 @@ def test_a_run_opens_from_elsewhere_and_where_its_scene_was_moved(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     run = fitted(tmp_path, dataset="toy", scene={}, steps=2, snapshot_steps=2)
     monkeypatch.chdir("/")
-    score = render.evaluate_run(run=str(run), limit=1, device="cpu")
+    score = scene_render.evaluate_run(run=str(run), limit=1, device="cpu")
     assert score["samplers"] == [{"name": "stratified", "n": 24}] and (run / "evaluate" / "metrics.json").is_file()
     (tmp_path / "toy").rename(tmp_path / "moved")
     setting = "levels.0.sampler.n=8"
-    moved = render.evaluate_run(run=str(run), dataset=str(tmp_path / "moved"), settings=[setting], limit=1, device="cpu")
+    moved = scene_render.evaluate_run(run=str(run), dataset=str(tmp_path / "moved"), settings=[setting], limit=1, device="cpu")
     assert moved["samplers"][0]["n"] == 8 and (run / "evaluate-levels.0.sampler.n_8" / "metrics.json").is_file()
 
 

@@ -13,11 +13,11 @@ import torch
 from ball_scene import BOX, FROM, RADIUS, SAMPLES, Ball, ball_fit, colour_of, xray_fit
 
 from mednerf_kit.core.errors import UserError
-from mednerf_kit.core.types import Answer
+from mednerf_kit.core.types import FieldOutput
 from mednerf_kit.imaging.cameras import Cameras, orbit
-from mednerf_kit.viz import figures
 from mednerf_kit.scene import export, outputs, render
 from mednerf_kit.scene.evaluate import evaluate_scene
+from mednerf_kit.viz import figures
 
 
 def read_ply(path):
@@ -122,7 +122,7 @@ def runs_of(monkeypatch, **fits):
     meta = {"scene": "ball", "dataset": "ball"}
     there = {name: replace(fit, meta={**meta, **fit.meta}, path=Path(f"{name}/0000-ball/snapshot.safetensors"))
              for name, fit in fits.items()}  # fmt: skip
-    monkeypatch.setattr(show, "load_fit", lambda run, **options: there[run])
+    monkeypatch.setattr(render, "load_fit", lambda run, **options: there[run])
 
 
 def test_runs_of_one_name_stand_side_by_side(tmp_path, monkeypatch):
@@ -177,7 +177,7 @@ def test_curves_show_what_was_logged(tmp_path):
 
 
 def test_the_running_mean_is_a_brute_force_one():
-    values = np.random.default_rng(0).random(500)
+    values = np.random.default_rng(0).rng(500)
     assert outputs.smoothed(values) == pytest.approx([values[max(0, k - 4) : k + 1].mean() for k in range(500)])
 
 
@@ -245,7 +245,7 @@ class Wall(Ball):
     """Everything behind the plane z_ndc = 0, which is z = −2 in the scene's own space."""
 
     def forward(self, x, d, dt, code=None):
-        return Answer(4000.0 * (x[..., 2] > 0) * dt, torch.full((*x.shape[:-1], 3), 0.5))
+        return FieldOutput(4000.0 * (x[..., 2] > 0) * dt, torch.full((*x.shape[:-1], 3), 0.5))
 
 
 def test_points_of_a_forward_facing_scene_come_back_from_ndc(tmp_path):

@@ -13,8 +13,14 @@ from scipy import ndimage
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.core.types import Pixels
 from mednerf_kit.rays.selectors import drawing, pixel_maps
+from mednerf_kit.rays.selectors.base import (
+    SELECTORS,
+    Patch,
+    RandomRays,
+    StridedPatch,
+    sample_bilinear,
+)
 from mednerf_kit.rays.selectors.quadtree import z_order
-from mednerf_kit.rays.selectors.base import Patch, RandomRays, SELECTORS, StridedPatch, look_up
 
 VIEWS, ROWS, COLS = 3, 20, 14
 SHAPE = {"views": VIEWS, "rows": ROWS, "cols": COLS}
@@ -46,17 +52,17 @@ def truth() -> torch.Tensor:
     return (ramp * torch.rand(VIEWS, ROWS, COLS, generator=seeded(3))).square()
 
 
-def trained(selector, steps: int, generator: torch.Generator, until: float = 1.0) -> list[tuple[Pixels, torch.Tensor]]:
+def trained(selector, steps: int, rng: torch.Generator, until: float = 1.0) -> list[tuple[Pixels, torch.Tensor]]:
     """Show a selector ``truth`` for so many steps; every batch with the weights the loss would use."""
     errors, seen = truth(), []
     for step in range(steps):
         selector.advance(until * step / steps)
         if selector.wants_full_error_every and step % selector.wants_full_error_every == 0:
             selector.observe_full(errors)
-        pixels = selector.select(step, generator)
-        error = look_up(errors, pixels)
+        pixels = selector.select(step, rng)
+        error = sample_bilinear(errors, pixels)
         weight = selector.weigh(pixels, error)
-        gradient = torch.randn((len(error), 2), generator=generator) * error[:, None] if selector.wants_gradient else None
+        gradient = torch.randn((len(error), 2), generator=rng) * error[:, None] if selector.wants_gradient else None
         selector.observe(pixels, error, gradient)
         seen.append((pixels, weight))
     return seen
@@ -87,7 +93,7 @@ def test_every_selector_stays_in_the_pictures_with_mean_weight_one(name, options
 @pytest.mark.parametrize(("name", "options"), [entry for entry in EVERY if build(entry[0], **entry[1]).unbiased])
 def test_a_selector_that_claims_it_is_unbiased_while_it_learns(name, options):
     batches = trained(build(name, **options), 200, seeded(7))
-    means = torch.stack([(weight * look_up(truth().sqrt(), pixels)).mean() for pixels, weight in batches]).double()
+    means = torch.stack([(weight * sample_bilinear(truth().sqrt(), pixels)).mean() for pixels, weight in batches]).double()
     epoch = VIEWS * ROWS * COLS // 60
     means = means[: len(means) // epoch * epoch].view(-1, epoch).mean(1) if name == "shuffled" else means
     off = float(means.mean() - truth().sqrt().mean())
@@ -152,7 +158,7 @@ def test_patches_reach_every_corner():
 def test_a_patch_as_large_as_the_picture_is_the_picture():
     pixels = Patch(size=5, views=1, rows=5, cols=5).select(0, seeded())
     picture = torch.rand(1, 5, 5, generator=seeded())
-    torch.testing.assert_close(look_up(picture, pixels).reshape(5, 5), picture[0])
+    torch.testing.assert_close(sample_bilinear(picture, pixels).reshape(5, 5), picture[0])
 
 
 @pytest.mark.parametrize("options", [{"size": 15}, {"size": 8, "stride": 2}])
@@ -178,14 +184,14 @@ def test_looking_up_is_exact_on_centres():
     images = torch.rand(VIEWS, ROWS, COLS, generator=seeded())
     view, y, x = torch.meshgrid(torch.arange(VIEWS), torch.arange(ROWS), torch.arange(COLS), indexing="ij")
     pixels = Pixels(view, torch.stack([y, x], -1).float(), torch.ones(view.shape))
-    assert torch.equal(look_up(images, pixels), images)
+    assert torch.equal(sample_bilinear(images, pixels), images)
 
 
 def test_looking_up_between_centres_is_bilinear():
     images = torch.rand(VIEWS, ROWS, COLS, generator=seeded())
     yx = torch.rand(200, 2, generator=seeded(1)) * torch.tensor([ROWS - 1, COLS - 1])
     view = torch.randint(VIEWS, (200,), generator=seeded(2))
-    found = look_up(images, Pixels(view, yx, torch.ones(200)))
+    found = sample_bilinear(images, Pixels(view, yx, torch.ones(200)))
     wanted = [ndimage.map_coordinates(images[v].numpy(), p[:, None].numpy(), order=1)[0] for v, p in zip(view, yx, strict=True)]
     np.testing.assert_allclose(found.numpy(), wanted, atol=1e-5)
 
@@ -193,24 +199,24 @@ def test_looking_up_between_centres_is_bilinear():
 def test_looking_up_outside_takes_the_border():
     images = torch.rand(1, 4, 4, generator=seeded())
     pixels = Pixels(torch.zeros(2, dtype=torch.int64), torch.tensor([[-3.0, 1.0], [9.0, 9.0]]), torch.ones(2))
-    torch.testing.assert_close(look_up(images, pixels), torch.stack([images[0, 0, 1], images[0, 3, 3]]))
+    torch.testing.assert_close(sample_bilinear(images, pixels), torch.stack([images[0, 0, 1], images[0, 3, 3]]))
 
 
 def test_looking_up_in_a_picture_of_one_row():
     images = torch.arange(5.0)[None, None]
     pixels = Pixels(torch.zeros(2, dtype=torch.int64), torch.tensor([[0.0, 1.5], [0.0, 4.0]]), torch.ones(2))
-    assert look_up(images, pixels).tolist() == [1.5, 4.0]
+    assert sample_bilinear(images, pixels).tolist() == [1.5, 4.0]
 
 
 def test_looking_up_colours_is_looking_up_each_channel():
     images = torch.rand(VIEWS, ROWS, COLS, 3, generator=seeded())
     pixels = Pixels(torch.tensor([0, 2]), torch.tensor([[3.25, 4.5], [7.0, 0.75]]), torch.ones(2))
-    torch.testing.assert_close(look_up(images, pixels), torch.stack([look_up(images[..., c], pixels) for c in range(3)], -1))
+    torch.testing.assert_close(sample_bilinear(images, pixels), torch.stack([sample_bilinear(images[..., c], pixels) for c in range(3)], -1))
 
 
 def test_gradients_flow_to_the_pictures():
     images = torch.zeros(1, 3, 3, requires_grad=True)
-    look_up(images, Pixels(torch.zeros(1, dtype=torch.int64), torch.tensor([[0.25, 1.5]]), torch.ones(1))).sum().backward()
+    sample_bilinear(images, Pixels(torch.zeros(1, dtype=torch.int64), torch.tensor([[0.25, 1.5]]), torch.ones(1))).sum().backward()
     torch.testing.assert_close(images.grad[0, :2, 1:], torch.tensor([[0.375, 0.375], [0.125, 0.125]]))
     assert images.grad.sum().item() == pytest.approx(1)
 
@@ -318,7 +324,7 @@ def test_edges_are_drawn_as_often_as_their_chance_says():
 
 def test_a_mask_gets_its_share_of_the_rays():
     pixels = build("mask", share=0.75).select(0, seeded())
-    assert float(look_up(scene()["masks"], pixels).mean()) == 0.75
+    assert float(sample_bilinear(scene()["masks"], pixels).mean()) == 0.75
 
 
 @pytest.mark.parametrize("refresh", ["tiles", "exact"])
@@ -329,13 +335,13 @@ def test_an_error_map_draws_by_the_error(refresh):
     )
     errors[1, :10, 7:], errors[2, 10:, :7] = 0.04, 0.16
     pixels = selector.select(0, seeded())
-    selector.observe(pixels, look_up(errors, pixels))
+    selector.observe(pixels, sample_bilinear(errors, pixels))
     if refresh == "exact":
         assert selector.wants_full_error_every == 7 and selector.evaluations == 0
         selector.observe_full(errors)
         assert selector.evaluations == errors.numel()
     pixels = selector.select(1, seeded(1))
-    found = look_up(errors, pixels)
+    found = sample_bilinear(errors, pixels)
     assert (found > 0).all() and float((found > 0.1).float().mean()) == pytest.approx(2 / 3, abs=0.01)
     assert (pixels.weight * found.sqrt()).std() < 1e-3, "importance: every ray carries the same error"
 
@@ -354,7 +360,7 @@ def test_imap_shares_rays_out_by_block_error():
     errors = torch.tensor([1.0, 4.0, 9.0, 16.0]).repeat_interleave(2).view(2, 2, 2)[..., 0].square() / 1000
     errors = torch.kron(errors.sqrt(), torch.ones(ROWS // 2, COLS // 2)).square().expand(VIEWS, -1, -1)
     pixels = selector.select(0, seeded())
-    selector.observe(pixels, look_up(errors, pixels))
+    selector.observe(pixels, sample_bilinear(errors, pixels))
     pixels = selector.select(1, seeded(1))
     block = selector.tiles.of(pixels.yx).view(3, 300)[:, 100:]
     share = errors[0, :: ROWS // 2, :: COLS // 2].sqrt().flatten()
@@ -376,7 +382,7 @@ def test_a_quadtree_splits_where_errors_stay_and_closes_the_rest():
     errors[0, 1:5, :3] = 1.0
     for step in range(80):
         pixels = selector.select(step, generator)
-        selector.observe(pixels, look_up(errors, pixels))
+        selector.observe(pixels, sample_bilinear(errors, pixels))
     assert (selector.depth[1:] == 1).all() and selector.closed[1:].all()
     depth = selector.depth[0][selector.cell].view(ROWS, COLS)
     assert depth[2, 1] == 3 and (depth[10:] == 1).all() and (depth[5:10, :7] == 2).all()
@@ -459,7 +465,7 @@ def test_expansive_renders_fewer_rays_and_is_unbiased_at_first_only():
     for progress in (0.0, 1.0):
         selector.advance(progress)
         batches = [selector.select(0, generator) for _ in range(60)]
-        means[progress] = float(torch.stack([(p.weight * look_up(errors, p)).mean() for p in batches]).mean())
+        means[progress] = float(torch.stack([(p.weight * sample_bilinear(errors, p)).mean() for p in batches]).mean())
         assert all(len(p.view) == 1000 and float(p.weight.mean()) == pytest.approx(1) for p in batches)
     inside = errors.flatten()[selector.strata.inside.long()].mean()
     outside = errors.flatten()[selector.strata.outside.long()].mean()

@@ -11,9 +11,24 @@ from tiny import PATIENTS, VOXELS, make_set
 from mednerf_kit.data.orbits import load_orbits
 from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.imaging.projector import project
-from mednerf_kit.prior.training_volumes import HALF_EXTENT, Targets, lifted_volume, make_targets
-from mednerf_kit.recon.sart import FOVS_DEG, agreed_fovs_deg, fdk, fov_curve, lift, peak, ramp, smoothed, tapered
+from mednerf_kit.prior.training_volumes import (
+    HALF_EXTENT,
+    TrainingVolumes,
+    make_training_volumes,
+    reconstructed_volume,
+)
 from mednerf_kit.recon.field_volume import project_field
+from mednerf_kit.recon.sart import (
+    FOVS_DEG,
+    agreed_fovs_deg,
+    fdk,
+    fov_curve,
+    lift,
+    peak,
+    ramp,
+    smoothed,
+    tapered,
+)
 
 BALLS = [((0.0, 0.0, 0.0), 0.75, 0.3), ((0.3, 0.3, 0.2), 0.25, 0.6), ((-0.25, 0.25, -0.35), 0.2, 0.9)]  # centre, radius, mu
 GEOMETRY = Geometry(source_to_isocentre_mm=600, source_to_detector_mm=900, rows=40, cols=40, pixel_mm=9.0).orbit(24)
@@ -190,7 +205,7 @@ def test_a_set_agrees_on_its_opening_angle():
 
 def test_known_volumes_project_to_the_pictures(tmp_path):
     orbits = load_orbits(make_set(tmp_path / "tiny"), split="all")
-    targets = make_targets(orbits, size=48, progress=False)
+    targets = make_training_volumes(orbits, size=48, progress=False)
     assert targets.volumes.shape == (len(PATIENTS), 48, 48, 48) and not targets.per_view_scale and (targets.log_gains == 0).all()
     error = (project_field(targets.volumes, orbits.geometry) - orbits.images.float()).square().mean((1, 2, 3))
     assert (-10 * error.log10()).min() > 30
@@ -198,11 +213,11 @@ def test_known_volumes_project_to_the_pictures(tmp_path):
 
 def test_orbits_without_volumes_are_lifted_and_cached(tmp_path):
     orbits = load_orbits(make_set(tmp_path / "bare", volumes=False), patients=["p0"])
-    targets = make_targets(orbits, size=VOXELS, progress=False)
-    known = make_targets(load_orbits(make_set(tmp_path / "full"), patients=["p0"]), size=VOXELS, progress=False)
+    targets = make_training_volumes(orbits, size=VOXELS, progress=False)
+    known = make_training_volumes(load_orbits(make_set(tmp_path / "full"), patients=["p0"]), size=VOXELS, progress=False)
     assert torch.corrcoef(torch.stack([targets.volumes.flatten(), known.volumes.flatten()]))[0, 1] > 0.85
     geometry = orbits.geometry.with_fov(orbits.geometry.fov_deg)
-    again, gains = lifted_volume(torch.zeros(0), geometry, VOXELS, False, orbits.marks["p0"][-1])
+    again, gains = reconstructed_volume(torch.zeros(0), geometry, VOXELS, False, orbits.marks["p0"][-1])
     assert torch.equal(again, targets.volumes[0]) and (gains == 1).all()
 
 
@@ -210,7 +225,7 @@ def test_volume_values_are_trilinear():
     """A volume that is linear in its coordinates is read back exactly."""
     line = ((torch.arange(16) + 0.5) / 16 * 2 - 1) * HALF_EXTENT
     z, y, x = torch.meshgrid(line, line, line, indexing="ij")
-    targets = Targets(torch.zeros(2, 1, 4, 4), torch.stack([x + 2 * y - z, 3 * z]), torch.zeros(2, 1), torch.ones(2), False)
+    targets = TrainingVolumes(torch.zeros(2, 1, 4, 4), torch.stack([x + 2 * y - z, 3 * z]), torch.zeros(2, 1), torch.ones(2), False)
     points = 2.4 * torch.rand(2, 50, 3, generator=torch.Generator().manual_seed(0)) - 1.2
     found = targets.values_at(torch.tensor([1, 0]), points)
     torch.testing.assert_close(

@@ -18,9 +18,9 @@ from tiny import SETTINGS, SIZE, SPLIT, VIEWS, make_set
 
 from mednerf_kit.core import files
 from mednerf_kit.core.errors import RunError, UserError
-from mednerf_kit.engine import run_folder
-from mednerf_kit.prior import session
+from mednerf_kit.engine import run_folder, session
 from mednerf_kit.engine.loop import Loop
+from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior.posed import PriorTask, cylinder_points
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,7 +126,7 @@ def test_statistics_have_a_line_per_step_and_the_summary_the_last(run):
 
 def test_a_trained_prior_loads_by_folder_snapshot_and_prefix(run):
     for name in (run, run_folder.snapshots(run)[0], str(run)[: -len("-tiny-whole")]):
-        prior = run_folder.load_prior(name)
+        prior = prior_load.load_prior(name)
         assert prior.geometry.cols == SIZE and prior.codes.shape == (4, prior.generator.latent_dim)
         assert not any(p.requires_grad for p in prior.generator.parameters())
     assert prior.distance == pytest.approx(prior.geometry.distance, rel=1e-5)
@@ -147,7 +147,7 @@ def test_every_objective_steps_and_logs_what_it_learns_from(objective, tiny_set,
 
 def test_coloured_pictures_train_too(tiny_set, tmp_path):
     folder = trained(tiny_set, tmp_path, "generator.outputs=4", "task.picture=emission_absorption", "steps=6", "snapshot_steps=6")
-    assert "ray_mse" in stats(folder)[-1] and run_folder.load_prior(folder).generator.shared[-1].shape[0] == 4
+    assert "ray_mse" in stats(folder)[-1] and prior_load.load_prior(folder).generator.shared[-1].shape[0] == 4
 
 
 def test_the_loss_falls(tiny_set, tmp_path):
@@ -259,7 +259,7 @@ def test_sigterm_saves_and_exits_130(tiny_set, tmp_path):
         process.kill()
     assert process.returncode == 130 and "interrupted" in said and "Traceback" not in said
     (folder,) = tmp_path.iterdir()
-    path, _, meta, remarks = run_folder.newest_whole(folder)
+    path, _, meta, remarks = run_folder.newest_readable(folder)
     assert remarks == [] and meta["step"] == stats(folder)[-1]["step"] and path == run_folder.snapshots(folder)[-1]
 
 
@@ -278,7 +278,7 @@ def test_a_run_of_damaged_snapshots_says_so(tiny_set, tmp_path):
     folder = trained(tiny_set, tmp_path, "steps=2")
     for path in run_folder.snapshots(folder):
         path.write_bytes(b"")
-    for call in (lambda: trained(tiny_set, tmp_path, "steps=2", resume="latest"), lambda: run_folder.load_prior(folder)):
+    for call in (lambda: trained(tiny_set, tmp_path, "steps=2", resume="latest"), lambda: prior_load.load_prior(folder)):
         with pytest.raises(UserError, match="without a readable snapshot.*snapshot-000002"):
             call()
 
@@ -393,17 +393,17 @@ class Counting:
     """Adds up the progress it is told."""
 
     def __init__(self) -> None:
-        self.told: list[float] = []
+        self.broadcast_text: list[float] = []
 
     def step(self, progress, index):
-        self.told.append(progress)
+        self.broadcast_text.append(progress)
         return {"loss": 1.0 / (index + 1)}
 
     def state(self):
-        return {"n": torch.tensor(len(self.told))}, {"k": 1}
+        return {"n": torch.tensor(len(self.broadcast_text))}, {"k": 1}
 
     def load(self, tensors, meta):
-        self.told = [0.0] * int(tensors["n"])
+        self.broadcast_text = [0.0] * int(tensors["n"])
 
 
 def looped(folder: Path, **options) -> Loop:
@@ -418,7 +418,7 @@ def test_the_loop_runs_to_the_end_and_keeps_three_snapshots(tmp_path):
     loop = looped(tmp_path)
     assert loop.run() == tmp_path / "snapshot-000020.safetensors"
     assert [p.name[9:15] for p in run_folder.snapshots(tmp_path)] == ["000015", "000018", "000020"]
-    assert loop.task.told == pytest.approx([i / 20 for i in range(20)]) and loop.progress() == 1.0
+    assert loop.task.broadcast_text == pytest.approx([i / 20 for i in range(20)]) and loop.progress() == 1.0
 
 
 def test_the_loop_stops_by_the_clock(tmp_path):
@@ -466,12 +466,12 @@ def test_a_unique_beginning_names_a_run(tmp_path):
 
 def test_what_is_no_prior_is_named(tmp_path):
     with pytest.raises(UserError, match="snapshot-000001.*does not exist"):
-        run_folder.load_prior(tmp_path / "snapshot-000001.safetensors")
+        prior_load.load_prior(tmp_path / "snapshot-000001.safetensors")
     files.save_tensors(tmp_path / "other.safetensors", {"x": torch.zeros(1)}, {"step": 1})
     with pytest.raises(UserError, match="other.safetensors.*no prior"):
-        run_folder.load_prior(tmp_path / "other.safetensors")
+        prior_load.load_prior(tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="bundled prior"):
-        run_folder.load_prior("bundled:elbow")
+        prior_load.load_prior("bundled:elbow")
 
 
 def test_a_recipe_changed_behind_a_snapshot_is_named(run, tmp_path):
@@ -479,7 +479,7 @@ def test_a_recipe_changed_behind_a_snapshot_is_named(run, tmp_path):
     meta["recipe"]["generator"]["width"] = 32
     files.save_tensors(tmp_path / "bent.safetensors", tensors, meta)
     with pytest.raises(UserError, match="bent.safetensors.*no prior") as caught:
-        run_folder.load_prior(tmp_path / "bent.safetensors")
+        prior_load.load_prior(tmp_path / "bent.safetensors")
     assert "\n" not in str(caught.value)
 
 

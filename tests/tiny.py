@@ -12,7 +12,7 @@ from mednerf_kit.data.cohort import render_orbit, write_patient
 from mednerf_kit.gan.generator import HyperGenerator
 from mednerf_kit.imaging.geometry import DEFAULTS, Geometry
 from mednerf_kit.imaging.volume import Volume
-from mednerf_kit.engine.run_folder import Prior
+from mednerf_kit.prior.load import Prior
 
 SIZE, VIEWS, VOXELS = 32, 8, 24
 PATIENTS = ("p0", "p1", "p2", "p3", "q0", "q1")
@@ -35,8 +35,8 @@ def small_geometry(views: int = VIEWS, size: int = SIZE) -> Geometry:
 
 def anatomy(number: int) -> Volume:
     """An ellipsoid and a ball, different for every number, in HU."""
-    random = torch.Generator().manual_seed(number)
-    a, b, c, bx, by, bz = torch.rand(6, generator=random).tolist()
+    rng = torch.Generator().manual_seed(number)
+    a, b, c, bx, by, bz = torch.rand(6, generator=rng).tolist()
     voxels, spacing_mm = 40, 9.0
     line = (torch.arange(voxels) - (voxels - 1) / 2) * spacing_mm
     z, y, x = torch.meshgrid(line, line, line, indexing="ij")

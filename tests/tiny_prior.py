@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
+from mednerf_kit.engine import run_folder
 from mednerf_kit.gan.generator import HyperGenerator
 from mednerf_kit.imaging.geometry import Geometry
-from mednerf_kit.engine import run_folder
 from mednerf_kit.invert.posterior import Inversion
+from mednerf_kit.prior import load as prior_load
 from mednerf_kit.recon.field_volume import bake, project_field
 
 NODE = {"name": "hyper", "code_dim": 8, "width": 16, "depth": 2, "octaves": 3}
@@ -40,7 +41,7 @@ def snapshot(folder: Path, *, seed: int = 0, geometry: Geometry = GEOMETRY, **me
     return run_folder.save_snapshot(folder, 1, tensors, known | meta)
 
 
-def orbit_of(prior: run_folder.Prior, patient: int, angles_deg: tuple[float, ...], scale: float = 1.0) -> Tensor:
+def orbit_of(prior: prior_load.Prior, patient: int, angles_deg: tuple[float, ...], scale: float = 1.0) -> Tensor:
     """Views [V, 32, 32] of one of its patients."""
     g = prior.generator
     code = g.weights(g.latent(g.whiten(prior.codes[patient : patient + 1])))

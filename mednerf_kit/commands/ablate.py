@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..core.errors import UserError
-from .base import FOLDER, Numbers, PRESETS, Work
+from .base import FOLDER, PRESETS, Numbers, Work
 
 
 class Devices(click.ParamType):

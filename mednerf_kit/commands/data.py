@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .base import FILE, FOLDER, LazyGroup, SPLITS, Work, device_option
+from .base import FILE, FOLDER, SPLITS, LazyGroup, Work, device_option
 
 ANATOMIES = ["chest", "knee"]
 FROM_SET_UP = "the geometry's"

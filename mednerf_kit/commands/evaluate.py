@@ -7,7 +7,18 @@ from typing import Any
 
 import click
 
-from .base import FILE, FOLDER, Numbers, SPLITS, Work, chosen, device_option, run_option, samplers_option, seed_option
+from .base import (
+    FILE,
+    FOLDER,
+    SPLITS,
+    Numbers,
+    Work,
+    chosen,
+    device_option,
+    run_option,
+    samplers_option,
+    seed_option,
+)
 
 HEADLINES = (
     "psnr_db",

@@ -53,8 +53,8 @@ MANY = {"starts", "angle", "shift", "turn", "split"}
 def pose(context: click.Context, *, report: bool, **options: Any) -> None:
     """Find where a photograph was taken from, by a fitted scene's renders (iNeRF), or report how often that succeeds."""
     from ..core.errors import UserError
-    from ..scene.pose.search import PoseSearch
     from ..scene.pose.report import pose_run, report_run
+    from ..scene.pose.search import PoseSearch
 
     wanted = "a photograph (leave --report out)" if report else "--report"
     given = chosen(context, options, SHARED | (MANY if report else ONE), wanted)

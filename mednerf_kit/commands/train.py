@@ -57,7 +57,7 @@ def train(**options: Any) -> None:
             "wanted chest, knee, blocks or a folder of DRRs or of a scene",
             "write for example --dataset chest",
         )
-    from ..prior.session import train
+    from ..engine.session import train
 
     folder = train(**options)
     if folder is not None:

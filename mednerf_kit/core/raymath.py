@@ -8,23 +8,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .types import Picture
+from .types import Rendering
 
 
-def line_integral(tau: Tensor) -> Picture:
+def line_integral(tau: Tensor) -> Rendering:
     """p = Σ tau, the picture a DRR holds; w is each sample's share of it.
 
     >>> line_integral(torch.tensor([[1.0, 3.0]])).w
     tensor([[0.2500, 0.7500]])
     """
     total = tau.sum(-1, keepdim=True)
-    return Picture(total, tau / total.clamp_min(1e-12))
+    return Rendering(total, tau / total.clamp_min(1e-12))
 
 
-def transmission(tau: Tensor) -> Picture:
+def transmission(tau: Tensor) -> Rendering:
     """T = exp(−Σ tau), Beer–Lambert: what a linear detector counts, relative to no patient."""
     integral = line_integral(tau)
-    return Picture(torch.exp(-integral.image), integral.w)
+    return Rendering(torch.exp(-integral.image), integral.w)
 
 
 def exclusive_sum(x: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def exclusive_sum(x: Tensor) -> Tensor:
     return x.cumsum(-1) - x
 
 
-def emission_absorption(tau: Tensor, color: Tensor, background: Tensor | float = 0.0) -> Picture:
+def emission_absorption(tau: Tensor, color: Tensor, background: Tensor | float = 0.0) -> Rendering:
     """Volume rendering: w = exp(−Σ_before tau)(1 − exp(−tau)), image = Σ w·color + (1 − Σ w)·background.
 
     Max 1995, eq. 3 in the discrete form of Mildenhall et al. 2020, eq. 3; ``color`` [..., S, C]. The medical default has a black
@@ -44,7 +44,7 @@ def emission_absorption(tau: Tensor, color: Tensor, background: Tensor | float =
     """
     w = torch.exp(-exclusive_sum(tau)) * -torch.expm1(-tau)
     image = (w[..., None] * color).sum(-2)
-    return Picture(image + (1 - w.sum(-1, keepdim=True)) * background, w)
+    return Rendering(image + (1 - w.sum(-1, keepdim=True)) * background, w)
 
 
 def inverse_cdf(edges: Tensor, w: Tensor, u: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Answer:
+class FieldOutput:
     """What a field says about samples."""
 
     tau: Tensor  # [..., S] optical depth of each sample, >= 0
@@ -61,7 +61,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Rendering:
     """What a ray sees, and each sample's share in it."""
 
     image: Tensor  # [..., C]
@@ -69,7 +69,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class DiscriminatorOutput:
     """What a discriminator says: one logit per head and picture."""
 
     heads: Tensor  # [B, K]
@@ -79,14 +79,14 @@ class Verdict:
 class Sampler(Protocol):
     """Chooses where along a ray the field is asked. No gradient flows through the answer."""
 
-    def __call__(self, rays: Rays, previous: tuple[Samples, Tensor] | None, generator: Generator | None) -> Samples:
+    def __call__(self, rays: Rays, previous: tuple[Samples, Tensor] | None, rng: Generator | None) -> Samples:
         """``previous`` holds the coarser level's samples and their weights w [..., S]; without a generator: midpoints."""
 
 
 class Selector(Protocol):
     """Chooses which pixels are supervised. One that learns from mistakes also has ``observe(pixels, error)``."""
 
-    def select(self, step: int, generator: Generator) -> Pixels: ...
+    def select(self, step: int, rng: Generator) -> Pixels: ...
 
 
 class Field(Protocol):
@@ -95,5 +95,5 @@ class Field(Protocol):
     def density(self, x: Tensor, code: Any = None) -> Tensor:
         """Attenuation per unit length at points x [..., 3] -> [...]."""
 
-    def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> Answer:
+    def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> FieldOutput:
         """Samples x [..., R, S, 3] with lengths dt [..., R, S], seen along d [..., R, 1, 3]; ``dt == 0`` need not be asked."""

@@ -37,25 +37,25 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
-def stream(device: str | torch.device, seed: int, rank: int = 0) -> Generator:
+def seeded_generator(device: str | torch.device, seed: int, rank: int = 0) -> Generator:
     """Random numbers of a device's own, beside those that ``seed`` itself gives on the CPU; one stream a process."""
     return Generator(device=device).manual_seed(1000 * seed + 1 + rank)
 
 
-def resume(random: Generator, state: Tensor) -> None:
+def resume(rng: Generator, state: Tensor) -> None:
     """Continue a generator from its saved state; one of another kind of device cannot be continued and stays as it is.
 
-    >>> random = Generator().manual_seed(0)
-    >>> resume(random, torch.zeros(16, dtype=torch.uint8))  # a GPU's
-    >>> random.initial_seed()
+    >>> rng = Generator().manual_seed(0)
+    >>> resume(rng, torch.zeros(16, dtype=torch.uint8))  # a GPU's
+    >>> rng.initial_seed()
     0
     """
-    if len(state) == len(random.get_state()):
-        random.set_state(state)
+    if len(state) == len(rng.get_state()):
+        rng.set_state(state)
 
 
 @torch.no_grad()
-def follow(slow: nn.Module, fast: nn.Module, keep: float) -> None:
+def ema_update(slow: nn.Module, fast: nn.Module, keep: float) -> None:
     """Exponential moving average of parameters, slow ← keep·slow + (1 − keep)·fast; buffers are copied."""
     torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), 1 - keep)
     for buffer, newest in zip(slow.buffers(), fast.buffers(), strict=True):

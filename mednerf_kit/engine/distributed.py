@@ -1,6 +1,6 @@
 """Several processes at one training (torchrun): who they are, whose rows of a batch are whose, and how their gradients meet.
 
-Whatever is random is drawn by every process for the whole batch, from one stream, and each keeps its own rows (:class:`Share`).
+Whatever is random is drawn by every process for the whole batch, from one stream, and each keeps its own rows (:class:`BatchShard`).
 So what is trained does not depend on the number of processes beyond rounding, all go on drawing the same, and a run may be
 continued by any other number of them. The price is the whole batch's random numbers in every process, a few per cent of a step.
 Gradient accumulation is the same idea within one process: the parts of its share come one after the other.
@@ -34,7 +34,7 @@ from ..core.types import Rays, Sampler, Samples
 from ..fields import hyper
 from ..gan.generator import Latent, SceneGenerator
 from ..rays.render import Level
-from .run_folder import pick_device
+from .device import select_device
 
 LONGEST_WAIT = timedelta(minutes=30)  # for the others in a step: a process that is gone is noticed at once, one that hangs is not
 T = TypeVar("T", Tensor, list)
@@ -42,7 +42,7 @@ R = TypeVar("R", Rays, Samples)
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchShard:
     """Part ``index`` of ``of`` equal parts of a batch: rows that follow each other.
 
     >>> Share(1, 2).take(torch.arange(6)).tolist()
@@ -60,18 +60,18 @@ class Share:
         """These rows of something drawn for the whole batch."""
         return whole[self.rows(len(whole))]
 
-    def randn(self, shape: Sequence[int], random: Generator) -> Tensor:
+    def randn(self, shape: Sequence[int], rng: Generator) -> Tensor:
         """Standard normal numbers for these rows, [B, ...], on the generator's device."""
-        whole = torch.randn((shape[0] * self.of, *shape[1:]), generator=random, device=random.device)
+        whole = torch.randn((shape[0] * self.of, *shape[1:]), generator=rng, device=rng.device)
         return self.take(whole)
 
     def levels(self, levels: Sequence[Level]) -> Sequence[Level]:
         """The same passes along these rows' rays, with the jitter that the rows have in the whole batch."""
-        return levels if self.of == 1 else [replace(level, sampler=OneOf(level.sampler, self)) for level in levels]
+        return levels if self.of == 1 else [replace(level, sampler=ShardedSampler(level.sampler, self)) for level in levels]
 
 
 @dataclass(frozen=True)
-class OneOf:
+class ShardedSampler:
     """A sampler that chooses nodes for the whole batch and answers those of a share.
 
     Which numbers come out of a generator depends on how many are asked for, not on the rays: so the share's own rays stand in
@@ -79,11 +79,11 @@ class OneOf:
     """
 
     sampler: Sampler
-    share: Share
+    share: BatchShard
 
-    def __call__(self, rays: Rays, previous: tuple[Samples, Tensor] | None, generator: Generator | None) -> Samples:
+    def __call__(self, rays: Rays, previous: tuple[Samples, Tensor] | None, rng: Generator | None) -> Samples:
         before = None if previous is None else (self._whole(previous[0]), self._repeated(previous[1]))
-        return self._mine(self.sampler(self._whole(rays), before, generator))
+        return self._mine(self.sampler(self._whole(rays), before, rng))
 
     def _repeated(self, tensor: Tensor) -> Tensor:
         return tensor.expand(self.share.of, *tensor.shape).flatten(0, 1)
@@ -99,7 +99,7 @@ class OneOf:
         return replace(record, **{name: change(value) for name, value in values.items() if value is not None})
 
 
-class Moment:
+class RngSnapshot:
     """Random generators and modules' buffers (a spectral norm's, say) as they are now, to come back to."""
 
     def __init__(self, *sources: Any) -> None:
@@ -119,7 +119,7 @@ class Moment:
     @contextlib.contextmanager
     def replayed(self) -> Iterator[None]:
         """As it was inside the block, as it is now after it."""
-        now = Moment(*(source for source, _ in self.kept))
+        now = RngSnapshot(*(source for source, _ in self.kept))
         self.restore()
         yield
         now.restore()
@@ -141,13 +141,13 @@ class Ranks:
     store: Any = None  # torch's key-value store, the same in all of them
 
     @property
-    def leads(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this process writes the run folder and speaks for all."""
         return self.rank == 0
 
     def device(self, name: str) -> torch.device:
         """This process's device: the one of its number, where there are several."""
-        device = pick_device(name)
+        device = select_device(name)
         if self.world == 1 or device.type == "cpu":
             return device
         if self.local_world > (there := torch.cuda.device_count()):
@@ -165,16 +165,16 @@ class Ranks:
                 raise UserError(f"got {key} {n} for {' with '.join(among)}", f"wanted a multiple of {parts}",
                                 f"set {key}={-(-n // parts) * parts}, or divide it by another number")  # fmt: skip
 
-    def parts(self, accumulate: int, *sources: Any) -> Iterator[Share]:
+    def parts(self, accumulate: int, *sources: Any) -> Iterator[BatchShard]:
         """The parts of this process's share one after the other, each with ``sources`` as the first found them.
 
         Sources are random generators, and modules that change their buffers in a forward pass.
         """
-        before = Moment(*sources) if accumulate > 1 else None
+        before = RngSnapshot(*sources) if accumulate > 1 else None
         for part in range(accumulate):
             if before is not None and part:
                 before.restore()
-            yield Share(self.rank * accumulate + part, self.world * accumulate)
+            yield BatchShard(self.rank * accumulate + part, self.world * accumulate)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace the gradients by their mean over the processes; one who has none has none in any of them."""
@@ -197,7 +197,7 @@ class Ranks:
             dist.all_gather(found, mine)
         return torch.cat(found).to(rows.device)
 
-    def agreed(self, numbers: dict[str, float], seconds: float, stop: bool) -> tuple[dict[str, float], float, bool]:
+    def mean_metrics(self, numbers: dict[str, float], seconds: float, stop: bool) -> tuple[dict[str, float], float, bool]:
         """What all make of one step: numbers and time are averaged; asked to stop is who hears one of them asked."""
         if self.world == 1:
             return numbers, seconds, stop
@@ -205,15 +205,15 @@ class Ranks:
         *means, seconds, asked = values.tolist()
         return dict(zip(numbers, means, strict=True)), seconds, asked > 0
 
-    def told(self, text: str) -> str:
+    def broadcast_text(self, text: str) -> str:
         """The first process's text."""
         return self._sent(text.encode()).decode()
 
-    def handed(self, tensors: Mapping[str, Tensor], facts: Any) -> tuple[dict[str, Tensor], Any]:
+    def broadcast_state(self, tensors: Mapping[str, Tensor], facts: Any) -> tuple[dict[str, Tensor], Any]:
         """The first process's tensors and plain values, in host memory."""
         kinds = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
-        kinds, facts = json.loads(self.told(json.dumps([kinds, facts])))
-        whole = b"".join(raw(t) for t in tensors.values()) if self.leads else b""
+        kinds, facts = json.loads(self.broadcast_text(json.dumps([kinds, facts])))
+        whole = b"".join(raw(t) for t in tensors.values()) if self.is_rank_zero else b""
         flat = torch.frombuffer(bytearray(self._sent(whole)) or bytearray(1), dtype=torch.uint8)
         found, start = {}, 0
         for name, (kind, shape) in kinds.items():
@@ -224,20 +224,20 @@ class Ranks:
         return found, facts
 
     @contextlib.contextmanager
-    def leader_first(self, what: str) -> Iterator[None]:
+    def rank_zero_first(self, what: str) -> Iterator[None]:
         """A block the first process goes through alone, so that the others find in the cache what it makes there."""
         if self.world == 1:
             yield
             return
-        while not self.leads and not self._done(what):
+        while not self.is_rank_zero and not self._done(what):
             time.sleep(0.05)
         try:
             yield
         except BaseException:
-            if self.leads:
+            if self.is_rank_zero:
                 self.store.set(what, "failed")
             raise
-        if self.leads:
+        if self.is_rank_zero:
             self.store.set(what, "done")
 
     def leave(self) -> None:
@@ -247,7 +247,7 @@ class Ranks:
 
             dist.destroy_process_group()
 
-    def may_speak(self) -> bool:
+    def claims_report(self) -> bool:
         """Whether this process is the first with something to say about an end that all share."""
         try:
             return self.world == 1 or self.store.add("spoken", 1) == 1
@@ -276,7 +276,7 @@ class Ranks:
         with self._together() as dist:
             size = torch.tensor([len(data)])
             dist.broadcast(size, 0)
-            flat = torch.frombuffer(bytearray(data), dtype=torch.uint8) if self.leads and data else torch.empty(
+            flat = torch.frombuffer(bytearray(data), dtype=torch.uint8) if self.is_rank_zero and data else torch.empty(
                 int(size), dtype=torch.uint8)  # fmt: skip
             dist.broadcast(flat, 0)
         return flat.numpy().tobytes()
@@ -302,13 +302,13 @@ def raw(tensor: Tensor) -> bytes:
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[Ranks]:
+def process_group() -> Iterator[Ranks]:
     """The processes that torchrun started, or this one alone; an error that ends them all is said by one of them."""
     ranks = started(os.environ)
     try:
         yield ranks
     except (Exception, KeyboardInterrupt) as error:
-        if not ranks.may_speak():
+        if not ranks.claims_report():
             raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)) from None
         if ranks.world > 1:
             sys.stderr = sys.__stderr__  # which `python -m mednerf_kit` closes for all but the first
@@ -345,16 +345,16 @@ def number(environment: Mapping[str, str], name: str, default: str | None = None
     return int(text)
 
 
-def one_precision(field: Any, ranks: Ranks, device: str | torch.device) -> None:
+def agree_precision(field: Any, ranks: Ranks, device: str | torch.device) -> None:
     """Let every process compute a generated field in the precision that the first one found fastest."""
     mlp = getattr(field, "mlp", field)
     fastest = mlp.dtype or hyper.fastest_dtype(torch.device(device))
-    mlp.dtype = getattr(torch, ranks.told(str(fastest).removeprefix("torch.")))
+    mlp.dtype = getattr(torch, ranks.broadcast_text(str(fastest).removeprefix("torch.")))
 
 
-def random_scenes(generator: SceneGenerator, n: int, share: Share, random: Generator) -> Latent:
-    """A share of n random scenes: what ``generator.draw(n, random)`` would make of these rows."""
-    eps = torch.randn((n, generator.latent_dim), generator=random, device=random.device)
+def random_patients(generator: SceneGenerator, n: int, share: BatchShard, rng: Generator) -> Latent:
+    """A share of n random scenes: what ``generator.draw(n, rng)`` would make of these rows."""
+    eps = torch.randn((n, generator.latent_dim), generator=rng, device=rng.device)
     return generator.latent(share.take(eps).to(next(generator.parameters())))
 
 
@@ -367,9 +367,9 @@ def mean_of(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
-def compared_in(judge: Any, batch: int, parts: int) -> list[str]:
-    """What to say when a judge that compares the pictures of a batch sees fewer of them at a time."""
-    group = getattr(judge, "mbstd_group", 1)
+def group_size_note(discriminator: Any, batch: int, parts: int) -> list[str]:
+    """What to say when a discriminator that compares the pictures of a batch sees fewer of them at a time."""
+    group = getattr(discriminator, "mbstd_group", 1)
     alone, here = math.gcd(batch, group), math.gcd(batch // parts, group)
     if alone == here:
         return []

@@ -21,18 +21,17 @@ from tqdm import tqdm
 
 from ..core.config import Registry
 from ..core.errors import RunError
-from ..prior import previews
-from . import run_folder
+from . import run_folder, tensorboard
 from .distributed import Ranks
 
 TASKS: Registry[Task] = Registry("task")
 
 
 class Task(Protocol):
-    """What the loop trains. One with pictures for the board also has ``pictures(index)`` (see :mod:`.boards`).
+    """What the loop trains. One with pictures for the board also has ``pictures(index)`` (see :mod:`.tensorboard`).
 
     One that can be trained by several processes has ``join(ranks)``, which refuses what cannot be dealt out among them and
-    answers remarks for the log (see :mod:`.ranks`).
+    answers remarks for the log (see :mod:`.distributed`).
     """
 
     def step(self, progress: float, index: int) -> dict[str, float]: ...
@@ -43,7 +42,7 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
-class Job:
+class PreparedRun:
     """A task ready to run, and what belongs to its run folder."""
 
     task: Task
@@ -53,14 +52,15 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Kind:
+class TaskType:
     """How the recipes of a task are read: which keys they have, what refuses a bad one, what makes one ready to run."""
 
     keys: frozenset[str]
     check: Callable[[Mapping[str, Any]], None]
-    prepare: Callable[[Mapping[str, Any], torch.device], Job]  # from dataset, recipe, seed, split, limit
+    prepare: Callable[[Mapping[str, Any], torch.device], PreparedRun]  # from dataset, recipe, seed, split, limit
     plan: Callable[[Mapping[str, Any]], dict[str, Any]]  # sizes, for --dry-run
     batches: Callable[[Mapping[str, Any]], dict[str, int]] | None = None  # what several processes share; None: one process only
+    follow_up: str | None = None  # "module:function" of what comes after a training, called with (loop, recipe, device)
 
 
 @contextlib.contextmanager
@@ -76,18 +76,6 @@ def asked_to_stop() -> Iterator[threading.Event]:
     finally:
         for s, handler in old.items():
             signal.signal(s, handler)
-
-
-@contextlib.contextmanager
-def board_of(folder: Path | None) -> Iterator[Any]:
-    """TensorBoard's writer for a run folder; None where there is none to be written."""
-    if folder is None:
-        yield None
-        return
-    from torch.utils.tensorboard import SummaryWriter
-
-    with contextlib.closing(SummaryWriter(str(folder))) as writer:
-        yield writer
 
 
 class Loop:
@@ -114,7 +102,7 @@ class Loop:
         self.index, self.seconds = meta["step"], meta["seconds"]
         self.wall_before = run_folder.wall_seconds(self.folder, meta) or self.seconds
         self.task.load(tensors, meta["task_state"])
-        if self.ranks.leads:
+        if self.ranks.is_rank_zero:
             run_folder.write_stats(self.folder, [row for row in run_folder.read_stats(self.folder) if row["step"] <= self.index])
 
     @property
@@ -129,8 +117,8 @@ class Loop:
 
     def save(self) -> Path:
         """Write a snapshot of now; returns where it lies, in every process once it is there."""
-        if not self.ranks.leads:
-            return Path(self.ranks.told(""))
+        if not self.ranks.is_rank_zero:
+            return Path(self.ranks.broadcast_text(""))
         tensors, state = self.task.state()
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
@@ -138,11 +126,11 @@ class Loop:
         clocks = {"seconds": self.seconds, "wall_seconds": self.wall_seconds}
         path = run_folder.save_snapshot(self.folder, self.index, tensors, {**self.meta, **clocks, **state})
         self.log(f"step {self.index}: wrote {path.name}")
-        return Path(self.ranks.told(str(path)))
+        return Path(self.ranks.broadcast_text(str(path)))
 
     def log(self, line: str) -> None:
         """A line in log.txt and on the terminal."""
-        if not self.ranks.leads:
+        if not self.ranks.is_rank_zero:
             return
         tqdm.write(line, file=sys.stderr)
         with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
@@ -151,21 +139,21 @@ class Loop:
     def run(self) -> Path:
         """Train to the end; returns the last snapshot. Raises KeyboardInterrupt after saving when asked to stop."""
         self.meet()
-        leads = self.ranks.leads
-        shown = None if self.progress_bar and leads else True
+        is_rank_zero = self.ranks.is_rank_zero
+        shown = None if self.progress_bar and is_rank_zero else True
         bar = tqdm(total=self.steps, initial=self.index, desc="training", disable=shown, mininterval=1.0)
         saved = self.index if run_folder.snapshots(self.folder) else -1
         with (
             asked_to_stop() as stop,
-            open(self.folder / "stats.jsonl" if leads else os.devnull, "a", encoding="utf-8") as stats,
-            board_of(self.folder if leads else None) as writer,
+            open(self.folder / "stats.jsonl" if is_rank_zero else os.devnull, "a", encoding="utf-8") as stats,
+            tensorboard.event_writer(self.folder if is_rank_zero else None) as writer,
         ):
             tenths = int(10 * self.progress())
             while self.progress() < 1.0:
                 start = time.perf_counter()
                 numbers = self.task.step(self.progress(), self.index)
                 self.index += 1
-                numbers, seconds, stopping = self.ranks.agreed(numbers, time.perf_counter() - start, stop.is_set())
+                numbers, seconds, stopping = self.ranks.mean_metrics(numbers, time.perf_counter() - start, stop.is_set())
                 self.seconds += seconds
                 self._check(numbers)
                 stats.write(json.dumps({"step": self.index, "seconds": round(self.seconds, 3), **numbers}) + "\n")
@@ -185,7 +173,7 @@ class Loop:
                     stats.flush()
                     self.save()
                     if writer:
-                        previews.show(writer, self.task, self.index)
+                        tensorboard.write_pictures(writer, self.task, self.index)
                     saved = self.index
         bar.close()
         return self.save() if saved != self.index else run_folder.snapshots(self.folder)[-1]
@@ -196,10 +184,10 @@ class Loop:
             self.log(remark)
         if self.ranks.world == 1:
             return
-        tensors, state = self.task.state() if self.ranks.leads else ({}, {})
+        tensors, state = self.task.state() if self.ranks.is_rank_zero else ({}, {})
         found = {"step": self.index, "seconds": self.seconds, "task_state": state.get("task_state")}
-        tensors, found = self.ranks.handed(tensors, found)
-        if not self.ranks.leads:
+        tensors, found = self.ranks.broadcast_state(tensors, found)
+        if not self.ranks.is_rank_zero:
             self.load(tensors, found)
 
     def _check(self, numbers: dict[str, float]) -> None:

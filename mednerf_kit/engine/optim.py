@@ -13,22 +13,22 @@ from ..core.errors import UserError
 
 
 @dataclass(frozen=True)
-class Pair:
-    """The maker's and the judge's optimiser; both rates halve at the named steps."""
+class GanOptimizers:
+    """The generator's and the discriminator's optimiser; both rates halve at the named steps."""
 
-    maker: torch.optim.Optimizer
-    judge: torch.optim.Optimizer
+    generator: torch.optim.Optimizer
+    discriminator: torch.optim.Optimizer
     halve_at: Sequence[int]
 
     def at(self, step: int) -> None:
         """Set the rates of this step."""
         share = 0.5 ** sum(step >= border for border in self.halve_at)
-        for optimiser in (self.maker, self.judge):
+        for optimiser in (self.generator, self.discriminator):
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * share
 
 
-OPTIMISERS: Registry[Pair] = Registry("optimiser")
+OPTIMISERS: Registry[GanOptimizers] = Registry("optimiser")
 
 
 def lazy_share(interval: int) -> float:
@@ -44,11 +44,11 @@ def lazy_share(interval: int) -> float:
 
 @OPTIMISERS.register("adam")
 def adam(*, g_rate: float = 2.5e-3, d_rate: float = 2.5e-3, beta1: float = 0.0, beta2: float = 0.99, g_interval: int = 4,
-         halve_at: tuple = (), maker: Iterable[nn.Parameter], judge: Iterable[nn.Parameter],
-         d_interval: int = 0) -> Pair:  # fmt: skip
+         halve_at: tuple = (), generator: Iterable[nn.Parameter], discriminator: Iterable[nn.Parameter],
+         d_interval: int = 0) -> GanOptimizers:  # fmt: skip
     """Adam on both sides with the lazy-regularisation correction: rate · c and beta ** c, c = k / (k + 1) per side.
 
-    ``g_interval`` is StyleGAN2's 4 even where no penalty of the maker exists, as in HyperNeRFGAN's training.
+    ``g_interval`` is StyleGAN2's 4 even where no penalty of the generator exists, as in HyperNeRFGAN's training.
     """
     check_rates(g_rate, d_rate)
 
@@ -57,19 +57,19 @@ def adam(*, g_rate: float = 2.5e-3, d_rate: float = 2.5e-3, beta1: float = 0.0, 
         ours = list(parameters)
         return torch.optim.Adam([{"params": ours, "peak": rate * c}], lr=rate * c, betas=(beta1**c, beta2**c), fused=on_gpu(ours))
 
-    return Pair(one(maker, g_rate, g_interval), one(judge, d_rate, d_interval), halve_at)
+    return GanOptimizers(one(generator, g_rate, g_interval), one(discriminator, d_rate, d_interval), halve_at)
 
 
 @OPTIMISERS.register("rmsprop")
 def rmsprop(*, g_rate: float = 5e-4, d_rate: float = 1e-4, alpha: float = 0.99, halve_at: tuple = (50_000, 100_000, 200_000),
-            maker: Iterable[nn.Parameter], judge: Iterable[nn.Parameter]) -> Pair:  # fmt: skip
+            generator: Iterable[nn.Parameter], discriminator: Iterable[nn.Parameter]) -> GanOptimizers:  # fmt: skip
     """RMSprop on both sides, rates halved at the named steps (GRAF, MedNeRF)."""
     check_rates(g_rate, d_rate)
 
     def one(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.RMSprop:
         return torch.optim.RMSprop([{"params": list(parameters), "peak": rate}], lr=rate, alpha=alpha, eps=1e-8)
 
-    return Pair(one(maker, g_rate), one(judge, d_rate), halve_at)
+    return GanOptimizers(one(generator, g_rate), one(discriminator, d_rate), halve_at)
 
 
 def on_gpu(parameters: Iterable[nn.Parameter]) -> bool:

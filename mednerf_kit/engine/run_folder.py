@@ -8,71 +8,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor
 
 from .. import DISCLAIMER, __version__
 from ..core import files
 from ..core.errors import UserError, unknown_name
-from ..gan.generator import GENERATORS, HyperGenerator, SceneGenerator
-from ..imaging.geometry import Geometry
 
 NUMBERED = re.compile(r"(\d{5})-.+")
 KEPT = 3  # snapshots that stay on disk
-CALIBRATION = "calibration.json"  # beside the snapshots: the uncertainty's factors, fitted after training
-
-
-@dataclass(frozen=True)
-class Prior:
-    """A trained generator, ready to be sampled and inverted."""
-
-    generator: SceneGenerator
-    geometry: Geometry  # of the pictures it was trained on, at its own size
-    codes: Tensor  # [P, latent_dim] of the training patients
-    meta: dict[str, Any]
-    path: Path
-
-    @property
-    def distance(self) -> float:
-        """Source distance in field units: the median over training patients."""
-        return float(self.meta["distance"])
-
-    @property
-    def device(self) -> torch.device:
-        """Where the generator is."""
-        return next(self.generator.parameters()).device
-
-    @property
-    def sums(self) -> bool:
-        """Whether its pictures are line integrals, so that a view is a projection of voxels, and an attenuation can be stated."""
-        return self.meta.get("recipe", {}).get("task", {}).get("picture", "line_integral") == "line_integral"
-
-    @property
-    def scale(self) -> float | None:
-        """Line integral of an image value of 1, where one is known and means one."""
-        return self.geometry.line_integral_scale if self.sums else None
-
-    def check_xray(self) -> None:
-        """Refuse a prior of coloured photographs where an X-ray is asked about."""
-        if self.meta.get("quantity") == "colour":
-            raise UserError(f"got '{self.path}', a prior of coloured photographs", "wanted one of radiographs",
-                            "use `mednerf-kit sample` or `render` with it")  # fmt: skip
-
-    def expected_gain(self, angles_deg: Tensor) -> Tensor:
-        """Mean gain of a view at these angles [n] over the training patients, where a set was scaled view by view; else 1."""
-        profile = self.meta.get("log_gain_profile")
-        if not profile:
-            return torch.ones_like(angles_deg)
-        known = torch.tensor(self.geometry.angles_deg)
-        apart = ((angles_deg[:, None].cpu() - known + 180) % 360 - 180).abs()
-        near, which = apart.topk(2, largest=False)
-        share = near.flip(1) / near.sum(1, keepdim=True).clamp_min(1e-6)
-        return (share * torch.tensor(profile)[which]).sum(1).exp().to(angles_deg)
 
 
 def new_folder(outdir: Path, dataset: str, desc: str | None) -> Path:
@@ -110,7 +57,7 @@ def find_folder(name: str | Path, outdir: Path = Path("runs")) -> Path:
                     "train one with `mednerf-kit train`")  # fmt: skip
 
 
-def latest_like(outdir: Path, choice: Mapping[str, Any]) -> Path | None:
+def latest_matching(outdir: Path, choice: Mapping[str, Any]) -> Path | None:
     """The newest run folder of the same configuration that has a snapshot; None starts a new one."""
     for folder in sorted(outdir.glob("[0-9]" * 5 + "-*"), reverse=True) if outdir.is_dir() else []:
         path = folder / "config.yaml"
@@ -119,7 +66,7 @@ def latest_like(outdir: Path, choice: Mapping[str, Any]) -> Path | None:
     return None
 
 
-def read_choice(folder: Path) -> dict[str, Any]:
+def read_run_config(folder: Path) -> dict[str, Any]:
     """What a run was started with: dataset, recipe, seed, split, limit."""
     path = folder / "config.yaml"
     if not path.is_file():
@@ -142,7 +89,7 @@ def save_snapshot(folder: Path, step: int, tensors: Mapping[str, Tensor], meta: 
     return path
 
 
-def newest_whole(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any], list[str]]:
+def newest_readable(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any], list[str]]:
     """The newest readable snapshot of a run: path, tensors, metadata, and a sentence for each damaged one passed over."""
     remarks: list[str] = []
     for path in reversed(snapshots(folder)):
@@ -181,50 +128,3 @@ def wall_seconds(folder: Path, meta: Mapping[str, Any]) -> float | None:
     return here.get("wall_seconds")
 
 
-def load_prior(run: str | Path) -> Prior:
-    """A prior from a run folder (or a unique prefix), a snapshot file, or ``bundled[:chest|knee]``."""
-    name = str(run)
-    if name.split(":")[0] == "bundled":
-        anatomy = name.partition(":")[2] or "chest"
-        home = Path(__file__).resolve().parent.parent / "bundled"
-        path = home / f"{anatomy}.safetensors"
-        if not path.is_file():
-            known = [p.stem for p in home.glob("*.safetensors")]
-            if known:
-                raise unknown_name("bundled prior", anatomy, known)
-            raise UserError("got no bundled prior in this installation", "wanted mednerf_kit/bundled/*.safetensors",
-                            "train one with `mednerf-kit train` and give --run")  # fmt: skip
-        tensors, meta = files.load_tensors(path)
-    elif name.endswith(".safetensors"):
-        path = Path(name)
-        tensors, meta = files.load_tensors(path)
-    else:
-        path, tensors, meta, _ = newest_whole(find_folder(name))
-    try:
-        generator = GENERATORS.build(meta["recipe"]["generator"])
-        generator.load_state_dict({k.removeprefix("ema."): v.float() for k, v in tensors.items() if k.startswith("ema.")})
-        geometry = Geometry.from_json(meta["geometry"])
-        codes = tensors["codes"].float()
-    except (KeyError, RuntimeError, TypeError) as error:
-        raise UserError(f"got '{path}', which holds no prior ({str(error).splitlines()[0]})", "wanted a snapshot of a prior",
-                        "give a run made by `mednerf-kit train`") from None  # fmt: skip
-    if (beside := path.parent / CALIBRATION).is_file():
-        try:
-            meta["calibration"] = json.loads(beside.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"got '{beside}', which is no JSON ({error})", "wanted calibration factors", "delete it") from None
-    generator.requires_grad_(False).eval()
-    if isinstance(generator, HyperGenerator):
-        generator.edge = 0.02
-    return Prior(generator, geometry, codes, meta, path)
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` is the first GPU where there is one; there networks may multiply in TF32, with ten bits of mantissa."""
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise UserError("got --device cuda", "wanted a CUDA device torch can see", "use --device cpu")
-    if name == "cpu" or not there:
-        return torch.device("cpu")
-    torch.set_float32_matmul_precision("high")
-    return torch.device("cuda")

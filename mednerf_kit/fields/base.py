@@ -11,7 +11,7 @@ from typing import Any
 from torch import Generator, Tensor, nn
 
 from ..core.config import Registry
-from ..core.types import Answer
+from ..core.types import FieldOutput
 
 FIELDS: Registry[SceneField] = Registry("field", home=__package__)
 
@@ -24,14 +24,14 @@ class SceneField(nn.Module):
     trained, and ``note`` what it has to say to whoever trains it: the task sets the one and reports and clears the other.
     """
 
-    random: Generator | None = None
+    rng: Generator | None = None
     note: str | None = None
 
     def density(self, x: Tensor, code: Any = None) -> Tensor:
         """Attenuation per unit length at points x [..., 3] -> [...]; 0 outside the box of a boxed field."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> Answer:
+    def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> FieldOutput:
         """Samples x [..., R, S, 3] of lengths dt [..., R, S] seen along d [..., R, 1, 3]; where ``dt == 0`` nothing is asked."""
         raise NotImplementedError
 
@@ -65,14 +65,14 @@ class Penalties(Mapping[str, Tensor]):
     (['l1'], 2.0)
     """
 
-    def __init__(self, makers: Mapping[str, Callable[[], Tensor]]) -> None:
-        self.makers = makers
+    def __init__(self, calculators: Mapping[str, Callable[[], Tensor]]) -> None:
+        self.calculators = calculators
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.makers[name]()
+        return self.calculators[name]()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.makers)
+        return iter(self.calculators)
 
     def __len__(self) -> int:
-        return len(self.makers)
+        return len(self.calculators)

@@ -11,9 +11,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..core.types import Answer
+from ..core.types import FieldOutput
 from .encoding import frequency_encoding
-from .hyper import HyperField, Weights, rotation_matrix
+from .hyper import HyperField, MlpWeights, rotation_matrix
 
 Layer = tuple[Tensor, Tensor]  # W [B, out, in], b [B, out]
 
@@ -31,15 +31,15 @@ class ColouredField:
         self.mlp = HyperField(octaves=octaves, skip=skip, support=support, dtype=dtype)
         self.support, self.branch, self.view_octaves = support, branch, view_octaves
 
-    def density(self, x: Tensor, code: Weights) -> Tensor:
+    def density(self, x: Tensor, code: MlpWeights) -> Tensor:
         """Attenuation per field unit: x [B, N, 3] -> [B, N]."""
         return self._inside(x, self._raw(x, code)[..., 0].relu())
 
-    def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Weights) -> Answer:
+    def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: MlpWeights) -> FieldOutput:
         """Samples x [B, R, S, 3] of lengths dt [B, R, S] seen along d [B, R, 1, 3]."""
         return self.answer(x, d, dt, code)
 
-    def answer(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Weights, noise: Tensor | None = None) -> Answer:
+    def answer(self, x: Tensor, d: Tensor | None, dt: Tensor, code: MlpWeights, noise: Tensor | None = None) -> FieldOutput:
         """As a call, with ``noise`` [B, R, S] added to the density before its ReLU (NeRF's regulariser while training)."""
         points = x.flatten(1, -2)
         raw = self._raw(points, code)
@@ -48,9 +48,9 @@ class ColouredField:
         rest = raw[..., 1:].unflatten(1, dt.shape[1:])
         if self.branch:
             rest = self._branched(rest, d, code)
-        return Answer(tau, torch.sigmoid(rest) if rest.shape[-1] else None)
+        return FieldOutput(tau, torch.sigmoid(rest) if rest.shape[-1] else None)
 
-    def _raw(self, points: Tensor, code: Weights) -> Tensor:
+    def _raw(self, points: Tensor, code: MlpWeights) -> Tensor:
         """The trunk's outputs at room coordinates [B, N, 3] -> [B, N, out]."""
         anatomy = points if code.frame is None else code.frame.to_anatomy(points)
         trunk = replace(code, layers=code.layers[:-2]) if self.branch else code
@@ -59,7 +59,7 @@ class ColouredField:
     def _inside(self, points: Tensor, density: Tensor) -> Tensor:
         return density * (points[..., :2].square().sum(-1) < self.support**2)
 
-    def _branched(self, feature: Tensor, d: Tensor | None, code: Weights) -> Tensor:
+    def _branched(self, feature: Tensor, d: Tensor | None, code: MlpWeights) -> Tensor:
         """Feature [B, R, S, F] and directions [B, R, 1, 3] through the branch -> [B, R, S, colours]."""
         (w, b), (w_out, b_out) = code.layers[-2:]
         n = feature.shape[-1]

@@ -81,9 +81,9 @@ class Planes(Encoding):
         self.register_buffer("box", box.clone().float())
         size = box[1] - box[0]
         self.resolution = tuple(max(2, round(float(s) / float(size.max()) * resolution)) for s in size)
-        makers: dict[str, Callable[[int, Sequence[int]], VectorMatrix | LineProducts | Triplane]]
-        makers = {"vm": VectorMatrix.of_rank, "cp": LineProducts, "triplane": Triplane}
-        self.grid = makers[factorisation](rank, self.resolution)
+        constructors: dict[str, Callable[[int, Sequence[int]], VectorMatrix | LineProducts | Triplane]]
+        constructors = {"vm": VectorMatrix.of_rank, "cp": LineProducts, "triplane": Triplane}
+        self.grid = constructors[factorisation](rank, self.resolution)
         self.width = self.grid.width
 
     box: Tensor
@@ -133,11 +133,11 @@ class Hash(Encoding):
                 # int32 wraps modulo 2^32, of which the table's size is a divisor: the same row as with wider numbers.
                 factor = (n + 1) ** axis if dense else PRIMES[axis] - 2**32 * (PRIMES[axis] >= 2**31)
                 keys.append((corner[axis] * factor, (corner[axis] + 1) * factor))
-            sums = [
+            is_line_integral = [
                 x_key + y_key + z_key if dense else (x_key ^ y_key ^ z_key) & (self.size - 1)
                 for z_key in keys[2] for y_key in keys[1] for x_key in keys[0]
             ]  # fmt: skip
-            index.append(columns(*sums).add_(first))
+            index.append(columns(*is_line_integral).add_(first))
             (fx, fy, fz), (gx, gy, gz) = beyond, 1 - beyond
             weight.append(columns(*(a * b * c for a in (gz, fz) for b in (gy, fy) for c in (gx, fx))))
             first += rows

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ..core.types import Answer
+from ..core.types import FieldOutput
 from .base import FIELDS, SceneField
 from .encodings import build_encoding
 from .grids import Mask
-from .heads import Color, Rows, Views, ask_present, mlp
+from .heads import Color, Rows, Views, mlp, query_present
 
 
 @FIELDS.register("hash")
@@ -62,11 +62,11 @@ class HashField(SceneField):
         points = x.reshape(-1, 3)
         return (self.at(points)[0] * self.inside(points)).view(x.shape[:-1])
 
-    def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> Answer:
+    def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> FieldOutput:
         def color(rows: Rows, directions: Tensor | None) -> Tensor:
             return self.head(rows[0], directions)
 
-        return ask_present(x, d, dt, (dt > 0) & self.inside(x), self.at, color if self.channels else None, faint=self.faint)
+        return query_present(x, d, dt, (dt > 0) & self.inside(x), self.at, color if self.channels else None, faint=self.faint)
 
     def groups(self) -> list[dict[str, Any]]:
         grids = list(self.encoding.parameters())

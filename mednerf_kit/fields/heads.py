@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.raymath import exclusive_sum
-from ..core.types import Answer
+from ..core.types import FieldOutput
 
 Views = Literal["frequency", "spherical", "none"]
 
@@ -18,7 +18,7 @@ Views = Literal["frequency", "spherical", "none"]
 Rows = tuple[Tensor, ...]  # what a field remembers of points, a row each: features, places in a grid
 
 
-def ask_present(
+def query_present(
     x: Tensor,
     d: Tensor | None,
     dt: Tensor,
@@ -27,7 +27,7 @@ def ask_present(
     color: Callable[[Rows, Tensor | None], Tensor] | None,
     *,
     faint: float | None = None,
-) -> Answer:
+) -> FieldOutput:
     """Answer samples x [..., S, 3] of lengths dt [..., S] from those that are ``there``; elsewhere tau and colour are 0.
 
     ``density(points [N, 3])`` answers attenuation per unit length [N] and rows about the points;
@@ -39,7 +39,7 @@ def ask_present(
     attenuation, rows = density(x.reshape(-1, 3).index_select(0, spots))
     tau = torch.zeros(dt.numel(), device=x.device, dtype=attenuation.dtype).index_copy(0, spots, attenuation).view(dt.shape) * dt
     if color is None:
-        return Answer(tau, asked=asked)
+        return FieldOutput(tau, asked=asked)
     if faint is not None:
         with torch.no_grad():
             w = torch.exp(-exclusive_sum(tau)) * -torch.expm1(-tau)
@@ -50,7 +50,7 @@ def ask_present(
         d = d.expand(*dt.shape[:-1], 1, 3).reshape(-1, 3).index_select(0, ray)
     seen = color(rows, d)
     colors = seen.new_zeros(dt.numel(), seen.shape[-1]).index_copy(0, spots, seen).view(*dt.shape, -1)
-    return Answer(tau, colors, asked)
+    return FieldOutput(tau, colors, asked)
 
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ..core.types import Answer
+from ..core.types import FieldOutput
 from .encoding import encoded_width
 from .mlp import TiledMlp
 
@@ -23,7 +23,7 @@ TILE_POINTS = 8_192
 
 
 @dataclass(frozen=True)
-class Frame:
+class CanonicalPose:
     """Where a patient lies: the similarity from room to anatomy, and how far the scan reaches.
 
     x' = (R (x − shift)) · exp(−log_scale) and density is zero outside bottom < z < top, softened over ``edge``. Field units.
@@ -51,27 +51,27 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Weights:
+class MlpWeights:
     """One NeRF per scene: what the hypernetwork's samples are."""
 
     layers: tuple[tuple[Tensor, Tensor], ...]  # (W [B, out, in], b [B, out]) per layer
-    frame: Frame | None = None
+    frame: CanonicalPose | None = None
     gain: Tensor | None = None  # [B] factor on density
 
     @property
     def batch(self) -> int:
         return self.layers[0][0].shape[0]
 
-    def one(self, i: int) -> Weights:
+    def one(self, i: int) -> MlpWeights:
         """The i-th scene alone, still batched."""
         return self.take(slice(i, i + 1))
 
-    def take(self, index: slice | Tensor) -> Weights:
+    def take(self, index: slice | Tensor) -> MlpWeights:
         """Some of the scenes."""
         frame = self.frame
         if frame is not None:
             frame = replace(frame, **{k: getattr(frame, k)[index] for k in ("shift", "log_scale", "rotation", "extent")})
-        return Weights(
+        return MlpWeights(
             tuple((w[index], b[index]) for w, b in self.layers), frame, None if self.gain is None else self.gain[index]
         )
 
@@ -85,7 +85,7 @@ def rotation_matrix(vector: Tensor) -> Tensor:
 
 
 class HyperField:
-    """The field protocol over given :class:`Weights`: density (and colour when the last layer has four outputs).
+    """The field protocol over given :class:`MlpWeights`: density (and colour when the last layer has four outputs).
 
     density = softplus(h − 1) · gain inside the support cylinder |xy| < ``support``, per field unit. A skip connection feeds the
     encoded point again into layer ``skip`` (0: none).
@@ -94,17 +94,17 @@ class HyperField:
     def __init__(self, *, octaves: int = 7, skip: int = 0, support: float = 1.4, dtype: torch.dtype | None = None) -> None:
         self.octaves, self.skip, self.support, self.dtype = octaves, skip, support, dtype
 
-    def heads(self, x: Tensor, code: Weights) -> Tensor:
+    def heads(self, x: Tensor, code: MlpWeights) -> Tensor:
         """Raw outputs of the MLP at anatomical points: [B, N, 3] -> [B, N, outputs], fp32."""
         dtype = self.dtype or fastest_dtype(x.device)
         tile = max(256, TILE_POINTS // code.batch) if x.device.type == "cpu" else x.shape[1]
         return TiledMlp.apply(x, self.octaves, self.skip, tile, dtype, *(t for layer in code.layers for t in layer))
 
-    def density(self, x: Tensor, code: Weights) -> Tensor:
+    def density(self, x: Tensor, code: MlpWeights) -> Tensor:
         """Attenuation per field unit: x [B, N, 3] -> [B, N]."""
         return self._answer(x, code)[0]
 
-    def _answer(self, x: Tensor, code: Weights) -> tuple[Tensor, Tensor]:
+    def _answer(self, x: Tensor, code: MlpWeights) -> tuple[Tensor, Tensor]:
         anatomy = x if code.frame is None else code.frame.to_anatomy(x)
         raw = self.heads(anatomy, code)
         density = softplus(raw[..., 0] - 1)
@@ -114,10 +114,10 @@ class HyperField:
             density = density * code.gain[:, None]
         return density * (x[..., :2].square().sum(-1) < self.support**2), raw[..., 1:]
 
-    def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Weights) -> Answer:
+    def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: MlpWeights) -> FieldOutput:
         """Samples x [B, R, S, 3] of lengths dt [B, R, S]; what is seen does not depend on the viewing direction d."""
         density, rest = self._answer(x.flatten(1, -2), code)
-        return Answer(density.view_as(dt) * dt, torch.sigmoid(rest).view(*dt.shape, -1) if rest.shape[-1] else None)
+        return FieldOutput(density.view_as(dt) * dt, torch.sigmoid(rest).view(*dt.shape, -1) if rest.shape[-1] else None)
 
 
 def padded_width(octaves: int) -> int:

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, relu, softplus
 
 from ..core.errors import UserError
-from ..core.types import Answer
+from ..core.types import FieldOutput
 from .base import FIELDS, SceneField
 from .encoding import encoded_width, frequency_encoding
 from .encodings import build_encoding
-from .heads import Rows, ask_present
+from .heads import Rows, query_present
 
 
 @FIELDS.register("nerf")
@@ -94,13 +94,13 @@ class Nerf(SceneField):
             raw = self.to_density(self.hidden(x.reshape(-1, 3)))
         return self.activated(raw.float()).view(x.shape[:-1])
 
-    def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> Answer:
+    def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> FieldOutput:
         def density(points: Tensor) -> tuple[Tensor, Rows]:
             with self.rounded(points):
                 h = self.hidden(points)
                 raw = self.to_density(h)[:, 0].float()
-            if self.noise and self.training and self.random is not None:
-                raw = raw + self.noise * torch.randn(raw.shape, generator=self.random, device=self.random.device).to(raw)
+            if self.noise and self.training and self.rng is not None:
+                raw = raw + self.noise * torch.randn(raw.shape, generator=self.rng, device=self.rng.device).to(raw)
             return self.activated(raw), (h,)
 
         def color(rows: Rows, directions: Tensor | None) -> Tensor:
@@ -116,7 +116,7 @@ class Nerf(SceneField):
                     hidden = layer(hidden)
                 return torch.sigmoid(hidden.float())
 
-        return ask_present(x, d, dt, dt > 0, density, color if self.channels else None)
+        return query_present(x, d, dt, dt > 0, density, color if self.channels else None)
 
 
 def aligned(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn.functional import relu, softplus
 
 from ..core.errors import UserError
 from ..core.raymath import exclusive_sum
-from ..core.types import Answer
+from ..core.types import FieldOutput
 from .base import FIELDS, Penalties, SceneField
 from .encoding import encoding_gradient
 from .encodings import Frequency, build_encoding
@@ -124,7 +124,7 @@ class Neus(SceneField):
         points = x.reshape(-1, 3)
         h = inputs = self.inputs(points)
         for i, layer in enumerate(self.trunk):
-            h = rounded_relu(layer(self.joined(i, h, inputs)))[0]
+            h = rounded_relu(layer(self.process_group(i, h, inputs)))[0]
         weight, bias = self.to_distance.weight[:1], self.to_distance.bias[:1]
         return self.unit * nn.functional.linear(h, weight, bias).view(x.shape[:-1])
 
@@ -138,7 +138,7 @@ class Neus(SceneField):
             inputs = inputs.detach()
         h, slopes = inputs, []
         for i, layer in enumerate(self.trunk):
-            h, slope = rounded_relu(layer(self.joined(i, h, inputs)))
+            h, slope = rounded_relu(layer(self.process_group(i, h, inputs)))
             slopes.append(slope)
         out = self.to_distance(h)
         g, again = self.to_distance.weight[0] * slopes[-1], None
@@ -165,7 +165,7 @@ class Neus(SceneField):
         """Points in units of the box's longest half side, about its middle."""
         return (points - points.new_tensor(self.middle)) / self.unit
 
-    def joined(self, i: int, h: Tensor, inputs: Tensor) -> Tensor:
+    def process_group(self, i: int, h: Tensor, inputs: Tensor) -> Tensor:
         """What layer i sees."""
         return torch.cat([h, inputs], -1) if self.skip and i == self.skip else h
 
@@ -181,7 +181,7 @@ class Neus(SceneField):
             density if self.background is None else torch.where(self.inside(x), density, self.background.density(self.folded(x)))
         )
 
-    def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> Answer:
+    def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> FieldOutput:
         if d is None:
             raise ValueError("the opacity of a surface depends on the direction it is seen along")
         inside = self.inside(x)
@@ -194,14 +194,14 @@ class Neus(SceneField):
         slope = annealed((ahead * normal).sum(-1), self.annealing())
         found = section_depth(distance, slope, dt.reshape(-1).index_select(0, spots), self.sharpness)
         tau = found.new_zeros(dt.numel()).index_copy(0, spots, found).view(dt.shape)
-        behind: Answer | None = None
+        behind: FieldOutput | None = None
         asked: int | None = len(spots)
         if self.background is not None:
             behind = self.background(self.folded(x), d, torch.where(inside, 0.0, dt))
             tau = tau + behind.tau
             asked = None if behind.asked is None else len(spots) + behind.asked
         if not self.channels:
-            return Answer(tau, asked=asked)
+            return FieldOutput(tau, asked=asked)
         with torch.no_grad():
             w = torch.exp(-exclusive_sum(tau)) * -torch.expm1(-tau)
             kept = (w.reshape(-1).index_select(0, spots) > self.faint).nonzero()[:, 0]
@@ -209,7 +209,7 @@ class Neus(SceneField):
         seen = self.head(torch.cat([row.index_select(0, kept) for row in rows], -1), ahead.index_select(0, kept))
         color = seen.new_zeros(dt.numel(), self.channels).index_copy(0, spots.index_select(0, kept), seen)
         color = color.view(*dt.shape, self.channels)
-        return Answer(tau, color if behind is None or behind.color is None else color + behind.color, asked)
+        return FieldOutput(tau, color if behind is None or behind.color is None else color + behind.color, asked)
 
     def folded(self, x: Tensor) -> Tensor:
         """Points outside the box as the background sees them: (2 − 1/|u|∞) u/|u|∞, |u|∞ = 1 on the box (mip-NeRF 360)."""
@@ -231,8 +231,8 @@ class Neus(SceneField):
     def eikonal(self) -> Tensor:
         """Mean (|∇f| − 1)² over the last batch's samples and random points of the box (Gropp et al., IGR, ICML 2020)."""
         normals = [self.box.new_zeros(0, 3) if self.normals is None else self.normals]
-        if self.random is not None and self.scatter:
-            place = torch.rand((self.scatter, 3), generator=self.random, device=self.random.device).to(self.box)
+        if self.rng is not None and self.scatter:
+            place = torch.rand((self.scatter, 3), generator=self.rng, device=self.rng.device).to(self.box)
             normals.append(self.at(self.box[0] + place * (self.box[1] - self.box[0]))[1])
         length = torch.cat(normals).norm(dim=-1)
         return (length - 1).square().sum() / max(len(length), 1)

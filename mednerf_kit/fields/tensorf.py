@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool3d, relu, softplus
 
 from ..core.errors import UserError
-from ..core.types import Answer
+from ..core.types import FieldOutput
 from .base import FIELDS, Penalties, SceneField
 from .factors import Corners, LineProducts, VectorMatrix
 from .grids import Mask
-from .heads import Color, Views, ask_present
+from .heads import Color, Views, query_present
 
 LARGEST_MASK = 250  # cells a side: their number stays below 2^24
 
@@ -100,15 +100,15 @@ class TensoRF(SceneField):
         corners = Corners.find(points, self.box, self.density_grid.resolution)
         return self.activated(self.density_grid.sum(corners)), corners.rows
 
-    def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> Answer:
+    def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> FieldOutput:
         there = (dt > 0) & self.mask(x)
         if not self.channels:
-            return ask_present(x, d, dt, there, self.at, None)
+            return query_present(x, d, dt, there, self.at, None)
 
         def color(rows: tuple[Tensor, ...], directions: Tensor | None) -> Tensor:
             return self.head(self.basis(self.appearance_grid(Corners(rows))), directions)
 
-        return ask_present(x, d, dt, there, self.at, color, faint=self.faint)
+        return query_present(x, d, dt, there, self.at, color, faint=self.faint)
 
     def groups(self) -> list[dict[str, Any]]:
         grids = self.density_grid.tables() + (self.appearance_grid.tables() if self.channels else [])
@@ -117,8 +117,8 @@ class TensoRF(SceneField):
         return [{"params": grids, "rate": 1.0}] + ([{"params": networks, "rate": self.network_rate}] if networks else [])
 
     def regularisers(self) -> Penalties:
-        makers = {"l1": self.density_grid.l1, "tv_density": self.density_grid.tv}
-        return Penalties(makers | ({"tv_appearance": self.appearance_grid.tv} if self.channels else {}))
+        calculators = {"l1": self.density_grid.l1, "tv_density": self.density_grid.tv}
+        return Penalties(calculators | ({"tv_appearance": self.appearance_grid.tv} if self.channels else {}))
 
     def advance(self, progress: float) -> bool:
         replaced = False

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample, interpolate, softplus
 
 from ..core.errors import UserError
-from ..core.types import Answer
+from ..core.types import FieldOutput
 from .base import FIELDS, Penalties, SceneField
 from .grids import Mask
-from .heads import Rows, ask_present
+from .heads import Rows, query_present
 from .tensorf import grid_points
 
 
@@ -71,11 +71,11 @@ class Voxels(SceneField):
         points = x.reshape(-1, 3)
         return (self.at(points)[0] * self.inside(points)).view(x.shape[:-1])
 
-    def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> Answer:
+    def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> FieldOutput:
         def color(rows: Rows, directions: Tensor | None) -> Tensor:
             return torch.sigmoid(rows[0])
 
-        return ask_present(x, d, dt, (dt > 0) & self.inside(x), self.at, color if self.channels else None)
+        return query_present(x, d, dt, (dt > 0) & self.inside(x), self.at, color if self.channels else None)
 
     def regularisers(self) -> Penalties:
         return Penalties({"tv_density": self.tv})

@@ -104,15 +104,15 @@ class Augment:
         if not 0 < self.crop_share <= 1:
             raise UserError(f"got crop_share {self.crop_share:g}", "wanted a share of the side in (0, 1]", "correct it")
 
-    def draw(self, batch: int, shape: tuple[int, int, int], p: float, generator: Generator) -> Drawn:
+    def draw(self, batch: int, shape: tuple[int, int, int], p: float, rng: Generator) -> Drawn:
         """Parameters for ``batch`` pictures of shape (C, H, W); each transform happens with probability multiplier · p.
 
         Applied flips, quarter turns and negatives are a uniform choice that includes doing nothing. Tensors lie on the
         generator's device (a host generator keeps the choices free of device waits).
         """
-        dice = _Dice(batch, p, generator)
+        dice = _Dice(batch, p, rng)
         channels, height, width = shape
-        centre = dice.uniform(2) * torch.tensor([height, width], device=generator.device)
+        centre = dice.uniform(2) * torch.tensor([height, width], device=rng.device)
         size = dice.when(self.cutout, torch.full_like(centre[:, 0], self.cutout_share), 0.0)
         dy, dx = size * height / 2, size * width / 2
         return Drawn(
@@ -120,7 +120,7 @@ class Augment:
             color=self._draw_color(dice, channels),
             bands=self._draw_bands(dice),
             noise=dice.when(self.noise, dice.normal().abs() * self.noise_std, 0.0),
-            seed=torch.randint(2**31, (batch,), generator=generator, device=generator.device),
+            seed=torch.randint(2**31, (batch,), generator=rng, device=rng.device),
             hole=torch.stack([centre[:, 0] - dy, centre[:, 0] + dy, centre[:, 1] - dx, centre[:, 1] + dx], 1),
         )
 
@@ -200,17 +200,17 @@ class Augment:
 class _Dice:
     """Random numbers for a batch."""
 
-    def __init__(self, batch: int, p: float, generator: Generator) -> None:
-        self.batch, self.p, self.generator, self.device = batch, p, generator, generator.device
+    def __init__(self, batch: int, p: float, rng: Generator) -> None:
+        self.batch, self.p, self.rng, self.device = batch, p, rng, rng.device
 
     def uniform(self, *shape: int) -> Tensor:
-        return torch.rand(self.batch, *shape, generator=self.generator, device=self.device)
+        return torch.rand(self.batch, *shape, generator=self.rng, device=self.device)
 
     def normal(self, *shape: int) -> Tensor:
-        return torch.randn(self.batch, *shape, generator=self.generator, device=self.device)
+        return torch.randn(self.batch, *shape, generator=self.rng, device=self.device)
 
     def below(self, n: int) -> Tensor:
-        return torch.randint(n, (self.batch,), generator=self.generator, device=self.device).float()
+        return torch.randint(n, (self.batch,), generator=self.rng, device=self.device).float()
 
     def when(self, multiplier: float, value: Tensor, otherwise: float, *, p: float | None = None) -> Tensor:
         """``value`` [B, ...] with probability multiplier · p per picture, else the neutral value."""

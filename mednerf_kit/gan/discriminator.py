@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 
 from ..core.config import Registry
 from ..core.errors import UserError
-from ..core.types import Verdict
+from ..core.types import DiscriminatorOutput
 from .dag import Dag
 from .layers import Conv2d, Linear, downsample, leaky_gain, leaky_relu, minibatch_stddev
 
@@ -25,12 +25,12 @@ GAIN = leaky_gain()
 
 
 class Discriminator(Protocol):
-    """A judge of pictures, as training needs it: a module that knows the pictures' size and its later heads' weight."""
+    """A discriminator of pictures, as training needs it: a module that knows the pictures' size and its later heads' weight."""
 
     size: int  # pixels
     dag_weight: float
 
-    def __call__(self, images: Tensor, angles_deg: Tensor | None = None, *, heads: int | None = None) -> Verdict: ...
+    def __call__(self, images: Tensor, angles_deg: Tensor | None = None, *, heads: int | None = None) -> DiscriminatorOutput: ...
 
     def to(self, device: str | torch.device) -> Discriminator: ...
 
@@ -49,12 +49,12 @@ class ResidualBlock(nn.Module):
     Both paths are low-passed before a convolution at the lower resolution, so that no convolution strides over aliases.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, generator: Generator | None = None) -> None:
+    def __init__(self, inputs: int, outputs: int, *, rng: Generator | None = None) -> None:
         super().__init__()
         half = math.sqrt(0.5)  # leaky ReLU passes factors through: the sum's 1/sqrt(2) sits in the weights
-        self.fine = Conv2d(inputs, inputs, 3, gain=GAIN, generator=generator)
-        self.coarse = Conv2d(inputs, outputs, 3, gain=GAIN * half, generator=generator)
-        self.skip = Conv2d(inputs, outputs, 1, gain=half, bias=None, generator=generator)
+        self.fine = Conv2d(inputs, inputs, 3, gain=GAIN, rng=rng)
+        self.coarse = Conv2d(inputs, outputs, 3, gain=GAIN * half, rng=rng)
+        self.skip = Conv2d(inputs, outputs, 1, gain=half, bias=None, rng=rng)
 
     def forward(self, x: Tensor) -> Tensor:
         convolved = leaky_relu(self.coarse(downsample(leaky_relu(self.fine(x)))))
@@ -80,7 +80,7 @@ class ResidualDiscriminator(nn.Module):
 
     def __init__(self, *, size: int, channels: int = 1, fmaps: float = 0.25, max_channels: int = 512, mbstd_group: int = 4,
                  policy: tuple | str = "fliprot", heads: int | None = None, dag_weight: float = 0.2,
-                 condition_angle: bool = False, generator: Generator | None = None) -> None:  # fmt: skip
+                 condition_angle: bool = False, rng: Generator | None = None) -> None:  # fmt: skip
         super().__init__()
         if size < 16 or channels < 1:
             raise UserError(
@@ -99,16 +99,16 @@ class ResidualDiscriminator(nn.Module):
         resolutions = [size >> i for i in range(int(math.log2(size / 4)) + 1)]
         widths = [max(1, min(max_channels, int(32768 * fmaps / r))) for r in resolutions]
         last, features = resolutions[-1], widths[-1]
-        self.stem = Conv2d(channels, widths[0], 1, gain=GAIN, generator=generator)
-        self.blocks = nn.Sequential(*(ResidualBlock(i, o, generator=generator) for i, o in itertools.pairwise(widths)))
-        self.mix = Conv2d(features + 1, features, 3, gain=GAIN, generator=generator)
-        self.dense = Linear(features * last**2, features, gain=GAIN, generator=generator)
-        self.heads = Linear(features, self.dag.count, generator=generator)
+        self.stem = Conv2d(channels, widths[0], 1, gain=GAIN, rng=rng)
+        self.blocks = nn.Sequential(*(ResidualBlock(i, o, rng=rng) for i, o in itertools.pairwise(widths)))
+        self.mix = Conv2d(features + 1, features, 3, gain=GAIN, rng=rng)
+        self.dense = Linear(features * last**2, features, gain=GAIN, rng=rng)
+        self.heads = Linear(features, self.dag.count, rng=rng)
         self.embed = nn.Sequential(
-            Linear(2, features, gain=GAIN, generator=generator), nn.LeakyReLU(0.2),
-            Linear(features, self.dag.count * features, bias=None, generator=generator)) if condition_angle else None  # fmt: skip
+            Linear(2, features, gain=GAIN, rng=rng), nn.LeakyReLU(0.2),
+            Linear(features, self.dag.count * features, bias=None, rng=rng)) if condition_angle else None  # fmt: skip
 
-    def forward(self, images: Tensor, angles_deg: Tensor | None = None, *, heads: int | None = None) -> Verdict:
+    def forward(self, images: Tensor, angles_deg: Tensor | None = None, *, heads: int | None = None) -> DiscriminatorOutput:
         """Judge pictures [B, C, size, size], [0, 1], seen at angles [B] (needed, and used, only if conditioned on them).
 
         ``heads`` asks the first few heads only (a gradient penalty needs head 0): [B, heads].
@@ -125,7 +125,7 @@ class ResidualDiscriminator(nn.Module):
             angle = torch.deg2rad(angles_deg.to(phi))
             embedding = self.embed(torch.stack([angle.cos(), angle.sin()], -1)).unflatten(-1, (self.dag.count, -1))
             logits = logits + (phi.movedim(0, 1) * embedding[:, :count]).sum(-1) / math.sqrt(phi.shape[-1])
-        return Verdict(logits)
+        return DiscriminatorOutput(logits)
 
     def trunk(self, images: Tensor, group: int) -> Tensor:
         """Features of transformed pictures, compared within groups: [N, C, size, size] -> [N, features]."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..core.config import Registry
 from ..core.errors import UserError
-from ..fields.hyper import Frame, HyperField, Weights, padded_width
+from ..fields.hyper import CanonicalPose, HyperField, MlpWeights, padded_width
 
 GENERATORS: Registry[SceneGenerator] = Registry("generator", home=__package__)
 POSE_DIM = 11  # shift 3, log-scale 3, rotation 3, scan extent 2
@@ -50,12 +50,12 @@ class SceneGenerator(nn.Module):
         """Standard normal numbers [B, latent_dim] as scenes."""
         raise NotImplementedError
 
-    def draw(self, n: int, random: Random, *, truncation: float = 1.0) -> Latent:
+    def draw(self, n: int, rng: Random, *, truncation: float = 1.0) -> Latent:
         """n random scenes; ``truncation`` below 1 draws nearer to the mean."""
-        eps = torch.randn((n, self.latent_dim), generator=random, device=random.device)
+        eps = torch.randn((n, self.latent_dim), generator=rng, device=rng.device)
         return self.latent(truncation * eps.to(next(self.parameters())))
 
-    def weights(self, latent: Latent) -> Weights:
+    def weights(self, latent: Latent) -> MlpWeights:
         """The network of each scene."""
         raise NotImplementedError
 
@@ -64,10 +64,10 @@ class SceneGenerator(nn.Module):
         raise NotImplementedError
 
 
-def turned(rotation: Tensor) -> Frame:
+def turned(rotation: Tensor) -> CanonicalPose:
     """The frame of scenes that are only turned, by rotation vectors [B, 3] in radians."""
     still = torch.zeros_like(rotation)
-    return Frame(still, still, rotation, still[:, :2])
+    return CanonicalPose(still, still, rotation, still[:, :2])
 
 
 @GENERATORS.register("hyper")
@@ -163,12 +163,12 @@ class HyperGenerator(SceneGenerator):
         """z [B, code_dim] -> w [B, code_dim]."""
         return self.mapping(z)
 
-    def frame(self, pose: Tensor) -> Frame:
+    def frame(self, pose: Tensor) -> CanonicalPose:
         """Standardised pose codes [B, POSE_DIM] as shift, scale, rotation and scan extent."""
         p = self.pose_mean + self.pose_log_std.exp() * pose
-        return Frame(p[:, :3], p[:, 3:6], p[:, 6:9], p[:, 9:11], self.edge)
+        return CanonicalPose(p[:, :3], p[:, 3:6], p[:, 6:9], p[:, 9:11], self.edge)
 
-    def weights(self, latent: Latent, gain: Tensor | None = None) -> Weights:
+    def weights(self, latent: Latent, gain: Tensor | None = None) -> MlpWeights:
         """The NeRF of each scene: all layers' weights, made once for the whole batch."""
         layers = []
         for k, (shared, bias, affine) in enumerate(zip(self.shared, self.bias, self.affine, strict=True)):
@@ -180,7 +180,7 @@ class HyperGenerator(SceneGenerator):
             left = factors[:, : o * self.rank].unflatten(1, (o, self.rank))
             right = factors[:, o * self.rank :].unflatten(1, (self.rank, i))
             layers.append((self.modulate(shared, left @ right / math.sqrt(self.rank)), bias + shift))
-        return Weights(tuple(layers), self.frame(latent.pose), gain)
+        return MlpWeights(tuple(layers), self.frame(latent.pose), gain)
 
     def modulate(self, shared: Tensor, m: Tensor) -> Tensor:
         """W = S ⊙ (1 + act(M)), [B, out, in]."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..core.errors import UserError
 from ..fields.coloured import ColouredField, Layer, no_shift, shifted
 from ..fields.encoding import encoded_width
-from ..fields.hyper import Weights, padded_width
+from ..fields.hyper import MlpWeights, padded_width
 from .generator import GENERATORS, Latent, SceneGenerator, turned
 
 
@@ -61,9 +61,9 @@ class GrafGenerator(SceneGenerator):
         """Standard normal numbers [B, latent_dim] as scenes."""
         return Latent(eps, torch.zeros(len(eps), 3, device=eps.device))
 
-    def weights(self, latent: Latent) -> Weights:
+    def weights(self, latent: Latent) -> MlpWeights:
         """The NeRF of each scene; the latent's pose turns it as a rotation vector."""
-        return Weights(shifted(self._layers(latent.w), latent.deltas), turned(latent.pose))
+        return MlpWeights(shifted(self._layers(latent.w), latent.deltas), turned(latent.pose))
 
     def _layers(self, w: Tensor) -> tuple[Layer, ...]:
         """Shared weights with the biases that the codes make: 0, what the padding of the encoding meets."""

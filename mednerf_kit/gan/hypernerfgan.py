@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..core.errors import UserError
 from ..fields.coloured import ColouredField, Layer, no_shift, shifted
 from ..fields.encoding import encoded_width
-from ..fields.hyper import Weights, padded_width
+from ..fields.hyper import MlpWeights, padded_width
 from .generator import GENERATORS, Latent, SceneGenerator, turned
 from .layers import Linear, leaky_gain, leaky_relu
 
@@ -73,9 +73,9 @@ class HyperNerfGan(SceneGenerator):
             w = leaky_relu(layer(w))
         return Latent(w, torch.zeros(len(eps), 3, device=eps.device))
 
-    def weights(self, latent: Latent) -> Weights:
+    def weights(self, latent: Latent) -> MlpWeights:
         """The NeRF of each scene; the latent's pose turns it as a rotation vector."""
-        return Weights(shifted(self._layers(latent.w), latent.deltas), turned(latent.pose))
+        return MlpWeights(shifted(self._layers(latent.w), latent.deltas), turned(latent.pose))
 
     def _layers(self, w: Tensor) -> tuple[Layer, ...]:
         """Modulated weights; the ReLUs' gain of √2 is folded into the layer before each."""

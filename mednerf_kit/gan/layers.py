@@ -36,16 +36,16 @@ class Linear(nn.Module):
     The constant stays outside the parameter, so that one optimiser step moves every layer by the same relative amount;
     ``lr_multiplier`` shrinks that amount without changing the function at the start.
 
-    >>> layer = Linear(512, 64, lr_multiplier=0.01, generator=torch.Generator().manual_seed(0))
+    >>> layer = Linear(512, 64, lr_multiplier=0.01, rng=torch.Generator().manual_seed(0))
     >>> layer(torch.ones(2, 512)).shape, round(layer.weight.detach().std().item())
     (torch.Size([2, 64]), 100)
     """
 
     def __init__(self, inputs: int, outputs: int, *, gain: float = 1.0, lr_multiplier: float = 1.0, bias: float | None = 0.0,
-                 generator: Generator | None = None) -> None:  # fmt: skip
+                 rng: Generator | None = None) -> None:  # fmt: skip
         super().__init__()
         self.scale = gain * lr_multiplier
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, generator=generator) / lr_multiplier)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, generator=rng) / lr_multiplier)
         self.bias = None if bias is None else nn.Parameter(torch.full((outputs,), bias / lr_multiplier))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,10 +62,10 @@ class Conv2d(nn.Module):
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, gain: float = 1.0, lr_multiplier: float = 1.0,
-                 bias: float | None = 0.0, generator: Generator | None = None) -> None:  # fmt: skip
+                 bias: float | None = 0.0, rng: Generator | None = None) -> None:  # fmt: skip
         super().__init__()
         self.scale = gain * lr_multiplier
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel, generator=generator) / lr_multiplier)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel, generator=rng) / lr_multiplier)
         self.bias = None if bias is None else nn.Parameter(torch.full((outputs,), bias / lr_multiplier))
 
     def forward(self, x: Tensor) -> Tensor:

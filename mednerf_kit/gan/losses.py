@@ -20,9 +20,9 @@ LOSSES: Registry[AdversarialLoss] = Registry("adversarial loss")
 class AdversarialLoss(Protocol):
     """A game: what each side minimises, per picture [B]; ``u`` in [0, 1] is drawn once a step for what is random in it."""
 
-    def judge(self, real_heads: Tensor, fake_heads: Tensor, dag_weight: float, u: float) -> Tensor: ...
+    def discriminator(self, real_heads: Tensor, fake_heads: Tensor, dag_weight: float, u: float) -> Tensor: ...
 
-    def maker(self, fake_heads: Tensor, dag_weight: float) -> Tensor: ...
+    def generator(self, fake_heads: Tensor, dag_weight: float) -> Tensor: ...
 
 
 def combined(per_head: Tensor, dag_weight: float) -> Tensor:
@@ -89,10 +89,10 @@ def r1_penalty(real_logits: Tensor, real_images: Tensor) -> Tensor:
 class NonSaturating:
     """The logistic game in which the generator maximises log D(fake) (Goodfellow et al. 2014; HyperNeRFGAN)."""
 
-    def judge(self, real_heads: Tensor, fake_heads: Tensor, dag_weight: float, u: float) -> Tensor:
+    def discriminator(self, real_heads: Tensor, fake_heads: Tensor, dag_weight: float, u: float) -> Tensor:
         return nonsaturating_d(real_heads, fake_heads, dag_weight)
 
-    def maker(self, fake_heads: Tensor, dag_weight: float) -> Tensor:
+    def generator(self, fake_heads: Tensor, dag_weight: float) -> Tensor:
         return nonsaturating_g(fake_heads, dag_weight)
 
 
@@ -103,10 +103,10 @@ class BinaryCrossEntropy:
     BCE(x, 1) = softplus(−x) and BCE(x, 0) = softplus(x), so its values are those of ``nonsaturating``.
     """
 
-    def judge(self, real_heads: Tensor, fake_heads: Tensor, dag_weight: float, u: float) -> Tensor:
+    def discriminator(self, real_heads: Tensor, fake_heads: Tensor, dag_weight: float, u: float) -> Tensor:
         return combined(_cross_entropy(real_heads, 1.0) + _cross_entropy(fake_heads, 0.0), dag_weight)
 
-    def maker(self, fake_heads: Tensor, dag_weight: float) -> Tensor:
+    def generator(self, fake_heads: Tensor, dag_weight: float) -> Tensor:
         return combined(_cross_entropy(fake_heads, 1.0), dag_weight)
 
 
@@ -128,11 +128,11 @@ class Hinge:
             raise UserError(bounds, "wanted 0 < margin_low <= margin_high", "correct them")
         self.low, self.high, self.batch_mean = margin_low, margin_high, batch_mean
 
-    def judge(self, real_heads: Tensor, fake_heads: Tensor, dag_weight: float, u: float) -> Tensor:
+    def discriminator(self, real_heads: Tensor, fake_heads: Tensor, dag_weight: float, u: float) -> Tensor:
         """``u`` in [0, 1] places the margin between its bounds."""
         if self.batch_mean:
             real_heads, fake_heads = real_heads.mean(0, keepdim=True), fake_heads.mean(0, keepdim=True)
         return hinge_d(real_heads, fake_heads, dag_weight, margin=self.low + u * (self.high - self.low))
 
-    def maker(self, fake_heads: Tensor, dag_weight: float) -> Tensor:
+    def generator(self, fake_heads: Tensor, dag_weight: float) -> Tensor:
         return hinge_g(fake_heads, dag_weight)

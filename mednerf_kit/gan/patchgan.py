@@ -10,7 +10,7 @@ import itertools
 from torch import Generator, Tensor, nn
 
 from ..core.errors import UserError
-from ..core.types import Verdict
+from ..core.types import DiscriminatorOutput
 from .dag import Dag
 from .discriminator import DISCRIMINATORS
 from .selfsup import normalised_conv
@@ -29,7 +29,7 @@ class PatchGan(nn.Module):
     """
 
     def __init__(self, *, size: int, channels: int = 3, width: int = 64, policy: tuple | str = "none", heads: int | None = None,
-                 dag_weight: float = 0.0, generator: Generator | None = None) -> None:  # fmt: skip
+                 dag_weight: float = 0.0, rng: Generator | None = None) -> None:  # fmt: skip
         super().__init__()
         if size < 16 or min(channels, width) < 1 or dag_weight < 0:
             raise UserError(
@@ -43,16 +43,16 @@ class PatchGan(nn.Module):
         widths = [channels, *(width * min(2**k, 8) for k in range(halvings))]
         layers: list[nn.Module] = []
         for k, (i, o) in enumerate(itertools.pairwise(widths)):
-            layers.append(normalised_conv(i, o, 4, stride=2, generator=generator))
+            layers.append(normalised_conv(i, o, 4, stride=2, rng=rng))
             layers += [nn.InstanceNorm2d(o)] if k else []
             layers.append(nn.LeakyReLU(0.2))
         self.trunk = nn.Sequential(*layers)
         self.logits = nn.utils.parametrizations.spectral_norm(nn.Conv2d(widths[-1], self.dag.count, 4, bias=False))
 
-    def forward(self, images: Tensor, angles_deg: Tensor | None = None, *, heads: int | None = None) -> Verdict:
+    def forward(self, images: Tensor, angles_deg: Tensor | None = None, *, heads: int | None = None) -> DiscriminatorOutput:
         """Judge pictures [B, C, size, size]; angles are not used. ``heads`` asks the first few heads only: [B, heads]."""
         if images.shape[1:] != (self.channels, self.size, self.size):
             raise ValueError(f"images: expected [B, {self.channels}, {self.size}, {self.size}], got {list(images.shape)}")
         count = min(heads or self.dag.count, self.dag.count)
         logits = self.logits(self.trunk(2 * self.dag.stack(images, count) - 1)).mean((2, 3)).unflatten(0, (count, len(images)))
-        return Verdict(logits[..., :count].diagonal(dim1=0, dim2=2))
+        return DiscriminatorOutput(logits[..., :count].diagonal(dim1=0, dim2=2))

@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ..core.errors import UserError
-from ..core.types import Verdict
+from ..core.types import DiscriminatorOutput
 from .dag import Dag
 from .discriminator import DISCRIMINATORS
 from .layers import SLOPE, leaky_relu
@@ -23,10 +23,10 @@ from .layers import SLOPE, leaky_relu
 DECODED_FROM = 8  # pixels of the maps that the decoders enlarge
 
 
-def normalised_conv(inputs: int, outputs: int, kernel: int, *, stride: int = 1, generator: Generator | None = None) -> nn.Module:
+def normalised_conv(inputs: int, outputs: int, kernel: int, *, stride: int = 1, rng: Generator | None = None) -> nn.Module:
     """A convolution under spectral normalisation (arXiv 1802.05957), padded by (kernel − 1) // 2."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=(kernel - 1) // 2, bias=False)
-    nn.init.normal_(conv.weight, std=0.02, generator=generator)
+    nn.init.normal_(conv.weight, std=0.02, generator=rng)
     return spectral_norm(conv)
 
 
@@ -38,10 +38,10 @@ def group_norm(channels: int) -> nn.GroupNorm:
 class Excitation(nn.Module):
     """Channels of a coarse map, weighted by what a finer map saw: y · sigmoid(conv(pool(x))) (FastGAN, eq. 1)."""
 
-    def __init__(self, fine: int, coarse: int, *, generator: Generator | None = None) -> None:
+    def __init__(self, fine: int, coarse: int, *, rng: Generator | None = None) -> None:
         super().__init__()
         self.squeeze = spectral_norm(nn.Conv2d(fine, coarse, 4, bias=False))
-        self.weigh = normalised_conv(coarse, coarse, 1, generator=generator)
+        self.weigh = normalised_conv(coarse, coarse, 1, rng=rng)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         squeezed = functional.leaky_relu(self.squeeze(functional.adaptive_avg_pool2d(fine, 4)), SLOPE)
@@ -51,14 +51,14 @@ class Excitation(nn.Module):
 class Decoder(nn.Module):
     """A map back into a picture of 8·2^doublings pixels in [0, 1], by nearest upsampling and gated convolutions."""
 
-    def __init__(self, inputs: int, channels: int, doublings: int, *, generator: Generator | None = None) -> None:
+    def __init__(self, inputs: int, channels: int, doublings: int, *, rng: Generator | None = None) -> None:
         super().__init__()
         widths = [max(4, inputs // 2**k) for k in range(doublings + 1)]
         self.steps = nn.ModuleList(
-            nn.Sequential(nn.Upsample(scale_factor=2), normalised_conv(i, 2 * o, 3, generator=generator), group_norm(2 * o),
+            nn.Sequential(nn.Upsample(scale_factor=2), normalised_conv(i, 2 * o, 3, rng=rng), group_norm(2 * o),
                           nn.GLU(1))
             for i, o in zip(widths, widths[1:], strict=False))  # fmt: skip
-        self.paint = normalised_conv(widths[-1], channels, 3, generator=generator)
+        self.paint = normalised_conv(widths[-1], channels, 3, rng=rng)
 
     def forward(self, x: Tensor) -> Tensor:
         x = functional.adaptive_avg_pool2d(x, DECODED_FROM)
@@ -87,7 +87,7 @@ class SelfSupervisedDiscriminator(nn.Module):
     must make. Pictures lie in [0, 1]; ``size`` (pixels, at least 16) and ``channels`` are facts of the data.
 
     >>> judge = SelfSupervisedDiscriminator(size=16, channels=1, doublings=1, width=4)
-    >>> verdict = judge(torch.rand(2, 1, 16, 16), decode=Generator().manual_seed(0))
+    >>> verdict = judge(torch.rand(2, 1, 16, 16), rng=Generator().manual_seed(0))
     >>> verdict.heads.shape, verdict.extras["part"].shape
     (torch.Size([2, 4]), torch.Size([4, 2, 1, 16, 16]))
     """
@@ -96,7 +96,7 @@ class SelfSupervisedDiscriminator(nn.Module):
 
     def __init__(self, *, size: int, channels: int = 3, width: int = 16, policy: tuple | str = "fliprot",
                  heads: int | None = None, dag_weight: float = 0.2, doublings: int = 4,
-                 generator: Generator | None = None) -> None:  # fmt: skip
+                 rng: Generator | None = None) -> None:  # fmt: skip
         super().__init__()
         if size < 16 or min(channels, width) < 1 or not 0 <= doublings <= 6 or dag_weight < 0:
             raise UserError(
@@ -106,23 +106,23 @@ class SelfSupervisedDiscriminator(nn.Module):
             )
         self.size, self.channels, self.dag_weight = size, channels, dag_weight
         self.dag = Dag(policy, heads=heads)
-        self.fine = normalised_conv(channels, width, 3, generator=generator)
+        self.fine = normalised_conv(channels, width, 3, rng=rng)
         self.halve, self.quarter = (
-            nn.Sequential(normalised_conv(n, 2 * n, 4, stride=2, generator=generator), group_norm(2 * n))
+            nn.Sequential(normalised_conv(n, 2 * n, 4, stride=2, rng=rng), group_norm(2 * n))
             for n in (width, 2 * width)
         )
-        self.excite_half = Excitation(width, 2 * width, generator=generator)
-        self.excite_quarter = Excitation(2 * width, 4 * width, generator=generator)
-        self.mix = nn.Sequential(normalised_conv(4 * width, 16 * width, 1, generator=generator), group_norm(16 * width))
+        self.excite_half = Excitation(width, 2 * width, rng=rng)
+        self.excite_quarter = Excitation(2 * width, 4 * width, rng=rng)
+        self.mix = nn.Sequential(normalised_conv(4 * width, 16 * width, 1, rng=rng), group_norm(16 * width))
         self.logits = spectral_norm(nn.Conv2d(16 * width, self.dag.count, 4, bias=False))
-        self.draw_whole = Decoder(4 * width, channels, doublings, generator=generator)
-        self.draw_part = Decoder(2 * width, channels, doublings, generator=generator)
+        self.draw_whole = Decoder(4 * width, channels, doublings, rng=rng)
+        self.draw_part = Decoder(2 * width, channels, doublings, rng=rng)
 
     def forward(self, images: Tensor, angles_deg: Tensor | None = None, *, heads: int | None = None,
-                decode: Generator | None = None) -> Verdict:  # fmt: skip
+                rng: Generator | None = None) -> DiscriminatorOutput:  # fmt: skip
         """Judge pictures [B, C, size, size]; angles are not used. ``heads`` asks the first few heads only: [B, heads].
 
-        With ``decode``, which chooses a quadrant, ``extras`` holds drawings and what they should show, ``whole`` and
+        With ``rng``, which chooses a quadrant, ``extras`` holds drawings and what they should show, ``whole`` and
         ``whole_target``, ``part`` and ``part_target``, each [heads, B, C, n, n].
         """
         if images.shape[1:] != (self.channels, self.size, self.size):
@@ -133,12 +133,12 @@ class SelfSupervisedDiscriminator(nn.Module):
         half = self.excite_half(fine, leaky_relu(self.halve(fine)))
         quarter = self.excite_quarter(half, leaky_relu(self.quarter(half)))
         logits = self.logits(leaky_relu(self.mix(quarter))).mean((2, 3)).unflatten(0, (count, len(images)))  # [K, B, heads]
-        verdict = Verdict(logits[..., :count].diagonal(dim1=0, dim2=2))
-        if decode is None:
+        verdict = DiscriminatorOutput(logits[..., :count].diagonal(dim1=0, dim2=2))
+        if rng is None:
             return verdict
-        which = int(torch.randint(4, (), generator=decode))
+        which = int(torch.randint(4, (), generator=rng))
         drawn = {"whole": self.draw_whole(quarter), "part": self.draw_part(quadrant(half, which))}
         wanted = {"whole_target": stacked, "part_target": quadrant(stacked, which)}
         n = drawn["whole"].shape[-1]
         wanted = {k: functional.interpolate(v, (n, n), mode="bilinear", align_corners=False) for k, v in wanted.items()}
-        return Verdict(verdict.heads, {k: v.unflatten(0, (count, len(images))) for k, v in (drawn | wanted).items()})
+        return DiscriminatorOutput(verdict.heads, {k: v.unflatten(0, (count, len(images))) for k, v in (drawn | wanted).items()})

@@ -245,6 +245,8 @@ def cylinder_span(origin: Tensor, direction: Tensor, radius: float | Tensor, axi
 
 
 #: Set-ups used when nothing else is said: the phantom cohorts', which imitate the published sets.
+FRONTAL_DEG, LATERAL_DEG = 270.0, 0.0  # the clinical PA film and a lateral one
+
 DEFAULTS = {
     "chest": Geometry(source_to_isocentre_mm=1120, source_to_detector_mm=1600, rows=128, cols=128, pixel_mm=4.0,
                       line_integral_scale=7.5),

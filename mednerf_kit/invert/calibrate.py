@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Generator
 from tqdm import tqdm
 
+from ..core import files
 from ..core.errors import UserError
-from ..metrics import image
+from ..engine.loop import Loop
+from ..metrics import image as image_metrics
+from ..prior.load import CALIBRATION, Prior, load_prior
+from ..prior.sets import read_set
 from .evaluate import input_views
 from .posterior import Inversion
 from .predict import predict
-from ..engine.run_folder import Prior
-from ..prior.sets import read_set
 
 INPUTS_DEG = {"1": (270.0,), "2": (270.0, 0.0)}  # one frontal view, and a frontal with a lateral
 
@@ -44,9 +47,22 @@ def calibrate(prior: Prior, *, limit: int = 4, views: Sequence[str] = ("1",), se
             truth = orbits.images[orbits.patients.index(name)].float()
             posterior = Inversion()(bare, truth[inputs], torch.tensor(angles_deg), Generator().manual_seed(seed + i))
             orbit = predict(bare, posterior, orbits.geometry)
-            mask = image.body_mask(truth[rest])
+            mask = image_metrics.body_mask(truth[rest])
             spreads.append(1.645 * orbit.spread[rest][mask])
             errors.append((orbit.views[rest] - truth[rest])[mask])
         if spreads:
-            factors[key] = image.calibrate_scale(torch.cat(spreads), torch.cat(errors))
+            factors[key] = image_metrics.calibrate_scale(torch.cat(spreads), torch.cat(errors))
     return factors
+
+
+def calibrate_run(loop: Loop, recipe: Mapping[str, Any], device: torch.device) -> None:
+    """Fit the factors of a prior that has just been trained, and keep them beside its snapshots."""
+    prior = load_prior(loop.folder)
+    prior.generator.to(device)
+    factors = calibrate(prior, limit=recipe["calibration_patients"])
+    files.write_json(loop.folder / CALIBRATION, factors)
+    loop.log(
+        f"uncertainty calibrated on validation patients: {factors}"
+        if factors
+        else "note: no validation patients, so the uncertainty is not calibrated"
+    )

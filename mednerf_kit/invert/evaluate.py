@@ -18,14 +18,16 @@ from .. import DISCLAIMER
 from ..core import files
 from ..core.errors import UserError
 from ..data.orbits import OrbitSet
-from ..metrics import image
-from ..viz import figures
-from ..engine import run_folder
-from .posterior import Inversion
-from .predict import Orbit, predict
-from .fine_tuning import Search, inversion_of
+from ..engine.device import select_device
+from ..metrics import image as image_metrics
+from ..prior import load as prior_load
+from ..prior.load import Search
 from ..prior.sets import read_set
 from ..prior.training_volumes import known_volume
+from ..viz import figures
+from .fine_tuning import inversion_of
+from .posterior import Inversion
+from .predict import Orbit, predict
 
 
 @dataclass(frozen=True)
@@ -64,33 +66,33 @@ def baseline_orbits(training: Tensor, truth: Tensor, inputs: Sequence[int]) -> d
     }
 
 
-def score_patient(prior: run_folder.Prior, name: str, truth: Tensor, training: Tensor, inputs: Sequence[int], inversion: Search,
-                  random: Generator, ct: str | None = None) -> Scored:  # fmt: skip
+def score_patient(prior: prior_load.Prior, name: str, truth: Tensor, training: Tensor, inputs: Sequence[int], inversion: Search,
+                  rng: Generator, ct: str | None = None) -> Scored:  # fmt: skip
     """Invert the input views of one patient [V, H, W] and score every other view."""
     started = time.perf_counter()
     geometry = prior.geometry
     angles = torch.tensor([geometry.angles_deg[k] for k in inputs])
-    posterior = inversion(prior, truth[list(inputs)], angles, random)
+    posterior = inversion(prior, truth[list(inputs)], angles, rng)
     orbit = predict(prior, posterior, geometry)
     rest = torch.ones(len(truth), dtype=torch.bool)
     rest[list(inputs)] = False
 
     def scored(image: Tensor) -> dict[str, Tensor]:
-        found = image.scores(image.clamp(0, 1), truth)
+        found = image_metrics.scores(image.clamp(0, 1), truth)
         return {k: torch.where(rest, v, torch.nan) for k, v in found.items()}
 
     band = 1.645 * orbit.spread[rest]
-    seen, mask = orbit.views[rest], image.body_mask(truth[rest])
+    seen, mask = orbit.views[rest], image_metrics.body_mask(truth[rest])
     covered = {
-        "coverage_90": image.coverage(seen - band, seen + band, truth[rest], mask),
+        "coverage_90": image_metrics.coverage(seen - band, seen + band, truth[rest], mask),
         **{f"spread_error_{k}": v for k, v in
-           image.spread_error_correlation(orbit.spread[rest], (seen - truth[rest]).abs(), mask).items()},
+           image_metrics.spread_error_correlation(orbit.spread[rest], (seen - truth[rest]).abs(), mask).items()},
         "mean_spread": float(orbit.spread[rest][mask].mean()),
     }  # fmt: skip
     volume = None
     if ct is not None and prior.scale is not None:
         known = known_volume(ct, geometry, orbit.values.shape[-1])
-        volume = image.volume_errors(orbit.values, known, float(known.amax()), with_ssim=True)
+        volume = image_metrics.volume_errors(orbit.values, known, float(known.amax()), with_ssim=True)
     shared = {k: scored(v) for k, v in baseline_orbits(training, truth, inputs).items()}
     return Scored(name, scored(orbit.views), shared, orbit, volume, covered, time.perf_counter() - started)
 
@@ -126,10 +128,10 @@ def summary(results: Sequence[Scored], geometry_angles: Sequence[float], inputs_
         found["volume"] = {k: sum(v[k] for v in volumes) / len(volumes) for k in volumes[0]}
     if uncertainty:
         found["uncertainty"] = {k: sum(r.coverage[k] for r in results) / len(results) for k in results[0].coverage}
-    return found | {"conventions": image.CONVENTIONS, "note": DISCLAIMER}
+    return found | {"conventions": image_metrics.CONVENTIONS, "note": DISCLAIMER}
 
 
-def load_sets(prior: run_folder.Prior, dataset: str | None, split: str, limit: int | None, seen: bool) -> tuple[OrbitSet, Tensor]:
+def load_sets(prior: prior_load.Prior, dataset: str | None, split: str, limit: int | None, seen: bool) -> tuple[OrbitSet, Tensor]:
     """The patients to score at the prior's size, and the training orbits [P, V, H, W] for the baselines."""
     node = prior.meta["recipe"]["dataset"]
     trained_on = str(prior.meta["dataset"])
@@ -152,9 +154,9 @@ def evaluate(*, run: str, dataset: str | None = None, split: str = "test", input
              limit: int | None = None, seen: bool = False, uncertainty: bool = False, out: Path | None = None, seed: int = 0,
              device: str = "auto") -> dict[str, Any]:  # fmt: skip
     """Score a prior on a set; writes image.json, error_by_angle.csv and a plot, and returns the metrics."""
-    prior = run_folder.load_prior(run)
+    prior = prior_load.load_prior(run)
     prior.check_xray()
-    prior.generator.to(run_folder.pick_device(device))
+    prior.generator.to(select_device(device))
     orbits, training = load_sets(prior, dataset, split, limit, seen)
     inputs = input_views(orbits.geometry.angles_deg, input_angles)
     if len(inputs) >= orbits.geometry.views:
@@ -162,9 +164,9 @@ def evaluate(*, run: str, dataset: str | None = None, split: str = "test", input
     results, search = [], inversion_of(prior, Inversion)
     for i, name in enumerate(tqdm(orbits.patients, desc="patients")):
         ct = str(orbits.volumes[name]) if name in orbits.volumes else None
-        random = Generator().manual_seed(seed + i)
-        results.append(score_patient(prior, name, orbits.images[i].float(), training, inputs, search, random, ct))
-    distances, reason = image.lpips_distance(torch.cat([r.orbit.views for r in results]), orbits.images.float().flatten(0, 1))
+        rng = Generator().manual_seed(seed + i)
+        results.append(score_patient(prior, name, orbits.images[i].float(), training, inputs, search, rng, ct))
+    distances, reason = image_metrics.lpips_distance(torch.cat([r.orbit.views for r in results]), orbits.images.float().flatten(0, 1))
     lpips = (None if distances is None else float(distances.mean()), reason)
     found = summary(results, orbits.geometry.angles_deg, input_angles, seen=bool(seen), uncertainty=uncertainty, lpips=lpips)
     found["n_training_patients"] = len(training)

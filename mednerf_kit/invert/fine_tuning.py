@@ -21,17 +21,12 @@ import torch
 from torch import Generator, Tensor
 from tqdm import trange
 
-from ..core.config import Registry
 from ..core.types import Rays
 from ..gan.generator import Latent
-from .posterior import Inversion, Posterior
 from ..metrics.perceptual import PERCEPTUAL, Perceptual
+from ..prior.load import INVERSIONS, Prior, Search
 from ..prior.rendering import Renderer, as_batch
-from ..engine.run_folder import Prior
-
-Search = Callable[[Prior, Tensor, Tensor, Generator], Posterior]
-INVERSIONS: Registry[Search] = Registry("inversion")
-INVERSIONS.register("posterior")(Inversion)
+from .posterior import Posterior
 
 
 def inversion_of(prior: Prior, default: Callable[..., Search], **options: Any) -> Search:
@@ -41,7 +36,7 @@ def inversion_of(prior: Prior, default: Callable[..., Search], **options: Any) -
 
 
 @dataclass(frozen=True)
-class Members:
+class Ensemble:
     """Everything that is optimised; M members, the best guess first."""
 
     eps: Tensor  # [M, latent_dim]
@@ -52,14 +47,14 @@ class Members:
     def tensors(self) -> list[Tensor]:
         return [self.eps, self.turn_deg, self.sigma, *self.deltas]
 
-    def cloned(self) -> Members:
+    def cloned(self) -> Ensemble:
         eps, turn, sigma, *deltas = (t.detach().clone() for t in self.tensors())
-        return Members(eps, turn, tuple(deltas), sigma)
+        return Ensemble(eps, turn, tuple(deltas), sigma)
 
 
 @INVERSIONS.register("relaxed")
 @dataclass(frozen=True, kw_only=True)
-class Relaxed:
+class FineTuning:
     """How an X-ray is inverted; the weights of the three terms are MedNeRF's.
 
     ``weighting`` ``uncertainty`` lets the two image terms weigh themselves, Σ L / (2 σ²) + log(1 + σ²) with learned σ (UMedNeRF;
@@ -81,40 +76,40 @@ class Relaxed:
     tune_rate: float = 5e-4
     max_seconds: float = math.inf
 
-    def __call__(self, prior: Prior, images: Tensor, angles_deg: Tensor, random: Generator) -> Posterior:
+    def __call__(self, prior: Prior, images: Tensor, angles_deg: Tensor, rng: Generator) -> Posterior:
         """Invert views [n, rows, cols] of one patient taken at ``angles_deg`` [n]."""
         started = time.perf_counter()
-        problem = Relaxation(prior, images, angles_deg, self, random)
+        problem = FineTuningProblem(prior, images, angles_deg, self, rng)
         members = problem.start()
         members = problem.descend(members, self.code_steps, tune=False, started=started)
         members = problem.descend(members, self.tune_steps, tune=True, started=started)
         return problem.result(members, time.perf_counter() - started)
 
 
-class Relaxation:
+class FineTuningProblem:
     """One patient's views against one prior."""
 
-    def __init__(self, prior: Prior, images: Tensor, angles_deg: Tensor, options: Relaxed, random: Generator) -> None:
-        self.prior, self.g, self.options, self.random = prior, prior.generator, options, random
+    def __init__(self, prior: Prior, images: Tensor, angles_deg: Tensor, options: FineTuning, rng: Generator) -> None:
+        self.prior, self.g, self.options, self.rng = prior, prior.generator, options, rng
         self.device = prior.device
         self.images, self.angles_deg = images.float().to(self.device), angles_deg.float().to(self.device)
         self.geometry = replace(prior.geometry.resized(images.shape[-1]), angles_deg=())
         self.renderer = Renderer.of(prior.meta["recipe"])
         self.perceptual: Perceptual = PERCEPTUAL.build(options.perceptual)
-        self.dust = Generator(device=self.device).manual_seed(int(torch.randint(2**31, (), generator=random)))
-        pick = torch.rand(images.shape, generator=random) < 0.1
+        self.ray_rng = Generator(device=self.device).manual_seed(int(torch.randint(2**31, (), generator=rng)))
+        pick = torch.rand(images.shape, generator=rng) < 0.1
         self.kept_out = pick.to(self.device)
         held = pick.nonzero()
-        self.held_out = held[torch.randperm(len(held), generator=random)[:256]]
+        self.held_out = held[torch.randperm(len(held), generator=rng)[:256]]
         self.training = (~pick).nonzero()
         self.held_out_mse = math.inf
 
-    def start(self) -> Members:
+    def start(self) -> Ensemble:
         """Best of N latents, each at every turn; a latent is kept once, at its best turn."""
         o = self.options
-        eps = torch.randn(o.candidates, self.g.latent_dim, generator=self.random).to(self.device)
+        eps = torch.randn(o.candidates, self.g.latent_dim, generator=self.rng).to(self.device)
         turns = torch.arange(o.azimuths, device=self.device) * (360.0 / o.azimuths)
-        pixels = self.training[torch.randint(len(self.training), (160,), generator=self.random)]
+        pixels = self.training[torch.randint(len(self.training), (160,), generator=self.rng)]
         with torch.no_grad():
             error = torch.stack([
                 torch.cat([self._pixel_error(self._fresh(some, turn), pixels) for some in eps.split(16)]) for turn in turns
@@ -123,47 +118,47 @@ class Relaxation:
         order = best.argsort()[: 1 + o.samples]
         return self._fresh(eps[order], turns[which[order]])
 
-    def _fresh(self, eps: Tensor, turn_deg: Tensor) -> Members:
+    def _fresh(self, eps: Tensor, turn_deg: Tensor) -> Ensemble:
         m = len(eps)
-        return Members(eps.clone(), turn_deg.expand(m).clone(), self.g.no_deltas(m), torch.ones(m, 2, device=self.device))
+        return Ensemble(eps.clone(), turn_deg.expand(m).clone(), self.g.no_deltas(m), torch.ones(m, 2, device=self.device))
 
-    def latent(self, members: Members) -> Latent:
+    def latent(self, members: Ensemble) -> Latent:
         """The scenes that members stand for."""
         base = self.g.latent(members.eps)
         axis = torch.zeros(3, device=self.device)
         axis["xyz".index(self.geometry.axis)] = 1
         return Latent(base.w, torch.deg2rad(members.turn_deg)[:, None] * axis, members.deltas)
 
-    def _seen(self, members: Members, view: Tensor, yx: Tensor, random: Generator | None = None) -> Tensor:
+    def _seen(self, members: Ensemble, view: Tensor, yx: Tensor, rng: Generator | None = None) -> Tensor:
         """Grey values of pixels yx [R, 2] of views [R], [M, R]."""
         poses = torch.stack([self.angles_deg[view], torch.full(view.shape, self.geometry.tilt_deg, device=self.device)], -1)
         rays = self.renderer.poses.rays(self.geometry, poses, yx.float()[:, None], self.g.field.support)
         flat = Rays(*(v[:, 0] for v in (rays.origin, rays.direction, rays.near, rays.far)))
         code = self.g.weights(self.latent(members))
-        return self.renderer.image(self.g.field, as_batch(flat, len(members.eps)), code, random).mean(-1)
+        return self.renderer.image(self.g.field, as_batch(flat, len(members.eps)), code, rng).mean(-1)
 
-    def _pixel_error(self, members: Members, pixels: Tensor) -> Tensor:
+    def _pixel_error(self, members: Ensemble, pixels: Tensor) -> Tensor:
         """Mean squared error at pixels [R, 3] (view, row, column): [M]."""
         view, y, x = pixels.to(self.device).unbind(1)
         return (self._seen(members, view, pixels[:, 1:].to(self.device)) - self.images[view, y, x]).square().mean(1)
 
-    def _terms(self, members: Members) -> Tensor:
+    def _terms(self, members: Ensemble) -> Tensor:
         """Perceptual distance and squared error of a random patch, [M, 2]; held-out pixels have no say."""
         n, rows, cols = self.images.shape
         size = min(self.options.patch_px, rows, cols)
-        stride = 1 + int(torch.randint((min(rows, cols) - 1) // max(size - 1, 1), (), generator=self.random))
+        stride = 1 + int(torch.randint((min(rows, cols) - 1) // max(size - 1, 1), (), generator=self.rng))
         reach = (size - 1) * stride
-        view = int(torch.randint(n, (), generator=self.random))
-        top, left = (int(torch.randint(side - reach, (), generator=self.random)) for side in (rows, cols))
+        view = int(torch.randint(n, (), generator=self.rng))
+        top, left = (int(torch.randint(side - reach, (), generator=self.rng)) for side in (rows, cols))
         y, x = (start + stride * torch.arange(size, device=self.device) for start in (top, left))
         yx = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).flatten(0, 1)
-        seen = self._seen(members, torch.full((len(yx),), view, device=self.device), yx, self.dust)
+        seen = self._seen(members, torch.full((len(yx),), view, device=self.device), yx, self.ray_rng)
         truth, hidden = (t[view, yx[:, 0], yx[:, 1]] for t in (self.images, self.kept_out))
         truth = torch.where(hidden, seen.detach(), truth)
         pair = [t.unflatten(1, (size, size))[:, None] for t in (seen, truth)]
         return torch.stack([self.perceptual(*pair), (seen - truth).square().mean(1)], 1)
 
-    def loss(self, members: Members) -> Tensor:
+    def loss(self, members: Ensemble) -> Tensor:
         """What every member minimises, [M]."""
         o, terms = self.options, self._terms(members)
         if o.weighting == "uncertainty":
@@ -171,7 +166,7 @@ class Relaxation:
         weights = torch.tensor([o.perceptual_weight, o.mse_weight], device=self.device)
         return (weights * terms).sum(1) + o.prior_weight * members.eps.square().mean(1) / 2
 
-    def descend(self, members: Members, steps: int, *, tune: bool, started: float) -> Members:
+    def descend(self, members: Ensemble, steps: int, *, tune: bool, started: float) -> Ensemble:
         """Adam on latents and turns, with RMSprop on the networks when ``tune``; the state with the lowest held-out error."""
         o, members = self.options, members.cloned()
         rate = 5e-4 if tune else o.code_rate
@@ -202,11 +197,11 @@ class Relaxation:
         return best
 
     @torch.no_grad()
-    def _held_out_error(self, members: Members) -> float:
+    def _held_out_error(self, members: Ensemble) -> float:
         return float(self._pixel_error(members, self.held_out).mean())
 
     @torch.no_grad()
-    def result(self, members: Members, seconds: float) -> Posterior:
+    def result(self, members: Ensemble, seconds: float) -> Posterior:
         """The finished scenes; their turns sit in the latents' poses, so the input's angles stay as given."""
         latent = self.latent(members)
         gains = torch.ones(len(members.eps), len(self.images), device=self.device)

@@ -14,16 +14,14 @@ from .. import DISCLAIMER
 from ..core import files
 from ..core.errors import RunError, UserError
 from ..gan.generator import Latent
-from ..imaging.geometry import DEFAULTS, Geometry
+from ..imaging.geometry import DEFAULTS, FRONTAL_DEG, LATERAL_DEG, Geometry
 from ..imaging.volume import Volume, write_volume
+from ..prior.load import Prior
+from ..prior.training_volumes import HALF_EXTENT
+from ..recon.field_volume import at_distance
 from ..viz import figures
 from .posterior import Posterior
 from .predict import Orbit
-from ..engine.run_folder import Prior
-from ..prior.training_volumes import HALF_EXTENT
-from ..recon.field_volume import at_distance
-
-FRONTAL_DEG, LATERAL_DEG = 270.0, 0.0
 
 
 def grid_size(cols: int) -> int:
@@ -76,12 +74,12 @@ def as_volume(prior: Prior, values: Tensor, *, spread: bool = False) -> Volume:
 
 def unit_of(prior: Prior) -> str:
     """What the voxels of :func:`as_volume` are."""
-    if not prior.sums:
+    if not prior.is_line_integral:
         return "density per half field width (of emission and absorption: no attenuation)"
     return "HU" if prior.scale is not None else "image value per half field width (relative attenuation)"
 
 
-def one_scene(prior: Prior, eps: Tensor) -> Posterior:
+def one_patient(prior: Prior, eps: Tensor) -> Posterior:
     """The scene of standard normal numbers [1, latent_dim], in the form in which a projected X-ray comes."""
     latent = prior.generator.latent(eps.to(prior.device))
     return _posterior(prior, latent, torch.ones(1, 1), torch.tensor([FRONTAL_DEG]), prior.distance, float("nan"), 0.0)

@@ -21,11 +21,11 @@ from torch import Generator, Tensor
 from tqdm import trange
 
 from ..core.types import Rays
-from ..fields.hyper import Weights
+from ..fields.hyper import MlpWeights
 from ..gan.generator import HyperGenerator, Latent
+from ..prior.load import INVERSIONS, Prior
 from ..rays.render import Level, render, xray
 from ..rays.samplers.base import Stratified
-from ..engine.run_folder import Prior
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Posterior:
     """Scenes that explain the X-rays, the best guess first."""
 
     latent: Latent  # [1 + K]
-    code: Weights  # [1 + K] their networks
+    code: MlpWeights  # [1 + K] their networks
     gains: Tensor  # [1 + K, n] of the input views
     angles_deg: Tensor  # [n] fitted
     distance: float  # fitted source distance, field units
@@ -41,6 +41,7 @@ class Posterior:
     seconds: float
 
 
+@INVERSIONS.register("posterior")
 @dataclass(frozen=True, kw_only=True)
 class Inversion:
     """How an X-ray is inverted."""
@@ -58,10 +59,10 @@ class Inversion:
     gain_sigma: float = 0.05
     max_seconds: float = math.inf
 
-    def __call__(self, prior: Prior, images: Tensor, angles_deg: Tensor, random: Generator) -> Posterior:
+    def __call__(self, prior: Prior, images: Tensor, angles_deg: Tensor, rng: Generator) -> Posterior:
         """Invert views [n, rows, cols] of one patient taken at ``angles_deg`` [n]."""
         started = time.perf_counter()
-        problem = Problem(prior, images, angles_deg, self, random)
+        problem = Problem(prior, images, angles_deg, self, rng)
         state = problem.start()
         state = problem.descend(state, self.code_steps, pivot=False, started=started)
         state = problem.descend(state, self.pivot_steps, pivot=True, started=started)
@@ -93,16 +94,16 @@ class State:
 class Problem:
     """One patient's views against one prior."""
 
-    def __init__(self, prior: Prior, images: Tensor, angles_deg: Tensor, options: Inversion, random: Generator) -> None:
+    def __init__(self, prior: Prior, images: Tensor, angles_deg: Tensor, options: Inversion, rng: Generator) -> None:
         assert isinstance(prior.generator, HyperGenerator)
-        self.prior, self.g, self.options, self.random = prior, prior.generator, options, random
+        self.prior, self.g, self.options, self.rng = prior, prior.generator, options, rng
         self.device = prior.device
         self.images, self.angles_deg = images.float().to(self.device), angles_deg.to(self.device)
         self.geometry = replace(prior.geometry.resized(images.shape[-1]), angles_deg=())
         rows, cols = images.shape[-2:]
-        pick = torch.rand(len(images), rows, cols, generator=random)
+        pick = torch.rand(len(images), rows, cols, generator=rng)
         self.training, self.held_out = (pick >= 0.1).nonzero(), (pick < 0.1).nonzero()
-        self.held_out = self.held_out[torch.randperm(len(self.held_out), generator=random)[:256]]
+        self.held_out = self.held_out[torch.randperm(len(self.held_out), generator=rng)[:256]]
         self.sampler = [Level(Stratified(n=options.nodes))]
         self.expected_gain = prior.expected_gain(self.angles_deg)
         self.wanted = torch.zeros(1, self.g.latent_dim, device=self.device)  # eps_k of each member
@@ -110,7 +111,7 @@ class Problem:
     def start(self) -> State:
         """Best of N codes."""
         g, o = self.g, self.options
-        drawn = torch.randn(o.candidates, g.latent_dim, generator=self.random).to(self.device)
+        drawn = torch.randn(o.candidates, g.latent_dim, generator=self.rng).to(self.device)
         eps = torch.cat([torch.zeros_like(self.wanted), 0.8 * g.whiten(self.prior.codes.to(self.device))[: o.candidates], drawn])
         pixels = self._draw(160)
         g.edge = 0.08
@@ -118,7 +119,7 @@ class Problem:
             error = torch.cat([self._misfit(self._fresh(some), pixels, gain_fit=True) for some in eps.split(16)])
         order = error.argsort()[: 1 + o.samples]
         self.wanted = torch.cat(
-            [torch.zeros_like(eps[:1]), torch.randn(o.samples, g.latent_dim, generator=self.random).to(self.device)]
+            [torch.zeros_like(eps[:1]), torch.randn(o.samples, g.latent_dim, generator=self.rng).to(self.device)]
         )
         return self._fresh(eps[order])
 
@@ -133,9 +134,9 @@ class Problem:
         return Latent(base.w + state.style, base.pose, state.deltas)
 
     def _draw(self, n: int) -> Tensor:
-        return self.training[torch.randint(len(self.training), (n,), generator=self.random)]
+        return self.training[torch.randint(len(self.training), (n,), generator=self.rng)]
 
-    def _misfit(self, state: State, pixels: Tensor, *, gain_fit: bool = False, random: Generator | None = None) -> Tensor:
+    def _misfit(self, state: State, pixels: Tensor, *, gain_fit: bool = False, rng: Generator | None = None) -> Tensor:
         """Mean squared error of each member at pixels [R, 3] (view, row, column): [M]."""
         view, yx = pixels[:, 0].to(self.device), pixels[:, 1:].float().to(self.device)
         angles = (self.angles_deg + state.turn_deg)[view]
@@ -144,7 +145,7 @@ class Problem:
         members = len(state.eps)
         rays = Rays(*(v.expand(members, *v.shape) for v in (rays.origin, rays.direction, rays.near, rays.far)))
         code = self.g.weights(self.latent(state))
-        seen = render(rays, self.g.field, self.sampler, picture=xray, code=code, generator=random)[-1].picture.image[..., 0]
+        seen = render(rays, self.g.field, self.sampler, picture=xray, code=code, rng=rng)[-1].picture.image[..., 0]
         truth = self.images[view, pixels[:, 1], pixels[:, 2]]
         gain = state.log_gain.exp()[:, view]
         seen = seen * self.expected_gain[view]
@@ -169,7 +170,7 @@ class Problem:
             for group in adam.param_groups:
                 group["lr"] = group["peak"] * min(1, (i + 1) / 5) * (0.5 + 0.5 * math.cos(math.pi * i / steps))
             self.g.edge = 0.02 if pivot else max(0.02, 0.08 * (1 - 1.5 * i / steps))
-            fit = self._misfit(state, self._draw(o.rays), random=self.random)
+            fit = self._misfit(state, self._draw(o.rays), rng=self.rng)
             loss = (fit + self._penalty(state, pivot)).sum()
             adam.zero_grad()
             loss.backward()

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ..imaging.geometry import Geometry
-from .posterior import Posterior
+from ..prior.load import Prior
 from ..prior.rendering import grey_views
-from ..engine.run_folder import Prior
 from ..recon.field_volume import bake, project_field
+from .posterior import Posterior
 
 SPREAD_FLOOR = 0.01  # image values: what no member disagrees about is still not known better than this
 
@@ -36,7 +36,7 @@ def predict(prior: Prior, posterior: Posterior, geometry: Geometry, *, size: int
     """
     size = size or min(128, max(48, round(geometry.cols * 0.9)))
     volumes = bake(prior.generator, posterior.code, size=size)
-    if prior.sums:
+    if prior.is_line_integral:
         members = project_field(volumes, geometry, posterior.distance).cpu()
     else:
         members = grey_views(prior, posterior.code, geometry).cpu()

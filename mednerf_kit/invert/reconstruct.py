@@ -18,24 +18,25 @@ from .. import DISCLAIMER, __version__
 from ..core import files
 from ..core.errors import UserError
 from ..data.radiograph import Radiograph, read_radiograph, view_angle_deg
+from ..engine.device import select_device
 from ..imaging.geometry import Geometry
 from ..imaging.volume import Volume
-from . import outputs
+from ..prior import load as prior_load
+from ..prior.rendering import grey_views
+from ..recon.field_volume import at_distance, project_field
 from ..viz import figures
-from ..engine import run_folder
+from ..viz.report import UNCERTAINTY_MEANING, ReportContent, write_report
+from . import outputs
+from .fine_tuning import inversion_of
 from .posterior import Inversion, Posterior
 from .predict import Orbit, calibration, predict
-from .fine_tuning import inversion_of
-from ..prior.rendering import grey_views
-from ..viz.report import ReportContent, UNCERTAINTY_MEANING, write_report
-from ..recon.field_volume import at_distance, project_field
 
 POOR_FIT_DB = 20.0  # below this on held-out pixels of the input itself, the prior does not know such a picture
 FIT_MEANING = "input fit, not accuracy: how well held-out pixels of the given X-ray are reproduced; it says little of other views"
 
 
 @dataclass(frozen=True)
-class Film:
+class InputXray:
     """One X-ray as the prior takes it."""
 
     image: Tensor  # [rows, cols] of the prior's pictures, mirrored where the film was
@@ -59,13 +60,13 @@ def project(*, xray: Sequence[str | Path], view: Sequence[str | float] = (), run
     view = tuple(view) or ("PA",) * len(xray)
     if not xray or len(view) != len(xray):
         raise UserError(f"got {len(xray)} X-rays and {len(view)} views", "wanted one view per X-ray", "name the view of each")
-    watch = Stopwatch()
+    watch = StageTimer()
     with watch("read", "reading"):
-        prior = run_folder.load_prior(run)
+        prior = prior_load.load_prior(run)
         prior.check_xray()
         films = [read_film(path, name, prior.geometry, invert=invert, input_kind=input_kind, fit=fit)
                  for path, name in zip(xray, view, strict=True)]  # fmt: skip
-        where = run_folder.pick_device(device)
+        where = select_device(device)
         prior.generator.to(where)
         folder = outputs.made_folder(outdir)
     with watch("invert", f"searching {samples + 1} codes that explain {len(films)} X-ray{'s' * (len(films) > 1)} on {where}"):
@@ -83,7 +84,7 @@ def project(*, xray: Sequence[str | Path], view: Sequence[str | float] = (), run
     return folder
 
 
-class Stopwatch:
+class StageTimer:
     """Says each stage on stderr and keeps its seconds."""
 
     def __init__(self) -> None:
@@ -100,7 +101,7 @@ class Stopwatch:
         self.seconds[stage] = round(time.perf_counter() - started, 2)
 
 
-def read_film(path: str | Path, view: str | float, geometry: Geometry, *, invert: bool, input_kind: Any, fit: Any) -> Film:
+def read_film(path: str | Path, view: str | float, geometry: Geometry, *, invert: bool, input_kind: Any, fit: Any) -> InputXray:
     """An X-ray at the size of the prior's pictures (``geometry``), with the angle of its view.
 
     An AP film is mirrored into the picture at 90°. Where a line-integral scale lies beside the file and differs from the
@@ -124,7 +125,7 @@ def read_film(path: str | Path, view: str | float, geometry: Geometry, *, invert
         if theirs and ours and input_kind != "display" and not math.isclose(theirs, ours, rel_tol=1e-3):
             image = image * (theirs / ours)
             warnings.append(f"the geometry beside it has line_integral_scale {theirs:g}: brought to the prior's, {ours:g}")
-    return Film(image, angle_deg, mirrored, str(view), read, tuple(f"{Path(path).name}: {text}" for text in warnings))
+    return InputXray(image, angle_deg, mirrored, str(view), read, tuple(f"{Path(path).name}: {text}" for text in warnings))
 
 
 def disagreements(found: Geometry, prior: Geometry, angle_deg: float) -> list[str]:
@@ -152,8 +153,8 @@ def disagreements(found: Geometry, prior: Geometry, angle_deg: float) -> list[st
 class Result:
     """All that is known when the work is done and the writing begins."""
 
-    prior: run_folder.Prior
-    films: tuple[Film, ...]
+    prior: prior_load.Prior
+    films: tuple[InputXray, ...]
     posterior: Posterior
     orbit: Orbit
     geometry: Geometry  # of the orbit
@@ -164,7 +165,7 @@ class Result:
         """The scenes' mean view at the fitted angles with the fitted gains, comparable with the films: [n, rows, cols]."""
         prior, posterior = self.prior, self.posterior
         geometry = prior.geometry.at(posterior.angles_deg.tolist())
-        if prior.sums:
+        if prior.is_line_integral:
             seen = project_field(self.orbit.values, geometry, posterior.distance)
         else:
             seen = grey_views(prior, posterior.code, geometry).mean(0)
@@ -262,7 +263,7 @@ def report(result: Result, targets: Tensor, projections: Tensor, volume: Volume,
     )  # fmt: skip
 
 
-def calibration_text(prior: run_folder.Prior, views: int) -> str:
+def calibration_text(prior: prior_load.Prior, views: int) -> str:
     """Whether this spread was calibrated, and on whom."""
     if str(min(views, 2)) not in prior.meta.get("calibration", {}):
         return "This prior's spread was not calibrated: read it as a ranking of places, not as an interval."

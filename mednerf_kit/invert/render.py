@@ -10,14 +10,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..core.errors import UserError
+from ..engine.device import select_device
+from ..imaging import geometry
 from ..imaging.geometry import Geometry
 from ..imaging.volume import write_volume
-from . import outputs
+from ..prior import load as prior_load
 from ..viz import figures
-from ..engine import run_folder
+from . import outputs
 from .predict import predict
 
-SHOWN_DEG = (outputs.FRONTAL_DEG, outputs.LATERAL_DEG)
+SHOWN_DEG = (geometry.FRONTAL_DEG, geometry.LATERAL_DEG)
 STEPS = 16  # frames of the clip from one seed to the next
 CLIP_GRID = 56  # voxels along a side while the clip moves on
 
@@ -29,9 +31,9 @@ def render(*, run: str = "bundled:chest", seed: int = 0, latent: str | Path | No
 
     ``orbit/view_000.png`` … (16 bits) at ``views`` equally spaced angles from 0°, ``orbit.mp4`` and ``volume.nii.gz``.
     """
-    prior = run_folder.load_prior(run)
-    prior.generator.to(run_folder.pick_device(device))
-    scene = outputs.one_scene(prior, outputs.seeded_eps(prior, seed)) if latent is None else outputs.load_latent(latent, prior)
+    prior = prior_load.load_prior(run)
+    prior.generator.to(select_device(device))
+    scene = outputs.one_patient(prior, outputs.seeded_eps(prior, seed)) if latent is None else outputs.load_latent(latent, prior)
     folder = outputs.made_folder(out)
     geometry = prior.geometry.resized(size or prior.geometry.cols).orbit(views)
     orbit = predict(prior, scene, geometry, size=outputs.grid_size(geometry.cols))
@@ -52,8 +54,8 @@ def sample(*, run: str = "bundled:chest", seeds: Sequence[int] = tuple(range(16)
     """
     if not seeds or (interpolate and len(seeds) < 2):
         raise UserError(f"got {len(seeds)} seeds", f"wanted at least {2 if interpolate else 1}", "write for example --seeds 0-3")
-    prior = run_folder.load_prior(run)
-    prior.generator.to(run_folder.pick_device(device))
+    prior = prior_load.load_prior(run)
+    prior.generator.to(select_device(device))
     folder = outputs.made_folder(out)
     geometry = prior.geometry.resized(size or prior.geometry.cols).at(SHOWN_DEG)
     eps = [truncation * outputs.seeded_eps(prior, seed) for seed in seeds]
@@ -68,9 +70,9 @@ def sample(*, run: str = "bundled:chest", seeds: Sequence[int] = tuple(range(16)
     return folder
 
 
-def shown(prior: run_folder.Prior, eps: Tensor, geometry: Geometry, grid: int) -> Tensor:
+def shown(prior: prior_load.Prior, eps: Tensor, geometry: Geometry, grid: int) -> Tensor:
     """The views of one patient at the geometry's angles, [V, rows, cols]."""
-    return predict(prior, outputs.one_scene(prior, eps), geometry, size=grid).views.cpu()
+    return predict(prior, outputs.one_patient(prior, eps), geometry, size=grid).views.cpu()
 
 
 def walk(a: Tensor, b: Tensor, t: float) -> Tensor:

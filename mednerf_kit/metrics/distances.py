@@ -27,7 +27,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 
 def kernel_distance(
-    a: Tensor, b: Tensor, random: Generator, *, subsets: int = 100, size: int = 1000
+    a: Tensor, b: Tensor, rng: Generator, *, subsets: int = 100, size: int = 1000
 ) -> tuple[float, float | None]:
     """Squared maximum mean discrepancy with the kernel (x·y / F + 1)³, unbiased, and its standard deviation over subsets.
 
@@ -41,8 +41,8 @@ def kernel_distance(
     _refuse_small(a, b, 2)
     n = min(size, len(a), len(b))
     values = [
-        _unbiased_mmd(a[torch.randperm(len(a), generator=random)[:n]].double(),
-                      b[torch.randperm(len(b), generator=random)[:n]].double())
+        _unbiased_mmd(a[torch.randperm(len(a), generator=rng)[:n]].double(),
+                      b[torch.randperm(len(b), generator=rng)[:n]].double())
         for _ in range(1 if n == len(a) == len(b) else subsets)
     ]  # fmt: skip
     found = torch.stack(values)

@@ -216,7 +216,7 @@ def _backbone(path: Path) -> dict[str, Tensor]:
 
 
 def sliced_wasserstein(
-    reals: Tensor, fakes: Tensor, generator: Generator, *,
+    reals: Tensor, fakes: Tensor, rng: Generator, *,
     patches: int = 128, patch_px: int = 7, directions: int = 128, repeats: int = 4, smallest_px: int = 16,
 ) -> dict[str, float]:  # fmt: skip
     """Sliced Wasserstein distance ×1000 between two sets of images [N, C, H, W], per level of the Laplacian pyramid and mean.
@@ -239,11 +239,11 @@ def sliced_wasserstein(
     result = {}
     for real, fake in zip(laplacian_pyramid(reals, smallest_px), laplacian_pyramid(fakes, smallest_px), strict=True):
         rows, cols = (n - patch_px + 1 for n in real.shape[-2:])
-        place = torch.randperm(rows * cols, generator=generator, device=generator.device)[:patches].to(real.device)
+        place = torch.randperm(rows * cols, generator=rng, device=rng.device)[:patches].to(real.device)
         a, b = (_descriptors(level, place // cols, place % cols, patch_px) for level in (real, fake))
         distance = 0.0
         for _ in range(repeats):
-            axes = torch.randn(directions, a.shape[1], generator=generator, device=generator.device).to(a)
+            axes = torch.randn(directions, a.shape[1], generator=rng, device=rng.device).to(a)
             axes = functional.normalize(axes, dim=1)
             distance += float(((axes @ a.T).sort(1).values - (axes @ b.T).sort(1).values).abs().mean()) / repeats
         result[f"swd_{real.shape[-2]}"] = 1e3 * distance

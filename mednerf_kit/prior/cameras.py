@@ -44,9 +44,9 @@ class Poses:
         """The elevation that stands for all: the middle of the range."""
         return sum(self.elevation_deg) / 2
 
-    def draw(self, n: int, random: Generator) -> Tensor:
+    def draw(self, n: int, rng: Generator) -> Tensor:
         """n poses as (azimuth, elevation), [n, 2] degrees."""
-        u = torch.rand(n, 2, generator=random, device=random.device)
+        u = torch.rand(n, 2, generator=rng, device=rng.device)
         low, high = self.azimuth_deg
         bottom, top = (math.sin(math.radians(v)) for v in self.elevation_deg)
         elevation = torch.rad2deg((bottom + (top - bottom) * u[:, 1]).clamp(-1, 1).asin())

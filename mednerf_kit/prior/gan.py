@@ -15,23 +15,39 @@ import torch
 from torch import Generator, Tensor
 
 from ..core.errors import UserError
-from ..core.types import Answer, Pixels, Verdict
+from ..core.types import DiscriminatorOutput, FieldOutput, Pixels
+from ..engine.checkpoint import (
+    ema_update,
+    named,
+    optimiser_tensors,
+    part,
+    restore_optimiser,
+    resume,
+    seeded_generator,
+)
+from ..engine.distributed import (
+    BatchShard,
+    Ranks,
+    RngSnapshot,
+    agree_precision,
+    group_size_note,
+    mean_of,
+    random_patients,
+)
+from ..engine.loop import TASKS
+from ..engine.optim import GanOptimizers, in_one_pass
 from ..fields.coloured import ColouredField
 from ..gan.augment import apply as augmented
 from ..gan.discriminator import Discriminator
 from ..gan.generator import SceneGenerator
 from ..gan.losses import AdversarialLoss, combined, r1_penalty
 from ..imaging.geometry import Geometry
-from ..rays.render import Level
-from ..rays.selectors.base import PatchSelector, look_up
-from . import previews
-from ..engine.loop import TASKS
-from ..engine.optim import Pair, in_one_pass
 from ..metrics.perceptual import Perceptual
+from ..rays.render import Level
+from ..rays.selectors.base import PatchSelector, sample_bilinear
+from . import previews
 from .cameras import Poses, ViewGain
-from ..engine.distributed import Moment, Ranks, Share, compared_in, mean_of, one_precision, random_scenes
 from .rendering import Renderer, physics
-from ..engine.checkpoint import follow, named, optimiser_tensors, part, restore_optimiser, resume, stream
 
 
 @dataclass(frozen=True)
@@ -51,13 +67,13 @@ class Reals:
 
 
 @dataclass(frozen=True)
-class Players:
+class GanModules:
     """What a recipe's other nodes build for the task."""
 
     generator: SceneGenerator
     discriminator: Discriminator
     loss: AdversarialLoss
-    optimisers: Pair
+    optimisers: GanOptimizers
     patch: PatchSelector
     augment: Any
     probability: Any
@@ -72,17 +88,17 @@ class Noisy:
 
     field: ColouredField
     std: float
-    random: Generator
-    share: Share
+    rng: Generator
+    share: BatchShard
 
-    def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any) -> Answer:
-        noise = self.std * self.share.randn(dt.shape, self.random)
+    def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any) -> FieldOutput:
+        noise = self.std * self.share.randn(dt.shape, self.rng)
         return self.field.answer(x, d, dt, code, noise)
 
 
 @TASKS.register("adversarial")
 class AdversarialTask:
-    """Plays the game; ``step`` is one step of the judge and one of the maker on the same fakes.
+    """Plays the game; ``step`` is one step of the discriminator and one of the generator on the same fakes.
 
     ``r1_gamma`` is as published, for pictures in [−1, 1] (a quarter of it acts on ours, in [0, 1]), applied every ``r1_interval``
     steps and weighted accordingly; 0 leaves it out. ``density_noise`` falls linearly to 0 over ``density_noise_steps`` (null:
@@ -90,7 +106,7 @@ class AdversarialTask:
     ``view_gain`` orders of a gain that pictures have by their azimuth are learned too
     (:class:`~mednerf_kit.prior.cameras.ViewGain`).
     ``accumulate`` parts of a batch are computed one after the other, which takes so much less memory and changes nothing else;
-    the maker's pictures are then rendered twice, once for the judge and once for its own gradient.
+    the generator's pictures are then rendered twice, once for the discriminator and once for its own gradient.
     """
 
     def __init__(
@@ -107,7 +123,7 @@ class AdversarialTask:
         ema_ramp: float | None = 0.05,
         view_gain: int = 0,
         accumulate: int = 1,
-        parts: Players,
+        parts: GanModules,
         reals: Reals,
         geometry: Geometry,
         seed: int = 0,
@@ -120,13 +136,13 @@ class AdversarialTask:
         self.ema_kimg, self.ema_ramp, self.accumulate, self.ranks = ema_kimg, ema_ramp, accumulate, Ranks()
         self.renderer = Renderer(parts.levels, physics(picture, background), parts.poses)
         self.channels = 3 if parts.generator.field_outputs == 4 else 1
-        self.random = Generator().manual_seed(seed)  # choices: the same on every device
-        self.dust = stream(self.device, seed)  # jitter and noise along rays, made where they are used
+        self.rng = Generator().manual_seed(seed)  # choices: the same on every device
+        self.ray_rng = seeded_generator(self.device, seed)  # jitter and noise along rays, made where they are used
         self.ema = copy.deepcopy(parts.generator).requires_grad_(False)
         self.gain = ViewGain(view_gain).to(self.device)
         if view_gain:
-            rate = parts.optimisers.maker.param_groups[0]["peak"]
-            parts.optimisers.maker.add_param_group({"params": list(self.gain.parameters()), "peak": rate})
+            rate = parts.optimisers.generator.param_groups[0]["peak"]
+            parts.optimisers.generator.add_param_group({"params": list(self.gain.parameters()), "peak": rate})
 
     def join(self, ranks: Ranks) -> list[str]:
         """Share every batch with other processes; answers what is worth knowing about that."""
@@ -137,42 +153,42 @@ class AdversarialTask:
                             "train in one process with task.accumulate=1")  # fmt: skip
         self.ranks = ranks
         if ranks.world > 1:
-            in_one_pass(self.parts.optimisers.maker, self.parts.optimisers.judge)
-            one_precision(self.parts.generator.field, ranks, self.device)
-        return compared_in(self.parts.discriminator, self.batch, parts)
+            in_one_pass(self.parts.optimisers.generator, self.parts.optimisers.discriminator)
+            agree_precision(self.parts.generator.field, ranks, self.device)
+        return group_size_note(self.parts.discriminator, self.batch, parts)
 
     def step(self, progress: float, index: int) -> dict[str, float]:
-        """One step of the judge, then one of the maker."""
+        """One step of the discriminator, then one of the generator."""
         p, ranks, k = self.parts, self.ranks, self.accumulate
         p.optimisers.at(index)
         p.patch.advance(progress)
-        start, logged, logits, g_losses = Moment(self.random, self.dust), [], [], []
+        start, logged, logits, g_losses = RngSnapshot(self.rng, self.ray_rng), [], [], []
         p.discriminator.requires_grad_(True)
-        p.optimisers.judge.zero_grad(set_to_none=True)
-        for share in ranks.parts(k, self.random, self.dust, p.discriminator):
+        p.optimisers.discriminator.zero_grad(set_to_none=True)
+        for share in ranks.parts(k, self.rng, self.ray_rng, p.discriminator):
             reals, real_angles = self._draw_reals(index, share)
             with torch.set_grad_enabled(k == 1):
                 fakes, fake_angles = self._draw_fakes(index, share)
-            d_loss, numbers, real_logits = self._judge_loss(reals, real_angles, fakes.detach(), fake_angles, index, share)
+            d_loss, numbers, real_logits = self._discriminator_loss(reals, real_angles, fakes.detach(), fake_angles, index, share)
             (d_loss / k).backward()
             logged.append(numbers)
             logits.append(real_logits)
         ranks.average_gradients(p.discriminator.parameters())
-        p.optimisers.judge.step()
+        p.optimisers.discriminator.step()
         p.probability.observe(ranks.gather(torch.cat(logits)))
         p.discriminator.requires_grad_(False)
-        p.optimisers.maker.zero_grad(set_to_none=True)
-        for share in ranks.parts(k, self.random, p.discriminator):
+        p.optimisers.generator.zero_grad(set_to_none=True)
+        for share in ranks.parts(k, self.rng, p.discriminator):
             if k > 1:  # one part's graph at a time: made again, of the same numbers
                 with start.replayed():
                     self._draw_reals(index, share)
                     fakes, fake_angles = self._draw_fakes(index, share)
-            g_loss = p.loss.maker(self._judged(fakes, fake_angles, share).heads, p.discriminator.dag_weight).mean()
+            g_loss = p.loss.generator(self._discriminate(fakes, fake_angles, share).heads, p.discriminator.dag_weight).mean()
             (g_loss / k).backward()
             g_losses.append({"g_loss": float(g_loss.detach())})
         ranks.average_gradients([*p.generator.parameters(), *self.gain.parameters()])
-        p.optimisers.maker.step()
-        follow(self.ema, p.generator, self._keep(index))
+        p.optimisers.generator.step()
+        ema_update(self.ema, p.generator, self._keep(index))
         return {**mean_of(logged), **mean_of(g_losses), "kimg": (index + 1) * self.batch / 1000}
 
     def _keep(self, index: int) -> float:
@@ -182,63 +198,63 @@ class AdversarialTask:
             images = min(images, index * self.batch * self.ema_ramp)
         return 0.5 ** (self.batch / max(images, 1e-8))
 
-    def _draw_reals(self, index: int, share: Share) -> tuple[Tensor, Tensor | None]:
+    def _draw_reals(self, index: int, share: BatchShard) -> tuple[Tensor, Tensor | None]:
         """Patches of random pictures [B, C, n, n], and their angles."""
         chosen, size = self._patches(index, share), self.parts.discriminator.size
-        values = look_up(self.reals.images, chosen).float()
+        values = sample_bilinear(self.reals.images, chosen).float()
         images = values.movedim(-1, 1).unflatten(-1, (size, size)).expand(-1, self.channels, -1, -1)
         return images, None if self.reals.angles_deg is None else self.reals.angles_deg[chosen.view[:, 0]]
 
-    def _patches(self, index: int, share: Share) -> Pixels:
+    def _patches(self, index: int, share: BatchShard) -> Pixels:
         """A share of a batch of patches, on the device."""
-        chosen = self.parts.patch.patches(self.batch, index, self.random)
+        chosen = self.parts.patch.patches(self.batch, index, self.rng)
         return Pixels(*(share.take(rows).to(self.device) for rows in (chosen.view, chosen.yx, chosen.weight)))
 
-    def _draw_fakes(self, index: int, share: Share) -> tuple[Tensor, Tensor]:
+    def _draw_fakes(self, index: int, share: BatchShard) -> tuple[Tensor, Tensor]:
         """Patches of random scenes from random poses [B, C, n, n], and their azimuths."""
         g, size = self.parts.generator, self.parts.discriminator.size
-        poses = share.take(self.renderer.poses.draw(self.batch, self.random)).to(self.device)
+        poses = share.take(self.renderer.poses.draw(self.batch, self.rng)).to(self.device)
         yx = self._patches(index, share).yx
-        code = g.weights(random_scenes(g, self.batch, share, self.random))
+        code = g.weights(random_patients(g, self.batch, share, self.rng))
         rays = self.renderer.poses.rays(self.geometry, poses, yx, g.field.support)
         renderer = replace(self.renderer, levels=share.levels(self.renderer.levels))
-        images = renderer.image(self._seen(index, share), rays, code, self.dust) * self.gain(poses[:, 0])[:, None, None]
+        images = renderer.image(self._seen(index, share), rays, code, self.ray_rng) * self.gain(poses[:, 0])[:, None, None]
         return images.movedim(-1, 1).unflatten(-1, (size, size)), poses[:, 0]
 
-    def _seen(self, index: int, share: Share) -> Any:
+    def _seen(self, index: int, share: BatchShard) -> Any:
         """The generator's field, with this step's noise."""
         field = self.parts.generator.field
         left = 1.0 if self.density_noise_steps is None else max(0.0, 1 - index / max(1, self.density_noise_steps))
         std = self.density_noise * left
-        return Noisy(field, std, self.dust, share) if std > 0 and isinstance(field, ColouredField) else field
+        return Noisy(field, std, self.ray_rng, share) if std > 0 and isinstance(field, ColouredField) else field
 
-    def _judged(self, images: Tensor, angles_deg: Tensor | None, share: Share, **options: Any) -> Verdict:
+    def _discriminate(self, images: Tensor, angles_deg: Tensor | None, share: BatchShard, **options: Any) -> DiscriminatorOutput:
         """The verdict on augmented pictures."""
-        drawn = self.parts.augment.draw(self.batch, tuple(images.shape[1:]), self.parts.probability.p, self.random)
+        drawn = self.parts.augment.draw(self.batch, tuple(images.shape[1:]), self.parts.probability.p, self.rng)
         return self.parts.discriminator(augmented(images, drawn.rows(share.rows(self.batch))), angles_deg, **options)
 
-    def _judge_loss(self, reals: Tensor, real_angles: Tensor | None, fakes: Tensor, fake_angles: Tensor,
-                    index: int, share: Share) -> tuple[Tensor, dict[str, float], Tensor]:  # fmt: skip
-        """What the judge minimises, what to log of it, and the first head's logits of the reals."""
-        p, judge = self.parts, self.parts.discriminator
-        decodes = getattr(judge, "decodes", False)
-        verdict = self._judged(reals, real_angles, share, **({"decode": self.random} if decodes else {}))
-        u = float(torch.rand((), generator=self.random))
-        loss = p.loss.judge(verdict.heads, self._judged(fakes, fake_angles, share).heads, judge.dag_weight, u).mean()
+    def _discriminator_loss(self, reals: Tensor, real_angles: Tensor | None, fakes: Tensor, fake_angles: Tensor,
+                    index: int, share: BatchShard) -> tuple[Tensor, dict[str, float], Tensor]:  # fmt: skip
+        """What the discriminator minimises, what to log of it, and the first head's logits of the reals."""
+        p, discriminator = self.parts, self.parts.discriminator
+        decodes = getattr(discriminator, "decodes", False)
+        verdict = self._discriminate(reals, real_angles, share, **({"rng": self.rng} if decodes else {}))
+        u = float(torch.rand((), generator=self.rng))
+        loss = p.loss.discriminator(verdict.heads, self._discriminate(fakes, fake_angles, share).heads, discriminator.dag_weight, u).mean()
         logged = {"d_loss": float(loss.detach()), "r_t": float(verdict.heads[:, 0].detach().sign().mean()), "p": p.probability.p}
         if decodes:
-            off = combined(self._redrawn(verdict, "whole") + self._redrawn(verdict, "part"), judge.dag_weight).mean()
+            off = combined(self._redrawn(verdict, "whole") + self._redrawn(verdict, "part"), discriminator.dag_weight).mean()
             loss = loss + off
             logged["redraw"] = float(off.detach())
         if self.r1_gamma > 0 and index % self.r1_interval == 0:
             exact = reals.detach().clone().requires_grad_(True)
-            penalty = r1_penalty(judge(exact, real_angles, heads=1).heads[:, 0], exact).mean() / 4
+            penalty = r1_penalty(discriminator(exact, real_angles, heads=1).heads[:, 0], exact).mean() / 4
             loss = loss + 0.5 * self.r1_gamma * self.r1_interval * penalty
             logged["r1"] = float(penalty.detach())
         return loss, logged, verdict.heads[:, 0].detach()
 
-    def _redrawn(self, verdict: Verdict, name: str) -> Tensor:
-        """How different what the judge drew looks from what it saw, per picture and head [B, K]."""
+    def _redrawn(self, verdict: DiscriminatorOutput, name: str) -> Tensor:
+        """How different what the discriminator drew looks from what it saw, per picture and head [B, K]."""
         drawn, wanted = verdict.extras[name], verdict.extras[f"{name}_target"]
         return self.parts.perceptual(drawn.flatten(0, 1), wanted.flatten(0, 1)).unflatten(0, drawn.shape[:2]).T
 
@@ -247,9 +263,9 @@ class AdversarialTask:
         p = self.parts
         tensors = named("model", p.generator.state_dict()) | named("ema", self.ema.state_dict())
         tensors |= named("judge", p.discriminator.state_dict())
-        tensors |= named("optim.maker", optimiser_tensors(p.optimisers.maker))
-        tensors |= named("optim.judge", optimiser_tensors(p.optimisers.judge))
-        tensors |= {"random": self.random.get_state(), "dust": self.dust.get_state()}
+        tensors |= named("optim.maker", optimiser_tensors(p.optimisers.generator))
+        tensors |= named("optim.judge", optimiser_tensors(p.optimisers.discriminator))
+        tensors |= {"random": self.rng.get_state(), "dust": self.ray_rng.get_state()}
         tensors |= {"codes": torch.zeros(0, p.generator.latent_dim)} | named("gain", self.gain.state_dict())
         return tensors, {"task_state": {"probability": p.probability.state()}, **self.fitted()}
 
@@ -272,8 +288,8 @@ class AdversarialTask:
         self.ema.load_state_dict(part("ema", tensors))
         p.discriminator.load_state_dict(part("judge", tensors))
         self.gain.load_state_dict(part("gain", tensors))
-        restore_optimiser(p.optimisers.maker, part("optim.maker", tensors))
-        restore_optimiser(p.optimisers.judge, part("optim.judge", tensors))
-        resume(self.random, tensors["random"])
-        resume(self.dust, tensors["dust"])
+        restore_optimiser(p.optimisers.generator, part("optim.maker", tensors))
+        restore_optimiser(p.optimisers.discriminator, part("optim.judge", tensors))
+        resume(self.rng, tensors["random"])
+        resume(self.ray_rng, tensors["dust"])
         p.probability.load(meta["probability"])

@@ -16,20 +16,19 @@ from torch import Generator, Tensor
 from ..core import config
 from ..core.errors import UserError
 from ..data.unposed import read_pictures
-from ..gan.augment import AUGMENTATIONS, Augment, PROBABILITIES
+from ..engine.loop import TASKS, Loop, PreparedRun, TaskType
+from ..engine.optim import OPTIMISERS
+from ..gan.augment import AUGMENTATIONS, PROBABILITIES, Augment
 from ..gan.discriminator import DISCRIMINATORS, Discriminator
 from ..gan.generator import GENERATORS, SceneGenerator
 from ..gan.losses import LOSSES
 from ..imaging.geometry import DEFAULTS, Geometry
-from ..rays.selectors.base import PatchSelector, SELECTORS
-from .gan import AdversarialTask, Players, Reals
-from ..engine.loop import Job, Kind, Loop, TASKS
-from ..engine.optim import OPTIMISERS
 from ..metrics.perceptual import PERCEPTUAL
+from ..rays.selectors.base import SELECTORS, PatchSelector
 from ..viz.figures import strip, write_png8
-from ..invert.fine_tuning import INVERSIONS
+from .gan import AdversarialTask, GanModules, Reals
+from .load import INVERSIONS, load_prior
 from .rendering import Renderer, levels_of, poses_of
-from ..engine.run_folder import load_prior
 from .sets import read_set
 from .training_volumes import scaled_by_view
 
@@ -54,7 +53,7 @@ class Compat:
         return [f"{f.name} {getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) not in (None, False)]
 
 
-def compat_of(recipe: Mapping[str, Any]) -> Compat:
+def compat_options(recipe: Mapping[str, Any]) -> Compat:
     """The recipe's restored defects."""
     return config.bind(Compat, recipe["compat"], where="compat")
 
@@ -71,29 +70,29 @@ def check(recipe: Mapping[str, Any]) -> None:
             raise UserError(f"got {key} {value}", "wanted at least 1", "correct the recipe or --set")
     if not config.checked(recipe["levels"], list, where="recipe key 'levels'"):
         raise UserError("got no level", "wanted at least one sampler under levels", "write levels: [{name: stratified}]")
-    compat = compat_of(recipe)
+    compat = compat_options(recipe)
     Renderer.of(recipe)
-    generator, judge = GENERATORS.build(recipe["generator"]), DISCRIMINATORS.build(recipe["discriminator"], channels=1)
+    generator, discriminator = GENERATORS.build(recipe["generator"]), DISCRIMINATORS.build(recipe["discriminator"], channels=1)
     picture = task.get("picture", "line_integral")
     if (picture == "emission_absorption") != (generator.field_outputs == 4):
         raise UserError(f"got picture '{picture}' of a generator with {generator.field_outputs} outputs",
                         "wanted emission_absorption with 4 outputs, or another picture with 1",
                         "set task.picture or generator.outputs")  # fmt: skip
-    side = int(recipe["dataset"].get("size", judge.size))
-    if not isinstance(SELECTORS.build(recipe["patch"], size=judge.size, views=1, rows=side, cols=side), PatchSelector):
+    side = int(recipe["dataset"].get("size", discriminator.size))
+    if not isinstance(SELECTORS.build(recipe["patch"], size=discriminator.size, views=1, rows=side, cols=side), PatchSelector):
         raise UserError(f"got patch '{recipe['patch']['name']}'", "wanted a selector of patches, which a discriminator can judge",
                         "set patch={name: patch}, strided_patch or annealed_patch")  # fmt: skip
     loss = LOSSES.build(recipe["loss"])
     if compat.batch_mean_hinge and not hasattr(loss, "batch_mean"):
         raise UserError(f"got compat.batch_mean_hinge with loss '{recipe['loss']['name']}'", "wanted the hinge",
                         "leave it out, or set loss={name: hinge}")  # fmt: skip
-    OPTIMISERS.check(recipe["optimiser"], "maker", "judge", "d_interval")
+    OPTIMISERS.check(recipe["optimiser"], "generator", "discriminator", "d_interval")
     INVERSIONS.check(recipe["inversion"])
     if recipe["inversion"]["name"] == "posterior" and (recipe["generator"]["name"], picture) != ("hyper", "line_integral"):
         raise UserError(f"got inversion 'posterior' of generator '{recipe['generator']['name']}' and picture '{picture}'",
                         "wanted generator 'hyper' and line integrals", "set inversion={name: relaxed}")  # fmt: skip
     PROBABILITIES.check(recipe["probability"])
-    if getattr(judge, "decodes", False):
+    if getattr(discriminator, "decodes", False):
         PERCEPTUAL.build(recipe["perceptual"])
     check_data(recipe, AUGMENTATIONS.build(recipe["augment"]), compat)
 
@@ -112,13 +111,13 @@ def check_data(recipe: Mapping[str, Any], augment: Augment, compat: Compat) -> N
 def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What a recipe would train: parameters, points of the field per step, memory, and what it restores."""
     generator = GENERATORS.build(recipe["generator"])
-    judge = DISCRIMINATORS.build(recipe["discriminator"], channels=3)
+    discriminator = DISCRIMINATORS.build(recipe["discriminator"], channels=3)
     code = generator.weights(generator.latent(torch.zeros(1, generator.latent_dim)))
     per_point = sum(w.shape[2] for w, _ in code.layers) + code.layers[-1][0].shape[1]
     batch = recipe["task"].get("batch", 4)
-    points = batch * judge.size**2 * Renderer.of(recipe).nodes
+    points = batch * discriminator.size**2 * Renderer.of(recipe).nodes
     at_a_time = points // recipe["task"].get("accumulate", 1)
-    parameters = {name: sum(p.numel() for p in model.parameters()) for name, model in (("g", generator), ("d", judge))}
+    parameters = {name: sum(p.numel() for p in model.parameters()) for name, model in (("g", generator), ("d", discriminator))}
     slots = 2 if recipe["optimiser"]["name"] == "adam" else 1
     return {
         "generator_parameters": parameters["g"],
@@ -128,7 +127,7 @@ def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
         "activations_mib": round(at_a_time * per_point * 4 / 2**20),
         "memory_mib": round(4 * (at_a_time * per_point + (2 + slots) * sum(parameters.values()) + parameters["g"]) / 2**20),
         "images_seen": batch * recipe["steps"],
-        "restored_defects": compat_of(recipe).named(),
+        "restored_defects": compat_options(recipe).named(),
     }
 
 
@@ -143,23 +142,23 @@ def build_task(recipe: Mapping[str, Any], reals: Reals, geometry: Geometry, *, s
     torch.manual_seed(seed)
     generator: SceneGenerator = GENERATORS.build(recipe["generator"]).to(device)
     channels = 3 if generator.field_outputs == 4 else 1
-    judge: Discriminator = DISCRIMINATORS.build(
-        recipe["discriminator"], generator=Generator().manual_seed(seed), channels=channels
+    discriminator: Discriminator = DISCRIMINATORS.build(
+        recipe["discriminator"], rng=Generator().manual_seed(seed), channels=channels
     ).to(device)
     views, rows, cols = reals.images.shape[:3]
-    patch = SELECTORS.build(recipe["patch"], size=judge.size, views=views, rows=rows, cols=cols)
+    patch = SELECTORS.build(recipe["patch"], size=discriminator.size, views=views, rows=rows, cols=cols)
     assert isinstance(patch, PatchSelector)
-    loss = dict(recipe["loss"]) | ({"batch_mean": True} if compat_of(recipe).batch_mean_hinge else {})
-    players = Players(
+    loss = dict(recipe["loss"]) | ({"batch_mean": True} if compat_options(recipe).batch_mean_hinge else {})
+    players = GanModules(
         generator=generator,
-        discriminator=judge,
+        discriminator=discriminator,
         loss=LOSSES.build(loss),
-        optimisers=OPTIMISERS.build(recipe["optimiser"], maker=list(generator.parameters()), judge=list(judge.parameters()),
+        optimisers=OPTIMISERS.build(recipe["optimiser"], generator=list(generator.parameters()), discriminator=list(discriminator.parameters()),
                                     d_interval=recipe["task"].get("r1_interval", 16)),
         patch=patch,
         augment=AUGMENTATIONS.build(recipe["augment"]),
         probability=PROBABILITIES.build(recipe["probability"]),
-        perceptual=PERCEPTUAL.build(recipe["perceptual"]) if getattr(judge, "decodes", False) else PERCEPTUAL.build("pyramid"),
+        perceptual=PERCEPTUAL.build(recipe["perceptual"]) if getattr(discriminator, "decodes", False) else PERCEPTUAL.build("pyramid"),
         levels=levels_of(recipe),
         poses=poses_of(recipe),
     )  # fmt: skip
@@ -168,7 +167,7 @@ def build_task(recipe: Mapping[str, Any], reals: Reals, geometry: Geometry, *, s
     return task
 
 
-def prepare(choice: Mapping[str, Any], device: str | torch.device) -> Job:
+def prepare(choice: Mapping[str, Any], device: str | torch.device) -> PreparedRun:
     """The prior of a set of pictures: read them, restore what compat says, build the task."""
     recipe, batch = choice["recipe"], choice["recipe"]["task"].get("batch", 4)
     photographs = recipe["dataset"].get("pictures", False)
@@ -177,7 +176,7 @@ def prepare(choice: Mapping[str, Any], device: str | torch.device) -> Job:
         raise UserError(f"got {len(reals.images)} pictures and a batch of {batch}", "wanted at least one picture for each",
                         "set a smaller task.batch, or give more pictures")  # fmt: skip
     task = build_task(recipe, reals, geometry, seed=choice["seed"], device=device)
-    restored = compat_of(recipe).named()
+    restored = compat_options(recipe).named()
     meta = {"recipe": dict(recipe), "dataset": choice["dataset"], "geometry": geometry.to_json(), "split": choice["split"],
             "seed": choice["seed"], **known}  # fmt: skip
     opening = (f"{len(reals.images)} pictures of {geometry.cols}², {recipe['generator']['name']} against "
@@ -190,7 +189,7 @@ def prepare(choice: Mapping[str, Any], device: str | torch.device) -> Job:
         write_previews(loop, reals.images)
         return {"images_seen": loop.index * batch}
 
-    return Job(task, meta, opening, finish)
+    return PreparedRun(task, meta, opening, finish)
 
 
 def radiographed(choice: Mapping[str, Any]) -> tuple[Reals, Geometry, dict[str, Any]]:
@@ -204,7 +203,7 @@ def radiographed(choice: Mapping[str, Any]) -> tuple[Reals, Geometry, dict[str, 
             raise UserError(f"got {pictures} pictures and a batch of {batch}", "wanted at least one picture for each",
                             "set a smaller task.batch, or more patients")  # fmt: skip
     orbits = read_set(choice["dataset"], node, split=choice["split"], limit=limit)
-    compat, poses = compat_of(recipe), poses_of(recipe)
+    compat, poses = compat_options(recipe), poses_of(recipe)
     angles = torch.tensor(orbits.geometry.angles_deg).repeat(len(orbits.patients))
     reals = Reals(orbits.images.flatten(0, 1)[..., None], angles)
     geometry = orbits.geometry if compat.fov_deg is None else orbits.geometry.with_fov(compat.fov_deg)
@@ -221,7 +220,7 @@ def photographed(choice: Mapping[str, Any]) -> tuple[Reals, Geometry, dict[str, 
     background = float(recipe["task"].get("background", 0.0))
     images, notes = config.bind(read_pictures, node, where="dataset", root=choice["dataset"], background=background,
                                 limit=choice["limit"])  # fmt: skip
-    compat, poses = compat_of(recipe), poses_of(recipe)
+    compat, poses = compat_options(recipe), poses_of(recipe)
     side = images.shape[1]
     geometry = Geometry(source_to_isocentre_mm=1000, source_to_detector_mm=2000, rows=side, cols=side, pixel_mm=1.0,
                         columns_flipped=False).with_fov(compat.fov_deg or 39.6)  # fmt: skip
@@ -242,4 +241,4 @@ def write_previews(loop: Loop, images: Tensor) -> None:
         write_png8(loop.folder / "previews" / f"{name}.png", strip(sheet if sheet.shape[-1] == 3 else sheet[..., 0], columns=4))
 
 
-ADVERSARIAL = Kind(RECIPE_KEYS, check, prepare, plan, batches)
+TASK_TYPE = TaskType(RECIPE_KEYS, check, prepare, plan, batches)

@@ -17,23 +17,39 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..core.types import Pixels, Rays
-from ..gan.augment import apply as augmented
-from ..gan.discriminator import Discriminator
-from ..gan.generator import HyperGenerator, Latent, POSE_DIM
-from ..gan.losses import nonsaturating_d, nonsaturating_g, r1_penalty
-from ..imaging.geometry import Geometry
-from ..rays.render import Level, PICTURES, render
-from ..rays.selectors.base import RandomRays, StridedPatch, look_up
-from . import previews
+from ..engine.checkpoint import (
+    ema_update,
+    named,
+    optimiser_tensors,
+    part,
+    restore_optimiser,
+    resume,
+    seeded_generator,
+)
+from ..engine.distributed import (
+    BatchShard,
+    Ranks,
+    RngSnapshot,
+    agree_precision,
+    group_size_note,
+    mean_of,
+    random_patients,
+)
 from ..engine.loop import TASKS
 from ..engine.optim import in_one_pass, on_gpu
-from ..engine.distributed import Moment, Ranks, Share, compared_in, mean_of, one_precision, random_scenes
-from ..engine.checkpoint import follow, named, optimiser_tensors, part, restore_optimiser, resume, stream
-from .training_volumes import Targets
+from ..gan.augment import apply as augmented
+from ..gan.discriminator import Discriminator
+from ..gan.generator import POSE_DIM, HyperGenerator, Latent
+from ..gan.losses import nonsaturating_d, nonsaturating_g, r1_penalty
+from ..imaging.geometry import Geometry
+from ..rays.render import IMAGE_MODELS, Level, render
+from ..rays.selectors.base import RandomRays, StridedPatch, sample_bilinear
+from . import previews
+from .training_volumes import TrainingVolumes
 
 
 @dataclass(frozen=True)
-class Parts:
+class PosedModules:
     """What a recipe's other nodes build for the task."""
 
     generator: HyperGenerator
@@ -74,8 +90,8 @@ class PriorTask:
         r1_interval: int = 16,
         ema_steps: float = 50.0,
         accumulate: int = 1,
-        parts: Parts,
-        targets: Targets,
+        parts: PosedModules,
+        targets: TrainingVolumes,
         geometry: Geometry,
         seed: int = 0,
         device: str = "cpu",
@@ -87,11 +103,11 @@ class PriorTask:
         self.r1_gamma, self.r1_interval, self.ema_steps = r1_gamma, r1_interval, ema_steps
         self.accumulate, self.ranks = accumulate, Ranks()
         self.parts, self.targets, self.geometry, self.device = parts, targets.to(device), geometry, device
-        self.picture = PICTURES[picture]
-        self.random = Generator().manual_seed(seed)  # choices: the same on every device
-        self.dust = stream(device, seed)  # jitter along rays, made where it is used
+        self.picture = IMAGE_MODELS[picture]
+        self.rng = Generator().manual_seed(seed)  # choices: the same on every device
+        self.ray_rng = seeded_generator(device, seed)  # jitter along rays, made where it is used
         g, patients, views = parts.generator, len(targets.images), geometry.views
-        code = torch.randn(patients, g.code_dim, generator=self.random) * 0.3
+        code = torch.randn(patients, g.code_dim, generator=self.rng) * 0.3
         self.codes = nn.Parameter(torch.cat([code, torch.zeros(patients, POSE_DIM)], 1).to(device))
         self.log_gains = nn.Parameter(targets.log_gains.clone().to(device))
         self.log_distance = nn.Parameter(targets.distance.log().to(device))
@@ -117,10 +133,10 @@ class PriorTask:
         self.ranks = ranks
         if ranks.world > 1:
             in_one_pass(self.g_optimiser, self.d_optimiser)
-            one_precision(self.parts.generator.field, ranks, self.device)
+            agree_precision(self.parts.generator.field, ranks, self.device)
         if self.objective == "posed":
             return []
-        return compared_in(self.parts.discriminator, self.gan_batch, ranks.world * self.accumulate)
+        return group_size_note(self.parts.discriminator, self.gan_batch, ranks.world * self.accumulate)
 
     def step(self, progress: float, index: int) -> dict[str, float]:
         """One step at ``progress`` in [0, 1] through the training."""
@@ -141,30 +157,30 @@ class PriorTask:
         self.g_optimiser.step()
         self.g_optimiser.zero_grad(set_to_none=True)
         keep = min(0.5 ** (1 / self.ema_steps), (index + 1) / (index + 10))
-        follow(self.ema, g, keep)
+        ema_update(self.ema, g, keep)
         return logged
 
     def _posed(self, *, by_rays: bool) -> dict[str, float]:
         """Gradient of one posed batch."""
         g, k, losses, name = self.parts.generator, self.accumulate, [], "ray_mse" if by_rays else "volume_mse"
-        for share in self.ranks.parts(k, self.random, self.dust):
-            ids = share.take(torch.randperm(len(self.codes), generator=self.random)[: self.batch]).to(self.device)
+        for share in self.ranks.parts(k, self.rng, self.ray_rng):
+            ids = share.take(torch.randperm(len(self.codes), generator=self.rng)[: self.batch]).to(self.device)
             u = self.codes[ids]
-            noise = self.code_noise * share.take(torch.randn(self.batch, g.code_dim, generator=self.random)).to(u)
+            noise = self.code_noise * share.take(torch.randn(self.batch, g.code_dim, generator=self.rng)).to(u)
             code = g.weights(Latent(g.map(u[:, : g.code_dim] + noise), u[:, g.code_dim :]))
             if by_rays:
                 loss = self._ray_loss(ids, code, share)
             else:
-                x = share.take(cylinder_points(self.batch, self.points, g.field.support, self.random)).to(self.device)
+                x = share.take(cylinder_points(self.batch, self.points, g.field.support, self.rng)).to(self.device)
                 loss = (g.field.density(x, code) - self.targets.values_at(ids, x)).square().mean()
             penalty = self.code_penalty * u.square().sum(1).mean() / 8
             ((loss * (10 if by_rays else 1) + penalty) / k).backward()
             losses.append({name: float(loss.detach())})
         return mean_of(losses)
 
-    def _ray_loss(self, ids: Tensor, code: Any, share: Share) -> Tensor:
+    def _ray_loss(self, ids: Tensor, code: Any, share: BatchShard) -> Tensor:
         """Squared error of random pixels of these patients, rendered with each patient's own gains and distance."""
-        pixels, shape = self.pixels.select(0, self.random), (self.batch, self.rays)
+        pixels, shape = self.pixels.select(0, self.rng), (self.batch, self.rays)
         view, yx = (share.take(rows).to(self.device) for rows in (pixels.view.view(shape), pixels.yx.view(*shape, 2)))
         rays = self._rays(view, yx, self.log_distance[ids].exp()[:, None])
         image = self._image(rays, code, share) * self.log_gains[ids].gather(1, view).exp()
@@ -174,70 +190,70 @@ class PriorTask:
     def _rays(self, view: Tensor, yx: Tensor, distance: Tensor) -> Rays:
         return self.geometry.field_rays(self.angles_deg[view], yx, distance, self.parts.generator.field.support)
 
-    def _image(self, rays: Rays, code: Any, share: Share) -> Tensor:
+    def _image(self, rays: Rays, code: Any, share: BatchShard) -> Tensor:
         levels = share.levels(self.parts.levels)
-        rendered = render(rays, self.parts.generator.field, levels, picture=self.picture, code=code, generator=self.dust)
+        rendered = render(rays, self.parts.generator.field, levels, picture=self.picture, code=code, rng=self.ray_rng)
         return rendered[-1].picture.image.mean(-1)
 
-    def _patches(self, share: Share) -> tuple[Tensor, Tensor]:
+    def _patches(self, share: BatchShard) -> tuple[Tensor, Tensor]:
         """Patches of real views, and of random patients seen from there: [B, 1, n, n] each."""
         g, n, size = self.parts.generator, self.gan_batch, self.parts.discriminator.size
-        ids = share.take(torch.randint(len(self.codes), (n,), generator=self.random)).to(self.device)
-        picked = self.patches.patches(n, 0, self.random)
+        ids = share.take(torch.randint(len(self.codes), (n,), generator=self.rng)).to(self.device)
+        picked = self.patches.patches(n, 0, self.rng)
         view, yx, weight = (share.take(rows).to(self.device) for rows in (picked.view, picked.yx, picked.weight))
         every = self.targets.images.flatten(0, 1)
-        reals = look_up(every, Pixels(ids[:, None] * self.geometry.views + view, yx, weight)).float()
+        reals = sample_bilinear(every, Pixels(ids[:, None] * self.geometry.views + view, yx, weight)).float()
         reals = reals.view(-1, 1, size, size)
-        code = g.weights(random_scenes(g, n, share, self.random))
+        code = g.weights(random_patients(g, n, share, self.rng))
         rays = self._rays(view, yx, self.log_distance.detach()[ids].exp()[:, None])
         fakes = self._image(rays, code, share).view_as(reals)
         if self.targets.per_view_scale:
             fakes = fakes * self.log_gains.detach()[ids[:, None], view].exp().view_as(fakes)
         return reals, fakes
 
-    def _judged(self, images: Tensor, share: Share) -> Tensor:
+    def _discriminate(self, images: Tensor, share: BatchShard) -> Tensor:
         """Logits of augmented pictures, per head."""
-        drawn = self.parts.augment.draw(self.gan_batch, tuple(images.shape[1:]), self.parts.probability.p, self.random)
+        drawn = self.parts.augment.draw(self.gan_batch, tuple(images.shape[1:]), self.parts.probability.p, self.rng)
         return self.parts.discriminator(augmented(images, drawn.rows(share.rows(self.gan_batch)))).heads
 
-    def _judge_loss(self, reals: Tensor, fakes: Tensor, share: Share) -> tuple[Tensor, dict[str, float], Tensor]:
-        """What the judge minimises, what to log of it, and the first head's logits of the reals."""
-        judge = self.parts.discriminator
-        real_heads = self._judged(reals, share)
-        loss = nonsaturating_d(real_heads, self._judged(fakes, share), judge.dag_weight).mean()
+    def _discriminator_loss(self, reals: Tensor, fakes: Tensor, share: BatchShard) -> tuple[Tensor, dict[str, float], Tensor]:
+        """What the discriminator minimises, what to log of it, and the first head's logits of the reals."""
+        discriminator = self.parts.discriminator
+        real_heads = self._discriminate(reals, share)
+        loss = nonsaturating_d(real_heads, self._discriminate(fakes, share), discriminator.dag_weight).mean()
         logged = {"d_loss": float(loss.detach()), "r_t": float(real_heads[:, 0].detach().sign().mean())}
         if self.gan_steps % self.r1_interval == 0:
             exact = reals.requires_grad_(True)
-            penalty = r1_penalty(judge(exact, heads=1).heads[:, 0], exact).mean()
+            penalty = r1_penalty(discriminator(exact, heads=1).heads[:, 0], exact).mean()
             loss = loss + 0.5 * self.r1_gamma * self.r1_interval * penalty
             logged["r1"] = float(penalty.detach())
         return loss, logged, real_heads[:, 0].detach()
 
     def _adversarial(self) -> dict[str, float]:
         """One discriminator step, then the generator's gradient."""
-        judge, ranks, k, probability = self.parts.discriminator, self.ranks, self.accumulate, self.parts.probability
+        discriminator, ranks, k, probability = self.parts.discriminator, self.ranks, self.accumulate, self.parts.probability
         if self.gan_steps % 50 == 0 and self.objective != "gan":
             self.parts.generator.fit_prior(self.codes.detach())
-        start, logged, logits, g_losses = Moment(self.random, self.dust), [], [], []
-        judge.requires_grad_(True)
+        start, logged, logits, g_losses = RngSnapshot(self.rng, self.ray_rng), [], [], []
+        discriminator.requires_grad_(True)
         self.d_optimiser.zero_grad(set_to_none=True)
-        for share in ranks.parts(k, self.random, self.dust, judge):
+        for share in ranks.parts(k, self.rng, self.ray_rng, discriminator):
             with torch.set_grad_enabled(k == 1):
                 reals, fakes = self._patches(share)
-            d_loss, numbers, real_logits = self._judge_loss(reals, fakes.detach(), share)
+            d_loss, numbers, real_logits = self._discriminator_loss(reals, fakes.detach(), share)
             (d_loss / k).backward()
             logged.append(numbers)
             logits.append(real_logits)
-        ranks.average_gradients(judge.parameters())
+        ranks.average_gradients(discriminator.parameters())
         self.d_optimiser.step()
         probability.observe(ranks.gather(torch.cat(logits)))
-        judge.requires_grad_(False)
+        discriminator.requires_grad_(False)
         weight = 1.0 if self.objective == "gan" else self.gan_weight
-        for share in ranks.parts(k, self.random, judge):
+        for share in ranks.parts(k, self.rng, discriminator):
             if k > 1:  # one part's graph at a time: made again, of the same numbers
                 with start.replayed():
                     _, fakes = self._patches(share)
-            g_loss = nonsaturating_g(self._judged(fakes, share), judge.dag_weight).mean()
+            g_loss = nonsaturating_g(self._discriminate(fakes, share), discriminator.dag_weight).mean()
             (weight * g_loss / k).backward()
             g_losses.append({"g_loss": float(g_loss.detach())})
         self.gan_steps += 1
@@ -258,7 +274,7 @@ class PriorTask:
         tensors = named("model", p.generator.state_dict()) | named("ema", self.finished().state_dict())
         tensors |= named("judge", p.discriminator.state_dict()) | named("slow", self.ema.state_dict())
         tensors |= {"codes": self.codes, "log_gains": self.log_gains, "log_distance": self.log_distance}
-        tensors |= {"random": self.random.get_state(), "dust": self.dust.get_state()}
+        tensors |= {"random": self.rng.get_state(), "dust": self.ray_rng.get_state()}
         tensors |= named("optim.g", optimiser_tensors(self.g_optimiser)) | named("optim.d", optimiser_tensors(self.d_optimiser))
         state = {"gan_steps": self.gan_steps, "probability": self.parts.probability.state()}
         return tensors, {"task_state": state, **self.fitted()}
@@ -282,16 +298,16 @@ class PriorTask:
         with torch.no_grad():
             for name in ("codes", "log_gains", "log_distance"):
                 getattr(self, name).copy_(tensors[name])
-        resume(self.random, tensors["random"])
-        resume(self.dust, tensors["dust"])
+        resume(self.rng, tensors["random"])
+        resume(self.ray_rng, tensors["dust"])
         restore_optimiser(self.g_optimiser, part("optim.g", tensors))
         restore_optimiser(self.d_optimiser, part("optim.d", tensors))
         self.gan_steps = meta["gan_steps"]
         self.parts.probability.load(meta["probability"])
 
 
-def cylinder_points(batch: int, n: int, radius: float, random: Generator, *, half_height: float = 1.15) -> Tensor:
+def cylinder_points(batch: int, n: int, radius: float, rng: Generator, *, half_height: float = 1.15) -> Tensor:
     """Points spread evenly over the support cylinder, [B, N, 3]."""
-    u = torch.rand(batch, n, 3, generator=random)
+    u = torch.rand(batch, n, 3, generator=rng)
     r, a = radius * u[..., 0].sqrt(), 2 * math.pi * u[..., 1]
     return torch.stack([r * a.cos(), r * a.sin(), (2 * u[..., 2] - 1) * half_height], -1)

@@ -14,13 +14,13 @@ import torch
 from torch import Generator, Tensor
 
 from ..core import config
-from ..core.types import Answer, Picture, Rays
-from ..fields.hyper import Weights
+from ..core.types import FieldOutput, Rays, Rendering
+from ..fields.hyper import MlpWeights
 from ..imaging.geometry import Geometry
-from ..rays.render import Level, PICTURES, photo, render
+from ..rays.render import IMAGE_MODELS, Level, photo, render
 from ..rays.samplers.base import SAMPLERS
 from .cameras import Poses
-from ..engine.run_folder import Prior
+from .load import Prior
 
 CHUNK_POINTS = 2**19  # evaluated at once while whole views are rendered
 
@@ -30,7 +30,7 @@ class Renderer:
     """How a generator's scenes are seen: the recipe's levels, physics and cameras."""
 
     levels: Sequence[Level]
-    picture: Callable[[Answer], Picture]
+    picture: Callable[[FieldOutput], Rendering]
     poses: Poses = field(default_factory=Poses)
 
     @classmethod
@@ -45,12 +45,12 @@ class Renderer:
         """Samples along a ray, as far as the levels say."""
         return sum(int(getattr(level.sampler, "n", 48)) for level in self.levels)
 
-    def image(self, asked: Any, rays: Rays, code: Weights, random: Generator | None = None) -> Tensor:
+    def image(self, asked: Any, rays: Rays, code: MlpWeights, rng: Generator | None = None) -> Tensor:
         """Colours of rays [B, R] of a batch of scenes, [B, R, C]; ``asked`` is the field."""
-        return render(rays, asked, self.levels, picture=self.picture, code=code, generator=random)[-1].picture.image
+        return render(rays, asked, self.levels, picture=self.picture, code=code, rng=rng)[-1].picture.image
 
     @torch.no_grad()
-    def views(self, asked: Any, code: Weights, geometry: Geometry) -> Tensor:
+    def views(self, asked: Any, code: MlpWeights, geometry: Geometry) -> Tensor:
         """Whole views of every scene at ``geometry.angles_deg``, seen at its tilt: [B, V, rows, cols, C]."""
         device = code.layers[0][0].device
         y, x = torch.meshgrid(torch.arange(geometry.rows), torch.arange(geometry.cols), indexing="ij")
@@ -68,9 +68,9 @@ class Renderer:
         return torch.stack(scenes)
 
 
-def physics(name: str, background: float) -> Callable[[Answer], Picture]:
+def physics(name: str, background: float) -> Callable[[FieldOutput], Rendering]:
     """The picture of this name; ``background`` shows where nothing absorbs."""
-    return partial(photo, background=float(background)) if name == "emission_absorption" else PICTURES[name]
+    return partial(photo, background=float(background)) if name == "emission_absorption" else IMAGE_MODELS[name]
 
 
 def levels_of(recipe: Mapping[str, Any]) -> list[Level]:
@@ -91,6 +91,6 @@ def as_batch(rays: Rays, n: int = 1) -> Rays:
     return Rays(*(v.expand(n, *v.shape) for v in (rays.origin, rays.direction, rays.near, rays.far)))
 
 
-def grey_views(prior: Prior, code: Weights, geometry: Geometry) -> Tensor:
+def grey_views(prior: Prior, code: MlpWeights, geometry: Geometry) -> Tensor:
     """Views of a prior's scenes as a detector without colour sees them, ray by ray: [B, V, rows, cols]."""
     return Renderer.of(prior.meta["recipe"]).views(prior.generator.field, code, geometry).mean(-1)

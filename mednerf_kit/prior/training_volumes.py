@@ -26,7 +26,7 @@ HALF_EXTENT = 1.4  # of the cube that holds a volume, in field units: the suppor
 
 
 @dataclass(frozen=True)
-class Targets:
+class TrainingVolumes:
     """P patients as the prior sees them while training."""
 
     images: Tensor  # [P, V, rows, cols]
@@ -35,12 +35,12 @@ class Targets:
     distance: Tensor  # [P] source to isocentre in field units
     per_view_scale: bool  # every view was stretched to its own maximum
 
-    def to(self, device: str | torch.device) -> Targets:
+    def to(self, device: str | torch.device) -> TrainingVolumes:
         """The same on a device: every step looks them up."""
         images, volumes, log_gains, distance = (
             values.to(device) for values in (self.images, self.volumes, self.log_gains, self.distance)
         )
-        return Targets(images, volumes, log_gains, distance, self.per_view_scale)
+        return TrainingVolumes(images, volumes, log_gains, distance, self.per_view_scale)
 
     def values_at(self, ids: Tensor, x: Tensor) -> Tensor:
         """Trilinear values of the chosen patients' volumes at points [B, N, 3] -> [B, N]."""
@@ -53,7 +53,7 @@ def scaled_by_view(orbits: OrbitSet) -> bool:
     return orbits.geometry.line_integral_scale is None and bool((orbits.images.amax((-1, -2)) > 0.8).all())
 
 
-def make_targets(orbits: OrbitSet, *, size: int = 64, progress: bool = True) -> Targets:
+def make_training_volumes(orbits: OrbitSet, *, size: int = 64, progress: bool = True) -> TrainingVolumes:
     """Read or reconstruct every patient's volume; a patient takes 0.1 s with a CT and about 20 s without (then cached)."""
     geometry, per_view = orbits.geometry, scaled_by_view(orbits)
     volumes, gains, distances = [], [], []
@@ -69,11 +69,11 @@ def make_targets(orbits: OrbitSet, *, size: int = 64, progress: bool = True) -> 
             distances.append(geometry.distance)
             continue
         opened = geometry.with_fov(fov_deg[name])
-        values, gain = lifted_volume(orbit, opened, size, per_view, orbits.marks[name][-1])
+        values, gain = reconstructed_volume(orbit, opened, size, per_view, orbits.marks[name][-1])
         volumes.append(values)
         gains.append(gain)
         distances.append(opened.distance)
-    return Targets(
+    return TrainingVolumes(
         orbits.images, torch.stack(volumes), torch.stack(gains).clamp_min(0.05).log(), torch.tensor(distances), per_view
     )
 
@@ -104,7 +104,7 @@ def known_volume(path: str, geometry: Geometry, size: int) -> Tensor:
     return values * geometry.half_width_mm / (geometry.line_integral_scale or 1.0)
 
 
-def lifted_volume(orbit: Tensor, geometry: Geometry, size: int, per_view: bool, mark: str) -> tuple[Tensor, Tensor]:
+def reconstructed_volume(orbit: Tensor, geometry: Geometry, size: int, per_view: bool, mark: str) -> tuple[Tensor, Tensor]:
     """Reconstruction and gains [V] of an orbit [V, rows, cols]; kept in the cache by the pictures' mark."""
     path = cached("lift-4", mark, geometry, size, per_view)
     if path.is_file():

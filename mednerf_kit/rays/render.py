@@ -13,25 +13,25 @@ from torch import Generator, Tensor
 
 from ..core.config import Registry
 from ..core.raymath import emission_absorption, line_integral, transmission
-from ..core.types import Answer, Field, Picture, Rays, Sampler, Samples
+from ..core.types import Field, FieldOutput, Rays, Rendering, Sampler, Samples
 
-PICTURES: Registry[Picture] = Registry("picture")
+IMAGE_MODELS: Registry[Rendering] = Registry("picture")
 
 
-@PICTURES.register("line_integral")
-def xray(answer: Answer) -> Picture:
+@IMAGE_MODELS.register("line_integral")
+def xray(answer: FieldOutput) -> Rendering:
     """p = Σ tau: a DRR, bone bright, no background."""
     return line_integral(answer.tau)
 
 
-@PICTURES.register("transmission")
-def film(answer: Answer) -> Picture:
+@IMAGE_MODELS.register("transmission")
+def film(answer: FieldOutput) -> Rendering:
     """exp(−Σ tau): detector counts relative to no patient."""
     return transmission(answer.tau)
 
 
-@PICTURES.register("emission_absorption")
-def photo(answer: Answer, *, background: Tensor | float = 0.0) -> Picture:
+@IMAGE_MODELS.register("emission_absorption")
+def photo(answer: FieldOutput, *, background: Tensor | float = 0.0) -> Rendering:
     """Emission–absorption of coloured density over black, or over another ``background``."""
     if answer.color is None:
         raise ValueError("emission_absorption needs a field with colour")
@@ -48,15 +48,15 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Rendered:
+class LevelRendering:
     """What one level saw."""
 
-    picture: Picture
+    picture: Rendering
     samples: Samples
-    answer: Answer
+    answer: FieldOutput
 
 
-def ask(field: Field, rays: Rays, samples: Samples, code: Any = None) -> Answer:
+def ask(field: Field, rays: Rays, samples: Samples, code: Any = None) -> FieldOutput:
     """The field's answer at samples [..., R, S]."""
     x = rays.origin[..., None, :] + samples.t[..., None] * rays.direction[..., None, :]
     d = rays.direction if rays.viewing is None else rays.viewing
@@ -68,20 +68,20 @@ def render(
     field: Field | None,
     levels: Sequence[Level],
     *,
-    picture: Callable[[Answer], Picture] = xray,
+    picture: Callable[[FieldOutput], Rendering] = xray,
     code: Any = None,
-    generator: Generator | None = None,
-) -> list[Rendered]:
+    rng: Generator | None = None,
+) -> list[LevelRendering]:
     """Render rays [..., R] level by level; the last entry is the finest. Rays [B, R] see a batch of scenes, one code each."""
-    results: list[Rendered] = []
+    results: list[LevelRendering] = []
     previous = None
     for level in levels:
-        samples = level.sampler(rays, previous, generator)
+        samples = level.sampler(rays, previous, rng)
         chosen = level.field or field
         if chosen is None:
             raise ValueError("a level without a field needs one to be given")
         answer = ask(chosen, rays, samples, code)
         seen = picture(answer)
         previous = (samples, seen.w.detach())
-        results.append(Rendered(seen, samples, answer))
+        results.append(LevelRendering(seen, samples, answer))
     return results

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..fields.hyper import Weights
+from ..fields.hyper import MlpWeights
 from ..gan.generator import SceneGenerator
 from ..imaging.geometry import Geometry
 from ..imaging.projector import project
@@ -13,7 +13,7 @@ from ..prior.training_volumes import HALF_EXTENT
 
 
 @torch.no_grad()
-def bake(generator: SceneGenerator, code: Weights, *, size: int = 96, half_height: float = 1.2) -> Tensor:
+def bake(generator: SceneGenerator, code: MlpWeights, *, size: int = 96, half_height: float = 1.2) -> Tensor:
     """Image value per field unit on the cube ±HALF_EXTENT: [B, size, size, size] (z, y, x).
 
     Only the support cylinder up to ``half_height`` is evaluated; a cone beam sees nothing beyond.

@@ -24,7 +24,7 @@ TV_STEPS = 12  # of the dual iteration after each pass: what is left of the gap 
 
 
 @dataclass(frozen=True)
-class Lifted:
+class Reconstruction:
     """A volume in field units over the cube ±``half_extent``, with what was fitted beside it."""
 
     values: Tensor  # [D, H, W] image value per field unit
@@ -35,7 +35,7 @@ class Lifted:
 
 def lift(images: Tensor, geometry: Geometry, *, size: int = 64, half_extent: float = 1.4, epochs: int = 5, subset_views: int = 6,
          relax: float = 0.8, decay: float = 0.85, smooth: float = 0.0, fit_gains: bool = False,
-         start: Tensor | None = None) -> Lifted:  # fmt: skip
+         start: Tensor | None = None) -> Reconstruction:  # fmt: skip
     """Reconstruct an orbit [V, rows, cols] taken at ``geometry.angles_deg``.
 
     ``relax`` falls by ``decay`` from pass to pass; ``smooth``, which falls with it, is the weight of the total variation in each
@@ -72,7 +72,7 @@ def lift(images: Tensor, geometry: Geometry, *, size: int = 64, half_extent: flo
     gains = raw / raw.mean()
     seen = torch.cat([p.forward(values) / unit_mm for p in projectors])
     error = (seen - (gains[:, None, None] * images)[torch.cat(order)]).square().mean()
-    return Lifted(values, 1 / gains, half_extent, -10 * math.log10(float(error) + 1e-12))
+    return Reconstruction(values, 1 / gains, half_extent, -10 * math.log10(float(error) + 1e-12))
 
 
 def cylinder(size: int) -> Tensor:

@@ -16,9 +16,9 @@ from tqdm import tqdm
 from ..core.errors import UserError
 from ..data.posed.depth import fit_scale_shift, nearest, pixel_grid, read_map, save_depth
 from ..imaging.cameras import Cameras
-from .model import Views
 from .evaluate import evaluate_scene
 from .load import Fit, load_fit, render_views
+from .model import Views
 
 TRUSTED = 0.02  # shares of the box's diagonal: a surface spread over more than this is hardly believed
 CERTAIN = 0.5  # of a view's greatest confidence: from here on the teacher's pixels count in a monocular map's fit

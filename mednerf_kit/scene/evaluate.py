@@ -18,8 +18,8 @@ from .. import DISCLAIMER
 from ..core.errors import UserError
 from ..data.posed.scene import evenly
 from ..engine import run_folder as run_folders
+from ..metrics import scene as scene_metrics
 from ..metrics.image import lpips_of_colours
-from ..metrics import scene
 from . import load, outputs
 from .model import Chunks, Views, on_device, rays_at_once
 from .pose.search import aligned
@@ -52,7 +52,7 @@ def evaluate_scene(
     ``views`` are indices, ``limit`` is how many to score at most, evenly chosen. With ``eight_bit`` the renders are rounded to
     8 bits first, as published tables do. With ``out`` the pictures of each view go to ``out/SPLIT/`` as they are made, and
     ``scene.json`` and ``per_view.csv`` at the end. Where the scene knows its exact surface, the field's is scored against it
-    (:func:`~.surface.surface_scores`). The averaging rules are in :data:`scene.CONVENTIONS`.
+    (:func:`~.surface.surface_scores`). The averaging rules are in :data:`scene_metrics.CONVENTIONS`.
     """
     scene = fit.scene(split)
     chosen = scored_views(len(scene.stems), views, limit)
@@ -84,7 +84,7 @@ def evaluate_scene(
         "rays_per_second": len(rows) * scene.cameras.rows * scene.cameras.cols / max(seconds, 1e-9),
         "frames_per_second": len(rows) / max(seconds, 1e-9), "split": split, "eight_bit": eight_bit,
         "poses_aligned": fit.twist is not None, "per_view": rows,
-        "samplers": [level["sampler"] for level in fit.meta["recipe"]["levels"]], "conventions": scene.CONVENTIONS,
+        "samplers": [level["sampler"] for level in fit.meta["recipe"]["levels"]], "conventions": scene_metrics.CONVENTIONS,
     } | ({"note": DISCLAIMER} if scene.quantity == "line_integral" else {})  # fmt: skip
     if out is not None:
         outputs.write_tables(Path(out), found)
@@ -114,23 +114,23 @@ def score_view(seen: Views, scene: Scene, i: int, *, eight_bit: bool = False) ->
     """
     image, truth = seen.image.float().clamp(0, 1), scene.images[i : i + 1].float()
     if eight_bit:
-        image = scene.eight_bit(image)
+        image = scene_metrics.eight_bit(image)
     alpha = None if scene.alpha is None else scene.alpha[i : i + 1]
-    scores = scene.image_scores(image, truth)
-    scores["edge_psnr_db"] = scene.masked_psnr_db(image, truth, scene.edge_band(truth, alpha))
+    scores = scene_metrics.image_scores(image, truth)
+    scores["edge_psnr_db"] = scene_metrics.masked_psnr_db(image, truth, scene_metrics.edge_band(truth, alpha))
     if scene.quantity == "line_integral":
         return scores
     if scene.depth is not None:
-        scores |= scene.depth_scores(seen.depth, scene.depth[i : i + 1], seen.opacity)
+        scores |= scene_metrics.depth_scores(seen.depth, scene.depth[i : i + 1], seen.opacity)
     if alpha is not None:
-        scores["alpha_iou"] = scene.opacity_iou(seen.opacity, alpha)
+        scores["alpha_iou"] = scene_metrics.opacity_iou(seen.opacity, alpha)
     return scores
 
 
 @torch.no_grad()
 def surface_width(fit: Fit, scene: Scene, i: int, opacity: Tensor) -> Tensor:
     """Mean 10–90 % rise of opacity along rays of view ``i`` that hit something (``opacity`` [H, W] > 0.5); nan without any."""
-    yx = (opacity > scene.OPAQUE).nonzero()
+    yx = (opacity > scene_metrics.OPAQUE).nonzero()
     if not len(yx):
         return torch.tensor(torch.nan)
     yx = yx[:: math.ceil(len(yx) / SHARPNESS_RAYS)]
@@ -138,7 +138,7 @@ def surface_width(fit: Fit, scene: Scene, i: int, opacity: Tensor) -> Tensor:
     def widths(rows: slice) -> Tensor:
         rays = scene.cameras.rays(torch.full((len(yx[rows]),), i), yx[rows].float())
         seen = fit.model.render(on_device(rays, fit.device))[-1]
-        return scene.rise_width(seen.picture.w, seen.samples.t, seen.samples.dt)
+        return scene_metrics.rise_width(seen.picture.w, seen.samples.t, seen.samples.dt)
 
     return torch.cat(Chunks(rays_at_once(fit.device))(len(yx), widths)).mean()
 

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from ..core.errors import UserError
 from ..core.files import atomic
-from ..metrics import scene
+from ..metrics import scene as scene_metrics
 from . import load
 from .surface import check_mesh, default_threshold, mesh_of, seen_from_outside, surface
 
@@ -35,7 +35,7 @@ RAYS_PER_POINT = 4  # what is rendered for each point that is kept: most rays of
 
 def export_points(fit: Fit, path: str | Path, *, split: str = "train", n: int = 200_000, seed: int = 0) -> int:
     """Write at most ``n`` coloured points where the rays of a split's views stop; returns how many there are."""
-    points, colours = point_cloud(fit, split=split, n=n, generator=Generator().manual_seed(seed))
+    points, colours = point_cloud(fit, split=split, n=n, rng=Generator().manual_seed(seed))
     write_ply(path, points, colours)
     return len(points)
 
@@ -57,7 +57,7 @@ def check_points(fit: Fit) -> None:
                         "export its mesh at a density instead")  # fmt: skip
 
 
-def point_cloud(fit: Fit, *, split: str = "train", n: int = 200_000, generator: Generator) -> tuple[Tensor, Tensor]:
+def point_cloud(fit: Fit, *, split: str = "train", n: int = 200_000, rng: Generator) -> tuple[Tensor, Tensor]:
     """Where rays of opacity > 0.5 are half stopped (median depth), and what they see: points [N, 3] and colours [N, C].
 
     The views are rendered as small as ``n`` points allow, and ``n`` of the points are kept. Forward-facing scenes come back from
@@ -70,7 +70,7 @@ def point_cloud(fit: Fit, *, split: str = "train", n: int = 200_000, generator: 
     points, colours = [], []
     for v in range(cameras.count):
         seen = load.render_views(fit, cameras.take([v]))
-        yx = ((seen.opacity[0] > scene.OPAQUE) & seen.median_depth[0].isfinite()).nonzero()
+        yx = ((seen.opacity[0] > scene_metrics.OPAQUE) & seen.median_depth[0].isfinite()).nonzero()
         y, x = yx.unbind(-1)
         view = torch.full((len(yx),), v)
         origin, direction = cameras.world_rays(view, yx.float())
@@ -78,7 +78,7 @@ def point_cloud(fit: Fit, *, split: str = "train", n: int = 200_000, generator: 
         points.append(origin + distance[:, None] * direction)
         colours.append(seen.image[0, y, x])
     found, seen_colours = torch.cat(points), torch.cat(colours)
-    keep = torch.randperm(len(found), generator=generator)[:n].sort().values
+    keep = torch.randperm(len(found), generator=rng)[:n].sort().values
     return found[keep], seen_colours[keep]
 
 

@@ -16,15 +16,15 @@ from ..core.errors import RunError, UserError
 from ..core.types import Pixels, Rays
 from ..data.posed.scene import Scene
 from ..data.radiograph import area_resized
+from ..engine.checkpoint import resume, seeded_generator
+from ..engine.distributed import BatchShard, Ranks
+from ..engine.loop import TASKS
 from ..imaging.cameras import Cameras
 from ..imaging.motion import about, apart, exp_se3
-from ..rays.render import Rendered
+from ..rays.render import LevelRendering
 from ..rays.selectors.base import RaySelector
-from ..engine.loop import TASKS
-from ..engine.distributed import Ranks, Share
-from ..engine.checkpoint import resume, stream
-from .model import Model, evaluations, on_device, out_of_memory, part, render_cameras, smaller_chunk
 from .losses import Loss, Outcome
+from .model import Model, evaluations, on_device, out_of_memory, part, render_cameras, smaller_chunk
 
 CHECKS, CHECK_EVERY = (100, 200), 400  # steps after which the pictures are looked at for a collapse
 MOST_RESTARTS = 3
@@ -134,9 +134,9 @@ class FitTask:
             raise UserError(f"got refine_poses {refine_poses:g}", "wanted a learning rate from 0 on", "0 leaves the poses alone")
         self.refine_poses = refine_poses
         self.parts, self.scene, self.seed, self.device = parts, scene, seed, device
-        self.random = Generator().manual_seed(seed)  # choices: the same on every device
-        self.noise = stream(device, seed)  # along the rays, made where it is used
-        self.ranks, self.share = Ranks(), Share()
+        self.rng = Generator().manual_seed(seed)  # choices: the same on every device
+        self.noise = seeded_generator(device, seed)  # along the rays, made where it is used
+        self.ranks, self.share = Ranks(), BatchShard()
         self.restarts, self.since, self.crop_until = 0, 0.0, crop_steps
         self.rays_at_once = sys.maxsize  # until memory says otherwise
         self.say: Callable[[str], None] = lambda line: tqdm.write(line, file=sys.stderr)
@@ -147,7 +147,7 @@ class FitTask:
         torch.manual_seed(self.seed + 1000 * self.restarts)
         self.model = self.parts.make()
         for field in self.model.scene_fields():
-            field.random = self.noise
+            field.rng = self.noise
         self.poses = PoseCorrections(self.scene, rate=self.refine_poses) if self.refine_poses else None
         self.new_optimiser()
 
@@ -161,9 +161,9 @@ class FitTask:
         self.ranks = ranks
         (self.share,) = ranks.parts(1)
         if ranks.world > 1:
-            self.noise = stream(self.device, self.seed, ranks.rank)
+            self.noise = seeded_generator(self.device, self.seed, ranks.rank)
             for field in self.model.scene_fields():
-                field.random = self.noise
+                field.rng = self.noise
         return []
 
     def new_optimiser(self) -> None:
@@ -191,7 +191,7 @@ class FitTask:
         rate = min(1.0, (index + 1) / (self.warmup_steps + 1)) * self.final_rate ** (progress - self.since)
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * rate
-        chosen = self.cropped(selector.select(index, self.random), index)
+        chosen = self.cropped(selector.select(index, self.rng), index)
         pixels = self.mine(chosen)
         if selector.wants_gradient:
             pixels = replace(pixels, yx=pixels.yx.requires_grad_(True))
@@ -278,7 +278,7 @@ class FitTask:
             weight = self.parts.selector.weigh(chosen, self.ranks.gather(torch.cat(list(errors)).cpu()))
         return self.share.take(weight).to(self.device)
 
-    def rendered(self, pixels: Pixels) -> tuple[list[Rendered], Rays, Tensor]:
+    def rendered(self, pixels: Pixels) -> tuple[list[LevelRendering], Rays, Tensor]:
         """What the model shows at pixels, their rays, and what they should show."""
         scene, view = self.scene, pixels.view
         y, x = pixels.yx.detach().round().long().unbind(-1)
@@ -329,7 +329,7 @@ class FitTask:
 
     def look(self, seen: Seen, index: int, progress: float) -> None:
         """Start again when the pictures have collapsed to one colour or to nothing; stop where it is too late for that."""
-        if self.ranks.agreed({"flat": float(is_flat(seen.image, seen.truth))}, 0.0, False)[0]["flat"] < 1:
+        if self.ranks.mean_metrics({"flat": float(is_flat(seen.image, seen.truth))}, 0.0, False)[0]["flat"] < 1:
             return
         level = "white" if float(seen.image.mean()) > 0.5 else "black"
         if progress > LAST_RESTART:
@@ -351,7 +351,7 @@ class FitTask:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything a continued run needs: named tensors, and plain values."""
-        tensors = {**self.model.state(), "random": self.random.get_state(), "noise": self.noise.get_state()}
+        tensors = {**self.model.state(), "random": self.rng.get_state(), "noise": self.noise.get_state()}
         for i, slots in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optim.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
         tensors |= {f"selector.{k}": v for k, v in self.parts.selector.state_dict().items()}
@@ -368,7 +368,7 @@ class FitTask:
             i, slot = key.split(".", 1)
             slots.setdefault(int(i), {})[slot] = value
         self.optimiser.load_state_dict({"state": slots, "param_groups": self.optimiser.state_dict()["param_groups"]})
-        resume(self.random, tensors["random"])
+        resume(self.rng, tensors["random"])
         resume(self.noise, tensors["noise"])
         self.parts.selector.load_state_dict(part(tensors, "selector."))
         if self.poses:
@@ -394,6 +394,6 @@ def numbers(values: dict[str, Tensor]) -> dict[str, float]:
     return dict(zip(values, torch.stack([value.detach().double() for value in values.values()]).tolist(), strict=True))
 
 
-def squared_error(seen: Rendered, truth: Tensor) -> Tensor:
+def squared_error(seen: LevelRendering, truth: Tensor) -> Tensor:
     """Mean over channels of the squared error of rays, [R], without gradient."""
     return (seen.picture.image.detach() - truth).square().mean(-1)

@@ -9,8 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from ..engine import run_folder
-from .model import on_device
 from .load import Fit, load_fit
+from .model import on_device
 
 PIXELS = 4096  # of the training views, the same at every snapshot
 
@@ -32,9 +32,9 @@ def forgetting(run: Path, *, device: str = "auto", pixels: int = PIXELS) -> dict
 @torch.no_grad()
 def squared_errors(fit: Fit, pixels: int) -> Tensor:
     """Mean over channels of the squared error at evenly drawn pixels of the training views, [pixels]."""
-    scene, random = fit.scene("train"), Generator().manual_seed(0)
+    scene, rng = fit.scene("train"), Generator().manual_seed(0)
     views, rows, cols = scene.images.shape[:3]
-    view, y, x = (torch.randint(n, (pixels,), generator=random) for n in (views, rows, cols))
+    view, y, x = (torch.randint(n, (pixels,), generator=rng) for n in (views, rows, cols))
     cameras = fit.model.narrowed(scene.cameras)
     found = []
     for some in torch.arange(pixels).split(1024):

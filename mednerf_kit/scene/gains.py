@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..rays.render import Rendered
+from ..rays.render import LevelRendering
 from .losses import LOSSES, Loss, Outcome
 
 LEAST, MOST = 0.5, 2.0  # of a gain: a young field says little about it
@@ -25,7 +25,7 @@ class SquaredErrorUpToGain(Loss):
     def __call__(self, outcome: Outcome) -> Tensor:
         sources, view = outcome.rays.origin.unique(dim=0, return_inverse=True)
 
-        def term(seen: Rendered) -> Tensor:
+        def term(seen: LevelRendering) -> Tensor:
             gain = fitted_gains(seen.picture.image.detach(), outcome.truth, outcome.importance, view, len(sources))
             return (outcome.importance * (seen.picture.image - gain[view, None] * outcome.truth).square().mean(-1)).mean()
 

@@ -14,11 +14,12 @@ from torch import Tensor
 from ..core import config, files
 from ..core.errors import UserError
 from ..data.posed.scene import Scene, load_scene
+from ..engine import run_folder
+from ..engine.device import select_device
 from ..fields.base import SceneField
 from ..imaging.cameras import Cameras
-from ..engine import run_folder
-from .model import Chunks, Model, Views, build_model, render_cameras
 from .fit import PoseCorrections
+from .model import Chunks, Model, Views, build_model, render_cameras
 
 SAMPLER = re.compile(r"levels\.\d+\.sampler(\.\w+)*")  # what may be changed in a recipe that was fitted
 BLOCK = 4  # cells along each side of what a signed distance settles at once
@@ -69,7 +70,7 @@ def load_fit(run: str | Path, *, settings: Sequence[str] = (), dataset: str | Pa
         old = meta["recipe"]["levels"]
         if i < len(old) and node["sampler"] != old[i]["sampler"]:
             tensors = {k: v for k, v in tensors.items() if not k.startswith(f"sampler.{i}.")}
-    where = run_folder.pick_device(device)
+    where = select_device(device)
     model = build_model(
         recipe, box=torch.tensor(meta["box"]), channels=meta["channels"], background=meta["background"], device=where
     )
@@ -93,7 +94,7 @@ def read_snapshot(run: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, A
     """The newest whole snapshot of a run, or the one that is named."""
     if str(run).endswith(".safetensors"):
         return Path(run), *files.load_tensors(Path(run))
-    return run_folder.newest_whole(run_folder.find_folder(run))[:3]
+    return run_folder.newest_readable(run_folder.find_folder(run))[:3]
 
 
 def task_name(meta: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from ..core import config
 from ..core.config import Registry
 from ..core.errors import UserError
 from ..core.types import Rays
-from ..rays.render import Level, Rendered
+from ..rays.render import Level, LevelRendering
 
 LOSSES: Registry[Loss] = Registry("loss", home=__package__)
 
@@ -26,7 +26,7 @@ LOSSES: Registry[Loss] = Registry("loss", home=__package__)
 class Outcome:
     """One batch of rays, rendered: what every loss reads."""
 
-    rendered: list[Rendered]  # one a level
+    rendered: list[LevelRendering]  # one a level
     levels: list[Level]
     rays: Rays  # [R]
     truth: Tensor  # [R, C]
@@ -36,7 +36,7 @@ class Outcome:
     confidence: Tensor | None = None  # [R] of the rays' depth
     regularisers: Sequence[Mapping[str, Tensor]] = ()  # of each field, computed when looked up
 
-    def over_levels(self, term: Callable[[Rendered], Tensor]) -> Tensor:
+    def over_levels(self, term: Callable[[LevelRendering], Tensor]) -> Tensor:
         """Σ over supervised levels of the level's weight times a term."""
         parts = [level.weight * term(seen) for level, seen in zip(self.levels, self.rendered, strict=True) if level.weight]
         return torch.stack(parts).sum()
@@ -184,7 +184,7 @@ class FreeSpace(Loss):
     def __call__(self, outcome: Outcome) -> Tensor:
         depth = outcome.free_until()
 
-        def term(seen: Rendered) -> Tensor:
+        def term(seen: LevelRendering) -> Tensor:
             before = (seen.samples.t < depth[:, None] - self.margin) & (seen.samples.dt > 0)
             length = (seen.samples.dt * before).sum(-1)
             return outcome.over_known_free((seen.answer.tau * before).sum(-1) / length.clamp_min(1e-6))
@@ -202,7 +202,7 @@ class SurfaceConcentration(Loss):
         self.weight, self.variance = weight, variance
 
     def __call__(self, outcome: Outcome) -> Tensor:
-        def term(seen: Rendered) -> Tensor:
+        def term(seen: LevelRendering) -> Tensor:
             mean = expected_depth(seen)
             spread = ((seen.picture.w * seen.samples.t.square()).sum(-1) - mean.square()).clamp_min(0)
             return outcome.over_known_depth((mean - outcome.known_depth()).abs() + self.variance * spread)
@@ -228,7 +228,7 @@ class LineOfSight(Loss):
         depth = outcome.free_until()
         eps = self.window * (self.window_end / self.window) ** outcome.progress
 
-        def term(seen: Rendered) -> Tensor:
+        def term(seen: LevelRendering) -> Tensor:
             away = seen.samples.t - depth[:, None]
             bell = torch.exp(-0.5 * (away / (eps / 3)).square()) * seen.samples.dt
             bell = bell / bell.sum(-1, keepdim=True).clamp_min(1e-9)
@@ -276,6 +276,6 @@ def eikonal(*, weight: float = 0.1) -> Loss:
     return Regulariser("eikonal", weight)
 
 
-def expected_depth(seen: Rendered) -> Tensor:
+def expected_depth(seen: LevelRendering) -> Tensor:
     """Σ w t along each ray, [R]."""
     return (seen.picture.w * seen.samples.t).sum(-1)

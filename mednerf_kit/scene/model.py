@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..core.errors import RunError, UserError, unknown_name
-from ..core.types import Answer, Picture, Rays
+from ..core.types import FieldOutput, Rays, Rendering
 from ..fields.base import FIELDS, SceneField
 from ..imaging.cameras import Cameras
-from ..rays.render import Level, PICTURES, Rendered, render
+from ..rays.render import IMAGE_MODELS, Level, LevelRendering, render
 from ..rays.samplers.base import SAMPLERS
 
 T = TypeVar("T")
@@ -33,11 +33,11 @@ class Model:
     fields: nn.ModuleDict  # by the recipe's names
     samplers: nn.ModuleDict  # those with a state, by the level's index
     levels: list[Level]
-    picture: Callable[[Answer], Picture]
+    picture: Callable[[FieldOutput], Rendering]
 
-    def render(self, rays: Rays, generator: torch.Generator | None = None) -> list[Rendered]:
+    def render(self, rays: Rays, rng: torch.Generator | None = None) -> list[LevelRendering]:
         """Render rays [R] level by level."""
-        return render(rays, None, self.levels, picture=self.picture, generator=generator)
+        return render(rays, None, self.levels, picture=self.picture, rng=rng)
 
     def scene_fields(self) -> list[SceneField]:
         """The fields, each once."""
@@ -99,7 +99,7 @@ def build_model(recipe: Mapping[str, Any], *, box: Tensor, channels: int, backgr
     samplers = nn.ModuleDict({str(i): lv.sampler for i, lv in enumerate(levels) if isinstance(lv.sampler, nn.Module)})
     fields.to(device)
     samplers.to(device)
-    picture = PICTURES[recipe["picture"]]
+    picture = IMAGE_MODELS[recipe["picture"]]
     if "background" in inspect.signature(picture).parameters:
         picture = partial(picture, background=background)
     return Model(fields, samplers, levels, picture)
@@ -227,7 +227,7 @@ def finest(model: Model, rays: Rays) -> tuple[list[Tensor], int]:
     return [v.cpu() for v in (last.picture.image, *hit[:2], opacity, hit[2])], int(sum(evaluations(r) for r in rendered))
 
 
-def evaluations(rendered: Rendered) -> Tensor:
+def evaluations(rendered: LevelRendering) -> Tensor:
     """How many samples a level's field evaluated, a whole number on their device, which is not waited for."""
     dt, asked = rendered.samples.dt, rendered.answer.asked
     return (dt > 0).sum() if asked is None else torch.full((), asked, device=dt.device)

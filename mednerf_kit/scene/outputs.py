@@ -15,15 +15,15 @@ from torch import Tensor
 from .. import DISCLAIMER
 from ..core import files
 from ..core.errors import UserError
+from ..metrics import scene as scene_metrics
 from ..viz import figures
-from ..metrics import scene
 from . import load
 
 if TYPE_CHECKING:
     from ..data.posed.scene import Scene
     from ..imaging.cameras import Cameras
-    from .model import Views
     from .load import Fit
+    from .model import Views
 
 ERROR_LIMIT = 0.2  # the same in every map, so that maps can be compared
 DEPTH_STOPS = tuple(reversed(figures.HEAT))  # near is bright
@@ -90,7 +90,7 @@ def with_scale(picture: np.ndarray, window: tuple[float, float], stops: figures.
 
 def depth_window(depth: Tensor | None, seen: Views) -> tuple[float, float]:
     """The scale of depth maps: 1 to 99 % of the true depths where known, else of the rendered ones that hit something."""
-    values = seen.depth[seen.opacity > scene.OPAQUE]
+    values = seen.depth[seen.opacity > scene_metrics.OPAQUE]
     if depth is not None and bool(depth.isfinite().any()):
         values = depth
     values = values[values.isfinite()].flatten()

@@ -12,16 +12,16 @@ from .. import DISCLAIMER
 from ..core import config
 from ..core.errors import UserError
 from ..data.posed.scene import Scene
+from ..engine.loop import TASKS, Loop, PreparedRun, TaskType
 from ..fields.base import FIELDS
-from ..rays.render import PICTURES
+from ..rays.render import IMAGE_MODELS
 from ..rays.samplers.base import SAMPLERS
 from ..rays.selectors.base import SELECTORS
-from ..engine.loop import Job, Kind, Loop, TASKS
-from .model import Model, build_model, needs, peak_mib
 from .fit import FitParts, FitTask, is_flat
-from .losses import build_losses
-from .pose.search import aligned
 from .load import Fit, load_fit, read_scene, render_views
+from .losses import build_losses
+from .model import Model, build_model, needs, peak_mib
+from .pose.search import aligned
 
 RECIPE_KEYS = frozenset(("task", "scene", "fields", "levels", "selector", "losses", "picture", "steps", "snapshot_steps"))
 UNIT_BOX = torch.tensor([[-1.0] * 3, [1.0] * 3])
@@ -40,7 +40,7 @@ def check(recipe: Mapping[str, Any]) -> None:
         if isinstance(node, Mapping) and "sampler" in node:
             SAMPLERS.check(node["sampler"], "box", "field")
     SELECTORS.check(recipe["selector"], "views", "rows", "cols", "images", "masks")
-    PICTURES[recipe["picture"]]
+    IMAGE_MODELS[recipe["picture"]]
     losses = build_losses(recipe["losses"])
     if not any(loss.sees_picture for loss in losses.values()):
         raise UserError(
@@ -54,7 +54,7 @@ def check(recipe: Mapping[str, Any]) -> None:
     build_model(recipe, box=UNIT_BOX, channels=3, background=0.0, device=torch.device("cpu"))
 
 
-def prepare(choice: Mapping[str, Any], device: torch.device) -> Job:
+def prepare(choice: Mapping[str, Any], device: torch.device) -> PreparedRun:
     """The fit of one scene: read it, build the task."""
     recipe, dataset, seed = choice["recipe"], choice["dataset"], choice["seed"]
     scene = read_scene(dataset, recipe, choice["split"], choice["limit"])
@@ -102,7 +102,7 @@ def prepare(choice: Mapping[str, Any], device: torch.device) -> Job:
     def finish(loop: Loop) -> dict[str, Any]:
         return look_back(loop, device)
 
-    return Job(task, meta, opening, finish)
+    return PreparedRun(task, meta, opening, finish)
 
 
 def refuse_what_is_missing(scene: Scene, model: Model, losses: Mapping[str, Any]) -> None:
@@ -178,4 +178,4 @@ def batches(recipe: Mapping[str, Any]) -> dict[str, int]:
     return {"selector.n": node["n"]} if isinstance(node, Mapping) and "n" in node else {}
 
 
-SCENES = Kind(RECIPE_KEYS, check, prepare, plan, batches)
+TASK_TYPE = TaskType(RECIPE_KEYS, check, prepare, plan, batches)

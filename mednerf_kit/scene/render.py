@@ -11,9 +11,9 @@ from typing import Any, Literal
 from ..core.errors import UserError
 from ..data.posed.scene import NoViews, Scene
 from ..data.posed.transforms import check_transforms, write_transforms
+from ..engine import run_folder as run_folders
 from ..imaging.cameras import Cameras, orbit, spiral
 from ..imaging.volume import Volume, write_volume
-from ..engine import run_folder as run_folders
 from . import export, outputs
 from .evaluate import evaluate_scene
 from .load import Fit, load_fit
@@ -157,8 +157,8 @@ def labels_of(fits: Sequence[Fit], settings: Sequence[str] = ()) -> list[str]:
 
 def check_same_scene(fit: Fit, other: Fit) -> None:
     """Refuse to look at another scene along this one's path: of another name (which tells patients apart), place or quantity."""
-    told = [(str(f.meta["scene"]), Path(f.meta["dataset"]).expanduser().resolve(), f.meta["quantity"]) for f in (fit, other)]
-    if told[0] != told[1]:
-        (name, place, kind), (other_name, other_place, other_kind) = told
+    broadcast_text = [(str(f.meta["scene"]), Path(f.meta["dataset"]).expanduser().resolve(), f.meta["quantity"]) for f in (fit, other)]
+    if broadcast_text[0] != broadcast_text[1]:
+        (name, place, kind), (other_name, other_place, other_kind) = broadcast_text
         raise UserError(f"got '{other.path.parent}', a run of {other_kind} scene {other_name} in '{other_place}', to compare",
                         f"wanted one of {kind} scene {name} in '{place}'", "give runs of the same scene")  # fmt: skip

@@ -32,7 +32,7 @@ class ExactSurface(Protocol):
     def distance(self, x: Tensor) -> Tensor:
         """Signed distance of points [..., 3]."""
 
-    def sample(self, n: int, generator: Generator) -> Tensor:
+    def sample(self, n: int, rng: Generator) -> Tensor:
         """Points [n, 3] spread evenly over it."""
 
 
@@ -162,12 +162,12 @@ def is_watertight(faces: Tensor) -> bool:
     return bool((keys.unique(return_counts=True)[1] == 2).all())
 
 
-def spread_over(vertices: Tensor, faces: Tensor, n: int, generator: Generator) -> Tensor:
+def spread_over(vertices: Tensor, faces: Tensor, n: int, rng: Generator) -> Tensor:
     """Points [n, 3] spread evenly over a mesh: strata of equal area, a random place in each one's triangle."""
     area = twice_areas(vertices, faces).norm(dim=-1).double().cumsum(0)
-    place = (torch.arange(n) + torch.rand(n, generator=generator)).double() / n * area[-1]
+    place = (torch.arange(n) + torch.rand(n, generator=rng)).double() / n * area[-1]
     a, b, c = vertices[faces[torch.searchsorted(area, place).clamp_max(len(faces) - 1)]].unbind(1)
-    u, v = torch.rand((2, n, 1), generator=generator)
+    u, v = torch.rand((2, n, 1), generator=rng)
     u, v = torch.where(u + v > 1, 1 - u, u), torch.where(u + v > 1, 1 - v, v)
     return a + u * (b - a) + v * (c - a)
 
@@ -181,9 +181,9 @@ def chamfer(vertices: Tensor, faces: Tensor, truth: ExactSurface, *, n: int = 30
     """
     from scipy.spatial import cKDTree
 
-    generator = Generator().manual_seed(seed)
-    true_points = truth.sample(n, generator)
-    ours = spread_over(vertices, faces, MESH_POINTS * n, generator)
+    rng = Generator().manual_seed(seed)
+    true_points = truth.sample(n, rng)
+    ours = spread_over(vertices, faces, MESH_POINTS * n, rng)
     size = float((true_points.amax(0) - true_points.amin(0)).norm())
     accuracy = float(truth.distance(ours[::MESH_POINTS]).abs().double().mean()) / size
     completeness = float(cKDTree(ours.numpy()).query(true_points.numpy())[0].mean()) / size

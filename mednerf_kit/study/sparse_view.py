@@ -24,15 +24,15 @@ from ..data.posed.orbit import Orbit
 from ..data.radiograph import area_resized
 from ..imaging.geometry import Geometry
 from ..imaging.volume import files_at_hand
-from ..metrics import image
-from ..recon import rtk
-from ..engine import run_folder
-from ..invert.posterior import Inversion
 from ..invert.fine_tuning import inversion_of
-from ..scene.load import Fit, finest_field, load_fit
+from ..invert.posterior import Inversion
+from ..metrics import image as image_metrics
+from ..prior import load as prior_load
 from ..prior.training_volumes import HALF_EXTENT, known_volume, scaled_by_view
-from ..recon.sart import cylinder, fdk, fov_curve, lift, peak
+from ..recon import rtk
 from ..recon.field_volume import bake, project_field
+from ..recon.sart import cylinder, fdk, fov_curve, lift, peak
+from ..scene.load import Fit, finest_field, load_fit
 
 GAIN_VOXELS = 40  # a side of the grid on which gains are found: few unknowns, so that views cannot hide them
 GAIN_RULE = (
@@ -159,7 +159,7 @@ class FromPrior:
 
     def guess(self, case: Case) -> Tensor:
         """The mean of the prior's patients that explain the views, on the scale of the views."""
-        prior = run_folder.load_prior(self.prior)
+        prior = prior_load.load_prior(self.prior)
         prior.check_xray()
         wanted = prior.geometry
         if case.geometry.rows * wanted.cols != case.geometry.cols * wanted.rows:
@@ -191,8 +191,8 @@ def between(gains: Tensor, angles_deg: Sequence[float], wanted_deg: Sequence[flo
 
 def read_case(dataset: str, *, patient: str | None, views: int, fov_deg: float | None, fit_fov: bool, size: int) -> Case:
     """One patient's orbit, ``views`` of it evenly spaced to reconstruct from, all others held out."""
-    if size < image.SSIM_WINDOW_PX:
-        raise UserError(f"got a size of {size} voxels", f"wanted at least {image.SSIM_WINDOW_PX}", "raise --size")
+    if size < image_metrics.SSIM_WINDOW_PX:
+        raise UserError(f"got a size of {size} voxels", f"wanted at least {image_metrics.SSIM_WINDOW_PX}", "raise --size")
     root = Path(dataset).expanduser()
     reader = Orbit(patient=patient, fov_deg=fov_deg)
     orbits = reader.read(root)
@@ -240,14 +240,14 @@ def seen_by_all(size: int, distance: float) -> Tensor:
 def scores(case: Case, values: Tensor) -> tuple[dict[str, Any], Tensor]:
     """What a volume is worth, JSON-ready, and its held-out views [H, rows, cols]."""
     shown = case.shown(values)
-    psnr, ssim = image.psnr_db(shown.clamp(0, 1), case.held), image.ssim(shown.clamp(0, 1), case.held)
+    psnr, ssim = image_metrics.psnr_db(shown.clamp(0, 1), case.held), image_metrics.ssim(shown.clamp(0, 1), case.held)
     found: dict[str, Any] = {"psnr_db": float(psnr.mean()), "ssim": float(ssim.mean())}
     if case.scaled_by_view:
-        found["psnr_gain_fitted_db"] = float(image.gain_fitted_psnr_db(shown, case.held).mean())
+        found["psnr_gain_fitted_db"] = float(image_metrics.gain_fitted_psnr_db(shown, case.held).mean())
     if case.truth is not None:
         mask = seen_by_all(case.size, case.geometry.distance)
         top = float(case.truth[mask].max())
-        found |= image.volume_errors(values, case.truth, top, mask=mask)
+        found |= image_metrics.volume_errors(values, case.truth, top, mask=mask)
         found["mae"] = found["mae"] / top
     found["per_view_psnr_db"] = [round(v, 3) for v in psnr.tolist()]
     return found, shown

@@ -14,9 +14,9 @@ from torch import Tensor
 from .. import DISCLAIMER
 from ..core import files
 from ..imaging.volume import Volume, files_at_hand, write_volume
-from ..viz import figures
 from ..invert.outputs import made_folder
 from ..prior.training_volumes import HALF_EXTENT
+from ..viz import figures
 
 if TYPE_CHECKING:
     from .sparse_view import Case

@@ -157,15 +157,15 @@ def _uncertainty_section(content: ReportContent) -> str:
         widest = int(content.orbit_spread.flatten(1).mean(1).argmax())
         limit = figures.nice_limit(content.orbit_spread)
         shown = [(_nearest(angles, content.input_angles_deg[0]), "at the input"), (widest, "where it is widest")]
-        figures = [
+        panels = [
             _figure(_png(figures.coloured(content.orbit_spread[k], (0, limit), HEAT)), f"Spread {where}, {_degrees(angles[k])}",
                     _bar(HEAT, (0, limit), "image units"))
             for k, where in shown
         ]  # fmt: skip
-        figures.append(
+        panels.append(
             _figure(_png(figures.to_uint8(content.orbit[widest])), f"The view it belongs to, {_degrees(angles[widest])}")
         )
-        parts.append(f'<div class="row three">{"".join(figures)}</div>')
+        parts.append(f'<div class="row three">{"".join(panels)}</div>')
     if content.volume_spread is not None:
         limit = figures.nice_limit(content.volume_spread)
         slices = figures.slices_picture(content.volume_spread, (0, limit), spacing_mm=content.spacing_mm, stops=HEAT)

@@ -108,16 +108,16 @@ def run(lane: Lane, device: str, out: Path, deadline: float) -> None:
 
 def timed(names: Sequence[str], data: Path, device: str) -> Iterator[str]:
     """Milliseconds of a step of each recipe at its own size, alone on the device; pictures a second where it makes pictures."""
+    from mednerf_kit.engine.device import select_device
     from mednerf_kit.engine.distributed import Ranks
-    from mednerf_kit.engine.run_folder import pick_device
-    from mednerf_kit.prior.session import kind_of, resolve
+    from mednerf_kit.engine.session import resolve, task_type_of
 
     for name in names:
         dataset = str(data / ("mednerf_drr/chest_xrays" if "chest" in name else "nerf_synthetic/lego"))
         config, _, batch = name.partition(":")
         recipe = resolve(dataset, config, "default", [f"task.batch={batch}"] if batch else [])
         choice = {"dataset": dataset, "recipe": recipe, "seed": 0, "split": "train", "limit": 12}
-        task = kind_of(recipe).prepare(choice, pick_device(device)).task
+        task = task_type_of(recipe).prepare(choice, select_device(device)).task
         if hasattr(task, "join"):
             task.join(Ranks())
         spent, index = [], 0

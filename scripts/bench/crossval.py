@@ -15,13 +15,14 @@ from pathlib import Path
 import torch
 from torch import Generator
 
-from mednerf_kit.engine import run_folder
+from mednerf_kit.engine.loop import Loop
+from mednerf_kit.engine.session import resolve
 from mednerf_kit.invert.evaluate import input_views, score_patient
 from mednerf_kit.invert.posterior import Inversion
-from mednerf_kit.engine.loop import Loop
-from mednerf_kit.prior.session import build_task, describe, resolve
+from mednerf_kit.prior import load as prior_load
+from mednerf_kit.prior.posed_recipes import build_task, describe
 from mednerf_kit.prior.sets import read_set
-from mednerf_kit.prior.training_volumes import make_targets
+from mednerf_kit.prior.training_volumes import make_training_volumes
 
 
 def fold(args: argparse.Namespace, k: int, recipe: dict) -> list[dict]:
@@ -30,14 +31,14 @@ def fold(args: argparse.Namespace, k: int, recipe: dict) -> list[dict]:
     held = every.patients[k :: args.folds]
     orbits = every.subset(p for p in every.patients if p not in held)
     start = time.perf_counter()
-    targets = make_targets(orbits, size=recipe["dataset"]["volume_size"])
+    targets = make_training_volumes(orbits, size=recipe["dataset"]["volume_size"])
     ready = time.perf_counter() - start
     folder = args.out / f"fold{k}"
     folder.mkdir(parents=True, exist_ok=True)
     task = build_task(recipe, orbits, targets, seed=args.seed, device="cpu")
     meta = describe(orbits, targets, recipe, args.set, args.seed, "all")
     loop = Loop(task, folder, steps=recipe["steps"], snapshot_steps=10**9, max_minutes=args.minutes, meta=meta)
-    prior = run_folder.load_prior(loop.run())
+    prior = prior_load.load_prior(loop.run())
     inputs = input_views(every.geometry.angles_deg, [args.angle])
     rows = []
     for name in held if not args.seen else orbits.patients[:4]:

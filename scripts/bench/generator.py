@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, softplus
 
-from mednerf_kit.fields.hyper import Weights, fastest_dtype
+from mednerf_kit.fields.hyper import MlpWeights, fastest_dtype
 from mednerf_kit.gan.generator import HyperGenerator
 
 
-def plain_density(g: HyperGenerator, x: Tensor, code: Weights, chunk: int) -> Tensor:
+def plain_density(g: HyperGenerator, x: Tensor, code: MlpWeights, chunk: int) -> Tensor:
     """The same field, one sample and one chunk at a time."""
     assert code.frame is not None
     rows = []

@@ -18,20 +18,20 @@ from pathlib import Path
 import torch
 from torch import Generator
 
-from mednerf_kit.engine import run_folder
+from mednerf_kit.engine.session import resolve, train
 from mednerf_kit.invert.evaluate import input_views, score_patient
 from mednerf_kit.invert.posterior import Inversion
 from mednerf_kit.metrics.image import sliced_wasserstein
-from mednerf_kit.prior.session import resolve, train
+from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior.sets import read_set
 from mednerf_kit.recon.field_volume import bake, project_field
 
 
-def fakes_like(prior: run_folder.Prior, count: int, per_patient: int, views: torch.Tensor) -> torch.Tensor:
+def fakes_like(prior: prior_load.Prior, count: int, per_patient: int, views: torch.Tensor) -> torch.Tensor:
     """``count`` pictures of random patients at these view indices, [count, 1, rows, cols]."""
-    random, found = Generator().manual_seed(123), []
+    rng, found = Generator().manual_seed(123), []
     for start in range(0, count, per_patient):
-        code = prior.generator.weights(prior.generator.draw(1, random))
+        code = prior.generator.weights(prior.generator.draw(1, rng))
         some = views[start : start + per_patient].tolist()
         geometry = prior.geometry.at([prior.geometry.angles_deg[v] for v in some])
         found.append(project_field(bake(prior.generator, code, size=64)[0], geometry, prior.distance).clamp(0, 1))
@@ -58,7 +58,7 @@ def main() -> None:
                 dataset=args.dataset, preset="quick", settings=settings, outdir=args.out, desc=f"{objective}-{seed}", seed=seed
             )
             assert folder is not None
-            prior = run_folder.load_prior(folder)
+            prior = prior_load.load_prior(folder)
             node = resolve(args.dataset, None, "quick", settings)["dataset"]
             test = read_set(args.dataset, node, split="test")
             training = read_set(args.dataset, node, split="train")

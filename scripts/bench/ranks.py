@@ -26,11 +26,12 @@ import torch
 import torch._dynamo  # what every optimiser imports comes once, before the forks
 import torch.distributed
 
-from mednerf_kit.fields.hyper import fastest_dtype
 from mednerf_kit.engine.distributed import Ranks, started
-from mednerf_kit.prior.session import build_task, resolve
+from mednerf_kit.engine.session import resolve
+from mednerf_kit.fields.hyper import fastest_dtype
+from mednerf_kit.prior.posed_recipes import build_task
 from mednerf_kit.prior.sets import read_set
-from mednerf_kit.prior.training_volumes import make_targets
+from mednerf_kit.prior.training_volumes import make_training_volumes
 
 STEPS = 20
 PAIR = "two processes"
@@ -49,7 +50,7 @@ def worker(task: Callable, environment: dict[str, str], threads: int, orders: Co
         start = time.perf_counter(), time.process_time()
         for i in range(STEPS):
             numbers = trained.step((i + 0.5) / STEPS, first + i)
-            ranks.agreed(numbers, 0.0, False)
+            ranks.mean_metrics(numbers, 0.0, False)
         orders.send((time.perf_counter() - start[0], time.process_time() - start[1]))
         first += STEPS
     ranks.leave()
@@ -102,7 +103,7 @@ def main() -> None:
     dtype = fastest_dtype(torch.device("cpu"))
     recipe = resolve("chest", "chest", "quick", [])
     orbits = read_set("chest", recipe["dataset"], split="train", limit=args.patients)
-    targets = make_targets(orbits, size=recipe["dataset"]["volume_size"])
+    targets = make_training_volumes(orbits, size=recipe["dataset"]["volume_size"])
     crews = {}
     for objective in args.objectives:
         own = {**recipe, "task": {**recipe["task"], "objective": objective}}

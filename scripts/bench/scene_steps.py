@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from mednerf_kit.engine import run_folder
-from mednerf_kit.prior.session import kind_of
+from mednerf_kit.engine.session import task_type_of
 
 MMAP_THRESHOLD = -3  # mallopt's name of the size from which a block is a mapping of its own
 
@@ -39,9 +39,9 @@ def main() -> None:
     ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 1 << 16)
     tasks = []
     for folder in args.runs:
-        choice = run_folder.read_choice(folder)
-        task = kind_of(choice["recipe"]).prepare(choice, torch.device("cpu")).task
-        _, tensors, meta, _ = run_folder.newest_whole(folder)
+        choice = run_folder.read_run_config(folder)
+        task = task_type_of(choice["recipe"]).prepare(choice, torch.device("cpu")).task
+        _, tensors, meta, _ = run_folder.newest_readable(folder)
         task.load(tensors, meta["task_state"])
         tasks.append(task)
     seconds: list[list[float]] = [[] for _ in tasks]

@@ -23,8 +23,8 @@ from torch.nn.functional import grid_sample
 
 from mednerf_kit.core.files import atomic
 from mednerf_kit.core.types import Pixels
+from mednerf_kit.rays.selectors.base import SELECTORS, RaySelector
 from mednerf_kit.rays.selectors.pixel_maps import anchors, gray, local_spread
-from mednerf_kit.rays.selectors.base import RaySelector, SELECTORS
 
 CHECKS = 25
 
@@ -32,15 +32,15 @@ CHECKS = 25
 class Field(nn.Module):
     """Colour [N, C] at places yx [N, 2] in pixels: feature grids up to one node per pixel, then an MLP."""
 
-    def __init__(self, rows: int, cols: int, channels: int, generator: Generator) -> None:
+    def __init__(self, rows: int, cols: int, channels: int, rng: Generator) -> None:
         super().__init__()
         self.register_buffer("size", torch.tensor([rows - 1.0, cols - 1.0]))
-        self.grids = nn.ParameterList(0.1 * torch.randn(1, 4, max(rows // k, 2), max(cols // k, 2), generator=generator)
+        self.grids = nn.ParameterList(0.1 * torch.randn(1, 4, max(rows // k, 2), max(cols // k, 2), generator=rng)
                                       for k in (8, 4, 2, 1))  # fmt: skip
         self.mlp = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, channels))
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
-                nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
+                nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=rng)
                 nn.init.zeros_(layer.bias)
 
     def forward(self, yx: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class Fit:
 
     def __init__(self, image: Tensor, selector: RaySelector, *, seed: int, budget: int) -> None:
         self.image, self.selector, self.budget = image, selector, budget
-        self.random = Generator().manual_seed(seed)
+        self.rng = Generator().manual_seed(seed)
         rows, cols, channels = image.shape
         self.field = Field(rows, cols, channels, Generator().manual_seed(seed))
         self.optimiser = torch.optim.Adam(self.field.parameters(), lr=1e-2)
@@ -117,7 +117,7 @@ class Fit:
         if selector.wants_full_error_every and self.steps % selector.wants_full_error_every == 0 and self.steps:
             selector.observe_full(self.errors()[None])
         selector.advance(progress)
-        pixels = selector.select(self.steps, self.random)
+        pixels = selector.select(self.steps, self.rng)
         chosen = time.perf_counter()
         y, x = pixels.yx.round().long().unbind(-1)
         yx = pixels.yx.requires_grad_(selector.wants_gradient)

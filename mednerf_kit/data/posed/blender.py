@@ -17,10 +17,10 @@ from ...imaging.cameras import Cameras
 from .bounds import Bounds, bounds_of_poses
 from .depth import nearest, pixel_grid, read_levels
 from .pictures import Lens, find_picture, picture_size, read_pictures, zoom
-from .scene import NoViews, SCENES, SPLITS, Scene, as_box, chosen_views, held_out
+from .scene import SCENES, SPLITS, NoViews, Scene, as_box, chosen_views, held_out
 from .toy import toy_cameras, write_toy_picture
 
-Frame = dict[str, Any]
+CanonicalPose = dict[str, Any]
 ANGLES = ("camera_angle_x", "camera_angle_y")
 NUMBERS = (*ANGLES, "fl_x", "fl_y", "cx", "cy", "w", "h", "k1", "k2", "k3", "k4", "p1", "p2", "near", "far")
 PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "RADIAL", "SIMPLE_RADIAL", "PERSPECTIVE", "")
@@ -86,7 +86,7 @@ class Blender:
         return Scene.of_pictures(root, "blender", split, stems, pictures, cameras, bounds.box, depth=depth, notes=notes,
                                  shared=shared)  # fmt: skip
 
-    def frames(self, root: Path, split: str) -> tuple[list[Frame], list[Frame]]:
+    def frames(self, root: Path, split: str) -> tuple[list[CanonicalPose], list[CanonicalPose]]:
         """The frames of a split, each with its file's values below its own, and those of the whole scene."""
         parts = [part for part in SPLITS[:3] if (root / f"transforms_{part}.json").is_file()]
         if not parts:
@@ -106,7 +106,7 @@ class Blender:
         return (every if split == "all" else by_part[split]), every
 
 
-def read_frames(path: Path, part: str = "") -> list[Frame]:
+def read_frames(path: Path, part: str = "") -> list[CanonicalPose]:
     """The frames of a transforms file, each with the file's own values where it has none."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -140,7 +140,7 @@ def read_number(value: Any, key: str, path: Path) -> float | None:
     raise UserError(f"got {key} {value!r} in '{path}'", f"wanted {wanted}", "correct it")
 
 
-def poses_of(frames: Sequence[Frame], root: Path) -> Tensor:
+def poses_of(frames: Sequence[CanonicalPose], root: Path) -> Tensor:
     """Poses [V, 3, 4] of frames."""
     try:
         poses = torch.tensor([frame["transform_matrix"] for frame in frames], dtype=torch.float64)

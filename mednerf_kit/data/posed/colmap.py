@@ -231,10 +231,10 @@ def read_model(where: Path) -> Model:
                  torch.from_numpy(values[:, 3]).float(), rows)  # fmt: skip
 
 
-Parts = tuple[dict[int, Camera], list[View], dict[int, tuple[float, float, float, float]]]
+PosedModules = tuple[dict[int, Camera], list[View], dict[int, tuple[float, float, float, float]]]
 
 
-def _read_text(where: Path, suffix: str) -> Parts:
+def _read_text(where: Path, suffix: str) -> PosedModules:
     cameras, views, points = {}, [], {}
     for words in _lines(where / f"cameras{suffix}"):
         cameras[int(words[0])] = Camera(words[1], int(words[2]), int(words[3]), tuple(map(float, words[4:])))
@@ -258,7 +258,7 @@ def _lines(path: Path) -> list[list[str]]:
     return [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
-def _read_binary(where: Path, suffix: str) -> Parts:
+def _read_binary(where: Path, suffix: str) -> PosedModules:
     cameras, views, points = {}, [], {}
     with open(where / f"cameras{suffix}", "rb") as file:
         for _ in range(_next(file, "<Q")[0]):

@@ -176,8 +176,8 @@ def load_scene(
     chosen = None if background is None else BACKGROUNDS[background]
     scene = reader.load(root, split, downscale=downscale, background=chosen, views=views)
     home = root if depth is None else Path(depth).expanduser()
-    told = scene.depth is not None and split in SCORED
-    found = None if told or not home.is_dir() else depth_beside(home, split, scene.stems, scene.cameras, shared=scene.shared)
+    broadcast_text = scene.depth is not None and split in SCORED
+    found = None if broadcast_text or not home.is_dir() else depth_beside(home, split, scene.stems, scene.cameras, shared=scene.shared)
     if found is not None:
         scene = replace(scene, depth=found.depth, confidence=found.confidence, notes=(*scene.notes, *found.notes))
     corners = scene.box if box is None else as_box(box)

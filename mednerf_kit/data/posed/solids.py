@@ -54,7 +54,7 @@ class Solid(Protocol):
     def distance(self, x: Tensor) -> Tensor:
         """Signed Euclidean distance of points [..., 3] to the surface, negative inside."""
 
-    def sample(self, n: int, generator: Generator) -> Tensor:
+    def sample(self, n: int, rng: Generator) -> Tensor:
         """Points [n, 3] spread evenly over the surface."""
 
 
@@ -86,8 +86,8 @@ class Ball:
     def distance(self, x: Tensor) -> Tensor:
         return (x - x.new_tensor(self.centre)).norm(dim=-1) - self.radius
 
-    def sample(self, n: int, generator: Generator) -> Tensor:
-        unit = torch.nn.functional.normalize(torch.randn((n, 3), generator=generator), dim=-1)
+    def sample(self, n: int, rng: Generator) -> Tensor:
+        unit = torch.nn.functional.normalize(torch.randn((n, 3), generator=rng), dim=-1)
         return unit.new_tensor(self.centre) + self.radius * unit
 
 
@@ -127,11 +127,11 @@ class Block:
         q = ((x - x.new_tensor(self.centre)) @ self.axes().to(x).T).abs() - x.new_tensor(self.half)
         return q.clamp_min(0).norm(dim=-1) + q.amax(-1).clamp_max(0)
 
-    def sample(self, n: int, generator: Generator) -> Tensor:
+    def sample(self, n: int, rng: Generator) -> Tensor:
         half = torch.tensor(self.half)
-        face = torch.multinomial(half.prod() / half, n, replacement=True, generator=generator)
-        x = (2 * torch.rand((n, 3), generator=generator) - 1) * half
-        side = torch.randint(0, 2, (n,), generator=generator) * 2.0 - 1
+        face = torch.multinomial(half.prod() / half, n, replacement=True, generator=rng)
+        x = (2 * torch.rand((n, 3), generator=rng) - 1) * half
+        side = torch.randint(0, 2, (n,), generator=rng) * 2.0 - 1
         x.scatter_(1, face[:, None], (side * half[face])[:, None])
         return x @ self.axes() + x.new_tensor(self.centre)
 
@@ -174,10 +174,10 @@ class Cylinder:
         q = torch.stack([o[..., :2].norm(dim=-1) - self.radius, o[..., 2].abs() - self.half_height], -1)
         return q.clamp_min(0).norm(dim=-1) + q.amax(-1).clamp_max(0)
 
-    def sample(self, n: int, generator: Generator) -> Tensor:
+    def sample(self, n: int, rng: Generator) -> Tensor:
         share = torch.tensor([2 * self.half_height, self.radius / 2, self.radius / 2])  # wall and caps, by area
-        part = torch.multinomial(share, n, replacement=True, generator=generator)
-        u, v, w = torch.rand((3, n), generator=generator)
+        part = torch.multinomial(share, n, replacement=True, generator=rng)
+        u, v, w = torch.rand((3, n), generator=rng)
         r = torch.where(part == 0, 1.0, u.sqrt()) * self.radius
         z = torch.where(part == 0, 2 * v - 1, torch.where(part == 1, 1.0, -1.0)) * self.half_height
         angle = 2 * math.pi * w
@@ -194,11 +194,11 @@ class Surface:
         """Signed distance of points [..., 3] to the nearest surface, negative inside a solid."""
         return torch.stack([solid.distance(x) for solid in self.solids]).amin(0)
 
-    def sample(self, n: int, generator: Generator) -> Tensor:
+    def sample(self, n: int, rng: Generator) -> Tensor:
         """Points [n, 3] spread evenly over all surfaces."""
         area = torch.tensor([solid.area for solid in self.solids])
-        counts = torch.multinomial(area, n, replacement=True, generator=generator).bincount(minlength=len(area)).tolist()
-        return torch.cat([solid.sample(k, generator) for solid, k in zip(self.solids, counts, strict=True)])
+        counts = torch.multinomial(area, n, replacement=True, generator=rng).bincount(minlength=len(area)).tolist()
+        return torch.cat([solid.sample(k, rng) for solid, k in zip(self.solids, counts, strict=True)])
 
     def first_hit(self, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Distance [N] (inf: nothing), normal [N, 3] and number of the solid [N] that rays [N, 3] from outside meet first."""

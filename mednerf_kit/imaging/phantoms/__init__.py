@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .chest import chest
 from .knee import knee
-from .painter import Layer, PHANTOMS, Phantom, Pose
+from .painter import PHANTOMS, Layer, Phantom, Pose
 
 #: Changes whenever a seed's patient changes: the key of caches.
 VERSION = "2"

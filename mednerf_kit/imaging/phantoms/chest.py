@@ -12,7 +12,7 @@ import numpy as np
 
 from .chest_bones import bones
 from .chest_organs import abdomen, airways, lungs, mediastinum
-from .painter import Layer, PHANTOMS, Phantom, Pose
+from .painter import PHANTOMS, Layer, Phantom, Pose
 from .solids import Column, Profile, Union, blob, tube
 
 

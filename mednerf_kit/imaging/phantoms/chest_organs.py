@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .painter import Layer
-from .solids import Array, Column, Cut, Profile, Region, Segment, Solid, Union, axes_along, blob, smooth_path, tube
+from .solids import (
+    Array,
+    Column,
+    Cut,
+    Profile,
+    Region,
+    Segment,
+    Solid,
+    Union,
+    axes_along,
+    blob,
+    smooth_path,
+    tube,
+)
 from .trees import scattered, vessel_tree
 
 if TYPE_CHECKING:

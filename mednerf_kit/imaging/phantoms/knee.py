@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .painter import Layer, PHANTOMS, Phantom, Pose
+from .painter import PHANTOMS, Layer, Phantom, Pose
 from .solids import Array, Column, Cut, Profile, Segment, Union, axes_along, blob, smooth_path, tube
 
 

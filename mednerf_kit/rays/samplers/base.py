@@ -32,9 +32,9 @@ class Stratified:
         self.n, self.disparity = at_least_one(n), disparity
 
     @torch.no_grad()
-    def __call__(self, rays: Rays, previous: Previous = None, generator: Generator | None = None) -> Samples:
+    def __call__(self, rays: Rays, previous: Previous = None, rng: Generator | None = None) -> Samples:
         near, far = rays.near[..., None], rays.far[..., None]
-        place = strata((*rays.near.shape, self.n), generator, near.device)
+        place = strata((*rays.near.shape, self.n), rng, near.device)
         if not self.disparity:
             return Samples(near + place * (far - near), ((far - near) / self.n).expand_as(place))
         if bool(((near <= 0) & (near < far)).any()):
@@ -58,14 +58,14 @@ class Importance:
         self.n, self.merge = at_least_one(n), merge
 
     @torch.no_grad()
-    def __call__(self, rays: Rays, previous: Previous, generator: Generator | None = None) -> Samples:
+    def __call__(self, rays: Rays, previous: Previous, rng: Generator | None = None) -> Samples:
         coarse, w = needed(previous, "importance")
         start, length = cells(rays, coarse)
-        return by_weight(rays, coarse, start, length, w, self.n, merge=self.merge, generator=generator)
+        return by_weight(rays, coarse, start, length, w, self.n, merge=self.merge, rng=rng)
 
 
 def by_weight(rays: Rays, coarse: Samples, start: Tensor, length: Tensor, w: Tensor, n: int, *, merge: bool,
-              generator: Generator | None) -> Samples:  # fmt: skip
+              rng: Generator | None) -> Samples:  # fmt: skip
     """n nodes by inverse transform of weights w [..., S], one in each of n strata of equal weight.
 
     Only the coarse cells of positive ``length`` count, and all distances are measured along them alone: what lies between is
@@ -79,7 +79,7 @@ def by_weight(rays: Rays, coarse: Samples, start: Tensor, length: Tensor, w: Ten
     if not merge:
         length = torch.where(w > 0, length, 0.0)
     border = pad(length.cumsum(-1), (1, 0))
-    place = strata((*w.shape[:-1], n), generator, w.device)
+    place = strata((*w.shape[:-1], n), rng, w.device)
     if not merge:
         index = torch.arange(n + 1, device=w.device)
         ends = inverse_cdf(border, w, (index / n).expand(*w.shape[:-1], n + 1))
@@ -96,10 +96,10 @@ def by_weight(rays: Rays, coarse: Samples, start: Tensor, length: Tensor, w: Ten
     return Samples(t, edges.diff(dim=-1).clamp_min(0))
 
 
-def spread(start: Tensor, length: Tensor, n: int, generator: Generator | None) -> Samples:
+def spread(start: Tensor, length: Tensor, n: int, rng: Generator | None) -> Samples:
     """One node in each of n equal strata of the cells [start, start + length] [..., S] laid end to end."""
     total = length.sum(-1, keepdim=True)
-    place = strata((*length.shape[:-1], n), generator, length.device)
+    place = strata((*length.shape[:-1], n), rng, length.device)
     return Samples(position(start, length, place * total), (total / n).expand_as(place))
 
 
@@ -143,7 +143,7 @@ def position(start: Tensor, length: Tensor, s: Tensor) -> Tensor:
     return start.gather(-1, k) + (s - border.gather(-1, k) + length).clamp_min(0).minimum(length)
 
 
-def strata(shape: tuple[int, ...], generator: Generator | None, device: torch.device) -> Tensor:
+def strata(shape: tuple[int, ...], rng: Generator | None, device: torch.device) -> Tensor:
     """One place in each of shape[-1] equal strata of [0, 1]: uniform random, or the middle without a generator.
 
     Numbers are drawn where the generator is: one of the ``device`` itself is fast, one of the CPU gives the same on every device.
@@ -151,7 +151,7 @@ def strata(shape: tuple[int, ...], generator: Generator | None, device: torch.de
     >>> strata((4,), None, torch.device("cpu"))
     tensor([0.1250, 0.3750, 0.6250, 0.8750])
     """
-    offset = 0.5 if generator is None else torch.rand(shape, generator=generator, device=generator.device).to(device)
+    offset = 0.5 if rng is None else torch.rand(shape, generator=rng, device=rng.device).to(device)
     return (torch.arange(shape[-1], device=device) + offset).expand(shape) / shape[-1]
 
 

@@ -7,7 +7,7 @@ from torch import Generator
 
 from ...core.errors import UserError
 from ...core.types import Rays, Samples
-from .base import Previous, SAMPLERS, a_share, at_least_one, spread, together
+from .base import SAMPLERS, Previous, a_share, at_least_one, spread, together
 
 
 @SAMPLERS.register("guided")
@@ -40,9 +40,9 @@ class Guided:
         return self.window * (self.window_end / self.window) ** self.progress
 
     @torch.no_grad()
-    def __call__(self, rays: Rays, previous: Previous = None, generator: Generator | None = None) -> Samples:
+    def __call__(self, rays: Rays, previous: Previous = None, rng: Generator | None = None) -> Samples:
         near, far = rays.near, rays.far
-        if rays.depth is None and generator is not None:
+        if rays.depth is None and rng is not None:
             raise UserError("got sampler 'guided' on rays without depth", "wanted a scene with depth",
                             "add depth (`mednerf-kit data depth`) or use 'stratified'")  # fmt: skip
         depth = torch.full_like(near, torch.nan) if rays.depth is None else rays.depth
@@ -54,6 +54,6 @@ class Guided:
         high = torch.where(known, high, near + (far - near) * (inside / self.n))
         outside = torch.stack([near, high], -1), torch.stack([low - near, far - high], -1)
         if not inside:
-            return spread(*outside, self.n, generator)
-        at_surface = spread(low[..., None], (high - low)[..., None], inside, generator)
-        return at_surface if inside == self.n else together(at_surface, spread(*outside, self.n - inside, generator))
+            return spread(*outside, self.n, rng)
+        at_surface = spread(low[..., None], (high - low)[..., None], inside, rng)
+        return at_surface if inside == self.n else together(at_surface, spread(*outside, self.n - inside, rng))

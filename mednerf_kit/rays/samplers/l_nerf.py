@@ -11,7 +11,17 @@ from torch.nn.functional import pad
 from ...core.errors import UserError
 from ...core.raymath import cell_lengths
 from ...core.types import Rays, Samples
-from .base import Previous, SAMPLERS, a_share, at_least_one, by_weight, cells, needed, spread, together
+from .base import (
+    SAMPLERS,
+    Previous,
+    a_share,
+    at_least_one,
+    by_weight,
+    cells,
+    needed,
+    spread,
+    together,
+)
 
 
 @SAMPLERS.register("local")
@@ -50,25 +60,25 @@ class Local:
         self.progress = progress
 
     @torch.no_grad()
-    def __call__(self, rays: Rays, previous: Previous, generator: Generator | None = None) -> Samples:
+    def __call__(self, rays: Rays, previous: Previous, rng: Generator | None = None) -> Samples:
         coarse, w = needed(previous, "local")
         if self.compat == "released":
-            t = released(rays, coarse, w, self.n, self.threshold, generator)
+            t = released(rays, coarse, w, self.n, self.threshold, rng)
             t = torch.cat([coarse.t, t], -1).sort(-1).values
             return Samples(t, cell_lengths(t, rays.near, rays.far))
         start, length = cells(rays, coarse)
         if self.progress < self.warmup:
-            return by_weight(rays, coarse, start, length, w, self.n, merge=self.merge, generator=generator)
+            return by_weight(rays, coarse, start, length, w, self.n, merge=self.merge, rng=rng)
         limit = self.threshold * w.amax(-1, keepdim=True) if self.relative else self.threshold
         keep = (w >= limit) & (length > 0)
         keep = keep | ~keep.any(-1, keepdim=True)
         local = keep * (w + 1e-5)
         if not self.skip_masked:
             local = (1 - self.explore) * normalised(local) + self.explore * normalised(length)
-            return by_weight(rays, coarse, start, length, local, self.kept_n, merge=self.merge, generator=generator)
+            return by_weight(rays, coarse, start, length, local, self.kept_n, merge=self.merge, rng=rng)
         beyond = min(round(self.explore * self.kept_n), self.kept_n - 1)
-        fine = by_weight(rays, coarse, start, keep * length, local, self.kept_n - beyond, merge=self.merge, generator=generator)
-        return together(fine, spread(start, ~keep * length, beyond, generator)) if beyond else fine
+        fine = by_weight(rays, coarse, start, keep * length, local, self.kept_n - beyond, merge=self.merge, rng=rng)
+        return together(fine, spread(start, ~keep * length, beyond, rng)) if beyond else fine
 
 
 def normalised(w: Tensor) -> Tensor:
@@ -76,7 +86,7 @@ def normalised(w: Tensor) -> Tensor:
     return w / w.sum(-1, keepdim=True).clamp_min(1e-12)
 
 
-def released(rays: Rays, coarse: Samples, w: Tensor, n: int, threshold: float, generator: Generator | None) -> Tensor:
+def released(rays: Rays, coarse: Samples, w: Tensor, n: int, threshold: float, rng: Generator | None) -> Tensor:
     """Fine nodes [..., ≤ n] as the public code of L-NeRF places them (commit 2c3aab6, read for its behaviour).
 
     Edges are the middles between coarse nodes and weights the inner S − 2, cut to 0 below the threshold, plus 1e-5. One window
@@ -94,7 +104,7 @@ def released(rays: Rays, coarse: Samples, w: Tensor, n: int, threshold: float, g
     cdf = pad(normalised(passes * inner + 1e-5).cumsum(-1), (1, 0))
     shape = (*w.shape[:-1], n)
     even = torch.linspace(0, 1, n, device=w.device).expand(shape)
-    u = even if generator is None else torch.rand(shape, generator=generator, device=generator.device).to(w.device)
+    u = even if rng is None else torch.rand(shape, generator=rng, device=rng.device).to(w.device)
     u, cdf, edges = (v[..., window].contiguous() for v in (u, cdf, edges))
     above = torch.searchsorted(cdf, u, right=True)
     low, high = (above - 1).clamp_min(0), above.clamp_max(cdf.shape[-1] - 1)

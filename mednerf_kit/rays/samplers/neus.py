@@ -11,7 +11,7 @@ from torch.nn.functional import pad, relu, softplus
 from ...core.errors import UserError
 from ...core.raymath import exclusive_sum, inverse_cdf
 from ...core.types import Rays, Samples
-from .base import Previous, SAMPLERS, a_share, at_least_one, between_in_disparity, strata
+from .base import SAMPLERS, Previous, a_share, at_least_one, between_in_disparity, strata
 
 FAR_AWAY = 1e6  # the distance to anything on a ray that misses the support
 
@@ -63,12 +63,12 @@ class Sections:
         self.faint, self.outside, self.box, self.field = a_share(faint, "faint"), outside, box, field
 
     @torch.no_grad()
-    def __call__(self, rays: Rays, previous: Previous = None, generator: Generator | None = None) -> Samples:
+    def __call__(self, rays: Rays, previous: Previous = None, rng: Generator | None = None) -> Samples:
         enter, leave = self.span(rays)
-        shift = strata(enter.shape, generator, enter.device)
+        shift = strata(enter.shape, rng, enter.device)
         inner = enter + (torch.arange(1, self.n, device=enter.device) - 0.5 + shift) * (leave - enter) / self.n
         t = torch.cat([enter, inner, leave], -1)
-        found = self.sections(t) if self.field is None else self.refined(rays, t, self.field, generator)
+        found = self.sections(t) if self.field is None else self.refined(rays, t, self.field, rng)
         if not self.outside:
             return found
         far, borders = rays.far[..., None], torch.arange(self.outside + 1, device=enter.device) / self.outside
@@ -76,14 +76,14 @@ class Sections:
         behind = self.sections(ends.minimum(far).maximum(leave))
         return Samples(torch.cat([found.t, behind.t], -1), torch.cat([found.dt, behind.dt], -1))
 
-    def refined(self, rays: Rays, t: Tensor, field: SignedDistance, generator: Generator | None) -> Samples:
+    def refined(self, rays: Rays, t: Tensor, field: SignedDistance, rng: Generator | None) -> Samples:
         """The sections between borders t [..., n + 1] after all rounds, [..., n + refine], those that matter."""
         f = distances(field, rays, t)
         unit = 1.0 if self.box is None else 0.5 * float((self.box[1] - self.box[0]).max())
         for i in range(self.rounds if self.refine else 0):
             count = self.refine // self.rounds + (i < self.refine % self.rounds)
             w = section_weights(f, t, self.sharpness / unit * 2**i)
-            new = inverse_cdf(t, w + 1e-5, strata((*t.shape[:-1], count), generator, t.device))
+            new = inverse_cdf(t, w + 1e-5, strata((*t.shape[:-1], count), rng, t.device))
             t, order = torch.cat([t, new], -1).sort(-1)
             f = torch.cat([f, distances(field, rays, new)], -1).gather(-1, order)
         found = self.sections(t)

@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 from ...core.errors import RunError, UserError
 from ...core.raymath import exclusive_sum
 from ...core.types import Field, Rays, Samples
-from .base import Previous, SAMPLERS, at_least_one, by_weight, cells, spread, strata
+from .base import SAMPLERS, Previous, at_least_one, by_weight, cells, spread, strata
 
 CHUNK = 1 << 17  # points the field is asked at once
 
@@ -48,36 +48,36 @@ class Occupancy(nn.Module):
         self.register_buffer("age", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def forward(self, rays: Rays, previous: Previous = None, generator: Generator | None = None) -> Samples:
-        edges = self.steps(rays, generator)
+    def forward(self, rays: Rays, previous: Previous = None, rng: Generator | None = None) -> Samples:
+        edges = self.steps(rays, rng)
         start, length, t = edges[..., :-1], edges.diff(dim=-1), 0.5 * (edges[..., 1:] + edges[..., :-1])
         x = rays.origin[..., None, :] + t[..., None] * rays.direction[..., None, :]
         length = torch.where(self.is_occupied(x), length, 0.0)
         found = Samples(t, length)
         if self.keep:
-            found = self.gathered(found, start, rays, generator)
+            found = self.gathered(found, start, rays, rng)
         if not self.refine or previous is None:
             return found
         start, length = cells(rays, found)
         w = weight_within(rays, previous, start, length)
-        return by_weight(rays, found, start, length, w, self.refine, merge=True, generator=generator)
+        return by_weight(rays, found, start, length, w, self.refine, merge=True, rng=rng)
 
-    def steps(self, rays: Rays, generator: Generator | None) -> Tensor:
+    def steps(self, rays: Rays, rng: Generator | None) -> Tensor:
         """Ends of the steps along each ray, [..., n + 1]; those past the ray's end have length 0."""
         near, far = rays.near[..., None], rays.far[..., None]
         step = (far - near).maximum((self.box[1] - self.box[0]).norm()) / self.n
-        shift = strata(near.shape, generator, near.device)
+        shift = strata(near.shape, rng, near.device)
         inner = near + (torch.arange(1, self.n, device=near.device) - 0.5 + shift) * step
         return torch.cat([near, inner.minimum(far), far], -1)
 
-    def gathered(self, samples: Samples, start: Tensor, rays: Rays, generator: Generator | None) -> Samples:
+    def gathered(self, samples: Samples, start: Tensor, rays: Rays, rng: Generator | None) -> Samples:
         """At most ``keep`` nodes per ray [..., keep]; the occupied part is covered as before."""
         here = samples.dt > 0
         k = min(self.keep, self.n)
         far = rays.far[..., None]
         t, order = torch.where(here, samples.t, torch.inf).sort(-1)
         few, dt = t[..., :k].minimum(far), samples.dt.gather(-1, order[..., :k])
-        many = spread(start, samples.dt, k, generator)
+        many = spread(start, samples.dt, k, rng)
         crowded = here.sum(-1, keepdim=True) > k
         return Samples(torch.where(crowded, many.t, few), torch.where(crowded, many.dt, dt))
 
@@ -97,11 +97,11 @@ class Occupancy(nn.Module):
             return
         warm = age < self.warmup_steps
         # Its own dice, thrown anew from the age: a resumed training sees the same cells.
-        dice = Generator(self.value.device).manual_seed(age)
-        chosen = torch.arange(len(self.value), device=self.value.device) if warm else self.some_cells(dice)
+        rng = Generator(self.value.device).manual_seed(age)
+        chosen = torch.arange(len(self.value), device=self.value.device) if warm else self.some_cells(rng)
         step_length = (self.box[1] - self.box[0]).norm() / self.n
         for part in chosen.split(CHUNK):
-            seen = field.density(self.points(part, dice)) * step_length
+            seen = field.density(self.points(part, rng)) * step_length
             self.value[part] = (self.decay * self.value[part]).maximum(seen.float())
         limit = self.value.double().mean().clamp_max(self.threshold)
         self.occupied.copy_((self.value >= limit) & (self.value > 0))
@@ -112,18 +112,18 @@ class Occupancy(nn.Module):
                            "check the box and the poses, or restart with another seed or with 'stratified'")  # fmt: skip
         self.occupied.fill_(True)
 
-    def some_cells(self, dice: Generator) -> Tensor:
+    def some_cells(self, rng: Generator) -> Tensor:
         """A random quarter of all cells, and of the occupied as many at most: indices, each once."""
-        roll = torch.rand(self.value.shape, generator=dice, device=self.value.device)
+        roll = torch.rand(self.value.shape, generator=rng, device=self.value.device)
         share = 0.25 * len(self.value) / self.occupied.sum().clamp_min(1)
-        again = torch.rand(self.value.shape, generator=dice, device=self.value.device) < share
+        again = torch.rand(self.value.shape, generator=rng, device=self.value.device) < share
         return ((roll < 0.25) | (self.occupied & again)).nonzero()[:, 0]
 
-    def points(self, index: Tensor, dice: Generator) -> Tensor:
+    def points(self, index: Tensor, rng: Generator) -> Tensor:
         """A random point in each of the cells, [P, 3]."""
         r = self.resolution
         corner = torch.stack([index // (r * r), index // r % r, index % r], -1)
-        place = corner + torch.rand(corner.shape, generator=dice, device=index.device)
+        place = corner + torch.rand(corner.shape, generator=rng, device=index.device)
         return self.box[0] + place / r * (self.box[1] - self.box[0])
 
 

@@ -36,7 +36,7 @@ class RaySelector(nn.Module):
         """Whether the batch's errors are of any use to it: who has them on a device need not bring them otherwise."""
         return type(self).observe is not RaySelector.observe
 
-    def select(self, step: int, generator: Generator) -> Pixels:
+    def select(self, step: int, rng: Generator) -> Pixels:
         """The batch of this step; ``step`` counts from 0."""
         raise NotImplementedError
 
@@ -75,8 +75,8 @@ class RandomRays(RaySelector):
         super().__init__()
         self.n, self.views, self.rows, self.cols = n, views, rows, cols
 
-    def select(self, step: int, generator: Generator) -> Pixels:
-        u = torch.rand((self.n, 3), generator=generator, device=generator.device)
+    def select(self, step: int, rng: Generator) -> Pixels:
+        u = torch.rand((self.n, 3), generator=rng, device=rng.device)
         size = torch.tensor([self.views, self.rows, self.cols], device=u.device)
         index = (u * size).long().minimum(size - 1)
         return Pixels(index[:, 0], index[:, 1:].float(), torch.ones(self.n, device=u.device))
@@ -85,11 +85,11 @@ class RandomRays(RaySelector):
 class PatchSelector(RaySelector):
     """Chooses square patches: whatever judges pictures needs neighbours."""
 
-    def select(self, step: int, generator: Generator) -> Pixels:
-        chosen = self.patches(1, step, generator)
+    def select(self, step: int, rng: Generator) -> Pixels:
+        chosen = self.patches(1, step, rng)
         return Pixels(chosen.view[0], chosen.yx[0], chosen.weight[0])
 
-    def patches(self, count: int, step: int, generator: Generator) -> Pixels:
+    def patches(self, count: int, step: int, rng: Generator) -> Pixels:
         """So many independent patches at once: the records' fields begin with [count, size²]."""
         raise NotImplementedError
 
@@ -104,13 +104,13 @@ class Patch(PatchSelector):
             raise UserError(f"got a patch of {size} pixels {stride} apart", f"wanted one inside {rows}×{cols}", "make it smaller")
         self.size, self.stride, self.views, self.rows, self.cols = size, stride, views, rows, cols
 
-    def patches(self, count: int, step: int, generator: Generator) -> Pixels:
-        return self.placed(torch.full((count,), float(self.stride), device=generator.device), generator)
+    def patches(self, count: int, step: int, rng: Generator) -> Pixels:
+        return self.placed(torch.full((count,), float(self.stride), device=rng.device), rng)
 
-    def placed(self, strides: Tensor, generator: Generator) -> Pixels:
+    def placed(self, strides: Tensor, rng: Generator) -> Pixels:
         """A patch with each of these strides [B]; positions are continuous where the stride is."""
         count, device = len(strides), strides.device
-        u = torch.rand((count, 3), generator=generator, device=device)
+        u = torch.rand((count, 3), generator=rng, device=device)
         free = torch.tensor([self.rows - 1, self.cols - 1], device=device) - (self.size - 1) * strides[:, None]
         corner = u[:, 1:] * free
         whole = (u[:, 1:] * (free + 1)).floor().minimum(free)
@@ -130,12 +130,12 @@ class StridedPatch(PatchSelector):
         self.patch = Patch(size=size, views=views, rows=rows, cols=cols)
         self.longest = (min(rows, cols) - 1) / max(size - 1, 1)
 
-    def patches(self, count: int, step: int, generator: Generator) -> Pixels:
-        u = torch.rand(count, generator=generator, device=generator.device)
-        return self.patch.placed(1 + u * (self.longest - 1), generator)
+    def patches(self, count: int, step: int, rng: Generator) -> Pixels:
+        u = torch.rand(count, generator=rng, device=rng.device)
+        return self.patch.placed(1 + u * (self.longest - 1), rng)
 
 
-def look_up(images: Tensor, pixels: Pixels) -> Tensor:
+def sample_bilinear(images: Tensor, pixels: Pixels) -> Tensor:
     """Values of images [V, H, W] or [V, H, W, C] at pixels [...]: bilinear, exact on pixel centres, [...] or [..., C]."""
     rows, cols = images.shape[1:3]
     y, x = pixels.yx[..., 0].clamp(0, rows - 1), pixels.yx[..., 1].clamp(0, cols - 1)

@@ -40,14 +40,14 @@ def index_of(pixels: Pixels, rows: int, cols: int) -> Tensor:
     return (pixels.view * rows + y.clamp(0, rows - 1)) * cols + x.clamp(0, cols - 1)
 
 
-def uniform(n: int, generator: Generator) -> Tensor:
+def uniform(n: int, rng: Generator) -> Tensor:
     """n numbers of [0, 1) in double precision: single precision cannot tell 2^24 pixels apart."""
-    return torch.rand(n, generator=generator, device=generator.device, dtype=torch.float64)
+    return torch.rand(n, generator=rng, device=rng.device, dtype=torch.float64)
 
 
-def systematic(n: int, generator: Generator) -> Tensor:
+def systematic(n: int, rng: Generator) -> Tensor:
     """n evenly spaced numbers of [0, 1) with one random offset: as many in any interval as its length says, give or take one."""
-    u = torch.rand(1, generator=generator, device=generator.device, dtype=torch.float64)
+    u = torch.rand(1, generator=rng, device=rng.device, dtype=torch.float64)
     return (torch.arange(n, device=u.device) + u) / n
 
 
@@ -129,10 +129,10 @@ class Tiles:
         y, x = y.clamp(0, self.rows - 1), x.clamp(0, self.cols - 1)
         return y * self.down // self.rows * self.across + x * self.across // self.cols
 
-    def draw(self, tile: Tensor, generator: Generator) -> Tensor:
+    def draw(self, tile: Tensor, rng: Generator) -> Tensor:
         """A pixel centre [N, 2] of each tile [N], uniform within it."""
         i, j = tile // self.across, tile % self.across
         ends = [(self._starts(k, length, tiles), self._starts(k + 1, length, tiles))
                 for k, length, tiles in ((i, self.rows, self.down), (j, self.cols, self.across))]  # fmt: skip
-        parts = [(start + uniform(len(tile), generator) * (end - start)).floor().minimum(end - 1) for start, end in ends]
+        parts = [(start + uniform(len(tile), rng) * (end - start)).floor().minimum(end - 1) for start, end in ends]
         return torch.stack(parts, -1).float()

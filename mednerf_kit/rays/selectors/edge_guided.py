@@ -10,8 +10,8 @@ from torch import Generator, Tensor
 from ...core.errors import UserError
 from ...core.types import Pixels
 from . import pixel_maps
+from .base import SELECTORS, RaySelector
 from .drawing import Strata, at, cumulative, enough, importance, in_range, invert, uniform
-from .base import RaySelector, SELECTORS
 
 
 @SELECTORS.register("egra")
@@ -39,11 +39,11 @@ class EdgeGuided(RaySelector):
         mean = self.strata.share * edge + (1 - self.strata.share) * elsewhere
         self.density_on, self.density_off = edge / mean, elsewhere / mean
 
-    def select(self, step: int, generator: Generator) -> Pixels:
-        inside = uniform(self.n, generator) < self.strata.share * self.density_on
-        place = self.strata.draw(inside, uniform(self.n, generator)).long()
+    def select(self, step: int, rng: Generator) -> Pixels:
+        inside = uniform(self.n, rng) < self.strata.share * self.density_on
+        place = self.strata.draw(inside, uniform(self.n, rng)).long()
         if self.shift:
-            by = torch.randint(6, 10, (), generator=generator, device=generator.device)
+            by = torch.randint(6, 10, (), generator=rng, device=rng.device)
             view = self.rows * self.cols
             place = place // view * view + (place % view + by) % view
         density = torch.where(inside, self.density_on, self.density_off)
@@ -65,8 +65,8 @@ class ContextPrior(RaySelector):
         self.rows, self.cols = prior.shape[1:]
         self.register_buffer("cdf", cumulative(share * prior / len(prior) + (1 - share) / prior.numel()), persistent=False)
 
-    def select(self, step: int, generator: Generator) -> Pixels:
-        place = invert(self.cdf, uniform(self.n, generator))
+    def select(self, step: int, rng: Generator) -> Pixels:
+        place = invert(self.cdf, uniform(self.n, rng))
         density = (self.cdf[place + 1] - self.cdf[place]) * (len(self.cdf) - 1)
         return at(place, self.rows, self.cols, importance(density, self.correction))
 
@@ -101,7 +101,7 @@ class Masked(RaySelector):
         self.register_buffer("is_inside", torch.arange(n) < inside, persistent=False)
         self.density_in, self.density_out = inside / n / self.strata.share, (1 - inside / n) / (1 - self.strata.share)
 
-    def select(self, step: int, generator: Generator) -> Pixels:
-        place = self.strata.draw(self.is_inside, uniform(len(self.is_inside), generator))
+    def select(self, step: int, rng: Generator) -> Pixels:
+        place = self.strata.draw(self.is_inside, uniform(len(self.is_inside), rng))
         density = torch.where(self.is_inside, self.density_in, self.density_out)
         return at(place, self.rows, self.cols, importance(density, self.correction))

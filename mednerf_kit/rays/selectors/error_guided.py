@@ -8,8 +8,8 @@ import torch
 from torch import Generator, Tensor
 
 from ...core.types import Pixels
+from .base import SELECTORS, RaySelector
 from .drawing import Tiles, cumulative, enough, importance, in_range, invert, systematic, uniform
-from .base import RaySelector, SELECTORS
 
 
 def tile_means(tile: Tensor, values: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -51,17 +51,17 @@ class ErrorMap(RaySelector):
         self.register_buffer("refreshes", torch.zeros((), dtype=torch.int64))
         self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "cdf", None))
 
-    def select(self, step: int, generator: Generator) -> Pixels:
+    def select(self, step: int, rng: Generator) -> Pixels:
         if self.cdf is None:
             mass = self.errors.double() * self.pixels + 1e-12
             even = self.pixels / (self.views * self.pixels.sum())
             self.cdf = cumulative(self.explore * even + (1 - self.explore) * mass / mass.sum())
-        tile = invert(self.cdf, uniform(self.n, generator))
+        tile = invert(self.cdf, uniform(self.n, rng))
         here = tile % self.tiles.count
         all_pixels = self.views * self.tiles.rows * self.tiles.cols
         density = (self.cdf[tile + 1] - self.cdf[tile]) * all_pixels / self.pixels[here]
         weight = importance(density, self.correction).float()
-        return Pixels(tile // self.tiles.count, self.tiles.draw(here, generator), weight)
+        return Pixels(tile // self.tiles.count, self.tiles.draw(here, rng), weight)
 
     def observe(self, pixels: Pixels, error: Tensor, gradient: Tensor | None = None) -> None:
         if self.exact:
@@ -107,20 +107,20 @@ class IMap(RaySelector):
         self.register_buffer("errors", torch.ones(views, self.tiles.count))
         self.register_buffer("pixels", self.tiles.pixels, persistent=False)
 
-    def select(self, step: int, generator: Generator) -> Pixels:
-        device = generator.device
-        frames = torch.randperm(self.views, generator=generator, device=device)[: self.frames]
+    def select(self, step: int, rng: Generator) -> Pixels:
+        device = rng.device
+        frames = torch.randperm(self.views, generator=rng, device=device)[: self.frames]
         mass = (self.errors[frames] * self.pixels).double() + 1e-12
         share = mass / mass.sum(-1, keepdim=True)
         count = self.tiles.count
         start = torch.arange(self.frames, device=device).repeat_interleave(self.each - self.pilots) * count
-        u = torch.cat([systematic(self.each - self.pilots, generator) for _ in range(self.frames)])
+        u = torch.cat([systematic(self.each - self.pilots, rng) for _ in range(self.frames)])
         guided = invert(cumulative(share), u, start, start + count) % count
-        pilot = invert(cumulative(self.pixels), uniform(self.frames * self.pilots, generator))
+        pilot = invert(cumulative(self.pixels), uniform(self.frames * self.pilots, rng))
         tile = torch.cat([pilot.view(self.frames, -1), guided.view(self.frames, -1)], 1)
         share_of = share.gather(1, tile) * self.pixels.sum() / self.pixels[tile]
         density = (self.pilots + (self.each - self.pilots) * share_of) / self.each
-        yx = self.tiles.draw(tile.flatten(), generator)
+        yx = self.tiles.draw(tile.flatten(), rng)
         return Pixels(frames.repeat_interleave(self.each), yx, importance(density.flatten(), self.correction).float())
 
     def observe(self, pixels: Pixels, error: Tensor, gradient: Tensor | None = None) -> None:

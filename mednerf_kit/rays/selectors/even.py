@@ -8,8 +8,8 @@ import torch
 from torch import Generator, Tensor
 
 from ...core.types import Pixels
+from .base import SELECTORS, RaySelector
 from .drawing import at, enough
-from .base import RaySelector, SELECTORS
 
 
 @SELECTORS.register("shuffled")
@@ -30,14 +30,14 @@ class Shuffled(RaySelector):
         self.register_buffer("taken", torch.tensor(self.total))
         self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "order", None))
 
-    def select(self, step: int, generator: Generator) -> Pixels:
+    def select(self, step: int, rng: Generator) -> Pixels:
         taken = int(self.taken)
         if taken + self.n > self.total:
-            self.seed.fill_(torch.randint(2**62, (), generator=generator, device=generator.device))
+            self.seed.fill_(torch.randint(2**62, (), generator=rng, device=rng.device))
             taken, self.order = 0, None
         if self.order is None:
-            dealer = Generator(generator.device).manual_seed(int(self.seed))
-            self.order = torch.randperm(self.total, generator=dealer, device=generator.device, dtype=torch.int32)
+            dealer = Generator(rng.device).manual_seed(int(self.seed))
+            self.order = torch.randperm(self.total, generator=dealer, device=rng.device, dtype=torch.int32)
         self.taken.fill_(taken + self.n)
         place = self.order[taken : taken + self.n]
         return at(place, self.rows, self.cols, torch.ones(self.n, device=place.device))
@@ -56,12 +56,12 @@ class LatinHypercube(RaySelector):
         super().__init__()
         self.n, self.over, self.views, self.rows, self.cols = enough(n, views, "views"), over, views, rows, cols
 
-    def select(self, step: int, generator: Generator) -> Pixels:
-        device = generator.device
+    def select(self, step: int, rng: Generator) -> Pixels:
+        device = rng.device
         cubes, axes = (1, (self.views, self.rows, self.cols)) if self.over == "scene" else (self.views, (self.rows, self.cols))
         n = self.n // cubes
-        strata = torch.rand((cubes, len(axes), n), generator=generator, device=device).argsort(-1)
-        u = (strata + torch.rand(strata.shape, generator=generator, device=device, dtype=torch.float64)) / n
+        strata = torch.rand((cubes, len(axes), n), generator=rng, device=device).argsort(-1)
+        u = (strata + torch.rand(strata.shape, generator=rng, device=device, dtype=torch.float64)) / n
         size = torch.tensor(axes, device=device)[:, None]
         place = (u * size).long().minimum(size - 1).transpose(1, 2)
         view = place[0, :, 0] if self.over == "scene" else torch.arange(cubes, device=device).repeat_interleave(n)

@@ -11,8 +11,8 @@ from torch import Generator, Tensor
 from ...core.errors import UserError
 from ...core.types import Pixels
 from . import pixel_maps
+from .base import SELECTORS, RaySelector
 from .drawing import Strata, at, enough, in_range, uniform
-from .base import RaySelector, SELECTORS
 
 
 @SELECTORS.register("expansive")
@@ -50,8 +50,8 @@ class Expansive(RaySelector):
     def advance(self, progress: float) -> None:
         self.progress = progress
 
-    def select(self, step: int, generator: Generator) -> Pixels:
-        place = self.strata.draw(self.is_anchor, uniform(self.rays, generator))
+    def select(self, step: int, rng: Generator) -> Pixels:
+        place = self.strata.draw(self.is_anchor, uniform(self.rays, rng))
         if self.scale == "plain":
             weight = torch.ones(self.rays, device=place.device)
         else:

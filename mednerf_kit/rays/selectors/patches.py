@@ -9,7 +9,7 @@ from torch import Generator
 
 from ...core.errors import UserError
 from ...core.types import Pixels
-from .base import Patch, PatchSelector, SELECTORS
+from .base import SELECTORS, Patch, PatchSelector
 
 
 def smallest_scale(step: int, *, least: float = 0.25, most: float = 0.9, rate: float = 7.5e-6) -> float:
@@ -38,7 +38,7 @@ class AnnealedPatch(PatchSelector):
         self.longest = (min(rows, cols) - 1) / max(size - 1, 1)
         self.least, self.most, self.rate = least, most, rate
 
-    def patches(self, count: int, step: int, generator: Generator) -> Pixels:
+    def patches(self, count: int, step: int, rng: Generator) -> Pixels:
         low = smallest_scale(step, least=self.least, most=self.most, rate=self.rate)
-        u = torch.rand(count, generator=generator, device=generator.device)
-        return self.patch.placed((low + (1 - low) * u) * self.longest, generator)
+        u = torch.rand(count, generator=rng, device=rng.device)
+        return self.patch.placed((low + (1 - low) * u) * self.longest, rng)

@@ -10,8 +10,18 @@ from torch import Generator, Tensor
 
 from ...core.types import Pixels
 from . import pixel_maps
-from .drawing import at, cumulative, enough, importance, in_range, index_of, invert, systematic, uniform
-from .base import RaySelector, SELECTORS
+from .base import SELECTORS, RaySelector
+from .drawing import (
+    at,
+    cumulative,
+    enough,
+    importance,
+    in_range,
+    index_of,
+    invert,
+    systematic,
+    uniform,
+)
 
 
 def z_order(rows: int, cols: int, depth: int) -> tuple[Tensor, Tensor]:
@@ -111,20 +121,20 @@ class Quadtree(RaySelector):
         rays = torch.where(self.closed[view, head], (end - start).clamp_max(self.n0), end - start)
         return Plan(view, start, end, cumulative(rays), int(rays.sum()))
 
-    def select(self, step: int, generator: Generator) -> Pixels:
+    def select(self, step: int, rng: Generator) -> Pixels:
         pixels = self.rows * self.cols
         if self.progress >= self.uniform_from:
-            place = torch.randint(self.views * pixels, (self.n,), generator=generator, device=generator.device)
+            place = torch.randint(self.views * pixels, (self.n,), generator=rng, device=rng.device)
             return at(place, self.rows, self.cols, torch.ones(self.n, device=place.device))
         if self.plan is not None and self.drawn >= self.refresh_epochs * self.plan.rays:
             self.refresh()
         plan = self.plan = self.plan or self.planned()
-        leaf = invert(plan.cdf, systematic(self.n, generator))
+        leaf = invert(plan.cdf, systematic(self.n, rng))
         view, start, end = plan.view[leaf], plan.start[leaf], plan.end[leaf]
-        z = start + (uniform(self.n, generator) * (end - start)).long()
+        z = start + (uniform(self.n, rng) * (end - start)).long()
         run = view * pixels
-        guided = invert(self.prior_cdf, uniform(self.n, generator), run + start, run + end) - run
-        z = torch.where(uniform(self.n, generator) < self.prior, guided, z)
+        guided = invert(self.prior_cdf, uniform(self.n, rng), run + start, run + end) - run
+        z = torch.where(uniform(self.n, rng) < self.prior, guided, z)
         chance = (plan.cdf[leaf + 1] - plan.cdf[leaf]) * self.views * pixels / (end - start)
         weight = importance(chance * self.emphasis(view, z, start, end), self.correction)
         chosen = at(run + self.order[z], self.rows, self.cols, weight)
@@ -159,8 +169,8 @@ class Quadtree(RaySelector):
         errs = error > self.threshold * seen
         self.closed |= judged & ~errs
         self.depth += (judged & errs & (self.depth < self.max_depth)).long()
-        for sums in (self.error, self.seen, self.hits, self.drawn):
-            sums.zero_()
+        for is_line_integral in (self.error, self.seen, self.hits, self.drawn):
+            is_line_integral.zero_()
         self.plan = None
 
     def overlay(self, view: int) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Generator, Tensor
 from ...core.errors import UserError
 from ...core.types import Pixels
 from . import pixel_maps
+from .base import SELECTORS, RaySelector
 from .drawing import cumulative, enough, in_range, invert
-from .base import RaySelector, SELECTORS
 
 PUBLIC_BATCH = 4096
 
@@ -59,14 +59,14 @@ class SoftMining(RaySelector):
         self.register_buffer("idle_now", torch.zeros(self.n, dtype=torch.bool))
         self.register_buffer("born", torch.tensor(False))
 
-    def select(self, step: int, generator: Generator) -> Pixels:
+    def select(self, step: int, rng: Generator) -> Pixels:
         self.step = step
-        device = generator.device
+        device = rng.device
         view = torch.arange(self.n, device=device) % self.views
-        anywhere = torch.rand((self.n, 2), generator=generator, device=device)
-        edges = self._from_edges(view, generator)
+        anywhere = torch.rand((self.n, 2), generator=rng, device=device)
+        edges = self._from_edges(view, rng)
         if bool(self.born):
-            noise = torch.randn((self.n, 2), generator=generator, device=device)
+            noise = torch.randn((self.n, 2), generator=rng, device=device)
             place = self.place + self.drift + self.b * noise
             lost = self.idle_now | ~((place >= 0) & (place < 1)).all(-1)
             place = torch.where(lost[:, None], edges, place)
@@ -82,10 +82,10 @@ class SoftMining(RaySelector):
         yx = (place * size).floor().minimum(size - 1.0)
         return Pixels(view, yx, torch.ones(self.n, device=device))
 
-    def _from_edges(self, view: Tensor, generator: Generator) -> Tensor:
+    def _from_edges(self, view: Tensor, rng: Generator) -> Tensor:
         """A place [N, 2] in each view, with a chance that grows with the Sobel magnitude."""
         pixels = self.rows * self.cols
-        u = torch.rand((3, self.n), generator=generator, device=generator.device, dtype=torch.float64)
+        u = torch.rand((3, self.n), generator=rng, device=rng.device, dtype=torch.float64)
         place = invert(self.edge_cdf, u[0], view * pixels, (view + 1) * pixels) % pixels
         yx = torch.stack([(place // self.cols + u[1]) / self.rows, (place % self.cols + u[2]) / self.cols], -1)
         return yx.float().clamp_max(1 - 1e-6)

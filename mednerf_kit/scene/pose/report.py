@@ -26,8 +26,8 @@ from ...imaging.cameras import Cameras
 from ...imaging.motion import about, apart, exp_se3, square
 from ...viz import figures
 from .. import outputs
-from .search import PIXELS, PixelName, PoseSearch, Refined, approach, refine, sees_scene
 from ..load import Fit, load_fit, render_views
+from .search import PIXELS, PixelName, PoseSearch, Refined, approach, refine, sees_scene
 
 GOOD_DEG, GOOD_SHIFT = 5.0, 0.05  # a success: within both of the true pose
 BINS = 4  # of the start angle, in a report
@@ -77,9 +77,9 @@ def pose_run(
         raise UserError("got a start from which no ray meets the scene", "wanted one that looks at it",
                         "choose another start, such as --start-view train/STEM")  # fmt: skip
     search = search or PoseSearch()
-    random = Generator().manual_seed(seed)
+    rng = Generator().manual_seed(seed)
     first, found = look(fit, camera, photo, begin[None], torch.zeros(1, dtype=torch.long), search, near_first=near_first,
-                        blur=blur, random=random, keep_every=max(1, search.steps // FRAMES))  # fmt: skip
+                        blur=blur, rng=rng, keep_every=max(1, search.steps // FRAMES))  # fmt: skip
     path = torch.cat([begin[None], found.path[:, 0]]) if first is not None else found.path[:, 0]
     ends = render_views(fit, seen_from(camera, torch.stack([begin, found.c2w[0]]))).image.clamp(0, 1)
     errors = [float((end - photo[0]).square().mean()) for end in ends]
@@ -105,17 +105,17 @@ def pose_run(
 
 
 def look(fit: Fit, cameras: Cameras, photos: Tensor, starts: Tensor, which: Tensor, search: PoseSearch, *, near_first: bool,
-         blur: float, random: Generator, keep_every: int = 20) -> tuple[Tensor | None, Refined]:  # fmt: skip
+         blur: float, rng: Generator, keep_every: int = 20) -> tuple[Tensor | None, Refined]:  # fmt: skip
     """Approach (if asked) and refine: where the approach ended [P, 3, 4] or None, and what became of it.
 
     Line integrals have no surface that could be carried from view to view, so they are refined from where they start.
     """
     first = None
     if near_first and fit.meta["quantity"] == "colour":
-        first = approach(fit.model, cameras, photos, starts, which, random=random, blur=blur, device=fit.device)
+        first = approach(fit.model, cameras, photos, starts, which, rng=rng, blur=blur, device=fit.device)
     rest = replace(search, blur=blur if first is None else 0.0)
     begin = starts if first is None else first
-    return first, refine(fit.model, cameras, photos, begin, which, rest, random=random, device=fit.device, keep_every=keep_every)
+    return first, refine(fit.model, cameras, photos, begin, which, rest, rng=rng, device=fit.device, keep_every=keep_every)
 
 
 def scores(mse: float, pose: Tensor, truth: Tensor | None) -> dict[str, float]:
@@ -225,17 +225,17 @@ class Starts:
 
 
 def draw_starts(scene: Scene, count: int, *, angle_deg: float, shift: float, turn: Literal["scene", "camera"],
-                random: Generator) -> Starts:  # fmt: skip
+                rng: Generator) -> Starts:  # fmt: skip
     """Starts of views drawn evenly, as :data:`CONVENTIONS` says."""
-    which = torch.randperm(max(count, scene.count), generator=random)[:count] % scene.count
+    which = torch.randperm(max(count, scene.count), generator=rng)[:count] % scene.count
     truth = scene.cameras.c2w[which]
-    angle = angle_deg * (torch.arange(count) + torch.rand(count, generator=random)) / count
-    axis = normalize(torch.randn(count, 3, generator=random), dim=-1)
+    angle = angle_deg * (torch.arange(count) + torch.rand(count, generator=rng)) / count
+    axis = normalize(torch.randn(count, 3, generator=rng), dim=-1)
     motion = exp_se3(torch.cat([axis * torch.deg2rad(angle)[:, None], torch.zeros(count, 3)], -1))
     middle = torch.zeros(3) if scene.cameras.ndc else scene.box.mean(0)
     pivot = truth[:, :, 3] if turn == "camera" else middle.expand(count, 3)
     c2w = (about(motion, pivot) @ square(truth))[:, :3]
-    away = shift * (2 * torch.rand(count, 3, generator=random) - 1)
+    away = shift * (2 * torch.rand(count, 3, generator=rng) - 1)
     return Starts(which, torch.cat([c2w[:, :, :3], c2w[:, :, 3:] + away[..., None]], -1), truth, angle)
 
 
@@ -263,17 +263,17 @@ def report_run(
                         "correct --starts, --angle or --shift")  # fmt: skip
     fit = load_fit(run, settings=settings, device=device)
     scene = fit.scene(split)
-    random = Generator().manual_seed(seed)
-    drawn = draw_starts(scene, starts, angle_deg=angle, shift=shift, turn=turn, random=random)
+    rng = Generator().manual_seed(seed)
+    drawn = draw_starts(scene, starts, angle_deg=angle, shift=shift, turn=turn, rng=rng)
     used, photo = drawn.which.unique(return_inverse=True)  # only these photographs are looked at
     cameras, photos, begin = scene.cameras.take(used), scene.images[used].float(), drawn.c2w
     search = replace(search or PoseSearch(), blur=blur)
     methods: dict[str, Tensor] = {"start": begin}
     if near_first and scene.quantity == "colour":
-        begin = approach(fit.model, cameras, photos, begin, photo, random=random, blur=blur, device=fit.device)
+        begin = approach(fit.model, cameras, photos, begin, photo, rng=rng, blur=blur, device=fit.device)
         methods["approach"], search = begin, replace(search, blur=0.0)
     for name in tqdm(pixels, desc="pixels", disable=None):
-        found = refine(fit.model, cameras, photos, begin, photo, replace(search, pixels=name), random=random, device=fit.device)
+        found = refine(fit.model, cameras, photos, begin, photo, replace(search, pixels=name), rng=rng, device=fit.device)
         methods[name] = found.c2w
     rows = [row for name, poses in methods.items() for row in rows_of(name, poses, drawn, scene.stems)]
     record = {

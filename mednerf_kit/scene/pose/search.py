@@ -19,7 +19,7 @@ from ...core.errors import UserError
 from ...core.types import Pixels
 from ...imaging.cameras import Cameras, box_span
 from ...imaging.motion import about, exp_se3, square
-from ...rays.selectors.base import look_up
+from ...rays.selectors.base import sample_bilinear
 from ..model import Model, on_device, render_cameras
 
 PixelName = Literal["random", "interest", "region"]
@@ -85,7 +85,7 @@ class Refined:
 
 
 def refine(model: Model, cameras: Cameras, photos: Tensor, starts: Tensor, which: Tensor, search: PoseSearch, *,
-           random: Generator, device: str | torch.device = "cpu", keep_every: int = 20) -> Refined:  # fmt: skip
+           rng: Generator, device: str | torch.device = "cpu", keep_every: int = 20) -> Refined:  # fmt: skip
     """Refine poses ``starts`` [P, 3, 4] of photos [V, H, W, C], of which start p is to explain ``photos[which[p]]``.
 
     ``cameras`` are those of the photos (V; their poses are not used) and ``model`` has frozen fields. Start p's pose is
@@ -108,7 +108,7 @@ def refine(model: Model, cameras: Cameras, photos: Tensor, starts: Tensor, which
             seen = render_cameras(model, replace(own, c2w=starts[some]), device=device, progress=False).image
             sets = PixelSets(photos[photo], points[photo] | corners(seen, needed=False), search)
             photo = torch.arange(len(some))
-        parts.append(_descend(model, model.narrowed(own), sets, starts[some], photo, search, random, device, keep_every))
+        parts.append(_descend(model, model.narrowed(own), sets, starts[some], photo, search, rng, device, keep_every))
     path, loss = torch.cat([p.path for p in parts], 1), torch.cat([p.loss for p in parts], 1)
     return Refined(path[-1], path, loss, parts[0].step)
 
@@ -118,13 +118,13 @@ def aligned(model: Model, cameras: Cameras, photos: Tensor, *, steps: int = 100,
     """The cameras of photos [V, H, W, C] with poses refined from where they are: how views are scored that a scene with refined
     training poses has not seen (BARF, Lin et al. 2021, §4.1: what is measured is the scene, not the files' error)."""
     search = PoseSearch(pixels="random", rays=min(512, photos[0, ..., 0].numel()), steps=steps, rate=rate)
-    views, random = torch.arange(len(photos)), Generator().manual_seed(seed)
-    found = refine(model, cameras, photos, cameras.c2w, views, search, random=random, device=device)
+    views, rng = torch.arange(len(photos)), Generator().manual_seed(seed)
+    found = refine(model, cameras, photos, cameras.c2w, views, search, rng=rng, device=device)
     return replace(cameras, c2w=found.c2w)
 
 
 def _descend(model: Model, cameras: Cameras, sets: PixelSets, starts: Tensor, photo: Tensor, search: PoseSearch,
-             random: Generator, device: str | torch.device, keep_every: int) -> Refined:  # fmt: skip
+             rng: Generator, device: str | torch.device, keep_every: int) -> Refined:  # fmt: skip
     """Adam on the twists of some starts, each with a camera of ``cameras`` and the pixels of the ``photo`` it explains."""
     count = len(starts)
     pivot, unit = pivots(cameras, starts)
@@ -134,10 +134,10 @@ def _descend(model: Model, cameras: Cameras, sets: PixelSets, starts: Tensor, ph
     poses, losses = [], []
     for step in range(search.steps):
         optimiser.param_groups[0]["lr"] = search.rate * search.final_rate ** (step / search.steps)
-        yx, truth = sets.draw(search.stage(step, len(sets.photos)), photo, random)
+        yx, truth = sets.draw(search.stage(step, len(sets.photos)), photo, rng)
         pose = posed(starts, twist, pivot, unit)
         rays = replace(cameras, c2w=pose).rays(view.reshape(-1), yx.reshape(-1, 2))
-        image = model.render(on_device(rays, device), random)[-1].picture.image.cpu().view(count, search.rays, -1)
+        image = model.render(on_device(rays, device), rng)[-1].picture.image.cpu().view(count, search.rays, -1)
         loss = (image - truth).square().mean((1, 2))
         optimiser.zero_grad(set_to_none=True)
         loss.sum().backward()
@@ -223,10 +223,10 @@ class PixelSets:
             self.first.append(count.cumsum(0) - count)
             self.count.append(count)
 
-    def draw(self, stage: int, photo: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, stage: int, photo: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
         """Pixels [P, R, 2] of photos ``photo`` [P] and their colours [P, R, C]: one in each of R equal strata of a photo's
         allowed pixels in reading order."""
-        u = (torch.arange(self.rays) + torch.rand(len(photo), self.rays, generator=random)) / self.rays
+        u = (torch.arange(self.rays) + torch.rand(len(photo), self.rays, generator=rng)) / self.rays
         count = self.count[stage][photo][:, None]
         spot = self.spots[stage][self.first[stage][photo][:, None] + (u * count).long().minimum(count - 1)]
         y, x = spot // self.cols, spot % self.cols
@@ -268,7 +268,7 @@ def blurred(images: Tensor, sigma_px: float) -> Tensor:
 # The approach
 
 
-def approach(model: Model, cameras: Cameras, photos: Tensor, starts: Tensor, which: Tensor, *, random: Generator,
+def approach(model: Model, cameras: Cameras, photos: Tensor, starts: Tensor, which: Tensor, *, rng: Generator,
              blur: float = 0.08, device: str | torch.device = "cpu") -> Tensor:  # fmt: skip
     """Poses [P, 3, 4] nearer to the photos than the starts, by direct alignment; arguments as those of :func:`refine`.
 
@@ -281,8 +281,8 @@ def approach(model: Model, cameras: Cameras, photos: Tensor, starts: Tensor, whi
     sigmas = sigmas_px(blur, cameras.cols) or [1.0]
     soft = [blurred(photos.float(), sigma) for sigma in sigmas]
     for tries in (TRIES, 1):
-        points, colours, known = seen_points(model, cameras, starts, sigmas, random, device)
-        poses = turned(cameras, starts, tries, random)
+        points, colours, known = seen_points(model, cameras, starts, sigmas, rng, device)
+        poses = turned(cameras, starts, tries, rng)
         with torch.no_grad():
             losses = torch.cat([_carried(cameras, soft[0], p, points, colours[0], which) for p in poses.split(16, 1)], 1)
         best = losses.topk(min(KEPT, tries), largest=False).indices
@@ -294,7 +294,7 @@ def approach(model: Model, cameras: Cameras, photos: Tensor, starts: Tensor, whi
 
 
 @torch.no_grad()
-def seen_points(model: Model, cameras: Cameras, starts: Tensor, sigmas: list[float], random: Generator,
+def seen_points(model: Model, cameras: Cameras, starts: Tensor, sigmas: list[float], rng: Generator,
                 device: str | torch.device) -> tuple[Tensor, list[Tensor], Tensor]:  # fmt: skip
     """Surface points [P, N, 3] seen from the starts, within twice the photo's width and height; their colours [P, N, C] under
     each blur (in pixels of the photo); and which starts see any, bool [P]."""
@@ -305,7 +305,7 @@ def seen_points(model: Model, cameras: Cameras, starts: Tensor, sigmas: list[flo
         wide = replace(wide, rows=2 * rows, cols=2 * cols, centre_px=wide.centre_px + torch.tensor([cols, rows]) / 2)
     seen = render_cameras(model, wide, device=device, progress=False)
     solid = (seen.opacity > 0.5).flatten(1)
-    order = (solid + torch.rand(solid.shape, generator=random)).argsort(1, descending=True)
+    order = (solid + torch.rand(solid.shape, generator=rng)).argsort(1, descending=True)
     spot = order.gather(1, torch.arange(POINTS) % solid.sum(1, keepdim=True).clamp_min(1))
     yx = torch.stack([spot // wide.cols, spot % wide.cols], -1).float()
     view = torch.arange(len(starts))[:, None].expand(-1, POINTS)
@@ -316,11 +316,11 @@ def seen_points(model: Model, cameras: Cameras, starts: Tensor, sigmas: list[flo
     return origin + distance[..., None] * direction, colours, solid.sum(1) >= 16
 
 
-def turned(cameras: Cameras, starts: Tensor, tries: int, random: Generator) -> Tensor:
+def turned(cameras: Cameras, starts: Tensor, tries: int, rng: Generator) -> Tensor:
     """The starts [P, 3, 4] and random turns of them, [P, tries, 3, 4]: two in three on the spot, one in three about the scene."""
-    axis = normalize(torch.randn(len(starts), tries, 3, generator=random), dim=-1)
+    axis = normalize(torch.randn(len(starts), tries, 3, generator=rng), dim=-1)
     # The cube root spreads the turns evenly over the ball of rotation vectors.
-    angle = math.radians(REACH_DEG) * torch.rand(len(starts), tries, 1, generator=random) ** (1 / 3)
+    angle = math.radians(REACH_DEG) * torch.rand(len(starts), tries, 1, generator=rng) ** (1 / 3)
     angle[:, 0] = 0.0
     motion = exp_se3(torch.cat([axis * angle, torch.zeros_like(axis)], -1))
     pivot = torch.where((torch.arange(tries) % 3 == 2)[:, None], pivots(cameras, starts)[0][:, None], 0.0)
@@ -355,5 +355,5 @@ def _carried(cameras: Cameras, photos: Tensor, poses: Tensor, points: Tensor, co
     yx, depth = replace(cameras.take(owner), c2w=poses.flatten(0, 1)).project(view, points[owner])
     ahead = (depth > 1e-3) & yx.isfinite().all(-1)
     at = Pixels(which[owner][:, None].expand(-1, n), torch.where(ahead[..., None], yx, 0.0), torch.ones(()))
-    error = (look_up(photos, at) - colours[owner]).square().mean(-1)
+    error = (sample_bilinear(photos, at) - colours[owner]).square().mean(-1)
     return torch.where(ahead, error, 1.0).mean(-1).view(count, tries)

@@ -108,6 +108,6 @@ def as_csv(results: Sequence[Result]) -> str:
     for r in results:
         values = [r.scores.metrics.get(name, "") for name in names]
         where = (r.cell.place / r.run).as_posix() if r.run else ""
-        told = [r.seconds, " ".join(r.cell.settings), r.device, where, r.error]
-        writer.writerow([r.cell.scene, r.cell.name, r.cell.seed, r.status, *values, *told])
+        broadcast_text = [r.seconds, " ".join(r.cell.settings), r.device, where, r.error]
+        writer.writerow([r.cell.scene, r.cell.name, r.cell.seed, r.status, *values, *broadcast_text])
     return text.getvalue()

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from ...core import files
 from ...core.errors import RunError, UserError, unknown_name
+from ...engine.device import select_device
 from ...engine.loop import asked_to_stop
-from ...engine.run_folder import pick_device
 from . import figure, grid, results, table
 from .grid import Ablation, Cell
 from .results import Result
@@ -68,7 +68,7 @@ def ablate(source: str, *, dataset: str | None = None, scenes: str | None = None
 def named(device: str) -> list[str]:
     """The devices of a list such as ``cuda:0,cuda:1``; ``auto`` are all the CUDA devices there are, else the processor."""
     there = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    several = there if len(there) > 1 else [str(pick_device("auto"))]
+    several = there if len(there) > 1 else [str(select_device("auto"))]
     return [one for name in device.split(",") for one in (several if name == "auto" else [name])]
 
 
@@ -86,7 +86,7 @@ def overridden(ablation: Ablation, *, dataset: str | None, seeds: Sequence[int] 
 
 def resolve(dataset: str, base: str, preset: str, settings: Sequence[str]) -> dict[str, Any]:
     """A cell's recipe, refused when nothing can work with it."""
-    from ...prior.session import resolve
+    from ...engine.session import resolve
 
     return resolve(dataset, base, preset, settings)
 

@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.types import Answer, Rays
+from ...core.types import FieldOutput, Rays
+from ...engine.run_folder import read_stats
 from ...rays.render import Level, render
 from ...rays.samplers.base import SAMPLERS
-from ...engine.run_folder import read_stats
 from .grid import Cell
 
-OVERFITTED = 0.8  # r_t above it: the judge knows four in five real pictures by heart, and ADA (which aims at 0.6) has lost
+OVERFITTED = 0.8  # r_t above it: the discriminator knows four in five real pictures by heart, and ADA (which aims at 0.6) has lost
 FAKES, VIEWS_OF_ONE = 128, 8  # pictures of random patients: enough to rank cells, not to quote
 
 
 def train_and_score(cell: Cell, folder: Path, device: str) -> dict[str, Any]:
     """Train a cell's recipe and score it as ``evaluate`` does; an interrupted run goes on from its last snapshot."""
-    from ...prior.session import train
+    from ...engine.session import train
 
     run = train(dataset=cell.dataset, config=cell.base, preset=cell.preset, settings=cell.settings, outdir=folder,
                 resume="latest", seed=cell.seed, device=device, max_minutes=cell.max_minutes)  # fmt: skip
@@ -48,7 +48,7 @@ def kimg_before_overfitting(
 ) -> dict[str, float]:
     """Thousands of real pictures judged before r_t, averaged over a window of ``share`` of the training, stays above ``limit``.
 
-    r_t = E[sign D(real)] (arXiv 2006.06676, section 3.1). All that were judged, where it never does; nothing without a judge.
+    r_t = E[sign D(real)] (arXiv 2006.06676, section 3.1). All that were judged, where it never does; nothing without a discriminator.
 
     >>> rows = [{"kimg": k / 10, "r_t": 0.2 if k < 60 else 1.0} for k in range(1, 101)]
     >>> kimg_before_overfitting(rows)
@@ -82,8 +82,8 @@ class Bell:
     def density(self, x: Tensor, code: Any = None) -> Tensor:
         return 20 * torch.exp(-(((x[..., 2] - 0.5) / 0.1) ** 2))
 
-    def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> Answer:
-        return Answer(self.density(x) * dt, None)
+    def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> FieldOutput:
+        return FieldOutput(self.density(x) * dt, None)
 
 
 def evaluations_per_ray(levels: Sequence[Mapping[str, Any]]) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ... import DISCLAIMER
 from .grid import Ablation, as_settings
 from .results import Result
-from .statistics import Comparison, LEAST_PAIRS, compare_all
+from .statistics import LEAST_PAIRS, Comparison, compare_all
 
 NOTHING = "–"
 

@@ -11,13 +11,13 @@ from torch import Generator, Tensor
 from torch.nn.functional import grid_sample
 from tqdm import tqdm
 
-from ...core.types import Answer
-from ...fields.hyper import Weights
+from ...core.types import FieldOutput
+from ...fields.hyper import MlpWeights
 from ...imaging.geometry import Geometry
-from ...metrics.features import BATCH, Extractor, read
 from ...invert.outputs import grid_size
+from ...metrics.features import BATCH, Extractor, read
+from ...prior.load import Prior
 from ...prior.rendering import Renderer, poses_of
-from ...engine.run_folder import Prior
 from ...prior.training_volumes import HALF_EXTENT
 from ...recon.field_volume import at_distance, bake, project_field
 
@@ -39,7 +39,7 @@ class BakedField:
     A colour that depends on the direction is that seen along ``direction``, whatever the ray: what voxels can hold.
     """
 
-    def __init__(self, asked: Any, code: Weights, *, size: int, direction: Tensor) -> None:
+    def __init__(self, asked: Any, code: MlpWeights, *, size: int, direction: Tensor) -> None:
         device = code.layers[0][0].device
         line = ((torch.arange(size, device=device) + 0.5) / size * 2 - 1) * HALF_EXTENT
         z, y, x = torch.meshgrid(line, line, line, indexing="ij")
@@ -51,22 +51,22 @@ class BakedField:
             planes.append(torch.cat([answer.tau[..., None], *([] if answer.color is None else [answer.color])], -1)[0, 0])
         self.grid = torch.cat(planes).T.view(1, -1, size, size, size)
 
-    def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Weights) -> Answer:
+    def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: MlpWeights) -> FieldOutput:
         """Samples x [1, R, S, 3] of lengths dt [1, R, S]."""
         found = grid_sample(self.grid, (x / HALF_EXTENT).flatten(1, -2)[:, None, None], align_corners=False)[0, :, 0, 0]
         values = found.T.view(*dt.shape, -1)
-        return Answer(values[..., 0] * dt, values[..., 1:] if values.shape[-1] > 1 else None)
+        return FieldOutput(values[..., 0] * dt, values[..., 1:] if values.shape[-1] > 1 else None)
 
 
 @torch.no_grad()
-def baked_views(prior: Prior, code: Weights, angles_deg: Sequence[float], *, size: int | None = None) -> Tensor:
+def baked_views(prior: Prior, code: MlpWeights, angles_deg: Sequence[float], *, size: int | None = None) -> Tensor:
     """Views [V, rows, cols] of one scene at these angles, without gains: from voxels, by the physics of the prior's recipe.
 
     Line integrals are projected; what absorbs, and what only part of the depth was trained on, is marched through the voxels.
     """
     geometry = prior.geometry.at(angles_deg)
     size = size or grid_size(geometry.cols)
-    if prior.sums and poses_of(prior.meta["recipe"]).depth is None:
+    if prior.is_line_integral and poses_of(prior.meta["recipe"]).depth is None:
         return project_field(bake(prior.generator, code, size=size), geometry, prior.distance)[0]
     towards = -geometry.frames(torch.tensor(angles_deg[:1]))[0][0]
     field = BakedField(prior.generator.field, code, size=size, direction=towards / towards.norm())
@@ -74,31 +74,31 @@ def baked_views(prior: Prior, code: Weights, angles_deg: Sequence[float], *, siz
 
 
 @torch.no_grad()
-def own_views(prior: Prior, code: Weights, angles_deg: Sequence[float]) -> Tensor:
+def own_views(prior: Prior, code: MlpWeights, angles_deg: Sequence[float]) -> Tensor:
     """The same views [V, rows, cols] as training sees them: every ray marched through the generated field itself."""
     return _marched(prior, prior.generator.field, code, prior.geometry.at(angles_deg))
 
 
-def drawn_codes(prior: Prior, count: int, random: Generator, *, truncation: float = 1.0) -> Iterator[Weights]:
+def drawn_codes(prior: Prior, count: int, rng: Generator, *, truncation: float = 1.0) -> Iterator[MlpWeights]:
     """Random scenes one by one; the first n are the same however many are asked for."""
     for _ in range(count):
-        eps = torch.randn(1, prior.generator.latent_dim, generator=random)
+        eps = torch.randn(1, prior.generator.latent_dim, generator=rng)
         with torch.no_grad():
             yield prior.generator.weights(prior.generator.latent((truncation * eps).to(prior.device)))
 
 
-def spread_views(views: int, each: int, random: Generator) -> Tensor:
+def spread_views(views: int, each: int, rng: Generator) -> Tensor:
     """``each`` of ``views`` equally spaced views, as evenly as possible from a random one on.
 
     >>> spread_views(8, 4, Generator().manual_seed(0)).diff().tolist() in ([2, 2, 2], [2, 2, -6], [2, -6, 2], [-6, 2, 2])
     True
     """
-    start = int(torch.randint(views, (1,), generator=random))
+    start = int(torch.randint(views, (1,), generator=rng))
     return (start + torch.arange(each) * views // each) % views
 
 
 def draw(prior: Prior, extractors: Mapping[str, Extractor], *, count: int, views: int, keep: int, orbits: int,
-         orbit_deg: Sequence[float], random: Generator, truncation: float = 1.0) -> Drawn:  # fmt: skip
+         orbit_deg: Sequence[float], rng: Generator, truncation: float = 1.0) -> Drawn:  # fmt: skip
     """``count`` pictures in [0, 1] of random patients, ``views`` of each at the prior's angles, and their features.
 
     ``keep`` pictures stay, and the first ``orbits`` patients at ``orbit_deg``. Views get the gain their angle has on average.
@@ -107,8 +107,8 @@ def draw(prior: Prior, extractors: Mapping[str, Extractor], *, count: int, views
     features: dict[str, list[Tensor]] = {name: [] for name in extractors}
     angles = torch.tensor(prior.geometry.angles_deg)
     kept, shown, waiting, seen = [], [], torch.empty(0), 0
-    for i, code in enumerate(tqdm(drawn_codes(prior, scenes, random, truncation=truncation), total=scenes, desc="patients")):
-        chosen = angles[spread_views(len(angles), views, random)].tolist()
+    for i, code in enumerate(tqdm(drawn_codes(prior, scenes, rng, truncation=truncation), total=scenes, desc="patients")):
+        chosen = angles[spread_views(len(angles), views, rng)].tolist()
         asked = [*chosen, *orbit_deg] if i < orbits else chosen
         pictures = (baked_views(prior, code, asked).cpu() * prior.expected_gain(torch.tensor(asked))[:, None, None]).clamp(0, 1)
         shown += [pictures[views:]] if i < orbits else []
@@ -129,6 +129,6 @@ def enlarged(images: Tensor, least_px: int = 128) -> Tensor:
     return images if scale <= 1 else images.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
 
 
-def _marched(prior: Prior, asked: Any, code: Weights, geometry: Geometry) -> Tensor:
+def _marched(prior: Prior, asked: Any, code: MlpWeights, geometry: Geometry) -> Tensor:
     renderer = Renderer.of(prior.meta["recipe"])
     return renderer.views(asked, code, at_distance(geometry, prior.distance))[0].mean(-1)

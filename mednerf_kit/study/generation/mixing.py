@@ -7,21 +7,21 @@ from pathlib import Path
 import torch
 from torch import Generator
 
-from ...fields.hyper import Weights
+from ...fields.hyper import MlpWeights
+from ...imaging.geometry import FRONTAL_DEG
+from ...prior.load import Prior
 from ...viz import figures
-from ...invert.outputs import FRONTAL_DEG
-from ...engine.run_folder import Prior
 from .fakes import baked_views, drawn_codes, enlarged
 
 PAIRS, FRAMES, GRID = 3, 36, 56  # pairs in the sheet; views of the clip, and its voxels along a side
 
 
-def crossed(a: Weights, b: Weights, k: int) -> Weights:
+def crossed(a: MlpWeights, b: MlpWeights, k: int) -> MlpWeights:
     """The layers before ``k`` of scene a, the rest of scene b, standing where a stands.
 
     Every layer is made from the style alone, so that this is the generator with a's style below layer k and b's from there on.
     """
-    return Weights(a.layers[:k] + b.layers[k:], a.frame, a.gain)
+    return MlpWeights(a.layers[:k] + b.layers[k:], a.frame, a.gain)
 
 
 def write_mixing(folder: Path, prior: Prior, *, seed: int, truncation: float = 1.0) -> None:

@@ -15,13 +15,14 @@ from ... import DISCLAIMER
 from ...core import files
 from ...core.errors import UserError
 from ...data.orbits import OrbitSet
-from ...metrics import image
+from ...engine.device import select_device
 from ...invert import outputs
-from ...viz import figures
-from ...engine import run_folder
-from ...metrics.features import EXTRACTORS, Extractor, INCEPTION_FILE, inception_path, read
-from ...prior.sets import read_set
+from ...metrics import image as image_metrics
 from ...metrics.distances import frechet_distance, kernel_distance, precision_recall
+from ...metrics.features import EXTRACTORS, INCEPTION_FILE, Extractor, inception_path, read
+from ...prior import load as prior_load
+from ...prior.sets import read_set
+from ...viz import figures
 from .fakes import Drawn, baked_views, draw, drawn_codes, enlarged, own_views, spread_views
 from .memory import memorisation
 from .mixing import write_mixing
@@ -66,7 +67,7 @@ def extractors(name: str | Mapping[str, Extractor], weights: str | Path | None) 
     return {"pyramid": pyramid, "inception": EXTRACTORS.build("inception")}, None
 
 
-def real_sets(prior: run_folder.Prior, dataset: str, split: str, limit: int | None) -> tuple[OrbitSet, OrbitSet, OrbitSet | None]:
+def real_sets(prior: prior_load.Prior, dataset: str, split: str, limit: int | None) -> tuple[OrbitSet, OrbitSet, OrbitSet | None]:
     """The patients to compare with, the training patients, and patients the prior has not seen (None where there are none)."""
     node, trained_on = prior.meta["recipe"]["dataset"], (str(prior.meta["dataset"]), str(prior.meta["split"]))
     known = prior.meta["patients"][:limit]
@@ -86,15 +87,15 @@ def real_sets(prior: run_folder.Prior, dataset: str, split: str, limit: int | No
     return (training if own else reals), training, unseen
 
 
-def side_of(images: Tensor, chosen: Mapping[str, Extractor], views: int, most: int, random: Generator, device: Any) -> Side:
+def side_of(images: Tensor, chosen: Mapping[str, Extractor], views: int, most: int, rng: Generator, device: Any) -> Side:
     """A set of patients [P, V, rows, cols]: first ``views`` evenly spread views of each, then the others, in random order."""
     count = images.shape[1]
-    first = torch.cat([i * count + spread_views(count, views, random) for i in range(len(images))])
+    first = torch.cat([i * count + spread_views(count, views, rng) for i in range(len(images))])
     rest = torch.ones(len(images) * count, dtype=torch.bool)
     rest[first] = False
     others = rest.nonzero()[:, 0]
     order = torch.cat(
-        [first[torch.randperm(len(first), generator=random)], others[torch.randperm(len(others), generator=random)]]
+        [first[torch.randperm(len(first), generator=rng)], others[torch.randperm(len(others), generator=rng)]]
     )
     shown = images.flatten(0, 1)[order[:most]]
     return Side({k: read(e, shown, device) for k, e in chosen.items()}, shown[:SWD_MOST].float(), min(len(first), most))
@@ -114,16 +115,16 @@ def compare(a: Side, b: Side, seed: int) -> dict[str, Any]:
             "recall": recall, "n_features": x.shape[1], "n": [len(x), len(y)], "n_neighbours": [len(near), len(far)],
         }  # fmt: skip
     n = min(len(a.pictures), len(b.pictures), a.spread, b.spread)
-    levels = image.sliced_wasserstein(a.pictures[:n, None], b.pictures[:n, None], Generator().manual_seed(seed))
+    levels = image_metrics.sliced_wasserstein(a.pictures[:n, None], b.pictures[:n, None], Generator().manual_seed(seed))
     return found | {"swd": levels.pop("swd"), "swd_levels": levels, "swd_n": n}
 
 
-def consistency(prior: run_folder.Prior, random: Generator) -> dict[str, Any]:
+def consistency(prior: prior_load.Prior, rng: Generator) -> dict[str, Any]:
     """Views of baked scenes against the same scenes marched ray by ray: PSNR in dB, mean and least over scenes and views."""
     step = max(1, prior.geometry.views // CHECKED_VIEWS)
     angles = prior.geometry.angles_deg[::step][:CHECKED_VIEWS]
-    codes = list(drawn_codes(prior, CHECKED_SCENES, random))
-    psnr_db = torch.cat([image.psnr_db(baked_views(prior, c, angles), own_views(prior, c, angles)) for c in codes])
+    codes = list(drawn_codes(prior, CHECKED_SCENES, rng))
+    psnr_db = torch.cat([image_metrics.psnr_db(baked_views(prior, c, angles), own_views(prior, c, angles)) for c in codes])
     return {"psnr_db": float(psnr_db.mean()), "psnr_db_least": float(psnr_db.min()), "n_scenes": len(codes),
             "n_views": len(angles), "grid": outputs.grid_size(prior.geometry.cols)}  # fmt: skip
 
@@ -133,7 +134,7 @@ def diversity(samples: Tensor, training: Tensor) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, orbits in (("fakes", samples), ("reals", training[: len(samples)].float())):
         distances, reason = (
-            image.lpips_distance(orbits[:-1], orbits[1:]) if len(orbits) > 1 else (None, "LPIPS wants two orbits.")
+            image_metrics.lpips_distance(orbits[:-1], orbits[1:]) if len(orbits) > 1 else (None, "LPIPS wants two orbits.")
         )
         found[f"rmse_{name}"] = (
             float((orbits[:-1] - orbits[1:]).square().mean((1, 2, 3)).sqrt().mean()) if len(orbits) > 1 else None
@@ -154,9 +155,9 @@ def score(*, run: str = "bundled:chest", dataset: str | None = None, split: str 
     """
     started = time.perf_counter()
     chosen, missing = extractors(extractor, weights)
-    prior = run_folder.load_prior(run)
+    prior = prior_load.load_prior(run)
     prior.check_xray()
-    place = run_folder.pick_device(device)
+    place = select_device(device)
     prior.generator.to(place)
     folder = outputs.made_folder(out or (prior.path.parent if "bundled" not in str(run) else Path("out")) / "score")
     dataset, split = dataset or str(prior.meta["dataset"]), split or str(prior.meta["split"])
@@ -164,7 +165,7 @@ def score(*, run: str = "bundled:chest", dataset: str | None = None, split: str 
     count, angles = prior.geometry.views, prior.geometry.angles_deg
     views, columns = min(views, count), [k * count // min(ORBIT_VIEWS, count) for k in range(min(ORBIT_VIEWS, count))]
     drawn = draw(prior, chosen, count=fakes, views=views, keep=SWD_MOST, orbits=samples, orbit_deg=[angles[c] for c in columns],
-                 random=Generator().manual_seed(seed), truncation=truncation)  # fmt: skip
+                 rng=Generator().manual_seed(seed), truncation=truncation)  # fmt: skip
 
     def side(orbits: OrbitSet) -> Side:
         return side_of(orbits.images, chosen, views, reals, Generator().manual_seed(seed), place)

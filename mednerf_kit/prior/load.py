@@ -1,0 +1,111 @@
+"""A trained prior: read from a run folder, a snapshot or the package, ready to be sampled and inverted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from ..core import files
+from ..core.config import Registry
+from ..core.errors import UserError, unknown_name
+from ..engine.run_folder import find_folder, newest_readable
+from ..gan.generator import GENERATORS, HyperGenerator, SceneGenerator
+from ..imaging.geometry import Geometry
+
+CALIBRATION = "calibration.json"  # beside the snapshots: the uncertainty's factors, fitted after training
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A trained generator, ready to be sampled and inverted."""
+
+    generator: SceneGenerator
+    geometry: Geometry  # of the pictures it was trained on, at its own size
+    codes: Tensor  # [P, latent_dim] of the training patients
+    meta: dict[str, Any]
+    path: Path
+
+    @property
+    def distance(self) -> float:
+        """Source distance in field units: the median over training patients."""
+        return float(self.meta["distance"])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the generator is."""
+        return next(self.generator.parameters()).device
+
+    @property
+    def is_line_integral(self) -> bool:
+        """Whether its pictures are line integrals, so that a view is a projection of voxels, and an attenuation can be stated."""
+        return self.meta.get("recipe", {}).get("task", {}).get("picture", "line_integral") == "line_integral"
+
+    @property
+    def scale(self) -> float | None:
+        """Line integral of an image value of 1, where one is known and means one."""
+        return self.geometry.line_integral_scale if self.is_line_integral else None
+
+    def check_xray(self) -> None:
+        """Refuse a prior of coloured photographs where an X-ray is asked about."""
+        if self.meta.get("quantity") == "colour":
+            raise UserError(f"got '{self.path}', a prior of coloured photographs", "wanted one of radiographs",
+                            "use `mednerf-kit sample` or `render` with it")  # fmt: skip
+
+    def expected_gain(self, angles_deg: Tensor) -> Tensor:
+        """Mean gain of a view at these angles [n] over the training patients, where a set was scaled view by view; else 1."""
+        profile = self.meta.get("log_gain_profile")
+        if not profile:
+            return torch.ones_like(angles_deg)
+        known = torch.tensor(self.geometry.angles_deg)
+        apart = ((angles_deg[:, None].cpu() - known + 180) % 360 - 180).abs()
+        near, which = apart.topk(2, largest=False)
+        share = near.flip(1) / near.sum(1, keepdim=True).clamp_min(1e-6)
+        return (share * torch.tensor(profile)[which]).sum(1).exp().to(angles_deg)
+
+
+Search = Callable[[Prior, Tensor, Tensor, Generator], Any]
+INVERSIONS: Registry[Search] = Registry("inversion", home="mednerf_kit.invert")
+
+
+def load_prior(run: str | Path) -> Prior:
+    """A prior from a run folder (or a unique prefix), a snapshot file, or ``bundled[:chest|knee]``."""
+    name = str(run)
+    if name.split(":")[0] == "bundled":
+        anatomy = name.partition(":")[2] or "chest"
+        home = Path(__file__).resolve().parent.parent / "bundled"
+        path = home / f"{anatomy}.safetensors"
+        if not path.is_file():
+            known = [p.stem for p in home.glob("*.safetensors")]
+            if known:
+                raise unknown_name("bundled prior", anatomy, known)
+            raise UserError("got no bundled prior in this installation", "wanted mednerf_kit/bundled/*.safetensors",
+                            "train one with `mednerf-kit train` and give --run")  # fmt: skip
+        tensors, meta = files.load_tensors(path)
+    elif name.endswith(".safetensors"):
+        path = Path(name)
+        tensors, meta = files.load_tensors(path)
+    else:
+        path, tensors, meta, _ = newest_readable(find_folder(name))
+    try:
+        generator = GENERATORS.build(meta["recipe"]["generator"])
+        generator.load_state_dict({k.removeprefix("ema."): v.float() for k, v in tensors.items() if k.startswith("ema.")})
+        geometry = Geometry.from_json(meta["geometry"])
+        codes = tensors["codes"].float()
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise UserError(f"got '{path}', which holds no prior ({str(error).splitlines()[0]})", "wanted a snapshot of a prior",
+                        "give a run made by `mednerf-kit train`") from None  # fmt: skip
+    if (beside := path.parent / CALIBRATION).is_file():
+        try:
+            meta["calibration"] = json.loads(beside.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"got '{beside}', which is no JSON ({error})", "wanted calibration factors", "delete it") from None
+    generator.requires_grad_(False).eval()
+    if isinstance(generator, HyperGenerator):
+        generator.edge = 0.02
+    return Prior(generator, geometry, codes, meta, path)
