@@ -1,4 +1,5 @@
-"""mednerf-kit: from one X-ray to a 3-D attenuation volume and every view on the orbit, with honest uncertainty.
+"""mednerf-kit: from one X-ray to a 3-D attenuation volume and every view on the orbit, with honest
+uncertainty.
 
 The names below are imported when they are asked for, so that ``import mednerf_kit`` costs nothing:
 

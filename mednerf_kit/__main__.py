@@ -1,4 +1,6 @@
-"""``python -m mednerf_kit``: the command line without the installed script, and what torchrun starts several times."""
+"""``python -m mednerf_kit``: the command line without the installed script, and what torchrun
+starts several times.
+"""
 
 import contextlib
 import os
@@ -9,5 +11,6 @@ from .cli import main
 if __name__ == "__main__":
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.ExitStack() as stack:
         if os.environ.get("RANK", "0") != "0" and not os.environ.get("MEDNERF_KIT_DEBUG"):
-            stack.enter_context(contextlib.redirect_stderr(nowhere))  # the first process speaks for all (see train/ranks.py)
+            # the first process speaks for all (see train/ranks.py)
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
         sys.exit(main())

@@ -1,6 +1,7 @@
 """The command line: the table of commands, and what a person sees when one of them fails.
 
-Commands live in ``commands/`` and are imported when they are asked for, so that ``mednerf-kit --help`` answers at once.
+Commands live in ``commands/`` and are imported when they are asked for, so that ``mednerf-kit
+--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -16,22 +17,47 @@ from . import DISCLAIMER, __version__
 from .commands.base import LazyGroup
 from .core.errors import UserError
 
-# Threads of a parallel region spin before they sleep; beside any other busy process that makes two threads many times slower
-# than one. A short spin costs nothing measurable on a quiet machine. Read once, when torch is loaded.
+# Threads of a parallel region spin before they sleep; beside any other busy process that makes two
+# threads many times slower than one. A short spin costs nothing measurable on a quiet machine. Read
+# once, when torch is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 COMMANDS = {
-    "train": ("train:train", "Train a prior on phantoms or DRRs, or fit one field to a posed scene."),
-    "project": ("project:project", "Turn one X-ray (or a few) into a volume, its orbit and a report."),
-    "evaluate": ("evaluate:evaluate", "Score a prior on patients (one view in, all others compared), or a scene on its views."),
-    "score": ("generation:score", "Compare a prior's random patients with real ones: FID, KID, SWD, copies."),
-    "render": ("render:render", "Write orbits, videos, volumes and surfaces of a prior or a scene."),
+    "train": (
+        "train:train",
+        "Train a prior on phantoms or DRRs, or fit one field to a posed scene.",
+    ),
+    "project": (
+        "project:project",
+        "Turn one X-ray (or a few) into a volume, its orbit and a report.",
+    ),
+    "evaluate": (
+        "evaluate:evaluate",
+        "Score a prior on patients (one view in, all others compared), or a scene on its views.",
+    ),
+    "score": (
+        "generation:score",
+        "Compare a prior's random patients with real ones: FID, KID, SWD, copies.",
+    ),
+    "render": (
+        "render:render",
+        "Write orbits, videos, volumes and surfaces of a prior or a scene.",
+    ),
     "pose": ("pose:pose", "Find where a photograph of a fitted scene was taken from (iNeRF)."),
-    "sample": ("render:sample", "Draw random patients from a prior: a grid of seeds, or an interpolation."),
-    "tomography": ("tomography:tomography", "Reconstruct one patient from few views: FDK, SART, fields and priors in one table."),
+    "sample": (
+        "render:sample",
+        "Draw random patients from a prior: a grid of seeds, or an interpolation.",
+    ),
+    "tomography": (
+        "tomography:tomography",
+        "Reconstruct one patient from few views: FDK, SART, fields and priors in one table.",
+    ),
     "drr": ("data:drr", "Project a CT or a phantom into X-rays."),
     "data": ("data:data", "Make cohorts of phantoms; get, check and deepen scenes."),
-    "ablate": ("ablate:ablate", "Compare variants of a recipe: a table, a figure and paired tests."),
+    "ablate": (
+        "ablate:ablate",
+        "Compare variants of a recipe: a table, a figure and paired tests.",
+    ),
     "list": ("about:list_", "Show the recipes and every registered variant."),
     "doctor": ("about:doctor", "Show what this machine has: versions, device, speed, data."),
 }
@@ -41,15 +67,22 @@ COMMANDS = {
     cls=LazyGroup,
     table=COMMANDS,
     epilog=DISCLAIMER,
-    context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 110},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "show_default": True,
+        "max_content_width": 110,
+    },
 )
 @click.version_option(__version__, prog_name="mednerf-kit")
 def cli() -> None:
-    """From one X-ray to a 3-D attenuation volume and every view on the orbit, with honest uncertainty."""
+    """From one X-ray to a 3-D attenuation volume and every view on the orbit, with honest
+    uncertainty.
+    """
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line and answer the exit code: 0 ok, 1 failure, 2 unusable input, 130 interrupted.
+    """Run the command line and answer the exit code: 0 ok, 1 failure, 2 unusable input, 130
+    interrupted.
 
     >>> main(["--version"])
     mednerf-kit, version 0.1.0
@@ -71,7 +104,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == __package__:
             return unexpected(error)
-        return complain(f"got no python package '{error.name}'; wanted it for this command: pip install it.", 1)
+        return complain(
+            f"got no python package '{error.name}'; wanted it for this command: pip install it.", 1
+        )
     except Exception as error:
         return unexpected(error)
     return 0
@@ -89,7 +124,9 @@ def unexpected(error: Exception) -> int:
         traceback.print_exception(error)
         return 1
     text = (str(error).strip().splitlines() or ["without a message"])[0]
-    return complain(f"unexpected {type(error).__name__}: {text} (set MEDNERF_KIT_DEBUG=1 for the traceback).", 1)
+    return complain(
+        f"unexpected {type(error).__name__}: {text} (set MEDNERF_KIT_DEBUG=1 for the traceback).", 1
+    )
 
 
 def where_to_look(error: click.ClickException) -> str:

@@ -1,4 +1,5 @@
-"""What this machine has: versions, device, speed in both precisions, data, priors, video and LPIPS weights.
+"""What this machine has: versions, device, speed in both precisions, data, priors, video and LPIPS
+weights.
 
 Nothing here fails: what is absent or broken is reported as such, with what it is needed for.
 """
@@ -15,9 +16,25 @@ from typing import Any
 from . import __version__
 
 PACKAGES = (
-    "torch", "torchvision", "numpy", "scipy", "SimpleITK", "imageio", "imageio-ffmpeg", "lpips", "kornia", "tensorboard",
-    "click", "pydicom", "PyYAML", "tqdm", "matplotlib", "scikit-image", "safetensors", "pillow",
-)  # fmt: skip
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "SimpleITK",
+    "imageio",
+    "imageio-ffmpeg",
+    "lpips",
+    "kornia",
+    "tensorboard",
+    "click",
+    "pydicom",
+    "PyYAML",
+    "tqdm",
+    "matplotlib",
+    "scikit-image",
+    "safetensors",
+    "pillow",
+)
 
 
 def examine() -> dict[str, Any]:
@@ -26,7 +43,9 @@ def examine() -> dict[str, Any]:
         "mednerf_kit": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "packages": {name: version(name) for name in PACKAGES},
         **compute(),
         **places(),
@@ -42,7 +61,9 @@ def version(package: str) -> str | None:
 
 
 def compute() -> dict[str, Any]:
-    """The device torch would use, its speed in fp32 and bf16, and what the parts that need torch know: cache, LPIPS weights."""
+    """The device torch would use, its speed in fp32 and bf16, and what the parts that need torch
+    know: cache, LPIPS weights.
+    """
     try:
         import torch
 
@@ -51,7 +72,10 @@ def compute() -> dict[str, Any]:
     except Exception as error:  # a broken installation fails in many ways
         return {"device": None, "torch_error": str(error).strip().partition("\n")[0]}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    speed = {name: round(matmul_gflops(dtype, device)) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
+    speed = {
+        name: round(matmul_gflops(dtype, device))
+        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
+    }
     backbone = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_BACKBONE
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -59,15 +83,19 @@ def compute() -> dict[str, Any]:
         "gflops": speed,
         "faster": max(speed, key=lambda name: speed[name]),
         "cache": str(cache_dir()),
-        "cache_mib": round(sum(path.stat().st_size for path in cache_dir().rglob("*") if path.is_file()) / 2**20),
+        "cache_mib": round(
+            sum(path.stat().st_size for path in cache_dir().rglob("*") if path.is_file()) / 2**20
+        ),
         "lpips_backbone": str(backbone) if backbone.is_file() else None,
     }
 
 
 def matmul_gflops(dtype: Any, device: Any, *, seconds: float = 0.4) -> float:
-    """Best speed of a layer's matrix product seen within ``seconds``, in 1e9 floating-point operations per second.
+    """Best speed of a layer's matrix product seen within ``seconds``, in 1e9 floating-point
+    operations per second.
 
-    A layer is [points, 128] @ [128, 128] on a CPU, in a tile that stays in its caches; a GPU gets a square it can fill.
+    A layer is [points, 128] @ [128, 128] on a CPU, in a tile that stays in its caches; a GPU gets a
+    square it can fill.
     """
     import torch
 
@@ -90,8 +118,12 @@ def places() -> dict[str, Any]:
     folder = Path(data) if data else None
     return {
         "data": data if folder and folder.is_dir() else None,
-        "data_sets": sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder and folder.is_dir() else [],
-        "priors": sorted(path.stem for path in (Path(__file__).parent / "bundled").glob("*.safetensors")),
+        "data_sets": sorted(p.name for p in folder.iterdir() if p.is_dir())
+        if folder and folder.is_dir()
+        else [],
+        "priors": sorted(
+            path.stem for path in (Path(__file__).parent / "bundled").glob("*.safetensors")
+        ),
         "ffmpeg": ffmpeg(),
     }
 
@@ -118,7 +150,9 @@ def in_words(facts: dict[str, Any]) -> str:
     lines = []
     for key, value in facts.items():
         if isinstance(value, dict):
-            value = "  ".join(f"{name} {'MISSING' if v is None else v}" for name, v in value.items())
+            value = "  ".join(
+                f"{name} {'MISSING' if v is None else v}" for name, v in value.items()
+            )
         elif isinstance(value, list):
             value = ", ".join(value)
         lines.append(f"{key:16s} {value if value not in (None, '') else absent.get(key, '-')}")

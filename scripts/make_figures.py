@@ -1,7 +1,8 @@
-"""Makes docs/figures: where cameras stand, and what the systems make of one view of a phantom nobody trained on.
+"""Makes docs/figures: where cameras stand, and what the systems make of one view of a phantom
+nobody trained on.
 
-python scripts/make_figures.py cameras
-python scripts/make_figures.py presets runs/ablate-presets/chest     (the folder of a grid's cells; phantoms only)
+python scripts/make_figures.py cameras python scripts/make_figures.py presets
+runs/ablate-presets/chest     (the folder of a grid's cells; phantoms only)
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ FRAMES, ENLARGED = 24, 3
 
 
 def cameras() -> None:
-    """Cameras on a hemisphere, as a Blender-like set has them, beside those of a C-arm's turn about the patient axis."""
+    """Cameras on a hemisphere, as a Blender-like set has them, beside those of a C-arm's turn about
+    the patient axis.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -39,7 +42,10 @@ def cameras() -> None:
     figure = Figure(figsize=(8, 4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     for k, (poses, title) in enumerate(
-        ((everywhere, "spherical: azimuth and elevation"), (turn, "single axis: azimuth alone, elevation 0"))
+        (
+            (everywhere, "spherical: azimuth and elevation"),
+            (turn, "single axis: azimuth alone, elevation 0"),
+        )
     ):
         panel = figure.add_subplot(1, 2, k + 1, projection="3d")
         x, y, z = place(poses).unbind(1)
@@ -47,7 +53,15 @@ def cameras() -> None:
         panel.plot([0, 0], [0, 0], [-0.4, 0.4], color="black", linewidth=4)
         panel.text(0, 0, 0.5, "patient axis (superior)", ha="center", fontsize=7)
         ends = (-1, 0, 1)
-        panel.set(xticks=ends, yticks=ends, zticks=ends, xlabel="x, left", ylabel="y, posterior", zlabel="z", title=title)
+        panel.set(
+            xticks=ends,
+            yticks=ends,
+            zticks=ends,
+            xlabel="x, left",
+            ylabel="y, posterior",
+            zlabel="z",
+            title=title,
+        )
         panel.set_box_aspect((1, 1, 1))
     write_figure(figure, FIGURES / "cameras.png")
 
@@ -65,7 +79,9 @@ def write_figure(figure, path: Path) -> None:
 
 
 def presets(grid: Path) -> None:
-    """A strip at matched angles and a turning GIF: the truth, and every cell's answer to its 270° view."""
+    """A strip at matched angles and a turning GIF: the truth, and every cell's answer to its 270°
+    view.
+    """
     rows, scored = {}, None
     for cell in sorted(path for path in grid.iterdir() if path.is_dir()):
         prior = prior_load.load_prior(sorted((cell / "seed0").glob("0*"))[-1])
@@ -80,10 +96,15 @@ def presets(grid: Path) -> None:
     chosen = [int((angles - wanted).abs().argmin()) for wanted in SHOWN_DEG]
     sheet = torch.cat([views[chosen] for views in stacked.values()])
     labels = [f"{name} {wanted:.0f}°" for name in stacked for wanted in SHOWN_DEG]
-    figures.write_png8(FIGURES / "presets.png", figures.strip(enlarged(sheet), len(SHOWN_DEG), labels))
+    figures.write_png8(
+        FIGURES / "presets.png", figures.strip(enlarged(sheet), len(SHOWN_DEG), labels)
+    )
     every = math.ceil(len(truth) / FRAMES)
     moments = torch.stack([views[::every] for views in stacked.values()], 1)
-    turning = [torch.tensor(figures.strip(enlarged(moment), len(stacked), list(stacked))) for moment in moments]
+    turning = [
+        torch.tensor(figures.strip(enlarged(moment), len(stacked), list(stacked)))
+        for moment in moments
+    ]
     figures.write_gif(FIGURES / "presets.gif", torch.stack(turning) / 255, 12)
 
 
@@ -91,7 +112,12 @@ def answer(prior: prior_load.Prior, scored: OrbitSet) -> Tensor:
     """The orbit [V, rows, cols] that a prior makes of the first patient's view at 270°."""
     k = int((torch.tensor(scored.geometry.angles_deg) - 270).abs().argmin())
     search = inversion_of(prior, Inversion)
-    posterior = search(prior, scored.images[0, k : k + 1].float(), torch.tensor([270.0]), Generator().manual_seed(0))
+    posterior = search(
+        prior,
+        scored.images[0, k : k + 1].float(),
+        torch.tensor([270.0]),
+        Generator().manual_seed(0),
+    )
     return predict(prior, posterior, prior.geometry).views.clamp(0, 1)
 
 

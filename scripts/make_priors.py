@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Train the priors that ship inside the package, on procedural phantoms alone, and write them as fp16 safetensors.
+"""Train the priors that ship inside the package, on procedural phantoms alone, and write them as
+fp16 safetensors.
 
     python scripts/make_priors.py --anatomy chest --minutes 12
 
-Seeds: patients from 0 (train) and from 10000 (val, for the calibration of the uncertainty), networks from 0.
+Seeds: patients from 0 (train) and from 10000 (val, for the calibration of the uncertainty),
+networks from 0.
 """
 
 from __future__ import annotations
@@ -20,8 +22,18 @@ from mednerf_kit.invert.calibrate import calibrate
 from mednerf_kit.prior import load as prior_load
 
 PRIORS = Path(__file__).resolve().parent.parent / "mednerf_kit" / "bundled"
-SETTINGS = ["dataset.train=400", "dataset.val=8", "dataset.test=8", "steps=1000000", "snapshot_steps=4000", "task.batch=24",
-            "task.points=512", "generator.code_dim=96", "generator.octaves=7", "task.ray_share=0.2"]  # fmt: skip
+SETTINGS = [
+    "dataset.train=400",
+    "dataset.val=8",
+    "dataset.test=8",
+    "steps=1000000",
+    "snapshot_steps=4000",
+    "task.batch=24",
+    "task.points=512",
+    "generator.code_dim=96",
+    "generator.octaves=7",
+    "task.ray_share=0.2",
+]
 
 
 def main() -> None:
@@ -34,18 +46,31 @@ def main() -> None:
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    folder = args.run or train(dataset=args.anatomy, preset="quick", settings=[*SETTINGS, *args.settings], outdir=args.outdir,
-                               desc="bundled", max_minutes=args.minutes)  # fmt: skip
+    folder = args.run or train(
+        dataset=args.anatomy,
+        preset="quick",
+        settings=[*SETTINGS, *args.settings],
+        outdir=args.outdir,
+        desc="bundled",
+        max_minutes=args.minutes,
+    )
     assert folder is not None
     path, tensors, meta, _ = run_folder.newest_readable(folder)
     prior = prior_load.load_prior(folder)
     factors = calibrate(prior, limit=6, views=("1", "2"))
     kept = {k: v.half() for k, v in tensors.items() if k.startswith("ema.") or k == "codes"}
-    kept |= {k: v.float() for k, v in tensors.items() if k in ("ema.prior_factor", "ema.prior_mean")}
-    meta = {k: v for k, v in meta.items() if k != "task_state"} | {"calibration": factors, "made_by": "scripts/make_priors.py"}
+    kept |= {
+        k: v.float() for k, v in tensors.items() if k in ("ema.prior_factor", "ema.prior_mean")
+    }
+    meta = {k: v for k, v in meta.items() if k != "task_state"} | {
+        "calibration": factors,
+        "made_by": "scripts/make_priors.py",
+    }
     files.save_tensors(PRIORS / f"{args.anatomy}.safetensors", kept, meta)
     size_mib = (PRIORS / f"{args.anatomy}.safetensors").stat().st_size / 2**20
-    print(f"{path} -> {PRIORS / args.anatomy}.safetensors, {size_mib:.1f} MiB, calibration {factors}")
+    print(
+        f"{path} -> {PRIORS / args.anatomy}.safetensors, {size_mib:.1f} MiB, calibration {factors}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Makes data/samples: X-rays of phantoms that no prior is trained on, each with its geometry beside it.
+"""Makes data/samples: X-rays of phantoms that no prior is trained on, each with its geometry beside
+it.
 
 Run it again when the phantoms' version changes: .venv/bin/python scripts/make_samples.py
 """
@@ -14,16 +15,22 @@ from mednerf_kit.imaging.geometry import DEFAULTS
 
 SAMPLES = Path(__file__).resolve().parent.parent / "data" / "samples"
 SEED = FIRST_SEED["test"]
-VOXELS = 192  # finer than any cohort, and two rays along each side of a pixel: a film knows nothing of our grids
+# finer than any cohort, and two rays along each side of a pixel: a film knows nothing of our grids
+VOXELS = 192
 
 
 def main() -> None:
     for anatomy, film in [("chest", "PA"), ("chest", "lateral"), ("knee", "PA")]:
         geometry = DEFAULTS[anatomy].at([view_angle_deg(film)[0]])
-        image = render_orbit(phantom_volume(anatomy, SEED, VOXELS), geometry, supersample=2)[0] / geometry.line_integral_scale
+        image = (
+            render_orbit(phantom_volume(anatomy, SEED, VOXELS), geometry, supersample=2)[0]
+            / geometry.line_integral_scale
+        )
         path = SAMPLES / f"{anatomy}_{SEED}_{film}.png"
         with files.atomic(path) as temporary:
-            Image.fromarray((image.clamp(0, 1) * 65535).round().numpy().astype("uint16")).save(temporary)
+            Image.fromarray((image.clamp(0, 1) * 65535).round().numpy().astype("uint16")).save(
+                temporary
+            )
         geometry.save(path.with_suffix(".json"))
         print(path)
 

@@ -1,4 +1,6 @@
-"""A ball whose pictures are known in closed form, and a fit that knows it as well as its samples allow."""
+"""A ball whose pictures are known in closed form, and a fit that knows it as well as its samples
+allow.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,14 @@ from mednerf_kit.scene.model import Model
 
 RADIUS, FROM, SAMPLES = 0.8, 3.0, 96
 BOX = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
-META = {"box": BOX.tolist(), "channels": 3, "background": 1.0, "quantity": "colour", "seconds": 12.5, "recipe": {"levels": []}}
+META = {
+    "box": BOX.tolist(),
+    "channels": 3,
+    "background": 1.0,
+    "quantity": "colour",
+    "seconds": 12.5,
+    "recipe": {"levels": []},
+}
 
 
 class Ball(SceneField):
@@ -50,7 +59,9 @@ def cameras(views: int = 3, size: int = 40) -> Cameras:
 
 
 def grid(like: Cameras) -> Tensor:
-    return torch.stack(torch.meshgrid(torch.arange(like.rows), torch.arange(like.cols), indexing="ij"), -1).float()
+    return torch.stack(
+        torch.meshgrid(torch.arange(like.rows), torch.arange(like.cols), indexing="ij"), -1
+    ).float()
 
 
 def exact_scene(like: Cameras) -> Scene:
@@ -64,8 +75,22 @@ def exact_scene(like: Cameras) -> Scene:
     surface = colour_of(origin + depth.nan_to_num()[..., None] * direction)
     images = torch.where(hit[..., None], surface, 1.0).half()
     stems = tuple(f"test/r_{k}" for k in range(like.count))
-    return Scene(name="ball", format="blender", split="test", stems=stems, images=images, alpha=hit.float(), depth=depth,
-                 confidence=None, cameras=like, box=BOX, background=1.0, quantity="colour", facts={}, notes=())  # fmt: skip
+    return Scene(
+        name="ball",
+        format="blender",
+        split="test",
+        stems=stems,
+        images=images,
+        alpha=hit.float(),
+        depth=depth,
+        confidence=None,
+        cameras=like,
+        box=BOX,
+        background=1.0,
+        quantity="colour",
+        facts={},
+        notes=(),
+    )
 
 
 @dataclass(frozen=True)
@@ -83,10 +108,16 @@ class BallFit:
         return self.known
 
 
-def ball_fit(*, views: int = 3, size: int = 40, n: int = SAMPLES, field: SceneField | None = None) -> BallFit:
+def ball_fit(
+    *, views: int = 3, size: int = 40, n: int = SAMPLES, field: SceneField | None = None
+) -> BallFit:
     field = field or Ball()
-    model = Model(nn.ModuleDict({"fine": field}), nn.ModuleDict(), [Level(Stratified(n=n), field)],
-                  lambda answer: IMAGE_MODELS["emission_absorption"](answer, background=1.0))  # fmt: skip
+    model = Model(
+        nn.ModuleDict({"fine": field}),
+        nn.ModuleDict(),
+        [Level(Stratified(n=n), field)],
+        lambda answer: IMAGE_MODELS["emission_absorption"](answer, background=1.0),
+    )
     return BallFit(model, exact_scene(cameras(views, size)), dict(META))
 
 
@@ -95,6 +126,14 @@ def xray_fit(**options: Any) -> BallFit:
     fit = ball_fit(field=Ball(peak=0.5, channels=0), **options)
     model = replace(fit.model, picture=IMAGE_MODELS["line_integral"])
     scene = fit.known
-    half = (scene.depth - FROM).nan_to_num().abs()  # the entry lies half a chord before the middle, for central rays
-    scene = replace(scene, images=half[..., None].clamp(0, 1), alpha=None, depth=None, quantity="line_integral", background=0.0)
+    # the entry lies half a chord before the middle, for central rays
+    half = (scene.depth - FROM).nan_to_num().abs()
+    scene = replace(
+        scene,
+        images=half[..., None].clamp(0, 1),
+        alpha=None,
+        depth=None,
+        quantity="line_integral",
+        background=0.0,
+    )
     return BallFit(model, scene, {**META, "channels": 0, "quantity": "line_integral"})

@@ -1,4 +1,6 @@
-"""What every test may rely on: no network, no data of this machine, caches in a temporary folder."""
+"""What every test may rely on: no network, no data of this machine, caches in a temporary
+folder.
+"""
 
 import os
 import socket
@@ -22,7 +24,11 @@ def no_network(monkeypatch):
     connect = socket.socket.connect
 
     def local_only(self, address):
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in (
+            "127.0.0.1",
+            "::1",
+            "localhost",
+        ):
             raise AssertionError(f"a test tried to reach {address}")
         return connect(self, address)
 

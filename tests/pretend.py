@@ -1,14 +1,19 @@
-"""A pretend accelerator: ``device="cuda"`` on a machine that has none, with real values and with CUDA's rules about devices.
+"""A pretend accelerator: ``device="cuda"`` on a machine that has none, with real values and with
+CUDA's rules about devices.
 
-Within :func:`pretend_device` a tensor "on cuda" is a :class:`Pretend`: to PyTorch's C++ side a tensor without data (``meta``, so
-that autograd and all conversions take the way they take for a second device), to Python one whose ``device`` is ``cuda:0``, and
-beside it the CPU tensor with its values. Every operation is checked as CUDA would check it, then computed on the CPU:
+Within :func:`pretend_device` a tensor "on cuda" is a :class:`Pretend`: to PyTorch's C++ side a
+tensor without data (``meta``, so that autograd and all conversions take the way they take for a
+second device), to Python one whose ``device`` is ``cuda:0``, and beside it the CPU tensor with its
+values. Every operation is checked as CUDA would check it, then computed on the CPU:
 
-- all operands are on one device; of two that are combined element by element one may be a 0-dim CPU tensor;
-- CPU indices may look into a tensor on the device, indices on the device may not look into a CPU tensor;
+- all operands are on one device; of two that are combined element by element one may be a 0-dim CPU
+  tensor;
+- CPU indices may look into a tensor on the device, indices on the device may not look into a CPU
+  tensor;
 - copies, and ``.to``, ``.cpu``, may go anywhere; ``.numpy()`` is for CPU tensors;
 - under autocast, products are rounded as asked (their arguments, that is);
-- random numbers are drawn on a device by a generator of that device, whose state has 16 bytes: a seed and how often it was used.
+- random numbers are drawn on a device by a generator of that device, whose state has 16 bytes: a
+  seed and how often it was used.
 """
 
 from __future__ import annotations
@@ -31,15 +36,27 @@ Generator = torch.Generator
 RUN_BACKWARD = torch.autograd._engine_run_backward
 
 ANYWHERE = {aten.copy_.default, aten._to_copy.default}
-INDEXED = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default,
-           aten._unsafe_index.Tensor, aten._unsafe_index_put.default}  # fmt: skip
-ONE_VALUE = {aten.fill_.Tensor, aten.masked_fill.Tensor, aten.masked_fill_.Tensor, aten.where.self}  # may be a 0-dim CPU tensor
+INDEXED = {
+    aten.index.Tensor,
+    aten.index_put_.default,
+    aten.index_put.default,
+    aten._index_put_impl_.default,
+    aten._unsafe_index.Tensor,
+    aten._unsafe_index_put.default,
+}
+# may be a 0-dim CPU tensor
+ONE_VALUE = {aten.fill_.Tensor, aten.masked_fill.Tensor, aten.masked_fill_.Tensor, aten.where.self}
 ROUNDED = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, torch.bmm, torch.baddbmm, torch.nn.functional.linear,
            torch.nn.functional.conv2d}  # fmt: skip  # by autocast
 FROM_DATA = {torch.tensor, torch.as_tensor, torch.asarray}
-ANSWERS = {"is_available": lambda: True, "is_bf16_supported": lambda *_: True, "device_count": lambda: 1,
-           "is_current_stream_capturing": lambda: False, "max_memory_allocated": lambda *_: 1 << 20,
-           "get_device_name": lambda *_: "pretend"}  # fmt: skip
+ANSWERS = {
+    "is_available": lambda: True,
+    "is_bf16_supported": lambda *_: True,
+    "device_count": lambda: 1,
+    "is_current_stream_capturing": lambda: False,
+    "max_memory_allocated": lambda *_: 1 << 20,
+    "get_device_name": lambda *_: "pretend",
+}
 SILENT = ("synchronize", "empty_cache", "reset_peak_memory_stats", "manual_seed_all", "set_device")
 
 
@@ -47,13 +64,20 @@ class Pretend(Tensor):
     """A tensor on the pretend device; ``held`` are its values."""
 
     held: Tensor
-    seen_by_torch = False  # whether PyTorch's own Python code is running, which takes devices below those that this fakes
+    # whether PyTorch's own Python code is running, which takes devices below those that this fakes
+    seen_by_torch = False
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
     def __new__(cls, real: Tensor) -> Pretend:
-        self = Tensor._make_wrapper_subclass(cls, real.size(), strides=real.stride(), storage_offset=real.storage_offset(),
-                                             dtype=real.dtype, device=META)  # fmt: skip
+        self = Tensor._make_wrapper_subclass(
+            cls,
+            real.size(),
+            strides=real.stride(),
+            storage_offset=real.storage_offset(),
+            dtype=real.dtype,
+            device=META,
+        )
         self.held = real
         return self
 
@@ -62,7 +86,10 @@ class Pretend(Tensor):
     is_meta = property(lambda self: False)
 
     def numpy(self, **_: Any) -> Any:
-        raise TypeError("can't convert cuda:0 device type tensor to numpy: Tensor.cpu() would copy it to host memory first")
+        raise TypeError(
+            "can't convert cuda:0 device type tensor to numpy: Tensor.cpu() would "
+            "copy it to host memory first"
+        )
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         return self.numpy()
@@ -82,7 +109,10 @@ class Pretend(Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         copied = self.detach().clone().requires_grad_(self.requires_grad)
-        copied.__dict__.update({name: value for name, value in self.__dict__.items() if name != "held"})  # of a parameter
+        # of a parameter
+        copied.__dict__.update(
+            {name: value for name, value in self.__dict__.items() if name != "held"}
+        )
         return memo.setdefault(id(self), copied)
 
     @classmethod
@@ -98,7 +128,9 @@ class AnyGenerator(type(Generator)):
 
 
 class PretendGenerator(Generator, metaclass=AnyGenerator):
-    """Random numbers of the device: every draw has its own seed, so that seed and count are the whole state, as of Philox."""
+    """Random numbers of the device: every draw has its own seed, so that seed and count are the
+    whole state, as of Philox.
+    """
 
     def __new__(cls, device: str | torch.device = "cpu") -> Any:
         return super().__new__(cls) if torch.device(device).type == "cuda" else Generator(device)
@@ -157,12 +189,21 @@ def check(func: Any, args: Any, tensors: list[Tensor]) -> None:
             if isinstance(values, Pretend) or values.dim() == 0:
                 return
         place = "cuda" if here[0] else "cpu"
-        raise RuntimeError(f"{func}: indices should be on the cpu or, like values, on the indexed tensor's device, {place}")
+        raise RuntimeError(
+            f"{func}: indices should be on the cpu or, like values, on the indexed "
+            f"tensor's device, {place}"
+        )
     lenient = func in ONE_VALUE or (len(tensors) == 2 and torch.Tag.pointwise in func.tags)
     mutated = func._schema.is_mutable and not here[0]
-    if lenient and not mutated and all(on or not tensor.dim() for on, tensor in zip(here, tensors, strict=True)):
+    if (
+        lenient
+        and not mutated
+        and all(on or not tensor.dim() for on, tensor in zip(here, tensors, strict=True))
+    ):
         return
-    places = ", ".join(f"{list(t.shape)} on {'cuda' if on else 'cpu'}" for t, on in zip(tensors, here, strict=True))
+    places = ", ".join(
+        f"{list(t.shape)} on {'cuda' if on else 'cpu'}" for t, on in zip(tensors, here, strict=True)
+    )
     raise RuntimeError(f"Expected all tensors to be on the same device, but {func} got {places}")
 
 
@@ -178,7 +219,9 @@ def computed(func: Any, args: Any, kwargs: dict[str, Any], drawing_on: torch.dev
     if any(isinstance(value, Generator) for value in (*args, *kwargs.values())):
         target = "cuda" if there else "cpu"
         if drawing_on.type != target:
-            raise RuntimeError(f"Expected a '{target}' device type for generator but found '{drawing_on.type}'")
+            raise RuntimeError(
+                f"Expected a '{target}' device type for generator but found '{drawing_on.type}'"
+            )
     if not there and asked is None:
         return func(*args, **kwargs)
     known = {id(tensor.held): tensor for tensor in tensors if isinstance(tensor, Pretend)}
@@ -191,7 +234,9 @@ def computed(func: Any, args: Any, kwargs: dict[str, Any], drawing_on: torch.dev
             return thing
         return known[id(thing)] if id(thing) in known else Pretend(thing)
 
-    result = func(*mapped(args, real), **{name: mapped(value, real) for name, value in kwargs.items()})
+    result = func(
+        *mapped(args, real), **{name: mapped(value, real) for name, value in kwargs.items()}
+    )
     if func is aten.copy_.default:
         return args[0]
     return mapped(result, put) if there else result
@@ -207,7 +252,9 @@ class Operations(TorchDispatchMode):
 
 
 class Calls(TorchFunctionMode):
-    """Every call from Python: what says "cuda" means ``meta`` below, and a generator of the device is replaced by its draw."""
+    """Every call from Python: what says "cuda" means ``meta`` below, and a generator of the device
+    is replaced by its draw.
+    """
 
     def __init__(self, operations: Operations) -> None:
         super().__init__()
@@ -220,16 +267,27 @@ class Calls(TorchFunctionMode):
         if func is Tensor.tolist:
             return args[0].cpu().tolist()
         if func is Tensor.new_tensor:
-            func, kwargs = torch.tensor, {"dtype": args[0].dtype, "device": args[0].device, **kwargs}
+            func, kwargs = (
+                torch.tensor,
+                {"dtype": args[0].dtype, "device": args[0].device, **kwargs},
+            )
             args = args[1:]
         if func is Tensor.cuda:
             func, args = Tensor.to, (args[0], META)
-        if func in (Tensor.__getitem__, Tensor.__setitem__):  # a list of numbers becomes a tensor without being dispatched
+        # a list of numbers becomes a tensor without being dispatched
+        if func in (Tensor.__getitem__, Tensor.__setitem__):
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
-            args = (args[0], tuple(torch.tensor(i) if isinstance(i, list) else i for i in index), *args[2:])
+            args = (
+                args[0],
+                tuple(torch.tensor(i) if isinstance(i, list) else i for i in index),
+                *args[2:],
+            )
         if func in ROUNDED and torch.is_autocast_enabled("cuda"):
             dtype = torch.get_autocast_dtype("cuda")
-            args = tuple(arg.to(dtype) if isinstance(arg, Pretend) and arg.is_floating_point() else arg for arg in args)
+            args = tuple(
+                arg.to(dtype) if isinstance(arg, Pretend) and arg.is_floating_point() else arg
+                for arg in args
+            )
         drawing = []
 
         def below(thing: Any) -> Any:
@@ -242,7 +300,8 @@ class Calls(TorchFunctionMode):
 
         args = tuple(below(arg) for arg in args)
         kwargs = {name: below(value) for name, value in kwargs.items()}
-        where = kwargs.pop("device", None) if func in FROM_DATA else None  # made of Python's numbers, then moved
+        # made of Python's numbers, then moved
+        where = kwargs.pop("device", None) if func in FROM_DATA else None
         kept = Pretend.seen_by_torch, self.operations.drawing_on
         Pretend.seen_by_torch, self.operations.drawing_on = True, CUDA if drawing else CPU
         try:
@@ -252,7 +311,9 @@ class Calls(TorchFunctionMode):
             Pretend.seen_by_torch, self.operations.drawing_on = kept
 
     def backward(self, *args: Any, **kwargs: Any) -> Any:
-        """The way back, which PyTorch calls from its own code, may ask the package's functions again."""
+        """The way back, which PyTorch calls from its own code, may ask the package's functions
+        again.
+        """
         kept, Pretend.seen_by_torch = Pretend.seen_by_torch, False
         try:
             with self:
@@ -269,13 +330,27 @@ def pretend_device() -> Iterator[torch.device]:
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         for name in SILENT:
             stack.enter_context(mock.patch.object(torch.cuda, name, lambda *_: None))
-        stack.enter_context(mock.patch.object(torch.accelerator, "current_accelerator", lambda *_, **__: None))
+        stack.enter_context(
+            mock.patch.object(torch.accelerator, "current_accelerator", lambda *_, **__: None)
+        )
         many = [*foreach._get_foreach_kernels_supported_devices(), "meta"]
-        stack.enter_context(mock.patch.object(foreach, "_get_foreach_kernels_supported_devices", lambda: many))
-        for module in [module for name, module in sys.modules.items() if name.split(".")[0] in ("torch", "mednerf_kit")]:
-            if module is not None and vars(module).get("Generator") is Generator and module is not torch._C:
+        stack.enter_context(
+            mock.patch.object(foreach, "_get_foreach_kernels_supported_devices", lambda: many)
+        )
+        for module in [
+            module
+            for name, module in sys.modules.items()
+            if name.split(".")[0] in ("torch", "mednerf_kit")
+        ]:
+            if (
+                module is not None
+                and vars(module).get("Generator") is Generator
+                and module is not torch._C
+            ):
                 stack.enter_context(mock.patch.object(module, "Generator", PretendGenerator))
         operations = stack.enter_context(Operations())
         calls = stack.enter_context(Calls(operations))
-        stack.enter_context(mock.patch.object(torch.autograd, "_engine_run_backward", calls.backward))
+        stack.enter_context(
+            mock.patch.object(torch.autograd, "_engine_run_backward", calls.backward)
+        )
         yield torch.device("cuda")

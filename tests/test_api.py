@@ -44,18 +44,25 @@ def test_a_star_import_brings_the_public_names():
 
 
 def test_the_projector_is_differentiable_and_its_own_transpose():
-    geometry = mk.Geometry(source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=4, cols=4, pixel_mm=9).orbit(3)
+    geometry = mk.Geometry(
+        source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=4, cols=4, pixel_mm=9
+    ).orbit(3)
     volume = mk.Volume.centred(torch.rand(6, 6, 6), 5.0, "mu_per_mm")
     values = volume.values.requires_grad_(True)
     mk.project_volume(values, volume.spacing_mm, geometry).sum().backward()
-    assert torch.allclose(values.grad, mk.Projector(volume.shape, volume.spacing_mm, geometry).adjoint(torch.ones(3, 4, 4)))
+    assert torch.allclose(
+        values.grad,
+        mk.Projector(volume.shape, volume.spacing_mm, geometry).adjoint(torch.ones(3, 4, 4)),
+    )
 
 
 def test_a_prior_is_loaded_inverted_and_asked_in_memory(tmp_path):
     prior = mk.load_prior(snapshot(tmp_path))
     assert isinstance(prior, mk.Prior) and issubclass(QUICK.func, mk.Inversion)
     truth = orbit_of(prior, 0, prior.geometry.angles_deg)
-    posterior = QUICK(samples=1)(prior, truth[6:7], torch.tensor([270.0]), torch.Generator().manual_seed(0))
+    posterior = QUICK(samples=1)(
+        prior, truth[6:7], torch.tensor([270.0]), torch.Generator().manual_seed(0)
+    )
     orbit = mk.predict(prior, posterior, prior.geometry)
     assert orbit.views.shape == orbit.spread.shape == truth.shape
     assert float((orbit.views[6] - truth[6]).square().mean()) < 1e-3

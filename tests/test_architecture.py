@@ -1,6 +1,8 @@
-"""The rules of the house, checked on the source itself; every checker is first shown a small bad example it must catch.
+"""The rules of the house, checked on the source itself; every checker is first shown a small bad
+example it must catch.
 
-Layers: core <- imaging, rays, fields <- gan, data <- train <- surface. Imports point down, siblings never import each other.
+Layers: core <- imaging, rays, fields <- gan, data <- train <- surface. Imports point down, siblings
+never import each other.
 """
 
 from __future__ import annotations
@@ -18,9 +20,19 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "mednerf_kit"
 LAYER = {"core": 0, "imaging": 1, "rays": 1, "fields": 1, "gan": 2, "data": 2, "train": 3}
-SURFACE = {"", "__main__", "cli", "commands", "doctor", "viewer"}  # layer 4, one unit; "" is the package itself
+# layer 4, one unit; "" is the package itself
+SURFACE = {"", "__main__", "cli", "commands", "doctor", "viewer"}
 CONSTANTS = {"__version__", "DISCLAIMER"}  # what every layer may take from the package itself
-HEAVY = {"SimpleITK", "kornia", "lpips", "matplotlib", "imageio", "skimage", "pydicom", "torchvision"}
+HEAVY = {
+    "SimpleITK",
+    "kornia",
+    "lpips",
+    "matplotlib",
+    "imageio",
+    "skimage",
+    "pydicom",
+    "torchvision",
+}
 PICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve"}
 MAX_MODULE_LINES, MAX_FUNCTION_LINES = 500, 80
 
@@ -31,16 +43,24 @@ def read_package() -> Modules:
     modules = {}
     for path in sorted((ROOT / PACKAGE).rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text(encoding="utf-8")
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text(
+            encoding="utf-8"
+        )
     return modules
 
 
 def nodes(tree: ast.AST, *, functions: bool = True, types: bool = True) -> Iterator[ast.AST]:
-    """Every node below ``tree``; on request without the bodies of functions, or without what only a type checker sees."""
+    """Every node below ``tree``; on request without the bodies of functions, or without what only a
+    type checker sees.
+    """
     for node in ast.iter_child_nodes(tree):
         if not functions and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             continue
-        if not types and isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        if (
+            not types
+            and isinstance(node, ast.If)
+            and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        ):
             continue
         yield node
         yield from nodes(node, functions=functions, types=types)
@@ -89,9 +109,15 @@ def layer_faults(modules: Modules) -> list[str]:
 
 
 def cycle_faults(modules: Modules) -> list[str]:
-    """Modules that reach themselves, by imports in functions too; two modules may know each other's types."""
+    """Modules that reach themselves, by imports in functions too; two modules may know each other's
+    types.
+    """
     edges = {
-        name: {there for there, what in imports(name, modules, types=False) if there in modules and what not in CONSTANTS}
+        name: {
+            there
+            for there, what in imports(name, modules, types=False)
+            if there in modules and what not in CONSTANTS
+        }
         - {name}
         for name in modules
     }
@@ -127,30 +153,48 @@ def heavy_import_faults(modules: Modules) -> list[str]:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module or ""]
-            faults += [f"{name} imports {heavy} on import" for heavy in names if heavy.partition(".")[0] in HEAVY]
+            faults += [
+                f"{name} imports {heavy} on import"
+                for heavy in names
+                if heavy.partition(".")[0] in HEAVY
+            ]
     return faults
 
 
 def says(call: ast.Call, keyword: str, value: bool) -> bool:
     """Whether a call passes this literal."""
-    return any(k.arg == keyword and isinstance(k.value, ast.Constant) and k.value.value is value for k in call.keywords)
+    return any(
+        k.arg == keyword and isinstance(k.value, ast.Constant) and k.value.value is value
+        for k in call.keywords
+    )
 
 
 def pickle_faults(modules: Modules) -> list[str]:
-    """Pickles written or read; torchvision's own .pth files may be read by a torch.load that says weights_only=True."""
+    """Pickles written or read; torchvision's own .pth files may be read by a torch.load that says
+    weights_only=True.
+    """
     faults = []
     for name, source in modules.items():
         tree = ast.parse(source)
-        safe = {id(call.func) for call in ast.walk(tree) if isinstance(call, ast.Call) and says(call, "weights_only", True)}
+        safe = {
+            id(call.func)
+            for call in ast.walk(tree)
+            if isinstance(call, ast.Call) and says(call, "weights_only", True)
+        }
         for node in ast.walk(tree):
             named: list[str] = []
             if isinstance(node, ast.Import):
                 named = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and not node.level:
-                named = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+                named = [
+                    node.module or "",
+                    *(f"{node.module}.{alias.name}" for alias in node.names),
+                ]
             elif isinstance(node, ast.Attribute) and id(node) not in safe:
                 named = [ast.unparse(node)]
-            elif isinstance(node, ast.Call) and any(keyword.arg == "allow_pickle" for keyword in node.keywords):
+            elif isinstance(node, ast.Call) and any(
+                keyword.arg == "allow_pickle" for keyword in node.keywords
+            ):
                 faults += [] if says(node, "allow_pickle", False) else [f"{name} allows pickles"]
             faults += [
                 f"{name} uses {word}"
@@ -165,21 +209,47 @@ def unfinished_faults(modules: Modules) -> list[str]:
     faults = []
     for name, source in modules.items():
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
-            if token.type == tokenize.COMMENT and re.search(r"\b(TODO|FIXME|XXX|HACK)\b", token.string):
+            if token.type == tokenize.COMMENT and re.search(
+                r"\b(TODO|FIXME|XXX|HACK)\b", token.string
+            ):
                 faults.append(f"{name}:{token.start[0]} {token.string}")
     return faults
 
 
 LONG_FUNCTION = "def f():\n" + "    pass\n" * MAX_FUNCTION_LINES
 BAD = [
-    (layer_faults, {"mednerf_kit.core.a": "from ..imaging import volume", "mednerf_kit.imaging.volume": ""}),
-    (layer_faults, {"mednerf_kit.core.a": "def f():\n    from ..train.loop import x", "mednerf_kit.engine.loop": ""}),
-    (layer_faults, {"mednerf_kit.rays.a": "from ..fields.nerf import x", "mednerf_kit.fields.nerf": ""}),
-    (layer_faults, {"mednerf_kit.gan.a": "import mednerf_kit.data.xray", "mednerf_kit.data.xray": ""}),
-    (layer_faults, {"mednerf_kit.train.a": "from .. import cli", "mednerf_kit.cli": "", "mednerf_kit": ""}),
+    (
+        layer_faults,
+        {"mednerf_kit.core.a": "from ..imaging import volume", "mednerf_kit.imaging.volume": ""},
+    ),
+    (
+        layer_faults,
+        {
+            "mednerf_kit.core.a": "def f():\n    from ..train.loop import x",
+            "mednerf_kit.engine.loop": "",
+        },
+    ),
+    (
+        layer_faults,
+        {"mednerf_kit.rays.a": "from ..fields.nerf import x", "mednerf_kit.fields.nerf": ""},
+    ),
+    (
+        layer_faults,
+        {"mednerf_kit.gan.a": "import mednerf_kit.data.xray", "mednerf_kit.data.xray": ""},
+    ),
+    (
+        layer_faults,
+        {"mednerf_kit.train.a": "from .. import cli", "mednerf_kit.cli": "", "mednerf_kit": ""},
+    ),
     (layer_faults, {"mednerf_kit.train.a": "from .. import load_prior", "mednerf_kit": ""}),
     (layer_faults, {"mednerf_kit.helpers.a": ""}),
-    (cycle_faults, {"mednerf_kit.gan.a": "from . import b", "mednerf_kit.gan.b": "def f():\n    from .a import x"}),
+    (
+        cycle_faults,
+        {
+            "mednerf_kit.gan.a": "from . import b",
+            "mednerf_kit.gan.b": "def f():\n    from .a import x",
+        },
+    ),
     (
         cycle_faults,
         {
@@ -190,9 +260,21 @@ BAD = [
     ),
     (size_faults, {"mednerf_kit.core.a": "x = 1\n" * (MAX_MODULE_LINES + 1)}),
     (size_faults, {"mednerf_kit.core.a": LONG_FUNCTION}),
-    (size_faults, {"mednerf_kit.core.a": "class A:\n" + "".join("    " + line + "\n" for line in LONG_FUNCTION.splitlines())}),
+    (
+        size_faults,
+        {
+            "mednerf_kit.core.a": "class A:\n"
+            + "".join("    " + line + "\n" for line in LONG_FUNCTION.splitlines())
+        },
+    ),
     (heavy_import_faults, {"mednerf_kit.core.a": "import SimpleITK as sitk"}),
-    (heavy_import_faults, {"mednerf_kit.core.a": "try:\n    from kornia.filters import sobel\nexcept ImportError:\n    pass"}),
+    (
+        heavy_import_faults,
+        {
+            "mednerf_kit.core.a": "try:\n    from kornia.filters import "
+            "sobel\nexcept ImportError:\n    pass"
+        },
+    ),
     (heavy_import_faults, {"mednerf_kit.core.a": "class A:\n    import matplotlib.pyplot"}),
     (pickle_faults, {"mednerf_kit.core.a": "import torch\ntorch.load('x')"}),
     (pickle_faults, {"mednerf_kit.core.a": "import torch\ntorch.load('x', weights_only=False)"}),
@@ -208,12 +290,22 @@ GOOD = {
     "mednerf_kit.cli": "from . import DISCLAIMER\nfrom .commands.base import x\n",
     "mednerf_kit.commands.base": "from .. import DISCLAIMER\nfrom ..core.a import x\n",
     "mednerf_kit.core": "",
-    "mednerf_kit.core.a": "import json\nfrom .. import __version__\nfrom . import b\nx = 'a TODO in a string'\n",
-    "mednerf_kit.core.b": "if TYPE_CHECKING:\n    from .a import x\ndef f():\n    import SimpleITK\n",
+    "mednerf_kit.core.a": "import json\nfrom .. import __version__\nfrom . import b\nx = 'a TODO "
+    "in a string'\n",
+    "mednerf_kit.core.b": "if TYPE_CHECKING:\n    from .a import x\ndef f():\n    import "
+    "SimpleITK\n",
     "mednerf_kit.train": "from .loop import x\n",
-    "mednerf_kit.engine.loop": "from ..core.a import x\nnp.load('x', allow_pickle=False)\ntorch.load('x', weights_only=True)\n",
+    "mednerf_kit.engine.loop": "from ..core.a import x\nnp.load('x', "
+    "allow_pickle=False)\ntorch.load('x', weights_only=True)\n",
 }
-CHECKERS = [layer_faults, cycle_faults, size_faults, heavy_import_faults, pickle_faults, unfinished_faults]
+CHECKERS = [
+    layer_faults,
+    cycle_faults,
+    size_faults,
+    heavy_import_faults,
+    pickle_faults,
+    unfinished_faults,
+]
 
 
 @pytest.mark.parametrize(("checker", "modules"), BAD)
@@ -235,12 +327,25 @@ def test_the_package_keeps_the_rule(checker):
 
 @pytest.mark.parametrize("checker", [size_faults, pickle_faults, unfinished_faults])
 def test_the_scripts_keep_the_rule(checker):
-    assert checker({path.name: path.read_text(encoding="utf-8") for path in (ROOT / "scripts").rglob("*.py")}) == []
+    assert (
+        checker(
+            {
+                path.name: path.read_text(encoding="utf-8")
+                for path in (ROOT / "scripts").rglob("*.py")
+            }
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize("checker", [pickle_faults, unfinished_faults])
 def test_the_tests_keep_the_rule(checker):
-    assert checker({path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")}) == []
+    assert (
+        checker(
+            {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")}
+        )
+        == []
+    )
 
 
 def test_every_module_says_what_it_is():
@@ -252,7 +357,10 @@ def test_setup_cfg_lists_every_package():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     listed = set(setup["options"]["packages"].split())
-    on_disk = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / PACKAGE).rglob("__init__.py")}
+    on_disk = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / PACKAGE).rglob("__init__.py")
+    }
     assert listed == on_disk | {f"{PACKAGE}.configs"}
 
 

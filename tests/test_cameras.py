@@ -1,4 +1,6 @@
-"""Pinhole cameras: rays against a projection written out by hand, boxes, normalised device coordinates, paths."""
+"""Pinhole cameras: rays against a projection written out by hand, boxes, normalised device
+coordinates, paths.
+"""
 
 import math
 from dataclasses import replace
@@ -33,13 +35,27 @@ def some_cameras(count=5, seed=0, **changes):
 def front_cameras(count=6, seed=0):
     """Cameras near the plane z = 0 that look along −z."""
     rng = torch.Generator().manual_seed(seed)
-    position = torch.cat([0.3 * torch.randn(count, 2, generator=rng), 0.05 * torch.randn(count, 1, generator=rng)], -1)
+    position = torch.cat(
+        [0.3 * torch.randn(count, 2, generator=rng), 0.05 * torch.randn(count, 1, generator=rng)],
+        -1,
+    )
     poses = look_at(position, torch.tensor([0.0, 0, -4.0]), torch.tensor([0.0, 1, 0]))
-    return Cameras(poses, torch.full((count, 2), 18.0), torch.tensor([[9.5, 7.5]] * count), 16, 20, 0.0, 1.0, ndc=True)
+    return Cameras(
+        poses,
+        torch.full((count, 2), 18.0),
+        torch.tensor([[9.5, 7.5]] * count),
+        16,
+        20,
+        0.0,
+        1.0,
+        ndc=True,
+    )
 
 
 def projected(cameras, view, point):
-    """Pixel (row, column) and planar depth of one point with matrices as in a textbook: K [R | t] x, OpenCV axes."""
+    """Pixel (row, column) and planar depth of one point with matrices as in a textbook: K [R | t]
+    x, OpenCV axes.
+    """
     c2w = cameras.c2w[view].double()
     right, up, back, position = (c2w[:, k] for k in range(4))
     rotation = torch.stack([right, -up, -back])
@@ -56,9 +72,14 @@ def test_the_ray_of_a_points_pixel_passes_through_the_point():
             rays = cameras.rays(torch.tensor(view), yx.float())
             t = (point - rays.origin) @ rays.direction
             assert torch.allclose(rays.origin + t * rays.direction, point, atol=1e-4)
-            assert t == pytest.approx(float(depth) * float(cameras.planar_factor(torch.tensor(view), yx.float())), rel=1e-5)
+            assert t == pytest.approx(
+                float(depth) * float(cameras.planar_factor(torch.tensor(view), yx.float())),
+                rel=1e-5,
+            )
             own_yx, own_depth = cameras.project(torch.tensor(view), point)
-            assert torch.allclose(own_yx, yx.float(), atol=1e-3) and float(own_depth) == pytest.approx(float(depth), rel=1e-5)
+            assert torch.allclose(own_yx, yx.float(), atol=1e-3) and float(
+                own_depth
+            ) == pytest.approx(float(depth), rel=1e-5)
 
 
 def test_rays_are_unit_bounded_and_follow_the_axes():
@@ -75,9 +96,15 @@ def test_rays_are_unit_bounded_and_follow_the_axes():
     rays = camera.rays(torch.zeros(3, dtype=torch.long), yx)
     assert torch.allclose(rays.direction.norm(dim=-1), torch.ones(3))
     assert torch.allclose(rays.direction[0], torch.tensor([0.0, 1, 0]), atol=1e-6)
-    assert rays.direction[1, 0] > 0 and rays.direction[1, 2].abs() < 1e-6  # to the right of the picture: +x
+    # to the right of the picture: +x
+    assert rays.direction[1, 0] > 0 and rays.direction[1, 2].abs() < 1e-6
     assert rays.direction[2, 2] > 0  # the top row looks up
-    assert rays.near.tolist() == [1] * 3 and rays.far.tolist() == [9] * 3 and rays.viewing is None and rays.depth is None
+    assert (
+        rays.near.tolist() == [1] * 3
+        and rays.far.tolist() == [9] * 3
+        and rays.viewing is None
+        and rays.depth is None
+    )
 
 
 def test_near_and_far_of_each_view():
@@ -104,7 +131,9 @@ def test_box_clips_like_a_brute_force_walk_along_the_ray():
     hit = inside.any(-1)
     assert 50 < int(hit.sum()) < 290
     first, last = t[inside.float().argmax(-1)], t[4000 - inside.flip(-1).float().argmax(-1)]
-    assert torch.allclose(rays.near[hit], first[hit], atol=2e-3) and torch.allclose(rays.far[hit], last[hit], atol=2e-3)
+    assert torch.allclose(rays.near[hit], first[hit], atol=2e-3) and torch.allclose(
+        rays.far[hit], last[hit], atol=2e-3
+    )
     missed = rays.far - rays.near
     assert float(missed.min()) >= 0 and float(missed[~hit].max()) < 2e-3
 
@@ -114,7 +143,9 @@ def test_box_span_of_axis_parallel_and_inner_rays():
     origin = torch.tensor([[0.0, 0, 0], [0, 0, 3], [0, 0, 3], [2, 0, 3]])
     direction = torch.tensor([[0.0, 0, 1], [0, 0, -1], [0, 0, 1], [0, 0, -1]])
     enter, leave = box_span(origin, direction, box)
-    assert torch.allclose(enter, torch.tensor([0.0, 2, 0, 0])) and torch.allclose(leave, torch.tensor([1.0, 4, 0, 0]))
+    assert torch.allclose(enter, torch.tensor([0.0, 2, 0, 0])) and torch.allclose(
+        leave, torch.tensor([1.0, 4, 0, 0])
+    )
 
 
 def test_resizing_keeps_what_a_pixel_covers():
@@ -124,7 +155,9 @@ def test_resizing_keeps_what_a_pixel_covers():
     for row, col in ((0, 0), (3, 7), (7, 9)):
         four = torch.tensor([[2.0 * row + a, 2.0 * col + b] for a in (0, 1) for b in (0, 1)])
         middle = cameras.plane(view, four).mean(0)
-        assert torch.allclose(half.plane(view, torch.tensor([float(row), float(col)])), middle, atol=1e-5)
+        assert torch.allclose(
+            half.plane(view, torch.tensor([float(row), float(col)])), middle, atol=1e-5
+        )
     assert torch.allclose(half.resized(16, 20).centre_px, cameras.centre_px, atol=1e-5)
 
 
@@ -134,7 +167,11 @@ def test_gradients_reach_poses_and_pixels():
     yx = torch.full((5, 2), 8.0, requires_grad=True)
     rays = cameras.rays(torch.arange(5), yx)
     (rays.origin + rays.near[:, None] * rays.direction).sum().backward()
-    assert bool(yx.grad.isfinite().all()) and bool(cameras.c2w.grad.isfinite().all()) and float(yx.grad.abs().sum()) > 0
+    assert (
+        bool(yx.grad.isfinite().all())
+        and bool(cameras.c2w.grad.isfinite().all())
+        and float(yx.grad.abs().sum()) > 0
+    )
 
 
 def test_ndc_maps_the_frustum_to_a_cube_and_keeps_the_viewing_direction():
@@ -142,17 +179,23 @@ def test_ndc_maps_the_frustum_to_a_cube_and_keeps_the_viewing_direction():
     view = torch.randint(0, 6, (200,), generator=rng)
     yx = torch.rand((200, 2), generator=rng) * torch.tensor([15.0, 19.0])
     rays, (origin, direction) = cameras.rays(view, yx), cameras.world_rays(view, yx)
-    assert torch.equal(rays.viewing, direction) and torch.allclose(rays.direction.norm(dim=-1), torch.ones(200), atol=1e-5)
+    assert torch.equal(rays.viewing, direction) and torch.allclose(
+        rays.direction.norm(dim=-1), torch.ones(200), atol=1e-5
+    )
     assert rays.near.tolist() == [0] * 200
     ends = rays.origin + rays.far[:, None] * rays.direction
-    assert torch.allclose(rays.origin[:, 2], torch.full((200,), -1.0)) and torch.allclose(ends[:, 2], torch.ones(200), atol=1e-5)
+    assert torch.allclose(rays.origin[:, 2], torch.full((200,), -1.0)) and torch.allclose(
+        ends[:, 2], torch.ones(200), atol=1e-5
+    )
     # The map itself, on points along the ray: (−2f/W x/z, −2f/H y/z, 1 + 2/z).
     for distance in (1.5, 4.0, 40.0):
         x, y, z = (origin + distance * direction).unbind(-1)
         wanted = torch.stack([-36 / 20 * x / z, -36 / 16 * y / z, 1 + 2 / z], -1)
         t = cameras.along_ray(view, yx, torch.full((200,), distance))
         assert torch.allclose(rays.origin + t[:, None] * rays.direction, wanted, atol=1e-4)
-        assert torch.allclose(cameras.from_ray(view, yx, t), torch.full((200,), distance), rtol=2e-3)
+        assert torch.allclose(
+            cameras.from_ray(view, yx, t), torch.full((200,), distance), rtol=2e-3
+        )
 
 
 def test_without_ndc_distances_stay():
@@ -163,10 +206,14 @@ def test_without_ndc_distances_stay():
 
 def test_look_at_is_a_rotation_that_looks_at_its_target():
     poses = some_cameras(20).c2w
-    assert torch.allclose(poses[:, :, :3].mT @ poses[:, :, :3], torch.eye(3).expand(20, 3, 3), atol=1e-5)
+    assert torch.allclose(
+        poses[:, :, :3].mT @ poses[:, :, :3], torch.eye(3).expand(20, 3, 3), atol=1e-5
+    )
     assert torch.allclose(torch.linalg.det(poses[:, :, :3]), torch.ones(20), atol=1e-5)
     one = look_at(torch.tensor([1.0, 2, 3]), torch.tensor([0.5, -1, 2]), Z)
-    assert torch.allclose(-one[:, 2], torch.nn.functional.normalize(torch.tensor([-0.5, -3, -1]), dim=0), atol=1e-6)
+    assert torch.allclose(
+        -one[:, 2], torch.nn.functional.normalize(torch.tensor([-0.5, -3, -1]), dim=0), atol=1e-6
+    )
 
 
 def test_nearest_to_axes_and_average_pose():
@@ -174,18 +221,28 @@ def test_nearest_to_axes_and_average_pose():
     poses = look_at(some_cameras(8).position, target, Z)
     assert torch.allclose(nearest_to_axes(poses), target, atol=1e-4)
     same = poses[:1].expand(4, -1, -1)
-    assert torch.allclose(average_pose(same), same[0], atol=1e-5) and bool(nearest_to_axes(same).isfinite().all())
+    assert torch.allclose(average_pose(same), same[0], atol=1e-5) and bool(
+        nearest_to_axes(same).isfinite().all()
+    )
 
 
 def test_orbit_keeps_distance_height_and_picture():
     cameras = some_cameras(12)
     cameras = replace(
-        cameras, c2w=look_at(4 * torch.nn.functional.normalize(cameras.position.abs() + 0.2, dim=-1), torch.zeros(3), Z)
+        cameras,
+        c2w=look_at(
+            4 * torch.nn.functional.normalize(cameras.position.abs() + 0.2, dim=-1),
+            torch.zeros(3),
+            Z,
+        ),
     )
     turn = orbit(cameras, views=8, up=Z)
     assert turn.count == 8 and (turn.rows, turn.cols, turn.near, turn.far) == (16, 20, 2.0, 6.0)
     away = turn.position - nearest_to_axes(cameras.c2w)
-    assert torch.allclose(away.norm(dim=-1), torch.full((8,), 4.0), atol=1e-3) and float(away[:, 2].std()) < 1e-4
+    assert (
+        torch.allclose(away.norm(dim=-1), torch.full((8,), 4.0), atol=1e-3)
+        and float(away[:, 2].std()) < 1e-4
+    )
     mean = (cameras.position[:, 2] / 4).asin().mean()
     assert float((away[:, 2] / 4).asin()[0]) == pytest.approx(float(mean), abs=1e-3)
     assert torch.allclose(nearest_to_axes(turn.c2w), nearest_to_axes(cameras.c2w), atol=1e-3)

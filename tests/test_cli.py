@@ -1,6 +1,9 @@
-"""The command line: help everywhere and fast, one line for a mistake, exit codes, machine-readable lists."""
+"""The command line: help everywhere and fast, one line for a mistake, exit codes, machine-readable
+lists.
+"""
 
 import configparser
+import importlib
 import inspect
 import json
 import os
@@ -23,14 +26,20 @@ from mednerf_kit.data.radiograph import VIEWS
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = [[name] for name in cli.COMMANDS] + [["data", "make"]]
-WORKING = [words for words in COMMANDS if words[0] not in ("list", "doctor", "data")] + [["data", "make"]]
+WORKING = [words for words in COMMANDS if words[0] not in ("list", "doctor", "data")] + [
+    ["data", "make"]
+]
 
 
 def run(*words: str) -> subprocess.CompletedProcess:
     """The command line in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, "-m", "mednerf_kit", *words], capture_output=True, text=True, env=environment, timeout=60
+        [sys.executable, "-m", "mednerf_kit", *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
     )
 
 
@@ -87,9 +96,19 @@ def every(words: list[str]) -> set[str]:
         (["train"], "engine.session", "train", set()),
         (["project"], "invert.reconstruct", "project", set()),
         (["evaluate"], "invert.evaluate", "evaluate", {"as_json", *commands_evaluate.ONLY_SCENES}),
-        (["evaluate"], "scene.render", "evaluate_run", every(["evaluate"]) - commands_evaluate.SCENE_OPTIONS),
+        (
+            ["evaluate"],
+            "scene.render",
+            "evaluate_run",
+            every(["evaluate"]) - commands_evaluate.SCENE_OPTIONS,
+        ),
         (["render"], "invert.render", "render", commands_render.ONLY_SCENES),
-        (["render"], "scene.render", "render_run", every(["render"]) - commands_render.SCENE_OPTIONS),
+        (
+            ["render"],
+            "scene.render",
+            "render_run",
+            every(["render"]) - commands_render.SCENE_OPTIONS,
+        ),
         (["sample"], "invert.render", "sample", set()),
         (["drr"], "data.cohort", "make_drr", set()),
         (["data", "make"], "data.cohort", "make_cohort", set()),
@@ -108,7 +127,9 @@ def test_help_imports_no_torch_and_is_quick():
     best = float("inf")
     for _ in range(3):
         start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+        )
         best = min(best, time.perf_counter() - start)
         assert done.returncode == 0, done.stderr
     empty = time.perf_counter()
@@ -216,7 +237,12 @@ def test_list_json_holds_every_registry_with_a_line_each(capsys):
     assert err == ""
     assert {"recipe", "sampler", "selector"} <= set(known) and set(Registry.all) <= set(known)
     assert {"stratified", "importance", "local"} <= set(known["sampler"])
-    unsaid = [f"{kind} {name}" for kind, entries in known.items() for name, text in entries.items() if not text]
+    unsaid = [
+        f"{kind} {name}"
+        for kind, entries in known.items()
+        for name, text in entries.items()
+        if not text
+    ]
     assert unsaid == []
 
 
@@ -255,40 +281,99 @@ def test_doctor_names_what_is_missing_and_why_it_matters():
         "priors": [],
     }
     text = doctor.in_words(facts)
-    for words in ("lpips MISSING", "MEDNERF_KIT_DATA", "orbit.mp4", "torch cannot be imported: bad", "--run"):
+    for words in (
+        "lpips MISSING",
+        "MEDNERF_KIT_DATA",
+        "orbit.mp4",
+        "torch cannot be imported: bad",
+        "--run",
+    ):
         assert words in text
 
 
 def test_doctor_knows_the_packages_of_setup_cfg():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    wanted = {re.split(r"[\[<>=~ ]", line)[0] for line in setup["options"]["install_requires"].split("\n") if line}
+    wanted = {
+        re.split(r"[\[<>=~ ]", line)[0]
+        for line in setup["options"]["install_requires"].split("\n")
+        if line
+    }
     assert wanted <= set(doctor.PACKAGES)
 
 
 def test_numbers_and_views():
     assert base.Numbers().convert("0-2,7", None, None) == [0, 1, 2, 7]
-    assert [base.View().convert(text, None, None) for text in ("ap", "Lateral", "-90")] == ["AP", "lateral", -90.0]
+    assert [base.View().convert(text, None, None) for text in ("ap", "Lateral", "-90")] == [
+        "AP",
+        "lateral",
+        -90.0,
+    ]
     assert base.View.films == tuple(VIEWS)
 
 
 def test_drr_and_data_make_work_on_phantoms(tmp_path, capsys):
     assert (
         cli.main(
-            ["drr", "--ct", "phantom:knee:7", "--views", "2", "--size", "16", "--start", "90", "--out", str(tmp_path / "one")]
+            [
+                "drr",
+                "--ct",
+                "phantom:knee:7",
+                "--views",
+                "2",
+                "--size",
+                "16",
+                "--start",
+                "90",
+                "--out",
+                str(tmp_path / "one"),
+            ]
         )
         == 0
     )
     out, err = capsys.readouterr()
     folder = Path(out.splitlines()[-1])
-    assert DISCLAIMER in err and sorted(path.name for path in folder.glob("*.png")) == ["xray_000.png", "xray_001.png"]
+    assert DISCLAIMER in err and sorted(path.name for path in folder.glob("*.png")) == [
+        "xray_000.png",
+        "xray_001.png",
+    ]
     assert json.loads((folder.parent / "geometry.json").read_text())["angles_deg"] == [90.0, 270.0]
     assert (
-        cli.main(["data", "make", "knee", "--patients", "2", "--views", "1", "--size", "16", "--out", str(tmp_path / "set")]) == 0
+        cli.main(
+            [
+                "data",
+                "make",
+                "knee",
+                "--patients",
+                "2",
+                "--views",
+                "1",
+                "--size",
+                "16",
+                "--out",
+                str(tmp_path / "set"),
+            ]
+        )
+        == 0
     )
     assert (tmp_path / "set" / "split.json").is_file()
     capsys.readouterr()
     assert cli.main(["drr", "--ct", "phantom:elbow:7", "--out", str(tmp_path / "two")]) == 2
     one_line(capsys.readouterr().err)
-    assert cli.main(["drr", "--ct", "phantom:knee:7", "--sod", "900", "--sdd", "800", "--out", str(tmp_path / "two")]) == 2
+    assert (
+        cli.main(
+            [
+                "drr",
+                "--ct",
+                "phantom:knee:7",
+                "--sod",
+                "900",
+                "--sdd",
+                "800",
+                "--out",
+                str(tmp_path / "two"),
+            ]
+        )
+        == 2
+    )
     assert "SOD < SDD" in one_line(capsys.readouterr().err)

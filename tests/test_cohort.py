@@ -1,4 +1,6 @@
-"""Making sets: where a point lands, what is written, what is cached, what an interrupted or refused make leaves behind."""
+"""Making sets: where a point lands, what is written, what is cached, what an interrupted or refused
+make leaves behind.
+"""
 
 import errno
 import json
@@ -19,7 +21,9 @@ from mednerf_kit.imaging.geometry import DEFAULTS, Geometry
 from mednerf_kit.imaging.volume import Volume, read_volume, write_volume
 
 SIZE, VIEWS = 16, 4
-GEOMETRY = Geometry(source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=64, cols=64, pixel_mm=4.0)
+GEOMETRY = Geometry(
+    source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=64, cols=64, pixel_mm=4.0
+)
 
 
 def dot(at_mm, *, origin_mm=(0.0, 0.0, 0.0)) -> Volume:
@@ -57,9 +61,13 @@ def test_isocentre_and_axes_come_from_the_world_not_the_array():
     here = render_orbit(dot((24, -12, 36)), GEOMETRY.orbit(6))
     away = dot((24, -12, 36), origin_mm=(100, -50, 7))
     assert torch.allclose(render_orbit(away, GEOMETRY.orbit(6)), here, atol=1e-5)
-    assert torch.allclose(render_orbit(away, GEOMETRY.orbit(6), isocentre_mm=(100, -50, 7)), here, atol=1e-5)
+    assert torch.allclose(
+        render_orbit(away, GEOMETRY.orbit(6), isocentre_mm=(100, -50, 7)), here, atol=1e-5
+    )
     beside = centroid(render_orbit(away, GEOMETRY.at([270.0]), isocentre_mm=(84, -50, 7))[0])
-    assert beside == pytest.approx(centroid(render_orbit(dot((40, -12, 36)), GEOMETRY.at([270.0]))[0]), abs=0.02)
+    assert beside == pytest.approx(
+        centroid(render_orbit(dot((40, -12, 36)), GEOMETRY.at([270.0]))[0]), abs=0.02
+    )
     ras = dot((24, -12, 36))  # the same scan, stored with x and y running the other way
     flip = np.diag([-1.0, -1.0, 1.0, 1.0])
     ras = replace(ras, values=ras.values.flip(1, 2), affine=flip @ ras.affine)
@@ -68,28 +76,51 @@ def test_isocentre_and_axes_come_from_the_world_not_the_array():
 
 def test_supersampling_averages_the_rays_of_a_pixel():
     coarse = replace(GEOMETRY, rows=16, cols=16, pixel_mm=16.0).orbit(3)
-    fine = render_orbit(dot((24, -12, 36)), GEOMETRY.orbit(3)).unflatten(-1, (16, 4)).unflatten(-3, (16, 4)).mean((-1, -3))
+    fine = (
+        render_orbit(dot((24, -12, 36)), GEOMETRY.orbit(3))
+        .unflatten(-1, (16, 4))
+        .unflatten(-3, (16, 4))
+        .mean((-1, -3))
+    )
     assert torch.allclose(render_orbit(dot((24, -12, 36)), coarse, supersample=4), fine, atol=1e-5)
 
 
 def test_drr_writes_a_set_that_reads_back(tmp_path):
-    made = make_drr("phantom:knee:3", out=tmp_path / "set", views=VIEWS, size=SIZE, float_arrays=True)
-    assert made.folder == tmp_path / "set" / "knee-00003" and made.geometry.line_integral_scale == 3.7
+    made = make_drr(
+        "phantom:knee:3", out=tmp_path / "set", views=VIEWS, size=SIZE, float_arrays=True
+    )
+    assert (
+        made.folder == tmp_path / "set" / "knee-00003" and made.geometry.line_integral_scale == 3.7
+    )
     assert sorted(path.name for path in made.folder.iterdir()) == sorted(
-        ["patient.json", "volume.nii.gz", *(f"xray_{k:03d}.{s}" for k in range(VIEWS) for s in ("png", "npy"))]
+        [
+            "patient.json",
+            "volume.nii.gz",
+            *(f"xray_{k:03d}.{s}" for k in range(VIEWS) for s in ("png", "npy")),
+        ]
     )
     integrals = render_orbit(cohort.phantom_volume("knee", 3, SIZE), made.geometry)
     stored = Image.open(made.folder / "xray_003.png")
-    assert stored.mode == "I;16" and np.allclose(np.load(made.folder / "xray_003.npy"), integrals[3])
-    assert np.allclose(np.asarray(stored) / 65535 * 3.7, integrals[3].clamp(max=3.7), atol=3.7 / 65535)
+    assert stored.mode == "I;16" and np.allclose(
+        np.load(made.folder / "xray_003.npy"), integrals[3]
+    )
+    assert np.allclose(
+        np.asarray(stored) / 65535 * 3.7, integrals[3].clamp(max=3.7), atol=3.7 / 65535
+    )
     found = load_orbits(tmp_path / "set", split="all")
-    assert (found.layout, found.anatomy, found.notes) == ("own", "knee", ()) and found.geometry == made.geometry
+    assert (found.layout, found.anatomy, found.notes) == (
+        "own",
+        "knee",
+        (),
+    ) and found.geometry == made.geometry
     assert torch.allclose(found.images[0].float() * 3.7, integrals, atol=5e-3)
     again = render_orbit(read_volume(found.volumes["knee-00003"]), made.geometry)
     assert torch.allclose(again, integrals, atol=1e-4)
     for name in ("xray_003.png", "xray_003.npy"):
         single = read_radiograph(made.folder / name, size=SIZE)
-        assert torch.allclose(single.image * 3.7, integrals[3], atol=1e-4) and single.geometry.angles_deg == (270.0,)
+        assert torch.allclose(
+            single.image * 3.7, integrals[3], atol=1e-4
+        ) and single.geometry.angles_deg == (270.0,)
 
 
 def test_autoscale_view_stretches_every_view(tmp_path):
@@ -105,17 +136,44 @@ def ct(path, at_mm=(24, -12, 36)):
 
 def test_a_ct_takes_the_setup_it_is_given(tmp_path):
     made = make_drr(
-        ct(tmp_path / "some.nii.gz"), out=tmp_path / "set", size=32, views=3, start_deg=10, direction=-1, tilt_deg=5, axis="x",
-        source_to_isocentre_mm=700, source_to_detector_mm=900, detector_mm=160, offset_mm=(5, -3), line_integral_scale=2.0,
-    )  # fmt: skip
+        ct(tmp_path / "some.nii.gz"),
+        out=tmp_path / "set",
+        size=32,
+        views=3,
+        start_deg=10,
+        direction=-1,
+        tilt_deg=5,
+        axis="x",
+        source_to_isocentre_mm=700,
+        source_to_detector_mm=900,
+        detector_mm=160,
+        offset_mm=(5, -3),
+        line_integral_scale=2.0,
+    )
     g = made.geometry
     assert made.folder.name == "some" and "chest default" in made.notes[0]
-    assert (g.source_to_isocentre_mm, g.source_to_detector_mm, g.pixel_mm, g.rows, g.cols) == (700, 900, 5, 32, 32)
+    assert (g.source_to_isocentre_mm, g.source_to_detector_mm, g.pixel_mm, g.rows, g.cols) == (
+        700,
+        900,
+        5,
+        32,
+        32,
+    )
     assert (g.offset_mm, g.tilt_deg, g.axis, g.line_integral_scale) == ((5, -3), 5, "x", 2)
-    assert g.angles_deg == (10, -110, -230) and Geometry.from_json(tmp_path / "set" / "geometry.json") == g
-    given = make_drr(ct(tmp_path / "knee.mha"), out=tmp_path / "b", size=32, geometry=g, patient_name="Q")
+    assert (
+        g.angles_deg == (10, -110, -230)
+        and Geometry.from_json(tmp_path / "set" / "geometry.json") == g
+    )
+    given = make_drr(
+        ct(tmp_path / "knee.mha"), out=tmp_path / "b", size=32, geometry=g, patient_name="Q"
+    )
     assert given.geometry == g and given.notes == () and given.folder.name == "Q"
-    assert make_drr(ct(tmp_path / "MyKnee.nii"), out=tmp_path / "c", size=8, views=1).geometry.source_to_isocentre_mm == 570
+    assert (
+        make_drr(
+            ct(tmp_path / "MyKnee.nii"), out=tmp_path / "c", size=8, views=1
+        ).geometry.source_to_isocentre_mm
+        == 570
+    )
 
 
 def test_the_volume_kept_is_what_was_projected(tmp_path):
@@ -123,9 +181,21 @@ def test_the_volume_kept_is_what_was_projected(tmp_path):
     hu = 40 * torch.exp(-((x - 10) ** 2 + 2 * y**2 + z**2) / 900) * 25 - 1000
     ras = np.diag([-1.0, -1.0, 1.0, 1.0])
     scan = Volume.centred(hu, 2.0, "hu", centre_mm=(300, 200, -100))
-    write_volume(replace(scan, values=hu.flip(1, 2), affine=ras @ scan.affine @ np.diag([1, 1, 1, 1.0])), tmp_path / "a.mha")
-    made = make_drr(str(tmp_path / "a.mha"), out=tmp_path / "set", size=32, views=3, detector_mm=180, line_integral_scale=3.0,
-                    mu_water_per_mm=0.022, air_below_hu=-800, isocentre_mm=(-295, -205, -100))  # fmt: skip
+    write_volume(
+        replace(scan, values=hu.flip(1, 2), affine=ras @ scan.affine @ np.diag([1, 1, 1, 1.0])),
+        tmp_path / "a.mha",
+    )
+    made = make_drr(
+        str(tmp_path / "a.mha"),
+        out=tmp_path / "set",
+        size=32,
+        views=3,
+        detector_mm=180,
+        line_integral_scale=3.0,
+        mu_water_per_mm=0.022,
+        air_below_hu=-800,
+        isocentre_mm=(-295, -205, -100),
+    )
     found = load_orbits(tmp_path / "set", split="all", geometry=made.geometry)
     kept = read_volume(found.volumes["a"])
     assert kept.mu_water_per_mm == 0.022 and kept.values.min() == -1000 and min(kept.spacing_mm) > 3
@@ -148,16 +218,30 @@ def test_patients_join_a_set_of_the_same_geometry_only(tmp_path):
     ]
     for options, said in refused:
         with pytest.raises(UserError, match=said):
-            make_drr(str(tmp_path / "one.nii.gz"), **{"out": tmp_path / "set", "size": SIZE, "views": VIEWS, **options})
-    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["geometry.json", "one", "two"]
+            make_drr(
+                str(tmp_path / "one.nii.gz"),
+                **{"out": tmp_path / "set", "size": SIZE, "views": VIEWS, **options},
+            )
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == [
+        "geometry.json",
+        "one",
+        "two",
+    ]
 
 
 def test_drrs_of_one_ct_are_recognised_whatever_their_size(tmp_path):
     one = make_drr(ct(tmp_path / "a.nii.gz"), out=tmp_path / "chest_one", size=SIZE, views=VIEWS)
     two = make_drr(
-        ct(tmp_path / "b.mha"), out=tmp_path / "chest_two", size=2 * SIZE, views=2, autoscale="view", mu_water_per_mm=0.02
+        ct(tmp_path / "b.mha"),
+        out=tmp_path / "chest_two",
+        size=2 * SIZE,
+        views=2,
+        autoscale="view",
+        mu_water_per_mm=0.02,
     )
-    other = make_drr(ct(tmp_path / "c.mha", (0, 0, 0)), out=tmp_path / "chest_three", size=SIZE, views=VIEWS)
+    other = make_drr(
+        ct(tmp_path / "c.mha", (0, 0, 0)), out=tmp_path / "chest_three", size=SIZE, views=VIEWS
+    )
     one, two, other = (load_orbits(made.folder.parent, split="all") for made in (one, two, other))
     assert two.known(one.identities()) == ("b",) and other.known(one.identities()) == ()
 
@@ -169,14 +253,29 @@ def test_a_cut_off_brightness_is_remarked(tmp_path):
 
 @pytest.mark.parametrize(
     "options, said",
-    [({"ct": "phantom:ches:1"}, "did you mean 'chest'"), ({"ct": "phantom:chest:one"}, "phantom:chest:0"),
-     ({"ct": "nowhere.nii.gz"}, "does not exist"), ({"autoscale": "sett"}, "did you mean 'set'"), ({"views": 0}, "one view"),
-     ({"pixel_mm": 1.0, "detector_mm": 100.0}, "one of them"), ({"source_to_isocentre_mm": 2000.0}, "SOD < SDD"),
-     ({"axis": "w"}, "orbit axis"), ({"source_to_isocentre_mm": 100.0}, "reaches the X-ray source")],
-)  # fmt: skip
+    [
+        ({"ct": "phantom:ches:1"}, "did you mean 'chest'"),
+        ({"ct": "phantom:chest:one"}, "phantom:chest:0"),
+        ({"ct": "nowhere.nii.gz"}, "does not exist"),
+        ({"autoscale": "sett"}, "did you mean 'set'"),
+        ({"views": 0}, "one view"),
+        ({"pixel_mm": 1.0, "detector_mm": 100.0}, "one of them"),
+        ({"source_to_isocentre_mm": 2000.0}, "SOD < SDD"),
+        ({"axis": "w"}, "orbit axis"),
+        ({"source_to_isocentre_mm": 100.0}, "reaches the X-ray source"),
+    ],
+)
 def test_an_impossible_drr_leaves_nothing_behind(tmp_path, options, said):
     with pytest.raises(UserError, match=said):
-        make_drr(**{"ct": "phantom:knee:1", "out": tmp_path / "set", "size": SIZE, "views": VIEWS, **options})
+        make_drr(
+            **{
+                "ct": "phantom:knee:1",
+                "out": tmp_path / "set",
+                "size": SIZE,
+                "views": VIEWS,
+                **options,
+            }
+        )
     assert not (tmp_path / "set").exists()
 
 
@@ -193,7 +292,9 @@ def test_a_full_disk_leaves_no_half_patient(tmp_path, monkeypatch):
 
 def body_on_a_table(spacing=4.0):
     """A water cylinder with two lungs, open at both ends, on a thin table; HU."""
-    z, y, x = torch.meshgrid(*(torch.arange(n) * spacing - n * spacing / 2 for n in (20, 80, 80)), indexing="ij")
+    z, y, x = torch.meshgrid(
+        *(torch.arange(n) * spacing - n * spacing / 2 for n in (20, 80, 80)), indexing="ij"
+    )
     values = torch.full(x.shape, -1000.0)
     body = x**2 + y**2 < 100**2
     values[body] = 20.0
@@ -226,13 +327,21 @@ def test_a_scan_without_a_solid_body_is_refused():
 def test_a_cohort_is_split_and_loads(tmp_path):
     root = make_cohort("knee", patients=4, seed=7, views=VIEWS, size=SIZE, out=tmp_path / "cohort")
     split = json.loads((root / "split.json").read_text())
-    assert sorted(sum(split.values(), [])) == [f"knee-{seed:05d}" for seed in range(7, 11)] and len(split["test"]) == 1
+    assert (
+        sorted(sum(split.values(), [])) == [f"knee-{seed:05d}" for seed in range(7, 11)]
+        and len(split["test"]) == 1
+    )
     train = load_orbits(root)
     assert list(train.patients) == split["train"] and set(train.volumes) == set(train.patients)
     assert train.geometry == DEFAULTS["knee"].resized(SIZE).orbit(VIEWS)
-    alone = load_orbits(make_drr("phantom:knee:7", out=tmp_path / "drr", views=VIEWS, size=SIZE).folder.parent, split="all")
+    alone = load_orbits(
+        make_drr("phantom:knee:7", out=tmp_path / "drr", views=VIEWS, size=SIZE).folder.parent,
+        split="all",
+    )
     whole = load_orbits(root, split="all")
-    assert torch.equal(alone.images[0], whole.images[0]) and whole.known(alone.identities()) == ("knee-00007",)
+    assert torch.equal(alone.images[0], whole.images[0]) and whole.known(alone.identities()) == (
+        "knee-00007",
+    )
 
 
 def test_an_interrupted_cohort_is_completed_and_a_finished_one_refused(tmp_path, monkeypatch):
@@ -253,10 +362,17 @@ def test_an_interrupted_cohort_is_completed_and_a_finished_one_refused(tmp_path,
         make_cohort("knee", patients=3, views=VIEWS + 1, size=SIZE, out=tmp_path / "a")
     make_cohort("knee", patients=3, views=VIEWS, size=SIZE, out=tmp_path / "a")
     assert done and {path: path.stat().st_mtime_ns for path in done} == done
-    assert load_orbits(tmp_path / "a", split="all").patients == ("knee-00000", "knee-00001", "knee-00002")
+    assert load_orbits(tmp_path / "a", split="all").patients == (
+        "knee-00000",
+        "knee-00001",
+        "knee-00002",
+    )
     with pytest.raises(UserError, match="not empty"):
         make_cohort("knee", patients=3, views=VIEWS, size=SIZE, out=tmp_path / "a")
-    for options, said in [({"anatomy": "kne"}, "did you mean 'knee'"), ({"patients": 0}, "at least one")]:
+    for options, said in [
+        ({"anatomy": "kne"}, "did you mean 'knee'"),
+        ({"patients": 0}, "at least one"),
+    ]:
         with pytest.raises(UserError, match=said):
             make_cohort(**{"anatomy": "knee", "patients": 1, "out": tmp_path / "b", **options})
 
@@ -266,18 +382,41 @@ def test_names_mean_cached_phantoms_with_seeds_apart(tmp_path, monkeypatch, caps
     sizes = {"size": SIZE, "views": VIEWS}
     counts = {"train": 2, "val": 1, "test": 2}
     train = load_orbits("knee", cohort=counts, **sizes)
-    assert train.patients == ("knee-00000", "knee-00001") and train.images.shape == (2, VIEWS, SIZE, SIZE)
-    assert train.root.is_relative_to(tmp_path / "cache") and f"-{cohort.phantoms.VERSION}" in str(train.root)
-    assert "2 of 2" in capsys.readouterr().err and len(list(train.root.glob("knee-*"))) == 2, "only the split wanted is made"
-    assert load_orbits("knee", split="test", cohort=counts, limit=1, **sizes).patients == ("knee-20000",)
+    assert train.patients == ("knee-00000", "knee-00001") and train.images.shape == (
+        2,
+        VIEWS,
+        SIZE,
+        SIZE,
+    )
+    assert train.root.is_relative_to(tmp_path / "cache") and f"-{cohort.phantoms.VERSION}" in str(
+        train.root
+    )
+    assert "2 of 2" in capsys.readouterr().err and len(list(train.root.glob("knee-*"))) == 2, (
+        "only the split wanted is made"
+    )
+    assert load_orbits("knee", split="test", cohort=counts, limit=1, **sizes).patients == (
+        "knee-20000",
+    )
     everyone = load_orbits("knee", split="all", cohort=counts, **sizes)
-    assert everyone.patients == ("knee-00000", "knee-00001", "knee-10000", "knee-20000", "knee-20001")
-    assert load_orbits(train.root, split="val").patients == ("knee-10000",), "the cache is a set like any other"
+    assert everyone.patients == (
+        "knee-00000",
+        "knee-00001",
+        "knee-10000",
+        "knee-20000",
+        "knee-20001",
+    )
+    assert load_orbits(train.root, split="val").patients == ("knee-10000",), (
+        "the cache is a set like any other"
+    )
 
     monkeypatch.setattr(cohort, "write_patient", lambda *args, **options: pytest.fail("made again"))
     capsys.readouterr()
     root, split = phantom_cohort("knee", **counts, **sizes)
-    assert root == train.root and split["test"] == ["knee-20000", "knee-20001"] and capsys.readouterr().err == ""
+    assert (
+        root == train.root
+        and split["test"] == ["knee-20000", "knee-20001"]
+        and capsys.readouterr().err == ""
+    )
 
 
 def test_the_cache_follows_the_environment(tmp_path, monkeypatch):

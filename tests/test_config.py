@@ -1,4 +1,6 @@
-"""Names and recipes: registries that offer the nearest name, options that are checked, recipes that overlay."""
+"""Names and recipes: registries that offer the nearest name, options that are checked, recipes that
+overlay.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,17 @@ def shapes(monkeypatch):
     class Ball:
         """A ball."""
 
-        def __init__(self, *, radius_mm: float = 1.0, label: str | None = None, kind: Literal["solid", "hollow"] = "solid",
-                     n: int = 3, centre: tuple[float, ...] = (0.0, 0.0), open: bool = False, size: int) -> None:  # fmt: skip
+        def __init__(
+            self,
+            *,
+            radius_mm: float = 1.0,
+            label: str | None = None,
+            kind: Literal["solid", "hollow"] = "solid",
+            n: int = 3,
+            centre: tuple[float, ...] = (0.0, 0.0),
+            open: bool = False,
+            size: int,
+        ) -> None:
             self.values = {
                 "radius_mm": radius_mm,
                 "label": label,
@@ -41,8 +52,18 @@ def shapes(monkeypatch):
 
 
 def test_a_node_builds_what_it_names(shapes):
-    ball = shapes.build({"name": "ball", "radius_mm": 2, "label": None, "kind": "hollow", "centre": [1, 2]}, size=7)
-    assert ball.values == {"radius_mm": 2.0, "label": None, "kind": "hollow", "n": 3, "centre": (1, 2), "open": False, "size": 7}
+    ball = shapes.build(
+        {"name": "ball", "radius_mm": 2, "label": None, "kind": "hollow", "centre": [1, 2]}, size=7
+    )
+    assert ball.values == {
+        "radius_mm": 2.0,
+        "label": None,
+        "kind": "hollow",
+        "n": 3,
+        "centre": (1, 2),
+        "open": False,
+        "size": 7,
+    }
     assert isinstance(ball.values["radius_mm"], float)
 
 
@@ -63,21 +84,33 @@ def test_facts_an_entry_does_not_want_are_left_out(shapes):
 
 @pytest.mark.parametrize(
     "node, said",
-    [({"name": "bal"}, "shape 'bal'.*ball, box.*did you mean 'ball'"), ({"radius_mm": 2}, "without a name.*ball, box"),
-     ({"name": "ball", "radius": 2}, "option of shape 'ball' 'radius'.*did you mean 'radius_mm'"),
-     ({"name": "ball", "radius_mm": "big"}, "'big'.*'radius_mm'.*float"), ({"name": "ball", "n": 2.5}, "2.5.*'n'.*int"),
-     ({"name": "ball", "n": True}, "True.*'n'.*int"), ({"name": "ball", "radius_mm": True}, "True.*float"),
-     ({"name": "ball", "radius_mm": None}, "None.*float"), ({"name": "ball", "open": 1}, "1.*'open'.*bool"),
-     ({"name": "ball", "label": 3}, "3.*'label'.*str"), ({"name": "ball", "centre": 1}, "'centre'.*tuple"),
-     ({"name": "ball", "size": 9}, "option of shape 'ball' 'size'")],
-)  # fmt: skip
+    [
+        ({"name": "bal"}, "shape 'bal'.*ball, box.*did you mean 'ball'"),
+        ({"radius_mm": 2}, "without a name.*ball, box"),
+        (
+            {"name": "ball", "radius": 2},
+            "option of shape 'ball' 'radius'.*did you mean 'radius_mm'",
+        ),
+        ({"name": "ball", "radius_mm": "big"}, "'big'.*'radius_mm'.*float"),
+        ({"name": "ball", "n": 2.5}, "2.5.*'n'.*int"),
+        ({"name": "ball", "n": True}, "True.*'n'.*int"),
+        ({"name": "ball", "radius_mm": True}, "True.*float"),
+        ({"name": "ball", "radius_mm": None}, "None.*float"),
+        ({"name": "ball", "open": 1}, "1.*'open'.*bool"),
+        ({"name": "ball", "label": 3}, "3.*'label'.*str"),
+        ({"name": "ball", "centre": 1}, "'centre'.*tuple"),
+        ({"name": "ball", "size": 9}, "option of shape 'ball' 'size'"),
+    ],
+)
 def test_what_cannot_be_bound_gets_one_sentence(shapes, node, said):
     with pytest.raises(UserError, match=said) as caught:
         shapes.build(node, size=7)
     assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
     with pytest.raises(UserError) as checked_only:
         shapes.check(node, "size")
-    assert str(checked_only.value) == str(caught.value), "checking refuses what building would, in the same words"
+    assert str(checked_only.value) == str(caught.value), (
+        "checking refuses what building would, in the same words"
+    )
 
 
 def test_a_wrong_choice_lists_the_choices(shapes):
@@ -93,7 +126,15 @@ def test_a_name_is_registered_once(shapes):
 def test_every_registry_is_listed_and_every_entry_says_what_it_is():
     import mednerf_kit.prior.posed_recipes  # noqa: F401  (its imports register everything the recipes name)
 
-    assert {"sampler", "selector", "picture", "generator", "discriminator", "augment", "task"} <= set(Registry.all)
+    assert {
+        "sampler",
+        "selector",
+        "picture",
+        "generator",
+        "discriminator",
+        "augment",
+        "task",
+    } <= set(Registry.all)
     for kind, registry in Registry.all.items():
         for name, entry in registry.entries.items():
             assert (entry.__doc__ or "").strip(), f"{kind} '{name}' has no docstring"
@@ -139,7 +180,9 @@ def test_overlaying_changes_single_values_and_replaces_other_variants_whole():
     assert overlaid(base, {"a": {"name": "x", "n": 5}})["a"] == {"name": "x", "n": 5, "m": 2}
     assert overlaid(base, {"a": {"name": "y", "k": 5}})["a"] == {"name": "y", "k": 5}
     assert overlaid(base, {"levels": [3]})["levels"] == [3]
-    assert base == {"a": {"name": "x", "n": 1, "m": 2}, "steps": 10, "levels": [1, 2]}, "the base is left as it was"
+    assert base == {"a": {"name": "x", "n": 1, "m": 2}, "steps": 10, "levels": [1, 2]}, (
+        "the base is left as it was"
+    )
 
 
 def test_overlaying_shares_nothing_with_its_parts():
@@ -171,7 +214,10 @@ def test_settings_are_yaml_and_exponents_are_numbers(text, value):
 
 def test_settings_apply_in_order_and_leave_the_recipe_alone():
     recipe = {"x": {"y": 0}, "steps": 1}
-    assert with_settings(recipe, ["steps=2", "x.z=3", "steps=4"]) == {"x": {"y": 0, "z": 3}, "steps": 4}
+    assert with_settings(recipe, ["steps=2", "x.z=3", "steps=4"]) == {
+        "x": {"y": 0, "z": 3},
+        "steps": 4,
+    }
     assert recipe == {"x": {"y": 0}, "steps": 1}
 
 
@@ -205,7 +251,9 @@ def test_a_setting_that_cannot_be_applied_is_named(setting, said):
 def test_a_whole_number_in_a_path_indexes_a_list(setting, levels):
     recipe = {"levels": [{"n": 1}, {"sampler": {"name": "local"}}]}
     assert with_settings(recipe, [setting]) == {"levels": levels}
-    assert recipe == {"levels": [{"n": 1}, {"sampler": {"name": "local"}}]}, "the recipe is left as it was"
+    assert recipe == {"levels": [{"n": 1}, {"sampler": {"name": "local"}}]}, (
+        "the recipe is left as it was"
+    )
 
 
 @pytest.mark.parametrize("setting", ["x.y=[1", "x.y={a: b", "steps=*"])
@@ -234,8 +282,15 @@ def test_an_unknown_recipe_offers_the_nearest():
         load("chst")
 
 
-@pytest.mark.parametrize("text, said", [("a: [1\n", "does not parse"), ("- 1\n", "without keys"), ("", "without keys"),
-                                        (b"\xff\xfe\x00", "does not parse")])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("a: [1\n", "does not parse"),
+        ("- 1\n", "without keys"),
+        ("", "without keys"),
+        (b"\xff\xfe\x00", "does not parse"),
+    ],
+)
 def test_a_recipe_that_is_no_mapping_is_named(tmp_path, text, said):
     path = tmp_path / "mine.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())

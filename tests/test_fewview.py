@@ -1,4 +1,6 @@
-"""Few views of one patient: the loss and the field that fit them, the methods of the table, what is written and refused."""
+"""Few views of one patient: the loss and the field that fit them, the methods of the table, what is
+written and refused.
+"""
 
 from __future__ import annotations
 
@@ -29,26 +31,38 @@ from mednerf_kit.study import sparse_view
 
 BOX = torch.tensor([[-1.0, -1.5, -0.5], [1.0, 1.5, 1.5]])
 QUICK_SETTINGS = [
-    "steps=40", "snapshot_steps=40", "selector.n=256", "levels.0.sampler.n=24", "task.learning_rate=0.2",
+    "steps=40",
+    "snapshot_steps=40",
+    "selector.n=256",
+    "levels.0.sampler.n=24",
+    "task.learning_rate=0.2",
     "fields.scene={name: voxels, start_voxels: 4096, end_voxels: 13824, upsample: [0.3]}",
-]  # fmt: skip
+]
 
 
 # The field
 
 
 def test_voxels_are_trilinear_between_their_centres():
-    """Values that are linear in space are read back exactly, except within half a voxel of the border."""
+    """Values that are linear in space are read back exactly, except within half a voxel of the
+    border.
+    """
     field = Voxels(start_voxels=12 * 18 * 12, upsample=(), sharpness=1e4, box=BOX, channels=0)
     z, y, x = field.grid.shape[2:]
     assert (x, y, z) == (12, 18, 12)
-    lines = [BOX[0, k] + (torch.arange(n) + 0.5) / n * (BOX[1, k] - BOX[0, k]) for k, n in enumerate((x, y, z))]
+    lines = [
+        BOX[0, k] + (torch.arange(n) + 0.5) / n * (BOX[1, k] - BOX[0, k])
+        for k, n in enumerate((x, y, z))
+    ]
     with torch.no_grad():
         field.grid.copy_(3 + lines[0] + 0.5 * lines[1][:, None] - lines[2][:, None, None])
-    points = BOX.mean(0) + 0.4 * (BOX[1] - BOX[0]) * (2 * torch.rand(200, 3, generator=torch.Generator().manual_seed(0)) - 1)
+    points = BOX.mean(0) + 0.4 * (BOX[1] - BOX[0]) * (
+        2 * torch.rand(200, 3, generator=torch.Generator().manual_seed(0)) - 1
+    )
     wanted = (3 + points @ torch.tensor([1.0, 0.5, -1.0])) / 3  # per longest side
     torch.testing.assert_close(field.density(points), wanted, rtol=1e-4, atol=1e-4)
-    assert field.regularisers()["tv_density"].item() == pytest.approx(1.5 / 3, rel=1e-3)  # |(1, 1/2, -1)| = 3/2
+    # |(1, 1/2, -1)| = 3/2
+    assert field.regularisers()["tv_density"].item() == pytest.approx(1.5 / 3, rel=1e-3)
 
 
 def test_a_finer_grid_shows_the_same():
@@ -67,11 +81,15 @@ def test_a_finer_grid_shows_the_same():
 # The loss
 
 
-def outcome(image: torch.Tensor, truth: torch.Tensor, view: torch.Tensor, weight: torch.Tensor) -> Outcome:
+def outcome(
+    image: torch.Tensor, truth: torch.Tensor, view: torch.Tensor, weight: torch.Tensor
+) -> Outcome:
     origin = torch.tensor([[3.0, 0, 0], [0, 3.0, 0], [-3.0, 0, 0]])[view]
     rays = Rays(origin, -origin / 3, torch.ones(len(view)), torch.full((len(view),), 5.0))
     samples = Samples(torch.ones(len(view), 1), torch.ones(len(view), 1))
-    seen = LevelRendering(Rendering(image[:, None], image[:, None]), samples, FieldOutput(image[:, None]))
+    seen = LevelRendering(
+        Rendering(image[:, None], image[:, None]), samples, FieldOutput(image[:, None])
+    )
     return Outcome([seen], [Level(Stratified(n=1))], rays, truth[:, None], weight, 0.0)
 
 
@@ -81,7 +99,9 @@ def test_pictures_that_differ_by_a_gain_a_view_cost_nothing():
     gains = torch.tensor([0.9, 1.0, 1.1])
     loss = SquaredErrorUpToGain()
     assert float(loss(outcome(gains[view] * truth, truth, view, torch.ones(60)))) < 1e-12
-    assert float(loss(outcome(1.5 * truth, truth, view, torch.ones(60)))) == pytest.approx(float((0.5 * truth).square().mean()))
+    assert float(loss(outcome(1.5 * truth, truth, view, torch.ones(60)))) == pytest.approx(
+        float((0.5 * truth).square().mean())
+    )
 
 
 def test_gains_are_weighted_least_squares():
@@ -89,10 +109,14 @@ def test_gains_are_weighted_least_squares():
     image, truth, weight = (0.1 + torch.rand(40, generator=g) for _ in range(3))
     view = torch.arange(40) % 2
     found = fitted_gains(image[:, None], truth[:, None], weight, view, 2)
-    solved = torch.stack([
-        torch.linalg.lstsq((truth * weight.sqrt())[view == k, None], (image * weight.sqrt())[view == k, None]).solution[0, 0]
-        for k in range(2)
-    ])  # fmt: skip
+    solved = torch.stack(
+        [
+            torch.linalg.lstsq(
+                (truth * weight.sqrt())[view == k, None], (image * weight.sqrt())[view == k, None]
+            ).solution[0, 0]
+            for k in range(2)
+        ]
+    )
     torch.testing.assert_close(found, solved / solved.mean())
 
 
@@ -105,7 +129,9 @@ def test_an_orbit_opens_as_told_and_its_patient_may_be_a_number(tmp_path):
     (root / "split.json").unlink()
     scene = load_scene(root, patient=5, views=3, fov_deg=30.0)
     assert scene.facts["patient"] == "05" and scene.facts["geometry"].fov_deg == pytest.approx(30.0)
-    assert scene.facts["mm_per_unit"] == pytest.approx(load_scene(root, patient="05").facts["mm_per_unit"])
+    assert scene.facts["mm_per_unit"] == pytest.approx(
+        load_scene(root, patient="05").facts["mm_per_unit"]
+    )
     assert scene.stems == ("xray_000", "xray_002", "xray_005")
     held = load_scene(root, patient=5, views=3, split="test")
     assert not set(held.stems) & set(scene.stems) and len(held.stems) == 5
@@ -129,11 +155,16 @@ def test_voxels_that_every_view_sees():
 
 
 def test_gains_of_a_set_scaled_view_by_view_are_found_from_its_training_views(tmp_path):
-    one = sparse_view.read_case(str(make_set(tmp_path / "one")), patient="p1", views=6, fov_deg=None, fit_fov=False, size=24)
+    one = sparse_view.read_case(
+        str(make_set(tmp_path / "one")), patient="p1", views=6, fov_deg=None, fit_fov=False, size=24
+    )
     root = make_set(tmp_path / "each", per_view=True)
-    each = sparse_view.read_case(str(root), patient="p1", views=6, fov_deg=None, fit_fov=False, size=24)
+    each = sparse_view.read_case(
+        str(root), patient="p1", views=6, fov_deg=None, fit_fov=False, size=24
+    )
     assert each.scaled_by_view and not one.scaled_by_view and torch.equal(one.gains, torch.ones(6))
-    ratio = (each.images.sum((1, 2)) / one.images.sum((1, 2))).log()  # what is left of the gains, up to one scale
+    # what is left of the gains, up to one scale
+    ratio = (each.images.sum((1, 2)) / one.images.sum((1, 2))).log()
     before = ((each.images * each.gains[:, None, None]).sum((1, 2)) / one.images.sum((1, 2))).log()
     assert float(ratio.std()) < 0.3 * float(before.std())
 
@@ -148,16 +179,29 @@ def tiny_set(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scene_run(tiny_set):
-    return train(dataset=str(tiny_set), config="tomo_chest", outdir=tiny_set.parent / "runs", device="cpu",
-                 settings=[*QUICK_SETTINGS, "scene.patient=p1", "scene.views=5"])  # fmt: skip
+    return train(
+        dataset=str(tiny_set),
+        config="tomo_chest",
+        outdir=tiny_set.parent / "runs",
+        device="cpu",
+        settings=[*QUICK_SETTINGS, "scene.patient=p1", "scene.views=5"],
+    )
 
 
 @pytest.fixture(scope="module")
 def table(tiny_set, scene_run):
     folder = tiny_set.parent / "out"
     names = ("fdk", "sart", "sart_tv", "field")
-    return folder, sparse_view.compare(dataset=str(tiny_set), out=folder, patient="p1", views=5, run=str(scene_run), methods=names,
-                                   size=24, settings=["sart.epochs=8", "sart_tv.epochs=8"])  # fmt: skip
+    return folder, sparse_view.compare(
+        dataset=str(tiny_set),
+        out=folder,
+        patient="p1",
+        views=5,
+        run=str(scene_run),
+        methods=names,
+        size=24,
+        settings=["sart.epochs=8", "sart_tv.epochs=8"],
+    )
 
 
 def test_every_method_has_a_row_and_files(table):
@@ -168,39 +212,66 @@ def test_every_method_has_a_row_and_files(table):
     assert json.loads((folder / "table.json").read_text()) == found
     with open(folder / "table.csv", encoding="utf-8") as file:
         read = {row["method"]: row for row in csv.DictReader(file)}
-    assert float(read["fdk"]["psnr_db"]) == rows["fdk"]["psnr_db"] and "| sart |" in (folder / "table.md").read_text()
+    assert (
+        float(read["fdk"]["psnr_db"]) == rows["fdk"]["psnr_db"]
+        and "| sart |" in (folder / "table.md").read_text()
+    )
     for name in [*rows, "truth"]:
         volume = read_volume(folder / f"{name}.nii.gz")
-        assert volume.quantity == "hu" and "diagnosis" in volume.note and (folder / f"{name}_slices.png").is_file()
+        assert (
+            volume.quantity == "hu"
+            and "diagnosis" in volume.note
+            and (folder / f"{name}_slices.png").is_file()
+        )
     assert (folder / "views.png").is_file()
 
 
 def test_methods_are_worth_what_they_should_be(table):
     rows = table[1]["methods"]
-    assert rows["sart"]["psnr_db"] > 24 and rows["sart_tv"]["psnr_db"] > 24 and rows["field"]["psnr_db"] > 20
-    assert rows["sart"]["psnr_db"] > rows["fdk"]["psnr_db"] and rows["sart_tv"]["psnr_3d_db"] > rows["fdk"]["psnr_3d_db"]
+    assert (
+        rows["sart"]["psnr_db"] > 24
+        and rows["sart_tv"]["psnr_db"] > 24
+        and rows["field"]["psnr_db"] > 20
+    )
+    assert (
+        rows["sart"]["psnr_db"] > rows["fdk"]["psnr_db"]
+        and rows["sart_tv"]["psnr_3d_db"] > rows["fdk"]["psnr_3d_db"]
+    )
     assert all(len(row["per_view_psnr_db"]) == 3 for row in rows.values())
 
 
 def test_the_truth_scores_best(tiny_set, monkeypatch):
-    case = sparse_view.read_case(str(tiny_set), patient="p1", views=5, fov_deg=None, fit_fov=False, size=40)
+    case = sparse_view.read_case(
+        str(tiny_set), patient="p1", views=5, fov_deg=None, fit_fov=False, size=40
+    )
     found, shown = sparse_view.scores(case, case.truth)
-    assert found["psnr_3d_db"] == 120 and found["ssim_3d"] == pytest.approx(1) and found["psnr_db"] > 28
+    assert (
+        found["psnr_3d_db"] == 120
+        and found["ssim_3d"] == pytest.approx(1)
+        and found["psnr_db"] > 28
+    )
     assert shown.shape == case.held.shape
 
 
 def test_sart_goes_on_from_the_prior(tiny_set, tmp_path, monkeypatch):
     monkeypatch.setattr(sparse_view, "Inversion", QUICK)
-    case = sparse_view.read_case(str(tiny_set), patient="p1", views=2, fov_deg=None, fit_fov=False, size=24)
+    case = sparse_view.read_case(
+        str(tiny_set), patient="p1", views=2, fov_deg=None, fit_fov=False, size=24
+    )
     prior = str(snapshot(tmp_path / "prior"))
     alone, after = (sparse_view.FromPrior(prior=prior, epochs=n)(case) for n in (0, 2))
     assert alone.shape == after.shape == (24, 24, 24)
-    assert sparse_view.scores(case, after)[0]["psnr_db"] > sparse_view.scores(case, alone)[0]["psnr_db"]
+    assert (
+        sparse_view.scores(case, after)[0]["psnr_db"]
+        > sparse_view.scores(case, alone)[0]["psnr_db"]
+    )
 
 
 @pytest.mark.skipif(not rtk.installed(), reason="itk-rtk is not installed")
 def test_rtk_agrees_where_every_view_sees(tiny_set):
-    case = sparse_view.read_case(str(tiny_set), patient="p1", views=7, fov_deg=None, fit_fov=False, size=24)
+    case = sparse_view.read_case(
+        str(tiny_set), patient="p1", views=7, fov_deg=None, fit_fov=False, size=24
+    )
     mask = sparse_view.seen_by_all(24, case.geometry.distance)
     ours = sparse_view.fdk(case.images, case.geometry, size=24, cutoff=torch.inf, extend=0.0)
     theirs = rtk.fdk(case.images, case.geometry, size=24, hann=0.0, extend=0.0)
@@ -226,13 +297,26 @@ def test_rtk_agrees_where_every_view_sees(tiny_set):
 def test_bad_input_is_one_sentence(tiny_set, tmp_path, options, words):
     with pytest.raises(UserError, match=words) as caught:
         sparse_view.compare(
-            **{"dataset": str(tiny_set), "out": tmp_path, "views": 4, "methods": ("fdk", "sart"), "size": 24, **options}
+            **{
+                "dataset": str(tiny_set),
+                "out": tmp_path,
+                "views": 4,
+                "methods": ("fdk", "sart"),
+                "size": 24,
+                **options,
+            }
         )
     assert "\n" not in str(caught.value)
 
 
 def test_a_run_that_saw_held_out_views_or_another_patient_is_refused(tiny_set, scene_run, tmp_path):
-    common = {"dataset": str(tiny_set), "out": tmp_path, "run": str(scene_run), "methods": ("field",), "size": 24}
+    common = {
+        "dataset": str(tiny_set),
+        "out": tmp_path,
+        "run": str(scene_run),
+        "methods": ("field",),
+        "size": 24,
+    }
     with pytest.raises(UserError, match="held out"):
         sparse_view.compare(**common, patient="p1", views=3)
     with pytest.raises(UserError, match="wanted patient 'p2'"):
@@ -245,7 +329,12 @@ def test_missing_rtk_says_what_to_install(monkeypatch):
     monkeypatch.setattr(rtk, "installed", lambda: False)
     with pytest.raises(UserError, match=r"mednerf-kit\[baselines\]"):
         sparse_view.chosen_methods(["rtk_fdk"], run=None, prior=None)
-    assert sparse_view.chosen_methods([], run=None, prior="bundled:chest") == ["fdk", "sart", "sart_tv", "prior"]
+    assert sparse_view.chosen_methods([], run=None, prior="bundled:chest") == [
+        "fdk",
+        "sart",
+        "sart_tv",
+        "prior",
+    ]
 
 
 # The command and the recipes
@@ -258,9 +347,24 @@ def test_the_command_names_every_method():
 
 
 def test_the_command_prints_table_and_folder(tiny_set, tmp_path):
-    words = ["--dataset", str(tiny_set), "--views", "4", "--method", "fdk", "--size", "24", "--out", str(tmp_path / "out")]
+    words = [
+        "--dataset",
+        str(tiny_set),
+        "--views",
+        "4",
+        "--method",
+        "fdk",
+        "--size",
+        "24",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     result = CliRunner().invoke(command.tomography, words, catch_exceptions=False)
-    assert result.exit_code == 0 and result.stdout.splitlines()[-1] == str(tmp_path / "out") and "| fdk |" in result.stdout
+    assert (
+        result.exit_code == 0
+        and result.stdout.splitlines()[-1] == str(tmp_path / "out")
+        and "| fdk |" in result.stdout
+    )
 
 
 @pytest.mark.parametrize("name", ["tomo_chest", "tomo_knee"])

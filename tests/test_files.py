@@ -22,8 +22,13 @@ def full_disk(*_, **__):
 
 def tensors() -> dict[str, torch.Tensor]:
     rng = torch.Generator().manual_seed(0)
-    return {"a": torch.randn(3, 4, generator=rng), "half": torch.randn(5, generator=rng).half(), "n": torch.tensor(7),
-            "bytes": torch.arange(9, dtype=torch.uint8), "view": torch.randn(4, 4, generator=rng).T}  # fmt: skip
+    return {
+        "a": torch.randn(3, 4, generator=rng),
+        "half": torch.randn(5, generator=rng).half(),
+        "n": torch.tensor(7),
+        "bytes": torch.arange(9, dtype=torch.uint8),
+        "view": torch.randn(4, 4, generator=rng).T,
+    }
 
 
 def test_text_is_written_and_replaced(tmp_path):
@@ -52,11 +57,16 @@ def test_json_refuses_what_is_no_json_and_keeps_the_old(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, suffix", [("v.nii.gz", ".nii.gz"), ("a.png", ".png"), ("s.safetensors", ".safetensors"), ("plain", "")]
+    "name, suffix",
+    [("v.nii.gz", ".nii.gz"), ("a.png", ".png"), ("s.safetensors", ".safetensors"), ("plain", "")],
 )
 def test_the_temporary_file_has_the_suffix_writers_go_by(tmp_path, name, suffix):
     with atomic(tmp_path / name) as temporary:
-        assert temporary.parent == tmp_path and temporary.name.endswith(suffix) and temporary.name.startswith(".")
+        assert (
+            temporary.parent == tmp_path
+            and temporary.name.endswith(suffix)
+            and temporary.name.startswith(".")
+        )
         temporary.write_text("x")
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
@@ -71,13 +81,17 @@ def test_an_error_while_writing_leaves_the_old_file(tmp_path, error):
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("where", ["os.fsync", "os.replace", "pathlib.Path.write_text", "tempfile.mkstemp"])
+@pytest.mark.parametrize(
+    "where", ["os.fsync", "os.replace", "pathlib.Path.write_text", "tempfile.mkstemp"]
+)
 def test_a_full_disk_leaves_the_old_file_and_says_so(tmp_path, monkeypatch, where):
     path = tmp_path / "a.txt"
     write_text(path, "old")
     with monkeypatch.context() as patch:
         patch.setattr(where, full_disk)
-        with pytest.raises(RunError, match=r"a\.txt.*No space left.*previous file is untouched") as caught:
+        with pytest.raises(
+            RunError, match=r"a\.txt.*No space left.*previous file is untouched"
+        ) as caught:
             write_text(path, "new")
     assert caught.value.exit_code == 1 and "\n" not in str(caught.value)
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1

@@ -1,4 +1,6 @@
-"""Augmentation: every preset keeps the contract, every transform does what its formula says, p adapts."""
+"""Augmentation: every preset keeps the contract, every transform does what its formula says, p
+adapts.
+"""
 
 from __future__ import annotations
 
@@ -76,15 +78,22 @@ def test_a_picture_does_not_depend_on_its_batch(name):
 
 def is_identity(row: tuple[torch.Tensor, ...]) -> bool:
     matrix, color, bands, noise, _, hole = row
-    return bool((matrix == torch.eye(3)).all() and (color == torch.eye(4)).all() and (bands == 1).all()
-                and noise == 0 and hole[0] == hole[1])  # fmt: skip
+    return bool(
+        (matrix == torch.eye(3)).all()
+        and (color == torch.eye(4)).all()
+        and (bands == 1).all()
+        and noise == 0
+        and hole[0] == hole[1]
+    )
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_gradients_flow_and_are_those_of_an_affine_map(name):
     images = pictures(3, 3).double().requires_grad_()
     drawn = AUGMENTATIONS.build(name).draw(3, (3, 24, 20), 1.0, seeded(5))
-    toward, weight = (torch.randn(images.shape, generator=seeded(s), dtype=torch.float64) for s in (8, 9))
+    toward, weight = (
+        torch.randn(images.shape, generator=seeded(s), dtype=torch.float64) for s in (8, 9)
+    )
     (gradient,) = torch.autograd.grad((apply(images, drawn) * weight).sum(), images)
     with torch.no_grad():
         change = ((apply(images + toward, drawn) - apply(images, drawn)) * weight).sum()
@@ -95,8 +104,17 @@ def test_gradients_flow_and_are_those_of_an_affine_map(name):
 
 
 def test_presets_are_open_to_recipes():
-    assert AUGMENTATIONS.build({"name": "xray", "noise": 0}).noise == 0 != AUGMENTATIONS.build("xray").noise
-    assert AUGMENTATIONS.build("xray").xflip == AUGMENTATIONS.build("xray").lumaflip == AUGMENTATIONS.build("xray").rotate90 == 0
+    assert (
+        AUGMENTATIONS.build({"name": "xray", "noise": 0}).noise
+        == 0
+        != AUGMENTATIONS.build("xray").noise
+    )
+    assert (
+        AUGMENTATIONS.build("xray").xflip
+        == AUGMENTATIONS.build("xray").lumaflip
+        == AUGMENTATIONS.build("xray").rotate90
+        == 0
+    )
     assert AUGMENTATIONS.build("none") == Augment()
     assert AUGMENTATIONS["xray"].__doc__
     with pytest.raises(UserError, match="did you mean 'noise'"):
@@ -114,7 +132,12 @@ def test_presets_are_open_to_recipes():
 def test_each_transform_happens_as_often_as_asked(name):
     """Flips and turns choose the identity too: (1 − 1/n)·p; the filter has four chances."""
     n, p = 2000, 0.5
-    expected = {"xflip": p / 2, "lumaflip": p / 2, "rotate90": 0.75 * p, "filter": 1 - (1 - p) ** 4}.get(name, p)
+    expected = {
+        "xflip": p / 2,
+        "lumaflip": p / 2,
+        "rotate90": 0.75 * p,
+        "filter": 1 - (1 - p) ** 4,
+    }.get(name, p)
     drawn = Augment(**{name: 1.0}).draw(n, (3, 256, 256), p, seeded(11))
     touched = sum(not is_identity(row) for row in zip(*drawn, strict=True)) / n
     assert touched == pytest.approx(expected, abs=4 * math.sqrt(0.25 / n))
@@ -147,7 +170,9 @@ def test_mirroring_twice_is_nothing():
     flipped = drawn.matrix[:, 0, 0] < 0
     assert 0 < flipped.sum() < 6
     answer = apply(images, drawn)
-    assert torch.equal(answer[flipped], images[flipped].flip(-1)) and torch.equal(answer[~flipped], images[~flipped])
+    assert torch.equal(answer[flipped], images[flipped].flip(-1)) and torch.equal(
+        answer[~flipped], images[~flipped]
+    )
     assert torch.equal(apply(answer, drawn), images)
 
 
@@ -180,10 +205,23 @@ def test_geometry_moves_the_continuous_picture():
     n, size = 16, 48
     axis = torch.arange(size) - (size - 1) / 2
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
-    augment = Augment(xflip=1, rotate90=1, xint=1, scale=1, rotate=1, aniso=1, xfrac=1, scale_octaves=0.1, aniso_octaves=0.1)
+    augment = Augment(
+        xflip=1,
+        rotate90=1,
+        xint=1,
+        scale=1,
+        rotate=1,
+        aniso=1,
+        xfrac=1,
+        scale_octaves=0.1,
+        aniso_octaves=0.1,
+    )
     drawn = augment.draw(n, (1, size, size), 1.0, seeded())
     answer = apply(waves(grid).expand(n, 1, -1, -1), drawn)[:, 0]
-    source = torch.einsum("bij,hwj->bhwi", drawn.matrix[:, :2, :2], grid) + drawn.matrix[:, None, None, :2, 2]
+    source = (
+        torch.einsum("bij,hwj->bhwi", drawn.matrix[:, :2, :2], grid)
+        + drawn.matrix[:, None, None, :2, 2]
+    )
     inside = source.abs().amax(-1) < size / 2 - 3
     assert inside.float().mean() > 0.4
     error = (answer - waves(source))[inside]
@@ -191,7 +229,9 @@ def test_geometry_moves_the_continuous_picture():
 
 
 def test_the_stretch_has_an_axis_of_its_own():
-    """Turned before and after: neither the source's nor the result's axes are those of the stretch."""
+    """Turned before and after: neither the source's nor the result's axes are those of the
+    stretch.
+    """
     linear = Augment(aniso=1, rotate=1).draw(20, (1, 16, 16), 1.0, seeded()).matrix[:, :2, :2]
     torch.testing.assert_close(torch.linalg.det(linear), torch.ones(20))
     for product in (linear @ linear.mT, linear.mT @ linear):
@@ -232,7 +272,9 @@ def test_xray_never_mirrors_nor_inverts():
     n = 300
     images = side.expand(n, 1, 32, 32)
     drawn = AUGMENTATIONS.build("xray").draw(n, (1, 32, 32), 1.0, seeded())
-    assert (torch.linalg.det(drawn.matrix[:, :2, :2]) > 0).all() and (drawn.color[:, 0, 0] > 0).all()
+    assert (torch.linalg.det(drawn.matrix[:, :2, :2]) > 0).all() and (
+        drawn.color[:, 0, 0] > 0
+    ).all()
     answer = apply(images, drawn)[:, 0]
 
     def alike(other: torch.Tensor) -> torch.Tensor:
@@ -246,7 +288,9 @@ def test_xray_never_mirrors_nor_inverts():
 
 def test_color_is_the_affine_map_it_says():
     images = pictures(2000, 1, 4, 4)
-    drawn = Augment(brightness=1, contrast=1, contrast_pivot=0.25).draw(2000, (1, 4, 4), 1.0, seeded())
+    drawn = Augment(brightness=1, contrast=1, contrast_pivot=0.25).draw(
+        2000, (1, 4, 4), 1.0, seeded()
+    )
     answer = apply(images, drawn)
     gain = drawn.color[:, 0, 0]
     shift = (drawn.color[:, 0, 3] - 0.25 * (1 - gain)) / gain
@@ -273,7 +317,9 @@ def test_negatives_and_hues_respect_the_grey_axis():
     turned = apply(colorful, Augment(hue=1).draw(50, (3, 24, 20), 1.0, seeded()))
     torch.testing.assert_close(turned.mean(1), colorful.mean(1))  # luma
     torch.testing.assert_close(turned.square().sum(1), colorful.square().sum(1))  # a rotation
-    assert is_identity(next(zip(*Augment(hue=1, saturation=1).draw(1, (1, 8, 8), 1.0, seeded()), strict=True)))
+    assert is_identity(
+        next(zip(*Augment(hue=1, saturation=1).draw(1, (1, 8, 8), 1.0, seeded()), strict=True))
+    )
 
 
 def test_bands_add_up_and_separate_frequencies():
@@ -294,7 +340,12 @@ def test_the_coarse_band_is_three_smoothings():
         omega = math.pi * k / 32
         wave = (omega * torch.arange(33)).cos().expand(1, 1, 33, 33)
         passed = math.prod(math.cos(omega * step / 2) ** 4 for step in (1, 2, 4))
-        torch.testing.assert_close(module._filtered(wave, torch.tensor([[1.0, 0, 0, 0]])), passed * wave, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            module._filtered(wave, torch.tensor([[1.0, 0, 0, 0]])),
+            passed * wave,
+            atol=1e-5,
+            rtol=1e-4,
+        )
 
 
 def test_filters_keep_the_expected_power():

@@ -1,4 +1,6 @@
-"""The discriminator: layers against brute force, DAG heads that see their own transform, losses and R1 against closed forms."""
+"""The discriminator: layers against brute force, DAG heads that see their own transform, losses and
+R1 against closed forms.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def pictures(batch: int = 4, size: int = 16, channels: int = 1, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def pictures(
+    batch: int = 4, size: int = 16, channels: int = 1, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
     return torch.rand(batch, channels, size, size, generator=seeded(1), dtype=dtype)
 
 
@@ -41,8 +45,13 @@ def test_equalised_layers_keep_the_second_moment():
     assert dense.square().mean().item() == pytest.approx(1, abs=0.1)
 
 
-@pytest.mark.parametrize("make", [lambda m: layers.Linear(5, 3, lr_multiplier=m, bias=0.7, rng=seeded()),
-                                  lambda m: layers.Conv2d(5, 3, 1, lr_multiplier=m, bias=0.7, rng=seeded())])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda m: layers.Linear(5, 3, lr_multiplier=m, bias=0.7, rng=seeded()),
+        lambda m: layers.Conv2d(5, 3, 1, lr_multiplier=m, bias=0.7, rng=seeded()),
+    ],
+)
 def test_the_multiplier_changes_the_pace_and_not_the_function(make):
     slow, fast = make(0.1), make(1.0)
     x = torch.randn(2, 5, generator=seeded(3)).reshape(2, 5, *(1,) * (slow.weight.ndim - 2))
@@ -61,7 +70,9 @@ def test_downsampling_is_the_sum_it_says(size):
     truth = torch.zeros(2, 3, size[0] // 2, size[1] // 2, dtype=torch.float64)
     for i in range(truth.shape[2]):
         for j in range(truth.shape[3]):
-            truth[:, :, i, j] = (padded[:, :, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4] * taps[:, None] * taps).sum((2, 3))
+            truth[:, :, i, j] = (
+                padded[:, :, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4] * taps[:, None] * taps
+            ).sum((2, 3))
     torch.testing.assert_close(layers.downsample(x), truth)
 
 
@@ -106,16 +117,22 @@ def test_policies_start_with_the_identity_keep_the_shape_and_differ(name):
 def test_policies_do_what_their_names_say():
     x = pictures(1, 16)
     _, up, across, turned = POLICIES.build("fliprot")
-    assert torch.equal(up(x), x[:, :, range(15, -1, -1)]) and torch.equal(across(x), x[..., range(15, -1, -1)])
+    assert torch.equal(up(x), x[:, :, range(15, -1, -1)]) and torch.equal(
+        across(x), x[..., range(15, -1, -1)]
+    )
     assert torch.equal(turned(x), torch.rot90(x, -1, (2, 3)))
     quarter = POLICIES.build("rotation")[1]
     assert torch.equal(quarter(quarter(quarter(quarter(x)))), x)
     right, left, down, up = POLICIES.build("translation")[1:]
     assert torch.equal(right(x)[..., 4:], x[..., :-4]) and right(x)[..., :4].abs().sum() == 0
-    assert torch.equal(left(x)[..., :-4], x[..., 4:]) and torch.equal(down(x)[:, :, 4:], x[:, :, :-4])
+    assert torch.equal(left(x)[..., :-4], x[..., 4:]) and torch.equal(
+        down(x)[:, :, 4:], x[:, :, :-4]
+    )
     assert torch.equal(up(x)[:, :, :-4], x[:, :, 4:])
     holes = [hole(torch.ones(1, 1, 16, 16)) for hole in POLICIES.build("cutout")[1:]]
-    assert all(hole.sum() == 192 for hole in holes) and torch.equal(sum(holes), torch.full((1, 1, 16, 16), 3.0))
+    assert all(hole.sum() == 192 for hole in holes) and torch.equal(
+        sum(holes), torch.full((1, 1, 16, 16), 3.0)
+    )
     ramp = torch.linspace(0, 1, 16).expand(1, 1, 16, 16)
     corners = [corner(ramp) for corner in POLICIES.build("cropping")[1:]]
     assert [round(c.min().item() * 15) for c in corners] == [0, 4, 0, 4]
@@ -147,7 +164,11 @@ def test_every_discriminator_answers_one_logit_per_head(name, size, policy):
     assert heads.shape == (3, Dag(policy).count) and heads.isfinite().all()
     heads.square().sum().backward()
     assert images.grad.isfinite().all() and images.grad.abs().sum(dim=(1, 2, 3)).gt(0).all()
-    assert all(p.grad.isfinite().all() for name, p in discriminator.named_parameters() if not name.startswith("draw_"))
+    assert all(
+        p.grad.isfinite().all()
+        for name, p in discriminator.named_parameters()
+        if not name.startswith("draw_")
+    )
 
 
 def test_one_batched_pass_is_a_loop_over_heads():
@@ -155,13 +176,22 @@ def test_one_batched_pass_is_a_loop_over_heads():
     heads = discriminator(images).heads
     for k in range(discriminator.dag.count):
         phi = discriminator.trunk(discriminator.dag.apply(images, k), 2)
-        torch.testing.assert_close(heads[:, k], discriminator.heads(phi)[:, k], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(discriminator(images, heads=2).heads, heads[:, :2], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            heads[:, k], discriminator.heads(phi)[:, k], atol=1e-5, rtol=1e-4
+        )
+    torch.testing.assert_close(
+        discriminator(images, heads=2).heads, heads[:, :2], atol=1e-5, rtol=1e-4
+    )
 
 
 def test_each_head_sees_its_own_transform_only():
     discriminator, images = tiny(policy="cutout", mbstd_group=1), pictures(2).requires_grad_()
-    corners = (slice(0, 8), slice(0, 8)), (slice(0, 8), slice(8, 16)), (slice(8, 16), slice(0, 8)), (slice(8, 16), slice(8, 16))
+    corners = (
+        (slice(0, 8), slice(0, 8)),
+        (slice(0, 8), slice(8, 16)),
+        (slice(8, 16), slice(0, 8)),
+        (slice(8, 16), slice(8, 16)),
+    )
     heads = discriminator(images).heads
     for k, (rows, columns) in enumerate(corners, start=1):
         discriminator.zero_grad()
@@ -179,11 +209,16 @@ def test_the_quick_setting_is_small():
 def test_the_generator_of_random_numbers_decides_the_weights():
     first, again, other = tiny(), tiny(), tiny(rng=seeded(1))
     x = pictures()
-    assert torch.equal(first(x).heads, again(x).heads) and not torch.equal(first(x).heads, other(x).heads)
+    assert torch.equal(first(x).heads, again(x).heads) and not torch.equal(
+        first(x).heads, other(x).heads
+    )
 
 
 def test_conditioned_on_the_angle():
-    discriminator, x = tiny(condition_angle=True, policy="rotation").double(), pictures(dtype=torch.float64)
+    discriminator, x = (
+        tiny(condition_angle=True, policy="rotation").double(),
+        pictures(dtype=torch.float64),
+    )
     angle = torch.tensor([0.0, 90, 180, 275], dtype=torch.float64)
     heads = discriminator(x, angle).heads
     torch.testing.assert_close(discriminator(x, angle - 360).heads, heads)
@@ -219,13 +254,19 @@ def test_losses_are_the_sums_they_say():
         torch.testing.assert_close(loss(real, fake, 0.3), (truth(real, fake) * weights).sum(1))
         torch.testing.assert_close(loss(real[:, :1], fake[:, :1], 0.3), truth(real, fake)[:, 0])
         torch.testing.assert_close(loss(real, fake, 0.0), truth(real, fake)[:, 0])
-    torch.testing.assert_close(nonsaturating_g(fake, 0.3), ((1 + (-fake).exp()).log() * weights).sum(1))
+    torch.testing.assert_close(
+        nonsaturating_g(fake, 0.3), ((1 + (-fake).exp()).log() * weights).sum(1)
+    )
     torch.testing.assert_close(hinge_g(fake, 0.3), -(fake * weights).sum(1))
 
 
 def test_losses_have_finite_gradients_at_extremes():
     heads = torch.tensor([[-1e4, 1e4], [0.0, 0.0]], requires_grad=True)
-    total = nonsaturating_d(heads, heads, 0.2) + nonsaturating_g(heads, 0.2) + hinge_d(heads, heads, 0.2)
+    total = (
+        nonsaturating_d(heads, heads, 0.2)
+        + nonsaturating_g(heads, 0.2)
+        + hinge_d(heads, heads, 0.2)
+    )
     (gradient,) = torch.autograd.grad(total.sum(), heads)
     assert total.isfinite().all() and gradient.isfinite().all()
 
@@ -236,7 +277,9 @@ def test_r1_is_the_squared_finite_difference():
     penalty = r1_penalty(discriminator(image).heads[:, 0], image)
     step = 1e-5 * torch.eye(256, dtype=torch.float64).reshape(256, 1, 16, 16)
     with torch.no_grad():
-        slope = (discriminator(image + step, heads=1).heads - discriminator(image - step, heads=1).heads)[:, 0] / 2e-5
+        slope = (
+            discriminator(image + step, heads=1).heads - discriminator(image - step, heads=1).heads
+        )[:, 0] / 2e-5
     assert penalty.shape == (1,)
     assert penalty.item() == pytest.approx(slope.square().sum().item(), rel=1e-4)
 
@@ -244,7 +287,9 @@ def test_r1_is_the_squared_finite_difference():
 def test_r1_can_be_minimised():
     discriminator, images = tiny(policy="none"), pictures(4).requires_grad_()
     r1_penalty(discriminator(images, heads=1).heads[:, 0], images).mean().backward()
-    weights = {name: p.grad for name, p in discriminator.named_parameters() if name.endswith("weight")}
+    weights = {
+        name: p.grad for name, p in discriminator.named_parameters() if name.endswith("weight")
+    }
     assert all(g.isfinite().all() and g.abs().sum() > 0 for g in weights.values())
 
 
@@ -265,5 +310,9 @@ def test_it_learns_to_tell_smooth_from_rough():
         optimiser.step()
     real, fake = batch()
     with torch.no_grad():
-        right = torch.cat([discriminator(real).heads > 0, discriminator(fake).heads < 0]).float().mean(0)
+        right = (
+            torch.cat([discriminator(real).heads > 0, discriminator(fake).heads < 0])
+            .float()
+            .mean(0)
+        )
     assert right.min() > 0.9

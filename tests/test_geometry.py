@@ -1,4 +1,6 @@
-"""The X-ray set-up: its convention by what a patient looks like, its rays against brute force, and JSON in and out."""
+"""The X-ray set-up: its convention by what a patient looks like, its rays against brute force, and
+JSON in and out.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,13 @@ from mednerf_kit.core.errors import UserError
 from mednerf_kit.core.types import Rays
 from mednerf_kit.imaging.geometry import AXES, DEFAULTS, Geometry, cylinder_span
 
-BASE = {"source_to_isocentre_mm": 1000, "source_to_detector_mm": 1500, "rows": 64, "cols": 48, "pixel_mm": 3.0}
+BASE = {
+    "source_to_isocentre_mm": 1000,
+    "source_to_detector_mm": 1500,
+    "rows": 64,
+    "cols": 48,
+    "pixel_mm": 3.0,
+}
 LEFT, POSTERIOR, UP = (1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0)
 SMALL_MM = 20.0
 
@@ -39,8 +47,10 @@ def shown(g: Geometry, angle_deg: float, direction) -> tuple[str, str]:
     """On which side of the picture a point off the isocentre appears."""
     row, col = seen_at(g, angle_deg, [SMALL_MM * v for v in direction])
     middle_row, middle_col = (g.rows - 1) / 2, (g.cols - 1) / 2
-    return ("up" if row < middle_row - 2 else "down" if row > middle_row + 2 else "",
-            "right" if col > middle_col + 2 else "left" if col < middle_col - 2 else "")  # fmt: skip
+    return (
+        "up" if row < middle_row - 2 else "down" if row > middle_row + 2 else "",
+        "right" if col > middle_col + 2 else "left" if col < middle_col - 2 else "",
+    )
 
 
 # The convention
@@ -49,9 +59,16 @@ def shown(g: Geometry, angle_deg: float, direction) -> tuple[str, str]:
 def test_270_is_the_clinical_pa_film():
     """The patient's left on the picture's right, and the rays go from the back to the front."""
     g = geometry()
-    assert shown(g, 270.0, LEFT) == ("", "right") and shown(g, 270.0, UP) == ("up", "") and shown(g, 270.0, POSTERIOR) == ("", "")
+    assert (
+        shown(g, 270.0, LEFT) == ("", "right")
+        and shown(g, 270.0, UP) == ("up", "")
+        and shown(g, 270.0, POSTERIOR) == ("", "")
+    )
     rays = view_rays(g, 270.0)
-    assert rays.origin[0, 0].tolist() == pytest.approx([0, 1000, 0], abs=1e-3) and (rays.direction[..., 1] < -0.9).all()
+    assert (
+        rays.origin[0, 0].tolist() == pytest.approx([0, 1000, 0], abs=1e-3)
+        and (rays.direction[..., 1] < -0.9).all()
+    )
 
 
 def test_90_is_a_frontal_with_the_patients_left_on_the_left():
@@ -62,7 +79,11 @@ def test_90_is_a_frontal_with_the_patients_left_on_the_left():
 
 def test_0_is_a_lateral():
     g = geometry()
-    assert shown(g, 0.0, LEFT) == ("", "") and shown(g, 0.0, POSTERIOR) == ("", "left") and shown(g, 0.0, UP) == ("up", "")
+    assert (
+        shown(g, 0.0, LEFT) == ("", "")
+        and shown(g, 0.0, POSTERIOR) == ("", "left")
+        and shown(g, 0.0, UP) == ("up", "")
+    )
     assert shown(g, 180.0, POSTERIOR) == ("", "right")
 
 
@@ -73,7 +94,9 @@ def test_frames_are_the_stated_formulas(angle_deg):
     towards = [math.cos(a), -math.sin(a), 0.0]
     assert source == pytest.approx([1000 * v for v in towards], abs=1e-3)
     assert centre == pytest.approx([-500 * v for v in towards], abs=1e-3)
-    assert right == pytest.approx([-math.sin(a), -math.cos(a), 0], abs=1e-6) and up == pytest.approx([0, 0, 1], abs=1e-6)
+    assert right == pytest.approx(
+        [-math.sin(a), -math.cos(a), 0], abs=1e-6
+    ) and up == pytest.approx([0, 0, 1], abs=1e-6)
 
 
 def test_unflipped_columns_are_the_mirrored_picture():
@@ -103,7 +126,9 @@ def test_another_axis_is_the_same_orbit_turned(axis):
     turn = {"z": [0, 1, 2], "x": [2, 0, 1], "y": [1, 2, 0]}[axis]
     for angle in (0.0, 70.0):
         for ours, canonical in zip(
-            geometry(axis=axis).frames(torch.tensor(angle)), geometry().frames(torch.tensor(angle)), strict=True
+            geometry(axis=axis).frames(torch.tensor(angle)),
+            geometry().frames(torch.tensor(angle)),
+            strict=True,
         ):
             torch.testing.assert_close(ours, canonical[turn])
     up = geometry(axis=axis).frames(torch.tensor(10.0))[3]
@@ -125,12 +150,16 @@ def test_half_width_is_what_the_detector_sees_at_the_isocentre():
 def test_resizing_keeps_what_is_seen(size):
     g = geometry().resized(size)
     assert (g.rows, g.cols) == (size * 64 // 48, size)
-    assert g.half_width_mm == pytest.approx(geometry().half_width_mm) and g.fov_deg == pytest.approx(geometry().fov_deg)
+    assert g.half_width_mm == pytest.approx(
+        geometry().half_width_mm
+    ) and g.fov_deg == pytest.approx(geometry().fov_deg)
 
 
 def test_another_opening_angle_keeps_the_field_of_view():
     g = geometry().with_fov(30.0)
-    assert g.fov_deg == pytest.approx(30) and g.half_width_mm == pytest.approx(geometry().half_width_mm)
+    assert g.fov_deg == pytest.approx(30) and g.half_width_mm == pytest.approx(
+        geometry().half_width_mm
+    )
     assert g.source_to_isocentre_mm / g.source_to_detector_mm == pytest.approx(2 / 3)
     same = geometry().with_fov(geometry().fov_deg)
     assert same.source_to_detector_mm == pytest.approx(1500)
@@ -138,7 +167,9 @@ def test_another_opening_angle_keeps_the_field_of_view():
 
 def test_orbits_are_equally_spaced():
     assert geometry().orbit(4).angles_deg == (0, 90, 180, 270)
-    assert geometry().orbit(3, start_deg=10, direction=-1).angles_deg == pytest.approx((10, -110, -230))
+    assert geometry().orbit(3, start_deg=10, direction=-1).angles_deg == pytest.approx(
+        (10, -110, -230)
+    )
     g = geometry().orbit(72)
     assert g.views == 72 and g.angles_deg[54] == 270 and g.at([1, 2]).angles_deg == (1.0, 2.0)
 
@@ -146,13 +177,20 @@ def test_orbits_are_equally_spaced():
 # Rays
 
 
-@pytest.mark.parametrize("change", [{}, {"axis": "x"}, {"offset_mm": (7.0, -4.0)}, {"columns_flipped": False}])
+@pytest.mark.parametrize(
+    "change", [{}, {"axis": "x"}, {"offset_mm": (7.0, -4.0)}, {"columns_flipped": False}]
+)
 def test_field_rays_are_the_rays_in_half_widths(change):
-    """The same lines; where the isocentre's plane is crossed they agree, though the field's detector stands there."""
+    """The same lines; where the isocentre's plane is crossed they agree, though the field's
+    detector stands there.
+    """
     g = geometry(**change)
     yx = torch.rand(40, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([63.0, 47.0])
     angles = torch.linspace(0, 350, 40)
-    ours, mm = g.field_rays(angles, yx, g.distance, 1.4), g.rays(angles, yx).scaled(1 / g.half_width_mm)
+    ours, mm = (
+        g.field_rays(angles, yx, g.distance, 1.4),
+        g.rays(angles, yx).scaled(1 / g.half_width_mm),
+    )
     for name in ("origin", "direction", "near", "far"):
         torch.testing.assert_close(getattr(ours, name), getattr(mm, name), rtol=1e-4, atol=1e-4)
 
@@ -171,7 +209,9 @@ def test_rays_have_unit_length_and_pixel_centres_at_integers():
     torch.testing.assert_close(rays.direction.norm(dim=-1), torch.ones(64, 48))
     centre = g.rays(torch.tensor(123.0), torch.tensor([31.5, 23.5]))
     torch.testing.assert_close(centre.direction, -centre.origin / 1000, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(centre.far - centre.near, torch.tensor(2 * 1.4 * 48.0), rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(
+        centre.far - centre.near, torch.tensor(2 * 1.4 * 48.0), rtol=1e-4, atol=1e-2
+    )
 
 
 def test_support_bounds_the_rays():
@@ -212,16 +252,23 @@ def test_a_ray_along_the_axis_outside_the_cylinder_misses_it():
 
 @pytest.mark.parametrize("name", sorted(DEFAULTS))
 def test_json_round_trip(tmp_path, name):
-    g = dataclasses.replace(DEFAULTS[name], offset_mm=(1.5, -2.0), axis="y", columns_flipped=False, tilt_deg=5.0).orbit(7)
+    g = dataclasses.replace(
+        DEFAULTS[name], offset_mm=(1.5, -2.0), axis="y", columns_flipped=False, tilt_deg=5.0
+    ).orbit(7)
     g.save(tmp_path / "geometry.json")
     assert Geometry.from_json(tmp_path / "geometry.json") == g == Geometry.from_json(g.to_json())
     assert isinstance(json.loads((tmp_path / "geometry.json").read_text())["angles_deg"], list)
 
 
-@pytest.mark.parametrize("near", ["SAD", "SOD", "DSO", "SOD_mm", "sad_mm", "source_to_isocentre_mm"])
+@pytest.mark.parametrize(
+    "near", ["SAD", "SOD", "DSO", "SOD_mm", "sad_mm", "source_to_isocentre_mm"]
+)
 @pytest.mark.parametrize("far", ["SID", "SDD", "DSD", "SDD_mm", "source_to_detector_mm"])
 def test_other_names_of_the_distances_are_known(near, far):
-    assert Geometry.from_json({near: 1000, far: 1500, "rows": 64, "cols": 48, "pixel_mm": 3}) == geometry()
+    assert (
+        Geometry.from_json({near: 1000, far: 1500, "rows": 64, "cols": 48, "pixel_mm": 3})
+        == geometry()
+    )
 
 
 @pytest.mark.parametrize(
@@ -255,9 +302,13 @@ def test_an_impossible_geometry_gets_one_sentence(change, said):
 
 @pytest.mark.parametrize(
     "text, said",
-    [("{", "geometry.json.*readable"), ("[1]", "no JSON object"), ('{"rows": 3}', "without cols, pixel_mm, source"),
-     ('{"pixl_mm": 3}', "geometry key 'pixl_mm'.*did you mean 'pixel_mm'")],
-)  # fmt: skip
+    [
+        ("{", "geometry.json.*readable"),
+        ("[1]", "no JSON object"),
+        ('{"rows": 3}', "without cols, pixel_mm, source"),
+        ('{"pixl_mm": 3}', "geometry key 'pixl_mm'.*did you mean 'pixel_mm'"),
+    ],
+)
 def test_a_broken_geometry_file_gets_one_sentence(tmp_path, text, said):
     path = tmp_path / "geometry.json"
     path.write_text(text)
@@ -271,7 +322,11 @@ def test_an_absent_geometry_file_is_named(tmp_path):
 
 
 def test_wrong_orbits_and_angles_are_refused():
-    for call in (lambda: geometry().orbit(0), lambda: geometry().orbit(4, direction=2), lambda: geometry().with_fov(0),
-                 lambda: geometry().with_fov(130)):  # fmt: skip
+    for call in (
+        lambda: geometry().orbit(0),
+        lambda: geometry().orbit(4, direction=2),
+        lambda: geometry().with_fov(0),
+        lambda: geometry().with_fov(130),
+    ):
         with pytest.raises(UserError):
             call()

@@ -1,4 +1,6 @@
-"""The published generators against straightforward networks: GRAF's conditioning, HyperNeRFGAN's modulation, their field."""
+"""The published generators against straightforward networks: GRAF's conditioning, HyperNeRFGAN's
+modulation, their field.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,15 @@ from mednerf_kit.gan.graf import GrafGenerator
 from mednerf_kit.gan.hypernerfgan import HyperNerfGan
 
 TINY = {
-    "graf": {"shape_dim": 3, "appearance_dim": 2, "width": 12, "depth": 4, "skip": 2, "octaves": 3, "view_octaves": 2},
+    "graf": {
+        "shape_dim": 3,
+        "appearance_dim": 2,
+        "width": 12,
+        "depth": 4,
+        "skip": 2,
+        "octaves": 3,
+        "view_octaves": 2,
+    },
     "hypernerfgan": {"code_dim": 6, "width": 12, "depth": 4, "skip": 2, "octaves": 3, "rank": 2},
 }
 
@@ -47,7 +57,9 @@ def test_published_sizes():
     assert count(GrafGenerator()) == 677_764  # 0.678 M
     assert count(HyperNerfGan()) == 2_977_836  # 2.98 M
     layers = HyperNerfGan().weights(Latent(torch.randn(1, 128), torch.zeros(1, 3))).layers
-    assert sum(w[0].numel() for w, _ in layers) - 2 * 128 == 131_328, "multiply-adds per point; two columns meet padding only"
+    assert sum(w[0].numel() for w, _ in layers) - 2 * 128 == 131_328, (
+        "multiply-adds per point; two columns meet padding only"
+    )
 
 
 @pytest.mark.parametrize("view_octaves", [0, 2])
@@ -65,7 +77,11 @@ def test_graf_is_a_network_of_concatenated_codes(view_octaves):
         raw = g.head(h)
         density = raw[..., 0].relu() * (x[i, ..., :2].square().sum(-1) < 1.4**2)
         seen = [frequency_encoding(d[i].expand(5, 7, 3), 2)] if view_octaves else []
-        color = torch.sigmoid(g.color(g.branch(torch.cat([raw[..., 1:], *seen, appearance.expand(5, 7, 2)], -1)).relu()))
+        color = torch.sigmoid(
+            g.color(
+                g.branch(torch.cat([raw[..., 1:], *seen, appearance.expand(5, 7, 2)], -1)).relu()
+            )
+        )
         torch.testing.assert_close(answer.tau[i], density * dt[i])
         torch.testing.assert_close(answer.color[i], color)
     assert answer.tau.gt(0).any() and answer.tau.eq(0).any()
@@ -77,7 +93,9 @@ def test_only_a_viewing_branch_sees_the_direction():
         g = tiny("graf", view_octaves=view_octaves)
         code = g.weights(g.draw(2, seeded()))
         one, other = g.field(x, d, dt, code), g.field(x, -d, dt, code)
-        assert torch.equal(one.tau, other.tau) and torch.equal(one.color, other.color) == (view_octaves == 0)
+        assert torch.equal(one.tau, other.tau) and torch.equal(one.color, other.color) == (
+            view_octaves == 0
+        )
 
 
 @pytest.mark.parametrize("modulation", ["demod", "tanh", "sigmoid"])
@@ -101,7 +119,11 @@ def test_hypernerfgan_modulates_every_layer(modulation):
                 w = s * (1 + m)
                 w = w / w.norm(dim=1, keepdim=True)
             else:
-                w = s * (1 + (m.tanh() if modulation == "tanh" else m.sigmoid() - 0.5)) / math.sqrt(s.shape[1])
+                w = (
+                    s
+                    * (1 + (m.tanh() if modulation == "tanh" else m.sigmoid() - 0.5))
+                    / math.sqrt(s.shape[1])
+                )
             h = (torch.cat([h, encoded], -1) if k == 2 else h) @ w.T + b
             h = h.relu() * math.sqrt(2) if k < 4 else h
         density = h[..., 0].relu() * (x[i, ..., :2].square().sum(-1) < 1.4**2)
@@ -113,9 +135,14 @@ def test_hypernerfgan_modulates_every_layer(modulation):
 def test_gradients_reach_every_parameter(name):
     g = tiny(name)
     x, d, dt = rays()
-    answer = g.field.answer(x, d, dt, g.weights(g.draw(2, seeded())), torch.randn(dt.shape, generator=seeded()))
+    answer = g.field.answer(
+        x, d, dt, g.weights(g.draw(2, seeded())), torch.randn(dt.shape, generator=seeded())
+    )
     (answer.tau.sum() + answer.color.square().sum()).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in g.parameters())
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0
+        for p in g.parameters()
+    )
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -142,23 +169,34 @@ def test_additions_to_a_network_reach_all_of_it(name):
     for one, two in zip(plain.layers, same.layers, strict=True):
         assert torch.equal(one[0], two[0]) and torch.equal(one[1], two[1])
     back = tuple(-torch.cat([w.flatten(1), b], 1) for w, b in plain.layers)
-    assert all(w.abs().max() < 1e-6 and b.abs().max() < 1e-6 for w, b in shifted(plain.layers, back))
+    assert all(
+        w.abs().max() < 1e-6 and b.abs().max() < 1e-6 for w, b in shifted(plain.layers, back)
+    )
 
 
 def test_noise_moves_the_density_before_its_relu():
     field = ColouredField(octaves=1)
     layers = ((torch.zeros(1, 4, 16), torch.tensor([[-1.0, 0, 0, 0]])),)
     x, d, dt = (t[:1] for t in rays())
-    quiet, loud = (field.answer(x, d, dt, MlpWeights(layers), noise) for noise in (None, torch.full(dt.shape, 3.0)))
+    quiet, loud = (
+        field.answer(x, d, dt, MlpWeights(layers), noise)
+        for noise in (None, torch.full(dt.shape, 3.0))
+    )
     inside = x[..., :2].square().sum(-1) < 1.4**2
     assert quiet.tau.eq(0).all()
     torch.testing.assert_close(loud.tau, 2 * dt * inside)
 
 
-@pytest.mark.parametrize("node", [
-    {"name": "graf", "width": 1}, {"name": "graf", "depth": 2, "skip": 2}, {"name": "hypernerfgan", "rank": 0},
-    {"name": "hypernerfgan", "skip": 9}, {"name": "graph"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"name": "graf", "width": 1},
+        {"name": "graf", "depth": 2, "skip": 2},
+        {"name": "hypernerfgan", "rank": 0},
+        {"name": "hypernerfgan", "skip": 9},
+        {"name": "graph"},
+    ],
+)
 def test_a_bad_generator_is_refused(node):
     with pytest.raises(UserError, match="wanted"):
         GENERATORS.build(node)

@@ -1,4 +1,6 @@
-"""From X-rays back to scenes: a known scene is found again, baking agrees with marching, and scores say what they should."""
+"""From X-rays back to scenes: a known scene is found again, baking agrees with marching, and scores
+say what they should.
+"""
 
 from __future__ import annotations
 
@@ -66,18 +68,24 @@ def prior() -> Prior:
 @pytest.fixture(scope="module")
 def scenes(prior):
     """Three unseen scenes of the prior: their networks, volumes and orbits [3, V, H, W]."""
-    code = prior.generator.weights(prior.generator.latent(torch.randn(3, prior.generator.latent_dim, generator=seeded(5))))
+    code = prior.generator.weights(
+        prior.generator.latent(torch.randn(3, prior.generator.latent_dim, generator=seeded(5)))
+    )
     volumes = bake(prior.generator, code, size=48)
     return code, volumes, project_field(volumes, prior.geometry)
 
 
 @pytest.fixture(scope="module")
 def mean_orbit(prior):
-    code = prior.generator.weights(prior.generator.latent(torch.zeros(1, prior.generator.latent_dim)))
+    code = prior.generator.weights(
+        prior.generator.latent(torch.zeros(1, prior.generator.latent_dim))
+    )
     return project_field(bake(prior.generator, code, size=48), prior.geometry)[0]
 
 
-def inverted(prior: Prior, orbit: torch.Tensor, views=(FRONTAL,), options: Inversion = QUICK, seed: int = 0) -> Posterior:
+def inverted(
+    prior: Prior, orbit: torch.Tensor, views=(FRONTAL,), options: Inversion = QUICK, seed: int = 0
+) -> Posterior:
     angles = torch.tensor([prior.geometry.angles_deg[k] for k in views])
     return options(prior, orbit[list(views)], angles, seeded(seed))
 
@@ -96,8 +104,12 @@ def db(a: torch.Tensor, b: torch.Tensor) -> float:
 def marched(prior: Prior, code, angle_deg: float, distance: float, nodes: int = 64) -> torch.Tensor:
     """One view [rows, cols] by the ordinary renderer."""
     yx = prior.geometry.pixel_grid().reshape(1, -1, 2)
-    rays = prior.geometry.field_rays(torch.full(yx.shape[:-1], angle_deg), yx, distance, prior.generator.field.support)
-    return render(rays, prior.generator.field, [Level(Stratified(n=nodes))], code=code)[-1].picture.image.reshape(SIZE, SIZE)
+    rays = prior.geometry.field_rays(
+        torch.full(yx.shape[:-1], angle_deg), yx, distance, prior.generator.field.support
+    )
+    return render(rays, prior.generator.field, [Level(Stratified(n=nodes))], code=code)[
+        -1
+    ].picture.image.reshape(SIZE, SIZE)
 
 
 # Baking
@@ -108,7 +120,12 @@ def test_baked_values_are_the_fields_at_voxel_centres(prior, scenes):
     line = ((torch.arange(48) + 0.5) / 48 * 2 - 1) * HALF_EXTENT
     for z, y, x in ((24, 24, 24), (10, 30, 20), (35, 12, 31)):
         point = torch.stack([line[x], line[y], line[z]]).expand(3, 1, 3)
-        torch.testing.assert_close(prior.generator.field.density(point, code)[:, 0], volumes[:, z, y, x], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            prior.generator.field.density(point, code)[:, 0],
+            volumes[:, z, y, x],
+            rtol=1e-4,
+            atol=1e-5,
+        )
     outside = (line[:, None] ** 2 + line**2) >= prior.generator.field.support**2
     assert volumes[:, :, outside].abs().max() == 0 and volumes[:, line.abs() > 1.2].abs().max() == 0
 
@@ -125,7 +142,9 @@ def test_projecting_what_was_baked_agrees_with_marching(prior, scenes, angle_deg
 
 def test_at_distance_moves_the_source_and_keeps_the_field(prior):
     moved = at_distance(prior.geometry, 5.0)
-    assert moved.distance == pytest.approx(5.0, rel=1e-5) and moved.half_width_mm == pytest.approx(prior.geometry.half_width_mm)
+    assert moved.distance == pytest.approx(5.0, rel=1e-5) and moved.half_width_mm == pytest.approx(
+        prior.geometry.half_width_mm
+    )
 
 
 # Inversion
@@ -141,7 +160,9 @@ def test_a_known_scene_is_found_from_one_view(prior, scenes, posterior, mean_orb
 
 
 def test_the_fitted_geometry_stays_near_the_true_one(prior, posterior):
-    assert abs(float(posterior.angles_deg[0]) - 270) < 3 and posterior.distance == pytest.approx(prior.geometry.distance, rel=0.1)
+    assert abs(float(posterior.angles_deg[0]) - 270) < 3 and posterior.distance == pytest.approx(
+        prior.geometry.distance, rel=0.1
+    )
     assert (posterior.gains - 1).abs().max() < 0.2 and posterior.gains.shape == (3, 1)
     assert posterior.latent.w.shape[0] == posterior.code.batch == 3
     assert posterior.latent.pose.shape[0] == 3 and posterior.seconds > 0
@@ -158,14 +179,21 @@ def test_inversion_repeats_by_seed_and_leaves_the_prior_alone(prior, scenes):
     before = {k: v.clone() for k, v in prior.generator.state_dict().items()}
     one, same, other = (inverted(prior, scenes[2][1], options=FASTEST, seed=s) for s in (3, 3, 4))
     assert (
-        torch.equal(one.latent.w, same.latent.w) and torch.equal(one.gains, same.gains) and one.held_out_mse == same.held_out_mse
+        torch.equal(one.latent.w, same.latent.w)
+        and torch.equal(one.gains, same.gains)
+        and one.held_out_mse == same.held_out_mse
     )
     assert not torch.equal(one.latent.w, other.latent.w)
-    assert all(torch.equal(v, before[k]) for k, v in prior.generator.state_dict().items()) and prior.generator.edge == 0.02
+    assert (
+        all(torch.equal(v, before[k]) for k, v in prior.generator.state_dict().items())
+        and prior.generator.edge == 0.02
+    )
 
 
 def test_two_views_say_more_than_one(prior, scenes):
-    """Where one is ambiguous; here: the pictures of both inputs are explained, each with a gain and an angle of its own."""
+    """Where one is ambiguous; here: the pictures of both inputs are explained, each with a gain and
+    an angle of its own.
+    """
     both = inverted(prior, scenes[2][2], views=(0, FRONTAL))
     assert both.gains.shape == (3, 2) and both.angles_deg.shape == (2,)
     found = predict(prior, both, prior.geometry, size=48)
@@ -178,19 +206,34 @@ def test_members_differ_and_the_best_guess_comes_first(posterior):
 
 
 def test_a_time_limit_ends_the_search(prior, scenes):
-    hurried = inverted(prior, scenes[2][0], options=replace(QUICK, max_seconds=0.0, code_steps=5000, pivot_steps=5000))
+    hurried = inverted(
+        prior,
+        scenes[2][0],
+        options=replace(QUICK, max_seconds=0.0, code_steps=5000, pivot_steps=5000),
+    )
     assert hurried.seconds < 10 and hurried.held_out_mse < 1
 
 
 def held_out_error(prior: Prior, problem: Problem, found: Posterior) -> float:
-    """Mean squared error of the members at the problem's held-out pixels, by the ordinary renderer."""
+    """Mean squared error of the members at the problem's held-out pixels, by the ordinary
+    renderer.
+    """
     total = 0.0
     for member in range(found.code.batch):
         seen = torch.stack(
-            [marched(prior, found.code.one(member), float(a), found.distance, problem.options.nodes) for a in found.angles_deg]
+            [
+                marched(
+                    prior, found.code.one(member), float(a), found.distance, problem.options.nodes
+                )
+                for a in found.angles_deg
+            ]
         )
         view, y, x = problem.held_out.unbind(1)
-        total += float((found.gains[member, view] * seen[view, y, x] - problem.images[view, y, x]).square().mean())
+        total += float(
+            (found.gains[member, view] * seen[view, y, x] - problem.images[view, y, x])
+            .square()
+            .mean()
+        )
     return total / found.code.batch
 
 
@@ -203,14 +246,24 @@ def test_the_state_with_the_lowest_held_out_error_is_kept(prior, scenes, wild_pi
     if wild_pivot:
         problem.options = replace(QUICK, code_rate=30.0)
     found = problem.result(problem.descend(state, 5, pivot=True, started=0.0), 0.0)
-    assert held_out_error(prior, problem, found) == pytest.approx(found.held_out_mse, rel=0.05), "it says what it is"
+    assert held_out_error(prior, problem, found) == pytest.approx(found.held_out_mse, rel=0.05), (
+        "it says what it is"
+    )
     assert held_out_error(prior, problem, found) <= 1.05 * coded
 
 
 def test_held_out_pixels_are_never_fitted(prior, scenes):
-    problem = Problem(prior, scenes[2][0][[0, FRONTAL]], torch.tensor([0.0, 270.0]), QUICK, seeded())
-    held, fitted = ({tuple(p) for p in pixels.tolist()} for pixels in (problem.held_out, problem.training))
-    assert not held & fitted and len(fitted) == pytest.approx(0.9 * 2 * SIZE**2, rel=0.05) and len(held) > 100
+    problem = Problem(
+        prior, scenes[2][0][[0, FRONTAL]], torch.tensor([0.0, 270.0]), QUICK, seeded()
+    )
+    held, fitted = (
+        {tuple(p) for p in pixels.tolist()} for pixels in (problem.held_out, problem.training)
+    )
+    assert (
+        not held & fitted
+        and len(fitted) == pytest.approx(0.9 * 2 * SIZE**2, rel=0.05)
+        and len(held) > 100
+    )
 
 
 # What a posterior predicts
@@ -230,7 +283,9 @@ def test_the_orbit_is_the_members_mean_and_spread(prior, posterior):
 
 def test_calibration_widens_the_spread_by_the_number_of_views(prior, posterior):
     calibrated = replace(prior, meta={**prior.meta, "calibration": {"1": 2.0, "2": 3.0}})
-    assert [calibration(calibrated, n) for n in (1, 2, 5)] == [2.0, 3.0, 3.0] and calibration(prior, 1) == 1.0
+    assert [calibration(calibrated, n) for n in (1, 2, 5)] == [2.0, 3.0, 3.0] and calibration(
+        prior, 1
+    ) == 1.0
     plain, wide = (predict(p, posterior, prior.geometry, size=16) for p in (prior, calibrated))
     torch.testing.assert_close(wide.spread, 2 * plain.spread)
     torch.testing.assert_close(wide.values_spread, 2 * plain.values_spread)
@@ -242,7 +297,13 @@ def test_views_of_a_set_scaled_one_by_one_get_their_angles_mean_gain(prior, post
     step = 360 / VIEWS
     between = scaled.expected_gain(torch.tensor([0.0, step, 1.25 * step, -0.5 * step, 360.0]))
     wanted = torch.stack(
-        [profile[0], profile[1], 0.75 * profile[1] + 0.25 * profile[2], (profile[0] + profile[-1]) / 2, profile[0]]
+        [
+            profile[0],
+            profile[1],
+            0.75 * profile[1] + 0.25 * profile[2],
+            (profile[0] + profile[-1]) / 2,
+            profile[0],
+        ]
     )
     torch.testing.assert_close(between, wanted.exp())
     assert (prior.expected_gain(torch.tensor([0.0, 17.0])) == 1).all()
@@ -253,7 +314,10 @@ def test_views_of_a_set_scaled_one_by_one_get_their_angles_mean_gain(prior, post
 def test_one_scene_has_no_spread_but_the_floor(prior, posterior):
     alone = replace(posterior, code=posterior.code.one(0))
     found = predict(prior, alone, prior.geometry, size=16)
-    assert found.spread.unique().tolist() == pytest.approx([SPREAD_FLOOR]) and found.values_spread.abs().max() == 0
+    assert (
+        found.spread.unique().tolist() == pytest.approx([SPREAD_FLOOR])
+        and found.values_spread.abs().max() == 0
+    )
 
 
 # Scores
@@ -267,9 +331,15 @@ def test_input_views_are_found_by_angle():
 
 
 def test_baselines_are_what_anyone_could_do():
-    training, truth = torch.rand(5, 6, 4, 4, generator=seeded()), torch.rand(6, 4, 4, generator=seeded(1))
+    training, truth = (
+        torch.rand(5, 6, 4, 4, generator=seeded()),
+        torch.rand(6, 4, 4, generator=seeded(1)),
+    )
     found = baseline_orbits(training.half(), truth, [1, 4])
-    errors = [sum(float((training[p, k].half().float() - truth[k]).square().sum()) for k in (1, 4)) for p in range(5)]
+    errors = [
+        sum(float((training[p, k].half().float() - truth[k]).square().sum()) for k in (1, 4))
+        for p in range(5)
+    ]
     torch.testing.assert_close(found["mean_orbit"], training.half().float().mean(0))
     assert torch.equal(found["nearest_patient"], training[errors.index(min(errors))].half().float())
     assert all(torch.equal(found["neighbour_view"][k], truth[k - 1]) for k in range(6))
@@ -280,9 +350,18 @@ def scored_patient(name: str, psnr: list[float], baseline: float = 1.0) -> Score
     names = ("psnr_db", "psnr_gain_fitted_db", "ssim", "mae", "psnr_mask_db", "ssim_mask")
     values = torch.tensor([float("nan"), *psnr])
     shared = {
-        b: {k: torch.full_like(values, baseline) for k in names} for b in ("mean_orbit", "nearest_patient", "neighbour_view")
+        b: {k: torch.full_like(values, baseline) for k in names}
+        for b in ("mean_orbit", "nearest_patient", "neighbour_view")
     }
-    return Scored(name, dict.fromkeys(names, values), shared, None, None, {"coverage_90": 0.5, "mean_spread": 0.1}, 2.0)
+    return Scored(
+        name,
+        dict.fromkeys(names, values),
+        shared,
+        None,
+        None,
+        {"coverage_90": 0.5, "mean_spread": 0.1},
+        2.0,
+    )
 
 
 def test_scores_are_averaged_over_views_then_patients():
@@ -295,13 +374,30 @@ def test_scores_are_averaged_over_views_then_patients():
         lpips=(None, "no weights"),
     )
     assert set(found) > KEYS and found["psnr_db"] == pytest.approx((15 + 40) / 2)
-    assert (found["n_patients"], found["n_views"], found["data_range"], found["seen"]) == (2, 2, 1.0, False)
-    assert [row["psnr_db"] for row in found["per_angle"]] == [None, pytest.approx(25), pytest.approx(20)]
+    assert (found["n_patients"], found["n_views"], found["data_range"], found["seen"]) == (
+        2,
+        2,
+        1.0,
+        False,
+    )
+    assert [row["psnr_db"] for row in found["per_angle"]] == [
+        None,
+        pytest.approx(25),
+        pytest.approx(20),
+    ]
     assert [row["angle_deg"] for row in found["per_angle"]] == [0, 5, 10]
-    assert [(p["patient"], p["psnr_db"]) for p in found["per_patient"]] == [("a", 15.0), ("b", 40.0)]
-    assert found["baselines"]["mean_orbit"] == {"psnr_db": 2.5, "ssim": 2.5} and set(found["baselines"]) == {
-        "mean_orbit", "nearest_patient", "neighbour_view"}  # fmt: skip
-    assert found["lpips"] is None and found["lpips_note"] == "no weights" and found["uncertainty"]["coverage_90"] == 0.5
+    assert [(p["patient"], p["psnr_db"]) for p in found["per_patient"]] == [
+        ("a", 15.0),
+        ("b", 40.0),
+    ]
+    assert found["baselines"]["mean_orbit"] == {"psnr_db": 2.5, "ssim": 2.5} and set(
+        found["baselines"]
+    ) == {"mean_orbit", "nearest_patient", "neighbour_view"}
+    assert (
+        found["lpips"] is None
+        and found["lpips_note"] == "no weights"
+        and found["uncertainty"]["coverage_90"] == 0.5
+    )
     json.dumps(found, allow_nan=False)
 
 
@@ -312,7 +408,9 @@ def test_a_patients_scores_leave_the_inputs_out(prior, scenes):
     for table in (found.scores, *found.baselines.values()):
         assert table["psnr_db"][FRONTAL].isnan() and table["psnr_db"][rest].isfinite().all()
     own = -10 * (found.orbit.views.clamp(0, 1) - truth).square().mean((1, 2)).log10()
-    torch.testing.assert_close(found.scores["psnr_db"][rest].float(), own[rest], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        found.scores["psnr_db"][rest].float(), own[rest], rtol=1e-4, atol=1e-3
+    )
     assert 0 <= found.coverage["coverage_90"] <= 1 and found.coverage["mean_spread"] >= SPREAD_FLOOR
 
 
@@ -326,9 +424,19 @@ def tiny_set(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tiny_set, tmp_path_factory) -> Path:
-    settings = [*SETTINGS, "task.objective=posed", "task.learning_rate=1e-2", "steps=30", "snapshot_steps=30"]
+    settings = [
+        *SETTINGS,
+        "task.objective=posed",
+        "task.learning_rate=1e-2",
+        "steps=30",
+        "snapshot_steps=30",
+    ]
     return session.train(
-        dataset=str(tiny_set), config="chest", settings=settings, outdir=tmp_path_factory.mktemp("runs"), device="cpu"
+        dataset=str(tiny_set),
+        config="chest",
+        settings=settings,
+        outdir=tmp_path_factory.mktemp("runs"),
+        device="cpu",
     )
 
 
@@ -341,30 +449,48 @@ def hurry(monkeypatch):
 
 def test_evaluation_answers_with_every_key(run, tiny_set, hurry):
     found = evaluate(run=str(run), device="cpu", uncertainty=True)
-    assert set(found) > KEYS and found["seen"] is False and found["input_angles_deg"] == [270.0] and found["data_range"] == 1.0
-    assert (found["n_patients"], found["n_views"]) == (2, VIEWS - 1) and [p["patient"] for p in found["per_patient"]] == SPLIT[
-        "test"
-    ]
+    assert (
+        set(found) > KEYS
+        and found["seen"] is False
+        and found["input_angles_deg"] == [270.0]
+        and found["data_range"] == 1.0
+    )
+    assert (found["n_patients"], found["n_views"]) == (2, VIEWS - 1) and [
+        p["patient"] for p in found["per_patient"]
+    ] == SPLIT["test"]
     assert found["lpips"] is None and found["lpips_note"] == "no weights here"
-    assert [row["psnr_db"] is None for row in found["per_angle"]] == [k == FRONTAL for k in range(VIEWS)]
-    assert found["psnr_gain_fitted_db"] >= found["psnr_db"] - 1e-3 and 0 < found["ssim"] <= 1 and "volume" in found
+    assert [row["psnr_db"] is None for row in found["per_angle"]] == [
+        k == FRONTAL for k in range(VIEWS)
+    ]
+    assert (
+        found["psnr_gain_fitted_db"] >= found["psnr_db"] - 1e-3
+        and 0 < found["ssim"] <= 1
+        and "volume" in found
+    )
     assert 0 <= found["uncertainty"]["coverage_90"] <= 1
     train, test = (load_orbits(tiny_set, split=s).images.float() for s in ("train", "test"))
     rest = [k for k in range(VIEWS) if k != FRONTAL]
-    for name, guess in (("mean_orbit", train.mean(0).expand_as(test)), ("neighbour_view", test.roll(1, 1))):
+    for name, guess in (
+        ("mean_orbit", train.mean(0).expand_as(test)),
+        ("neighbour_view", test.roll(1, 1)),
+    ):
         wanted = (-10 * (guess - test)[:, rest].square().mean((2, 3)).log10()).mean()
         assert found["baselines"][name]["psnr_db"] == pytest.approx(float(wanted), abs=0.01)
     folder = run / "evaluate"
     assert json.loads((folder / "metrics.json").read_text()) == json.loads(json.dumps(found))
     rows = list(csv.DictReader((folder / "error_by_angle.csv").open()))
     assert len(rows) == VIEWS and rows[FRONTAL]["psnr_db"] == "" and float(rows[0]["psnr_db"]) > 0
-    assert all((folder / name).stat().st_size > 500 for name in ("error_by_angle.png", "strips.png"))
+    assert all(
+        (folder / name).stat().st_size > 500 for name in ("error_by_angle.png", "strips.png")
+    )
 
 
 def test_patients_the_prior_was_trained_on_are_refused_unless_seen(run, tiny_set, hurry, tmp_path):
     with pytest.raises(UserError, match="trained on.*p0.*--seen"):
         evaluate(run=str(run), split="train", device="cpu")
-    found = evaluate(run=str(run), split="train", device="cpu", seen=True, limit=1, out=tmp_path / "scores")
+    found = evaluate(
+        run=str(run), split="train", device="cpu", seen=True, limit=1, out=tmp_path / "scores"
+    )
     assert found["seen"] is True and [p["patient"] for p in found["per_patient"]] == ["p0"]
     assert (tmp_path / "scores" / "metrics.json").is_file()
 
@@ -394,7 +520,9 @@ def test_calibration_makes_the_band_hold_nine_tenths(run, hurry, tmp_path, monke
     """Fitted on validation patients alone; a test patient's truth is never read."""
     monkeypatch.setattr(calibrating, "Inversion", lambda: FASTEST)
     root = make_set(tmp_path / "with_val")
-    (root / "split.json").write_text(json.dumps({"train": SPLIT["train"], "val": ["q0"], "test": ["q1"]}))
+    (root / "split.json").write_text(
+        json.dumps({"train": SPLIT["train"], "val": ["q0"], "test": ["q1"]})
+    )
     trained = load_prior(run)
     prior = replace(trained, meta={**trained.meta, "dataset": str(root)})
     factors = calibrating.calibrate(prior, views=("1", "2"))
@@ -410,8 +538,15 @@ def test_nobody_to_calibrate_on_is_no_factor(run, hurry, tmp_path):
     trained = load_prior(run)
     assert calibrating.calibrate(trained) == {}
     root = make_set(tmp_path / "with_val")
-    (root / "split.json").write_text(json.dumps({"train": SPLIT["train"], "val": ["q0"], "test": ["q1"]}))
-    assert calibrating.calibrate(replace(trained, meta={**trained.meta, "dataset": str(root)}), limit=0) == {}
+    (root / "split.json").write_text(
+        json.dumps({"train": SPLIT["train"], "val": ["q0"], "test": ["q1"]})
+    )
+    assert (
+        calibrating.calibrate(
+            replace(trained, meta={**trained.meta, "dataset": str(root)}), limit=0
+        )
+        == {}
+    )
 
 
 def test_a_set_of_other_views_is_refused(run, hurry, tmp_path):
@@ -419,11 +554,16 @@ def test_a_set_of_other_views_is_refused(run, hurry, tmp_path):
     for patient in SPLIT["train"] + SPLIT["test"]:
         (other / patient / "xray_007.png").unlink()
     geometry = json.loads((other / "geometry.json").read_text())
-    (other / "geometry.json").write_text(json.dumps({**geometry, "angles_deg": geometry["angles_deg"][:7]}))
+    (other / "geometry.json").write_text(
+        json.dumps({**geometry, "angles_deg": geometry["angles_deg"][:7]})
+    )
     with pytest.raises(UserError, match="7 views.*8 angles"):
         evaluate(run=str(run), dataset=str(other), split="test", device="cpu")
 
 
 def test_evaluation_repeats_by_seed(run, hurry, tmp_path):
-    one, two = (evaluate(run=str(run), device="cpu", limit=1, seed=3, out=tmp_path / str(i)) for i in range(2))
+    one, two = (
+        evaluate(run=str(run), device="cpu", limit=1, seed=3, out=tmp_path / str(i))
+        for i in range(2)
+    )
     assert one["psnr_db"] == two["psnr_db"] and one["per_angle"] == two["per_angle"]

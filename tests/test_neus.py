@@ -1,4 +1,6 @@
-"""NeuS: normals against autograd, opacity against closed forms, sections about known balls, meshes and their scores."""
+"""NeuS: normals against autograd, opacity against closed forms, sections about known balls, meshes
+and their scores.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,11 @@ NETS = [
     {"depth": 3, "skip": 0},
     {"depth": 4, "skip": 2, "octaves": 3},
     {"depth": 3, "skip": 1, "encoding": SMALL_HASH},
-    {"depth": 1, "skip": 0, "encoding": [{"name": "frequency", "octaves": 2}, {"name": "planes", "resolution": 6}]},
+    {
+        "depth": 1,
+        "skip": 0,
+        "encoding": [{"name": "frequency", "octaves": 2}, {"name": "planes", "resolution": 6}],
+    },
 ]
 PAINT = Paint((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -74,14 +80,21 @@ class ExactField(Neus):
 
 def exact(sharpness: float = 200.0, **options) -> ExactField:
     torch.manual_seed(0)
-    return ExactField(width=32, depth=1, skip=0, head_depth=0, sharpness=sharpness, **options, box=BOX)
+    return ExactField(
+        width=32, depth=1, skip=0, head_depth=0, sharpness=sharpness, **options, box=BOX
+    )
 
 
 def parallel_rays(n: int = 41, reach: float = 0.9) -> Rays:
     """Rays along −x in the plane z = 0, through the box of the ball."""
     y = torch.linspace(-reach, reach, n)
     origin = torch.stack([torch.full_like(y, 3.0), y, torch.zeros_like(y)], -1)
-    return Rays(origin, torch.tensor([-1.0, 0.0, 0.0]).expand(n, 3), torch.full((n,), 2.0), torch.full((n,), 4.0))
+    return Rays(
+        origin,
+        torch.tensor([-1.0, 0.0, 0.0]).expand(n, 3),
+        torch.full((n,), 2.0),
+        torch.full((n,), 4.0),
+    )
 
 
 # The field
@@ -92,7 +105,10 @@ def test_a_new_field_is_a_ball(options):
     off = []
     for seed in range(3):
         field = build(seed=seed, **{**options, "width": 128, "depth": 4, "radius": 0.6})
-        u = normalize(torch.randn(400, 3, generator=seeded()), dim=-1) * torch.linspace(0.2, 1.0, 400)[:, None]
+        u = (
+            normalize(torch.randn(400, 3, generator=seeded()), dim=-1)
+            * torch.linspace(0.2, 1.0, 400)[:, None]
+        )
         inside = field.inside(x := ROOM.mean(0) + 1.25 * u)
         off.append((field.sdf(x) - 1.25 * (u.norm(dim=-1) - 0.6))[inside] / 1.25)
     together = torch.cat(off).detach()
@@ -119,7 +135,9 @@ class TestNormals:
         ours = {name: p.grad.clone() for name, p in field.named_parameters() if p.grad is not None}
         field.zero_grad()
         plain = x.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(slow_distance(field, plain).sum(), plain, create_graph=True)
+        (gradient,) = torch.autograd.grad(
+            slow_distance(field, plain).sum(), plain, create_graph=True
+        )
         (gradient.norm(dim=-1) - 1).square().mean().backward()
         assert ours
         for name, p in field.named_parameters():
@@ -158,8 +176,12 @@ def test_what_is_left_behind_a_surface_does_not_depend_on_the_sections():
     s = torch.tensor(80.0)
     for n in (3, 17, 200):
         ends = torch.linspace(0.4, -0.3, n + 1)
-        tau = section_depth(0.5 * (ends[1:] + ends[:-1]), torch.tensor(-1.0), torch.full((n,), 0.7 / n), s)
-        expected = torch.nn.functional.logsigmoid(s * 0.4) - torch.nn.functional.logsigmoid(s * -0.3)
+        tau = section_depth(
+            0.5 * (ends[1:] + ends[:-1]), torch.tensor(-1.0), torch.full((n,), 0.7 / n), s
+        )
+        expected = torch.nn.functional.logsigmoid(s * 0.4) - torch.nn.functional.logsigmoid(
+            s * -0.3
+        )
         torch.testing.assert_close(tau.sum(), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -168,7 +190,9 @@ def test_extremes_stay_finite():
     distance = torch.tensor([-1e3, -1e-3, 0.0, 1e-3, 1e3], requires_grad=True)
     tau = section_depth(distance, torch.tensor(-1.0), torch.tensor(10.0), s)
     tau.sum().backward()
-    assert bool(tau.isfinite().all() & distance.grad.isfinite().all() & s.grad.isfinite()) and bool((tau >= 0).all())
+    assert bool(tau.isfinite().all() & distance.grad.isfinite().all() & s.grad.isfinite()) and bool(
+        (tau >= 0).all()
+    )
 
 
 def test_annealing_gives_what_is_seen_from_behind_a_slope():
@@ -177,7 +201,12 @@ def test_annealing_gives_what_is_seen_from_behind_a_slope():
     assert annealed(cos, 0.0).tolist() == [-1.0, -0.5, 0.0]
     field = build(anneal=0.5)
     assert field.annealing() == 1.0  # one that is never told is past it
-    assert [field.advance(p) or field.annealing() for p in (0.0, 0.25, 0.5, 1.0)] == [0.0, 0.5, 1.0, 1.0]
+    assert [field.advance(p) or field.annealing() for p in (0.0, 0.25, 0.5, 1.0)] == [
+        0.0,
+        0.5,
+        1.0,
+        1.0,
+    ]
 
 
 def test_density_is_the_optical_depth_of_a_straight_ray():
@@ -187,8 +216,11 @@ def test_density_is_the_optical_depth_of_a_straight_ray():
     integral = torch.trapezoid(field.density(x), t)[None]
     before_middle = t < 3
     straight = torch.trapezoid(field.density(x[before_middle]), t[before_middle])
-    end = section_depth(torch.tensor(-0.1), torch.tensor(-1.0), torch.tensor(1.0), field.sharpness)  # from 0.4 to −0.6
-    assert straight.item() == pytest.approx(end.item(), rel=1e-3) and integral.item() > straight.item()
+    # from 0.4 to −0.6
+    end = section_depth(torch.tensor(-0.1), torch.tensor(-1.0), torch.tensor(1.0), field.sharpness)
+    assert (
+        straight.item() == pytest.approx(end.item(), rel=1e-3) and integral.item() > straight.item()
+    )
     assert not field.density(torch.tensor([[1.01, 0.0, 0.0]])).any()
 
 
@@ -200,22 +232,42 @@ def test_a_true_distance_has_no_eikonal_penalty():
     field(x, rays.direction[:, None], samples.dt)
     assert float(field.regularisers()["eikonal"]) < 1e-10
     field.at = lambda p: (p.norm(dim=-1), 3 * normalize(p, dim=-1), torch.zeros(len(p), 32))
-    assert float(field.regularisers()["eikonal"]) == pytest.approx(4.0 * 1024 / (1024 + len(field.normals)), rel=1e-3)
+    assert float(field.regularisers()["eikonal"]) == pytest.approx(
+        4.0 * 1024 / (1024 + len(field.normals)), rel=1e-3
+    )
 
 
 def test_a_background_stands_outside_the_box():
-    background = {"name": "nerf", "depth": 1, "width": 8, "skip": 0, "octaves": 2, "activation": "softplus"}
+    background = {
+        "name": "nerf",
+        "depth": 1,
+        "width": 8,
+        "skip": 0,
+        "octaves": 2,
+        "activation": "softplus",
+    }
     field, plain = (exact(background=b) for b in (background, None))
-    x, d = torch.tensor([[[0.0, 0.0, 0.0], [0.5, 0.0, 0.0], [1.5, 0.0, 0.0], [9.0, 0.0, 0.0]]]), torch.eye(3)[:1, None]
+    x, d = (
+        torch.tensor([[[0.0, 0.0, 0.0], [0.5, 0.0, 0.0], [1.5, 0.0, 0.0], [9.0, 0.0, 0.0]]]),
+        torch.eye(3)[:1, None],
+    )
     dt = torch.full((1, 4), 0.1)
     seen, alone = field(x, -d, dt), plain(x, -d, dt)
     torch.testing.assert_close(seen.tau[:, :2], alone.tau[:, :2])
-    assert bool((seen.tau[:, 2:] > 0).all()) and not alone.tau[:, 2:].any() and bool((seen.color[:, 2:] > 0).all())
+    assert (
+        bool((seen.tau[:, 2:] > 0).all())
+        and not alone.tau[:, 2:].any()
+        and bool((seen.color[:, 2:] > 0).all())
+    )
     assert field.folded(x)[0, :, 0].tolist() == pytest.approx([0, 0.5, 2 - 1 / 1.5, 2 - 1 / 9])
-    assert {id(p) for g in field.groups() for p in g["params"]} == {id(p) for p in field.parameters()}
+    assert {id(p) for g in field.groups() for p in g["params"]} == {
+        id(p) for p in field.parameters()
+    }
 
 
-@pytest.mark.parametrize("options", [{"skip": 3}, {"radius": 0.0}, {"anneal": 1.5}, {"sharpness": -1.0}, {"width": 0}])
+@pytest.mark.parametrize(
+    "options", [{"skip": 3}, {"radius": 0.0}, {"anneal": 1.5}, {"sharpness": -1.0}, {"width": 0}]
+)
 def test_a_field_refuses_what_it_cannot_be(options):
     with pytest.raises(UserError):
         build(**options)
@@ -229,22 +281,33 @@ def test_rounds_close_in_on_the_surface():
     true = 3 - (ExactField.ball**2 - rays.origin[:, 1].square()).sqrt()
     off = []
     for rounds in (0, 1, 2, 4):
-        found = Sections(n=16, refine=4 * rounds, rounds=rounds, faint=0.0, box=BOX, field=field)(rays)
+        found = Sections(n=16, refine=4 * rounds, rounds=rounds, faint=0.0, box=BOX, field=field)(
+            rays
+        )
         assert found.t.shape[-1] == 16 + 4 * rounds
         torch.testing.assert_close(found.dt.sum(-1), rays.far - rays.near)
         here = (found.t - true[:, None]).abs().argmin(-1, keepdim=True)
         off.append(float(found.dt.gather(-1, here).mean()))
-    assert off[0] == pytest.approx(2 / 16) and off[1] < 0.5 * off[0] and off[2] < 0.5 * off[1] and off[3] < 0.25 * off[2]
+    assert (
+        off[0] == pytest.approx(2 / 16)
+        and off[1] < 0.5 * off[0]
+        and off[2] < 0.5 * off[1]
+        and off[3] < 0.25 * off[2]
+    )
 
 
 def test_sections_left_out_cannot_be_seen():
     rays, field = parallel_rays(), exact(sharpness=100.0)
 
     def look(faint: float):
-        found = Sections(n=48, refine=32, rounds=2, faint=faint, box=BOX, field=field)(rays, None, seeded())
+        found = Sections(n=48, refine=32, rounds=2, faint=faint, box=BOX, field=field)(
+            rays, None, seeded()
+        )
         x = rays.origin[:, None] + found.t[..., None] * rays.direction[:, None]
         answer = field(x, rays.direction[:, None], found.dt)
-        return emission_absorption(answer.tau.detach(), answer.color.detach()), (found.dt > 0).float().mean()
+        return emission_absorption(answer.tau.detach(), answer.color.detach()), (
+            found.dt > 0
+        ).float().mean()
 
     (all_of_it, everything), (some, few) = look(0.0), look(1e-3)
     assert everything == 1.0 and few < 0.45
@@ -254,7 +317,9 @@ def test_sections_left_out_cannot_be_seen():
 
 def test_a_ray_that_misses_is_not_asked():
     asked = []
-    field = SimpleNamespace(sharpness=torch.tensor(50.0), sdf=lambda x: (asked.append(len(x)), x.norm(dim=-1) - 0.6)[1])
+    field = SimpleNamespace(
+        sharpness=torch.tensor(50.0), sdf=lambda x: (asked.append(len(x)), x.norm(dim=-1) - 0.6)[1]
+    )
     rays = parallel_rays(5)
     rays = replace(rays, far=torch.where(torch.arange(5) < 2, rays.near, rays.far))
     found = Sections(n=8, refine=4, rounds=1, box=BOX, field=field)(rays)
@@ -268,13 +333,20 @@ def test_nodes_follow_behind_the_box():
     torch.testing.assert_close(found.dt[:, :12].sum(-1), torch.full((5,), 2.0))
     torch.testing.assert_close(found.dt[:, 12:].sum(-1), torch.full((5,), 36.0))
     ends = 4 + found.dt[0, 12:].cumsum(-1)
-    torch.testing.assert_close((1 / ends).diff(), torch.full((5,), -(1 / 4 - 1 / 40) / 6), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(
+        (1 / ends).diff(), torch.full((5,), -(1 / 4 - 1 / 40) / 6), rtol=1e-3, atol=1e-6
+    )
 
 
 def test_a_sampler_refuses_what_has_no_distance():
     with pytest.raises(UserError, match="without signed distances"):
         SAMPLERS.build("neus", box=BOX, field=nn.Linear(1, 1))
-    for options in ({"refine": 2, "rounds": 3}, {"outside": 3, "box": None}, {"sharpness": 0.0}, {"faint": 2.0}):
+    for options in (
+        {"refine": 2, "rounds": 3},
+        {"outside": 3, "box": None},
+        {"sharpness": 0.0},
+        {"faint": 2.0},
+    ):
         with pytest.raises(UserError):
             Sections(**{"box": BOX, **options})
 
@@ -305,12 +377,16 @@ def test_the_mesh_of_a_ball_lies_on_it():
 
 
 def test_half_a_surface_is_half_complete():
-    truth = Surface((ExactBall((-1.0, 0.0, 0.0), 0.3, PAINT), ExactBall((1.0, 0.0, 0.0), 0.3, PAINT)))
+    truth = Surface(
+        (ExactBall((-1.0, 0.0, 0.0), 0.3, PAINT), ExactBall((1.0, 0.0, 0.0), 0.3, PAINT))
+    )
     box = torch.tensor([[-1.5, -0.5, -0.5], [-0.5, 0.5, 0.5]])
     found = surface.chamfer(*surface.level_set(grid_of(truth.distance, box), box), truth, n=1000)
     size = math.sqrt(2.6**2 + 2 * 0.6**2)
     away = 0.5 * (2.0 - 0.3)  # nearest point of the other ball, for about half of the points
-    assert found["accuracy"] < 1e-3 and found["completeness"] * size == pytest.approx(away, rel=0.08)
+    assert found["accuracy"] < 1e-3 and found["completeness"] * size == pytest.approx(
+        away, rel=0.08
+    )
 
 
 def test_a_floor_that_leaves_the_box_is_closed_on_its_faces():
@@ -337,11 +413,21 @@ def test_a_level_that_yields_nothing_is_one_sentence(level):
 def neus_fit(field: Neus):
     """A fit of the exact ball field on the pictures of a ball."""
     fit = ball_fit(views=2, size=16)
-    model = Model(nn.ModuleDict({"scene": field}), nn.ModuleDict(), fit.model.levels, fit.model.picture)
-    levels = [replace(fit.model.levels[0], sampler=Sections(n=24, refine=16, rounds=2, box=BOX, field=field), field=field)]
+    model = Model(
+        nn.ModuleDict({"scene": field}), nn.ModuleDict(), fit.model.levels, fit.model.picture
+    )
+    levels = [
+        replace(
+            fit.model.levels[0],
+            sampler=Sections(n=24, refine=16, rounds=2, box=BOX, field=field),
+            field=field,
+        )
+    ]
     known = exact_scene(ball_cameras(2, 16))
     truth = Surface((ExactBall((0.0, 0.0, 0.0), ExactField.ball, PAINT),))
-    return replace(fit, model=replace(model, levels=levels), known=replace(known, facts={"surface": truth}))
+    return replace(
+        fit, model=replace(model, levels=levels), known=replace(known, facts={"surface": truth})
+    )
 
 
 class Floor(ExactField):
@@ -351,7 +437,11 @@ class Floor(ExactField):
         return x[..., 2] - 0.25
 
     def at(self, points):
-        return self.sdf(points), torch.tensor([[0.0, 0.0, 1.0]]).expand_as(points), torch.zeros(len(points), 32)
+        return (
+            self.sdf(points),
+            torch.tensor([[0.0, 0.0, 1.0]]).expand_as(points),
+            torch.zeros(len(points), 32),
+        )
 
 
 def test_a_mesh_has_colours_also_where_it_was_closed(tmp_path):
@@ -412,21 +502,48 @@ def first_and_last(run):
 
 @pytest.mark.parametrize("selector", ["random", "error_map"])
 def test_a_fit_learns_a_surface(tmp_path, selector):
-    small = ["scene.size=32", "scene.downscale=1", "scene.train_views=6", f"selector.name={selector}", "steps=40"]
-    run = train(dataset="blocks", config="lego_neus", preset="quick", settings=TINY + small, outdir=tmp_path, device="cpu")
+    small = [
+        "scene.size=32",
+        "scene.downscale=1",
+        "scene.train_views=6",
+        f"selector.name={selector}",
+        "steps=40",
+    ]
+    run = train(
+        dataset="blocks",
+        config="lego_neus",
+        preset="quick",
+        settings=TINY + small,
+        outdir=tmp_path,
+        device="cpu",
+    )
     rows = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
     assert {"l1_colour", "eikonal", "mask"} <= rows[0].keys()
-    run_training, ended = (sum(row["mask"] for row in some) / len(some) for some in (rows[:3], rows[-10:]))
+    run_training, ended = (
+        sum(row["mask"] for row in some) / len(some) for some in (rows[:3], rows[-10:])
+    )
     assert ended < 0.75 * run_training
 
 
 def test_a_fit_of_dtu_may_do_without_masks(tmp_path):
     dataset = str(Dtu.example(tmp_path / "scan"))
-    unmasked = ["scene.masked=false", "scene.clip=false", "scene.far=20", "losses.mask=0", "fields.scene.anneal=0.5",
-                "levels.0.sampler.outside=8",
-                "fields.scene.background={name: nerf, depth: 1, width: 8, skip: 0}"]  # fmt: skip
+    unmasked = [
+        "scene.masked=false",
+        "scene.clip=false",
+        "scene.far=20",
+        "losses.mask=0",
+        "fields.scene.anneal=0.5",
+        "levels.0.sampler.outside=8",
+        "fields.scene.background={name: nerf, depth: 1, width: 8, skip: 0}",
+    ]
     for settings in ([], unmasked):
-        run = train(dataset=dataset, config="dtu_neus", preset="quick", settings=[*TINY, "scene.downscale=1", *settings],
-                    outdir=tmp_path / "runs", device="cpu")  # fmt: skip
+        run = train(
+            dataset=dataset,
+            config="dtu_neus",
+            preset="quick",
+            settings=[*TINY, "scene.downscale=1", *settings],
+            outdir=tmp_path / "runs",
+            device="cpu",
+        )
         first, last = first_and_last(run)
         assert last["l1_colour"] < first["l1_colour"] and ("mask" in last) == (not settings)

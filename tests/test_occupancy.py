@@ -1,4 +1,6 @@
-"""The occupancy grid: what it remembers against brute force, what a ray is asked, and what skipping may lose."""
+"""The occupancy grid: what it remembers against brute force, what a ray is asked, and what skipping
+may lose.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def parallel_rays(count: int = 200) -> Rays:
     """Rays along x through random places of the box, some beside it."""
     yz = 2.4 * torch.rand(count, 2, generator=seeded(5)) - 1.2
     origin = torch.cat([torch.full((count, 1), -2.0), yz], -1)
-    return Rays(origin, torch.eye(3)[0].expand(count, 3), torch.ones(count), torch.full((count,), 3.0))
+    return Rays(
+        origin, torch.eye(3)[0].expand(count, 3), torch.ones(count), torch.full((count,), 3.0)
+    )
 
 
 def chords(rays: Rays) -> torch.Tensor:
@@ -46,7 +50,9 @@ def chords(rays: Rays) -> torch.Tensor:
 
 
 def taught(field=None, times: int = 40, **options) -> Occupancy:
-    sampler = Occupancy(**{"n": 128, "resolution": 20, "every": 1, "warmup_steps": 30, **options}, box=BOX)
+    sampler = Occupancy(
+        **{"n": 128, "resolution": 20, "every": 1, "warmup_steps": 30, **options}, box=BOX
+    )
     for step in range(times):
         sampler.observe(step, field or Ball())
     return sampler
@@ -71,7 +77,10 @@ def test_steps_are_even_and_no_longer_than_the_boxs_diagonal_allows():
     found = Occupancy(n=100, resolution=8, box=10 * BOX)(rays)
     step = 10 * DIAGONAL / 100
     torch.testing.assert_close(found.dt[0, :5], torch.full((5,), step))
-    assert found.dt.max() <= step * (1 + 1e-5) and (found.dt > 0).sum(-1).tolist() == [math.ceil(2 / step)] * 4
+    assert (
+        found.dt.max() <= step * (1 + 1e-5)
+        and (found.dt > 0).sum(-1).tolist() == [math.ceil(2 / step)] * 4
+    )
     whole = Occupancy(n=100, resolution=8, box=0.01 * BOX).steps(rays, None)
     torch.testing.assert_close(whole.diff(dim=-1), torch.full((4, 100), 0.02), atol=1e-5, rtol=0)
 
@@ -85,7 +94,9 @@ def test_the_grid_finds_the_ball():
     assert not sampler.occupied[distance > RADIUS + reach].any(), "a cell beside it is empty"
     inside = torch.rand(500, 3, generator=seeded()) * 2 - 1
     assert sampler.is_occupied(inside[inside.norm(dim=-1) < RADIUS - 2 * reach]).all()
-    assert not sampler.is_occupied(torch.tensor([[0.0, 0.0, 1.5], [-1.01, 0.0, 0.0], [0.9, 0.9, 0.9]])).any()
+    assert not sampler.is_occupied(
+        torch.tensor([[0.0, 0.0, 1.5], [-1.01, 0.0, 0.0], [0.9, 0.9, 0.9]])
+    ).any()
 
 
 @pytest.mark.parametrize("seed", [None, 2])
@@ -95,9 +106,15 @@ def test_only_occupied_cells_are_asked_and_the_chord_is_right(seed):
     x = rays.origin[:, None] + found.t[..., None] * rays.direction[:, None]
     assert sampler.is_occupied(x)[found.dt > 0].all()
     asked = (found.dt > 0).sum(-1).float().mean()
-    assert 0 < asked < 0.25 * (Occupancy(n=128, resolution=20, box=BOX)(rays).dt > 0).sum(-1).float().mean()
+    assert (
+        0
+        < asked
+        < 0.25 * (Occupancy(n=128, resolution=20, box=BOX)(rays).dt > 0).sum(-1).float().mean()
+    )
     integral = ((x.square().sum(-1) < RADIUS**2) * found.dt).sum(-1)
-    assert (integral - chords(rays)).abs().max() < 0.1, "a ray that grazes a cell may lose what lies there"
+    assert (integral - chords(rays)).abs().max() < 0.1, (
+        "a ray that grazes a cell may lose what lies there"
+    )
     assert (integral - chords(rays)).abs().mean() < DIAGONAL / 128
 
 
@@ -193,9 +210,13 @@ def test_kept_nodes_are_gathered_and_cover_the_same_length(keep):
     torch.testing.assert_close(dense.dt.sum(-1), loose.dt.sum(-1), atol=1e-5, rtol=1e-5)
     few = (loose.dt > 0).sum(-1) <= keep
     assert few.any()
-    for t, dt, wide_t, wide_dt in zip(dense.t[few], dense.dt[few], loose.t[few], loose.dt[few], strict=True):
+    for t, dt, wide_t, wide_dt in zip(
+        dense.t[few], dense.dt[few], loose.t[few], loose.dt[few], strict=True
+    ):
         here = wide_dt > 0
-        assert torch.equal(t[: here.sum()], wide_t[here]) and torch.equal(dt[: here.sum()], wide_dt[here])
+        assert torch.equal(t[: here.sum()], wide_t[here]) and torch.equal(
+            dt[: here.sum()], wide_dt[here]
+        )
         assert (dt[here.sum() :] == 0).all()
     x = rays.origin[:, None] + dense.t[..., None] * rays.direction[:, None]
     assert taught().is_occupied(x)[dense.dt > 0].all(), "longer steps stay within the occupied part"
@@ -215,7 +236,8 @@ def test_the_hybrid_refines_inside_occupied_cells_only(previous, seed):
     assert found.t.shape[-1] == 64 + 32
     x = rays.origin[:, None] + found.t[..., None] * rays.direction[:, None]
     here = found.dt > 0
-    reached = taught(Ball(radius=RADIUS + 0.5 * DIAGONAL / 64))  # a step may reach half its length beyond its cell
+    # a step may reach half its length beyond its cell
+    reached = taught(Ball(radius=RADIUS + 0.5 * DIAGONAL / 64))
     assert reached.is_occupied(x)[here].float().mean() > 0.99
     integral = ((x.square().sum(-1) < RADIUS**2) * found.dt).sum(-1)
     assert (integral - chords(rays)).abs().mean() < 0.5 * DIAGONAL / 64
@@ -225,13 +247,21 @@ def test_the_hybrid_refines_inside_occupied_cells_only(previous, seed):
         refined = (at_the_surface & here)[front].sum(-1).float().mean()
         plain = sampler(rays)
         y = rays.origin[:, None] + plain.t[..., None] * rays.direction[:, None]
-        assert refined > 2 * (((y.norm(dim=-1) - RADIUS).abs() < 0.1) & (plain.dt > 0))[front].sum(-1).float().mean()
+        assert (
+            refined
+            > 2
+            * (((y.norm(dim=-1) - RADIUS).abs() < 0.1) & (plain.dt > 0))[front]
+            .sum(-1)
+            .float()
+            .mean()
+        )
 
 
 def test_importance_after_the_grid_never_enters_an_empty_cell():
     rays, sampler = parallel_rays(), taught()
     coarse = sampler(rays, None, None)
-    w = torch.rand(coarse.t.shape, generator=seeded())  # even what no field would answer in an empty cell
+    # even what no field would answer in an empty cell
+    w = torch.rand(coarse.t.shape, generator=seeded())
     found = Importance(n=32)(rays, (coarse, w * (coarse.dt > 0)), seeded())
     torch.testing.assert_close(found.dt.sum(-1), coarse.dt.sum(-1), atol=1e-4, rtol=1e-4)
     within = (found.t[:, :, None] - coarse.t[:, None]).abs() <= 0.5 * coarse.dt[:, None] + 1e-5
@@ -239,7 +269,9 @@ def test_importance_after_the_grid_never_enters_an_empty_cell():
 
 
 def test_what_skipping_loses_is_bounded_by_the_steps_it_skips():
-    """Optical depth left out of a ray is at most Σ over skipped steps of what the grid allows them."""
+    """Optical depth left out of a ray is at most Σ over skipped steps of what the grid allows
+    them.
+    """
 
     class Fog:
         """A bell of density: most of the box is faint, nothing is empty."""
@@ -248,14 +280,18 @@ def test_what_skipping_loses_is_bounded_by_the_steps_it_skips():
             return 20 * torch.exp(-x.square().sum(-1) / 0.1)
 
     rays, threshold = parallel_rays(), 2e-3
-    sampler = taught(Fog(), threshold=threshold, decay=1.0, times=60, warmup_steps=60, resolution=32, n=64)
+    sampler = taught(
+        Fog(), threshold=threshold, decay=1.0, times=60, warmup_steps=60, resolution=32, n=64
+    )
     everything, kept = Occupancy(n=64, resolution=32, box=BOX)(rays), sampler(rays)
     x = rays.origin[:, None] + everything.t[..., None] * rays.direction[:, None]
     whole, part = (Fog().density(x) * s.dt for s in (everything, kept))
     lost = (whole - part).sum(-1)
     skipped = ((everything.dt > 0) & (kept.dt == 0)).sum(-1)
     assert skipped.max() > 20 and lost.max() > 0
-    assert (lost <= 1.5 * threshold * skipped).all(), "1.5: the grid saw random points, not each cell's densest"
+    assert (lost <= 1.5 * threshold * skipped).all(), (
+        "1.5: the grid saw random points, not each cell's densest"
+    )
     seen = [1 - torch.exp(-tau.sum(-1)) for tau in (whole, part)]
     assert ((seen[0] - seen[1]) <= lost + 1e-6).all()
 

@@ -1,4 +1,6 @@
-"""DRR sets: the three layouts, splitting by patient, recognition of patients, and what a broken set gets."""
+"""DRR sets: the three layouts, splitting by patient, recognition of patients, and what a broken set
+gets.
+"""
 
 import json
 
@@ -29,7 +31,9 @@ def flat_set(root, patients=4, *, bbg=()):
     for patient in range(1, patients + 1):
         for view in range(VIEWS):
             middle = "_bbg" if patient in bbg else ""
-            Image.fromarray(picture(patient, view)).save(root / f"{patient:02d}{middle}_xray{view:04d}.png")
+            Image.fromarray(picture(patient, view)).save(
+                root / f"{patient:02d}{middle}_xray{view:04d}.png"
+            )
     return root
 
 
@@ -37,8 +41,12 @@ def own_set(root, patients=3, *, split=None):
     for patient in range(patients):
         (root / f"p{patient}").mkdir(parents=True)
         for view in range(VIEWS):
-            Image.fromarray(picture(patient, view, np.uint16)).save(root / f"p{patient}" / f"xray_{view:03d}.png")
-    DEFAULTS["knee"].resized(SIDE).orbit(VIEWS, start_deg=30, direction=-1).save(root / "geometry.json")
+            Image.fromarray(picture(patient, view, np.uint16)).save(
+                root / f"p{patient}" / f"xray_{view:03d}.png"
+            )
+    DEFAULTS["knee"].resized(SIDE).orbit(VIEWS, start_deg=30, direction=-1).save(
+        root / "geometry.json"
+    )
     if split:
         (root / "split.json").write_text(json.dumps(split))
     return root
@@ -46,26 +54,37 @@ def own_set(root, patients=3, *, split=None):
 
 def test_flat_layout_reads_pixels_unmirrored_with_the_stated_default(tmp_path):
     found = load_orbits(flat_set(tmp_path / "my_chest_drrs", bbg=[1]), split="all")
-    assert (found.layout, found.anatomy, found.patients) == ("flat", "chest", ("01", "02", "03", "04"))
+    assert (found.layout, found.anatomy, found.patients) == (
+        "flat",
+        "chest",
+        ("01", "02", "03", "04"),
+    )
     assert found.images.shape == (4, VIEWS, SIDE, SIDE) and found.images.dtype == torch.float16
     for patient in (1, 3):
         for view in range(VIEWS):
             wanted = torch.from_numpy(picture(patient, view).astype(np.float32) / 255)
             assert torch.allclose(found.images[patient - 1, view].float(), wanted, atol=5e-4)
     assert found.geometry.fov_deg == pytest.approx(18.2, abs=0.05)
-    assert found.geometry.angles_deg == (0, 60, 120, 180, 240, 300) and found.geometry.line_integral_scale is None
+    assert (
+        found.geometry.angles_deg == (0, 60, 120, 180, 240, 300)
+        and found.geometry.line_integral_scale is None
+    )
     assert any("18.2" in note for note in found.notes)
 
 
 def test_knee_default_has_its_own_field_of_view(tmp_path):
-    assert load_orbits(flat_set(tmp_path / "knee_xrays"), split="all").geometry.fov_deg == pytest.approx(19.1, abs=0.05)
+    assert load_orbits(
+        flat_set(tmp_path / "knee_xrays"), split="all"
+    ).geometry.fov_deg == pytest.approx(19.1, abs=0.05)
 
 
 def test_own_layout_keeps_geometry_split_and_16_bits(tmp_path):
     root = own_set(tmp_path / "mine", split={"train": ["p2", "p0"], "val": [], "test": ["p1"]})
     found = load_orbits(root, split="train")
     assert (found.layout, found.patients, found.notes) == ("own", ("p0", "p2"), ())
-    assert found.geometry.angles_deg[:2] == (30.0, -30.0) and found.geometry.line_integral_scale == 3.7
+    assert (
+        found.geometry.angles_deg[:2] == (30.0, -30.0) and found.geometry.line_integral_scale == 3.7
+    )
     wanted = torch.from_numpy(picture(2, 1, np.uint16) / np.float32(65535))
     assert torch.allclose(found.images[1, 1].float(), wanted, atol=5e-4)
     assert load_orbits(root, split="test").patients == ("p1",)
@@ -77,7 +96,9 @@ def test_folders_of_any_sorted_pictures_take_natural_order(tmp_path):
     for patient in range(2):
         (tmp_path / "knee" / f"p{patient}").mkdir(parents=True)
         for view in range(12):
-            Image.fromarray(picture(patient, view)).save(tmp_path / "knee" / f"p{patient}" / f"angle{30 * view}.png")
+            Image.fromarray(picture(patient, view)).save(
+                tmp_path / "knee" / f"p{patient}" / f"angle{30 * view}.png"
+            )
     found = load_orbits(tmp_path / "knee", split="all")
     assert found.layout == "folders" and found.geometry.views == 12
     assert [round(v * 255) for v in found.images[0, :, 0, 0].tolist()] == list(range(12))
@@ -98,10 +119,14 @@ def test_area_filter_keeps_constants_and_the_mean(n_in, n_out):
     assert torch.allclose(weights.sum(1), torch.ones(n_out), atol=1e-6)
     if n_out <= n_in:
         image = torch.rand(n_in, n_in, generator=torch.Generator().manual_seed(0))
-        assert area_resized(image, n_out, n_out).mean() == pytest.approx(float(image.mean()), abs=1e-6)
+        assert area_resized(image, n_out, n_out).mean() == pytest.approx(
+            float(image.mean()), abs=1e-6
+        )
     ramp = (torch.arange(n_in) + 0.5) / n_in
     inner = slice(n_out // 8, -n_out // 8)
-    assert torch.allclose((weights @ ramp)[inner], ((torch.arange(n_out) + 0.5) / n_out)[inner], atol=0.1 / n_in)
+    assert torch.allclose(
+        (weights @ ramp)[inner], ((torch.arange(n_out) + 0.5) / n_out)[inner], atol=0.1 / n_in
+    )
 
 
 def test_split_by_patient_is_a_partition_fixed_by_the_seed(tmp_path):
@@ -109,11 +134,15 @@ def test_split_by_patient_is_a_partition_fixed_by_the_seed(tmp_path):
         names = [f"{i:02d}" for i in range(count)]
         parts = split_patients(names, seed=3)
         assert sorted(sum(parts.values(), [])) == names and parts["train"]
-        assert len(parts["test"]) >= (count > 1) and parts == split_patients(reversed(names), seed=3)
+        assert len(parts["test"]) >= (count > 1) and parts == split_patients(
+            reversed(names), seed=3
+        )
     assert split_patients(names, seed=3) != split_patients(names, seed=4)
     root = flat_set(tmp_path / "knee")
     train, test = load_orbits(root, seed=5), load_orbits(root, split="test", seed=5)
-    assert (len(train.patients), len(test.patients)) == (3, 1) and not set(train.patients) & set(test.patients)
+    assert (len(train.patients), len(test.patients)) == (3, 1) and not set(train.patients) & set(
+        test.patients
+    )
     assert "seed 5" in train.notes[0]
 
 
@@ -150,7 +179,9 @@ def break_size(root):
 
 def break_patient_size(root):
     for view in range(VIEWS):
-        Image.fromarray(picture(1, view, np.uint16, side=SIDE - 4)).save(root / "p1" / f"xray_{view:03d}.png")
+        Image.fromarray(picture(1, view, np.uint16, side=SIDE - 4)).save(
+            root / "p1" / f"xray_{view:03d}.png"
+        )
 
 
 def break_depth(root):
@@ -185,10 +216,19 @@ def lose_geometry(root):
 
 @pytest.mark.parametrize(
     "harm, said",
-    [(break_missing, "5 of 6 views of patient 'p1'.*missing: 2"), (break_size, "xray_003.png.*12×12"), (break_depth, "uint8"),
-     (break_patient_size, "two sizes"), (break_picture, "xray_000.png.*damaged"), (break_angles, "6 views.*7 angles_deg"),
-     (break_shape, "16×16.*8×16"), (break_split, "someone"), (break_split_json, "split.json"), (lose_geometry, "geometry.json")],
-)  # fmt: skip
+    [
+        (break_missing, "5 of 6 views of patient 'p1'.*missing: 2"),
+        (break_size, "xray_003.png.*12×12"),
+        (break_depth, "uint8"),
+        (break_patient_size, "two sizes"),
+        (break_picture, "xray_000.png.*damaged"),
+        (break_angles, "6 views.*7 angles_deg"),
+        (break_shape, "16×16.*8×16"),
+        (break_split, "someone"),
+        (break_split_json, "split.json"),
+        (lose_geometry, "geometry.json"),
+    ],
+)
 def test_a_broken_set_gets_one_sentence(tmp_path, harm, said):
     root = own_set(tmp_path / "mine")
     harm(root)
@@ -199,13 +239,19 @@ def test_a_broken_set_gets_one_sentence(tmp_path, harm, said):
 
 def test_a_broken_choice_gets_one_sentence(tmp_path):
     root = own_set(tmp_path / "mine", split={"train": ["p0"], "test": ["p1", "p2"]})
-    for wanted, said in [({"split": "tran"}, "did you mean 'train'"), ({"split": "val"}, "val split is empty"),
-                         ({"patients": ["p9"]}, "patient 'p9'")]:  # fmt: skip
+    for wanted, said in [
+        ({"split": "tran"}, "did you mean 'train'"),
+        ({"split": "val"}, "val split is empty"),
+        ({"patients": ["p9"]}, "patient 'p9'"),
+    ]:
         with pytest.raises(UserError, match=said):
             load_orbits(root, **wanted)
     (tmp_path / "empty").mkdir()
-    for source, said in [(tmp_path / "empty", "no known layout.* DRRs .* posed scene .*data/README.md"),
-                         (tmp_path / "nowhere", "no folder; .*blocks"), ("ches", "no folder")]:  # fmt: skip
+    for source, said in [
+        (tmp_path / "empty", "no known layout.* DRRs .* posed scene .*data/README.md"),
+        (tmp_path / "nowhere", "no folder; .*blocks"),
+        ("ches", "no folder"),
+    ]:
         with pytest.raises(UserError, match=said):
             load_orbits(source)
     flat_set(tmp_path / "sets")

@@ -1,4 +1,6 @@
-"""Phantoms: the same seed is the same patient, grid and points agree, organs lie on their side and have their HU."""
+"""Phantoms: the same seed is the same patient, grid and points agree, organs lie on their side and
+have their HU.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def grid(size: int, half: float) -> torch.Tensor:
 
 
 def own_centroid(p: Phantom, name: str) -> np.ndarray:
-    """Middle of a structure in the patient's own frame: its boxes' middles, weighted by their volume."""
+    """Middle of a structure in the patient's own frame: its boxes' middles, weighted by their
+    volume.
+    """
     boxes = [(s.lo, s.hi) for layer in p.layers if layer.name == name for s in layer.solids]
     lo, hi = (np.array([b[i] for b in boxes]) for i in (0, 1))
     weight = np.prod(hi - lo, axis=1)
@@ -86,7 +90,9 @@ def test_grid_is_points_at_voxel_centres(patient):
 
 
 def test_edges_keep_the_mean_of_fine_points(patient):
-    """A coarse voxel is near the mean of the 27 fine points in it: soft edges stand for averaging."""
+    """A coarse voxel is near the mean of the 27 fine points in it: soft edges stand for
+    averaging.
+    """
     size, half = 14, 48.0
     coarse = patient.voxelise(size, half)[0]
     fine = patient.hu(grid(3 * size, half), edge_mm=2 * half / (3 * size))
@@ -104,7 +110,10 @@ def test_resolution_does_not_change_the_patient(patient):
 def test_outside_the_slab_is_air(patient):
     bottom, top = patient.slab_mm
     z = torch.tensor([bottom - 3, bottom + 3, top - 3, top + 3])
-    columns = torch.stack(torch.meshgrid(z, torch.linspace(-80, 80, 41), torch.linspace(-80, 80, 41), indexing="ij"), -1).flip(-1)
+    columns = torch.stack(
+        torch.meshgrid(z, torch.linspace(-80, 80, 41), torch.linspace(-80, 80, 41), indexing="ij"),
+        -1,
+    ).flip(-1)
     values = patient.hu(columns).flatten(1)
     assert (values[[0, 3]] == -1000).all()
     assert (values[[1, 2]] > -500).any(1).all()
@@ -121,10 +130,22 @@ def test_chest_has_every_structure():
     sides = ("left", "right")
     assert {f"rib {i} {side}" for i in range(1, 13) for side in sides} <= names
     assert {
-        f"{what} {side}" for what in ("lung", "fissure", "vessels", "clavicle", "scapula", "humerus") for side in sides
+        f"{what} {side}"
+        for what in ("lung", "fissure", "vessels", "clavicle", "scapula", "humerus")
+        for side in sides
     } <= names
     assert {f"{what} T{i}" for what in ("vertebra", "processes") for i in range(1, 13)} <= names
-    assert {"skin", "muscle", "heart", "aorta", "great vessels", "trachea", "liver", "spleen", "stomach bubble"} <= names
+    assert {
+        "skin",
+        "muscle",
+        "heart",
+        "aorta",
+        "great vessels",
+        "trachea",
+        "liver",
+        "spleen",
+        "stomach bubble",
+    } <= names
     assert {"sternum", "cartilage", "disc", "mediastinum"} <= names
     assert any("nodule" in phantom("chest", s).names for s in range(8))
 
@@ -138,7 +159,8 @@ def test_chest_is_not_symmetric():
         assert centroid(p, "spleen")[0] > spine + 40
         assert centroid(p, "lung left")[0] > spine + 30 > spine - 30 > centroid(p, "lung right")[0]
         turn = p.pose.matrix / np.linalg.norm(p.pose.matrix, axis=0)
-        assert np.linalg.det(turn) > 0 and np.diag(turn).min() > 0.95  # own left is the world's left
+        # own left is the world's left
+        assert np.linalg.det(turn) > 0 and np.diag(turn).min() > 0.95
     mirrored = p.voxelise(48)[0].flip(2)
     assert (mirrored - p.voxelise(48)[0]).abs().mean() > 10
 
@@ -147,7 +169,11 @@ def test_liver_is_right_and_gas_is_left():
     for seed in range(4):
         p = phantom("chest", seed)
         solid = {layer.name: layer.solids[0] for layer in p.layers}
-        points = np.random.default_rng(0).uniform((-130, -80, -170), (130, 80, -60), (4000, 3)).astype(np.float32)
+        points = (
+            np.random.default_rng(0)
+            .uniform((-130, -80, -170), (130, 80, -60), (4000, 3))
+            .astype(np.float32)
+        )
         liver = points[solid["liver"].distance(*points.T) < 0]
         gas = points[solid["stomach bubble"].distance(*points.T) < 0]
         assert len(liver) > 100 and liver[:, 0].mean() < -25
@@ -155,7 +181,9 @@ def test_liver_is_right_and_gas_is_left():
 
 
 def test_heart_reaches_further_left_in_the_voxels():
-    """At the height of the heart, soft tissue in the middle of the chest reaches further to +x than to −x."""
+    """At the height of the heart, soft tissue in the middle of the chest reaches further to +x than
+    to −x.
+    """
     left, right = 0.0, 0.0
     for seed in range(6):
         p = phantom("chest", seed)
@@ -163,7 +191,12 @@ def test_heart_reaches_further_left_in_the_voxels():
         x = torch.arange(5, 75, 1.0)
         y = torch.linspace(-15, 15, 7) + float(middle[1])
         for sign in (1, -1):
-            line = torch.stack(torch.broadcast_tensors(spine + sign * x[:, None], y[None], torch.tensor(float(middle[2]))), -1)
+            line = torch.stack(
+                torch.broadcast_tensors(
+                    spine + sign * x[:, None], y[None], torch.tensor(float(middle[2]))
+                ),
+                -1,
+            )
             soft = float((p.hu(line) > -300).float().mean())
             left, right = (left + soft, right) if sign > 0 else (left, right + soft)
     assert left > right + 0.5
@@ -171,7 +204,10 @@ def test_heart_reaches_further_left_in_the_voxels():
 
 def test_domes_of_the_diaphragm_and_lungs():
     p = phantom("chest", 2)
-    lungs = {side: next(layer.solids[0] for layer in p.layers if layer.name == f"lung {side}") for side in ("left", "right")}
+    lungs = {
+        side: next(layer.solids[0] for layer in p.layers if layer.name == f"lung {side}")
+        for side in ("left", "right")
+    }
     for side, sign in (("left", 1), ("right", -1)):
         z = np.arange(-140, 120, 1.0, dtype=np.float32)
 
@@ -225,7 +261,17 @@ def test_knees_are_left_and_right_and_the_fibula_is_outside():
 
 def test_knee_has_every_structure_and_a_joint_space():
     p = phantom("knee", 4)
-    wanted = {"skin", "muscle", "femur", "tibia", "fibula", "patella", "cartilage", "tendon", "fat pad"}
+    wanted = {
+        "skin",
+        "muscle",
+        "femur",
+        "tibia",
+        "fibula",
+        "patella",
+        "cartilage",
+        "tendon",
+        "fat pad",
+    }
     assert wanted <= set(p.names)
     z = np.linspace(-14, 14, 113, dtype=np.float32)
     for name, sign in (("femur", 1), ("tibia", -1)):
@@ -249,34 +295,63 @@ def test_solids_are_exact_where_a_formula_is_known():
     x, y, z = p.T
     capsule = Segment(np.array([0, 0, -10], np.float32), np.array([0, 0, 10], np.float32), 5.0, 5.0)
     along = np.clip(z, -10, 10)
-    np.testing.assert_allclose(capsule.distance(x, y, z), np.sqrt(x**2 + y**2 + (z - along) ** 2) - 5, atol=1e-4)
+    np.testing.assert_allclose(
+        capsule.distance(x, y, z), np.sqrt(x**2 + y**2 + (z - along) ** 2) - 5, atol=1e-4
+    )
     ball = blob((1, 2, 3), (8, 8, 8), axes_along((1, 1, 0.3)))
     away = np.linalg.norm(p - (1, 2, 3), axis=1)
     assert ((ball.distance(x, y, z) < 0) == (away < 8)).all()
     near = np.abs(away - 8) < 0.5
     np.testing.assert_allclose(ball.distance(x, y, z)[near], away[near] - 8, atol=0.05)
     both = Union([ball, capsule])
-    np.testing.assert_array_equal(both.distance(x, y, z), np.minimum(ball.distance(x, y, z), capsule.distance(x, y, z)))
+    np.testing.assert_array_equal(
+        both.distance(x, y, z), np.minimum(ball.distance(x, y, z), capsule.distance(x, y, z))
+    )
     left = Cut(ball, away=[capsule])
-    assert ((left.distance(x, y, z) < 0) == ((ball.distance(x, y, z) < 0) & (capsule.distance(x, y, z) > 0))).all()
+    assert (
+        (left.distance(x, y, z) < 0)
+        == ((ball.distance(x, y, z) < 0) & (capsule.distance(x, y, z) > 0))
+    ).all()
 
 
 def test_solids_lie_within_their_bounds():
     rng = np.random.default_rng(2)
     flat = Profile([-20, 20], [12, 12])
-    column = Column(flat, Profile([-20, 20], [-9, -9]), Profile([-20, 20], [7, 7]), -15, 15, middle=Profile([-20, 20], [2, 4]))
+    column = Column(
+        flat,
+        Profile([-20, 20], [-9, -9]),
+        Profile([-20, 20], [7, 7]),
+        -15,
+        15,
+        middle=Profile([-20, 20], [2, 4]),
+    )
     turned = axes_along((0.4, -0.7, 0.5))
     path = tube([(0, 0, 0), (9, 3, 5), (2, 12, -6)], [2, 3, 1], wide=(0, 0, 1), ratio=2.0)
-    for solid in (column, blob((1, 2, 3), (9, 4, 6), turned), blob((0, 1, 0), (7, 5, 3), turned, 8), *path, Union(path, 6)):
+    for solid in (
+        column,
+        blob((1, 2, 3), (9, 4, 6), turned),
+        blob((0, 1, 0), (7, 5, 3), turned, 8),
+        *path,
+        Union(path, 6),
+    ):
         p = rng.uniform(-30, 30, (20000, 3)).astype(np.float32)
         inside = p[solid.distance(*p.T) < 0]
-        assert len(inside) and (inside >= solid.lo - 1e-3).all() and (inside <= solid.hi + 1e-3).all()
+        assert (
+            len(inside) and (inside >= solid.lo - 1e-3).all() and (inside <= solid.hi + 1e-3).all()
+        )
 
 
 def test_thin_structures_keep_their_mass():
-    """A vessel thinner than a voxel neither vanishes nor grows: its mass over air is HU excess × π r² × length."""
+    """A vessel thinner than a voxel neither vanishes nor grows: its mass over air is HU excess × π
+    r² × length.
+    """
     r, length = 1.2, 60.0
-    rod = Segment(np.array([-length / 2, 1.3, 0.7], np.float32), np.array([length / 2, 1.3, 0.7], np.float32), r, r)
+    rod = Segment(
+        np.array([-length / 2, 1.3, 0.7], np.float32),
+        np.array([length / 2, 1.3, 0.7], np.float32),
+        r,
+        r,
+    )
     p = simple(Layer("rod", [rod], 0.0))
     for size in (32, 64, 200):
         values, (step, _, _) = p.voxelise(size, 50.0)
@@ -287,7 +362,9 @@ def test_thin_structures_keep_their_mass():
 def test_paint_lies_over_paint_and_stays_within():
     ball, slab = blob((0, 0, 0), (20, 20, 20)), blob((10, 0, 0), (40, 5, 5), flat=4)
     p = simple(
-        Layer("ball", [ball], 40.0, keep="ball"), Layer("bar", [slab], 900.0, within="ball"), Layer("core", [ball], -500.0, 15.0)
+        Layer("ball", [ball], 40.0, keep="ball"),
+        Layer("bar", [slab], 900.0, within="ball"),
+        Layer("core", [ball], -500.0, 15.0),
     )
     x = torch.tensor([0.0, 12.0, 25.0, -45.0])
     points = torch.stack([x, 0 * x, 0 * x], -1)

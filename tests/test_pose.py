@@ -1,4 +1,6 @@
-"""Poses: motions against matrix exponentials, photographs found again from afar, training poses corrected with the scene."""
+"""Poses: motions against matrix exponentials, photographs found again from afar, training poses
+corrected with the scene.
+"""
 
 from __future__ import annotations
 
@@ -65,12 +67,19 @@ class Blobs(SceneField):
 
     def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code=None) -> FieldOutput:
         bells = self.bells(x)
-        return FieldOutput(25 * bells.sum(-1) * dt, bells @ self.colours / bells.sum(-1, keepdim=True).clamp_min(1e-12))
+        return FieldOutput(
+            25 * bells.sum(-1) * dt,
+            bells @ self.colours / bells.sum(-1, keepdim=True).clamp_min(1e-12),
+        )
 
 
 def model_of(field: SceneField, n: int) -> Model:
-    return Model(nn.ModuleDict({"fine": field}), nn.ModuleDict(), [Level(Stratified(n=n), field)],
-                 lambda answer: IMAGE_MODELS["emission_absorption"](answer, background=1.0))  # fmt: skip
+    return Model(
+        nn.ModuleDict({"fine": field}),
+        nn.ModuleDict(),
+        [Level(Stratified(n=n), field)],
+        lambda answer: IMAGE_MODELS["emission_absorption"](answer, background=1.0),
+    )
 
 
 def blob_model() -> Model:
@@ -79,8 +88,19 @@ def blob_model() -> Model:
 
 def blob_scene(like: Cameras) -> Scene:
     images = render_cameras(blob_model(), like, progress=False).image.half()
-    return Scene(name="blobs", format="blender", split="test", stems=tuple(f"r_{k}" for k in range(like.count)), images=images,
-                 alpha=None, depth=None, confidence=None, cameras=like, box=BOX, background=1.0)  # fmt: skip
+    return Scene(
+        name="blobs",
+        format="blender",
+        split="test",
+        stems=tuple(f"r_{k}" for k in range(like.count)),
+        images=images,
+        alpha=None,
+        depth=None,
+        confidence=None,
+        cameras=like,
+        box=BOX,
+        background=1.0,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -90,15 +110,23 @@ def scene() -> Scene:
 
 @pytest.fixture(scope="module")
 def fit(scene) -> BallFit:
-    meta = {"quantity": "colour", "box": BOX.tolist(), "recipe": {"scene": {"downscale": 2}, "levels": []}}
+    meta = {
+        "quantity": "colour",
+        "box": BOX.tolist(),
+        "recipe": {"scene": {"downscale": 2}, "levels": []},
+    }
     return BallFit(blob_model(), scene, meta)
 
 
 def away(c2w: Tensor, degrees: float, *, seed: int = 0, pivot: Tensor | None = None) -> Tensor:
-    """Poses [P, 3, 4] turned by so much about random axes through a point, or through themselves."""
+    """Poses [P, 3, 4] turned by so much about random axes through a point, or through
+    themselves.
+    """
     axis = nn.functional.normalize(torch.randn(len(c2w), 3, generator=seeded(seed)), dim=-1)
     motion = exp_se3(torch.cat([axis * math.radians(degrees), torch.zeros(len(c2w), 3)], -1))
-    return (about(motion, c2w[:, :, 3] if pivot is None else pivot.expand(len(c2w), 3)) @ square(c2w))[:, :3]
+    return (
+        about(motion, c2w[:, :, 3] if pivot is None else pivot.expand(len(c2w), 3)) @ square(c2w)
+    )[:, :3]
 
 
 # Motions
@@ -116,17 +144,28 @@ def test_a_motion_is_the_matrix_exponential_of_its_twist(angle):
     generators[:, :3, :3], generators[:, :3, 3] = skew(twist[:, :3]), twist[:, 3:]
     torch.testing.assert_close(exp_se3(twist), torch.matrix_exp(generators), atol=1e-9, rtol=0)
     torch.testing.assert_close(log_se3(exp_se3(twist)), twist, atol=1e-6, rtol=0)
-    torch.testing.assert_close(angle_deg(exp_se3(twist)[:, :3, :3]), torch.rad2deg(twist[:, :3].norm(dim=-1)), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        angle_deg(exp_se3(twist)[:, :3, :3]),
+        torch.rad2deg(twist[:, :3].norm(dim=-1)),
+        atol=1e-6,
+        rtol=0,
+    )
 
 
 def test_single_precision_suffices():
     for angle in (1e-4, 0.3, 0.6, 3.1):
         twist = random_twists(50, angle)
-        torch.testing.assert_close(log_se3(exp_se3(twist.float())), twist.float(), atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            log_se3(exp_se3(twist.float())), twist.float(), atol=2e-5, rtol=1e-4
+        )
 
 
 def test_gradients_are_right_at_zero_and_elsewhere():
-    for twist in (torch.zeros(6, dtype=torch.float64), random_twists(1, 0.3)[0], random_twists(1, 2.5)[0]):
+    for twist in (
+        torch.zeros(6, dtype=torch.float64),
+        random_twists(1, 0.3)[0],
+        random_twists(1, 2.5)[0],
+    ):
         assert torch.autograd.gradcheck(exp_se3, twist.requires_grad_(True))
         assert torch.autograd.gradcheck(lambda t: log_se3(exp_se3(t)), twist)
 
@@ -134,7 +173,9 @@ def test_gradients_are_right_at_zero_and_elsewhere():
 def test_a_half_turn_keeps_its_axis():
     axis = nn.functional.normalize(torch.randn(30, 3, generator=seeded()), dim=-1)
     found = log_se3(exp_se3(torch.cat([math.pi * axis, torch.zeros(30, 3)], -1)))[:, :3]
-    torch.testing.assert_close((found * axis).sum(-1).abs(), torch.full((30,), math.pi), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        (found * axis).sum(-1).abs(), torch.full((30,), math.pi), atol=1e-3, rtol=0
+    )
 
 
 def test_moving_cameras_moves_their_rays():
@@ -170,7 +211,9 @@ def test_pixels_lie_where_they_may_and_carry_their_colours(pixels, scene):
     yx, colours = sets.draw(len(sets.photos) - 1, photo, seeded())
     at = yx.long()
     assert yx.shape == (3, 64, 2) and bool((yx == yx.round()).all())
-    torch.testing.assert_close(colours, scene.images[photo[:, None], at[..., 0], at[..., 1]].float())
+    torch.testing.assert_close(
+        colours, scene.images[photo[:, None], at[..., 0], at[..., 1]].float()
+    )
     if points is not None:
         allowed = points if pixels == "interest" else dilated(points, 5, 3)
         assert bool(allowed[photo[:, None], at[..., 0], at[..., 1]].all())
@@ -194,7 +237,9 @@ def test_poses_are_found_again_all_in_one_batch(pixels, scene, monkeypatch):
     truth = scene.cameras.c2w[which]
     starts = away(truth, 4.0, pivot=torch.zeros(3))
     search = PoseSearch(pixels=pixels, rays=120, steps=40)
-    found = refine(blob_model(), scene.cameras, scene.images.float(), starts, which, search, rng=seeded())
+    found = refine(
+        blob_model(), scene.cameras, scene.images.float(), starts, which, search, rng=seeded()
+    )
     turn, shift = apart(found.c2w, truth)
     assert float(turn.max()) < 0.5 and float(shift.max()) < 0.03
     assert found.path.shape == (3, 2, 3, 4) and found.step == [0, 20, 40]
@@ -205,14 +250,25 @@ def test_poses_are_found_again_all_in_one_batch(pixels, scene, monkeypatch):
 def test_corners_of_the_render_count_where_asked(scene):
     search = PoseSearch(pixels="interest", points="both", rays=60, steps=1)
     start = away(scene.cameras.c2w[:1], 4.0, pivot=torch.zeros(3))
-    found = refine(blob_model(), scene.cameras, scene.images.float(), start, torch.tensor([0]), search, rng=seeded())
+    found = refine(
+        blob_model(),
+        scene.cameras,
+        scene.images.float(),
+        start,
+        torch.tensor([0]),
+        search,
+        rng=seeded(),
+    )
     assert found.c2w.isfinite().all()
 
 
 def test_an_approach_comes_near_from_afar(scene):
     which = torch.tensor([2, 0])
     truth = scene.cameras.c2w[which]
-    on_the_spot, about_the_scene = away(truth[:1], 30.0, seed=1), away(truth[1:], 30.0, seed=2, pivot=torch.zeros(3))
+    on_the_spot, about_the_scene = (
+        away(truth[:1], 30.0, seed=1),
+        away(truth[1:], 30.0, seed=2, pivot=torch.zeros(3)),
+    )
     starts = torch.cat([on_the_spot, about_the_scene])
     found = approach(blob_model(), scene.cameras, scene.images.float(), starts, which, rng=seeded())
     assert float(apart(found, truth)[0].max()) < 6.0
@@ -226,7 +282,10 @@ def test_a_view_refined_from_its_own_pose_stays(scene):
 
 def test_a_camera_that_looks_away_sees_no_scene(scene):
     back = scene.cameras.c2w * torch.tensor([-1.0, 1.0, -1.0, 1.0])
-    assert bool(sees_scene(scene.cameras, BOX).all()) and not sees_scene(replace(scene.cameras, c2w=back), BOX).any()
+    assert (
+        bool(sees_scene(scene.cameras, BOX).all())
+        and not sees_scene(replace(scene.cameras, c2w=back), BOX).any()
+    )
 
 
 # Files
@@ -241,7 +300,13 @@ def opened(fit, monkeypatch) -> BallFit:
 def write_photo(fit: BallFit, path, *, scale: int = 1) -> str:
     from PIL import Image
 
-    pixels = (fit.known.images[1].float() * 255).round().byte().repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+    pixels = (
+        (fit.known.images[1].float() * 255)
+        .round()
+        .byte()
+        .repeat_interleave(scale, 0)
+        .repeat_interleave(scale, 1)
+    )
     Image.fromarray(pixels.numpy()).save(path)
     return str(path)
 
@@ -251,29 +316,61 @@ def test_a_photograph_leaves_its_pose_a_picture_and_a_film(opened, tmp_path):
     begin = away(opened.known.cameras.c2w[1:2], 5.0, pivot=torch.zeros(3))[0]
     start.write_text(json.dumps({"transform_matrix": square(begin).tolist()}))
     photo = write_photo(opened, tmp_path / "photo.png", scale=2)
-    found = report.pose_run(run="x", image=photo, start=start, gif=True, search=PoseSearch(rays=100, steps=24),
-                                 near_first=False, blur=0.0, out=tmp_path / "out")  # fmt: skip
+    found = report.pose_run(
+        run="x",
+        image=photo,
+        start=start,
+        gif=True,
+        search=PoseSearch(rays=100, steps=24),
+        near_first=False,
+        blur=0.0,
+        out=tmp_path / "out",
+    )
     kept = json.loads((tmp_path / "out" / "pose.json").read_text())
     assert kept == json.loads(json.dumps(found)) and kept["final"]["mse"] < kept["initial"]["mse"]
     torch.testing.assert_close(torch.tensor(kept["start"]), square(begin))
     assert "rotation_error_deg" not in kept["final"] and kept["history"][0]["step"] == 0
     assert all((tmp_path / "out" / name).stat().st_size for name in ("pose.png", "pose.gif"))
-    torch.testing.assert_close(report.read_pose(tmp_path / "out" / "pose.json"), torch.tensor(kept["camera_to_world"])[:3])
+    torch.testing.assert_close(
+        report.read_pose(tmp_path / "out" / "pose.json"), torch.tensor(kept["camera_to_world"])[:3]
+    )
 
 
 def test_a_view_of_the_scene_is_compared_with_its_true_pose(opened, tmp_path):
-    found = report.pose_run(run="x", image="test/r_1", start_view="test/r_1", search=PoseSearch(rays=50, steps=2),
-                                 near_first=False, out=tmp_path)  # fmt: skip
+    found = report.pose_run(
+        run="x",
+        image="test/r_1",
+        start_view="test/r_1",
+        search=PoseSearch(rays=50, steps=2),
+        near_first=False,
+        out=tmp_path,
+    )
     assert found["initial"]["rotation_error_deg"] < 0.1 and found["final"]["shift_error"] < 0.2
 
 
 def test_a_report_counts_every_start(opened, tmp_path):
-    found = report.report_run(run="x", starts=4, angle=8.0, shift=0.05, pixels=["region"], near_first=False, blur=0.05,
-                                   search=PoseSearch(rays=100, steps=40), out=tmp_path)  # fmt: skip
+    found = report.report_run(
+        run="x",
+        starts=4,
+        angle=8.0,
+        shift=0.05,
+        pixels=["region"],
+        near_first=False,
+        blur=0.05,
+        search=PoseSearch(rays=100, steps=40),
+        out=tmp_path,
+    )
     rows = (tmp_path / "starts.csv").read_text().splitlines()
-    assert len(rows) == 1 + 2 * 4 and json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(found))
+    assert len(rows) == 1 + 2 * 4 and json.loads(
+        (tmp_path / "report.json").read_text()
+    ) == json.loads(json.dumps(found))
     method = found["methods"]["region"]
-    assert sum(b["count"] for b in method["bins"]) == method["count"] == 4 == method["up_to"][-1]["count"]
+    assert (
+        sum(b["count"] for b in method["bins"])
+        == method["count"]
+        == 4
+        == method["up_to"][-1]["count"]
+    )
     assert method["successes"] >= 3 > found["methods"]["start"]["successes"]
     assert (tmp_path / "success.png").stat().st_size
 
@@ -308,10 +405,19 @@ def test_bad_input_is_one_sentence(opened, tmp_path, change, sentence):
     Image.new("RGB", (50, 40)).save(tmp_path / "wrong.png")
     Image.new("RGB", (40, 40), (90, 90, 90)).save(tmp_path / "flat.png")
     (tmp_path / "bad.txt").write_text("1 2 3")
-    away_pose = look_at(torch.tensor([0.0, 0, 4]), torch.tensor([0.0, 0, 8]), torch.tensor([0.0, 1, 0]))
+    away_pose = look_at(
+        torch.tensor([0.0, 0, 4]), torch.tensor([0.0, 0, 8]), torch.tensor([0.0, 1, 0])
+    )
     (tmp_path / "back.txt").write_text(" ".join(str(v) for v in away_pose.flatten().tolist()))
-    given = {"run": "x", "image": "test/r_0", "start_view": "test/r_1", "search": PoseSearch(rays=20, steps=1),
-             "near_first": False, "out": tmp_path, **change}  # fmt: skip
+    given = {
+        "run": "x",
+        "image": "test/r_0",
+        "start_view": "test/r_1",
+        "search": PoseSearch(rays=20, steps=1),
+        "near_first": False,
+        "out": tmp_path,
+        **change,
+    }
     if given["image"].endswith((".png",)):
         given["image"] = str(tmp_path / given["image"])
     if given.get("start"):
@@ -320,7 +426,9 @@ def test_bad_input_is_one_sentence(opened, tmp_path, change, sentence):
         report.pose_run(**given)
 
 
-@pytest.mark.parametrize("bad", [{"kernel": 4}, {"rays": 0}, {"rate": 0.0}, {"blur": 0.5}, {"final_rate": 2.0}])
+@pytest.mark.parametrize(
+    "bad", [{"kernel": 4}, {"rays": 0}, {"rate": 0.0}, {"blur": 0.5}, {"final_rate": 2.0}]
+)
 def test_bad_options_are_refused(bad):
     with pytest.raises(UserError):
         PoseSearch(**bad)
@@ -335,7 +443,10 @@ def test_every_option_of_the_command_reaches_its_function(capsys):
     inspect.signature(report.pose_run).bind(**given, **dict.fromkeys(command.ONE))
     inspect.signature(report.report_run).bind(**given, **dict.fromkeys(command.MANY | {"pixels"}))
     assert isinstance(command.pose, click.Command)
-    assert cli.main(["pose", "--run", "x", "--report", "--gif"]) == 2 and "--gif" in capsys.readouterr().err
+    assert (
+        cli.main(["pose", "--run", "x", "--report", "--gif"]) == 2
+        and "--gif" in capsys.readouterr().err
+    )
     assert cli.main(["pose", "--run", "x"]) == 2 and "--image" in capsys.readouterr().err
 
 
@@ -361,7 +472,9 @@ class Voxels(SceneField):
 
     def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code=None) -> FieldOutput:
         values = self.read(x)
-        return FieldOutput(4 * nn.functional.softplus(values[..., 0]) * dt, torch.sigmoid(values[..., 1:]))
+        return FieldOutput(
+            4 * nn.functional.softplus(values[..., 0]) * dt, torch.sigmoid(values[..., 1:])
+        )
 
 
 def ring(views: int, size: int) -> Cameras:
@@ -373,7 +486,9 @@ def ring(views: int, size: int) -> Cameras:
 
 
 def task_of(scene: Scene, rate: float) -> FitTask:
-    selector = RandomRays(n=384, views=scene.count, rows=scene.cameras.rows, cols=scene.cameras.cols)
+    selector = RandomRays(
+        n=384, views=scene.count, rows=scene.cameras.rows, cols=scene.cameras.cols
+    )
     parts = FitParts(lambda: model_of(Voxels(), 20), selector, build_losses({"mse": 1.0}))
     return FitTask(learning_rate=0.1, refine_poses=rate, parts=parts, scene=scene)
 
@@ -386,8 +501,9 @@ def trained(scene: Scene, rate: float) -> tuple[FitTask, float]:
 
 
 def errors(cameras: Cameras, truth: Cameras) -> tuple[float, float]:
-    """Mean rotation error in degrees, and how far the blobs' middles are off in the pictures, in pixels; both after the one
-    motion of the world that brings the poses nearest to the true ones."""
+    """Mean rotation error in degrees, and how far the blobs' middles are off in the pictures, in
+    pixels; both after the one motion of the world that brings the poses nearest to the true ones.
+    """
     for _ in range(5):
         step = log_se3(square(truth.c2w) @ torch.linalg.inv(square(cameras.c2w.detach()))).mean(0)
         cameras = replace(cameras, c2w=cameras.c2w.detach()).moved(exp_se3(step))
@@ -404,7 +520,10 @@ def test_wrong_training_poses_are_corrected_and_pictures_sharpen():
     kept, kept_db = trained(wrong, 0.0)
     moved, moved_db = trained(wrong, 3e-3)
     assert kept.poses is None and moved_db > kept_db + 5
-    (turn, off_px), (turn_after, off_px_after) = errors(wrong.cameras, truth.cameras), errors(moved.cameras, truth.cameras)
+    (turn, off_px), (turn_after, off_px_after) = (
+        errors(wrong.cameras, truth.cameras),
+        errors(moved.cameras, truth.cameras),
+    )
     assert off_px > 2 and off_px_after < 0.35 * off_px and turn_after < 0.7 * turn
     assert moved.poses is not None and float(moved.poses.twist.detach().mean(0).abs().max()) < 1e-6
     change = moved.poses.change(wrong.cameras)
@@ -428,7 +547,12 @@ def test_corrections_travel_in_the_snapshot(scene):
 
 def test_a_run_with_refined_poses_says_so_and_keeps_them(scene, tmp_path):
     twist = 0.05 * random_twists(scene.count, 1.0).float()
-    meta = {"dataset": "toy", "recipe": {"scene": {}, "levels": []}, "stems": list(scene.stems), "split": "train"}
+    meta = {
+        "dataset": "toy",
+        "recipe": {"scene": {}, "levels": []},
+        "stems": list(scene.stems),
+        "split": "train",
+    }
     fit = Fit(blob_model(), meta, tmp_path, torch.device("cpu"), twist)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scene_runs, "read_scene", lambda *_: scene)
@@ -437,11 +561,15 @@ def test_a_run_with_refined_poses_says_so_and_keeps_them(scene, tmp_path):
         unseen = fit.scene("test").cameras  # whose views are called alike
     wanted = PoseCorrections(scene, twist=twist).applied(scene.cameras)
     torch.testing.assert_close(moved.c2w, wanted.c2w)
-    assert torch.equal(untouched.c2w, scene.cameras.c2w) and torch.equal(unseen.c2w, scene.cameras.c2w)
+    assert torch.equal(untouched.c2w, scene.cameras.c2w) and torch.equal(
+        unseen.c2w, scene.cameras.c2w
+    )
 
 
 def test_unseen_views_are_aligned_before_they_are_scored(fit, monkeypatch):
-    off = replace(fit.known, cameras=replace(fit.known.cameras, c2w=away(fit.known.cameras.c2w, 3.0)))
+    off = replace(
+        fit.known, cameras=replace(fit.known.cameras, c2w=away(fit.known.cameras.c2w, 3.0))
+    )
     wrong = replace(fit, known=off)
     plain = evaluate_scene(wrong, limit=1)
     aligned = evaluate_scene(replace(wrong, twist=torch.zeros(off.count, 6)), limit=1)

@@ -1,4 +1,6 @@
-"""Scenes: one contract over every format, then what each format, the check, depth and the archives promise beside it."""
+"""Scenes: one contract over every format, then what each format, the check, depth and the archives
+promise beside it.
+"""
 
 import hashlib
 import http.server
@@ -84,15 +86,24 @@ def test_an_example_is_recognised_and_loads(example, name):
         scene = load_scene(root, split=split)
         v, rows, cols, channels = scene.images.shape
         assert v == scene.count == scene.cameras.count == len(set(scene.stems)) >= 1
-        assert (rows, cols) == (scene.cameras.rows, scene.cameras.cols) and channels == (1 if name == "orbit" else 3)
+        assert (rows, cols) == (scene.cameras.rows, scene.cameras.cols) and channels == (
+            1 if name == "orbit" else 3
+        )
         assert scene.format == name and scene.split == split and scene.images.is_contiguous()
-        assert float(scene.images.min()) >= 0 and float(scene.images.max()) <= 1 and float(scene.images.float().std()) > 0.01
+        assert (
+            float(scene.images.min()) >= 0
+            and float(scene.images.max()) <= 1
+            and float(scene.images.float().std()) > 0.01
+        )
         assert scene.box.shape == (2, 3) and bool((scene.box[0] < scene.box[1]).all())
         rays = scene.cameras.rays(*pixel_grid(scene.cameras))
         for values in (rays.origin, rays.direction, rays.near, rays.far):
             assert bool(values.isfinite().all())
         assert float((rays.direction.norm(dim=-1) - 1).abs().max()) < 1e-5
-        assert float((rays.far - rays.near).min()) >= 0 and float((rays.far > rays.near).float().mean()) > 0.5
+        assert (
+            float((rays.far - rays.near).min()) >= 0
+            and float((rays.far > rays.near).float().mean()) > 0.5
+        )
         assert all(len(line) > 5 for line in report(scene).facts)
 
 
@@ -104,8 +115,12 @@ def test_train_and_test_views_are_apart_and_make_up_all(example, name):
     if name not in ("blender", "nsvf"):  # whose toys repeat their poses
         assert not set(parts["train"].stems) & set(parts["test"].stems)
     for split in ("train", "test"):
-        assert torch.equal(parts[split].box, parts["all"].box)  # what is fitted does not depend on the split
-        assert torch.as_tensor(parts[split].cameras.far).max() == torch.as_tensor(parts["all"].cameras.far).max()
+        # what is fitted does not depend on the split
+        assert torch.equal(parts[split].box, parts["all"].box)
+        assert (
+            torch.as_tensor(parts[split].cameras.far).max()
+            == torch.as_tensor(parts["all"].cameras.far).max()
+        )
 
 
 @pytest.mark.parametrize("name", ON_DISK)
@@ -140,7 +155,9 @@ def test_poses_of_llff_come_back_up_to_scale_and_frame(example):
 def test_poses_of_dtu_come_back_in_the_unit_ball(example):
     scene = load_scene(example("dtu"), split="all")
     to_world = scene.facts["to_world"]
-    assert torch.allclose(scene.cameras.position @ to_world[:3, :3].T + to_world[:3, 3], TOY.position, atol=1e-4)
+    assert torch.allclose(
+        scene.cameras.position @ to_world[:3, :3].T + to_world[:3, 3], TOY.position, atol=1e-4
+    )
     assert torch.allclose(scene.cameras.c2w[:, :, :3], TOY.c2w[:, :, :3], atol=1e-5)
     assert torch.allclose(scene.cameras.focal_px, TOY.focal_px, atol=1e-3)
     cover = torch.stack([toy.toy_picture(TOY, v)[..., 3] for v in range(2)])
@@ -149,7 +166,9 @@ def test_poses_of_dtu_come_back_in_the_unit_ball(example):
 
 @pytest.mark.parametrize("name", PHOTOS)
 def test_the_ball_is_where_its_pixels_are(example, name):
-    """The rays of covered pixels pass through the ball, those of the others past it, in the space of the toy."""
+    """The rays of covered pixels pass through the ball, those of the others past it, in the space
+    of the toy.
+    """
     scene = load_scene(example(name), split="all", clip=False)
     if name == "llff":
         return  # its space is warped; its poses are tested above
@@ -174,13 +193,19 @@ def test_transparent_pixels_take_the_background(example, background):
 
 
 def test_half_transparent_pixels_are_mixed(tmp_path):
-    pixels = np.array([[[255, 0, 0, 128], [0, 255, 0, 0]], [[10, 20, 30, 255], [0, 0, 0, 255]]], dtype=np.uint8)
+    pixels = np.array(
+        [[[255, 0, 0, 128], [0, 255, 0, 0]], [[10, 20, 30, 255], [0, 0, 0, 255]]], dtype=np.uint8
+    )
     Image.fromarray(pixels).save(tmp_path / "a.png")
     found = read_pictures([tmp_path / "a.png"])
     a = 128 / 255
-    assert torch.allclose(found.images[0, 0].float(), torch.tensor([[1, 1 - a, 1 - a], [1, 1, 1]]), atol=1e-3)
     assert torch.allclose(
-        read_pictures([tmp_path / "a.png"], downscale=2).alpha.float(), torch.tensor([[[(2 + a) / 4]]]), atol=1e-3
+        found.images[0, 0].float(), torch.tensor([[1, 1 - a, 1 - a], [1, 1, 1]]), atol=1e-3
+    )
+    assert torch.allclose(
+        read_pictures([tmp_path / "a.png"], downscale=2).alpha.float(),
+        torch.tensor([[[(2 + a) / 4]]]),
+        atol=1e-3,
     )
 
 
@@ -192,7 +217,10 @@ def test_views_thins_out_training_alone(example):
     assert load_scene(root, views=2).stems == ("xray_000", "xray_004")
     assert load_scene(root, split="test", views=2).count == 6  # of an orbit the others are the test
     nsvf = example("nsvf")
-    assert load_scene(nsvf, views=1).stems == ("0_0000",) and load_scene(nsvf, views=1, split="test").count == 2
+    assert (
+        load_scene(nsvf, views=1).stems == ("0_0000",)
+        and load_scene(nsvf, views=1, split="test").count == 2
+    )
     refused("views 3", "at most the 2", root=nsvf, views=3)
 
 
@@ -205,15 +233,26 @@ def test_few_views_are_evenly_chosen():
 
 def test_held_out_views_and_a_split_without_any(example):
     assert held_out(range(20), "test", 8) == held_out(range(20), "val", 8) == [0, 8, 16]
-    assert len(held_out(range(20), "train", 8)) == 17 and held_out(range(3), "train", 0) == [0, 1, 2]
+    assert len(held_out(range(20), "train", 8)) == 17 and held_out(range(3), "train", 0) == [
+        0,
+        1,
+        2,
+    ]
     refused("train split has no views left", "fewer views", root=example("llff"), hold=1)
 
 
 def test_take_keeps_what_belongs_together(example):
     scene = load_scene(example("colmap"), split="all")
     one = scene.take([1])
-    assert one.stems == ("photo_1",) and torch.equal(one.images[0], scene.images[1]) and one.cameras.count == 1
-    assert torch.equal(one.depth[0].isnan(), scene.depth[1].isnan()) and one.confidence.shape == one.depth.shape
+    assert (
+        one.stems == ("photo_1",)
+        and torch.equal(one.images[0], scene.images[1])
+        and one.cameras.count == 1
+    )
+    assert (
+        torch.equal(one.depth[0].isnan(), scene.depth[1].isnan())
+        and one.confidence.shape == one.depth.shape
+    )
 
 
 # --- what a scene is trained with
@@ -221,10 +260,21 @@ def test_take_keeps_what_belongs_together(example):
 
 def test_every_format_names_a_recipe_that_fits_a_scene():
     named = {name: entry.recipe for name, entry in SCENES.entries.items()}
-    assert named == {"blender": "lego_tensorf", "blocks": "lego_tensorf", "colmap": "lego_tensorf", "dtu": "dtu_neus",
-                     "llff": "fern_tensorf", "nsvf": "nsvf_tensorf", "orbit": None}  # fmt: skip
+    assert named == {
+        "blender": "lego_tensorf",
+        "blocks": "lego_tensorf",
+        "colmap": "lego_tensorf",
+        "dtu": "dtu_neus",
+        "llff": "fern_tensorf",
+        "nsvf": "nsvf_tensorf",
+        "orbit": None,
+    }
     assert all(config.load(recipe)["task"]["name"] == "fit" for recipe in named.values() if recipe)
-    assert [session.default_recipe(name) for name in ("blocks", "chest", "knee")] == ["lego_tensorf", "chest", "knee"]
+    assert [session.default_recipe(name) for name in ("blocks", "chest", "knee")] == [
+        "lego_tensorf",
+        "chest",
+        "knee",
+    ]
 
 
 def test_a_new_format_brings_its_recipe_along(tmp_path, monkeypatch):
@@ -250,7 +300,11 @@ def test_an_unknown_place_and_format(tmp_path):
     refused("no folder", root=tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
     assert "no scene format was recognised" in refused("blender", root=tmp_path / "empty")
-    assert find_format(tmp_path / "empty") is None and find_format("blocks") == "blocks" and find_format("chest") == "orbit"
+    assert (
+        find_format(tmp_path / "empty") is None
+        and find_format("blocks") == "blocks"
+        and find_format("chest") == "orbit"
+    )
 
 
 def test_unknown_words_offer_the_nearest(example):
@@ -273,7 +327,10 @@ def test_a_folder_of_two_formats_asks_for_one(example):
     with pytest.raises(UserError, match="scene.format=llff"):
         session.resolve(str(root), None, "quick", [])
     recipe = session.resolve(str(root), None, "quick", ["scene.format=nsvf"])
-    assert recipe["scene"]["format"] == "nsvf" and session.default_recipe(str(root), ["scene.format=nsvf"]) == "nsvf_tensorf"
+    assert (
+        recipe["scene"]["format"] == "nsvf"
+        and session.default_recipe(str(root), ["scene.format=nsvf"]) == "nsvf_tensorf"
+    )
     with pytest.raises(UserError, match="did you mean 'nsvf'"):
         session.resolve(str(root), None, "quick", ["scene.format=nsfv"])
 
@@ -292,11 +349,18 @@ def test_a_damaged_picture_and_two_sizes(example):
     refused("16×12", "8×8", "one size", root=root)
 
 
-@pytest.mark.parametrize(("name", "extra"), [("llff", "images_4/zzz.png"), ("nsvf", "rgb/0_9999.png"), ("dtu", "image/zzz.png")])
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [("llff", "images_4/zzz.png"), ("nsvf", "rgb/0_9999.png"), ("dtu", "image/zzz.png")],
+)
 def test_a_count_that_differs(example, name, extra):
     root = example(name)
     toy.write_toy_picture(root / extra, TOY, 0)
-    refused("3 pictures" if name != "nsvf" else "5 pictures", "one " if name != "nsvf" else "pose/NAME.txt", root=root)
+    refused(
+        "3 pictures" if name != "nsvf" else "5 pictures",
+        "one " if name != "nsvf" else "pose/NAME.txt",
+        root=root,
+    )
 
 
 def test_poses_that_are_none(example):
@@ -308,17 +372,27 @@ def test_poses_that_are_none(example):
 
     changed(root / "transforms_train.json", sheared)
     refused("perpendicular", "'r_0'", root=root)
-    changed(root / "transforms_train.json", lambda v: {**v, "frames": [{**v["frames"][0], "transform_matrix": [[1, 2], [3]]}]})
+    changed(
+        root / "transforms_train.json",
+        lambda v: {**v, "frames": [{**v["frames"][0], "transform_matrix": [[1, 2], [3]]}]},
+    )
     refused("4×4", root=root)
     (root / "transforms_train.json").write_text("{")
     refused("cannot be read", root=root)
 
 
-@pytest.mark.parametrize("given", [{"camera_angle_x": "wide"}, {"camera_angle_x": 0}, {"fl_x": [1]}, {"near": math.nan}])
+@pytest.mark.parametrize(
+    "given", [{"camera_angle_x": "wide"}, {"camera_angle_x": 0}, {"fl_x": [1]}, {"near": math.nan}]
+)
 def test_numbers_of_a_transforms_file_that_are_none(example, given):
     root = example("blender")
     changed(root / "transforms_test.json", lambda values: {**values, **given})
-    refused(f"{next(iter(given))} {next(iter(given.values()))!r}", "transforms_test.json", root=root, split="test")
+    refused(
+        f"{next(iter(given))} {next(iter(given.values()))!r}",
+        "transforms_test.json",
+        root=root,
+        split="test",
+    )
 
 
 def test_lengths_in_the_wrong_order(example):
@@ -344,7 +418,14 @@ def test_no_transforms_of_a_split(example):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("blender", {}), ("nsvf", {}), ("dtu", {}), ("colmap", {}), ("llff", {"ndc": False}), ("llff", {"spherify": True})],
+    [
+        ("blender", {}),
+        ("nsvf", {}),
+        ("dtu", {}),
+        ("colmap", {}),
+        ("llff", {"ndc": False}),
+        ("llff", {"spherify": True}),
+    ],
 )
 def test_a_scene_written_as_transforms_is_read_back(example, tmp_path, name, options):
     root = example(name)
@@ -356,22 +437,35 @@ def test_a_scene_written_as_transforms_is_read_back(example, tmp_path, name, opt
     assert len(list((tmp_path / "out").rglob("*.png"))) == scenes[0].count + scenes[1].count
     for scene in scenes:
         back = load_scene(tmp_path / "out", split=scene.split)
-        assert back.format == "blender" and back.stems == scene.stems and torch.equal(back.box, scene.box)
+        assert (
+            back.format == "blender"
+            and back.stems == scene.stems
+            and torch.equal(back.box, scene.box)
+        )
         ours, theirs = (s.cameras.rays(*pixel_grid(s.cameras)) for s in (scene, back))
         for key in ("origin", "direction", "near", "far"):
             assert torch.allclose(getattr(ours, key), getattr(theirs, key), atol=1e-5), key
         assert float((back.images.float() - scene.images.float()).abs().max()) < 1 / 255
         assert (back.alpha is None) == (scene.alpha is None) and back.background == scene.background
-        assert set(back.notes) <= set(scene.notes) and not any("distortion" in note for note in back.notes)
+        assert set(back.notes) <= set(scene.notes) and not any(
+            "distortion" in note for note in back.notes
+        )
     if name == "blender":
         refused("val split has no views left", root=tmp_path / "out", split="val")
-        assert load_scene(tmp_path / "out", split="all").stems == ("train/r_0", "train/r_1", "test/r_0", "test/r_1")
+        assert load_scene(tmp_path / "out", split="all").stems == (
+            "train/r_0",
+            "train/r_1",
+            "test/r_0",
+            "test/r_1",
+        )
 
 
 def test_coverage_is_written_beside_straight_colours(example, tmp_path):
     scene = load_scene(example("blender"))
     alpha = torch.rand(scene.alpha.shape, generator=torch.Generator().manual_seed(0))
-    mixed = (0.7 * alpha[..., None] + (1 - alpha[..., None]) * scene.background).expand(*alpha.shape, 3)
+    mixed = (0.7 * alpha[..., None] + (1 - alpha[..., None]) * scene.background).expand(
+        *alpha.shape, 3
+    )
     write_transforms([replace(scene, alpha=alpha.half(), images=mixed.half())], tmp_path)
     back = load_scene(tmp_path)
     assert float((back.images.float() - mixed).abs().max()) < 1 / 255
@@ -381,8 +475,11 @@ def test_coverage_is_written_beside_straight_colours(example, tmp_path):
 def test_what_transforms_cannot_express_is_refused(example, tmp_path):
     scene = load_scene(example("blender"))
     turned = replace(scene.cameras, c2w=scene.cameras.c2w * torch.tensor([-1.0, 1, 1, 1]))
-    for given, words in ((replace(scene, cameras=turned), "mirrored"), (load_scene(example("orbit")), "radiographs"),
-                         (load_scene(example("llff")), "scene.ndc=false")):  # fmt: skip
+    for given, words in (
+        (replace(scene, cameras=turned), "mirrored"),
+        (load_scene(example("orbit")), "radiographs"),
+        (load_scene(example("llff")), "scene.ndc=false"),
+    ):
         with pytest.raises(UserError, match=words):
             write_transforms([given], tmp_path)
     assert not (tmp_path / "transforms.json").exists()
@@ -391,29 +488,44 @@ def test_what_transforms_cannot_express_is_refused(example, tmp_path):
 def test_splits_of_nerfstudio(example, tmp_path):
     root = tmp_path / "out"
     write_transforms([load_scene(example("colmap"), split="all")], root)
-    changed(root / "transforms.json", lambda v: {k: some for k, some in v.items() if k != "all_filenames"})
-    assert load_scene(root, split="test").stems == ("photo_0",) and load_scene(root).stems == ("photo_1",)
-    changed(root / "transforms.json", lambda v: {**v, "test_filenames": [v["frames"][1]["file_path"]]})
+    changed(
+        root / "transforms.json",
+        lambda v: {k: some for k, some in v.items() if k != "all_filenames"},
+    )
+    assert load_scene(root, split="test").stems == ("photo_0",) and load_scene(root).stems == (
+        "photo_1",
+    )
+    changed(
+        root / "transforms.json", lambda v: {**v, "test_filenames": [v["frames"][1]["file_path"]]}
+    )
     assert load_scene(root, split="test").stems == ("photo_1",)
     refused("train split has no views left", root=root)
 
 
 def test_lenses_of_nerfstudio_are_scaled_undistorted_or_refused(example):
     root = example("blender")
-    changed(root / "transforms_train.json", lambda v: {**v, "fl_x": 40.0, "cx": 16.0, "cy": 12.0, "w": 32, "h": 24})
+    changed(
+        root / "transforms_train.json",
+        lambda v: {**v, "fl_x": 40.0, "cx": 16.0, "cy": 12.0, "w": 32, "h": 24},
+    )
     scene = load_scene(root)
     assert torch.allclose(scene.cameras.focal_px, torch.full((2, 2), 20.0)) and torch.allclose(
         scene.cameras.centre_px, TOY.centre_px
     )
     changed(root / "transforms_train.json", lambda v: {**v, "k1": -0.2})
     scene = load_scene(root)
-    assert any("distortion" in note for note in scene.notes) and float(scene.cameras.focal_px[0, 0]) >= 20
+    assert (
+        any("distortion" in note for note in scene.notes)
+        and float(scene.cameras.focal_px[0, 0]) >= 20
+    )
     changed(root / "transforms_train.json", lambda v: {**v, "camera_model": "OPENCV_FISHEYE"})
     refused("OPENCV_FISHEYE", "image_undistorter", root=root)
 
 
 def test_undistorting_undoes_the_lens():
-    """Photograph a smooth pattern through the lens by its own formula; the pinhole picture must show the pattern straight."""
+    """Photograph a smooth pattern through the lens by its own formula; the pinhole picture must
+    show the pattern straight.
+    """
     rows, cols = 60, 80
     for radial, tangential in (((0.15, -0.05), (0.002, -0.003)), ((-0.25, 0.08), (0.0, 0.0))):
         lens = Lens((70.0, 72.0), (39.0, 30.5), radial, tangential)
@@ -421,10 +533,13 @@ def test_undistorting_undoes_the_lens():
         def pattern(x, y):
             return 0.5 + 0.25 * torch.sin(9 * x) + 0.25 * torch.cos(7 * y)
 
-        y, x = torch.meshgrid(torch.arange(rows).double(), torch.arange(cols).double(), indexing="ij")
+        y, x = torch.meshgrid(
+            torch.arange(rows).double(), torch.arange(cols).double(), indexing="ij"
+        )
         seen_x, seen_y = (x - 39.0) / 70, (y - 30.5) / 72
         true_x, true_y = seen_x.clone(), seen_y.clone()
-        for _ in range(50):  # invert the lens by fixed point: an oracle that the code itself does without
+        # invert the lens by fixed point: an oracle that the code itself does without
+        for _ in range(50):
             bent_x, bent_y = lens.distort(true_x, true_y)
             true_x, true_y = true_x + seen_x - bent_x, true_y + seen_y - bent_y
         photo = pattern(true_x, true_y).float()[..., None]
@@ -463,19 +578,31 @@ def test_llff_takes_what_pictures_there_are(example):
 def test_llff_without_ndc_and_spherified(example):
     root = example("llff")
     plain = load_scene(root, split="all", ndc=False)
-    assert not plain.cameras.ndc and plain.cameras.near == pytest.approx(0.9 / 0.75) and plain.cameras.far == pytest.approx(4.0)
+    assert (
+        not plain.cameras.ndc
+        and plain.cameras.near == pytest.approx(0.9 / 0.75)
+        and plain.cameras.far == pytest.approx(4.0)
+    )
     round_ = load_scene(root, split="all", spherify=True)
-    assert float(round_.cameras.position.norm(dim=-1).square().mean()) == pytest.approx(1.0, abs=1e-4) and not round_.cameras.ndc
+    assert (
+        float(round_.cameras.position.norm(dim=-1).square().mean()) == pytest.approx(1.0, abs=1e-4)
+        and not round_.cameras.ndc
+    )
     refused("ndc with spherify", root=root, ndc=True, spherify=True)
     poses, shrink = spherified(TOY.c2w)
-    assert shrink == pytest.approx(0.25, rel=1e-3) and float(poses[:, 2, 3].min()) > 0  # the cameras stand above
+    # the cameras stand above
+    assert shrink == pytest.approx(0.25, rel=1e-3) and float(poses[:, 2, 3].min()) > 0
 
 
 def test_both_forms_of_nsvf_intrinsics(tmp_path):
     path = tmp_path / "intrinsics.txt"
     path.write_text("277.8 100 100 0.\n0. 0. 0.\n0.\n1.\n200 200\n")
     focal, centre, matrix = read_intrinsics(path, (100, 100))
-    assert focal.tolist() == pytest.approx([138.9, 138.9]) and centre.tolist() == [49.5, 49.5] and not matrix
+    assert (
+        focal.tolist() == pytest.approx([138.9, 138.9])
+        and centre.tolist() == [49.5, 49.5]
+        and not matrix
+    )
     path.write_text("1170 0 647 0\n0 1169 361 0\n0 0 1 0\n0 0 0 1\n")
     focal, centre, matrix = read_intrinsics(path, (720, 1280))
     assert focal.tolist() == [1170, 1169] and centre.tolist() == [646.5, 360.5] and matrix
@@ -488,7 +615,11 @@ def test_nsvf_test_views_are_1_where_there_is_no_2_and_tight_boxes_grow(example)
     for folder in ("rgb", "pose"):
         for path in (root / folder).glob("2_*"):
             path.rename(path.with_name("1" + path.name[1:]))
-    assert load_scene(root, split="test").stems == load_scene(root, split="val").stems == ("1_0000", "1_0001")
+    assert (
+        load_scene(root, split="test").stems
+        == load_scene(root, split="val").stems
+        == ("1_0000", "1_0001")
+    )
     assert torch.allclose(load_scene(root).box, torch.tensor([[-1.0, -1, -1], [1.2, 1.1, 1.3]]))
     assert torch.allclose(load_scene(root, enlarge=2.0).box[1], torch.tensor([2.3, 2.15, 2.45]))
     (root / "intrinsics.txt").write_text("20 0 8 0\n0 20 6 0\n0 0 1 0\n0 0 0 1\n")
@@ -504,9 +635,14 @@ def test_dtu_without_masks(example):
 
 def as_binary(where):
     """Rewrite a text model of COLMAP as its binary form."""
-    text = {name: (where / f"{name}.txt").read_text().splitlines() for name in ("cameras", "images", "points3D")}
+    text = {
+        name: (where / f"{name}.txt").read_text().splitlines()
+        for name in ("cameras", "images", "points3D")
+    }
     words = text["cameras"][1].split()
-    (where / "cameras.bin").write_bytes(struct.pack("<QiiQQ4d", 1, 1, 1, 16, 12, *map(float, words[4:])))
+    (where / "cameras.bin").write_bytes(
+        struct.pack("<QiiQQ4d", 1, 1, 1, 16, 12, *map(float, words[4:]))
+    )
     out = struct.pack("<Q", len(text["images"]) // 2)
     for head, seen in zip(text["images"][::2], text["images"][1::2], strict=True):
         w, s = head.split(), seen.split()
@@ -516,12 +652,20 @@ def as_binary(where):
             + b"\0"
             + struct.pack("<Q", len(s) // 3)
         )
-        out += b"".join(struct.pack("<ddq", float(s[k]), float(s[k + 1]), int(s[k + 2])) for k in range(0, len(s), 3))
+        out += b"".join(
+            struct.pack("<ddq", float(s[k]), float(s[k + 1]), int(s[k + 2]))
+            for k in range(0, len(s), 3)
+        )
     (where / "images.bin").write_bytes(out)
     out = struct.pack("<Q", len(text["points3D"]))
     for line in text["points3D"]:
         w = line.split()
-        out += struct.pack("<Q3d3BdQ", int(w[0]), *map(float, w[1:4]), *map(int, w[4:7]), float(w[7]), 2) + b"\0" * 16
+        out += (
+            struct.pack(
+                "<Q3d3BdQ", int(w[0]), *map(float, w[1:4]), *map(int, w[4:7]), float(w[7]), 2
+            )
+            + b"\0" * 16
+        )
     (where / "points3D.bin").write_bytes(out)
     for name in text:
         (where / f"{name}.txt").unlink()
@@ -532,8 +676,13 @@ def test_text_and_binary_models_of_colmap_are_the_same(example):
     text = load_scene(root, split="all")
     as_binary(root / "sparse" / "0")
     binary = load_scene(root, split="all")
-    assert torch.allclose(text.cameras.c2w, binary.cameras.c2w) and torch.allclose(text.box, binary.box)
-    assert torch.equal(text.depth.nan_to_num(), binary.depth.nan_to_num()) and text.stems == binary.stems
+    assert torch.allclose(text.cameras.c2w, binary.cameras.c2w) and torch.allclose(
+        text.box, binary.box
+    )
+    assert (
+        torch.equal(text.depth.nan_to_num(), binary.depth.nan_to_num())
+        and text.stems == binary.stems
+    )
     (root / "sparse" / "0" / "images.bin").write_bytes(b"\5")
     refused("cannot be read", root=root)
 
@@ -543,7 +692,8 @@ def test_points_of_colmap_give_depth_box_and_bounds(example):
     known = scene.depth.isfinite()
     rays = scene.cameras.rays(*pixel_grid(scene.cameras))
     x = (rays.origin + scene.depth[..., None] * rays.direction)[known]
-    assert int(known.sum()) > 20 and float(toy.BALL.distance(x).abs().max()) < 0.15  # half a pixel is 0.1
+    # half a pixel is 0.1
+    assert int(known.sum()) > 20 and float(toy.BALL.distance(x).abs().max()) < 0.15
     assert torch.allclose(scene.confidence[known], torch.tensor(np.exp(-1.0), dtype=torch.float32))
     centre = torch.tensor(toy.BALL.centre)
     assert bool((scene.box[0] < centre - 0.7).all()) and bool((scene.box[1] > centre + 0.7).all())
@@ -555,8 +705,14 @@ def test_lenses_of_colmap(example):
     cameras = root / "sparse" / "0" / "cameras.txt"
     cameras.write_text("1 SIMPLE_RADIAL 32 24 40 16 12 0.05\n")
     scene = load_scene(root)  # the pictures are half as large as what was reconstructed
-    assert float(scene.cameras.focal_px[0, 0]) >= 20 and any("distortion" in note for note in scene.notes)
-    for line in ("1 SIMPLE_PINHOLE 16 12 20 8 6", "1 RADIAL 16 12 20 8 6 0 0", "1 OPENCV 16 12 20 20 8 6 0 0 0 0"):
+    assert float(scene.cameras.focal_px[0, 0]) >= 20 and any(
+        "distortion" in note for note in scene.notes
+    )
+    for line in (
+        "1 SIMPLE_PINHOLE 16 12 20 8 6",
+        "1 RADIAL 16 12 20 8 6 0 0",
+        "1 OPENCV 16 12 20 20 8 6 0 0 0 0",
+    ):
         cameras.write_text(line + "\n")
         assert torch.allclose(load_scene(root).cameras.centre_px, TOY.centre_px[:1])
     cameras.write_text("1 OPENCV_FISHEYE 16 12 20 20 8 6 0 0 0 0\n")
@@ -569,23 +725,36 @@ def test_a_picture_colmap_could_not_place_is_left_out(example):
     assert any("1 pictures have no pose" in note for note in load_scene(root).notes)
 
 
-@pytest.mark.parametrize("set_up", [
-    DEFAULTS["chest"].resized(12).orbit(5),
-    replace(DEFAULTS["knee"].resized(10).orbit(4, start_deg=20, direction=-1), offset_mm=(12.0, -7.0), columns_flipped=False),
-    replace(DEFAULTS["chest"].resized(8).orbit(3), axis="x", tilt_deg=15.0, rows=6),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "set_up",
+    [
+        DEFAULTS["chest"].resized(12).orbit(5),
+        replace(
+            DEFAULTS["knee"].resized(10).orbit(4, start_deg=20, direction=-1),
+            offset_mm=(12.0, -7.0),
+            columns_flipped=False,
+        ),
+        replace(DEFAULTS["chest"].resized(8).orbit(3), axis="x", tilt_deg=15.0, rows=6),
+    ],
+)
 def test_rays_of_an_orbit_are_those_of_its_geometry(set_up):
     cameras = cameras_of(set_up)
     view, yx = pixel_grid(cameras)
     angles = torch.tensor(set_up.angles_deg)[:, None, None].expand(view.shape)
     wanted, rays = set_up.field_rays(angles, yx, set_up.distance), cameras.rays(view, yx)
-    assert torch.allclose(rays.origin, wanted.origin, atol=1e-5) and torch.allclose(rays.direction, wanted.direction, atol=1e-5)
+    assert torch.allclose(rays.origin, wanted.origin, atol=1e-5) and torch.allclose(
+        rays.direction, wanted.direction, atol=1e-5
+    )
     inside = wanted.far > wanted.near
-    assert bool((rays.near <= wanted.near + 1e-4)[inside].all()) and bool((rays.far >= wanted.far - 1e-4)[inside].all())
+    assert bool((rays.near <= wanted.near + 1e-4)[inside].all()) and bool(
+        (rays.far >= wanted.far - 1e-4)[inside].all()
+    )
 
 
 def test_an_orbit_measures_line_integrals_in_its_own_lengths(example):
-    """Chords of the toy's ball of half a field unit: the picture times its scale is what the ball attenuates."""
+    """Chords of the toy's ball of half a field unit: the picture times its scale is what the ball
+    attenuates.
+    """
     scene = load_scene(example("orbit"), split="all")
     rays = scene.cameras.rays(*pixel_grid(scene.cameras))
     away = torch.tensor([0.2, -0.1, 0.15]) - rays.origin
@@ -593,7 +762,11 @@ def test_an_orbit_measures_line_integrals_in_its_own_lengths(example):
     chord = 2 * (0.25 - away.square().sum(-1) + along.square()).clamp_min(0).sqrt()
     integral = scene.images[..., 0].float() * scene.facts["line_integral_scale"]
     assert torch.allclose(integral, chord * scene.facts["mm_per_unit"] * 0.02, atol=5e-3)
-    assert scene.quantity == "line_integral" and scene.background == 0 and scene.facts["patient"] == "anna"
+    assert (
+        scene.quantity == "line_integral"
+        and scene.background == 0
+        and scene.facts["patient"] == "anna"
+    )
 
 
 def test_patients_of_an_orbit(example):
@@ -615,18 +788,25 @@ def embedded():
 def test_blocks_has_its_views_box_and_surface(embedded):
     assert embedded["train"].count == 3 and embedded["test"].count == 25
     for scene in embedded.values():
-        assert scene.format == scene.name == "blocks" and scene.alpha is not None and not scene.notes
+        assert (
+            scene.format == scene.name == "blocks" and scene.alpha is not None and not scene.notes
+        )
         rays = replace(scene.cameras, box=None).rays(*pixel_grid(scene.cameras))
         known = scene.depth.isfinite()
         x = (rays.origin + scene.depth[..., None] * rays.direction)[known]
         assert float(scene.facts["surface"].distance(x).abs().max()) < 1e-3
         assert bool((x > scene.box[0]).all()) and bool((x < scene.box[1]).all())
-        assert bool((scene.alpha[known] > 0).all()) and float((scene.alpha[~known] < 1).float().mean()) > 0.99
+        assert (
+            bool((scene.alpha[known] > 0).all())
+            and float((scene.alpha[~known] < 1).float().mean()) > 0.99
+        )
         assert 0.2 < float(known.float().mean()) < 0.6
 
 
 def test_depth_of_blocks_is_the_first_crossing_of_its_distance(embedded):
-    """Sphere tracing, which uses nothing but the signed distance, must stop where the closed form says."""
+    """Sphere tracing, which uses nothing but the signed distance, must stop where the closed form
+    says.
+    """
     scene = embedded["test"].take([0, 7])
     rays = replace(scene.cameras, box=None).rays(*pixel_grid(scene.cameras))
     surface, t = scene.facts["surface"], torch.full(rays.near.shape, 2.0)
@@ -645,14 +825,20 @@ def test_surface_samples_lie_on_it_in_proportion_to_area():
         assert float(solid.distance(x).abs().max()) < 1e-5
     x = blocks.SURFACE.sample(4000, torch.Generator().manual_seed(1))
     areas = torch.tensor([solid.area for solid in blocks.SURFACE.solids])
-    on = torch.stack([solid.distance(x).abs() < 1e-4 for solid in blocks.SURFACE.solids]).float().mean(1)
+    on = (
+        torch.stack([solid.distance(x).abs() < 1e-4 for solid in blocks.SURFACE.solids])
+        .float()
+        .mean(1)
+    )
     assert torch.allclose(on, areas / areas.sum(), atol=0.03)
 
 
 def test_solids_stand_apart_so_that_the_distance_is_exact():
     for solid in blocks.SURFACE.solids:
         x = solid.sample(2000, torch.Generator().manual_seed(2))
-        others = torch.stack([other.distance(x) for other in blocks.SURFACE.solids if other is not solid])
+        others = torch.stack(
+            [other.distance(x) for other in blocks.SURFACE.solids if other is not solid]
+        )
         assert float(others.min()) > 0.003
 
 
@@ -671,7 +857,8 @@ def test_a_solids_span_agrees_with_its_distance(solid):
     middle = origin + (0.5 * (enter + leave)).nan_to_num(0)[:, None] * direction
     assert float(solid.distance(middle)[hit].max()) < 1e-4
     x = (origin + enter[:, None] * direction)[hit].requires_grad_(True)
-    slope = torch.autograd.grad(solid.distance(x + 1e-3 * normal[hit]).sum(), x)[0]  # just outside, away from the kink
+    # just outside, away from the kink
+    slope = torch.autograd.grad(solid.distance(x + 1e-3 * normal[hit]).sum(), x)[0]
     assert float((slope * normal[hit]).sum(-1).quantile(0.05)) > 0.99
     t = torch.linspace(0, 6, 1200)
     away = solid.distance(origin[:, None] + t[:, None] * direction[:, None]).amin(1)
@@ -684,7 +871,9 @@ def test_blocks_shines_differently_from_another_side(embedded):
     x = ball.sample(3000, torch.Generator().manual_seed(0))
     n = (x - torch.tensor(ball.centre)) / ball.radius
     eyes = [torch.tensor([2.0, -2.5, 3.0]), torch.tensor([-1.0, -3.0, 2.0])]
-    seen = (n @ blocks.SUN > 0.5) & torch.stack([((eye - x) * n).sum(-1) > 0.2 for eye in eyes]).all(0)
+    seen = (n @ blocks.SUN > 0.5) & torch.stack(
+        [((eye - x) * n).sum(-1) > 0.2 for eye in eyes]
+    ).all(0)
     colors = []
     for eye in eyes:
         to = torch.nn.functional.normalize(eye - x[seen], dim=-1)
@@ -709,7 +898,9 @@ def test_depth_arrays_beside_a_scene(example):
     depth[0, 2:4] = 5.0
     save_depth(root / "depth_train.npz", ["0_0000", "0_0001"], depth, torch.full((2, 24, 32), 0.25))
     scene = load_scene(root)
-    assert torch.equal(scene.depth.nan_to_num(), depth[:, 1::2, 1::2].nan_to_num()) and bool((scene.confidence == 0.25).all())
+    assert torch.equal(scene.depth.nan_to_num(), depth[:, 1::2, 1::2].nan_to_num()) and bool(
+        (scene.confidence == 0.25).all()
+    )
     assert load_scene(root, split="test").depth is None
     everything = load_scene(root, split="all")
     assert bool(everything.depth[:2].isfinite().any()) and bool(everything.depth[2:].isnan().all())
@@ -740,7 +931,11 @@ def test_depth_pictures_with_their_scale(example, kind):
     (root / "depth" / "depth.json").write_text(json.dumps({"scale": 0.001, "kind": kind}))
     scene = load_scene(root)
     assert bool(scene.depth[0].isnan().all()) and bool(scene.depth[1, 0].isnan().all())
-    factor = scene.cameras.planar_factor(*pixel_grid(scene.cameras))[1, 1:] if kind == "planar" else torch.ones(11, 16)
+    factor = (
+        scene.cameras.planar_factor(*pixel_grid(scene.cameras))[1, 1:]
+        if kind == "planar"
+        else torch.ones(11, 16)
+    )
     assert torch.allclose(scene.depth[1, 1:], 3.0 * factor)
 
 
@@ -754,8 +949,15 @@ def test_depth_pictures_of_one_split_are_not_those_of_another(example):
         refused("'r_0' in several splits", f"depth/{split}/r_0.png", root=root, split=split)
     for name in ("r_0.png", "r_1.png"):
         (root / "depth" / name).rename(root / "depth" / "train" / name)
-    assert bool((load_scene(root).depth == 3).all()) and load_scene(root, split="test").depth is None
-    assert load_scene(root, split="all").depth[:, 0, 0].isnan().tolist() == [False, False, True, True]
+    assert (
+        bool((load_scene(root).depth == 3).all()) and load_scene(root, split="test").depth is None
+    )
+    assert load_scene(root, split="all").depth[:, 0, 0].isnan().tolist() == [
+        False,
+        False,
+        True,
+        True,
+    ]
     (root / "transforms_test.json").unlink()
     (root / "depth" / "train").rename(root / "depth" / "old")
     (root / "depth" / "old" / "r_0.png").rename(root / "depth" / "r_0.png")
@@ -765,11 +967,15 @@ def test_depth_pictures_of_one_split_are_not_those_of_another(example):
 def test_depth_beside_a_scene_does_not_replace_what_scores_are_measured_against(example):
     root = example("blender")
     for split in ("train", "test"):
-        Image.fromarray(np.full((12, 16), 127, dtype=np.uint8)).save(root / split / "r_0_depth_0029.png")
+        Image.fromarray(np.full((12, 16), 127, dtype=np.uint8)).save(
+            root / split / "r_0_depth_0029.png"
+        )
         save_depth(root / f"depth_{split}.npz", ["r_0", "r_1"], torch.full((2, 12, 16), 3.0))
     assert bool((load_scene(root).depth == 3).all())
     scene = load_scene(root, split="test")
-    assert torch.allclose(scene.depth[0], torch.tensor(8 * (1 - 127 / 255))) and bool(scene.depth[1].isnan().all())
+    assert torch.allclose(scene.depth[0], torch.tensor(8 * (1 - 127 / 255))) and bool(
+        scene.depth[1].isnan().all()
+    )
     assert any("no depth for 1 of 2 views (the first is 'r_1.png')" in note for note in scene.notes)
     (root / "test" / "r_0_depth_0029.png").unlink()
     assert bool((load_scene(root, split="test").depth == 3).all())  # the format brings none
@@ -784,12 +990,16 @@ def test_depth_of_an_ndc_scene_is_along_its_rays(example):
     origin, direction = plain.cameras.world_rays(view, yx)
     z = (origin + 2.5 * direction)[..., 2]
     rays = warped.cameras.rays(view, yx)
-    assert torch.allclose((rays.origin + warped.depth[..., None] * rays.direction)[..., 2], 1 + 2 / z, atol=1e-4)
+    assert torch.allclose(
+        (rays.origin + warped.depth[..., None] * rays.direction)[..., 2], 1 + 2 / z, atol=1e-4
+    )
 
 
 def test_nearest_takes_the_pixel_at_the_centre():
     values = torch.arange(36.0).view(6, 6)
-    assert torch.equal(nearest(values, 2, 2), values[[[1], [4]], [[1, 4]]]) and torch.equal(nearest(values, 6, 6), values)
+    assert torch.equal(nearest(values, 2, 2), values[[[1], [4]], [[1, 4]]]) and torch.equal(
+        nearest(values, 6, 6), values
+    )
     assert nearest(values, 12, 12).shape == (12, 12)
 
 
@@ -799,12 +1009,17 @@ def test_scale_and_shift_of_a_monocular_map_survive_outliers():
     y = 1.7 * x + 0.4 + 0.005 * torch.randn(2000, generator=rng)
     y[:150] += 3
     y[150] = torch.nan
-    plain = np.polyfit(x[torch.arange(2000) != 150].numpy(), y[torch.arange(2000) != 150].numpy(), 1)
+    plain = np.polyfit(
+        x[torch.arange(2000) != 150].numpy(), y[torch.arange(2000) != 150].numpy(), 1
+    )
     scale, shift = fit_scale_shift(x.view(40, 50), y.view(40, 50), torch.ones(40, 50))
     assert abs(shift - 0.4) < 0.05 < abs(plain[1] - 0.4) and abs(scale - 1.7) < 0.05
     masked = torch.ones(2000)
     masked[:150] = 0
-    assert fit_scale_shift(x, y, masked) == (pytest.approx(1.7, abs=0.01), pytest.approx(0.4, abs=0.01))
+    assert fit_scale_shift(x, y, masked) == (
+        pytest.approx(1.7, abs=0.01),
+        pytest.approx(0.4, abs=0.01),
+    )
     with pytest.raises(UserError, match="two that differ"):
         fit_scale_shift(x, y, torch.zeros(2000))
 
@@ -817,7 +1032,9 @@ def test_the_check_sees_poses_that_look_away(example):
 
     def opencv(values):
         for frame in values["frames"]:
-            frame["transform_matrix"] = (np.array(frame["transform_matrix"]) * [1, -1, -1, 1]).tolist()
+            frame["transform_matrix"] = (
+                np.array(frame["transform_matrix"]) * [1, -1, -1, 1]
+            ).tolist()
         return values
 
     for part in ("train", "test"):
@@ -829,29 +1046,47 @@ def test_the_check_sees_poses_that_look_away(example):
 @pytest.mark.parametrize("inverted", [False, True])
 @pytest.mark.parametrize("axes", [[1, 1, 1], [1, -1, -1]])
 def test_the_check_sees_other_axes_and_inverses_where_nothing_else_tells(example, axes, inverted):
-    """Cameras up to 0.3 off a centre that is 0.3 off the origin, in OpenGL's axes or OpenCV's, to the world or from it."""
+    """Cameras up to 0.3 off a centre that is 0.3 off the origin, in OpenGL's axes or OpenCV's, to
+    the world or from it.
+    """
     root = example("blender")
     rng = torch.Generator().manual_seed(0)
-    position = 4 * torch.nn.functional.normalize(torch.randn(12, 3, generator=rng) + torch.tensor([0.0, 0, 1]), dim=-1)
+    position = 4 * torch.nn.functional.normalize(
+        torch.randn(12, 3, generator=rng) + torch.tensor([0.0, 0, 1]), dim=-1
+    )
     target = torch.tensor([0.2, -0.1, 0.2]) + 0.3 * torch.rand(12, 3, generator=rng)
-    matrix = square(look_at(position, target, torch.tensor([0.0, 0, 1])) * torch.tensor([*axes, 1.0]))
+    matrix = square(
+        look_at(position, target, torch.tensor([0.0, 0, 1])) * torch.tensor([*axes, 1.0])
+    )
     poses = (torch.linalg.inv(matrix) if inverted else matrix).tolist()
-    frames = [{"file_path": f"train/r_{k % 2}", "transform_matrix": pose} for k, pose in enumerate(poses)]
+    frames = [
+        {"file_path": f"train/r_{k % 2}", "transform_matrix": pose} for k, pose in enumerate(poses)
+    ]
     for part in ("train", "test"):
         changed(root / f"transforms_{part}.json", lambda values: {**values, "frames": frames})
     found = any("look away from what they surround" in note for note in load_scene(root).notes)
     assert found == (inverted or axes != [1, 1, 1])
     if not inverted:
-        assert any(("lies behind them" if found else "they look at") in fact for fact in report(load_scene(root)).facts)
+        assert any(
+            ("lies behind them" if found else "they look at") in fact
+            for fact in report(load_scene(root)).facts
+        )
 
 
 @pytest.mark.parametrize("apart", [-0.3, 0.0, 0.3])
 def test_views_from_the_front_say_nothing_of_their_axes(apart):
-    """Converging, parallel and diverging views, as of LLFF: the point nearest to their axes may lie anywhere."""
-    x, y = (v.flatten() for v in torch.meshgrid(torch.linspace(-1, 1, 5), torch.linspace(-1, 1, 4), indexing="ij"))
+    """Converging, parallel and diverging views, as of LLFF: the point nearest to their axes may lie
+    anywhere.
+    """
+    x, y = (
+        v.flatten()
+        for v in torch.meshgrid(torch.linspace(-1, 1, 5), torch.linspace(-1, 1, 4), indexing="ij")
+    )
     position = torch.stack([x, y, torch.full_like(x, 2.0)], -1)
     poses = look_at(
-        position, position + torch.stack([apart * x, apart * y, torch.full_like(x, -1.0)], -1), torch.tensor([0.0, 1, 0])
+        position,
+        position + torch.stack([apart * x, apart * y, torch.full_like(x, -1.0)], -1),
+        torch.tensor([0.0, 1, 0]),
     )
     assert "look away" not in bounds_of_poses(poses).how
 
@@ -863,7 +1098,9 @@ def test_the_check_sees_a_box_that_is_too_small_and_mirrored_poses(example):
     assert not any("look past the box" in note for note in load_scene(root).notes)
 
     def mirrored(values):
-        values["frames"][0]["transform_matrix"] = (np.array(values["frames"][0]["transform_matrix"]) * [-1, 1, 1, 1]).tolist()
+        values["frames"][0]["transform_matrix"] = (
+            np.array(values["frames"][0]["transform_matrix"]) * [-1, 1, 1, 1]
+        ).tolist()
         return values
 
     changed(root / "transforms_train.json", mirrored)
@@ -879,7 +1116,8 @@ def test_the_check_sees_depth_on_another_scale(example):
 def test_clipping_by_the_box_can_be_left_out(example):
     root = example("nsvf")
     free, clipped = (
-        load_scene(root, clip=clip).cameras.rays(torch.tensor(0), torch.tensor([6.0, 8.0])) for clip in (False, True)
+        load_scene(root, clip=clip).cameras.rays(torch.tensor(0), torch.tensor([6.0, 8.0]))
+        for clip in (False, True)
     )
     assert float(clipped.near) > float(free.near) and float(clipped.far) < float(free.far)
 
@@ -906,7 +1144,9 @@ def served(tmp_path):
         def log_message(self, *_):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Quiet, directory=str(folder))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield folder, f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -917,16 +1157,22 @@ def test_get_unpacks_a_scene_and_records_where_it_came_from(example, served, tmp
     folder, address = served
     packed = archive_of(example("blender"), "lego", folder / "lego.zip")
     into = tmp_path / "data"
-    assert cli.main(["data", "get", "lego", "--into", str(into), "--url", f"{address}/lego.zip"]) == 0
+    assert (
+        cli.main(["data", "get", "lego", "--into", str(into), "--url", f"{address}/lego.zip"]) == 0
+    )
     out, err = capsys.readouterr()
     target = into / "nerf_synthetic" / "lego"
     assert out.splitlines()[-1] == str(target) and "SHA-256" in err
     assert load_scene(target).count == 2
     recorded = json.loads((into / "nerf_synthetic" / "lego.source.json").read_text())
-    assert recorded["sha256"] == hashlib.sha256(packed.read_bytes()).hexdigest() and recorded["bytes"] == packed.stat().st_size
+    assert (
+        recorded["sha256"] == hashlib.sha256(packed.read_bytes()).hexdigest()
+        and recorded["bytes"] == packed.stat().st_size
+    )
     assert sorted(p.name for p in into.rglob("*") if p.name.startswith(".")) == []
     packed.unlink()
-    assert archives.get_scene("lego", into=into, url="http://127.0.0.1:1/none") == target  # it is there: nothing is asked
+    # it is there: nothing is asked
+    assert archives.get_scene("lego", into=into, url="http://127.0.0.1:1/none") == target
 
 
 def test_get_brings_all_scenes_of_an_archive(example, tmp_path):
@@ -965,7 +1211,8 @@ def test_get_leaves_nothing_of_a_damaged_archive(example, tmp_path):
     start = 30 + len("lego/transforms_train.json")  # behind the entry's header
     bad[start : start + 4] = b"\xff" * 4
     packed.write_bytes(bad)
-    with pytest.raises(RunError, match="damaged"):  # not by its CRC: the deflated data cannot be unpacked
+    # not by its CRC: the deflated data cannot be unpacked
+    with pytest.raises(RunError, match="damaged"):
         archives.get_scene("lego", into=tmp_path / "data", url=str(packed))
     assert not list((tmp_path / "data" / "nerf_synthetic").iterdir())
     packed.write_bytes(b"<html>quota exceeded</html>")
@@ -974,9 +1221,16 @@ def test_get_leaves_nothing_of_a_damaged_archive(example, tmp_path):
 
 
 def test_get_without_a_network_says_what_to_put_where(tmp_path, capsys):
-    code = cli.main(["data", "get", "fern", "--into", str(tmp_path), "--url", "http://127.0.0.1:1/x.zip"])
+    code = cli.main(
+        ["data", "get", "fern", "--into", str(tmp_path), "--url", "http://127.0.0.1:1/x.zip"]
+    )
     err = capsys.readouterr().err
-    assert code == 1 and err.count("\n") == 1 and "nerf_llff_data/fern/poses_bounds.npy" in err and "unpack" in err
+    assert (
+        code == 1
+        and err.count("\n") == 1
+        and "nerf_llff_data/fern/poses_bounds.npy" in err
+        and "unpack" in err
+    )
 
 
 def test_get_knows_its_names(capsys):
@@ -984,7 +1238,10 @@ def test_get_knows_its_names(capsys):
     assert "did you mean 'lego'" in capsys.readouterr().err
     assert cli.main(["data", "get", "?"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any(line.startswith("nerf_synthetic/lego ") for line in lines) and len(lines) == len(archives.known_scenes()) == 29
+    assert (
+        any(line.startswith("nerf_synthetic/lego ") for line in lines)
+        and len(lines) == len(archives.known_scenes()) == 29
+    )
     assert all(line.split()[-1].startswith("https://") for line in lines)
 
 
@@ -998,7 +1255,22 @@ def test_check_prints_the_report(example, capsys):
         and "val: got no transforms_val.json" in out
         and "up is +z" in out
     )
-    assert cli.main(["data", "check", str(example("llff")), "--split", "train", "--set", "ndc=false", "--downscale", "4"]) == 0
+    assert (
+        cli.main(
+            [
+                "data",
+                "check",
+                str(example("llff")),
+                "--split",
+                "train",
+                "--set",
+                "ndc=false",
+                "--downscale",
+                "4",
+            ]
+        )
+        == 0
+    )
     assert "normalised" not in capsys.readouterr().out
     (root / "train" / "r_0.png").write_bytes(b"")
     assert cli.main(["data", "check", str(root)]) == 2
@@ -1016,7 +1288,10 @@ def test_photos_of_colmap_in_folders_and_with_any_suffix(example):
         listed.write_text(listed.read_text().replace(f"photo_{v}.png", name))
     toy.write_toy_picture(root / "images" / "cam0" / "lost.png", TOY, 0)
     scene = load_scene(root, split="all")
-    assert scene.stems == ("cam0/x", "images_of_cam1/x") and float((scene.images - flat.images).abs().mean()) < 0.05
+    assert (
+        scene.stems == ("cam0/x", "images_of_cam1/x")
+        and float((scene.images - flat.images).abs().mean()) < 0.05
+    )
     assert torch.equal(scene.cameras.c2w, flat.cameras.c2w)
     assert any("1 pictures have no pose" in note for note in scene.notes)
     shutil.rmtree(root / "images")
@@ -1033,4 +1308,6 @@ def test_suffixes_of_frames_may_be_spelled_in_any_case(example):
 def test_a_model_with_a_quaternion_is_read_like_its_matrix():
     turn = TOY.c2w[0, :, :3]
     q = colmap.quaternion(turn)
-    assert torch.allclose(colmap.pose_of(q, [0.0, 0, 0])[:, :3], turn.T * torch.tensor([1.0, -1, -1]), atol=1e-6)
+    assert torch.allclose(
+        colmap.pose_of(q, [0.0, 0, 0])[:, :3], turn.T * torch.tensor([1.0, -1, -1]), atol=1e-6
+    )

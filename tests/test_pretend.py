@@ -20,7 +20,11 @@ def test_values_are_those_of_the_cpu():
     x = torch.linspace(-1, 1, 12).view(4, 3)
     with pretend_device() as device:
         y = x.to(device)
-        assert y.device == torch.device("cuda:0") and y.is_cuda and torch.zeros(2, device=device).is_cuda
+        assert (
+            y.device == torch.device("cuda:0")
+            and y.is_cuda
+            and torch.zeros(2, device=device).is_cuda
+        )
         found = (y @ y.T).exp().cumsum(0)[torch.tensor([0, 2])].cpu()
         assert y.to(device) is y and float(y[0, 0]) == -1 and y.tolist() == x.tolist()
         z = y.clone()
@@ -57,23 +61,28 @@ def test_training_on_it_is_training(options):
     assert torch.allclose(found, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("mistake", [
-    lambda: on([1.0, 2.0]) + torch.ones(2),
-    lambda: torch.cat([on([1.0]), torch.ones(1)]),
-    lambda: torch.stack([on([1.0]), torch.ones(1)]),
-    lambda: torch.arange(3)[torch.tensor([0], device="cuda")],
-    lambda: torch.zeros(3).index_put_((torch.tensor([0], device="cuda"),), torch.ones(1)),
-    lambda: on([1.0, 2.0]).index_put_((torch.tensor([0]),), torch.ones(1)),
-    lambda: on([1.0, 2.0]).gather(0, torch.tensor([0])),
-    lambda: torch.zeros(3).add_(on([1.0, 2.0, 3.0])),
-    lambda: nn.functional.grid_sample(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 1, 2, device="cuda"), align_corners=False),
-    lambda: nn.Linear(2, 2)(on([1.0, 2.0])),
-    lambda: on([1.0]).numpy(),
-    lambda: torch.rand(2, generator=torch.Generator(), device="cuda"),
-    lambda: torch.rand(2, generator=torch.Generator("cuda")),
-    lambda: torch.randperm(2, generator=torch.Generator("cuda")),
-    lambda: on([1.0]).uniform_(generator=torch.Generator()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda: on([1.0, 2.0]) + torch.ones(2),
+        lambda: torch.cat([on([1.0]), torch.ones(1)]),
+        lambda: torch.stack([on([1.0]), torch.ones(1)]),
+        lambda: torch.arange(3)[torch.tensor([0], device="cuda")],
+        lambda: torch.zeros(3).index_put_((torch.tensor([0], device="cuda"),), torch.ones(1)),
+        lambda: on([1.0, 2.0]).index_put_((torch.tensor([0]),), torch.ones(1)),
+        lambda: on([1.0, 2.0]).gather(0, torch.tensor([0])),
+        lambda: torch.zeros(3).add_(on([1.0, 2.0, 3.0])),
+        lambda: nn.functional.grid_sample(
+            torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 1, 2, device="cuda"), align_corners=False
+        ),
+        lambda: nn.Linear(2, 2)(on([1.0, 2.0])),
+        lambda: on([1.0]).numpy(),
+        lambda: torch.rand(2, generator=torch.Generator(), device="cuda"),
+        lambda: torch.rand(2, generator=torch.Generator("cuda")),
+        lambda: torch.randperm(2, generator=torch.Generator("cuda")),
+        lambda: on([1.0]).uniform_(generator=torch.Generator()),
+    ],
+)
 def test_mistakes_are_refused(mistake):
     with pretend_device(), pytest.raises((RuntimeError, TypeError), match=REFUSED):
         mistake()

@@ -1,4 +1,6 @@
-"""One X-ray to a volume, an orbit, an uncertainty and a report: whole files, right units, and one sentence for bad input."""
+"""One X-ray to a volume, an orbit, an uncertainty and a report: whole files, right units, and one
+sentence for bad input.
+"""
 
 import json
 import math
@@ -20,8 +22,17 @@ from mednerf_kit.metrics.image import psnr_db
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.viz import figures
 
-FILES = {"target.png", "proj.png", "orbit.mp4", "orbit", "volume.nii.gz", "uncertainty.nii.gz", "latent.safetensors",
-         "metrics.json", "report.html"}  # fmt: skip
+FILES = {
+    "target.png",
+    "proj.png",
+    "orbit.mp4",
+    "orbit",
+    "volume.nii.gz",
+    "uncertainty.nii.gz",
+    "latent.safetensors",
+    "metrics.json",
+    "report.html",
+}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -43,7 +54,17 @@ def place(tmp_path_factory):
 
 
 def projected(place, folder, *words) -> int:
-    start = ["project", "--run", str(place / "run"), "--out", str(folder), "--samples", "1", "--device", "cpu"]
+    start = [
+        "project",
+        "--run",
+        str(place / "run"),
+        "--out",
+        str(folder),
+        "--samples",
+        "1",
+        "--device",
+        "cpu",
+    ]
     return cli.main([*start, *map(str, words)])
 
 
@@ -77,7 +98,14 @@ def test_every_file_is_there_and_reads(done):
     assert len(imageio.v3.imread(done / "orbit.mp4", plugin="FFMPEG")) == 72
     page = (done / "report.html").read_text()
     assert page.count("data:image/png") >= 5 and not re.search("https?://", page)
-    for words in ("pa.png", "not accuracy", "5 procedural phantoms", "not calibrated", "a set of nobody", DISCLAIMER):
+    for words in (
+        "pa.png",
+        "not accuracy",
+        "5 procedural phantoms",
+        "not calibrated",
+        "a set of nobody",
+        DISCLAIMER,
+    ):
         assert words in page, words
 
 
@@ -91,19 +119,29 @@ def test_whatever_looks_like_a_scan_says_what_it_is_not(done):
 
 
 def test_the_volume_is_in_hounsfield_units_and_its_projections_are_the_orbit(done):
-    volume, geometry = read_volume(done / "volume.nii.gz"), Geometry.from_json(done / "orbit" / "geometry.json")
+    volume, geometry = (
+        read_volume(done / "volume.nii.gz"),
+        Geometry.from_json(done / "orbit" / "geometry.json"),
+    )
     assert volume.quantity == "hu" and volume.shape == (48, 48, 48)
     assert volume.spacing_mm == pytest.approx([2 * 1.4 * GEOMETRY.half_width_mm / 48] * 3)
     assert volume.centre_mm == pytest.approx((0, 0, 0), abs=1e-3)
     assert float(volume.values.min()) >= -1000.001
-    views = line_integrals(volume.to_mu().values, volume.spacing_mm, geometry.at(geometry.angles_deg[::9]))
-    written = torch.stack([figures.read_png(done / "orbit" / f"view_{k:03d}.png") for k in range(0, 72, 9)])
+    views = line_integrals(
+        volume.to_mu().values, volume.spacing_mm, geometry.at(geometry.angles_deg[::9])
+    )
+    written = torch.stack(
+        [figures.read_png(done / "orbit" / f"view_{k:03d}.png") for k in range(0, 72, 9)]
+    )
     assert float(written.max()) > 0.3
     assert torch.allclose(views / GEOMETRY.line_integral_scale, written, atol=2e-4)
 
 
 def test_the_uncertainty_lies_on_the_same_grid(done):
-    volume, spread = read_volume(done / "volume.nii.gz"), read_volume(done / "uncertainty.nii.gz", quantity="hu")
+    volume, spread = (
+        read_volume(done / "volume.nii.gz"),
+        read_volume(done / "uncertainty.nii.gz", quantity="hu"),
+    )
     assert np.allclose(volume.affine, spread.affine) and spread.shape == volume.shape
     assert float(spread.values.min()) >= 0 and float(spread.values.max()) > 1
     assert broadcast_text(done)["units"]["uncertainty"] == "standard deviation, HU"
@@ -112,12 +150,25 @@ def test_the_uncertainty_lies_on_the_same_grid(done):
 def test_metrics_say_what_was_given_fitted_and_trusted(done, place):
     found = broadcast_text(done)
     (given,) = found["inputs"]
-    assert given["file"] == str(place / "pa.png") and given["angle_deg"] == 270 and not given["mirrored"]
+    assert (
+        given["file"] == str(place / "pa.png")
+        and given["angle_deg"] == 270
+        and not given["mirrored"]
+    )
     assert abs(given["fitted_angle_deg"] - 270) < 3 and 0.8 < given["gain"] < 1.25
-    assert found["input_fit"]["held_out_psnr_db"] == pytest.approx(-10 * math.log10(found["input_fit"]["held_out_mse"]), abs=1e-3)
-    assert found["input_fit"]["held_out_psnr_db"] > 25 and "not accuracy" in found["input_fit"]["meaning"]
+    assert found["input_fit"]["held_out_psnr_db"] == pytest.approx(
+        -10 * math.log10(found["input_fit"]["held_out_mse"]), abs=1e-3
+    )
+    assert (
+        found["input_fit"]["held_out_psnr_db"] > 25
+        and "not accuracy" in found["input_fit"]["meaning"]
+    )
     assert found["fov_deg"]["prior"] == pytest.approx(GEOMETRY.fov_deg, abs=1e-3)
-    assert set(found["seconds"]) == {"read", "invert", "predict"} and found["seed"] == 0 and found["codes"] == 2
+    assert (
+        set(found["seconds"]) == {"read", "invert", "predict"}
+        and found["seed"] == 0
+        and found["codes"] == 2
+    )
     assert found["provenance"]["trained_on"].startswith("5 procedural phantoms")
     assert found["warnings"] == ["prior: a set of nobody"]
 
@@ -126,13 +177,22 @@ def test_a_set_of_unknown_scale_gives_relative_values():
     geometry = Geometry.from_json({**GEOMETRY.to_json(), "line_integral_scale": None})
     values = torch.rand(4, 4, 4)
     for line_integral_scale, quantity in ((None, "relative"), (9.0, "hu")):
-        known = Geometry.from_json({**geometry.to_json(), "line_integral_scale": line_integral_scale})
+        known = Geometry.from_json(
+            {**geometry.to_json(), "line_integral_scale": line_integral_scale}
+        )
         prior = prior_load.Prior(None, known, torch.zeros(1, 1), {}, None)
-        volume, spread = outputs.as_volume(prior, values), outputs.as_volume(prior, values, spread=True)
+        volume, spread = (
+            outputs.as_volume(prior, values),
+            outputs.as_volume(prior, values, spread=True),
+        )
         assert volume.quantity == spread.quantity == quantity
         mu = values * 9.0 / GEOMETRY.half_width_mm
-        assert torch.allclose(volume.values, values if quantity == "relative" else 1000 * (mu / 0.0205 - 1), atol=1e-2)
-        assert torch.allclose(spread.values, values if quantity == "relative" else 1000 * mu / 0.0205, atol=1e-2)
+        assert torch.allclose(
+            volume.values, values if quantity == "relative" else 1000 * (mu / 0.0205 - 1), atol=1e-2
+        )
+        assert torch.allclose(
+            spread.values, values if quantity == "relative" else 1000 * mu / 0.0205, atol=1e-2
+        )
 
 
 def test_an_ap_film_is_the_mirrored_view_from_the_front(place, tmp_path):
@@ -149,10 +209,24 @@ def test_an_ap_film_is_the_mirrored_view_from_the_front(place, tmp_path):
 
 
 def test_several_xrays_stand_side_by_side(place, tmp_path):
-    words = ["--xray", place / "pa.png", "--view", "PA", "--xray", place / "side.png", "--view", "lateral", "--size", "16"]
+    words = [
+        "--xray",
+        place / "pa.png",
+        "--view",
+        "PA",
+        "--xray",
+        place / "side.png",
+        "--view",
+        "lateral",
+        "--size",
+        "16",
+    ]
     assert projected(place, tmp_path, *words) == 0
     sides = [figures.read_png(place / f"{name}.png") for name in ("pa", "side")]
-    target, proj = figures.read_png(tmp_path / "target.png"), figures.read_png(tmp_path / "proj.png")
+    target, proj = (
+        figures.read_png(tmp_path / "target.png"),
+        figures.read_png(tmp_path / "proj.png"),
+    )
     assert torch.allclose(target, torch.cat(sides, -1), atol=1 / 255)
     assert float(psnr_db(proj, target)) > 25
     assert [given["angle_deg"] for given in broadcast_text(tmp_path)["inputs"]] == [270, 0]
@@ -161,34 +235,53 @@ def test_several_xrays_stand_side_by_side(place, tmp_path):
 
 def test_the_same_seed_gives_the_same_result(done, place, tmp_path):
     for seed in (0, 1):
-        assert projected(place, tmp_path / str(seed), "--xray", place / "pa.png", "--seed", seed) == 0
-    same, other = ((tmp_path / str(seed) / "orbit" / "view_009.png").read_bytes() for seed in (0, 1))
+        assert (
+            projected(place, tmp_path / str(seed), "--xray", place / "pa.png", "--seed", seed) == 0
+        )
+    same, other = (
+        (tmp_path / str(seed) / "orbit" / "view_009.png").read_bytes() for seed in (0, 1)
+    )
     assert same == (done / "orbit" / "view_009.png").read_bytes() and same != other
 
 
 def test_the_geometry_beside_the_xray_is_compared_and_its_scale_used(place, tmp_path):
     image = 4.5 / 9.0 * figures.read_png(place / "pa.png")
     figures.write_png16(tmp_path / "x.png", 2 * image)
-    known = Geometry.from_json({**GEOMETRY.at([90]).to_json(), "line_integral_scale": 4.5, "pixel_mm": 32.0, "axis": "y"})
+    known = Geometry.from_json(
+        {**GEOMETRY.at([90]).to_json(), "line_integral_scale": 4.5, "pixel_mm": 32.0, "axis": "y"}
+    )
     known.save(tmp_path / "x.json")
     options = {"invert": False, "input_kind": "line-integral", "fit": "pad"}
     film = module.read_film(tmp_path / "x.png", 630.0, GEOMETRY, **options)
     assert film.angle_deg == 270
     assert torch.allclose(film.image, image, atol=1e-4)
-    for words in ("field 717 mm wide", "field of view of 35.5°", "axis y", "says 90°", "line_integral_scale 4.5"):
+    for words in (
+        "field 717 mm wide",
+        "field of view of 35.5°",
+        "axis y",
+        "says 90°",
+        "line_integral_scale 4.5",
+    ):
         assert any(words in text and text.startswith("x.png: ") for text in film.warnings), words
 
 
 def test_a_prior_of_oblong_pictures_takes_the_middle_rows(place):
     geometry = Geometry.from_json({**GEOMETRY.to_json(), "rows": 24})
-    film = module.read_film(place / "pa.png", "PA", geometry, invert=False, input_kind="line-integral", fit="pad")
+    film = module.read_film(
+        place / "pa.png", "PA", geometry, invert=False, input_kind="line-integral", fit="pad"
+    )
     assert torch.equal(film.image, figures.read_png(place / "pa.png")[4:28])
 
 
 def test_an_xray_unlike_the_prior_is_called_so_first(place, tmp_path):
     board = (torch.arange(32)[:, None] // 4 + torch.arange(32) // 4) % 2
     figures.write_png16(tmp_path / "board.png", board)
-    assert projected(place, tmp_path / "out", "--xray", tmp_path / "board.png", "--max-minutes", "0.001") == 0
+    assert (
+        projected(
+            place, tmp_path / "out", "--xray", tmp_path / "board.png", "--max-minutes", "0.001"
+        )
+        == 0
+    )
     assert "reproduces this X-ray poorly" in broadcast_text(tmp_path / "out")["warnings"][0]
 
 
@@ -206,7 +299,9 @@ def bad_xray(kind: str, folder, good: bytes):
     return path
 
 
-@pytest.mark.parametrize("kind", ["absent", "empty", "truncated", "constant", "1x1", "nan", "photo"])
+@pytest.mark.parametrize(
+    "kind", ["absent", "empty", "truncated", "constant", "1x1", "nan", "photo"]
+)
 def test_a_bad_xray_is_one_sentence_and_nothing_is_written(kind, place, tmp_path, capsys):
     path = bad_xray(kind, tmp_path, (place / "pa.png").read_bytes())
     assert projected(place, tmp_path / "out", "--xray", path) == 2
@@ -232,11 +327,23 @@ def test_a_bad_word_is_one_sentence(words, said, place, tmp_path, capsys):
 def test_a_damaged_snapshot_is_named(place, tmp_path, capsys):
     whole = next((place / "run").glob("*.safetensors")).read_bytes()
     (tmp_path / "snapshot-000001.safetensors").write_bytes(whole[: len(whole) // 2])
-    assert projected(place, tmp_path / "out", "--xray", place / "pa.png", "--run", tmp_path / "snapshot-000001.safetensors") == 2
+    assert (
+        projected(
+            place,
+            tmp_path / "out",
+            "--xray",
+            place / "pa.png",
+            "--run",
+            tmp_path / "snapshot-000001.safetensors",
+        )
+        == 2
+    )
     assert "snapshot-000001.safetensors" in one_line(capsys.readouterr().err)
 
 
-def test_a_folder_that_cannot_be_made_is_found_out_before_the_work(place, tmp_path, capsys, monkeypatch):
+def test_a_folder_that_cannot_be_made_is_found_out_before_the_work(
+    place, tmp_path, capsys, monkeypatch
+):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(module, "Inversion", None)
     assert projected(place, tmp_path / "file" / "out", "--xray", place / "pa.png") == 1

@@ -1,4 +1,6 @@
-"""The Joseph projector against closed forms, dense ray marching, its own transpose and the convention of the orbit."""
+"""The Joseph projector against closed forms, dense ray marching, its own transpose and the
+convention of the orbit.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,23 @@ from mednerf_kit.imaging.geometry import DEFAULTS, Geometry
 from mednerf_kit.imaging.projector import Projector, aim, project
 
 ANGLES_DEG = (0.0, 30.0, 45.0, 60.0, 90.0, 137.0)
-SPHERES = (((0, 0, 0), 90, 0.02), ((30, -20, 25), 30, 0.02), ((-35, 25, -30), 25, -0.01))  # centre and radius mm, mu per mm
+# centre and radius mm, mu per mm
+SPHERES = (((0, 0, 0), 90, 0.02), ((30, -20, 25), 30, 0.02), ((-35, 25, -30), 25, -0.01))
 BENCH = Geometry(
-    source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=128, cols=128, pixel_mm=3.75, angles_deg=ANGLES_DEG
+    source_to_isocentre_mm=1000,
+    source_to_detector_mm=1500,
+    rows=128,
+    cols=128,
+    pixel_mm=3.75,
+    angles_deg=ANGLES_DEG,
 )
 SMALL = Geometry(
-    source_to_isocentre_mm=300, source_to_detector_mm=500, rows=9, cols=11, pixel_mm=9.0, angles_deg=(0, 40, 100, 215)
+    source_to_isocentre_mm=300,
+    source_to_detector_mm=500,
+    rows=9,
+    cols=11,
+    pixel_mm=9.0,
+    angles_deg=(0, 40, 100, 215),
 )
 
 
@@ -30,14 +43,21 @@ def spheres(size: int, spacing_mm: float, finer: int = 4) -> Tensor:
     c = (torch.arange(size * finer) - (size * finer - 1) / 2) * spacing_mm / finer
     slabs = []
     for z in c.split(finer):
-        inside = [mu * (((c - x0) ** 2 + ((c - y0) ** 2)[:, None] + ((z - z0) ** 2)[:, None, None]) <= r * r).float()
-                  for (x0, y0, z0), r, mu in SPHERES]  # fmt: skip
+        inside = [
+            mu
+            * (
+                ((c - x0) ** 2 + ((c - y0) ** 2)[:, None] + ((z - z0) ** 2)[:, None, None]) <= r * r
+            ).float()
+            for (x0, y0, z0), r, mu in SPHERES
+        ]
         slabs.append(avg_pool3d(sum(inside)[None], finer)[0])
     return torch.cat(slabs)
 
 
 def chords(geometry: Geometry) -> Tensor:
-    """Closed form: mu times the chord 2·sqrt(r² − distance²) of every ray in every sphere, [V, rows, cols]."""
+    """Closed form: mu times the chord 2·sqrt(r² − distance²) of every ray in every sphere, [V,
+    rows, cols].
+    """
     rays = geometry.rays(torch.tensor(geometry.angles_deg)[:, None, None], geometry.pixel_grid())
     total = torch.zeros(rays.near.shape)
     for centre, radius, mu in SPHERES:
@@ -47,23 +67,39 @@ def chords(geometry: Geometry) -> Tensor:
     return total
 
 
-def march(values: Tensor, spacing_mm: Tensor, geometry: Geometry, centre_mm: Tensor, steps: int = 3000) -> Tensor:
-    """Brute force: the zero-padded trilinear volume [D, H, W] summed at many points of Geometry.rays."""
+def march(
+    values: Tensor, spacing_mm: Tensor, geometry: Geometry, centre_mm: Tensor, steps: int = 3000
+) -> Tensor:
+    """Brute force: the zero-padded trilinear volume [D, H, W] summed at many points of
+    Geometry.rays.
+    """
     rays = geometry.rays(torch.tensor(geometry.angles_deg)[:, None, None], geometry.pixel_grid())
-    reach = float((torch.tensor(values.shape[::-1]) * spacing_mm).norm() / 2 + centre_mm.norm() + spacing_mm.max())
+    reach = float(
+        (torch.tensor(values.shape[::-1]) * spacing_mm).norm() / 2
+        + centre_mm.norm()
+        + spacing_mm.max()
+    )
     step = 2 * reach / steps
     total = torch.zeros(rays.near.shape)
     for k in range(steps):
         t = geometry.source_to_isocentre_mm - reach + (k + 0.5) * step
-        where = 2 * (rays.origin + t * rays.direction - centre_mm) / (torch.tensor(values.shape[::-1]) * spacing_mm)
+        where = (
+            2
+            * (rays.origin + t * rays.direction - centre_mm)
+            / (torch.tensor(values.shape[::-1]) * spacing_mm)
+        )
         total += grid_sample(values[None, None], where[None], align_corners=False)[0, 0]
     return total * step
 
 
 def blobs(shape: tuple[int, int, int], seed: int = 0) -> Tensor:
     """A smooth random volume: coarse noise, enlarged."""
-    noise = torch.rand((1, 1, *(max(2, n // 6) for n in shape)), generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.interpolate(noise, shape, mode="trilinear", align_corners=False)[0, 0]
+    noise = torch.rand(
+        (1, 1, *(max(2, n // 6) for n in shape)), generator=torch.Generator().manual_seed(seed)
+    )
+    return torch.nn.functional.interpolate(noise, shape, mode="trilinear", align_corners=False)[
+        0, 0
+    ]
 
 
 def nrmse(image: Tensor, truth: Tensor) -> float:
@@ -100,20 +136,31 @@ def test_a_slab_is_crossed_along_its_thickness():
 )
 def test_equals_dense_marching(change):
     geometry = dataclasses.replace(SMALL, **change)
-    values, spacing, centre = blobs((40, 36, 44)), torch.tensor([2.0, 2.5, 3.0]), torch.tensor([4.0, -7.0, 5.0])
+    values, spacing, centre = (
+        blobs((40, 36, 44)),
+        torch.tensor([2.0, 2.5, 3.0]),
+        torch.tensor([4.0, -7.0, 5.0]),
+    )
     truth = march(values, spacing, geometry, centre)
     assert nrmse(project(values, spacing, geometry, centre_mm=centre), truth) < 0.005
     assert truth.max() > 10
 
 
 def test_worst_obliquity_of_the_knee_set_up():
-    geometry = dataclasses.replace(DEFAULTS["knee"].resized(32), angles_deg=(0.0, 44.0, 46.0, 130.0))
+    geometry = dataclasses.replace(
+        DEFAULTS["knee"].resized(32), angles_deg=(0.0, 44.0, 46.0, 130.0)
+    )
     values, spacing = blobs((48, 48, 48), seed=1), torch.tensor([4.0, 4.0, 4.0])
-    assert nrmse(project(values, spacing, geometry), march(values, spacing, geometry, torch.zeros(3))) < 0.005
+    assert (
+        nrmse(project(values, spacing, geometry), march(values, spacing, geometry, torch.zeros(3)))
+        < 0.005
+    )
 
 
 def test_thick_slices_are_crossed_along_the_axis_counted_in_voxels():
-    """A steep ray that moves 0.87 of 5 mm slices but 0.5 of 1 mm columns per millimetre goes by the columns."""
+    """A steep ray that moves 0.87 of 5 mm slices but 0.5 of 1 mm columns per millimetre goes by the
+    columns.
+    """
     steep = dataclasses.replace(SMALL, tilt_deg=60.0, angles_deg=(0.0,))
     assert [b.axis for b in aim((8, 40, 40), (1, 1, 5), steep, torch.zeros(1))] == [0]
     assert [b.axis for b in aim((40, 40, 40), (1, 1, 1), steep, torch.zeros(1))] == [2]
@@ -144,7 +191,9 @@ def test_every_gradient_is_the_finite_difference():
         return project(x, (21, 16, 20), geometry, angles, centre_mm=centre)
 
     assert torch.autograd.gradcheck(run, (x, angles, centre), eps=1e-5)
-    assert torch.autograd.gradgradcheck(lambda x: run(x, angles.detach(), centre.detach()).square(), (x,))
+    assert torch.autograd.gradgradcheck(
+        lambda x: run(x, angles.detach(), centre.detach()).square(), (x,)
+    )
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-30, 1e30])
@@ -160,8 +209,10 @@ def column_row(image: Tensor) -> tuple[float, float]:
     """Centre of mass relative to the image's centre, positive to the right and up."""
     rows, cols = image.shape
     weight = image / image.sum()
-    return (float((weight.sum(0) * (torch.arange(cols) - (cols - 1) / 2)).sum()),
-            float((weight.sum(1) * ((rows - 1) / 2 - torch.arange(rows))).sum()))  # fmt: skip
+    return (
+        float((weight.sum(0) * (torch.arange(cols) - (cols - 1) / 2)).sum()),
+        float((weight.sum(1) * ((rows - 1) / 2 - torch.arange(rows))).sum()),
+    )
 
 
 @pytest.mark.parametrize(
@@ -171,7 +222,8 @@ def column_row(image: Tensor) -> tuple[float, float]:
         ((10, 10, 16), 90.0, -1, 0),  # and on the left of the frontal view from the other side
         ((16, 10, 10), 0.0, 0, 1),  # superior is up
         ((16, 10, 10), 137.0, 0, 1),
-        ((10, 16, 10), 0.0, -1, 0),  # posterior: from the patient's left side, image right is −y, anterior
+        # posterior: from the patient's left side, image right is −y, anterior
+        ((10, 16, 10), 0.0, -1, 0),
         ((10, 16, 10), 180.0, 1, 0),
         ((10, 10, 16), 0.0, 0, 0),  # left lies towards the source at 0°
     ],
@@ -179,28 +231,44 @@ def column_row(image: Tensor) -> tuple[float, float]:
 def test_orientation(spot_zyx, angle_deg, right, up):
     values = torch.zeros(21, 21, 21)
     values[spot_zyx] = 1.0
-    geometry = Geometry(source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=64, cols=64, pixel_mm=3.0)
-    found = column_row(project(values, (5, 5, 5), geometry, torch.tensor([angle_deg]))[0])
-    assert found == pytest.approx((15 * right, 15 * up), abs=0.05)  # 30 mm at the isocentre, magnified 1.5, in 3 mm pixels
-    mirrored = dataclasses.replace(geometry, columns_flipped=False)
-    assert column_row(project(values, (5, 5, 5), mirrored, torch.tensor([angle_deg]))[0])[0] == pytest.approx(
-        -15 * right, abs=0.05
+    geometry = Geometry(
+        source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=64, cols=64, pixel_mm=3.0
     )
+    found = column_row(project(values, (5, 5, 5), geometry, torch.tensor([angle_deg]))[0])
+    # 30 mm at the isocentre, magnified 1.5, in 3 mm pixels
+    assert found == pytest.approx((15 * right, 15 * up), abs=0.05)
+    mirrored = dataclasses.replace(geometry, columns_flipped=False)
+    assert column_row(project(values, (5, 5, 5), mirrored, torch.tensor([angle_deg]))[0])[
+        0
+    ] == pytest.approx(-15 * right, abs=0.05)
 
 
 def test_magnification_tells_near_from_far():
     values = torch.zeros(21, 21, 21)
     values[16, 10, 16] = 1.0  # 30 mm left and 30 mm up: nearer to the source at 0° than at 180°
-    geometry = Geometry(source_to_isocentre_mm=300, source_to_detector_mm=450, rows=128, cols=128, pixel_mm=1.0)
-    near, far = (column_row(image)[1] for image in project(values, (5, 5, 5), geometry, torch.tensor([0.0, 180.0])))
-    assert (near, far) == (pytest.approx(30 * 450 / 270, abs=0.1), pytest.approx(30 * 450 / 330, abs=0.1))
+    geometry = Geometry(
+        source_to_isocentre_mm=300, source_to_detector_mm=450, rows=128, cols=128, pixel_mm=1.0
+    )
+    near, far = (
+        column_row(image)[1]
+        for image in project(values, (5, 5, 5), geometry, torch.tensor([0.0, 180.0]))
+    )
+    assert (near, far) == (
+        pytest.approx(30 * 450 / 270, abs=0.1),
+        pytest.approx(30 * 450 / 330, abs=0.1),
+    )
 
 
 def test_centre_and_offset_move_the_picture():
     values = torch.zeros(9, 9, 9)
     values[4, 4, 4] = 1.0
     geometry = Geometry(
-        source_to_isocentre_mm=1000, source_to_detector_mm=2000, rows=64, cols=64, pixel_mm=1.0, angles_deg=(270,)
+        source_to_isocentre_mm=1000,
+        source_to_detector_mm=2000,
+        rows=64,
+        cols=64,
+        pixel_mm=1.0,
+        angles_deg=(270,),
     )
     moved = project(values, (5, 5, 5), geometry, centre_mm=(6, 0, -4))[0]
     assert column_row(moved) == pytest.approx((12, -8), abs=0.05)
@@ -215,7 +283,10 @@ def test_a_batch_is_its_members_and_an_orbit_its_views():
     for i in range(2):
         for j in range(3):
             for v, angle in enumerate(SMALL.angles_deg):
-                torch.testing.assert_close(project(values[i, j], (6, 7, 5), SMALL, torch.tensor([angle]))[0], whole[i, j, v])
+                torch.testing.assert_close(
+                    project(values[i, j], (6, 7, 5), SMALL, torch.tensor([angle]))[0],
+                    whole[i, j, v],
+                )
 
 
 def test_chunks_change_nothing(monkeypatch):
@@ -255,7 +326,12 @@ def test_a_volume_out_of_the_picture():
 
 def test_half_precision_is_summed_in_single():
     values = torch.rand(8, 8, 8).to(torch.bfloat16)
-    torch.testing.assert_close(project(values, (10, 10, 10), SMALL), project(values.float(), (10, 10, 10), SMALL), rtol=0, atol=0)
+    torch.testing.assert_close(
+        project(values, (10, 10, 10), SMALL),
+        project(values.float(), (10, 10, 10), SMALL),
+        rtol=0,
+        atol=0,
+    )
 
 
 def test_an_orbit_about_a_turned_body_is_the_same_orbit():
@@ -271,7 +347,8 @@ def test_refuses_what_it_cannot_project():
         project(torch.ones(8, 8, 8), (100, 100, 100), SMALL)
     with pytest.raises(UserError, match="reaches the X-ray source"):
         project(torch.ones(8, 8, 8), (5, 5, 5), SMALL, centre_mm=(290, 0, 0))
-    project(torch.ones(60, 8, 8), (5, 5, 20), SMALL)  # long but thin: reaches far up, not to the source
+    # long but thin: reaches far up, not to the source
+    project(torch.ones(60, 8, 8), (5, 5, 20), SMALL)
     with pytest.raises(ValueError, match="at least one view"):
         project(torch.ones(8, 8, 8), (5, 5, 5), SMALL, torch.tensor([]))
     with pytest.raises(ValueError, match="spacing"):
@@ -281,5 +358,11 @@ def test_refuses_what_it_cannot_project():
     with pytest.raises(ValueError, match=r"expected \[..., 4, 9, 11\]"):
         Projector((8, 8, 8), (5, 5, 5), SMALL).adjoint(torch.ones(4, 9, 9))
     assert math.isclose(
-        float(project(torch.ones(1, 1, 1), (5, 5, 5), dataclasses.replace(SMALL, rows=1, cols=1))[0, 0, 0]), 5.0, rel_tol=1e-6
+        float(
+            project(torch.ones(1, 1, 1), (5, 5, 5), dataclasses.replace(SMALL, rows=1, cols=1))[
+                0, 0, 0
+            ]
+        ),
+        5.0,
+        rel_tol=1e-6,
     )

@@ -1,4 +1,6 @@
-"""Single X-rays: every kind and format in, closed-form conversions, and one sentence for what cannot be used."""
+"""Single X-rays: every kind and format in, closed-form conversions, and one sentence for what
+cannot be used.
+"""
 
 import json
 import math
@@ -29,21 +31,33 @@ def save(path, values, **options):
     return path
 
 
-@pytest.mark.parametrize("name", ["a8.png", "a16.png", "a8.tif", "a16.tiff", "afloat.tif", "a8.npy", "a16.npy", "afloat.npy"])
+@pytest.mark.parametrize(
+    "name",
+    ["a8.png", "a16.png", "a8.tif", "a16.tiff", "afloat.tif", "a8.npy", "a16.npy", "afloat.npy"],
+)
 def test_every_format_reads_to_the_same_picture(tmp_path, unit, name):
-    stored = {"8": (unit * 255).round().astype(np.uint8), "6": (unit * 65535).round().astype(np.uint16), "t": unit.astype("f4")}[
-        name.split(".")[0][-1]]  # fmt: skip
+    stored = {
+        "8": (unit * 255).round().astype(np.uint8),
+        "6": (unit * 65535).round().astype(np.uint16),
+        "t": unit.astype("f4"),
+    }[name.split(".")[0][-1]]
     path = tmp_path / name
     np.save(path, stored) if path.suffix == ".npy" else save(path, stored)
     found = read_radiograph(path, size=SIDE)
-    assert found.image.dtype == torch.float32 and found.shape == (SIDE, SIDE) and found.warnings == ()
+    assert (
+        found.image.dtype == torch.float32 and found.shape == (SIDE, SIDE) and found.warnings == ()
+    )
     assert found.bits == 8 * stored.dtype.itemsize
     assert torch.allclose(found.image, torch.from_numpy(unit).float(), atol=0.5 / 255)
 
 
 def test_invert_turns_the_stored_polarity(tmp_path, unit):
     path = save(tmp_path / "a.png", (65535 - (unit * 65535).round()).astype(np.uint16))
-    assert torch.allclose(read_radiograph(path, size=SIDE, invert=True).image, torch.from_numpy(unit).float(), atol=1e-4)
+    assert torch.allclose(
+        read_radiograph(path, size=SIDE, invert=True).image,
+        torch.from_numpy(unit).float(),
+        atol=1e-4,
+    )
 
 
 def test_transmission_becomes_the_line_integral(tmp_path, unit):
@@ -57,13 +71,17 @@ def test_transmission_becomes_the_line_integral(tmp_path, unit):
     save(tmp_path / "t.png", (np.exp(-integral) * 30000).round().astype(np.uint16))
     DEFAULTS["knee"].resized(SIDE).at([270]).save(tmp_path / "t.json")
     found = read_radiograph(tmp_path / "t.png", size=SIDE, input_kind="transmission")
-    assert torch.allclose(found.image, torch.from_numpy(integral / 3.7).clamp(max=1).float(), atol=2e-3)
+    assert torch.allclose(
+        found.image, torch.from_numpy(integral / 3.7).clamp(max=1).float(), atol=2e-3
+    )
 
 
 def test_a_stored_zero_is_a_finite_line_integral(tmp_path):
     values = np.full((SIDE, SIDE), 255, np.uint8)
     values[4:8] = 0
-    image = read_radiograph(save(tmp_path / "t.png", values), size=SIDE, input_kind="transmission").image
+    image = read_radiograph(
+        save(tmp_path / "t.png", values), size=SIDE, input_kind="transmission"
+    ).image
     assert image.isfinite().all() and image[5, 5] == 1 and image[0, 0] == 0
 
 
@@ -92,9 +110,9 @@ def test_crop_and_pad_keep_the_centre_and_the_millimetres(tmp_path):
     values = np.zeros((24, 40), np.uint8)
     values[10:14, 18:22] = 255  # 4×4 in the centre
     path = save(tmp_path / "a.png", values)
-    Geometry(source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=24, cols=40, pixel_mm=2.0).at([270]).save(
-        tmp_path / "a.json"
-    )
+    Geometry(
+        source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=24, cols=40, pixel_mm=2.0
+    ).at([270]).save(tmp_path / "a.json")
     pad, crop = (read_radiograph(path, size=80, fit=fit) for fit in ("pad", "crop"))
     assert pad.geometry.pixel_mm == 1.0 and crop.geometry.pixel_mm == pytest.approx(24 * 2 / 80)
     for found, side in ((pad, 40), (crop, 24)):
@@ -111,7 +129,9 @@ def test_enlarging_interpolates_and_never_darkens_the_edge(tmp_path):
     values = np.full((SIDE, SIDE), 200, np.uint8)
     values[5, 5] = 100
     image = read_radiograph(save(tmp_path / "a.png", values), size=5 * SIDE).image
-    assert torch.allclose(image[0], torch.full((5 * SIDE,), 200 / 255)) and float(image[27, 27]) == pytest.approx(100 / 255)
+    assert torch.allclose(image[0], torch.full((5 * SIDE,), 200 / 255)) and float(
+        image[27, 27]
+    ) == pytest.approx(100 / 255)
 
 
 def test_grey_in_colour_clothes_is_accepted_with_a_warning(tmp_path, unit):
@@ -137,15 +157,20 @@ def test_a_dim_picture_is_remarked(tmp_path, unit):
 
 
 def test_views_by_name():
-    """Film side against world axis, from the geometry: right on a PA and a (mirrored) AP film is the patient's left, +x."""
+    """Film side against world axis, from the geometry: right on a PA and a (mirrored) AP film is
+    the patient's left, +x.
+    """
     for name in ("PA", "AP"):
         angle, mirrored = view_angle_deg(name)
         source, _, right, _ = DEFAULTS["chest"].frames(torch.tensor(angle))
         behind = 1 if name == "PA" else -1  # +y is posterior
         assert source[1] * behind > 0 and (-right[0] if mirrored else right[0]) == pytest.approx(1)
     assert view_angle_deg("Lateral") == (0.0, False)
-    source, centre, right, _ = DEFAULTS["chest"].frames(torch.tensor(view_angle_deg("left-lateral")[0]))
-    assert centre[0] > 0 and right[1] == pytest.approx(1)  # detector on the left, chest to image left
+    source, centre, right, _ = DEFAULTS["chest"].frames(
+        torch.tensor(view_angle_deg("left-lateral")[0])
+    )
+    # detector on the left, chest to image left
+    assert centre[0] > 0 and right[1] == pytest.approx(1)
     with pytest.raises(UserError, match="did you mean 'lateral'"):
         view_angle_deg("laterl")
 
@@ -157,7 +182,9 @@ def test_find_geometry_prefers_the_side_car(tmp_path):
     DEFAULTS["chest"].at([270]).save(tmp_path / "x.json")
     assert find_geometry(tmp_path / "x.png").angles_deg == (270.0,)
     (tmp_path / "y").mkdir()
-    assert find_geometry(tmp_path / "y" / "x.png") is None, "only a view of a set looks one folder up"
+    assert find_geometry(tmp_path / "y" / "x.png") is None, (
+        "only a view of a set looks one folder up"
+    )
 
 
 def test_a_geometry_of_another_shape_is_refused(tmp_path, unit):
@@ -196,7 +223,9 @@ def bad_pictures():
         return folder / "cut.npy"
 
     def pages(folder):
-        Image.fromarray(grey).save(folder / "a.tif", save_all=True, append_images=[Image.fromarray(grey)])
+        Image.fromarray(grey).save(
+            folder / "a.tif", save_all=True, append_images=[Image.fromarray(grey)]
+        )
         return folder / "a.tif"
 
     return {
@@ -206,7 +235,10 @@ def bad_pictures():
         "constant": (image("a.png", np.full((SIDE, SIDE), 7, np.uint8)), "all hold 7"),
         "one pixel": (image("a.png", np.ones((1, 1), np.uint8)), "1×1"),
         "NaN": (array("a.npy", nan), "NaN"),
-        "infinite tiff": (image("a.tif", np.where(np.isnan(nan), np.inf, nan).astype("f4")), "infinite"),
+        "infinite tiff": (
+            image("a.tif", np.where(np.isnan(nan), np.inf, nan).astype("f4")),
+            "infinite",
+        ),
         "photo": (image("a.png", (rng.random((SIDE, SIDE, 3)) * 255).astype(np.uint8)), "colour"),
         "truncated png": (cut("a.png"), "damaged"),
         "truncated tiff": (cut("a.tif"), "damaged"),
@@ -234,8 +266,11 @@ def test_unusable_pictures_get_one_sentence(tmp_path, case):
 
 def test_unknown_options_offer_the_nearest(tmp_path, unit):
     path = save(tmp_path / "a.png", (unit * 255).astype(np.uint8))
-    for options, said in [({"input_kind": "transmision"}, "did you mean 'transmission'"), ({"fit": "padd"}, "did you mean 'pad'"),
-                          ({"size": 1}, "at least 8")]:  # fmt: skip
+    for options, said in [
+        ({"input_kind": "transmision"}, "did you mean 'transmission'"),
+        ({"fit": "padd"}, "did you mean 'pad'"),
+        ({"size": 1}, "at least 8"),
+    ]:
         with pytest.raises(UserError, match=said):
             read_radiograph(path, **{"size": SIDE, **options})
 

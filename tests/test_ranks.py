@@ -1,7 +1,8 @@
-"""Several processes at one training: the same result as one, one voice, and an end that all of them share.
+"""Several processes at one training: the same result as one, one voice, and an end that all of them
+share.
 
-Started with a folder this file is its own torchrun: it forks the processes of every scenario that lies there (a process that has
-gone backward cannot fork ones that do, so pytest's own does not).
+Started with a folder this file is its own torchrun: it forks the processes of every scenario that
+lies there (a process that has gone backward cannot fork ones that do, so pytest's own does not).
 """
 
 from __future__ import annotations
@@ -45,13 +46,29 @@ from mednerf_kit.study.ablation import run as ablation
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 6
-HYBRID = [*SETTINGS, "task.gan_batch=8", "task.ray_share=0.5", "probability={name: adaptive, kimg: 0.04, interval: 1}",
-          f"steps={STEPS}", "snapshot_steps=4", "calibration_patients=0"]  # fmt: skip
-MEDNERF = ["generator={name: graf, shape_dim: 4, appearance_dim: 4, width: 16, depth: 3, skip: 2, octaves: 3, view_octaves: 2}",
-           "discriminator={name: selfsup, size: 16, width: 4, doublings: 1, heads: 4}", f"dataset={{size: {SIZE}}}",
-           "levels=[{name: stratified, n: 6}, {name: importance, n: 4}]", "task.batch=4", "task.r1_gamma=1.0",
-           "task.r1_interval=2", "augment={name: xray}", "steps=2", "snapshot_steps=9",
-           "probability={name: adaptive, kimg: 0.04, interval: 1, target: -0.5}"]  # fmt: skip
+HYBRID = [
+    *SETTINGS,
+    "task.gan_batch=8",
+    "task.ray_share=0.5",
+    "probability={name: adaptive, kimg: 0.04, interval: 1}",
+    f"steps={STEPS}",
+    "snapshot_steps=4",
+    "calibration_patients=0",
+]
+MEDNERF = [
+    "generator={name: graf, shape_dim: 4, appearance_dim: 4, width: 16, depth: 3, skip: 2, "
+    "octaves: 3, view_octaves: 2}",
+    "discriminator={name: selfsup, size: 16, width: 4, doublings: 1, heads: 4}",
+    f"dataset={{size: {SIZE}}}",
+    "levels=[{name: stratified, n: 6}, {name: importance, n: 4}]",
+    "task.batch=4",
+    "task.r1_gamma=1.0",
+    "task.r1_interval=2",
+    "augment={name: xray}",
+    "steps=2",
+    "snapshot_steps=9",
+    "probability={name: adaptive, kimg: 0.04, interval: 1, target: -0.5}",
+]
 RECIPES = {"chest": HYBRID, "chest_mednerf": MEDNERF}
 
 
@@ -60,11 +77,25 @@ RECIPES = {"chest": HYBRID, "chest_mednerf": MEDNERF}
 
 def words(name: str, dataset: Path, outdir: Path, *more: str) -> list[str]:
     settings = [part for text in RECIPES[name] for part in ("--set", text)]
-    return ["train", "--dataset", str(dataset), "--config", name, "--outdir", str(outdir), "--device", "cpu", *settings, *more]
+    return [
+        "train",
+        "--dataset",
+        str(dataset),
+        "--config",
+        name,
+        "--outdir",
+        str(outdir),
+        "--device",
+        "cpu",
+        *settings,
+        *more,
+    ]
 
 
 def launch(home: Path) -> None:
-    """Run every scenario of HOME/plan.json: its processes' exit codes and what they said go to HOME/NAME/."""
+    """Run every scenario of HOME/plan.json: its processes' exit codes and what they said go to
+    HOME/NAME/.
+    """
     import SimpleITK  # noqa: F401  what takes seconds to import comes once, before the forks
     import torch._dynamo  # noqa: F401  of every optimiser
     import torch.distributed as dist
@@ -90,8 +121,15 @@ def launch(home: Path) -> None:
 
 def one_process(home: Path, rank: int, port: int, scenario: dict) -> int:
     world = scenario["world"]
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world),
-                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}  # fmt: skip
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
     for number, kind in ((1, "out"), (2, "err")):
         os.dup2(os.open(home / f"{kind}{rank}.txt", os.O_WRONLY | os.O_CREAT), number)
     hyper.fastest_dtype = lambda device: torch.float32
@@ -129,8 +167,14 @@ def full_precision():
 
 
 def trained(name: str, dataset: Path, outdir: Path, *settings: str, **options) -> Path:
-    return session.train(dataset=str(dataset), config=name, settings=[*RECIPES[name], *settings], outdir=outdir, device="cpu",
-                         **options)  # fmt: skip
+    return session.train(
+        dataset=str(dataset),
+        config=name,
+        settings=[*RECIPES[name], *settings],
+        outdir=outdir,
+        device="cpu",
+        **options,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -146,15 +190,26 @@ def home(tiny_set, tmp_path_factory, alone) -> Path:
     half = home / "relay" / "runs"
     with pytest.MonkeyPatch.context() as patch:
         step = PriorTask.step
-        patch.setattr(PriorTask, "step", lambda self, progress, i: i == 3 and signal.raise_signal(2) or step(self, progress, i))
+        patch.setattr(
+            PriorTask,
+            "step",
+            lambda self, progress, i: i == 3 and signal.raise_signal(2) or step(self, progress, i),
+        )
         with pytest.raises(KeyboardInterrupt):
             trained("chest", tiny_set, half)
     at = {"rank": 1, "index": 4, "world": 2}
     plan = {
         "hybrid": {"world": 2, "words": words("chest", tiny_set, home / "hybrid" / "runs")},
-        "mednerf": {"world": 2, "words": words("chest_mednerf", tiny_set, home / "mednerf" / "runs")},
+        "mednerf": {
+            "world": 2,
+            "words": words("chest_mednerf", tiny_set, home / "mednerf" / "runs"),
+        },
         "relay": {**at, "signal": "SIGTERM", "words": words("chest", tiny_set, half, "--resume")},
-        "killed": {**at, "signal": "SIGKILL", "words": words("chest", tiny_set, home / "killed" / "runs")},
+        "killed": {
+            **at,
+            "signal": "SIGKILL",
+            "words": words("chest", tiny_set, home / "killed" / "runs"),
+        },
         "scene": {
             "world": 2,
             "words": [
@@ -169,10 +224,19 @@ def home(tiny_set, tmp_path_factory, alone) -> Path:
                 str(home / "scene" / "runs"),
             ],
         },
-        "uneven": {"world": 2, "words": words("chest", tiny_set, home / "uneven" / "runs", "--set", "task.gan_batch=3")},
+        "uneven": {
+            "world": 2,
+            "words": words(
+                "chest", tiny_set, home / "uneven" / "runs", "--set", "task.gan_batch=3"
+            ),
+        },
     }
     (home / "plan.json").write_text(json.dumps(plan))
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+        "OMP_NUM_THREADS": "1",
+    }
     subprocess.run([sys.executable, __file__, str(home)], env=environment, check=True, timeout=120)
     return home
 
@@ -198,14 +262,21 @@ def last(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_close(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    """Equal beyond rounding: random states bit for bit, the rest within a thousandth of each tensor's size."""
+    """Equal beyond rounding: random states bit for bit, the rest within a thousandth of each
+    tensor's size.
+    """
     assert set(found) == set(wanted)
     for name, tensor in wanted.items():
         if tensor.dtype == torch.uint8:
             assert torch.equal(found[name], tensor), name
         else:
-            torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-3 * float(tensor.abs().max()) + 1e-7, msg=name) \
-                if tensor.numel() and not name.startswith("optim") else None  # fmt: skip
+            torch.testing.assert_close(
+                found[name],
+                tensor,
+                rtol=1e-3,
+                atol=1e-3 * float(tensor.abs().max()) + 1e-7,
+                msg=name,
+            ) if tensor.numel() and not name.startswith("optim") else None
 
 
 def assert_same_course(found: Path, wanted: Path) -> None:
@@ -225,21 +296,33 @@ def test_two_processes_make_what_one_makes_of_the_whole_batch(name, recipe, home
     folder = only_run(home, name)
     assert_close(last(folder), last(alone[recipe]))
     assert_same_course(folder, alone[recipe])
-    assert len({row["p"] for row in run_folder.read_stats(folder) if "p" in row}) > 1, "the probability of augmentation moved"
+    assert len({row["p"] for row in run_folder.read_stats(folder) if "p" in row}) > 1, (
+        "the probability of augmentation moved"
+    )
 
 
 @pytest.mark.parametrize("name", ["hybrid", "mednerf"])
 def test_all_processes_end_with_the_same_weights_and_probability(name, home):
-    (one, first), (other, second) = (files.load_tensors(home / name / f"state{rank}.safetensors") for rank in (0, 1))
-    assert [key for key in one if not torch.equal(one[key], other[key])] == [] and first == second and first["p"] > 0
+    (one, first), (other, second) = (
+        files.load_tensors(home / name / f"state{rank}.safetensors") for rank in (0, 1)
+    )
+    assert (
+        [key for key in one if not torch.equal(one[key], other[key])] == []
+        and first == second
+        and first["p"] > 0
+    )
 
 
 def test_a_scene_is_fitted_by_two_as_by_one(home, tmp_path):
     """Each has its own jitter along the rays; pixels, gradients and parameters are shared."""
     assert codes(home, "scene") == [0, 0] and errors(home, "scene") == []
-    (one, _), (other, _) = (files.load_tensors(home / "scene" / f"state{rank}.safetensors") for rank in (0, 1))
+    (one, _), (other, _) = (
+        files.load_tensors(home / "scene" / f"state{rank}.safetensors") for rank in (0, 1)
+    )
     assert [key for key in one if not torch.equal(one[key], other[key])] == []
-    ours, theirs = (run_folder.read_stats(folder) for folder in (only_run(home, "scene"), fitted(tmp_path)))
+    ours, theirs = (
+        run_folder.read_stats(folder) for folder in (only_run(home, "scene"), fitted(tmp_path))
+    )
     assert ours[0]["psnr_db"] == pytest.approx(theirs[0]["psnr_db"], abs=0.05)
     ends = [sum(row["psnr_db"] for row in rows[-20:]) / 20 for rows in (ours, theirs)]
     assert ends[0] == pytest.approx(ends[1], abs=1.0) and ends[0] > ours[0]["psnr_db"] + 3
@@ -247,16 +330,31 @@ def test_a_scene_is_fitted_by_two_as_by_one(home, tmp_path):
 
 def test_only_the_first_writes_and_speaks(home):
     folder = only_run(home, "hybrid")
-    assert [p.name for p in run_folder.snapshots(folder)] == ["snapshot-000004.safetensors", "snapshot-000006.safetensors"]
-    assert len(list(folder.glob("events.out.tfevents*"))) == 1 and [r["step"] for r in run_folder.read_stats(folder)] == [*range(1, 7)]
+    assert [p.name for p in run_folder.snapshots(folder)] == [
+        "snapshot-000004.safetensors",
+        "snapshot-000006.safetensors",
+    ]
+    assert len(list(folder.glob("events.out.tfevents*"))) == 1 and [
+        r["step"] for r in run_folder.read_stats(folder)
+    ] == [*range(1, 7)]
     log = (folder / "log.txt").read_text()
-    assert log.count("2 processes, each with a part of every batch") == 1 and log.count("wrote snapshot-000006") == 1
-    assert (folder / "previews" / "samples.png").is_file() and json.loads((folder / "metrics.json").read_text())["steps"] == STEPS
-    assert [(home / "hybrid" / f"out{rank}.txt").read_text().strip() for rank in (0, 1)] == [str(folder), ""]
+    assert (
+        log.count("2 processes, each with a part of every batch") == 1
+        and log.count("wrote snapshot-000006") == 1
+    )
+    assert (folder / "previews" / "samples.png").is_file() and json.loads(
+        (folder / "metrics.json").read_text()
+    )["steps"] == STEPS
+    assert [(home / "hybrid" / f"out{rank}.txt").read_text().strip() for rank in (0, 1)] == [
+        str(folder),
+        "",
+    ]
 
 
 def test_a_run_goes_on_with_another_number_of_processes(home, alone, tiny_set):
-    """One was stopped, two went on until they were stopped, one goes on: the course of the one that never stopped."""
+    """One was stopped, two went on until they were stopped, one goes on: the course of the one that
+    never stopped.
+    """
     folder = only_run(home, "relay")
     assert trained("chest", tiny_set, folder.parent, resume="latest") == folder
     assert_close(last(folder), last(alone["chest"]))
@@ -276,7 +374,10 @@ def test_accumulated_parts_make_what_the_whole_batch_makes(recipe, alone, tiny_s
 def test_a_signal_to_one_stops_all_with_a_snapshot(home):
     assert codes(home, "relay") == [130, 130] and errors(home, "relay") == ["Error: interrupted."]
     log = (only_run(home, "relay") / "log.txt").read_text()
-    assert "from snapshot-000004.safetensors" in log and "step 5: wrote snapshot-000005.safetensors" in log
+    assert (
+        "from snapshot-000004.safetensors" in log
+        and "step 5: wrote snapshot-000005.safetensors" in log
+    )
 
 
 def test_a_killed_process_ends_the_others_with_one_sentence_and_a_whole_snapshot(home):
@@ -296,7 +397,10 @@ def test_a_batch_that_cannot_be_dealt_is_one_sentence_before_any_work(home):
 
 def test_a_plan_shows_each_ones_part(tiny_set):
     recipe = session.resolve(str(tiny_set), "chest", "default", HYBRID)
-    assert session.share_out(recipe, Ranks(0, 2)) == {"processes": 2, "per_process": {"task.batch": 2, "task.gan_batch": 4}}
+    assert session.share_out(recipe, Ranks(0, 2)) == {
+        "processes": 2,
+        "per_process": {"task.batch": 2, "task.gan_batch": 4},
+    }
     assert session.share_out(recipe, Ranks()) == {}
 
 
@@ -314,13 +418,18 @@ def test_a_share_is_sampled_where_the_whole_batch_is(name):
     def seen(sampler, share: BatchShard):
         rng = Generator().manual_seed(0)
         mine = Rays(*(share.take(t) for t in (rays.origin, rays.direction, rays.near, rays.far)))
-        previous = before and (replace(before, t=share.take(before.t), dt=share.take(before.dt)), share.take(weight))
+        previous = before and (
+            replace(before, t=share.take(before.t), dt=share.take(before.dt)),
+            share.take(weight),
+        )
         return sampler(mine, previous, rng), rng.get_state()
 
     whole, state = seen(sampler, BatchShard())
     parts = [seen(ShardedSampler(sampler, BatchShard(i, 2)), BatchShard(i, 2)) for i in (0, 1)]
     for field in ("t", "dt"):
-        torch.testing.assert_close(torch.cat([getattr(part, field) for part, _ in parts]), getattr(whole, field))
+        torch.testing.assert_close(
+            torch.cat([getattr(part, field) for part, _ in parts]), getattr(whole, field)
+        )
     assert all(torch.equal(after, state) for _, after in parts)
 
 
@@ -339,13 +448,18 @@ def test_noise_of_parts_is_the_noise_of_the_whole():
 
 
 def test_a_moment_comes_back():
-    rng, norm = Generator().manual_seed(0), torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(4, 4))
+    rng, norm = (
+        Generator().manual_seed(0),
+        torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(4, 4)),
+    )
     moment = RngSnapshot(rng, norm)
     first = torch.rand(3, generator=rng), norm(torch.eye(4)).detach()
     later = rng.get_state()
     with moment.replayed():
         again = torch.rand(3, generator=rng), norm(torch.eye(4)).detach()
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True)) and torch.equal(rng.get_state(), later)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True)) and torch.equal(
+        rng.get_state(), later
+    )
 
 
 def test_gradients_and_numbers_of_one_process_are_its_own():
@@ -353,7 +467,11 @@ def test_gradients_and_numbers_of_one_process_are_its_own():
     parameter.grad = torch.tensor([1.0, 2.0])
     before = parameter.grad
     Ranks().average_gradients([parameter])
-    assert parameter.grad is before and Ranks().mean_metrics({"a": math.nan}, 1.0, True)[1:] == (1.0, True) and Ranks().claims_report()
+    assert (
+        parameter.grad is before
+        and Ranks().mean_metrics({"a": math.nan}, 1.0, True)[1:] == (1.0, True)
+        and Ranks().claims_report()
+    )
 
 
 @pytest.mark.parametrize(
@@ -384,12 +502,21 @@ def test_accumulating_what_does_not_divide_is_one_sentence(settings, said, tiny_
 
 def test_the_published_hinge_wants_its_batch_whole(tiny_set, tmp_path):
     with pytest.raises(UserError, match="batch_mean_hinge for a batch in 2 parts"):
-        trained("chest_mednerf", tiny_set, tmp_path, "compat={batch_mean_hinge: true}", "task.accumulate=2")
+        trained(
+            "chest_mednerf",
+            tiny_set,
+            tmp_path,
+            "compat={batch_mean_hinge: true}",
+            "task.accumulate=2",
+        )
 
 
 def test_smaller_groups_of_pictures_are_said():
     discriminator = type("Judge", (), {"mbstd_group": 4})
-    assert group_size_note(discriminator, 8, 2) == [] and "compares 2 pictures at a time instead of 4" in group_size_note(discriminator, 4, 2)[0]
+    assert (
+        group_size_note(discriminator, 8, 2) == []
+        and "compares 2 pictures at a time instead of 4" in group_size_note(discriminator, 4, 2)[0]
+    )
 
 
 def test_an_environment_that_is_not_torchruns_is_one_sentence():
@@ -400,7 +527,9 @@ def test_an_environment_that_is_not_torchruns_is_one_sentence():
 
 
 def test_a_task_that_cannot_be_shared_wants_one_process(monkeypatch):
-    monkeypatch.setattr(session, "task_type_of", lambda recipe: replace(posed_recipes.TASK_TYPE, batches=None))
+    monkeypatch.setattr(
+        session, "task_type_of", lambda recipe: replace(posed_recipes.TASK_TYPE, batches=None)
+    )
     assert session.share_out({"task": {"name": "lonely"}}, Ranks()) == {}
     with pytest.raises(UserError, match="2 processes for task 'lonely'; wanted one"):
         session.share_out({"task": {"name": "lonely"}}, Ranks(0, 2))

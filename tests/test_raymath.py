@@ -1,4 +1,6 @@
-"""Sums along a ray against closed forms (a slab, an opaque wall) and brute force (loops in double precision)."""
+"""Sums along a ray against closed forms (a slab, an opaque wall) and brute force (loops in double
+precision).
+"""
 
 from __future__ import annotations
 
@@ -56,13 +58,20 @@ def test_an_empty_ray_is_black_and_weighs_nothing():
 
 def test_exclusive_sum_leaves_the_element_out():
     x = torch.rand(3, 6, generator=seeded())
-    torch.testing.assert_close(exclusive_sum(x), torch.stack([x[:, :i].sum(1) for i in range(6)], 1))
+    torch.testing.assert_close(
+        exclusive_sum(x), torch.stack([x[:, :i].sum(1) for i in range(6)], 1)
+    )
 
 
 def test_emission_absorption_is_compositing_front_to_back():
-    tau, color = 2 * torch.rand(8, 12, generator=seeded()).double(), torch.rand(8, 12, 3, generator=seeded(1)).double()
+    tau, color = (
+        2 * torch.rand(8, 12, generator=seeded()).double(),
+        torch.rand(8, 12, 3, generator=seeded(1)).double(),
+    )
     seen = emission_absorption(tau, color, background=0.7).image
-    wanted = np.stack([composited(t, c, 0.7) for t, c in zip(tau.numpy(), color.numpy(), strict=True)])
+    wanted = np.stack(
+        [composited(t, c, 0.7) for t, c in zip(tau.numpy(), color.numpy(), strict=True)]
+    )
     np.testing.assert_allclose(seen.numpy(), wanted, atol=1e-12)
 
 
@@ -88,7 +97,9 @@ def test_gradients_stay_finite_at_extremes(scale):
     tau = (scale * torch.rand(2, 16, generator=seeded())).requires_grad_(True)
     color = torch.rand(2, 16, 3, generator=seeded(1), requires_grad=True)
     for picture in (line_integral(tau), transmission(tau), emission_absorption(tau, color, 0.5)):
-        gradients = torch.autograd.grad(picture.image.sum() + picture.w.square().sum(), [tau, color], allow_unused=True)
+        gradients = torch.autograd.grad(
+            picture.image.sum() + picture.w.square().sum(), [tau, color], allow_unused=True
+        )
         assert all(g.isfinite().all() for g in gradients if g is not None)
 
 
@@ -97,7 +108,9 @@ def test_inverse_cdf_is_the_brute_force_inverse():
     w = torch.rand(20, 8, generator=seeded(1)).double() + 0.01
     u = torch.rand(20, 33, generator=seeded(2)).double()
     found = inverse_cdf(edges, w, u)
-    for e, weights, levels, t in zip(edges.numpy(), w.numpy(), u.numpy(), found.numpy(), strict=True):
+    for e, weights, levels, t in zip(
+        edges.numpy(), w.numpy(), u.numpy(), found.numpy(), strict=True
+    ):
         cdf = np.concatenate([[0], np.cumsum(weights / weights.sum())])
         np.testing.assert_allclose(t, np.interp(levels, cdf, e), atol=1e-9)
 
@@ -127,7 +140,14 @@ def test_cell_lengths_are_what_lies_nearest_to_each_node():
 
 
 def test_scaled_rays_are_the_same_lines_in_another_unit():
-    rays = Rays(torch.tensor([10.0, 0, 0]), torch.tensor([0.0, 0.6, 0.8]), torch.tensor(5.0), torch.tensor(15.0))
+    rays = Rays(
+        torch.tensor([10.0, 0, 0]),
+        torch.tensor([0.0, 0.6, 0.8]),
+        torch.tensor(5.0),
+        torch.tensor(15.0),
+    )
     half = rays.scaled(0.5)
-    torch.testing.assert_close(half.origin + half.far * half.direction, 0.5 * (rays.origin + rays.far * rays.direction))
+    torch.testing.assert_close(
+        half.origin + half.far * half.direction, 0.5 * (rays.origin + rays.far * rays.direction)
+    )
     assert torch.equal(half.direction, rays.direction) and half.near == 2.5

@@ -1,4 +1,6 @@
-"""Orbits and samples of a prior: the same seed is the same patient everywhere, and a latent comes back as it was projected."""
+"""Orbits and samples of a prior: the same seed is the same patient everywhere, and a latent comes
+back as it was projected.
+"""
 
 import json
 
@@ -23,7 +25,9 @@ def place(tmp_path_factory):
 
 
 def views(folder) -> torch.Tensor:
-    return torch.stack([figures.read_png(path) for path in sorted((folder / "orbit").glob("*.png"))])
+    return torch.stack(
+        [figures.read_png(path) for path in sorted((folder / "orbit").glob("*.png"))]
+    )
 
 
 def test_render_writes_the_orbit_the_video_and_the_volume(place, tmp_path, capsys):
@@ -33,7 +37,9 @@ def test_render_writes_the_orbit_the_video_and_the_volume(place, tmp_path, capsy
     assert cli.main(["render", *map(str, words)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "a")
     assert views(tmp_path / "a").shape == (8, 32, 32)
-    assert json.loads((tmp_path / "a" / "orbit" / "geometry.json").read_text())["angles_deg"] == [45.0 * k for k in range(8)]
+    assert json.loads((tmp_path / "a" / "orbit" / "geometry.json").read_text())["angles_deg"] == [
+        45.0 * k for k in range(8)
+    ]
     assert imageio.v3.imread(tmp_path / "a" / "orbit.mp4", plugin="FFMPEG").shape[:3] == (8, 32, 32)
     assert read_volume(tmp_path / "a" / "volume.nii.gz").quantity == "hu"
     render(run=str(place / "run"), seed=3, views=4, video=False, out=tmp_path / "a", size=16)
@@ -50,7 +56,10 @@ def test_a_seed_is_the_patient_the_generator_draws(place, tmp_path):
 def test_render_and_sample_show_the_same_patient(place, tmp_path):
     render(run=str(place / "run"), seed=5, views=4, video=False, out=tmp_path)
     sample(run=str(place / "run"), seeds=[2, 5], out=tmp_path)
-    frames, grid = figures.to_uint8(views(tmp_path)[[3, 0]]), figures.read_png(tmp_path / "grid.png")
+    frames, grid = (
+        figures.to_uint8(views(tmp_path)[[3, 0]]),
+        figures.read_png(tmp_path / "grid.png"),
+    )
     assert grid.shape == (2 * (15 + 32) + 2, 2 * 32 + 2, 3)
     for k, frame in enumerate(frames):
         tile = figures.to_uint8(grid[15 + 32 + 2 + 15 :, k * 34 : k * 34 + 32, 0])
@@ -67,12 +76,42 @@ def test_truncation_to_nothing_is_the_mean_patient(place, tmp_path):
 def test_the_clip_walks_from_seed_to_seed(place, tmp_path, capsys):
     import imageio.v3
 
-    assert cli.main(["sample", "--run", str(place / "run"), "--seeds", "0-2", "--interpolate", "--out", str(tmp_path)]) == 0
+    assert (
+        cli.main(
+            [
+                "sample",
+                "--run",
+                str(place / "run"),
+                "--seeds",
+                "0-2",
+                "--interpolate",
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     clip = imageio.v3.imread(tmp_path / "interpolate.mp4", plugin="FFMPEG")
     assert clip.shape[:3] == (2 * STEPS + 1, 32, 64)
     steps = [abs(a.astype(int) - b).mean() for a, b in zip(clip, clip[1:], strict=False)]
-    assert max(steps) < abs(clip[0].astype(int) - clip[STEPS]).mean(), "no frame jumps as far as one patient is from the next"
-    assert cli.main(["sample", "--run", str(place / "run"), "--seeds", "1", "--interpolate", "--out", str(tmp_path)]) == 2
+    assert max(steps) < abs(clip[0].astype(int) - clip[STEPS]).mean(), (
+        "no frame jumps as far as one patient is from the next"
+    )
+    assert (
+        cli.main(
+            [
+                "sample",
+                "--run",
+                str(place / "run"),
+                "--seeds",
+                "1",
+                "--interpolate",
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 2
+    )
     assert "at least 2" in capsys.readouterr().err
 
 
@@ -91,29 +130,56 @@ def projected(place):
     figures.write_png16(place / "x.png", orbit_of(prior, 2, (270.0,))[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(project_module, "Inversion", QUICK)
-        return project_module.project(xray=[place / "x.png"], run=str(place / "run"), samples=2, outdir=place / "out")
+        return project_module.project(
+            xray=[place / "x.png"], run=str(place / "run"), samples=2, outdir=place / "out"
+        )
 
 
 def test_a_latent_renders_as_it_was_projected(place, projected, tmp_path):
-    words = ["--run", place / "run", "--latent", projected / "latent.safetensors", "--no-video", "--volume", "--out", tmp_path]
+    words = [
+        "--run",
+        place / "run",
+        "--latent",
+        projected / "latent.safetensors",
+        "--no-video",
+        "--volume",
+        "--out",
+        tmp_path,
+    ]
     assert cli.main(["render", *map(str, words)]) == 0
-    # Not bit for bit: on a busy machine the same product may be summed by another number of threads, and bf16 rounds apart.
+    # Not bit for bit: on a busy machine the same product may be summed by another number of
+    # threads, and bf16 rounds apart.
     torch.testing.assert_close(views(tmp_path), views(projected), rtol=0, atol=1e-3)
-    again, first = (read_volume(folder / "volume.nii.gz").values for folder in (tmp_path, projected))
+    again, first = (
+        read_volume(folder / "volume.nii.gz").values for folder in (tmp_path, projected)
+    )
     torch.testing.assert_close(again, first, rtol=0, atol=3e-3 * float(first.abs().max()))
 
 
 def test_a_latent_comes_back_whole(place, projected):
     prior = prior_load.load_prior(place / "run")
     found = outputs.load_latent(projected / "latent.safetensors", prior)
-    assert found.latent.w.shape == (3, 8) and len(found.latent.deltas) == 3 and found.code.batch == 3
+    assert (
+        found.latent.w.shape == (3, 8) and len(found.latent.deltas) == 3 and found.code.batch == 3
+    )
     assert found.gains.shape == (3, 1) and found.angles_deg.shape == (1,)
-    assert found.distance == pytest.approx(GEOMETRY.distance, rel=0.1) and 0 < found.held_out_mse < 1e-2
+    assert (
+        found.distance == pytest.approx(GEOMETRY.distance, rel=0.1)
+        and 0 < found.held_out_mse < 1e-2
+    )
 
 
 def test_a_latent_of_another_prior_is_refused(place, projected, tmp_path, capsys):
     other = snapshot(tmp_path / "other", seed=9)
-    words = ["render", "--run", str(other), "--latent", str(projected / "latent.safetensors"), "--out", str(tmp_path / "out")]
+    words = [
+        "render",
+        "--run",
+        str(other),
+        "--latent",
+        str(projected / "latent.safetensors"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert cli.main(words) == 2
     assert f"--run {place / 'run'}" in capsys.readouterr().err
     assert cli.main([*words[:3], "--latent", str(other), "--out", str(tmp_path / "out")]) == 2

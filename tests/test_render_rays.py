@@ -1,4 +1,6 @@
-"""From rays to pictures: closed forms through real geometry, levels that refine, and what never changes a pixel."""
+"""From rays to pictures: closed forms through real geometry, levels that refine, and what never
+changes a pixel.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from mednerf_kit.rays.render import IMAGE_MODELS, Level, ask, photo, render, xra
 from mednerf_kit.rays.samplers.base import Importance, Stratified
 from mednerf_kit.rays.samplers.l_nerf import Local
 
-GEOMETRY = Geometry(source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=24, cols=24, pixel_mm=15)
+GEOMETRY = Geometry(
+    source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=24, cols=24, pixel_mm=15
+)
 
 
 class Shape:
@@ -52,10 +56,15 @@ def chords(rays: Rays, radius: float) -> torch.Tensor:
 def test_a_slab_is_exact_whatever_the_number_of_samples(samples):
     length = 2.5
     rays = Rays(
-        torch.zeros(1, 3, 3), torch.tensor([[[1.0, 0, 0]]]).expand(1, 3, 3), torch.ones(1, 3), torch.full((1, 3), 1 + length)
+        torch.zeros(1, 3, 3),
+        torch.tensor([[[1.0, 0, 0]]]).expand(1, 3, 3),
+        torch.ones(1, 3),
+        torch.full((1, 3), 1 + length),
     )
     slab = Shape(lambda x: torch.ones(x.shape[:-1]), mu=0.7)
-    film = render(rays, slab, [Level(Stratified(n=samples))], picture=lambda a: transmission(a.tau))[-1].picture
+    film = render(
+        rays, slab, [Level(Stratified(n=samples))], picture=lambda a: transmission(a.tau)
+    )[-1].picture
     assert film.image.flatten().tolist() == pytest.approx([math.exp(-0.7 * length)] * 3, rel=1e-5)
 
 
@@ -71,7 +80,9 @@ def test_stratified_converges_to_a_balls_chord(angle_deg):
 
 
 class Blob:
-    """A narrow Gaussian: mu = exp(−r²/2s²), whose line integral at distance b is sqrt(2π)·s·exp(−b²/2s²)."""
+    """A narrow Gaussian: mu = exp(−r²/2s²), whose line integral at distance b is
+    sqrt(2π)·s·exp(−b²/2s²).
+    """
 
     width = 0.04
 
@@ -80,11 +91,19 @@ class Blob:
 
     def error(self, rays: Rays, levels: list[Level], seeds: int = 5) -> list[float]:
         """Root mean square error of each level over jittered renders, relative to the peak."""
-        closest = rays.origin - (rays.origin * rays.direction).sum(-1, keepdim=True) * rays.direction
-        truth = math.sqrt(2 * math.pi) * self.width * torch.exp(-closest.square().sum(-1) / (2 * self.width**2))
+        closest = (
+            rays.origin - (rays.origin * rays.direction).sum(-1, keepdim=True) * rays.direction
+        )
+        truth = (
+            math.sqrt(2 * math.pi)
+            * self.width
+            * torch.exp(-closest.square().sum(-1) / (2 * self.width**2))
+        )
         squares = torch.zeros(len(levels))
         for seed in range(seeds):
-            for i, seen in enumerate(render(rays, self, levels, rng=torch.Generator().manual_seed(seed))):
+            for i, seen in enumerate(
+                render(rays, self, levels, rng=torch.Generator().manual_seed(seed))
+            ):
                 squares[i] += (seen.picture.image[..., 0] - truth).square().mean() / seeds
         return (squares.sqrt() / truth.amax()).tolist()
 
@@ -107,7 +126,9 @@ def test_levels_refine_twice():
 
 def test_a_level_may_bring_its_own_field():
     rays, proposal, field = view_rays(), ball(0.5), ball(0.5, mu=3.0)
-    first, last = render(rays, field, [Level(Stratified(n=16), field=proposal), Level(Importance(n=16))])
+    first, last = render(
+        rays, field, [Level(Stratified(n=16), field=proposal), Level(Importance(n=16))]
+    )
     assert len(proposal.asked) == len(field.asked) == 1
     assert last.picture.image.amax() > 2.5 * first.picture.image.amax()
 
@@ -130,7 +151,9 @@ def test_chunks_of_rays_never_change_a_pixel():
     whole = render(rays, ball(0.6), levels)[-1].picture.image
     parts = []
     for start in range(0, rays.near.shape[1], 100):
-        some = Rays(*(v[:, start : start + 100] for v in (rays.origin, rays.direction, rays.near, rays.far)))
+        some = Rays(
+            *(v[:, start : start + 100] for v in (rays.origin, rays.direction, rays.near, rays.far))
+        )
         parts.append(render(some, ball(0.6), levels)[-1].picture.image)
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=1e-6)
 
@@ -138,14 +161,18 @@ def test_chunks_of_rays_never_change_a_pixel():
 def test_scenes_of_a_batch_do_not_mix():
     """The code reaches the field with the scene it belongs to."""
     rays = view_rays()
-    both = Rays(*(v.expand(2, *v.shape[1:]) for v in (rays.origin, rays.direction, rays.near, rays.far)))
+    both = Rays(
+        *(v.expand(2, *v.shape[1:]) for v in (rays.origin, rays.direction, rays.near, rays.far))
+    )
 
     class Scaled(Shape):
         def density(self, x, code=None):
             return super().density(x) * code[:, None, None]
 
     field = Scaled(lambda x: x.square().sum(-1) < 0.25)
-    image = render(both, field, [Level(Stratified(n=16))], code=torch.tensor([1.0, 2.0]))[-1].picture.image
+    image = render(both, field, [Level(Stratified(n=16))], code=torch.tensor([1.0, 2.0]))[
+        -1
+    ].picture.image
     torch.testing.assert_close(image[1], 2 * image[0])
 
 
@@ -182,16 +209,26 @@ def test_gradients_reach_the_field_and_not_the_nodes():
             return mu * self.within(x).float()
 
     results = render(
-        rays, Grown(lambda x: x.square().sum(-1) < 0.25), [Level(Stratified(n=8)), Level(Importance(n=8))], picture=xray
+        rays,
+        Grown(lambda x: x.square().sum(-1) < 0.25),
+        [Level(Stratified(n=8)), Level(Importance(n=8))],
+        picture=xray,
     )
     assert not results[-1].samples.t.requires_grad
     total = results[-1].picture.image.sum()
     total.backward()
-    assert mu.grad.item() == pytest.approx(total.item() / 0.5, rel=1e-4), "a line integral is linear in the attenuation"
+    assert mu.grad.item() == pytest.approx(total.item() / 0.5, rel=1e-4), (
+        "a line integral is linear in the attenuation"
+    )
 
 
 def test_rays_that_miss_the_support_are_black():
-    missing = Rays(torch.tensor([[[5.0, 5.0, 0.0]]]), torch.tensor([[[1.0, 0, 0]]]), torch.ones(1, 1), torch.ones(1, 1))
+    missing = Rays(
+        torch.tensor([[[5.0, 5.0, 0.0]]]),
+        torch.tensor([[[1.0, 0, 0]]]),
+        torch.ones(1, 1),
+        torch.ones(1, 1),
+    )
     everywhere = Shape(lambda x: torch.ones(x.shape[:-1]))
     for result in render(missing, everywhere, [Level(Stratified(n=8)), Level(Importance(n=8))]):
         assert result.picture.image.abs().max() < 1e-6

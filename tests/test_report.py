@@ -1,4 +1,6 @@
-"""Pictures, plots and videos can be read back and point the right way; the report is one escaped, self-contained file."""
+"""Pictures, plots and videos can be read back and point the right way; the report is one escaped,
+self-contained file.
+"""
 
 import base64
 import io
@@ -81,7 +83,8 @@ def test_strip_places_tiles_row_by_row_under_their_labels():
     plain = figures.strip(images, 3, gap_px=2)
     assert plain.shape == (42, 94, 3)
     assert [int(plain[10, 15 + 32 * k, 0]) for k in range(3)] == [0, 64, 128]
-    assert [int(plain[32, 15 + 32 * k, 0]) for k in range(3)] == [191, 255, 255]  # an empty place is white
+    # an empty place is white
+    assert [int(plain[32, 15 + 32 * k, 0]) for k in range(3)] == [191, 255, 255]
     labelled = figures.strip(images, 3, ["0°", "5°", "10°", "15°", "20°"], gap_px=2)
     assert labelled.shape == (72, 94, 3) and labelled[:15, :30].min() < 128
     assert np.array_equal(labelled[15:35], plain[:20])
@@ -96,23 +99,31 @@ def test_signed_error_is_symmetric_blue_white_red():
     assert tuple(picture[0]) == figures.SIGNED[0] and tuple(picture[4]) == figures.SIGNED[-1]
 
 
-@pytest.mark.parametrize("top, limit", [(0.17, 0.2), (0.2, 0.2), (0.21, 0.5), (61, 100), (0.0, 1.0)])
+@pytest.mark.parametrize(
+    "top, limit", [(0.17, 0.2), (0.2, 0.2), (0.21, 0.5), (61, 100), (0.0, 1.0)]
+)
 def test_nice_limit_covers_the_values(top, limit):
     assert figures.nice_limit(torch.tensor([0.0, -top])) == limit
 
 
 def test_slices_follow_the_radiological_convention():
     volume = torch.zeros(20, 20, 20)  # [z, y, x] in LPS: high indices are superior, posterior, left
-    volume[10, 10, 16] = volume[10, 3, 10] = volume[17, 10, 10] = 1.0  # left, anterior, superior of the middle
+    # left, anterior, superior of the middle
+    volume[10, 10, 16] = volume[10, 3, 10] = volume[17, 10, 10] = 1.0
     axial, coronal, sagittal = figures.three_slices(volume)
-    assert axial.nonzero().tolist() == [[3, 10], [10, 16]]  # anterior is up, the patient's left is on the image's right
+    # anterior is up, the patient's left is on the image's right
+    assert axial.nonzero().tolist() == [[3, 10], [10, 16]]
     assert coronal.nonzero().tolist() == [[2, 10], [9, 16]]  # superior is up
     assert sagittal.nonzero().tolist() == [[2, 10], [9, 3]]  # anterior is on the image's left
 
 
 def test_slices_keep_proportions_and_carry_letters():
     volume = torch.zeros(10, 40, 40)
-    assert [tuple(s.shape) for s in figures.three_slices(volume, spacing_mm=(3.0, 1.5, 1.5))] == [(40, 40), (20, 40), (20, 40)]
+    assert [tuple(s.shape) for s in figures.three_slices(volume, spacing_mm=(3.0, 1.5, 1.5))] == [
+        (40, 40),
+        (20, 40),
+        (20, 40),
+    ]
     picture = figures.slices_picture(volume, (0, 1), spacing_mm=(3.0, 1.5, 1.5), tile_px=120)
     assert picture.shape == (120, 368, 3)
     for k in range(3):
@@ -125,7 +136,11 @@ def test_slices_keep_proportions_and_carry_letters():
 def test_plots_are_pngs_and_read_csv_rows():
     curves = {"fitted": ([0, 1, 2], [3.0, 2.0, 1.0]), "held out": ([0, 1, 2], [3.0, 2.5, 2.6])}
     assert decoded(figures.curve_plot(curves, "step", "loss", marks=[1])).std() > 5
-    rows = [{"angle_deg": str(a), "psnr_db": str(20 + a / 90 + p), "empty": ""} for a in range(0, 360, 30) for p in range(2)]
+    rows = [
+        {"angle_deg": str(a), "psnr_db": str(20 + a / 90 + p), "empty": ""}
+        for a in range(0, 360, 30)
+        for p in range(2)
+    ]
     assert decoded(figures.error_by_angle_plot(rows, input_angles_deg=[270])).ndim == 3
     with pytest.raises(UserError, match="empty"):
         figures.error_by_angle_plot(rows, columns={"empty": "nothing"})
@@ -140,7 +155,11 @@ class Links(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.sources += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action", "poster")]
+        self.sources += [
+            value
+            for name, value in attrs
+            if name in ("src", "href", "srcset", "data", "action", "poster")
+        ]
 
     def handle_data(self, data):
         self.texts.append(data)
@@ -161,7 +180,11 @@ def content():
         volume_spread=torch.rand(12, 12, 12),
         volume_unit="<HU>",
         spacing_mm=(3.0, 2.0, 2.0),
-        numbers={"PSNR <input>": (31.25, "dB"), "LPIPS": (None, ""), "broken": (float("nan"), "<u>")},
+        numbers={
+            "PSNR <input>": (31.25, "dB"),
+            "LPIPS": (None, ""),
+            "broken": (float("nan"), "<u>"),
+        },
         provenance={"prior": "<b>bundled</b>", "seed": 3},
         plots={"a <plot>": figures.png_bytes(np.zeros((4, 4), np.uint8))},
         uncertainty_meaning=["Spread is <i>not</i> error."],
@@ -175,7 +198,9 @@ def test_report_is_self_contained_and_says_what_it_is(tmp_path):
     page = path.read_text(encoding="utf-8")
     seen = Links()
     seen.feed(page)
-    assert len(seen.sources) == 10 and all(source.startswith("data:image/") for source in seen.sources)
+    assert len(seen.sources) == 10 and all(
+        source.startswith("data:image/") for source in seen.sources
+    )
     assert not re.search(r"https?://|@import|<link", page)
     assert all(url.startswith("data:") for url in re.findall(r"url\((.*?)\)", page))
     text = " ".join(seen.texts)
@@ -199,7 +224,9 @@ def test_report_escapes_every_string():
     page = report.report_html(content())
     seen = Links()
     seen.feed(page)
-    assert seen.tags.count("script") == 1 and not {"b", "i", "u", "out", "plot", "hu"} & set(seen.tags)
+    assert seen.tags.count("script") == 1 and not {"b", "i", "u", "out", "plot", "hu"} & set(
+        seen.tags
+    )
     text = " ".join(seen.texts)
     for words in (
         "<script>alert(1)</script>",
@@ -225,10 +252,25 @@ def test_report_inlines_the_target_as_given():
 def test_report_shows_only_what_there_is():
     whole = content()
     bare = replace(
-        whole, orbit=None, orbit_spread=None, volume=None, volume_spread=None, numbers={}, plots={}, provenance={}, warnings=()
+        whole,
+        orbit=None,
+        orbit_spread=None,
+        volume=None,
+        volume_spread=None,
+        numbers={},
+        plots={},
+        provenance={},
+        warnings=(),
     )
     page = report.report_html(bare)
-    for words in ("<h2>Orbit", "<h2>Volume", "<h2>Numbers", "<h2>Where", "<h2>Warnings", "<h2>Uncertainty<"):
+    for words in (
+        "<h2>Orbit",
+        "<h2>Volume",
+        "<h2>Numbers",
+        "<h2>Where",
+        "<h2>Warnings",
+        "<h2>Uncertainty<",
+    ):
         assert words not in page
     assert "What the uncertainty means" in page and DISCLAIMER in page
 
@@ -236,9 +278,14 @@ def test_report_shows_only_what_there_is():
 def test_report_takes_several_xrays_and_a_short_orbit():
     whole = content()
     two = replace(
-        whole, targets=whole.orbit[:2], projections=whole.orbit[2:4], input_angles_deg=[270.0, 359.0],
-        orbit=whole.orbit[:2], orbit_spread=whole.orbit_spread[:2], orbit_angles_deg=[0.0, 90.0],
-    )  # fmt: skip
+        whole,
+        targets=whole.orbit[:2],
+        projections=whole.orbit[2:4],
+        input_angles_deg=[270.0, 359.0],
+        orbit=whole.orbit[:2],
+        orbit_spread=whole.orbit_spread[:2],
+        orbit_angles_deg=[0.0, 90.0],
+    )
     page = report.report_html(two)
     assert page.count("Signed error: projection") == 2 * 2  # the caption and its alt text
     assert "0° (input)" in page  # 359° is nearest to 0°, across the turn

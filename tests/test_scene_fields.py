@@ -1,4 +1,6 @@
-"""Scene fields: grids against outer products, encodings against loops over points, and what every field promises."""
+"""Scene fields: grids against outer products, encodings against loops over points, and what every
+field promises.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,13 @@ from mednerf_kit.fields.tensorf import TensoRF, grid_points
 
 BOX = torch.tensor([[-1.0, -1.5, -0.5], [1.0, 1.0, 2.0]])
 SMALL_HASH = {"name": "hash", "levels": 3, "log2_table": 8, "base": 2, "finest": 16}
-SMALL_TENSORF = {"density_ranks": 3, "appearance_ranks": 4, "start_voxels": 12**3, "end_voxels": 20**3, "head_width": 16}
+SMALL_TENSORF = {
+    "density_ranks": 3,
+    "appearance_ranks": 4,
+    "start_voxels": 12**3,
+    "end_voxels": 20**3,
+    "head_width": 16,
+}
 SMALL = {
     "nerf": {"depth": 4, "width": 24, "skip": 2, "octaves": 4},
     "hash": {"encoding": SMALL_HASH, "width": 16},
@@ -30,13 +38,35 @@ SMALL = {
 }
 FIELD_NODES = [
     *({"name": name, **options} for name, options in SMALL.items()),
-    {"name": "nerf", **SMALL["nerf"], "positional": False, "view_directions": False, "activation": "softplus", "noise": 1.0},
-    {"name": "nerf", **SMALL["nerf"], "encoding": [{"name": "frequency", "octaves": 2}, SMALL_HASH]},
-    {"name": "hash", "encoding": {"name": "planes", "resolution": 8}, "activation": "softplus", "views": "frequency",
-     "view_degree": 2},
+    {
+        "name": "nerf",
+        **SMALL["nerf"],
+        "positional": False,
+        "view_directions": False,
+        "activation": "softplus",
+        "noise": 1.0,
+    },
+    {
+        "name": "nerf",
+        **SMALL["nerf"],
+        "encoding": [{"name": "frequency", "octaves": 2}, SMALL_HASH],
+    },
+    {
+        "name": "hash",
+        "encoding": {"name": "planes", "resolution": 8},
+        "activation": "softplus",
+        "views": "frequency",
+        "view_degree": 2,
+    },
     {"name": "tensorf", **SMALL_TENSORF, "factorisation": "cp", "views": "none"},
-    {"name": "tensorf", **SMALL_TENSORF, "density_ranks": [4, 2, 1], "appearance_ranks": [3, 2, 1], "activation": "relu"},
-]  # fmt: skip
+    {
+        "name": "tensorf",
+        **SMALL_TENSORF,
+        "density_ranks": [4, 2, 1],
+        "appearance_ranks": [3, 2, 1],
+        "activation": "relu",
+    },
+]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -57,7 +87,9 @@ def build(node: dict, channels: int = 3, seed: int = 0) -> SceneField:
 
 
 def rays(n: int = 6, s: int = 8, seed: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Samples [n, s, 3] of which some lie outside the box, directions and lengths of which a third are 0."""
+    """Samples [n, s, 3] of which some lie outside the box, directions and lengths of which a third
+    are 0.
+    """
     x = points(n * s, seed, reach=1.3).view(n, s, 3)
     d = torch.nn.functional.normalize(torch.randn(n, 1, 3, generator=seeded(seed + 1)), dim=-1)
     dt = 0.1 + 0.1 * torch.rand(n, s, generator=seeded(seed + 2))
@@ -65,7 +97,9 @@ def rays(n: int = 6, s: int = 8, seed: int = 2) -> tuple[torch.Tensor, torch.Ten
 
 
 def names(node: dict) -> str:
-    return node["name"] + "".join(f"-{v}" for v in node.values() if isinstance(v, str) and v != node["name"])
+    return node["name"] + "".join(
+        f"-{v}" for v in node.values() if isinstance(v, str) and v != node["name"]
+    )
 
 
 def test_every_registered_field_is_tried():
@@ -97,9 +131,14 @@ class TestEveryField:
         torch.testing.assert_close(field.density(x) * dt, field(x, d, dt).tau)
 
     def test_is_made_by_its_seed(self, node, channels):
-        (x, d, dt), one, two, other = rays(), *(build(node, channels, seed).eval() for seed in (0, 0, 1))
+        (x, d, dt), one, two, other = (
+            rays(),
+            *(build(node, channels, seed).eval() for seed in (0, 0, 1)),
+        )
         assert torch.equal(one(x, d, dt).tau, two(x, d, dt).tau)
-        assert any(not torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+        assert any(
+            not torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)
+        )
 
     def test_learns_with_finite_slopes(self, node, channels):
         field = build(node, channels)
@@ -107,11 +146,15 @@ class TestEveryField:
         x, d, dt = rays()
         answer = field(x * 1.0, d, dt)
         seen = (
-            answer.tau.sum(-1, keepdim=True) if answer.color is None else emission_absorption(answer.tau, answer.color, 1.0).image
+            answer.tau.sum(-1, keepdim=True)
+            if answer.color is None
+            else emission_absorption(answer.tau, answer.color, 1.0).image
         )
         penalties = field.regularisers()
         assert all(bool(penalties[name].isfinite()) for name in penalties)
-        (seen.square().mean() + sum((penalties[name] for name in penalties), torch.zeros(()))).backward()
+        (
+            seen.square().mean() + sum((penalties[name] for name in penalties), torch.zeros(()))
+        ).backward()
         for name, parameter in field.named_parameters():
             if parameter.grad is not None:
                 assert bool(parameter.grad.isfinite().all()), name
@@ -170,7 +213,10 @@ class TestAnyField:
         (slope,) = torch.autograd.grad(field.density(x).sum(), x)
         with torch.no_grad():
             h = 1e-3
-            steps = [(field.density(x + h * e) - field.density(x - h * e)) / (2 * h) for e in torch.eye(3)]
+            steps = [
+                (field.density(x + h * e) - field.density(x - h * e)) / (2 * h)
+                for e in torch.eye(3)
+            ]
         quotient = torch.stack(steps, -1)
         agree = (slope - quotient).abs() <= 0.05 * quotient.abs().max() + 1e-4
         assert float(agree.float().mean()) > 0.9  # a node between the two ends makes them differ
@@ -182,7 +228,13 @@ def test_density_is_zero_outside_the_box(name):
     outside = points(500, reach=3.0)
     outside = outside[((outside < BOX[0]) | (outside > BOX[1])).any(-1)]
     assert len(outside) > 300 and not field.density(outside).any()
-    corners = torch.stack(list(itertools.starmap(lambda *k: BOX[list(k), [0, 1, 2]], itertools.product((0, 1), repeat=3))))
+    corners = torch.stack(
+        list(
+            itertools.starmap(
+                lambda *k: BOX[list(k), [0, 1, 2]], itertools.product((0, 1), repeat=3)
+            )
+        )
+    )
     assert bool((field.density(corners) > 0).all())
 
 
@@ -199,9 +251,14 @@ class TestWhatIsAsked:
         assert asked == [int((dt > 0).sum())]
 
     def test_colour_only_where_it_is_seen(self, monkeypatch):
-        field, asked = build({"name": "tensorf", **SMALL_TENSORF, "activation": "relu", "faint": 0.01}), []
+        field, asked = (
+            build({"name": "tensorf", **SMALL_TENSORF, "activation": "relu", "faint": 0.01}),
+            [],
+        )
         original = field.head.forward
-        monkeypatch.setattr(field.head, "forward", lambda f, d: (asked.append(len(f)), original(f, d))[1])
+        monkeypatch.setattr(
+            field.head, "forward", lambda f, d: (asked.append(len(f)), original(f, d))[1]
+        )
         with torch.no_grad():
             for table in field.density_grid.tables():
                 table.fill_(1.0)
@@ -216,11 +273,17 @@ class TestGather:
     def case(self, n=40, rows=30, k=4, c=3):
         g = seeded()
         table = torch.randn(rows, c, generator=g)
-        return table, torch.randint(rows, (n, k), generator=g, dtype=torch.int32), torch.rand(n, k, generator=g)
+        return (
+            table,
+            torch.randint(rows, (n, k), generator=g, dtype=torch.int32),
+            torch.rand(n, k, generator=g),
+        )
 
     def test_is_a_weighted_sum_of_rows(self):
         table, index, weight = self.case()
-        torch.testing.assert_close(gather(table, index, weight), (table[index.long()] * weight[..., None]).sum(1))
+        torch.testing.assert_close(
+            gather(table, index, weight), (table[index.long()] * weight[..., None]).sum(1)
+        )
 
     def test_slopes_and_their_slopes(self):
         table, index, weight = self.case(n=5, rows=6, k=2)
@@ -261,22 +324,31 @@ class TestFactors:
             if isinstance(grid, VectorMatrix):
                 parts = [
                     plane[place[r], place[c]] * line[place[a]]
-                    for plane, line, (r, c), a in zip(grid.planes, grid.lines, PLANE_AXES, LINE_AXIS, strict=True)
+                    for plane, line, (r, c), a in zip(
+                        grid.planes, grid.lines, PLANE_AXES, LINE_AXIS, strict=True
+                    )
                 ]
                 out[place] = torch.cat(parts)
             else:
-                out[place] = math.prod(line[place[a]] for line, a in zip(grid.lines, LINE_AXIS, strict=True))
+                out[place] = math.prod(
+                    line[place[a]] for line, a in zip(grid.lines, LINE_AXIS, strict=True)
+                )
         return out
 
     def test_grid_points_are_outer_products(self, kind):
         grid = self.make(kind)
         truth = self.volume(grid)
-        axes = [torch.linspace(float(BOX[0, a]), float(BOX[1, a]), n) for a, n in enumerate(self.resolution)]
+        axes = [
+            torch.linspace(float(BOX[0, a]), float(BOX[1, a]), n)
+            for a, n in enumerate(self.resolution)
+        ]
         x = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 3)
         at = Corners.find(x, BOX, self.resolution)
         torch.testing.assert_close(grid(at), truth.view(-1, grid.width), rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(grid.sum(at), truth.sum(-1).flatten(), rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(grid.lattice(self.resolution), truth.sum(-1), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            grid.lattice(self.resolution), truth.sum(-1), rtol=1e-4, atol=1e-6
+        )
 
     def test_between_grid_points_planes_and_lines_interpolate(self, kind):
         grid = self.make(kind)
@@ -284,7 +356,10 @@ class TestFactors:
         seen = grid(Corners.find(x, BOX, self.resolution))
         for n, u in enumerate(((x - BOX[0]) / (BOX[1] - BOX[0])).tolist()):
             w = [axis_weights(u[a], self.resolution[a]) for a in range(3)]
-            lines = [sum(k * line[i] for i, k in w[a].items()) for line, a in zip(grid.lines, LINE_AXIS, strict=True)]
+            lines = [
+                sum(k * line[i] for i, k in w[a].items())
+                for line, a in zip(grid.lines, LINE_AXIS, strict=True)
+            ]
             if kind == "cp":
                 expected = lines[0] * lines[1] * lines[2]
             else:
@@ -300,7 +375,9 @@ class TestFactors:
         before = grid.sum(Corners.find(x, BOX, grid.resolution))
         grid.resize(tuple(2 * n - 1 for n in self.resolution))
         assert grid.resolution == (9, 11, 7)
-        torch.testing.assert_close(grid.sum(Corners.find(x, BOX, grid.resolution)), before, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            grid.sum(Corners.find(x, BOX, grid.resolution)), before, rtol=1e-4, atol=1e-6
+        )
 
     def test_cropping_keeps_what_lies_inside(self, kind):
         grid = self.make(kind)
@@ -311,7 +388,9 @@ class TestFactors:
         before = grid.sum(Corners.find(x, BOX, grid.resolution))
         grid.crop(first, last)
         assert grid.resolution == (3, 5, 3)
-        torch.testing.assert_close(grid.sum(Corners.find(x, inner, grid.resolution)), before, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            grid.sum(Corners.find(x, inner, grid.resolution)), before, rtol=1e-4, atol=1e-5
+        )
 
     def test_penalties_at_closed_form(self, kind):
         grid = self.make(kind)
@@ -322,7 +401,9 @@ class TestFactors:
         assert grid.tv().item() == 0
         with torch.no_grad():
             tables = list(grid.planes or grid.lines)
-            tables[0].copy_(2.0 * torch.arange(tables[0].shape[0]).view(-1, *[1] * (tables[0].ndim - 1)))
+            tables[0].copy_(
+                2.0 * torch.arange(tables[0].shape[0]).view(-1, *[1] * (tables[0].ndim - 1))
+            )
         assert grid.tv().item() == pytest.approx(0.02 * 4)  # steps of 2 along one axis of one table
 
 
@@ -332,20 +413,31 @@ def solid(field: TensoRF, low: float, high: float) -> None:
         for table in field.density_grid.tables():
             table.zero_()
         plane, line = field.density_grid.planes[0], field.density_grid.lines[0]
-        inside = [((u := torch.linspace(0, 1, n)) >= low - 1e-6) & (u <= high + 1e-6) for n in (*plane.shape[:2], len(line))]
+        inside = [
+            ((u := torch.linspace(0, 1, n)) >= low - 1e-6) & (u <= high + 1e-6)
+            for n in (*plane.shape[:2], len(line))
+        ]
         plane[..., 0] = 20.0 * (inside[0][:, None] & inside[1])
         line[..., 0] = 1.0 * inside[2]
 
 
 class TestTensoRF:
-    node = {"name": "tensorf", **SMALL_TENSORF, "start_voxels": 21**3, "upsample": [0.5], "masks": [0.2]}
+    node = {
+        "name": "tensorf",
+        **SMALL_TENSORF,
+        "start_voxels": 21**3,
+        "upsample": [0.5],
+        "masks": [0.2],
+    }
 
     def test_density_is_what_the_paper_says(self):
         field = build({**self.node, "start_voxels": 1000})
         x = points(20)
         raw = field.density_grid.sum(Corners.find(x, BOX, field.density_grid.resolution))
         longest = 2.5
-        torch.testing.assert_close(field.density(x), torch.log1p(torch.exp(raw - 10)) * 25 * 3 / longest)
+        torch.testing.assert_close(
+            field.density(x), torch.log1p(torch.exp(raw - 10)) * 25 * 3 / longest
+        )
 
     def test_mask_and_shrink_keep_the_scene(self):
         field = build(self.node)
@@ -373,13 +465,23 @@ class TestTensoRF:
         assert bool((before > 0).all()) and torch.equal(field.density(points(50)), before)
 
     def test_coarse_to_fine_follows_the_progress(self):
-        field = build({**SMALL_TENSORF, "name": "tensorf", "upsample": [0.25, 0.5, 0.75], "end_voxels": 30**3, "masks": []})
+        field = build(
+            {
+                **SMALL_TENSORF,
+                "name": "tensorf",
+                "upsample": [0.25, 0.5, 0.75],
+                "end_voxels": 30**3,
+                "masks": [],
+            }
+        )
         sizes = []
         for progress in (0.0, 0.2, 0.25, 0.3, 0.9, 1.0):
             replaced = field.advance(progress)
             sizes.append((replaced, math.prod(field.density_grid.resolution)))
         assert [replaced for replaced, _ in sizes] == [False, False, True, False, True, False]
-        assert sizes[0][1] == pytest.approx(12**3, rel=0.15) and sizes[-1][1] == pytest.approx(30**3, rel=0.15)
+        assert sizes[0][1] == pytest.approx(12**3, rel=0.15) and sizes[-1][1] == pytest.approx(
+            30**3, rel=0.15
+        )
         assert field.appearance_grid.resolution == field.density_grid.resolution
         assert not field.advance(1.0)
 
@@ -391,7 +493,10 @@ class TestTensoRF:
         torch.testing.assert_close(10 * ten.density(10 * x), one.density(x), rtol=1e-4, atol=1e-9)
 
     def test_ranks_must_fit(self):
-        for bad in ({"density_ranks": [1, 2]}, {"factorisation": "cp", "appearance_ranks": [1, 2, 3]}):
+        for bad in (
+            {"density_ranks": [1, 2]},
+            {"factorisation": "cp", "appearance_ranks": [1, 2, 3]},
+        ):
             with pytest.raises(UserError, match="ranks"):
                 build({**self.node, **bad})
 
@@ -436,28 +541,38 @@ class TestNerf:
         assert torch.equal(plain(x, d, dt).color, plain(x, -d, dt).color)
         seen = build({"name": "nerf", **SMALL["nerf"]})
         assert not torch.equal(seen(x, d, dt).color, seen(x, -d, dt).color)
-        assert build({"name": "nerf", **SMALL["nerf"], "positional": False}).trunk[0].in_features == 3
+        assert (
+            build({"name": "nerf", **SMALL["nerf"], "positional": False}).trunk[0].in_features == 3
+        )
 
     def test_the_published_size(self):
         field = build({"name": "nerf"})
-        assert sum(p.numel() for p in field.parameters()) == 595_844  # nerf-pytorch's 8 x 256 with 63 and 27 inputs
+        # nerf-pytorch's 8 x 256 with 63 and 27 inputs
+        assert sum(p.numel() for p in field.parameters()) == 595_844
 
 
 def slow_hash(encoding: Hash, x: list[float]) -> list[float]:
     """Instant-NGP's features of one point, by Python integers and loops."""
     out, first = [], 0
     for n, rows in zip(encoding.cells, encoding.rows, strict=True):
-        place = [(v - float(lo)) / float(hi - lo) * n for v, lo, hi in zip(x, *encoding.box, strict=True)]
+        place = [
+            (v - float(lo)) / float(hi - lo) * n for v, lo, hi in zip(x, *encoding.box, strict=True)
+        ]
         low = [min(int(p), n - 1) for p in place]
         feature = [0.0] * encoding.table.shape[1]
         for corner in itertools.product((0, 1), repeat=3):
             c = [a + b for a, b in zip(low, corner, strict=True)]
-            weight = math.prod(p - a if b else 1 - (p - a) for p, a, b in zip(place, low, corner, strict=True))
+            weight = math.prod(
+                p - a if b else 1 - (p - a) for p, a, b in zip(place, low, corner, strict=True)
+            )
             if (n + 1) ** 3 <= encoding.size:
                 row = c[0] + (n + 1) * (c[1] + (n + 1) * c[2])
             else:
                 row = ((c[0] * PRIMES[0]) ^ (c[1] * PRIMES[1]) ^ (c[2] * PRIMES[2])) % encoding.size
-            feature = [f + weight * float(v) for f, v in zip(feature, encoding.table.detach()[first + row], strict=True)]
+            feature = [
+                f + weight * float(v)
+                for f, v in zip(feature, encoding.table.detach()[first + row], strict=True)
+            ]
         out += feature
         first += rows
     return out
@@ -469,7 +584,11 @@ class TestEncodings:
         encoding = Hash(levels=5, features=3, log2_table=9, base=3, finest=1000, box=BOX)
         with torch.no_grad():
             encoding.table.normal_(generator=seeded())
-        assert encoding.cells[0] == 3 and encoding.cells[-1] == 1000 and encoding.rows == [64, *[512] * 4]
+        assert (
+            encoding.cells[0] == 3
+            and encoding.cells[-1] == 1000
+            and encoding.rows == [64, *[512] * 4]
+        )
         x = points(12)
         expected = torch.tensor([slow_hash(encoding, p) for p in x.tolist()])
         torch.testing.assert_close(encoding(x), expected, rtol=1e-3, atol=1e-3)
@@ -485,20 +604,29 @@ class TestEncodings:
 
     @pytest.mark.parametrize("factorisation", ["vm", "cp", "triplane"])
     def test_planes_of_each_kind(self, factorisation):
-        encoding = build_encoding({"name": "planes", "factorisation": factorisation, "rank": 2, "resolution": 10}, box=BOX)
+        encoding = build_encoding(
+            {"name": "planes", "factorisation": factorisation, "rank": 2, "resolution": 10}, box=BOX
+        )
         assert encoding.width == (6 if factorisation == "vm" else 2)
         assert encoding.resolution == (8, 10, 10)
         seen = encoding(points(5))
         assert seen.shape == (5, encoding.width) and seen.requires_grad
 
     def test_bad_options_are_named(self):
-        for node in ([], {"name": "hash", "base": 16, "finest": 8}, {"name": "planes", "rank": 0}, {"name": "hsh"}):
+        for node in (
+            [],
+            {"name": "hash", "base": 16, "finest": 8},
+            {"name": "planes", "rank": 0},
+            {"name": "hsh"},
+        ):
             with pytest.raises(UserError):
                 build_encoding(node, box=BOX)
 
     def test_waves(self):
         x = torch.randn(4, 5, generator=seeded())
-        expected = torch.cat([x, x.sin(), x.cos(), (2 * x).sin(), (2 * x).cos(), (4 * x).sin(), (4 * x).cos()], -1)
+        expected = torch.cat(
+            [x, x.sin(), x.cos(), (2 * x).sin(), (2 * x).cos(), (4 * x).sin(), (4 * x).cos()], -1
+        )
         torch.testing.assert_close(waves(x, 3), expected, rtol=1e-4, atol=1e-5)
 
     def test_spherical_harmonics_are_orthonormal(self):
@@ -511,16 +639,29 @@ class TestEncodings:
         r = (1 - z * z).sqrt()
         y = spherical_harmonics(torch.stack([r * angle.cos(), r * angle.sin(), z], -1), 4)
         area = torch.from_numpy(np.repeat(weight, 16)) * 2 * math.pi / 16
-        torch.testing.assert_close((y * area[:, None]).T @ y, torch.eye(16, dtype=torch.float64), rtol=0, atol=1e-12)
-        assert [spherical_harmonics(torch.ones(1, 3), k).shape[-1] for k in (1, 2, 3, 4)] == [1, 4, 9, 16]
+        torch.testing.assert_close(
+            (y * area[:, None]).T @ y, torch.eye(16, dtype=torch.float64), rtol=0, atol=1e-12
+        )
+        assert [spherical_harmonics(torch.ones(1, 3), k).shape[-1] for k in (1, 2, 3, 4)] == [
+            1,
+            4,
+            9,
+            16,
+        ]
 
 
 def test_nerf_in_half_precision_answers_nearly_the_same_in_single():
     torch.manual_seed(0)
     field = FIELDS.build(
-        {"name": "nerf", "width": 32, "depth": 3, "skip": 1}, box=torch.tensor([[-1.0] * 3, [1.0] * 3]), channels=3
+        {"name": "nerf", "width": 32, "depth": 3, "skip": 1},
+        box=torch.tensor([[-1.0] * 3, [1.0] * 3]),
+        channels=3,
     )
-    x, d, dt = torch.rand(5, 7, 3), torch.nn.functional.normalize(torch.randn(5, 1, 3), dim=-1), torch.full((5, 7), 0.1)
+    x, d, dt = (
+        torch.rand(5, 7, 3),
+        torch.nn.functional.normalize(torch.randn(5, 1, 3), dim=-1),
+        torch.full((5, 7), 0.1),
+    )
     exact = field(x, d, dt)
     field.precision = "bfloat16"
     rounded = field(x, d, dt)

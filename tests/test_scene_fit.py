@@ -1,4 +1,6 @@
-"""Fitting scenes: the task on the shared loop, its losses, what starts again or is refused, runs opened again, teacher depth."""
+"""Fitting scenes: the task on the shared loop, its losses, what starts again or is refused, runs
+opened again, teacher depth.
+"""
 
 from __future__ import annotations
 
@@ -36,15 +38,26 @@ from mednerf_kit.scene.losses import LOSSES, Outcome, build_losses
 RECIPE = {
     "task": {"name": "fit", "learning_rate": 0.02, "beta2": 0.99, "restart_rate": True},
     "scene": {"size": 24, "train_views": 6},
-    "fields": {"scene": {"name": "tensorf", "density_ranks": 4, "appearance_ranks": 6, "features": 6, "head_width": 16,
-                         "start_voxels": 4096, "end_voxels": 13824, "upsample": [0.4], "masks": [0.6]}},
+    "fields": {
+        "scene": {
+            "name": "tensorf",
+            "density_ranks": 4,
+            "appearance_ranks": 6,
+            "features": 6,
+            "head_width": 16,
+            "start_voxels": 4096,
+            "end_voxels": 13824,
+            "upsample": [0.4],
+            "masks": [0.6],
+        }
+    },
     "levels": [{"sampler": {"name": "stratified", "n": 24}, "field": "scene"}],
     "selector": {"name": "random", "n": 128},
     "losses": {"mse": 1.0, "l1": 1.0e-5},
     "picture": "emission_absorption",
     "steps": 100,
     "snapshot_steps": 50,
-}  # fmt: skip
+}
 
 
 def recipe_file(folder: Path, **changes) -> str:
@@ -53,9 +66,18 @@ def recipe_file(folder: Path, **changes) -> str:
     return str(path)
 
 
-def fitted(folder: Path, *, dataset: str = "blocks", resume: str | None = None, settings=(), **changes) -> Path:
+def fitted(
+    folder: Path, *, dataset: str = "blocks", resume: str | None = None, settings=(), **changes
+) -> Path:
     config = recipe_file(folder, **changes)
-    run = train(dataset=dataset, config=config, outdir=folder / "runs", device="cpu", resume=resume, settings=settings)
+    run = train(
+        dataset=dataset,
+        config=config,
+        outdir=folder / "runs",
+        device="cpu",
+        resume=resume,
+        settings=settings,
+    )
     assert run is not None
     return run
 
@@ -78,14 +100,34 @@ def run(tmp_path_factory) -> Path:
     return fitted(tmp_path_factory.mktemp("fit"))
 
 
-def outcome(w: Tensor, t: Tensor, *, depth: Tensor, tau: Tensor | None = None, confidence: Tensor | None = None,
-            alpha: Tensor | None = None) -> Outcome:  # fmt: skip
+def outcome(
+    w: Tensor,
+    t: Tensor,
+    *,
+    depth: Tensor,
+    tau: Tensor | None = None,
+    confidence: Tensor | None = None,
+    alpha: Tensor | None = None,
+) -> Outcome:
     """Rays with these weights [R, S] at these nodes."""
     dt = torch.full_like(t, 0.1)
     nothing = torch.zeros(len(t), 3)
     rays = Rays(nothing, nothing, t[:, 0], t[:, -1], depth=depth)
-    seen = LevelRendering(Rendering(nothing, w), Samples(t, dt), FieldOutput(torch.zeros_like(t) if tau is None else tau))
-    return Outcome([seen], [Level(Stratified(n=1))], rays, nothing + 0.5, torch.ones(len(t)), 0.5, alpha, confidence)
+    seen = LevelRendering(
+        Rendering(nothing, w),
+        Samples(t, dt),
+        FieldOutput(torch.zeros_like(t) if tau is None else tau),
+    )
+    return Outcome(
+        [seen],
+        [Level(Stratified(n=1))],
+        rays,
+        nothing + 0.5,
+        torch.ones(len(t)),
+        0.5,
+        alpha,
+        confidence,
+    )
 
 
 # Losses
@@ -94,11 +136,17 @@ def outcome(w: Tensor, t: Tensor, *, depth: Tensor, tau: Tensor | None = None, c
 def test_depth_losses_are_their_formulas():
     t = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
     w = torch.tensor([[0.0, 0.5, 0.5], [0.2, 0.2, 0.2]])
-    record = outcome(w, t, depth=torch.tensor([2.0, torch.nan]), tau=torch.tensor([[0.3, 0.1, 9.0], [9.0, 9.0, 9.0]]))
+    record = outcome(
+        w,
+        t,
+        depth=torch.tensor([2.0, torch.nan]),
+        tau=torch.tensor([[0.3, 0.1, 9.0], [9.0, 9.0, 9.0]]),
+    )
     mean, variance = 2.5, 0.5 * 4 + 0.5 * 9 - 2.5**2
     losses = build_losses({"depth_soft": 1.0, "depth_free": {"margin": 0.5}, "depth_surface": 1.0})
     assert float(losses["depth_soft"](record)) == pytest.approx((mean - 2) ** 2)
-    assert float(losses["depth_free"](record)) == pytest.approx(0.3 / 0.1)  # only the node at 1 lies before 2 − 0.5
+    # only the node at 1 lies before 2 − 0.5
+    assert float(losses["depth_free"](record)) == pytest.approx(0.3 / 0.1)
     assert float(losses["depth_surface"](record)) == pytest.approx(abs(mean - 2) + 0.1 * variance)
 
 
@@ -116,7 +164,11 @@ def test_a_transparent_pixel_is_free_space_to_the_end():
     w = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.5, 0.5]])
     tau = torch.tensor([[0.3, 9.0, 9.0], [0.1, 0.2, 0.3]])
     losses = build_losses({"depth_soft": 1.0, "depth_free": {"margin": 0.5}, "depth_sight": 1.0})
-    facts = {"depth": torch.tensor([2.0, torch.nan]), "tau": tau, "confidence": torch.tensor([0.5, torch.nan])}
+    facts = {
+        "depth": torch.tensor([2.0, torch.nan]),
+        "tau": tau,
+        "confidence": torch.tensor([0.5, torch.nan]),
+    }
     empty = outcome(w, t, **facts, alpha=torch.tensor([1.0, 0.0]))
     assert float(losses["depth_free"](empty)) == pytest.approx((0.5 * 0.3 / 0.1 + 0.6 / 0.3) / 1.5)
     assert float(losses["depth_sight"](empty)) == pytest.approx((0.5 * 0.0 + 0.5) / 1.5)
@@ -131,7 +183,12 @@ def test_line_of_sight_is_least_at_the_bell():
     bell = torch.exp(-0.5 * ((t - 2.0) / 0.2).square())
     right, early = bell / bell.sum(), torch.exp(-0.5 * ((t - 1.0) / 0.2).square())
     depth = torch.tensor([2.0])
-    assert float(loss(outcome(right, t, depth=depth))) < 2e-5 < 0.01 < float(loss(outcome(early / early.sum(), t, depth=depth)))
+    assert (
+        float(loss(outcome(right, t, depth=depth)))
+        < 2e-5
+        < 0.01
+        < float(loss(outcome(early / early.sum(), t, depth=depth)))
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES.entries)
@@ -143,15 +200,34 @@ def test_every_loss_has_the_gradient_of_its_differences(name):
         return 0.1 + 0.4 * torch.rand(shape, generator=rng, dtype=torch.float64)
 
     t = torch.linspace(0.1, 0.9, samples, dtype=torch.float64).expand(rays, samples)
-    tau, color, truth, weight = some(rays, samples), some(rays, samples, 3), some(rays, 3), some(rays)
+    tau, color, truth, weight = (
+        some(rays, samples),
+        some(rays, samples, 3),
+        some(rays, 3),
+        some(rays),
+    )
     depth = torch.tensor([0.5, 0.63, 0.4, torch.nan], dtype=torch.float64)
-    one_view = torch.zeros(rays, 3, dtype=torch.float64)  # several would have gains, which have no gradient on purpose
+    # several would have gains, which have no gradient on purpose
+    one_view = torch.zeros(rays, 3, dtype=torch.float64)
     seen = Rays(one_view, some(rays, 3), t[:, 0], t[:, -1], depth=depth)
 
     def value(tau: Tensor) -> Tensor:
-        level = LevelRendering(emission_absorption(tau, color), Samples(t, torch.full_like(t, 0.1)), FieldOutput(tau, color))
-        record = Outcome([level], [Level(Stratified(n=samples))], seen, truth, weight, 0.5, alpha=weight, confidence=weight,
-                         regularisers=[{name: tau.square().mean()}])  # fmt: skip
+        level = LevelRendering(
+            emission_absorption(tau, color),
+            Samples(t, torch.full_like(t, 0.1)),
+            FieldOutput(tau, color),
+        )
+        record = Outcome(
+            [level],
+            [Level(Stratified(n=samples))],
+            seen,
+            truth,
+            weight,
+            0.5,
+            alpha=weight,
+            confidence=weight,
+            regularisers=[{name: tau.square().mean()}],
+        )
         return LOSSES.build({"name": name})(record)
 
     found = value(tau)
@@ -169,7 +245,8 @@ def test_a_fit_learns_and_keeps_its_folder(run):
     assert is_scene_run(run) and (run / "previews" / "view.png").is_file()
     summary = json.loads((run / "metrics.json").read_text())
     assert summary["steps"] == 100 and math.isfinite(summary["preview_psnr_db"])
-    assert summary["train_seconds"] == files.load_tensors(folders.snapshots(run)[-1])[1]["seconds"]  # to the last digit
+    # to the last digit
+    assert summary["train_seconds"] == files.load_tensors(folders.snapshots(run)[-1])[1]["seconds"]
     assert summary["wall_seconds"] > summary["train_seconds"] > 0
 
 
@@ -189,7 +266,8 @@ def test_wall_time_goes_on_where_a_resumed_run_left_off(run, tmp_path):
     half = tmp_path / run.name
     shutil.copytree(run, half)
     whole = json.loads((run / "metrics.json").read_text())
-    assert folders.wall_seconds(half, {"step": 100, "wall_seconds": 1e-3}) == whole["wall_seconds"]  # with the preview
+    # with the preview
+    assert folders.wall_seconds(half, {"step": 100, "wall_seconds": 1e-3}) == whole["wall_seconds"]
     assert folders.wall_seconds(half, {"step": 50, "wall_seconds": 1e-3}) == 1e-3
     before = time.perf_counter()
     train(dataset=None, resume=str(half), device="cpu")
@@ -201,8 +279,11 @@ def test_evaluations_are_the_points_a_field_was_asked(run, monkeypatch):
     fit = load_fit(run, device="cpu")
     cameras = fit.scene("test").cameras.take([0])
     field, asked = fit.model.levels[0].field, []
-    field.mask.set(torch.tensor([True, False]).view(2, 1, 1).expand(2, 2, 2), field.box)  # half of the box is empty
-    monkeypatch.setattr(field, "at", lambda points, at=field.at: [asked.append(len(points)), at(points)][1])
+    # half of the box is empty
+    field.mask.set(torch.tensor([True, False]).view(2, 1, 1).expand(2, 2, 2), field.box)
+    monkeypatch.setattr(
+        field, "at", lambda points, at=field.at: [asked.append(len(points)), at(points)][1]
+    )
     evals_per_ray = render_views(fit, cameras).evals_per_ray
     assert evals_per_ray == sum(asked) / 24**2
     samples = fit.model.levels[0].sampler(fit.model.narrowed(cameras).rays(*pixel_grid(cameras)))
@@ -215,20 +296,55 @@ def test_opened_again_it_renders_alike_in_any_chunk(run):
     whole, parts = render_views(fit, cameras), render_views(fit, cameras, chunk=100)
     torch.testing.assert_close(whole.image, parts.image, atol=1e-5, rtol=0)
     assert whole.evals_per_ray <= 24 and whole.opacity.max() <= 1.0001
-    torch.testing.assert_close(load_fit(run, settings=["levels.0.sampler.n=12"]).model.levels[0].sampler.n, 12)
+    torch.testing.assert_close(
+        load_fit(run, settings=["levels.0.sampler.n=12"]).model.levels[0].sampler.n, 12
+    )
 
 
 def test_evaluating_names_every_promised_key(run, tmp_path):
     found = scene_render.evaluate_run(run=str(run), limit=2, out=tmp_path, device="cpu")
-    assert {"psnr_db", "ssim", "lpips", "depth_l1", "n_views", "data_range", "evals_per_ray", "train_seconds", "peak_mib",
-            "per_view"} <= found.keys()  # fmt: skip
+    assert {
+        "psnr_db",
+        "ssim",
+        "lpips",
+        "depth_l1",
+        "n_views",
+        "data_range",
+        "evals_per_ray",
+        "train_seconds",
+        "peak_mib",
+        "per_view",
+    } <= found.keys()
     assert found["wall_seconds"] == json.loads((run / "metrics.json").read_text())["wall_seconds"]
-    assert found["n_views"] == 2 and found["depth_l1"] is not None and (tmp_path / "curves.png").is_file()
+    assert (
+        found["n_views"] == 2
+        and found["depth_l1"] is not None
+        and (tmp_path / "curves.png").is_file()
+    )
 
 
 def test_the_views_asked_for_are_scored(run, tmp_path, capsys):
-    assert main(["evaluate", "--run", str(run), "--views", "0,8,16-17", "--limit", "2", "--out", str(tmp_path), "--json"]) == 0
-    assert [row["stem"] for row in json.loads(capsys.readouterr().out)["per_view"]] == ["r_0", "r_16"]
+    assert (
+        main(
+            [
+                "evaluate",
+                "--run",
+                str(run),
+                "--views",
+                "0,8,16-17",
+                "--limit",
+                "2",
+                "--out",
+                str(tmp_path),
+                "--json",
+            ]
+        )
+        == 0
+    )
+    assert [row["stem"] for row in json.loads(capsys.readouterr().out)["per_view"]] == [
+        "r_0",
+        "r_16",
+    ]
     assert main(["evaluate", "--run", str(run), "--views", "25"]) == 2
     assert "got view 25; wanted one of the split's 25 views" in capsys.readouterr().err
 
@@ -254,8 +370,24 @@ def test_what_was_fitted_cannot_be_changed_afterwards(run, command, setting, sen
 def test_rendering_writes_videos_points_and_cameras(run, tmp_path):
     again = tmp_path / "00001-again"
     shutil.copytree(run, again)
-    scene_render.render_run(run=str(run), views=3, points=True, transforms=True, compare=[str(again)], out=tmp_path, device="cpu")
-    for name in ("orbit.mp4", "depth.mp4", "compare.mp4", "compare.gif", "points.ply", "transforms.json", "frames/000.png"):
+    scene_render.render_run(
+        run=str(run),
+        views=3,
+        points=True,
+        transforms=True,
+        compare=[str(again)],
+        out=tmp_path,
+        device="cpu",
+    )
+    for name in (
+        "orbit.mp4",
+        "depth.mp4",
+        "compare.mp4",
+        "compare.gif",
+        "points.ply",
+        "transforms.json",
+        "frames/000.png",
+    ):
         assert (tmp_path / name).stat().st_size > 0, name
     for split, count in (("train", 6), ("val", 10), ("test", 25)):
         assert load_scene(tmp_path, split=split).count == count
@@ -282,15 +414,21 @@ def test_a_chunk_that_does_not_fit_is_halved(run, monkeypatch, capsys):
     cameras = fit.scene("test").cameras.take([1])
     expected = render_views(fit, cameras).image
     monkeypatch.setattr(model, "finest", small_memory)
-    torch.testing.assert_close(render_views(fit, cameras, chunk=576).image, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        render_views(fit, cameras, chunk=576).image, expected, atol=1e-5, rtol=0
+    )
     assert "chunks of 144 rays" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("selector", [{"name": "random", "n": 192}, {"name": "soft_mining", "n": 192}])
+@pytest.mark.parametrize(
+    "selector", [{"name": "random", "n": 192}, {"name": "soft_mining", "n": 192}]
+)
 def test_rays_that_do_not_fit_together_are_halved(selector, tmp_path, monkeypatch, capsys):
     """The step is the one of all rays at once: losses, gradients and what the selector is told."""
     whole, split = (prepared(tmp_path / name, selector=selector) for name in "ab")
-    monkeypatch.setattr(model.Model, "render", lambda model, rays, generator=None: midpoints(model, rays))
+    monkeypatch.setattr(
+        model.Model, "render", lambda model, rays, generator=None: midpoints(model, rays)
+    )
     expected = [whole.step(0.1 * i, i) for i in range(3)]
     real = split.rendered
 
@@ -352,11 +490,19 @@ def test_a_run_opens_from_elsewhere_and_where_its_scene_was_moved(tmp_path, monk
     run = fitted(tmp_path, dataset="toy", scene={}, steps=2, snapshot_steps=2)
     monkeypatch.chdir("/")
     score = scene_render.evaluate_run(run=str(run), limit=1, device="cpu")
-    assert score["samplers"] == [{"name": "stratified", "n": 24}] and (run / "evaluate" / "metrics.json").is_file()
+    assert (
+        score["samplers"] == [{"name": "stratified", "n": 24}]
+        and (run / "evaluate" / "metrics.json").is_file()
+    )
     (tmp_path / "toy").rename(tmp_path / "moved")
     setting = "levels.0.sampler.n=8"
-    moved = scene_render.evaluate_run(run=str(run), dataset=str(tmp_path / "moved"), settings=[setting], limit=1, device="cpu")
-    assert moved["samplers"][0]["n"] == 8 and (run / "evaluate-levels.0.sampler.n_8" / "metrics.json").is_file()
+    moved = scene_render.evaluate_run(
+        run=str(run), dataset=str(tmp_path / "moved"), settings=[setting], limit=1, device="cpu"
+    )
+    assert (
+        moved["samplers"][0]["n"] == 8
+        and (run / "evaluate-levels.0.sampler.n_8" / "metrics.json").is_file()
+    )
 
 
 def test_the_board_shows_a_view(tmp_path):
@@ -370,11 +516,19 @@ def test_the_board_shows_a_view(tmp_path):
 def test_a_teachers_depth_serves_a_guided_fit(run, tmp_path):
     path, score = write_depth(run=run, out=tmp_path / "depth", device="cpu")
     taught = load_scene("blocks", split="train", size=24, train_views=6, depth=path.parent)
-    assert taught.depth is not None and taught.confidence is not None and taught.confidence.max() <= 1
+    assert (
+        taught.depth is not None and taught.confidence is not None and taught.confidence.max() <= 1
+    )
     assert score["n_views"] == 5 and score["depth_l1"] > 0
     guided = [{"sampler": {"name": "guided", "n": 16}, "field": "scene"}]
-    fitted(tmp_path, scene={**RECIPE["scene"], "depth": str(path.parent)}, levels=guided, losses={"mse": 1.0, "depth_soft": 0.01},
-           steps=3, snapshot_steps=3)  # fmt: skip
+    fitted(
+        tmp_path,
+        scene={**RECIPE["scene"], "depth": str(path.parent)},
+        levels=guided,
+        losses={"mse": 1.0, "depth_soft": 0.01},
+        steps=3,
+        snapshot_steps=3,
+    )
 
 
 def test_a_teachers_depth_survives_normalised_device_coordinates(tmp_path):
@@ -383,12 +537,16 @@ def test_a_teachers_depth_survives_normalised_device_coordinates(tmp_path):
     folder = Llff.example(tmp_path / "toy")
     scene = {"background": "black"}
     haze = {"scene": {**RECIPE["fields"]["scene"], "shift": 0.0, "masks": [], "upsample": []}}
-    teacher = fitted(tmp_path, dataset=str(folder), scene=scene, fields=haze, steps=2, snapshot_steps=2)
+    teacher = fitted(
+        tmp_path, dataset=str(folder), scene=scene, fields=haze, steps=2, snapshot_steps=2
+    )
     path, _ = write_depth(run=teacher, device="cpu")
     fit, taught = load_fit(teacher, device="cpu"), load_scene(folder)
     seen = render_views(fit, taught.cameras).median_depth
     known = seen.isfinite()
-    assert path.parent == folder and bool(known.any()) and torch.equal(taught.depth.isfinite(), known)
+    assert (
+        path.parent == folder and bool(known.any()) and torch.equal(taught.depth.isfinite(), known)
+    )
     torch.testing.assert_close(taught.depth[known], seen[known], atol=1e-3, rtol=1e-3)
     given = {}
 
@@ -398,7 +556,9 @@ def test_a_teachers_depth_survives_normalised_device_coordinates(tmp_path):
             return super().__call__(rays, previous, generator)
 
     model = replace(fit.model, levels=[replace(fit.model.levels[0], sampler=Spy(n=8))])
-    model.render_cameras(model, taught.cameras.take([0]), depth=taught.depth, chunk=10**6, progress=False)
+    model.render_cameras(
+        model, taught.cameras.take([0]), depth=taught.depth, chunk=10**6, progress=False
+    )
     assert torch.equal(given["depth"].nan_to_num(), taught.depth[0].flatten().nan_to_num())
 
 
@@ -412,9 +572,13 @@ def test_a_teacher_stays_away_from_scored_views(run, tmp_path):
         with pytest.raises(UserError, match="scored views to keep"):
             write_depth(run=teacher, split=split, out=out, device="cpu")
     assert not list(folder.glob("depth_*.npz"))
-    assert write_depth(run=teacher, split="test", out=tmp_path / "elsewhere", limit=1, device="cpu")[0].is_file()
+    assert write_depth(
+        run=teacher, split="test", out=tmp_path / "elsewhere", limit=1, device="cpu"
+    )[0].is_file()
     config = recipe_file(tmp_path, scene={}, steps=2, snapshot_steps=2)
-    saw_all = train(dataset=str(folder), config=config, outdir=tmp_path / "runs", device="cpu", split="all")
+    saw_all = train(
+        dataset=str(folder), config=config, outdir=tmp_path / "runs", device="cpu", split="all"
+    )
     with pytest.raises(UserError, match="never saw a scored view"):
         write_depth(run=saw_all, device="cpu")
 
@@ -429,11 +593,18 @@ def test_monocular_maps_are_brought_to_the_teachers_scale(kind):
     planar = torch.where(scene.depth.isfinite(), scene.depth / factor, 6.0)
     relative = 0.3 * (1 / planar if kind == "inverse" else planar) - 0.02
     trust = scene.depth.isfinite().float()
-    distance, confidence = monocular(relative, scene.depth, trust, scene.cameras, inverse=kind == "inverse")
+    distance, confidence = monocular(
+        relative, scene.depth, trust, scene.cameras, inverse=kind == "inverse"
+    )
     torch.testing.assert_close(distance, planar * factor, rtol=1e-3, atol=1e-3)
     assert bool((confidence > 0.999).all()) and confidence.shape == distance.shape
     noise = torch.rand(relative.shape, generator=torch.Generator().manual_seed(0))
-    assert float(monocular(noise, scene.depth, trust, scene.cameras, inverse=kind == "inverse")[1].max()) < 0.3
+    assert (
+        float(
+            monocular(noise, scene.depth, trust, scene.cameras, inverse=kind == "inverse")[1].max()
+        )
+        < 0.3
+    )
 
 
 def test_monocular_maps_reach_a_scene(run, tmp_path):
@@ -445,7 +616,9 @@ def test_monocular_maps_reach_a_scene(run, tmp_path):
         np.save(maps / f"{stem}.npy", 1 / scene.depth[i].nan_to_num(6.0).numpy()[None])
     path, _ = write_depth(run=run, mono=maps, out=tmp_path / "out", device="cpu")
     taught = load_scene("blocks", split="train", size=24, train_views=6, depth=path.parent)
-    assert bool(taught.depth.isfinite().any()) and bool((taught.confidence.flatten(1).std(1) < 1e-3).all())
+    assert bool(taught.depth.isfinite().any()) and bool(
+        (taught.confidence.flatten(1).std(1) < 1e-3).all()
+    )
     (maps / f"{scene.stems[-1]}.npy").unlink()
     with pytest.raises(UserError, match="without a map of"):
         write_depth(run=run, mono=maps, out=tmp_path / "out", device="cpu")
@@ -459,7 +632,12 @@ def test_depth_is_asked_for_where_it_is_needed(tmp_path):
     with pytest.raises(UserError, match="which has no depth"):
         fitted(tmp_path, dataset=str(folder), scene=bare, losses={"mse": 1.0, "depth_soft": 0.1})
     with pytest.raises(UserError, match="got guided on scene 'toy'"):
-        fitted(tmp_path, dataset=str(folder), scene=bare, levels=[{"sampler": {"name": "guided", "n": 16}, "field": "scene"}])
+        fitted(
+            tmp_path,
+            dataset=str(folder),
+            scene=bare,
+            levels=[{"sampler": {"name": "guided", "n": 16}, "field": "scene"}],
+        )
 
 
 # Recipes
@@ -498,6 +676,12 @@ def test_what_a_fit_forgot_is_read_from_its_snapshots(run):
     found = forgetting(run, device="cpu", pixels=512)
     assert found["course_steps"] == [50, 100]
     easy, hard = found["course"]["easy_psnr_db"], found["course"]["hard_psnr_db"]
-    assert easy[0] > hard[0] and (found["easy_psnr_db"], found["hard_psnr_db"]) == (easy[-1], hard[-1])
-    assert found["easy_drop_db"] == pytest.approx(max(easy[0] - easy[1], 0), abs=1e-4) and 0 <= found["easy_forgotten"] <= 1
+    assert easy[0] > hard[0] and (found["easy_psnr_db"], found["hard_psnr_db"]) == (
+        easy[-1],
+        hard[-1],
+    )
+    assert (
+        found["easy_drop_db"] == pytest.approx(max(easy[0] - easy[1], 0), abs=1e-4)
+        and 0 <= found["easy_forgotten"] <= 1
+    )
     assert forgetting(run / "nothing", device="cpu") == {}

@@ -1,4 +1,6 @@
-"""Scores of fitted scenes against closed forms, hand-made depths and a ball whose pictures are known."""
+"""Scores of fitted scenes against closed forms, hand-made depths and a ball whose pictures are
+known.
+"""
 
 import json
 import math
@@ -14,7 +16,18 @@ from mednerf_kit.metrics import scene
 from mednerf_kit.scene.evaluate import evaluate_scene, scored_views, summary
 from mednerf_kit.scene.load import render_views
 
-KEYS = {"psnr_db", "ssim", "lpips", "depth_l1", "n_views", "data_range", "evals_per_ray", "train_seconds", "peak_mib", "per_view"}
+KEYS = {
+    "psnr_db",
+    "ssim",
+    "lpips",
+    "depth_l1",
+    "n_views",
+    "data_range",
+    "evals_per_ray",
+    "train_seconds",
+    "peak_mib",
+    "per_view",
+}
 
 
 def rng(seed=0):
@@ -37,8 +50,16 @@ def test_ssim_of_colours_is_scikit_images(channels):
 
     truth = torch.rand(1, 24, 31, channels, generator=rng())
     image = (0.7 * truth + 0.3 * torch.rand(truth.shape, generator=rng(1))).clamp(0, 1)
-    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1, "channel_axis": -1}
-    expected = structural_similarity(truth[0].double().numpy(), image[0].double().numpy(), **options)
+    options = {
+        "gaussian_weights": True,
+        "sigma": 1.5,
+        "use_sample_covariance": False,
+        "data_range": 1,
+        "channel_axis": -1,
+    }
+    expected = structural_similarity(
+        truth[0].double().numpy(), image[0].double().numpy(), **options
+    )
     assert float(scene.image_scores(image, truth)["ssim"]) == pytest.approx(expected, abs=1e-5)
 
 
@@ -53,12 +74,15 @@ def test_eight_bits_are_those_of_a_png(tmp_path):
 def test_depth_scores_by_hand():
     nan = torch.nan
     truth = torch.tensor([[[2.0, 2.0, 4.0, 4.0, nan]], [[nan] * 5]])
-    depth = torch.tensor([[[2.4, 2.6, nan, 3.3, 9.0]], [[1.0] * 5]])  # factors 1.2, 1.3, nothing, 1.212, not scored
+    # factors 1.2, 1.3, nothing, 1.212, not scored
+    depth = torch.tensor([[[2.4, 2.6, nan, 3.3, 9.0]], [[1.0] * 5]])
     opacity = torch.tensor([[[1.0, 1.0, 0.0, 0.4, 1.0]], [[1.0] * 5]])
     found = {k: v.tolist() for k, v in scene.depth_scores(depth, truth, opacity).items()}
     assert found["depth_l1"][0] == pytest.approx((0.4 + 0.6 + 0.7) / 3, rel=1e-5)
     assert found["depth_rmse"][0] == pytest.approx(math.sqrt((0.16 + 0.36 + 0.49) / 3), rel=1e-5)
-    assert found["depth_delta"][0] == pytest.approx(2 / 4) and found["depth_seen"][0] == pytest.approx(2 / 4)
+    assert found["depth_delta"][0] == pytest.approx(2 / 4) and found["depth_seen"][
+        0
+    ] == pytest.approx(2 / 4)
     assert all(math.isnan(values[1]) for values in found.values())
 
 
@@ -76,7 +100,10 @@ def test_the_edge_band_is_a_brute_force_neighbourhood_of_the_outline():
     expected = torch.zeros(24, 26, dtype=torch.bool)
     for y in range(24):
         for x in range(26):
-            near = inside[max(0, y - 1) : y + 2, x].unique(), inside[y, max(0, x - 1) : x + 2].unique()
+            near = (
+                inside[max(0, y - 1) : y + 2, x].unique(),
+                inside[y, max(0, x - 1) : x + 2].unique(),
+            )
             if max(map(len, near)) == 2:
                 expected[max(0, y - 3) : y + 4, max(0, x - 3) : x + 4] = True
     assert torch.equal(scene.edge_band(torch.zeros(1, 24, 26, 3), alpha)[0], expected)
@@ -113,7 +140,9 @@ def test_the_rise_ignores_samples_that_are_not_there_and_empty_rays():
     t, dt = torch.tensor([1.0, 1.5, 1.5, 2.0, 3.0]), torch.tensor([0.5, 0.0, 0.0, 0.5, 0.5])
     w = torch.tensor([[0.5, 0, 0, 0.5, 0], [0, 0, 0, 0, 1.0], [0, 0, 0, 0, 0]])
     widths = scene.rise_width(w, t.expand(3, -1), dt.expand(3, -1))
-    assert widths.tolist() == pytest.approx([(2.0 + 0.3 * 0.5) - (1.0 - 0.3 * 0.5), 0.4, 0], abs=1e-6)
+    assert widths.tolist() == pytest.approx(
+        [(2.0 + 0.3 * 0.5) - (1.0 - 0.3 * 0.5), 0.4, 0], abs=1e-6
+    )
 
 
 def test_views_are_chosen_evenly_and_checked():
@@ -130,7 +159,12 @@ def test_the_summary_averages_what_there_is():
         {"stem": "b", "psnr_db": 26.0, "ssim": 0.75, "depth_l1": 0.5},
     ]
     found = summary(rows)
-    assert (found["psnr_db"], found["psnr_spread_db"], found["depth_l1"], found["alpha_iou"]) == (23, 3, 0.5, None)
+    assert (found["psnr_db"], found["psnr_spread_db"], found["depth_l1"], found["alpha_iou"]) == (
+        23,
+        3,
+        0.5,
+        None,
+    )
     assert (found["ssim"], found["ssim_spread"]) == (0.5, 0.25)
 
 
@@ -139,7 +173,12 @@ def test_a_ball_is_scored_as_its_samples_allow():
     found = evaluate_scene(fit)
     cell = 3.0 / SAMPLES
     assert set(found) >= KEYS and json.dumps(found, allow_nan=False)
-    assert (found["n_views"], found["data_range"], found["evals_per_ray"], found["train_seconds"]) == (3, 1.0, SAMPLES, 12.5)
+    assert (
+        found["n_views"],
+        found["data_range"],
+        found["evals_per_ray"],
+        found["train_seconds"],
+    ) == (3, 1.0, SAMPLES, 12.5)
     assert found["psnr_db"] > 30 and found["ssim"] > 0.95 and found["alpha_iou"] > 0.97
     assert found["edge_psnr_db"] > 30
     assert found["depth_l1"] < cell and found["depth_delta"] > 0.98 and found["depth_seen"] > 0.98
@@ -154,17 +193,30 @@ def test_a_ball_is_scored_as_its_samples_allow():
 def test_a_fit_scored_against_its_own_pictures_is_perfect_and_eight_bits_are_not():
     fit = ball_fit(views=1)
     own = render_views(fit, fit.known.cameras)
-    fit = replace(fit, known=replace(fit.known, images=own.image, depth=own.depth, alpha=own.opacity))
+    fit = replace(
+        fit, known=replace(fit.known, images=own.image, depth=own.depth, alpha=own.opacity)
+    )
     found = evaluate_scene(fit)
-    assert (found["psnr_db"], found["depth_l1"], found["alpha_iou"], found["psnr_spread_db"]) == (120, 0, 1, 0)
+    assert (found["psnr_db"], found["depth_l1"], found["alpha_iou"], found["psnr_spread_db"]) == (
+        120,
+        0,
+        1,
+        0,
+    )
     rounded = evaluate_scene(fit, eight_bit=True)
-    assert found["ssim"] == pytest.approx(1) and 55 < rounded["psnr_db"] < 70 and rounded["eight_bit"]
+    assert (
+        found["ssim"] == pytest.approx(1) and 55 < rounded["psnr_db"] < 70 and rounded["eight_bit"]
+    )
 
 
 def test_softer_surfaces_are_less_sharp():
-    widths = [evaluate_scene(ball_fit(views=1, field=Ball(peak=peak)))["sharpness"] for peak in (200.0, 10.0, 4.0)]
+    widths = [
+        evaluate_scene(ball_fit(views=1, field=Ball(peak=peak)))["sharpness"]
+        for peak in (200.0, 10.0, 4.0)
+    ]
     assert widths == sorted(widths)
-    assert widths[-1] == pytest.approx(math.log(9) / 4, rel=0.15)  # exp(−4 t) falls from 0.9 to 0.1, but for short chords
+    # exp(−4 t) falls from 0.9 to 0.1, but for short chords
+    assert widths[-1] == pytest.approx(math.log(9) / 4, rel=0.15)
 
 
 def test_line_integrals_have_no_surface_to_score():
@@ -177,7 +229,12 @@ def test_line_integrals_have_no_surface_to_score():
 def test_an_empty_fit_is_scored_without_nan():
     found = evaluate_scene(ball_fit(views=1, field=Ball(peak=0.0)))
     assert json.dumps(found, allow_nan=False)
-    assert found["depth_l1"] is None and found["depth_delta"] == 0 and found["sharpness"] is None and found["alpha_iou"] == 0
+    assert (
+        found["depth_l1"] is None
+        and found["depth_delta"] == 0
+        and found["sharpness"] is None
+        and found["alpha_iou"] == 0
+    )
 
 
 def test_exact_depth_is_the_distance_along_the_ray():
@@ -200,7 +257,12 @@ def test_lpips_of_colours_says_why_it_is_absent_and_where_it_looks(tmp_path, mon
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     for net, name in (("alex", "alexnet"), ("vgg", "vgg16")):
         value, reason = image_metrics.lpips_of_colours(a, a, net=net)
-        assert value is None and name in reason and "MEDNERF_KIT_LPIPS" in reason and reason.endswith(".")
+        assert (
+            value is None
+            and name in reason
+            and "MEDNERF_KIT_LPIPS" in reason
+            and reason.endswith(".")
+        )
     monkeypatch.setattr(image_metrics, "_lpips_model", model)
     monkeypatch.setenv("MEDNERF_KIT_LPIPS", str(tmp_path))
     value, reason = image_metrics.lpips_of_colours(a, a + 0.1, net="vgg")

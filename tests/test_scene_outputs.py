@@ -1,4 +1,6 @@
-"""Files a fitted scene leaves: pictures, videos and curves that can be read back, and surfaces of a known ball."""
+"""Files a fitted scene leaves: pictures, videos and curves that can be read back, and surfaces of a
+known ball.
+"""
 
 import csv
 import json
@@ -28,15 +30,23 @@ def read_ply(path):
     assert lines[:2] == ["ply", "format binary_little_endian 1.0"]
     counts = {line.split()[1]: int(line.split()[2]) for line in lines if line.startswith("element")}
     types = {"float": "<f4", "uchar": "u1"}
-    names = [line.split()[1:] for line in lines if line.startswith("property") and "list" not in line]
-    vertices = np.frombuffer(data, [(name, types[kind]) for kind, name in names], counts["vertex"], end)
+    names = [
+        line.split()[1:] for line in lines if line.startswith("property") and "list" not in line
+    ]
+    vertices = np.frombuffer(
+        data, [(name, types[kind]) for kind, name in names], counts["vertex"], end
+    )
     faces = None
     if "face" in counts:
         kind = np.dtype([("n", "u1"), ("i", "<i4", (3,))])
         faces = np.frombuffer(data, kind, counts["face"], end + vertices.nbytes)
         assert (faces["n"] == 3).all() and len(data) == end + vertices.nbytes + faces.nbytes
         faces = faces["i"]
-    colours = np.stack([vertices[c] for c in ("red", "green", "blue")], -1) / 255 if "red" in vertices.dtype.names else None
+    colours = (
+        np.stack([vertices[c] for c in ("red", "green", "blue")], -1) / 255
+        if "red" in vertices.dtype.names
+        else None
+    )
     return np.stack([vertices[axis] for axis in "xyz"], -1), colours, faces
 
 
@@ -63,12 +73,16 @@ def test_an_evaluation_writes_every_picture_and_table(tmp_path):
     assert figures.read_png(tmp_path / "test" / "test_r_0.png").shape == (40, 40, 3)
     depth = figures.read_png(tmp_path / "test" / "test_r_0_depth.png")
     assert depth.shape[0] > 40 and depth.shape[1] == 40
-    assert depth[0, 0].tolist() == [1, 1, 1] and depth[20, 20].min() < 0.9  # nothing is white, the ball is not
+    # nothing is white, the ball is not
+    assert depth[0, 0].tolist() == [1, 1, 1] and depth[20, 20].min() < 0.9
 
 
 def test_an_evaluation_of_x_rays_is_grey_and_signed(tmp_path):
     evaluate_scene(xray_fit(views=1), out=tmp_path)
-    assert {path.name for path in (tmp_path / "test").iterdir()} == {"test_r_0.png", "test_r_0_error.png"}
+    assert {path.name for path in (tmp_path / "test").iterdir()} == {
+        "test_r_0.png",
+        "test_r_0_error.png",
+    }
     assert figures.read_png(tmp_path / "test" / "test_r_0.png").shape == (40, 40)
     assert b"not for diagnosis" in (tmp_path / "test" / "test_r_0.png").read_bytes()
 
@@ -78,17 +92,28 @@ def test_error_maps_tell_sign_or_size():
     image = truth.clone()
     image[0, 0], image[0, 1] = 0.0, 1.0
     signed = outputs.error_map(image, truth)
-    assert signed[5, 5].tolist() == [255, 255, 255] and signed[0, 0, 2] > signed[0, 0, 0] and signed[0, 1, 0] > signed[0, 1, 2]
+    assert (
+        signed[5, 5].tolist() == [255, 255, 255]
+        and signed[0, 0, 2] > signed[0, 0, 0]
+        and signed[0, 1, 0] > signed[0, 1, 2]
+    )
     size = outputs.error_map(image.expand(-1, -1, 3), truth.expand(-1, -1, 3))
-    assert size[0, 0].tolist() == size[0, 1].tolist() == list(figures.HEAT[-1]) and size[5, 5].tolist() == list(figures.HEAT[0])
-    assert size[-1, 0].tolist() == list(figures.HEAT[0]) and size[-1, -1].tolist() == list(figures.HEAT[-1])  # the scale's ends
+    assert size[0, 0].tolist() == size[0, 1].tolist() == list(figures.HEAT[-1]) and size[
+        5, 5
+    ].tolist() == list(figures.HEAT[0])
+    # the scale's ends
+    assert size[-1, 0].tolist() == list(figures.HEAT[0]) and size[-1, -1].tolist() == list(
+        figures.HEAT[-1]
+    )
 
 
 def test_videos_of_colour_and_depth_can_be_read_back(tmp_path):
     fit = ball_fit(views=3)
     seen = outputs.write_video(fit, orbit(fit.known.cameras, views=5), tmp_path)
     assert seen.image.shape == (5, 40, 40, 3)
-    colour, depth = (imageio.v3.imread(tmp_path / name, plugin="FFMPEG") for name in ("orbit.mp4", "depth.mp4"))
+    colour, depth = (
+        imageio.v3.imread(tmp_path / name, plugin="FFMPEG") for name in ("orbit.mp4", "depth.mp4")
+    )
     assert len(colour) == len(depth) == 5 and colour.shape[1:] == (40, 40, 3)
     assert np.abs(colour[2] / 255 - seen.image[2].numpy()).mean() < 0.05
     outputs.write_video(xray_fit(views=1), fit.known.cameras, tmp_path / "xray")
@@ -118,10 +143,16 @@ def test_comparisons_refuse_frames_that_do_not_match(tmp_path):
 
 
 def runs_of(monkeypatch, **fits):
-    """Fits that ``render_run`` finds by their names, each in a folder of its own and as if of the scene ``ball``."""
+    """Fits that ``render_run`` finds by their names, each in a folder of its own and as if of the
+    scene ``ball``.
+    """
     meta = {"scene": "ball", "dataset": "ball"}
-    there = {name: replace(fit, meta={**meta, **fit.meta}, path=Path(f"{name}/0000-ball/snapshot.safetensors"))
-             for name, fit in fits.items()}  # fmt: skip
+    there = {
+        name: replace(
+            fit, meta={**meta, **fit.meta}, path=Path(f"{name}/0000-ball/snapshot.safetensors")
+        )
+        for name, fit in fits.items()
+    }
     monkeypatch.setattr(render, "load_fit", lambda run, **options: there[run])
 
 
@@ -132,7 +163,9 @@ def test_runs_of_one_name_stand_side_by_side(tmp_path, monkeypatch):
     render.render_run(run="b", compare=["a", "c"], views=2, out=tmp_path)
     assert list(seen) == ["b/0000-ball", "a/0000-ball", "c/0000-ball"]
     seen.clear()
-    render.render_run(run="b", compare=["b"], settings=["levels.0.sampler.n=8"], views=2, out=tmp_path)
+    render.render_run(
+        run="b", compare=["b"], settings=["levels.0.sampler.n=8"], views=2, out=tmp_path
+    )
     assert list(seen) == ["0000-ball levels.0.sampler.n=8", "0000-ball"]
     with pytest.raises(UserError, match="one run twice"):
         render.render_run(run="b", compare=["b"], out=tmp_path / "none")
@@ -144,9 +177,16 @@ def test_runs_of_one_name_stand_side_by_side(tmp_path, monkeypatch):
 
 def test_a_run_of_another_scene_is_no_comparison(tmp_path, monkeypatch):
     fit = ball_fit(views=1)
-    elsewhere, other = (replace(fit, meta={**fit.meta, **meta}) for meta in ({"dataset": "copies/ball"}, {"scene": "cube"}))
+    elsewhere, other = (
+        replace(fit, meta={**fit.meta, **meta})
+        for meta in ({"dataset": "copies/ball"}, {"scene": "cube"})
+    )
     runs_of(monkeypatch, fit=fit, elsewhere=elsewhere, other=other, xray=xray_fit(views=1))
-    for run, words in {"elsewhere": "copies/ball", "other": "scene cube", "xray": "line_integral scene ball"}.items():
+    for run, words in {
+        "elsewhere": "copies/ball",
+        "other": "scene cube",
+        "xray": "line_integral scene ball",
+    }.items():
         with pytest.raises(UserError, match=words):
             render.render_run(run="fit", compare=[run], out=tmp_path / "none")
     assert not (tmp_path / "none").exists()
@@ -157,17 +197,30 @@ def test_what_cannot_be_written_is_refused_before_anything_is_rendered(tmp_path,
     warped = replace(flat, known=replace(flat.known, cameras=replace(flat.known.cameras, ndc=True)))
     runs_of(monkeypatch, warped=warped, xray=xray_fit(views=1))
     monkeypatch.setattr(outputs, "write_video", lambda *_: pytest.fail("something was rendered"))
-    for run, options, words in (("warped", {"mesh": True}, "warped by NDC"), ("warped", {"transforms": True}, "in NDC"),
-                                ("warped", {"path": "orbit"}, "wanted a spiral"), ("xray", {"points": True}, "first surface"),
-                                ("xray", {"transforms": True}, "radiographs")):  # fmt: skip
+    for run, options, words in (
+        ("warped", {"mesh": True}, "warped by NDC"),
+        ("warped", {"transforms": True}, "in NDC"),
+        ("warped", {"path": "orbit"}, "wanted a spiral"),
+        ("xray", {"points": True}, "first surface"),
+        ("xray", {"transforms": True}, "radiographs"),
+    ):
         with pytest.raises(UserError, match=words):
             render.render_run(run=run, out=tmp_path / "none", **options)
     assert not (tmp_path / "none").exists()
 
 
 def test_curves_show_what_was_logged(tmp_path):
-    rows = [{"step": k, "seconds": k / 10, "mse": 1 / k, "psnr_db": 10 * math.log10(k), "rate": 1.0, "evals_per_ray": 96.0}
-            for k in range(1, 300)]  # fmt: skip
+    rows = [
+        {
+            "step": k,
+            "seconds": k / 10,
+            "mse": 1 / k,
+            "psnr_db": 10 * math.log10(k),
+            "rate": 1.0,
+            "evals_per_ray": 96.0,
+        }
+        for k in range(1, 300)
+    ]
     outputs.curves(rows, tmp_path / "curves.png")
     outputs.curves([{"step": k, "mse": 1.0} for k in (1, 2)], tmp_path / "short.png")
     tall, short = (figures.read_png(tmp_path / name) for name in ("curves.png", "short.png"))
@@ -178,7 +231,9 @@ def test_curves_show_what_was_logged(tmp_path):
 
 def test_the_running_mean_is_a_brute_force_one():
     values = np.random.default_rng(0).rng(500)
-    assert outputs.smoothed(values) == pytest.approx([values[max(0, k - 4) : k + 1].mean() for k in range(500)])
+    assert outputs.smoothed(values) == pytest.approx(
+        [values[max(0, k - 4) : k + 1].mean() for k in range(500)]
+    )
 
 
 def test_the_depth_scale_covers_what_is_hit():
@@ -251,7 +306,9 @@ class Wall(Ball):
 def test_points_of_a_forward_facing_scene_come_back_from_ndc(tmp_path):
     pose = torch.eye(3, 4)[None].repeat(2, 1, 1)
     pose[1, 0, 3] = 0.1
-    camera = Cameras(pose, torch.full((2, 2), 20.0), torch.full((2, 2), 9.5), 20, 20, 0.0, 1.0, ndc=True)
+    camera = Cameras(
+        pose, torch.full((2, 2), 20.0), torch.full((2, 2), 9.5), 20, 20, 0.0, 1.0, ndc=True
+    )
     fit = ball_fit(views=1, n=400, field=Wall())
     fit = replace(fit, known=replace(fit.known, cameras=camera))
     assert export.export_points(fit, tmp_path / "wall.ply", n=300) == 300

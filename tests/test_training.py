@@ -1,4 +1,6 @@
-"""Training on a tiny set: what a run leaves, that it repeats, that it survives interruption, damage, NaN and a full disk."""
+"""Training on a tiny set: what a run leaves, that it repeats, that it survives interruption,
+damage, NaN and a full disk.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,12 @@ def tiny_set(tmp_path_factory) -> Path:
 
 def trained(tiny_set: Path, outdir: Path, *settings: str, **options) -> Path:
     folder = session.train(
-        dataset=str(tiny_set), config="chest", settings=[*SETTINGS, *settings], outdir=outdir, device="cpu", **options
+        dataset=str(tiny_set),
+        config="chest",
+        settings=[*SETTINGS, *settings],
+        outdir=outdir,
+        device="cpu",
+        **options,
     )
     assert folder is not None
     return folder
@@ -61,7 +68,9 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 
 
 def at_step(monkeypatch, index: int, act) -> None:
-    """Do something after the task's step of this index; what it returns is logged in place of the step's numbers."""
+    """Do something after the task's step of this index; what it returns is logged in place of the
+    step's numbers.
+    """
     step = PriorTask.step
 
     def patched(self, progress, i):
@@ -72,7 +81,12 @@ def at_step(monkeypatch, index: int, act) -> None:
 
 
 def interrupted(
-    tiny_set, outdir, monkeypatch, *settings: str, at: int, act=lambda task: signal.raise_signal(signal.SIGINT)
+    tiny_set,
+    outdir,
+    monkeypatch,
+    *settings: str,
+    at: int,
+    act=lambda task: signal.raise_signal(signal.SIGINT),
 ) -> Path:
     """A run that Ctrl-C stopped in the step of index ``at``."""
     with monkeypatch.context() as patch:
@@ -95,33 +109,55 @@ def test_a_run_folder_holds_everything(run, tiny_set):
         "snapshot-000008.safetensors",
         "snapshot-000010.safetensors",
     ]
-    assert run.name == "00000-tiny-whole" and not [name for name in names if "pkl" in name or name.endswith(".pt")]
+    assert run.name == "00000-tiny-whole" and not [
+        name for name in names if "pkl" in name or name.endswith(".pt")
+    ]
 
 
 def test_the_config_is_resolved_and_readable(run, tiny_set):
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["dataset"] == str(tiny_set) and config["seed"] == 0 and config["split"] == "train"
     assert (
-        config["recipe"]["steps"] == 10 and config["recipe"]["augment"] == {"name": "xray"} and "presets" not in config["recipe"]
+        config["recipe"]["steps"] == 10
+        and config["recipe"]["augment"] == {"name": "xray"}
+        and "presets" not in config["recipe"]
     )
     assert "not for diagnosis" in (run / "config.yaml").read_text()
 
 
 def test_a_snapshot_says_what_it_is(run):
     tensors, meta = files.load_tensors(run_folder.snapshots(run)[-1])
-    assert meta["step"] == 10 and meta["patients"] == SPLIT["train"] and meta["per_view_scale"] is False
-    assert {f"tiny:{i}" for i in range(4)} < set(meta["identities"]) and "tiny:4" not in meta["identities"]
+    assert (
+        meta["step"] == 10
+        and meta["patients"] == SPLIT["train"]
+        and meta["per_view_scale"] is False
+    )
+    assert {f"tiny:{i}" for i in range(4)} < set(meta["identities"]) and "tiny:4" not in meta[
+        "identities"
+    ]
     assert meta["geometry"]["cols"] == SIZE and len(meta["geometry"]["angles_deg"]) == VIEWS
-    assert meta["recipe"]["generator"]["width"] == 16 and "diagnosis" in meta["note"] and meta["version"]
-    assert tensors["codes"].shape[0] == 4 and all(t.isfinite().all() for t in tensors.values() if t.is_floating_point())
+    assert (
+        meta["recipe"]["generator"]["width"] == 16
+        and "diagnosis" in meta["note"]
+        and meta["version"]
+    )
+    assert tensors["codes"].shape[0] == 4 and all(
+        t.isfinite().all() for t in tensors.values() if t.is_floating_point()
+    )
 
 
 def test_statistics_have_a_line_per_step_and_the_summary_the_last(run):
     assert [line["step"] for line in stats(run)] == list(range(1, 11))
     summary = json.loads((run / "metrics.json").read_text())
-    assert summary["steps"] == 10 and summary["train_seconds"] > 0 and summary["last"]["ray_mse"] == stats(run)[-1]["ray_mse"]
+    assert (
+        summary["steps"] == 10
+        and summary["train_seconds"] > 0
+        and summary["last"]["ray_mse"] == stats(run)[-1]["ray_mse"]
+    )
     log = (run / "log.txt").read_text()
-    assert "4 patients, 8 views of 32²" in log and "step 8: wrote snapshot-000008.safetensors" in log
+    assert (
+        "4 patients, 8 views of 32²" in log and "step 8: wrote snapshot-000008.safetensors" in log
+    )
 
 
 def test_a_trained_prior_loads_by_folder_snapshot_and_prefix(run):
@@ -134,7 +170,9 @@ def test_a_trained_prior_loads_by_folder_snapshot_and_prefix(run):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_steps_and_logs_what_it_learns_from(objective, tiny_set, tmp_path):
-    folder = trained(tiny_set, tmp_path, f"task.objective={objective}", "steps=6", "snapshot_steps=6")
+    folder = trained(
+        tiny_set, tmp_path, f"task.objective={objective}", "steps=6", "snapshot_steps=6"
+    )
     logged = stats(folder)
     posed, adversarial = {"volume_mse", "ray_mse"}, {"d_loss", "g_loss", "r_t", "p", "r1", "kimg"}
     seen = {name for line in logged for name in line} - {"step", "seconds", "rate"}
@@ -142,16 +180,35 @@ def test_every_objective_steps_and_logs_what_it_learns_from(objective, tiny_set,
     if objective == "gan":
         assert all({"d_loss", "g_loss"} <= set(line) for line in logged)
     else:
-        assert ["ray_mse" in line for line in logged] == [False] * 5 + [True], "the last steps learn from rays"
+        assert ["ray_mse" in line for line in logged] == [False] * 5 + [True], (
+            "the last steps learn from rays"
+        )
 
 
 def test_coloured_pictures_train_too(tiny_set, tmp_path):
-    folder = trained(tiny_set, tmp_path, "generator.outputs=4", "task.picture=emission_absorption", "steps=6", "snapshot_steps=6")
-    assert "ray_mse" in stats(folder)[-1] and prior_load.load_prior(folder).generator.shared[-1].shape[0] == 4
+    folder = trained(
+        tiny_set,
+        tmp_path,
+        "generator.outputs=4",
+        "task.picture=emission_absorption",
+        "steps=6",
+        "snapshot_steps=6",
+    )
+    assert (
+        "ray_mse" in stats(folder)[-1]
+        and prior_load.load_prior(folder).generator.shared[-1].shape[0] == 4
+    )
 
 
 def test_the_loss_falls(tiny_set, tmp_path):
-    folder = trained(tiny_set, tmp_path, "task.objective=posed", "task.learning_rate=1e-2", "steps=80", "snapshot_steps=80")
+    folder = trained(
+        tiny_set,
+        tmp_path,
+        "task.objective=posed",
+        "task.learning_rate=1e-2",
+        "steps=80",
+        "snapshot_steps=80",
+    )
     lines = stats(folder)
     assert lines[50]["volume_mse"] < 0.4 * lines[0]["volume_mse"]
     first = next(line["ray_mse"] for line in lines if "ray_mse" in line)
@@ -169,14 +226,19 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(run, tiny_set, tm
 
 @pytest.mark.parametrize("objective, at", [("posed", 8), ("gan", 2), ("hybrid", 2), ("hybrid", 6)])
 def test_resuming_equals_an_uninterrupted_run(objective, at, tiny_set, tmp_path, monkeypatch):
-    """Before, between and after adversarial steps, in the volume and in the ray part: bit by bit the same."""
+    """Before, between and after adversarial steps, in the volume and in the ray part: bit by bit
+    the same.
+    """
     setting = f"task.objective={objective}"
     whole = trained(tiny_set, tmp_path / "whole", setting)
     folder = interrupted(tiny_set, tmp_path / "broken", monkeypatch, setting, at=at)
     assert files.load_tensors(run_folder.snapshots(folder)[-1])[1]["step"] == at + 1
     assert trained(tiny_set, tmp_path / "broken", setting, resume="latest") == folder
     assert_same(last_tensors(whole), last_tensors(folder))
-    ours, wanted = ([{k: v for k, v in line.items() if k != "seconds"} for line in stats(f)] for f in (folder, whole))
+    ours, wanted = (
+        [{k: v for k, v in line.items() if k != "seconds"} for line in stats(f)]
+        for f in (folder, whole)
+    )
     assert ours == wanted
 
 
@@ -184,7 +246,9 @@ def killed(task) -> None:
     raise SystemError("the machine went away")
 
 
-def test_resuming_after_a_crash_goes_on_from_the_last_snapshot(run, tiny_set, tmp_path, monkeypatch):
+def test_resuming_after_a_crash_goes_on_from_the_last_snapshot(
+    run, tiny_set, tmp_path, monkeypatch
+):
     with monkeypatch.context() as patch:
         at_step(patch, 6, killed)
         with pytest.raises(SystemError):
@@ -192,11 +256,15 @@ def test_resuming_after_a_crash_goes_on_from_the_last_snapshot(run, tiny_set, tm
     folder = trained(tiny_set, tmp_path, resume="latest")
     assert_same(last_tensors(run), last_tensors(folder))
     assert [line["step"] for line in stats(folder)][-6:] == [5, 6, 7, 8, 9, 10]
-    assert "continuing 00000-tiny from snapshot-000004.safetensors" in (folder / "log.txt").read_text()
+    assert (
+        "continuing 00000-tiny from snapshot-000004.safetensors" in (folder / "log.txt").read_text()
+    )
 
 
 def test_a_torn_line_of_statistics_does_not_stop_the_run(tiny_set, tmp_path, monkeypatch):
-    """A machine that goes away leaves half a line; the resumed run ends well and its steps are listed once."""
+    """A machine that goes away leaves half a line; the resumed run ends well and its steps are
+    listed once.
+    """
     folder = interrupted(tiny_set, tmp_path, monkeypatch, at=5)
     with open(folder / "stats.jsonl", "a", encoding="utf-8") as file:
         file.write('{"step": 7, "seconds": 0.')
@@ -207,7 +275,9 @@ def test_a_torn_line_of_statistics_does_not_stop_the_run(tiny_set, tmp_path, mon
 def test_a_folder_that_is_no_run_cannot_be_resumed(tmp_path):
     (tmp_path / "00000-empty").mkdir()
     with pytest.raises(UserError, match="00000-empty"):
-        session.train(dataset=None, resume=str(tmp_path / "00000-empty"), outdir=tmp_path, device="cpu")
+        session.train(
+            dataset=None, resume=str(tmp_path / "00000-empty"), outdir=tmp_path, device="cpu"
+        )
 
 
 def test_resuming_by_name_takes_the_runs_own_recipe(tiny_set, tmp_path, monkeypatch):
@@ -223,14 +293,18 @@ def test_latest_is_the_newest_of_the_same_recipe(tiny_set, tmp_path):
     assert [f.name for f in (first, second, other)] == ["00000-tiny", "00001-tiny", "00002-tiny"]
     assert trained(tiny_set, tmp_path, "steps=2", resume="latest") == second
     assert len(stats(second)) == 2, "a finished run has nothing left to do"
-    assert trained(tiny_set, tmp_path, "steps=2", resume="latest", seed=5).name == "00003-tiny", "nothing to resume: a new run"
+    assert trained(tiny_set, tmp_path, "steps=2", resume="latest", seed=5).name == "00003-tiny", (
+        "nothing to resume: a new run"
+    )
 
 
 # When something goes wrong
 
 
 def test_sigterm_saves_and_exits_130(tiny_set, tmp_path):
-    settings = [part for s in [*SETTINGS, "steps=1000000", "snapshot_steps=5"] for part in ("--set", s)]
+    settings = [
+        part for s in [*SETTINGS, "steps=1000000", "snapshot_steps=5"] for part in ("--set", s)
+    ]
     command = [
         sys.executable,
         "-m",
@@ -247,7 +321,9 @@ def test_sigterm_saves_and_exits_130(tiny_set, tmp_path):
         *settings,
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     try:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("*/snapshot-*")):
@@ -260,11 +336,17 @@ def test_sigterm_saves_and_exits_130(tiny_set, tmp_path):
     assert process.returncode == 130 and "interrupted" in said and "Traceback" not in said
     (folder,) = tmp_path.iterdir()
     path, _, meta, remarks = run_folder.newest_readable(folder)
-    assert remarks == [] and meta["step"] == stats(folder)[-1]["step"] and path == run_folder.snapshots(folder)[-1]
+    assert (
+        remarks == []
+        and meta["step"] == stats(folder)[-1]["step"]
+        and path == run_folder.snapshots(folder)[-1]
+    )
 
 
 @pytest.mark.parametrize("size", [0, 300, -200])
-def test_a_damaged_newest_snapshot_is_passed_over_with_a_sentence(run, size, tiny_set, tmp_path, monkeypatch):
+def test_a_damaged_newest_snapshot_is_passed_over_with_a_sentence(
+    run, size, tiny_set, tmp_path, monkeypatch
+):
     folder = interrupted(tiny_set, tmp_path, monkeypatch, at=6)
     newest = run_folder.snapshots(folder)[-1]
     newest.write_bytes(newest.read_bytes()[:size])
@@ -278,7 +360,10 @@ def test_a_run_of_damaged_snapshots_says_so(tiny_set, tmp_path):
     folder = trained(tiny_set, tmp_path, "steps=2")
     for path in run_folder.snapshots(folder):
         path.write_bytes(b"")
-    for call in (lambda: trained(tiny_set, tmp_path, "steps=2", resume="latest"), lambda: prior_load.load_prior(folder)):
+    for call in (
+        lambda: trained(tiny_set, tmp_path, "steps=2", resume="latest"),
+        lambda: prior_load.load_prior(folder),
+    ):
         with pytest.raises(UserError, match="without a readable snapshot.*snapshot-000002"):
             call()
 
@@ -288,11 +373,15 @@ def test_nan_stops_with_the_last_good_snapshot(tiny_set, tmp_path, monkeypatch):
     with pytest.raises(RunError, match="volume_mse = NaN.*step 7.*snapshot-000004") as caught:
         trained(tiny_set, tmp_path)
     assert caught.value.exit_code == 1
-    assert [p.name for p in run_folder.snapshots(tmp_path / "00000-tiny")] == ["snapshot-000004.safetensors"]
+    assert [p.name for p in run_folder.snapshots(tmp_path / "00000-tiny")] == [
+        "snapshot-000004.safetensors"
+    ]
 
 
 def test_weights_that_turned_nan_are_never_a_good_snapshot(tiny_set, tmp_path, monkeypatch):
-    """A finite loss may still send the weights to infinity, in the very step after which a snapshot is due."""
+    """A finite loss may still send the weights to infinity, in the very step after which a snapshot
+    is due.
+    """
 
     def poison(task):
         with torch.no_grad():
@@ -355,9 +444,17 @@ def setting(text: str) -> dict:
         ({"device": "cuda"}, "cuda"),
     ],
 )
-def test_a_mistake_gets_one_sentence_and_leaves_no_run(options, said, tiny_set, tmp_path, monkeypatch):
+def test_a_mistake_gets_one_sentence_and_leaves_no_run(
+    options, said, tiny_set, tmp_path, monkeypatch
+):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    options = {"dataset": str(tiny_set), "config": "chest", "outdir": tmp_path / "runs", "device": "cpu", **options}
+    options = {
+        "dataset": str(tiny_set),
+        "config": "chest",
+        "outdir": tmp_path / "runs",
+        "device": "cpu",
+        **options,
+    }
     options["settings"] = [*SETTINGS, *options.get("settings", [])]
     with pytest.raises(UserError, match=said) as caught:
         session.train(**options)
@@ -366,9 +463,22 @@ def test_a_mistake_gets_one_sentence_and_leaves_no_run(options, said, tiny_set, 
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(tiny_set, tmp_path, capsys):
-    assert session.train(dataset=str(tiny_set), config="chest", settings=SETTINGS, outdir=tmp_path / "runs", dry_run=True) is None
+    assert (
+        session.train(
+            dataset=str(tiny_set),
+            config="chest",
+            settings=SETTINGS,
+            outdir=tmp_path / "runs",
+            dry_run=True,
+        )
+        is None
+    )
     shown = yaml.safe_load(capsys.readouterr().out)
-    assert shown["recipe"]["steps"] == 10 and shown["plan"]["generator_parameters"] > 1000 and not (tmp_path / "runs").exists()
+    assert (
+        shown["recipe"]["steps"] == 10
+        and shown["plan"]["generator_parameters"] > 1000
+        and not (tmp_path / "runs").exists()
+    )
 
 
 def test_presets_overlay_the_recipe():
@@ -383,7 +493,10 @@ def test_presets_overlay_the_recipe():
 
 def test_without_a_recipe_the_datasets_name_decides():
     knee, chest = (session.resolve(None, name, "default", []) for name in ("knee", "chest"))
-    assert session.resolve("my/KNEE_set", None, "default", []) == knee and session.resolve("my/set", None, "default", []) == chest
+    assert (
+        session.resolve("my/KNEE_set", None, "default", []) == knee
+        and session.resolve("my/set", None, "default", []) == chest
+    )
 
 
 # The loop, with a task that counts
@@ -410,7 +523,14 @@ def looped(folder: Path, **options) -> Loop:
     return Loop(
         Counting(),
         folder,
-        **{"steps": 20, "snapshot_steps": 3, "max_minutes": None, "meta": {}, "progress_bar": False, **options},
+        **{
+            "steps": 20,
+            "snapshot_steps": 3,
+            "max_minutes": None,
+            "meta": {},
+            "progress_bar": False,
+            **options,
+        },
     )
 
 
@@ -418,7 +538,10 @@ def test_the_loop_runs_to_the_end_and_keeps_three_snapshots(tmp_path):
     loop = looped(tmp_path)
     assert loop.run() == tmp_path / "snapshot-000020.safetensors"
     assert [p.name[9:15] for p in run_folder.snapshots(tmp_path)] == ["000015", "000018", "000020"]
-    assert loop.task.broadcast_text == pytest.approx([i / 20 for i in range(20)]) and loop.progress() == 1.0
+    assert (
+        loop.task.broadcast_text == pytest.approx([i / 20 for i in range(20)])
+        and loop.progress() == 1.0
+    )
 
 
 def test_the_loop_stops_by_the_clock(tmp_path):
@@ -442,7 +565,10 @@ def test_the_loop_gives_the_signals_back(tmp_path):
 
 
 def test_run_folders_are_numbered_and_named(tmp_path):
-    names = [run_folder.new_folder(tmp_path, *args).name for args in (("chest", None), ("/data/my set/", "two"), ("a/b.c-d", None))]
+    names = [
+        run_folder.new_folder(tmp_path, *args).name
+        for args in (("chest", None), ("/data/my set/", "two"), ("a/b.c-d", None))
+    ]
     assert names == ["00000-chest", "00001-my_set-two", "00002-b.c-d"]
     assert run_folder.new_folder(tmp_path / "more", "chest", "a/b c").parent == tmp_path / "more", (
         "a description is one word of the name"
@@ -455,7 +581,10 @@ def test_run_folders_are_numbered_and_named(tmp_path):
 def test_a_unique_beginning_names_a_run(tmp_path):
     for name in ("00000-chest", "00001-chest", "00010-knee"):
         (tmp_path / name).mkdir()
-    assert run_folder.find_folder("00001", tmp_path).name == "00001-chest" and run_folder.find_folder(tmp_path / "00010").name == "00010-knee"
+    assert (
+        run_folder.find_folder("00001", tmp_path).name == "00001-chest"
+        and run_folder.find_folder(tmp_path / "00010").name == "00010-knee"
+    )
     with pytest.raises(UserError, match="2 folders begin with"):
         run_folder.find_folder("0000", tmp_path)
     with pytest.raises(UserError, match="did you mean '00010-knee'"):
@@ -487,9 +616,15 @@ def test_a_recipe_changed_behind_a_snapshot_is_named(run, tmp_path):
 
 
 def test_a_set_scaled_view_by_view_learns_gains(tmp_path):
-    folder = trained(make_set(tmp_path / "views", volumes=False, per_view=True), tmp_path / "runs", limit=1)
+    folder = trained(
+        make_set(tmp_path / "views", volumes=False, per_view=True), tmp_path / "runs", limit=1
+    )
     tensors, meta = files.load_tensors(run_folder.snapshots(folder)[-1])
-    assert meta["per_view_scale"] is True and tensors["log_gains"].shape == (1, VIEWS) and tensors["log_gains"].std() > 0.01
+    assert (
+        meta["per_view_scale"] is True
+        and tensors["log_gains"].shape == (1, VIEWS)
+        and tensors["log_gains"].std() > 0.01
+    )
     assert meta["geometry"]["line_integral_scale"] is None
 
 
@@ -498,4 +633,6 @@ def test_points_fill_the_cylinder_evenly():
     radius = x[:, :2].norm(dim=-1)
     assert radius.max() <= 1.4 + 1e-5 and x[:, 2].abs().max() <= 1.15
     assert (radius < 0.7).float().mean().item() == pytest.approx(0.25, abs=0.01)
-    assert (x[:, 2] > 0.575).float().mean().item() == pytest.approx(0.25, abs=0.01) and x.mean(0).abs().max() < 0.02
+    assert (x[:, 2] > 0.575).float().mean().item() == pytest.approx(0.25, abs=0.01) and x.mean(
+        0
+    ).abs().max() < 0.02

@@ -1,4 +1,6 @@
-"""Volumes: units, grids, files that come back as they went, and DICOM folders that are whole or refused."""
+"""Volumes: units, grids, files that come back as they went, and DICOM folders that are whole or
+refused.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def turned(degrees: float, spacing_mm=(1.0, 1.0, 1.0), origin_mm=(0.0, 0.0, 0.0)
     """An affine turned about z."""
     a = np.radians(degrees)
     affine = np.eye(4)
-    affine[:3, :3] = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]]) * spacing_mm
+    affine[:3, :3] = (
+        np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]]) * spacing_mm
+    )
     affine[:3, 3] = origin_mm
     return affine
 
@@ -67,13 +71,22 @@ def test_refuses_what_is_no_volume(shape, affine, quantity, words):
 
 
 def test_water_air_and_bone():
-    hu = Volume.centred(torch.tensor([-1024.0, -1000, -800, -799, 0, 1000]).view(1, 1, 6), 1.0, "hu", mu_water_per_mm=0.022)
+    hu = Volume.centred(
+        torch.tensor([-1024.0, -1000, -800, -799, 0, 1000]).view(1, 1, 6),
+        1.0,
+        "hu",
+        mu_water_per_mm=0.022,
+    )
     mu = hu.to_mu().values.flatten()
     torch.testing.assert_close(mu, torch.tensor([0, 0, 0.0044, 0.022 * 0.201, 0.022, 0.044]))
     cut = hu.to_mu(air_below_hu=-800)
-    torch.testing.assert_close(cut.values.flatten(), torch.tensor([0, 0, 0, 0.022 * 0.201, 0.022, 0.044]))
+    torch.testing.assert_close(
+        cut.values.flatten(), torch.tensor([0, 0, 0, 0.022 * 0.201, 0.022, 0.044])
+    )
     assert cut.quantity == "mu_per_mm"
-    torch.testing.assert_close(hu.to_mu().to_hu().values.flatten()[1:], hu.values.flatten()[1:], atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        hu.to_mu().to_hu().values.flatten()[1:], hu.values.flatten()[1:], atol=1e-3, rtol=0
+    )
     assert hu.to_mu().to_mu(air_below_hu=-500).values.flatten().tolist()[:4] == [0, 0, 0, 0]
     with pytest.raises(UserError, match="relative"):
         Volume.centred(torch.ones(2, 2, 2), 1.0, "relative").to_mu()
@@ -84,26 +97,45 @@ def test_water_air_and_bone():
 
 def ramp(v: Volume) -> torch.Tensor:
     """A linear function of position: what linear interpolation must reproduce exactly."""
-    k, j, i = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in v.shape), indexing="ij")
-    world = torch.stack([i, j, k], -1) @ torch.from_numpy(v.affine[:3, :3]).T + torch.from_numpy(v.affine[:3, 3])
+    k, j, i = torch.meshgrid(
+        *(torch.arange(n, dtype=torch.float64) for n in v.shape), indexing="ij"
+    )
+    world = torch.stack([i, j, k], -1) @ torch.from_numpy(v.affine[:3, :3]).T + torch.from_numpy(
+        v.affine[:3, 3]
+    )
     return (world @ torch.tensor([2.0, -3.0, 5.0], dtype=torch.float64) + 7).float()
 
 
-@pytest.mark.parametrize("affine", [turned(0, (2, 2, 3), (5, 6, 7)), turned(30, (2, 2, 3), (5, 6, 7))])
-@pytest.mark.parametrize("grid", [{"spacing_mm": 1.0}, {"spacing_mm": (4.0, 4.0, 6.0)}, {"size": 36}, {"size": (6, 5, 4)}])
+@pytest.mark.parametrize(
+    "affine", [turned(0, (2, 2, 3), (5, 6, 7)), turned(30, (2, 2, 3), (5, 6, 7))]
+)
+@pytest.mark.parametrize(
+    "grid",
+    [{"spacing_mm": 1.0}, {"spacing_mm": (4.0, 4.0, 6.0)}, {"size": 36}, {"size": (6, 5, 4)}],
+)
 def test_resampling_keeps_a_ramp(affine, grid):
     v = Volume(torch.zeros(12, 14, 16), affine, "hu")
     new = Volume(ramp(v), affine, "hu").resampled(**grid)
     assert new.centre_mm == pytest.approx(v.centre_mm)
-    np.testing.assert_allclose(np.multiply(new.spacing_mm, new.shape[::-1]), np.multiply(v.spacing_mm, v.shape[::-1]), rtol=0.15)
-    inside = (slice(2, -2) if min(new.shape) > 6 else slice(1, -1),) * 3  # at the edges there is nothing to lean on
-    tolerance = 0.3 if "size" in grid and grid["size"] != 36 else 1e-3  # a broken ratio leaves 1 % of a coarse voxel's rise
+    np.testing.assert_allclose(
+        np.multiply(new.spacing_mm, new.shape[::-1]),
+        np.multiply(v.spacing_mm, v.shape[::-1]),
+        rtol=0.15,
+    )
+    # at the edges there is nothing to lean on
+    inside = (slice(2, -2) if min(new.shape) > 6 else slice(1, -1),) * 3
+    # a broken ratio leaves 1 % of a coarse voxel's rise
+    tolerance = 0.3 if "size" in grid and grid["size"] != 36 else 1e-3
     torch.testing.assert_close(new.values[inside], ramp(new)[inside], atol=tolerance, rtol=1e-5)
 
 
 def test_resampled_sizes():
     v = Volume.centred(values(10, 20, 30), (1, 1, 2), "hu")
-    assert v.resampled(size=15).shape == (10, 10, 15) and v.resampled(size=15).spacing_mm == (2, 2, 2)
+    assert v.resampled(size=15).shape == (10, 10, 15) and v.resampled(size=15).spacing_mm == (
+        2,
+        2,
+        2,
+    )
     assert v.resampled(size=(5, 6, 7)).shape == (5, 6, 7)
     assert v.resampled(spacing_mm=2).shape == (10, 10, 15)
     same = v.resampled(spacing_mm=v.spacing_mm)
@@ -123,7 +155,11 @@ def test_aligned_turns_over_exactly():
     v = Volume(ramp(Volume(torch.zeros(4, 5, 6), affine, "hu")), affine, "hu")
     new = v.aligned()
     np.testing.assert_array_equal(new.direction, np.eye(3))
-    assert new.spacing_mm == (3, 1, 2) and new.shape == (5, 6, 4) and new.centre_mm == pytest.approx(v.centre_mm)
+    assert (
+        new.spacing_mm == (3, 1, 2)
+        and new.shape == (5, 6, 4)
+        and new.centre_mm == pytest.approx(v.centre_mm)
+    )
     torch.testing.assert_close(new.values, ramp(new))
     torch.testing.assert_close(new.aligned().values, new.values, rtol=0, atol=0)
 
@@ -133,11 +169,14 @@ def test_aligned_straightens_an_oblique_scan():
     v = Volume(ramp(Volume(torch.zeros(10, 20, 22), affine, "hu")), affine, "hu")
     new = v.aligned()
     np.testing.assert_array_equal(new.direction, np.eye(3))
-    assert new.centre_mm == pytest.approx(v.centre_mm) and new.spacing_mm == pytest.approx(v.spacing_mm)
+    assert new.centre_mm == pytest.approx(v.centre_mm) and new.spacing_mm == pytest.approx(
+        v.spacing_mm
+    )
     d, h, w = (n // 2 for n in new.shape)
     near = (slice(d - 3, d + 3), slice(h - 5, h + 5), slice(w - 5, w + 5))
     torch.testing.assert_close(new.values[near], ramp(new)[near], atol=1e-2, rtol=1e-4)
-    assert new.values[0, 0, 0] == -1000 and new.shape[1] > 20 and new.shape[2] > 22  # air in the corners of a larger box
+    # air in the corners of a larger box
+    assert new.values[0, 0, 0] == -1000 and new.shape[1] > 20 and new.shape[2] > 22
 
 
 # Files
@@ -146,7 +185,9 @@ def test_aligned_straightens_an_oblique_scan():
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mha", ".nrrd"])
 @pytest.mark.parametrize("quantity", ["hu", "mu_per_mm", "relative"])
 def test_round_trip(tmp_path, suffix, quantity):
-    v = Volume(values(5, 6, 7), turned(25, (0.7031, 1.2, 2.5), (-123.456, 78.9, -465.25)), quantity, 0.0193)
+    v = Volume(
+        values(5, 6, 7), turned(25, (0.7031, 1.2, 2.5), (-123.456, 78.9, -465.25)), quantity, 0.0193
+    )
     write_volume(v, tmp_path / f"scan.v1{suffix}")
     back = read_volume(tmp_path / f"scan.v1{suffix}")
     torch.testing.assert_close(back.values, v.values, rtol=0, atol=0)
@@ -170,9 +211,13 @@ def test_other_programs_find_it_where_it_was(tmp_path):
 def test_a_file_without_a_label(tmp_path):
     import SimpleITK as sitk
 
-    sitk.WriteImage(sitk.GetImageFromArray(np.int16([[[-1000, 40]] * 3] * 2)), str(tmp_path / "ct.nii.gz"))
+    sitk.WriteImage(
+        sitk.GetImageFromArray(np.int16([[[-1000, 40]] * 3] * 2)), str(tmp_path / "ct.nii.gz")
+    )
     assert read_volume(tmp_path / "ct.nii.gz").quantity == "hu"
-    sitk.WriteImage(sitk.GetImageFromArray(np.full((2, 3, 4), 0.02, np.float32)), str(tmp_path / "mu.mha"))
+    sitk.WriteImage(
+        sitk.GetImageFromArray(np.full((2, 3, 4), 0.02, np.float32)), str(tmp_path / "mu.mha")
+    )
     with pytest.raises(UserError, match="say its quantity"):
         read_volume(tmp_path / "mu.mha")
     assert read_volume(tmp_path / "mu.mha", quantity="mu_per_mm").quantity == "mu_per_mm"
@@ -230,10 +275,15 @@ def test_other_bad_files(tmp_path):
         ("colour", (4, 5, 6, 3), True),
         ("time", (2, 4, 5, 6), False),
     ):
-        sitk.WriteImage(sitk.GetImageFromArray(np.zeros(shape, np.uint8), isVector=vector), str(tmp_path / f"{name}.nii"))
+        sitk.WriteImage(
+            sitk.GetImageFromArray(np.zeros(shape, np.uint8), isVector=vector),
+            str(tmp_path / f"{name}.nii"),
+        )
         with pytest.raises(UserError, match="one 3-D scan"):
             read_volume(tmp_path / f"{name}.nii", quantity="relative")
-    sitk.WriteImage(sitk.GetImageFromArray(np.full((3, 4, 5), np.nan, np.float32)), str(tmp_path / "nan.mha"))
+    sitk.WriteImage(
+        sitk.GetImageFromArray(np.full((3, 4, 5), np.nan, np.float32)), str(tmp_path / "nan.mha")
+    )
     with pytest.raises(UserError, match="not numbers"):
         read_volume(tmp_path / "nan.mha", quantity="hu")
 
@@ -282,13 +332,22 @@ def test_dicom_is_ordered_by_position(tmp_path):
     assert v.quantity == "hu" and v.shape == (5, 5, 6)
     assert v.spacing_mm == (3, 2, 2.5) and v.origin_mm == (10, 20, -40)
     np.testing.assert_array_equal(v.direction, np.eye(3))
-    torch.testing.assert_close(v.values, torch.stack([torch.from_numpy(PIXELS + 100.0 * k) - 1000 for k in range(5)]).float())
+    torch.testing.assert_close(
+        v.values,
+        torch.stack([torch.from_numpy(PIXELS + 100.0 * k) - 1000 for k in range(5)]).float(),
+    )
 
 
 def test_dicom_coronal_and_per_slice_rescale(tmp_path):
     for name, k in zip("cab", range(3), strict=True):
-        write_slice(tmp_path / name, 0, PIXELS * 2, slope=0.5 * (k + 1), ImageOrientationPatient=[1, 0, 0, 0, 0, -1],
-                    ImagePositionPatient=[-5, 4.0 * k, 60])  # fmt: skip
+        write_slice(
+            tmp_path / name,
+            0,
+            PIXELS * 2,
+            slope=0.5 * (k + 1),
+            ImageOrientationPatient=[1, 0, 0, 0, 0, -1],
+            ImagePositionPatient=[-5, 4.0 * k, 60],
+        )
     v = read_volume(tmp_path)
     np.testing.assert_allclose(v.direction, [[1, 0, 0], [0, 0, 1], [0, -1, 0]], atol=1e-12)
     assert v.spacing_mm == (3, 2, 4) and v.origin_mm == (-5, 0, 60)
@@ -319,8 +378,16 @@ def cut(path, keep):
         (lambda f: write_slice(f / "z.dcm", -28.7, PIXELS), "not equally spaced"),
         (lambda f: write_slice(f / "z.dcm", -27.5, PIXELS[:4]), "differ in size"),
         (lambda f: write_slice(f / "z.dcm", -27.5, PIXELS, PixelSpacing=[2, 2]), "differ in size"),
-        (lambda f: write_slice(f / "z.dcm", -27.5, PIXELS, ImageOrientationPatient=[0, 1, 0, 1, 0, 0]), "differ in size"),
-        (lambda f: write_slice(f / "z.dcm", -27.5, PIXELS, ImagePositionPatient=None), "without ImagePositionPatient"),
+        (
+            lambda f: write_slice(
+                f / "z.dcm", -27.5, PIXELS, ImageOrientationPatient=[0, 1, 0, 1, 0, 0]
+            ),
+            "differ in size",
+        ),
+        (
+            lambda f: write_slice(f / "z.dcm", -27.5, PIXELS, ImagePositionPatient=None),
+            "without ImagePositionPatient",
+        ),
         (lambda f: write_slice(f / "z.dcm", -27.5, PIXELS, SamplesPerPixel=3), "in colour"),
         (lambda f: cut(f / "a.dcm", -20), "cannot be read"),
         (lambda f: cut(f / "a.dcm", 500), "without"),
@@ -329,11 +396,16 @@ def cut(path, keep):
         (lambda f: [p.unlink() for p in f.iterdir()], "with 0 DICOM slices"),
         (lambda f: [p.unlink() for p in f.iterdir() if p.stem != "a"], "with 1 DICOM slices"),
         (lambda f: write_scan(f, Modality="MR"), "modality MR"),
-        (lambda f: [write_slice(f / f"{n}.dcm", 0, PIXELS, ImagePositionPatient=[0, k, 2.5 * k]) for k, n in enumerate("abcde")],
-         "tilted gantry"),
+        (
+            lambda f: [
+                write_slice(f / f"{n}.dcm", 0, PIXELS, ImagePositionPatient=[0, k, 2.5 * k])
+                for k, n in enumerate("abcde")
+            ],
+            "tilted gantry",
+        ),
         (lambda f: write_scan(f, ImageOrientationPatient=[1, 0, 0, 0.5, 0.8, 0]), "sheared"),
     ],
-)  # fmt: skip
+)
 def test_dicom_that_is_not_one_whole_series(tmp_path, spoil, words):
     write_scan(tmp_path)
     spoil(tmp_path)

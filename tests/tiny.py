@@ -1,4 +1,6 @@
-"""A set, a recipe and a prior so small that training takes seconds: ellipsoids of water with a dense ball inside."""
+"""A set, a recipe and a prior so small that training takes seconds: ellipsoids of water with a
+dense ball inside.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,11 @@ SIZE, VIEWS, VOXELS = 32, 8, 24
 PATIENTS = ("p0", "p1", "p2", "p3", "q0", "q1")
 SPLIT = {"train": ["p0", "p1", "p2", "p3"], "val": [], "test": ["q0", "q1"]}
 SETTINGS = [
-    "generator={name: hyper, code_dim: 8, width: 16, depth: 2, octaves: 4, rank: 2, mapping_width: 16}",
+    "generator={name: hyper, code_dim: 8, width: 16, depth: 2, octaves: 4, rank: 2, "
+    "mapping_width: 16}",
     f"dataset={{size: {SIZE}, volume_size: {VOXELS}}}",
-    "task={name: prior, objective: hybrid, batch: 4, points: 96, rays: 16, ray_share: 0.3, gan_start: 0.3, gan_interval: 2, "
+    "task={name: prior, objective: hybrid, batch: 4, points: 96, rays: 16, ray_share: 0.3, "
+    "gan_start: 0.3, gan_interval: 2, "
     "gan_batch: 2, r1_interval: 2}",
     "levels=[{name: stratified, n: 8}]",
     "discriminator={name: residual, size: 16, fmaps: 0.004, max_channels: 8}",
@@ -48,26 +52,49 @@ def anatomy(number: int) -> Volume:
 
 
 def make_set(root: Path, *, volumes: bool = True, per_view: bool = False) -> Path:
-    """Six patients in the package's own layout, with their CTs or without, on one scale or each view on its own."""
+    """Six patients in the package's own layout, with their CTs or without, on one scale or each
+    view on its own.
+    """
     geometry = small_geometry()
     for number, name in enumerate(PATIENTS):
         volume = anatomy(number)
-        write_patient(root / name, render_orbit(volume, geometry), scale=None if per_view else geometry.line_integral_scale,
-                      record={"identity": f"tiny:{number}"}, volume=volume if volumes else None)  # fmt: skip
-    (replace(geometry, line_integral_scale=None) if per_view else geometry).save(root / "geometry.json")
+        write_patient(
+            root / name,
+            render_orbit(volume, geometry),
+            scale=None if per_view else geometry.line_integral_scale,
+            record={"identity": f"tiny:{number}"},
+            volume=volume if volumes else None,
+        )
+    (replace(geometry, line_integral_scale=None) if per_view else geometry).save(
+        root / "geometry.json"
+    )
     (root / "split.json").write_text(json.dumps(SPLIT))
     return root
 
 
 def random_prior(seed: int = 0, *, patients: int = 12) -> Prior:
-    """An untrained generator whose random scenes differ clearly, as if trained on the small geometry."""
+    """An untrained generator whose random scenes differ clearly, as if trained on the small
+    geometry.
+    """
     torch.manual_seed(seed)
     generator = HyperGenerator(code_dim=8, width=24, depth=2, octaves=3, rank=3, mapping_width=16)
     generator.field.dtype = torch.float32
     with torch.no_grad():
         generator.bias[-1] -= 0.5
-    generator.fit_prior(torch.randn(patients * 8, generator.latent_dim, generator=torch.Generator().manual_seed(seed)))
-    codes = torch.randn(patients, generator.latent_dim, generator=torch.Generator().manual_seed(seed + 1))
+    generator.fit_prior(
+        torch.randn(
+            patients * 8, generator.latent_dim, generator=torch.Generator().manual_seed(seed)
+        )
+    )
+    codes = torch.randn(
+        patients, generator.latent_dim, generator=torch.Generator().manual_seed(seed + 1)
+    )
     generator.requires_grad_(False).eval()
     geometry = small_geometry()
-    return Prior(generator, geometry, codes, {"distance": geometry.distance, "per_view_scale": False}, Path("tiny.safetensors"))
+    return Prior(
+        generator,
+        geometry,
+        codes,
+        {"distance": geometry.distance, "per_view_scale": False},
+        Path("tiny.safetensors"),
+    )

@@ -1,4 +1,6 @@
-"""``mednerf-kit list`` and ``mednerf-kit doctor``: what the package offers, and what this machine has."""
+"""``mednerf-kit list`` and ``mednerf-kit doctor``: what the package offers, and what this machine
+has.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ import click
 from ..core import config
 from ..core.errors import unknown_name
 
-LAYERS = ("core", "imaging", "rays", "fields", "gan", "data", "train")  # where variants register themselves
+# where variants register themselves
+LAYERS = ("core", "imaging", "rays", "fields", "gan", "data", "train")
 
 
 @click.command("list")
@@ -37,7 +40,10 @@ def list_(kind: str | None, as_json: bool) -> None:
 def recipes() -> dict[str, str]:
     """The recipes of ``configs/`` by the name that --config takes, each with its first comment."""
     folder = config.folder()
-    return {path.relative_to(folder).with_suffix("").as_posix(): comment(path) for path in sorted(folder.rglob("*.yaml"))}
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): comment(path)
+        for path in sorted(folder.rglob("*.yaml"))
+    }
 
 
 def comment(path: Path) -> str:
@@ -54,7 +60,10 @@ def variants() -> dict[str, dict[str, str]]:
         for module in pkgutil.walk_packages(folder.__path__, f"{folder.__name__}."):
             importlib.import_module(module.name)
     return {
-        kind: {name: (inspect.getdoc(entry) or "").partition("\n")[0] for name, entry in sorted(registry.entries.items())}
+        kind: {
+            name: (inspect.getdoc(entry) or "").partition("\n")[0]
+            for name, entry in sorted(registry.entries.items())
+        }
         for kind, registry in sorted(config.Registry.all.items())
     }
 

@@ -1,4 +1,6 @@
-"""What the commands share: lazily imported groups, the disclaimer, common options and option types."""
+"""What the commands share: lazily imported groups, the disclaimer, common options and option
+types.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ SPLITS = ["train", "val", "test", "all"]
 
 
 class LazyGroup(click.Group):
-    """Commands by name, imported when asked for: ``table`` maps a name to ``("module:function", short help)``."""
+    """Commands by name, imported when asked for: ``table`` maps a name to ``("module:function",
+    short help)``.
+    """
 
     def __init__(self, *args: Any, table: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -37,7 +41,9 @@ class LazyGroup(click.Group):
         module, _, function = self.table[cmd_name][0].partition(":")
         return getattr(importlib.import_module(f"{__package__}.{module}"), function)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.table:
             raise unknown_name("command", args[0], self.table)
         return super().resolve_command(ctx, args)
@@ -68,7 +74,9 @@ class Numbers(click.ParamType):
 
     name = "numbers"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[int]:
         numbers: list[int] = []
         try:
             for part in str(value).split(","):
@@ -91,22 +99,32 @@ class View(click.ParamType):
     name = "view"
     films = ("PA", "AP", "lateral", "left-lateral")
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | float:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | float:
         for film in self.films:
             if str(value).lower() == film.lower():
                 return film
         try:
             return float(value)
         except ValueError:
-            self.fail(f"got {value!r}; wanted {', '.join(self.films)} or an angle in degrees.", param, ctx)
+            self.fail(
+                f"got {value!r}; wanted {', '.join(self.films)} or an angle in degrees.", param, ctx
+            )
 
 
-def chosen(context: click.Context, options: Mapping[str, Any], known: set[str], wanted: str) -> dict[str, Any]:
-    """The options this kind of run takes; one that was written out and says nothing to it is a mistake worth naming."""
+def chosen(
+    context: click.Context, options: Mapping[str, Any], known: set[str], wanted: str
+) -> dict[str, Any]:
+    """The options this kind of run takes; one that was written out and says nothing to it is a
+    mistake worth naming.
+    """
     for name in options:
         if name not in known and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             flag = next(p.opts[0] for p in context.command.params if p.name == name)
-            raise UserError(f"got {flag}", f"wanted {wanted} for it", "leave it out or choose another --run")
+            raise UserError(
+                f"got {flag}", f"wanted {wanted} for it", "leave it out or choose another --run"
+            )
     return {name: value for name, value in options.items() if name in known}
 
 
@@ -114,9 +132,14 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 run_option = click.option(
-    "--run", metavar="RUN", default=BUNDLED, help="A run folder (a unique prefix), a snapshot, or a bundled prior."
+    "--run",
+    metavar="RUN",
+    default=BUNDLED,
+    help="A run folder (a unique prefix), a snapshot, or a bundled prior.",
 )
-seed_option = click.option("--seed", type=click.IntRange(min=0), default=0, help="The same seed gives the same result.")
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, help="The same seed gives the same result."
+)
 samplers_option = click.option(
     "--set",
     "settings",
@@ -124,7 +147,9 @@ samplers_option = click.option(
     multiple=True,
     help="Scenes: change samplers, and nothing else, as levels.0.sampler.n=128 (repeatable).",
 )
-device_option = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute."
+)
 minutes_option = click.option(
     "--max-minutes",
     type=click.FloatRange(min=0, min_open=True),

@@ -1,4 +1,6 @@
-"""``mednerf-kit drr`` and ``mednerf-kit data``: X-rays from CTs and phantoms, public scenes, the pre-flight check of a scene."""
+"""``mednerf-kit drr`` and ``mednerf-kit data``: X-rays from CTs and phantoms, public scenes, the
+pre-flight check of a scene.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,22 @@ FROM_SET_UP = "the geometry's"
 
 @click.command(cls=Work)
 @click.option(
-    "--ct", required=True, metavar="PATH|phantom:chest:SEED", help="A volume (NIfTI, MHA, NRRD), a DICOM folder or a phantom."
+    "--ct",
+    required=True,
+    metavar="PATH|phantom:chest:SEED",
+    help="A volume (NIfTI, MHA, NRRD), a DICOM folder or a phantom.",
 )
-@click.option("--out", type=FOLDER, required=True, help="The set this patient joins; made when absent.")
+@click.option(
+    "--out", type=FOLDER, required=True, help="The set this patient joins; made when absent."
+)
 @click.option("--views", type=click.IntRange(min=1), default=72, help="Views on the orbit.")
 @click.option("--size", type=click.IntRange(min=8), default=128, help="Pixels along a side.")
-@click.option("--geometry", type=FILE, show_default="that of the anatomy", help="A geometry.json; its angles win over --views.")
+@click.option(
+    "--geometry",
+    type=FILE,
+    show_default="that of the anatomy",
+    help="A geometry.json; its angles win over --views.",
+)
 @click.option(
     "--sod",
     "--sad",
@@ -42,15 +54,57 @@ FROM_SET_UP = "the geometry's"
     help="Source to detector.",
 )
 @click.option("--detector-mm", type=float, show_default=FROM_SET_UP, help="Side of the detector.")
-@click.option("--pixel-mm", type=float, show_default=FROM_SET_UP, help="Pixel pitch, instead of the detector's side.")
-@click.option("--offset-mm", type=float, nargs=2, help="Shift of the detector to image right and up.")
-@click.option("--isocentre-mm", type=float, nargs=3, show_default="its centre", help="Isocentre in the CT's LPS coordinates.")
-@click.option("--axis", type=click.Choice(["x", "y", "z"]), show_default=FROM_SET_UP, help="Orbit axis.")
-@click.option("--start", "start_deg", type=float, default=0.0, metavar="DEG", help="First view angle; 270 is the PA film.")
-@click.option("--direction", type=click.Choice(["1", "-1"]), default="1", help="Sense of the orbit.")
-@click.option("--tilt", "tilt_deg", type=float, metavar="DEG", show_default=FROM_SET_UP, help="Cranial elevation of the source.")
-@click.option("--scale", "line_integral_scale", type=float, show_default=FROM_SET_UP, help="Line integral that becomes white.")
-@click.option("--autoscale", type=click.Choice(["set", "view"]), default="set", help="view: each view to its own maximum.")
+@click.option(
+    "--pixel-mm",
+    type=float,
+    show_default=FROM_SET_UP,
+    help="Pixel pitch, instead of the detector's side.",
+)
+@click.option(
+    "--offset-mm", type=float, nargs=2, help="Shift of the detector to image right and up."
+)
+@click.option(
+    "--isocentre-mm",
+    type=float,
+    nargs=3,
+    show_default="its centre",
+    help="Isocentre in the CT's LPS coordinates.",
+)
+@click.option(
+    "--axis", type=click.Choice(["x", "y", "z"]), show_default=FROM_SET_UP, help="Orbit axis."
+)
+@click.option(
+    "--start",
+    "start_deg",
+    type=float,
+    default=0.0,
+    metavar="DEG",
+    help="First view angle; 270 is the PA film.",
+)
+@click.option(
+    "--direction", type=click.Choice(["1", "-1"]), default="1", help="Sense of the orbit."
+)
+@click.option(
+    "--tilt",
+    "tilt_deg",
+    type=float,
+    metavar="DEG",
+    show_default=FROM_SET_UP,
+    help="Cranial elevation of the source.",
+)
+@click.option(
+    "--scale",
+    "line_integral_scale",
+    type=float,
+    show_default=FROM_SET_UP,
+    help="Line integral that becomes white.",
+)
+@click.option(
+    "--autoscale",
+    type=click.Choice(["set", "view"]),
+    default="set",
+    help="view: each view to its own maximum.",
+)
 @click.option("--mask-table", is_flag=True, help="Take out all that is not the patient.")
 @click.option(
     "--mu-water",
@@ -60,15 +114,26 @@ FROM_SET_UP = "the geometry's"
     metavar="PER_MM",
     help="Attenuation of water, which HU are relative to.",
 )
-@click.option("--air-below-hu", type=float, show_default="nothing cut", help="Count everything below as air.")
-@click.option("--supersample", type=click.IntRange(min=1), default=1, help="Rays along each side of a pixel.")
-@click.option("--patient", "patient_name", metavar="NAME", show_default="from the CT", help="The patient's folder in the set.")
+@click.option(
+    "--air-below-hu", type=float, show_default="nothing cut", help="Count everything below as air."
+)
+@click.option(
+    "--supersample", type=click.IntRange(min=1), default=1, help="Rays along each side of a pixel."
+)
+@click.option(
+    "--patient",
+    "patient_name",
+    metavar="NAME",
+    show_default="from the CT",
+    help="The patient's folder in the set.",
+)
 @click.option("--float-arrays", is_flag=True, help="Also NPY files of line integrals.")
 def drr(*, geometry: Path | None, direction: str, **options: Any) -> None:
-    """Project a CT or a phantom into X-rays: line integrals as 16-bit PNG, with geometry.json beside them.
+    """Project a CT or a phantom into X-rays: line integrals as 16-bit PNG, with geometry.json
+    beside them.
 
-    At angle a the source stands at isocentre + SOD·(cos a, −sin a, 0) in LPS: 0° is a lateral, 270° the PA film. The last line
-    on stdout is the patient's folder.
+    At angle a the source stands at isocentre + SOD·(cos a, −sin a, 0) in LPS: 0° is a lateral, 270°
+    the PA film. The last line on stdout is the patient's folder.
     """
     from ..data.cohort import make_drr
     from ..imaging.geometry import Geometry
@@ -97,7 +162,12 @@ def data() -> None:
 @click.argument("anatomy", type=click.Choice(ANATOMIES))
 @click.option("--patients", type=click.IntRange(min=1), required=True, help="How many patients.")
 @click.option("--out", type=FOLDER, required=True, help="The set to make.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the first patient; the others follow.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Seed of the first patient; the others follow.",
+)
 @click.option("--views", type=click.IntRange(min=1), default=72, help="Views on the orbit.")
 @click.option("--size", type=click.IntRange(min=8), default=128, help="Pixels along a side.")
 def make(**options: Any) -> None:
@@ -111,7 +181,10 @@ def make(**options: Any) -> None:
 @click.argument("name")
 @click.option("--into", type=FOLDER, default="data", help="Where scenes are kept.")
 @click.option(
-    "--url", metavar="URL", show_default="the public one", help="Another place of the same zip: a path, file:// or http(s)://."
+    "--url",
+    metavar="URL",
+    show_default="the public one",
+    help="Another place of the same zip: a path, file:// or http(s)://.",
 )
 def get(*, name: str, into: Path, url: str | None) -> None:
     """Download the scene NAME: lego, fern, chair …, Truck …; `mednerf-kit data get ?` lists them.
@@ -129,18 +202,39 @@ def get(*, name: str, into: Path, url: str | None) -> None:
 
 @click.command()
 @click.argument("scene")
-@click.option("--format", "format_", metavar="NAME", show_default="recognised", help="The scene's format (`mednerf-kit list`).")
-@click.option("--split", type=click.Choice([*SPLITS, "each"]), default="each", help="Which views are looked at.")
-@click.option("--downscale", type=click.IntRange(min=1), default=1, help="Divide the pictures' sides by this.")
 @click.option(
-    "--set", "settings", metavar="KEY=VALUE", multiple=True, help="An option of the scene's node, for example ndc=false."
+    "--format",
+    "format_",
+    metavar="NAME",
+    show_default="recognised",
+    help="The scene's format (`mednerf-kit list`).",
 )
-def check(*, scene: str, format_: str | None, split: str, downscale: int, settings: tuple[str, ...]) -> None:
+@click.option(
+    "--split",
+    type=click.Choice([*SPLITS, "each"]),
+    default="each",
+    help="Which views are looked at.",
+)
+@click.option(
+    "--downscale", type=click.IntRange(min=1), default=1, help="Divide the pictures' sides by this."
+)
+@click.option(
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="An option of the scene's node, for example ndc=false.",
+)
+def check(
+    *, scene: str, format_: str | None, split: str, downscale: int, settings: tuple[str, ...]
+) -> None:
     """Read SCENE (a folder, or blocks) and print the pre-flight report of its splits."""
     from ..core.config import with_settings
     from ..data.posed.scene import NoViews, load_scene, report
 
-    node = with_settings({"scene": {"downscale": downscale}}, [f"scene.{setting}" for setting in settings])["scene"]
+    node = with_settings(
+        {"scene": {"downscale": downscale}}, [f"scene.{setting}" for setting in settings]
+    )["scene"]
     for part in SPLITS[:3] if split == "each" else [split]:
         try:
             found = report(load_scene(scene, format=format_, split=part, **node))
@@ -149,7 +243,15 @@ def check(*, scene: str, format_: str | None, split: str, downscale: int, settin
                 raise
             click.echo(f"{part}: {error}")
             continue
-        click.echo("\n".join([f"{part}:", *(f"  {line}" for line in found.facts), *(f"  ! {line}" for line in found.warnings)]))
+        click.echo(
+            "\n".join(
+                [
+                    f"{part}:",
+                    *(f"  {line}" for line in found.facts),
+                    *(f"  ! {line}" for line in found.warnings),
+                ]
+            )
+        )
 
 
 @click.command()
@@ -161,13 +263,24 @@ def check(*, scene: str, format_: str | None, split: str, downscale: int, settin
     show_default="none",
     help="Monocular maps STEM.png or STEM.npy: fitted to the run's depth by scale and shift.",
 )
-@click.option("--mono-kind", type=click.Choice(["inverse", "depth"]), default="inverse", help="What those maps are linear in.")
-@click.option("--out", type=FOLDER, show_default="the scene's folder", help="Where depth_SPLIT.npz is written.")
+@click.option(
+    "--mono-kind",
+    type=click.Choice(["inverse", "depth"]),
+    default="inverse",
+    help="What those maps are linear in.",
+)
+@click.option(
+    "--out",
+    type=FOLDER,
+    show_default="the scene's folder",
+    help="Where depth_SPLIT.npz is written.",
+)
 @click.option("--limit", type=click.IntRange(min=1), show_default="all", help="So many views only.")
 @device_option
 def depth(**options: Any) -> None:
-    """Write depth with confidence for a scene's training views, as a run that saw no others sees them, or as monocular maps do
-    that are brought to its scale; prints the run's own error where known."""
+    """Write depth with confidence for a scene's training views, as a run that saw no others sees
+    them, or as monocular maps do that are brought to its scale; prints the run's own error where
+    known."""
     from ..scene.depth_teacher import write_depth
 
     path, score = write_depth(**options)

@@ -54,7 +54,9 @@ SCENE_OPTIONS = {"run", "dataset", "split", "limit", "out", "device", *ONLY_SCEN
     show_default="the run's",
     help="Phantoms by name, or a folder: DRRs, or where a run's scene lies now.",
 )
-@click.option("--split", type=click.Choice(SPLITS), default="test", help="Which patients or views to score.")
+@click.option(
+    "--split", type=click.Choice(SPLITS), default="test", help="Which patients or views to score."
+)
 @click.option(
     "--input-angles",
     type=float,
@@ -69,20 +71,46 @@ SCENE_OPTIONS = {"run", "dataset", "split", "limit", "out", "device", *ONLY_SCEN
     show_default="all",
     help="Score so many patients (the first) or views (spread evenly) only.",
 )
-@click.option("--views", type=Numbers(), show_default="all", help="Scenes: score these views only, such as 0,8,16-19.")
-@click.option("--seen", is_flag=True, help="Score patients the prior was trained on, and label them so.")
-@click.option("--uncertainty", is_flag=True, help="Also the coverage of the 90 % interval and the spread–error correlation.")
-@click.option("--out", type=FOLDER, show_default="in the run folder", help="Where the tables and plots go.")
+@click.option(
+    "--views",
+    type=Numbers(),
+    show_default="all",
+    help="Scenes: score these views only, such as 0,8,16-19.",
+)
+@click.option(
+    "--seen", is_flag=True, help="Score patients the prior was trained on, and label them so."
+)
+@click.option(
+    "--uncertainty",
+    is_flag=True,
+    help="Also the coverage of the 90 % interval and the spread–error correlation.",
+)
+@click.option(
+    "--out", type=FOLDER, show_default="in the run folder", help="Where the tables and plots go."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @samplers_option
-@click.option("--eight-bit", is_flag=True, help="Scenes: round renders to 8 bits first, as published tables do.")
-@click.option("--lpips-net", type=click.Choice(["vgg", "alex"]), default="vgg", help="Scenes: the backbone of LPIPS.")
-@click.option("--lpips-weights", type=FILE, help="Scenes: a backbone for LPIPS, where none is cached.")
+@click.option(
+    "--eight-bit",
+    is_flag=True,
+    help="Scenes: round renders to 8 bits first, as published tables do.",
+)
+@click.option(
+    "--lpips-net",
+    type=click.Choice(["vgg", "alex"]),
+    default="vgg",
+    help="Scenes: the backbone of LPIPS.",
+)
+@click.option(
+    "--lpips-weights", type=FILE, help="Scenes: a backbone for LPIPS, where none is cached."
+)
 @seed_option
 @device_option
 @click.pass_context
 def evaluate(context: click.Context, *, as_json: bool, **options: Any) -> None:
-    """Score a run: a prior on patients (some views in, all others compared, beside trivial baselines), a scene on its views."""
+    """Score a run: a prior on patients (some views in, all others compared, beside trivial
+    baselines), a scene on its views.
+    """
     from ..scene.load import is_scene_run
 
     if is_scene_run(options["run"]):

@@ -14,7 +14,13 @@ KINDS = ["line-integral", "transmission", "display"]
 
 
 @click.command(cls=Work)
-@click.option("--xray", type=FILE, multiple=True, required=True, help="An X-ray: PNG (8 or 16 bit), TIFF or NPY (repeatable).")
+@click.option(
+    "--xray",
+    type=FILE,
+    multiple=True,
+    required=True,
+    help="An X-ray: PNG (8 or 16 bit), TIFF or NPY (repeatable).",
+)
 @click.option(
     "--view",
     "--angle",
@@ -26,22 +32,50 @@ KINDS = ["line-integral", "transmission", "display"]
     help="How that X-ray was taken, one per --xray, in order.",
 )
 @run_option
-@click.option("--outdir", "--out", "outdir", type=FOLDER, show_default="out/NAME of the X-ray", help="Where the results go.")
-@click.option("--invert", is_flag=True, help="The X-ray shows bone dark.")
-@click.option("--input-kind", type=click.Choice(KINDS), default="line-integral", help="What its grey values mean.")
 @click.option(
-    "--fit", type=click.Choice(["crop", "pad"]), default="pad", help="How another aspect ratio is brought to the field."
+    "--outdir",
+    "--out",
+    "outdir",
+    type=FOLDER,
+    show_default="out/NAME of the X-ray",
+    help="Where the results go.",
 )
-@click.option("--samples", type=click.IntRange(min=1), default=4, help="Codes kept: their spread is the uncertainty.")
-@click.option("--size", type=click.IntRange(min=16), show_default="the prior's", help="Pixels along a side of the orbit's views.")
+@click.option("--invert", is_flag=True, help="The X-ray shows bone dark.")
+@click.option(
+    "--input-kind",
+    type=click.Choice(KINDS),
+    default="line-integral",
+    help="What its grey values mean.",
+)
+@click.option(
+    "--fit",
+    type=click.Choice(["crop", "pad"]),
+    default="pad",
+    help="How another aspect ratio is brought to the field.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    default=4,
+    help="Codes kept: their spread is the uncertainty.",
+)
+@click.option(
+    "--size",
+    type=click.IntRange(min=16),
+    show_default="the prior's",
+    help="Pixels along a side of the orbit's views.",
+)
 @seed_option
 @device_option
 @minutes_option
-def project(*, xray: tuple[Path, ...], view: tuple[str | float, ...], outdir: Path | None, **options: Any) -> None:
-    """Turn one X-ray (or several of one patient) into a volume, its orbit, an uncertainty and a report.
+def project(
+    *, xray: tuple[Path, ...], view: tuple[str | float, ...], outdir: Path | None, **options: Any
+) -> None:
+    """Turn one X-ray (or several of one patient) into a volume, its orbit, an uncertainty and a
+    report.
 
-    A view is PA (270°, the patient's left on the image's right), AP, lateral (0°), left-lateral (180°) or an angle in degrees.
-    The last line on stdout is the folder of the results.
+    A view is PA (270°, the patient's left on the image's right), AP, lateral (0°), left-lateral
+    (180°) or an angle in degrees. The last line on stdout is the folder of the results.
     """
     view = view or ("PA",) * len(xray)
     if len(view) != len(xray):
@@ -52,4 +86,6 @@ def project(*, xray: tuple[Path, ...], view: tuple[str | float, ...], outdir: Pa
         )
     from ..invert.reconstruct import project
 
-    click.echo(project(xray=xray, view=view, outdir=outdir or Path("out") / xray[0].stem, **options))
+    click.echo(
+        project(xray=xray, view=view, outdir=outdir or Path("out") / xray[0].stem, **options)
+    )

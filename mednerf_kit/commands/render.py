@@ -15,28 +15,51 @@ SCENE_OPTIONS = {"run", "views", "size", "video", "out", "device", *ONLY_SCENES}
 
 @click.command(cls=Work)
 @run_option
-@click.option("--seed", type=click.IntRange(min=0), show_default="0", help="A random patient of the prior.")
-@click.option("--latent", type=FILE, help="The latent.safetensors of a projected X-ray, instead of a seed.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), show_default="0", help="A random patient of the prior."
+)
+@click.option(
+    "--latent", type=FILE, help="The latent.safetensors of a projected X-ray, instead of a seed."
+)
 @click.option("--views", type=click.IntRange(min=1), default=72, help="Views on the orbit.")
-@click.option("--size", type=click.IntRange(min=16), show_default="the prior's", help="Pixels along a side.")
+@click.option(
+    "--size", type=click.IntRange(min=16), show_default="the prior's", help="Pixels along a side."
+)
 @click.option("--video/--no-video", default=True, help="Also orbit.mp4.")
 @click.option("--volume/--no-volume", default=False, help="Also volume.nii.gz.")
 @click.option("--out", type=FOLDER, default="out/render", help="Where the pictures go.")
 @click.option(
-    "--path", type=click.Choice(["orbit", "spiral", "test"]), show_default="by the scene", help="Scenes: where to look from."
+    "--path",
+    type=click.Choice(["orbit", "spiral", "test"]),
+    show_default="by the scene",
+    help="Scenes: where to look from.",
 )
 @samplers_option
 @click.option("--points", is_flag=True, help="Scenes: also points.ply.")
 @click.option("--mesh", is_flag=True, help="Scenes: also mesh.ply, by marching cubes.")
-@click.option("--threshold", type=float, show_default="by the cells", help="Scenes: the density at which the mesh lies.")
-@click.option("--transforms", is_flag=True, help="Scenes: also nerfstudio's transforms.json with its pictures in images/.")
 @click.option(
-    "--compare", metavar="RUN", multiple=True, help="Scenes: runs beside this one in compare.mp4 and .gif (repeatable)."
+    "--threshold",
+    type=float,
+    show_default="by the cells",
+    help="Scenes: the density at which the mesh lies.",
+)
+@click.option(
+    "--transforms",
+    is_flag=True,
+    help="Scenes: also nerfstudio's transforms.json with its pictures in images/.",
+)
+@click.option(
+    "--compare",
+    metavar="RUN",
+    multiple=True,
+    help="Scenes: runs beside this one in compare.mp4 and .gif (repeatable).",
 )
 @device_option
 @click.pass_context
 def render(context: click.Context, **options: Any) -> None:
-    """Write the orbit of one patient of a prior (baked once, then projected), or videos and surfaces of a fitted scene."""
+    """Write the orbit of one patient of a prior (baked once, then projected), or videos and
+    surfaces of a fitted scene.
+    """
     from ..scene.load import is_scene_run
 
     if is_scene_run(options["run"]):
@@ -48,16 +71,27 @@ def render(context: click.Context, **options: Any) -> None:
 
     given = chosen(context, options, set(options) - ONLY_SCENES, "a scene's run")
     if given["seed"] is not None and given["latent"] is not None:
-        raise UserError("got both --seed and --latent", "wanted one patient", "leave one of them out")
+        raise UserError(
+            "got both --seed and --latent", "wanted one patient", "leave one of them out"
+        )
     click.echo(render(**{**given, "seed": given["seed"] or 0}))
 
 
 @click.command(cls=Work)
 @run_option
-@click.option("--seeds", type=Numbers(), default="0-15", help="Patients of the grid, such as 0,4-6.")
-@click.option("--truncation", type=click.FloatRange(0, 1), default=1.0, help="Below 1: closer to the mean patient.")
+@click.option(
+    "--seeds", type=Numbers(), default="0-15", help="Patients of the grid, such as 0,4-6."
+)
+@click.option(
+    "--truncation",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    help="Below 1: closer to the mean patient.",
+)
 @click.option("--interpolate", is_flag=True, help="Also a clip that walks from seed to seed.")
-@click.option("--size", type=click.IntRange(min=16), show_default="the prior's", help="Pixels along a side.")
+@click.option(
+    "--size", type=click.IntRange(min=16), show_default="the prior's", help="Pixels along a side."
+)
 @click.option("--out", type=FOLDER, default="out/sample", help="Where the pictures go.")
 @device_option
 def sample(**options: Any) -> None:

@@ -11,25 +11,67 @@ from .base import FOLDER, Work
 
 
 @click.command(cls=Work)
-@click.option("--dataset", required=True, metavar="chest|knee|PATH", help="Phantoms by name, or a folder of DRRs.")
-@click.option("--patient", metavar="NAME", show_default="the first", help="Whose views.")
-@click.option("--views", type=click.IntRange(min=1), default=18, help="Views to reconstruct from; all others are held out.")
-@click.option("--out", type=FOLDER, required=True, help="Where table, volumes and pictures go.")
-@click.option("--run", metavar="RUN", show_default="no row", help="A scene fitted to the same views: the row `field`.")
 @click.option(
-    "--prior", metavar="RUN|bundled:chest", show_default="no row", help="A prior that SART starts from: the row `prior`."
+    "--dataset",
+    required=True,
+    metavar="chest|knee|PATH",
+    help="Phantoms by name, or a folder of DRRs.",
 )
-@click.option("--method", "methods", metavar="NAME", multiple=True, show_default="all at hand",
-              help="A row (repeatable): fdk, sart, sart_tv, rtk_fdk, rtk_sart, field, prior.")  # fmt: skip
-@click.option("--size", type=click.IntRange(min=1), default=96, help="Voxels along a side of the volumes.")
-@click.option("--fov", "fov_deg", type=float, metavar="DEG", show_default="the set's", help="Opening angle of the pictures.")
-@click.option("--fit-fov", is_flag=True, help="Find the opening angle from the views given (unsure below 36).")
-@click.option("--set", "settings", metavar="METHOD.OPTION=VALUE", multiple=True, help="An option of a method: sart.epochs=8.")
+@click.option("--patient", metavar="NAME", show_default="the first", help="Whose views.")
+@click.option(
+    "--views",
+    type=click.IntRange(min=1),
+    default=18,
+    help="Views to reconstruct from; all others are held out.",
+)
+@click.option("--out", type=FOLDER, required=True, help="Where table, volumes and pictures go.")
+@click.option(
+    "--run",
+    metavar="RUN",
+    show_default="no row",
+    help="A scene fitted to the same views: the row `field`.",
+)
+@click.option(
+    "--prior",
+    metavar="RUN|bundled:chest",
+    show_default="no row",
+    help="A prior that SART starts from: the row `prior`.",
+)
+@click.option(
+    "--method",
+    "methods",
+    metavar="NAME",
+    multiple=True,
+    show_default="all at hand",
+    help="A row (repeatable): fdk, sart, sart_tv, rtk_fdk, rtk_sart, field, prior.",
+)
+@click.option(
+    "--size", type=click.IntRange(min=1), default=96, help="Voxels along a side of the volumes."
+)
+@click.option(
+    "--fov",
+    "fov_deg",
+    type=float,
+    metavar="DEG",
+    show_default="the set's",
+    help="Opening angle of the pictures.",
+)
+@click.option(
+    "--fit-fov", is_flag=True, help="Find the opening angle from the views given (unsure below 36)."
+)
+@click.option(
+    "--set",
+    "settings",
+    metavar="METHOD.OPTION=VALUE",
+    multiple=True,
+    help="An option of a method: sart.epochs=8.",
+)
 def tomography(*, out: Path, **options: Any) -> None:
-    """Reconstruct one patient from few views by FDK, SART, a fitted scene and a prior; score all on the views left out.
+    """Reconstruct one patient from few views by FDK, SART, a fitted scene and a prior; score all on
+    the views left out.
 
-    Writes table.json, table.csv, table.md, a NIfTI volume and three slices a method, and views.png. The last line on stdout is
-    the folder.
+    Writes table.json, table.csv, table.md, a NIfTI volume and three slices a method, and views.png.
+    The last line on stdout is the folder.
     """
     from ..study.sparse_view import compare
 

@@ -17,13 +17,27 @@ from .base import FOLDER, PRESETS, SPLITS, Work, device_option, minutes_option, 
     help="Phantoms or the embedded scene by name (made when absent), a folder of DRRs or a scene.",
 )
 @click.option(
-    "--config", metavar="NAME|FILE", show_default="the dataset decides", help="A recipe of `mednerf-kit list`, or a YAML file."
+    "--config",
+    metavar="NAME|FILE",
+    show_default="the dataset decides",
+    help="A recipe of `mednerf-kit list`, or a YAML file.",
 )
 @click.option(
-    "--preset", type=click.Choice(PRESETS), default="default", help="Size of the training: minutes, an hour, as published."
+    "--preset",
+    type=click.Choice(PRESETS),
+    default="default",
+    help="Size of the training: minutes, an hour, as published.",
 )
-@click.option("--set", "settings", metavar="KEY.PATH=VALUE", multiple=True, help="Change one value of the recipe (repeatable).")
-@click.option("--outdir", type=FOLDER, default="runs", help="Where the numbered run folder is made.")
+@click.option(
+    "--set",
+    "settings",
+    metavar="KEY.PATH=VALUE",
+    multiple=True,
+    help="Change one value of the recipe (repeatable).",
+)
+@click.option(
+    "--outdir", type=FOLDER, default="runs", help="Where the numbered run folder is made."
+)
 @click.option("--desc", metavar="TEXT", help="A word added to the run folder's name.")
 @click.option(
     "--resume",
@@ -32,7 +46,12 @@ from .base import FOLDER, PRESETS, SPLITS, Work, device_option, minutes_option, 
     flag_value="latest",
     help="Go on with a run: the newest of the same recipe, or RUN.",
 )
-@click.option("--split", type=click.Choice(SPLITS), default="train", help="Which patients or views to learn from.")
+@click.option(
+    "--split",
+    type=click.Choice(SPLITS),
+    default="train",
+    help="Which patients or views to learn from.",
+)
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -44,12 +63,15 @@ from .base import FOLDER, PRESETS, SPLITS, Work, device_option, minutes_option, 
 @minutes_option
 @click.option("-n", "--dry-run", is_flag=True, help="Show the resolved recipe and stop.")
 def train(**options: Any) -> None:
-    """Train a generative prior on a set of radiographs, or fit one field to a posed scene: the dataset decides.
+    """Train a generative prior on a set of radiographs, or fit one field to a posed scene: the
+    dataset decides.
 
-    chest and knee are cohorts of procedural phantoms, blocks is an embedded scene. The last line on stdout is the run folder.
+    chest and knee are cohorts of procedural phantoms, blocks is an embedded scene. The last line on
+    stdout is the run folder.
 
-    Several devices, or cores: torchrun --nproc-per-node N -m mednerf_kit train ... deals every batch out to N processes; a
-    prior stays the same, and a run goes on (--resume) with any number of them.
+    Several devices, or cores: torchrun --nproc-per-node N -m mednerf_kit train ... deals every
+    batch out to N processes; a prior stays the same, and a run goes on (--resume) with any number
+    of them.
     """
     if options["dataset"] is None and options["resume"] in (None, "latest"):
         raise UserError(

@@ -1,7 +1,8 @@
 """Names and recipes: small registries, and YAML nodes that bind to constructors.
 
-The constructor is the configuration: a node ``{name: local, n: 48}`` looks up ``local`` and calls its constructor with
-the keyword-only argument ``n``. Unknown names and options answer with the nearest known one.
+The constructor is the configuration: a node ``{name: local, n: 48}`` looks up ``local`` and calls
+its constructor with the keyword-only argument ``n``. Unknown names and options answer with the
+nearest known one.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Registry(Generic[T]):
     all: dict[str, Registry] = {}
 
     def __init__(self, kind: str, *, home: str | None = None) -> None:
-        """``home`` is a package whose modules register themselves: a new variant is a new file there and nothing else."""
+        """``home`` is a package whose modules register themselves: a new variant is a new file
+        there and nothing else.
+        """
         self.kind, self.home = kind, home
         self.known: dict[str, Callable[..., T]] = {}
         Registry.all[kind] = self
@@ -68,12 +71,16 @@ class Registry(Generic[T]):
         return self.entries[name]
 
     def build(self, node: Mapping[str, Any] | str, **facts: Any) -> T:
-        """Construct the entry a node names; ``facts`` are what the program knows (a size, a dataset), not options."""
+        """Construct the entry a node names; ``facts`` are what the program knows (a size, a
+        dataset), not options.
+        """
         name, options = self._named(node)
         return bind(self[name], options, where=f"{self.kind} '{name}'", **facts)
 
     def check(self, node: Mapping[str, Any] | str, *facts: str) -> None:
-        """Refuse what :meth:`build` would refuse, without building; ``facts`` are the names of what the program will supply."""
+        """Refuse what :meth:`build` would refuse, without building; ``facts`` are the names of what
+        the program will supply.
+        """
         name, options = self._named(node)
         bound(self[name], options, where=f"{self.kind} '{name}'", facts=facts)
 
@@ -89,25 +96,43 @@ class Registry(Generic[T]):
 
     def _named(self, node: Mapping[str, Any] | str) -> tuple[str, dict[str, Any]]:
         """The name and the options of a node."""
-        options = {"name": node} if isinstance(node, str) else dict(node) if isinstance(node, Mapping) else {}
+        options = (
+            {"name": node}
+            if isinstance(node, str)
+            else dict(node)
+            if isinstance(node, Mapping)
+            else {}
+        )
         name = options.pop("name", None)
         if name is None:
-            raise UserError(f"got a {self.kind} without a name", f"wanted one of {', '.join(self.entries)}", "add 'name:'")
+            raise UserError(
+                f"got a {self.kind} without a name",
+                f"wanted one of {', '.join(self.entries)}",
+                "add 'name:'",
+            )
         return str(name), options
 
 
 def bind(entry: Callable[..., T], options: Mapping[str, Any], *, where: str, **facts: Any) -> T:
-    """Call ``entry`` with options from a recipe, checked against its typed keyword-only signature."""
+    """Call ``entry`` with options from a recipe, checked against its typed keyword-only
+    signature.
+    """
     parameters = inspect.signature(entry).parameters
     values = bound(entry, options, where=where, facts=facts)
     return entry(**values, **{key: value for key, value in facts.items() if key in parameters})
 
 
-def bound(entry: Callable, options: Mapping[str, Any], *, where: str, facts: Iterable[str]) -> dict[str, Any]:
-    """The options as the types their parameters have; an unknown one answers with the nearest name."""
+def bound(
+    entry: Callable, options: Mapping[str, Any], *, where: str, facts: Iterable[str]
+) -> dict[str, Any]:
+    """The options as the types their parameters have; an unknown one answers with the nearest
+    name.
+    """
     parameters = inspect.signature(entry).parameters
     hints = typing.get_type_hints(entry.__init__ if inspect.isclass(entry) else entry)
-    known = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY and name not in facts]
+    known = [
+        name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY and name not in facts
+    ]
     values = {}
     for key, value in options.items():
         if key not in known:
@@ -122,7 +147,11 @@ def checked(value: Any, hint: Any, *, where: str) -> Any:
     >>> checked(3, float, where="x")
     3.0
     """
-    choices = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+    choices = (
+        typing.get_args(hint)
+        if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+        else (hint,)
+    )
     if hint is Any or (value is None and type(None) in choices):
         return value
     for choice in choices:
@@ -133,9 +162,18 @@ def checked(value: Any, hint: Any, *, where: str) -> Any:
             return float(value)
         if origin is tuple and isinstance(value, (list, tuple)):
             return tuple(value)
-        if inspect.isclass(origin) and isinstance(value, origin) and not (origin is int and isinstance(value, bool)):
+        if (
+            inspect.isclass(origin)
+            and isinstance(value, origin)
+            and not (origin is int and isinstance(value, bool))
+        ):
             return value
-    known = [str(v) for c in choices if typing.get_origin(c) is typing.Literal for v in typing.get_args(c)]
+    known = [
+        str(v)
+        for c in choices
+        if typing.get_origin(c) is typing.Literal
+        for v in typing.get_args(c)
+    ]
     if known:
         raise unknown_name(f"value of {where}", str(value), known)
     names = " or ".join(getattr(c, "__name__", str(c)) for c in choices)
@@ -150,29 +188,46 @@ def folder() -> Path:
 
 
 def load(name_or_path: str, *, above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Read a recipe by name (of ``configs/``) or path; ``base: NAME`` in it is read first and overlaid (``above``: who asked)."""
+    """Read a recipe by name (of ``configs/``) or path; ``base: NAME`` in it is read first and
+    overlaid (``above``: who asked).
+    """
     if name_or_path in above:
-        raise UserError(f"got recipe '{name_or_path}', which is its own base", "wanted a base that ends", "correct its 'base:'")
+        raise UserError(
+            f"got recipe '{name_or_path}', which is its own base",
+            "wanted a base that ends",
+            "correct its 'base:'",
+        )
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = folder() / f"{name_or_path}.yaml"
         if not path.is_file():
             raise unknown_name("recipe", name_or_path, (p.stem for p in folder().glob("*.yaml")))
     if not path.is_file():
-        raise UserError(f"got recipe '{path}'", "wanted a YAML file", "check the path or give a name of `mednerf-kit list`")
+        raise UserError(
+            f"got recipe '{path}'",
+            "wanted a YAML file",
+            "check the path or give a name of `mednerf-kit list`",
+        )
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         first = str(error).splitlines()[0]
-        raise UserError(f"got recipe '{path}' that does not parse ({first})", "wanted YAML", "correct that line") from None
+        raise UserError(
+            f"got recipe '{path}' that does not parse ({first})", "wanted YAML", "correct that line"
+        ) from None
     if not isinstance(recipe, dict):
-        raise UserError(f"got recipe '{path}' without keys", "wanted a YAML mapping", "start from a file of configs/")
+        raise UserError(
+            f"got recipe '{path}' without keys",
+            "wanted a YAML mapping",
+            "start from a file of configs/",
+        )
     base = recipe.pop("base", None)
     return overlaid(load(str(base), above=(*above, name_or_path)), recipe) if base else recipe
 
 
 def overlaid(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``over`` on top, node by node; a node that names another variant replaces the old one whole.
+    """``base`` with ``over`` on top, node by node; a node that names another variant replaces the
+    old one whole.
 
     >>> overlaid({"a": {"name": "x", "n": 1}, "b": 2}, {"a": {"n": 3}})
     {'a': {'name': 'x', 'n': 3}, 'b': 2}
@@ -180,7 +235,11 @@ def overlaid(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = copy.deepcopy(base)
     for key, value in over.items():
         old = result.get(key)
-        if isinstance(value, Mapping) and isinstance(old, dict) and value.get("name", old.get("name")) == old.get("name"):
+        if (
+            isinstance(value, Mapping)
+            and isinstance(old, dict)
+            and value.get("name", old.get("name")) == old.get("name")
+        ):
             result[key] = overlaid(old, value)
         else:
             result[key] = copy.deepcopy(value)
@@ -188,7 +247,8 @@ def overlaid(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_settings(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]:
-    """Apply ``--set a.b=c`` items; values are YAML, and 5e-4 counts as a number. A whole number in the path indexes a list.
+    """Apply ``--set a.b=c`` items; values are YAML, and 5e-4 counts as a number. A whole number in
+    the path indexes a list.
 
     >>> with_settings({"sampler": {"name": "local"}}, ["sampler.threshold=5e-4"])
     {'sampler': {'name': 'local', 'threshold': 0.0005}}
@@ -199,23 +259,39 @@ def with_settings(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]
     for setting in settings:
         key, sign, text = setting.partition("=")
         if not sign or not key:
-            raise UserError(f"got --set '{setting}'", "wanted key.path=value", "write for example --set sampler.n=32")
+            raise UserError(
+                f"got --set '{setting}'",
+                "wanted key.path=value",
+                "write for example --set sampler.n=32",
+            )
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             raise UserError(
-                f"got --set '{setting}'", "wanted a YAML value after the =", "quote it or close its brackets"
+                f"got --set '{setting}'",
+                "wanted a YAML value after the =",
+                "quote it or close its brackets",
             ) from None
-        if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?e[-+]?\d+", value, re.IGNORECASE):
+        if isinstance(value, str) and re.fullmatch(
+            r"[-+]?\d+(\.\d*)?e[-+]?\d+", value, re.IGNORECASE
+        ):
             value = float(value)
         *path, last = key.split(".")
         if not path and last not in result:
             raise unknown_name("recipe key", last, result)
         node: dict[str, Any] | list[Any] = result
         for part in path:
-            node = node[_place(node, part, setting)] if isinstance(node, list) else node.setdefault(part, {})
+            node = (
+                node[_place(node, part, setting)]
+                if isinstance(node, list)
+                else node.setdefault(part, {})
+            )
             if not isinstance(node, (dict, list)):
-                raise UserError(f"got --set '{setting}'", f"wanted a node at '{part}'", "look at the recipe with --dry-run")
+                raise UserError(
+                    f"got --set '{setting}'",
+                    f"wanted a node at '{part}'",
+                    "look at the recipe with --dry-run",
+                )
         if isinstance(node, list):
             node[_place(node, last, setting)] = value
         else:
@@ -226,6 +302,14 @@ def with_settings(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]
 def _place(entries: list[Any], part: str, setting: str) -> int:
     """The index that a part of a dotted path means in a list."""
     if not part.isdecimal() or int(part) >= len(entries):
-        here = f"an index from 0 to {len(entries) - 1}" if entries else "no index, for the list is empty,"
-        raise UserError(f"got --set '{setting}'", f"wanted {here} at '{part}'", "look at the recipe with --dry-run")
+        here = (
+            f"an index from 0 to {len(entries) - 1}"
+            if entries
+            else "no index, for the list is empty,"
+        )
+        raise UserError(
+            f"got --set '{setting}'",
+            f"wanted {here} at '{part}'",
+            "look at the recipe with --dry-run",
+        )
     return int(part)

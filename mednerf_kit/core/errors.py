@@ -1,4 +1,6 @@
-"""What a person is told when something supplied cannot be used: one sentence, one exit code, no traceback."""
+"""What a person is told when something supplied cannot be used: one sentence, one exit code, no
+traceback.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something supplied is unusable: says what was got, what was wanted and what to do next (exit code 2).
+    """Something supplied is unusable: says what was got, what was wanted and what to do next (exit
+    code 2).
 
     >>> print(UserError("got SOD 900 mm, SDD 800 mm", "wanted SOD < SDD", "swap the two distances"))
     got SOD 900 mm, SDD 800 mm; wanted SOD < SDD: swap the two distances.

@@ -1,4 +1,6 @@
-"""Files that are whole or absent: atomic writes, and tensors as safetensors with text beside them."""
+"""Files that are whole or absent: atomic writes, and tensors as safetensors with text beside
+them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from .errors import RunError, UserError
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary path (same folder, same suffix) that takes the place of ``path`` when the block ends well.
+    """A temporary path (same folder, same suffix) that takes the place of ``path`` when the block
+    ends well.
 
     An error leaves the old file as it was; a full disk answers with a :class:`RunError`.
     """
@@ -26,7 +29,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}-", suffix=suffix)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name[:40]}-", suffix=suffix
+        )
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -62,7 +67,9 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> None:
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None
+) -> None:
     """Write named tensors and JSON metadata as one safetensors file, atomically."""
     from safetensors.torch import save_file
 
@@ -70,7 +77,8 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[
     with atomic(path) as temporary:
         try:
             save_file(whole, temporary, metadata={"meta": json.dumps(meta or {})})
-        except Exception as error:  # safetensors wraps the operating system's error in its own class
+        # safetensors wraps the operating system's error in its own class
+        except Exception as error:
             raise OSError(str(error)) from error
 
 
@@ -84,9 +92,13 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in names}
             meta = json.loads((file.metadata() or {}).get("meta", "{}"))
     except FileNotFoundError:
-        raise UserError(f"got '{path}', which does not exist", "wanted a snapshot", "check the path") from None
+        raise UserError(
+            f"got '{path}', which does not exist", "wanted a snapshot", "check the path"
+        ) from None
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
-            f"got '{path}', which is damaged ({error})", "wanted a whole safetensors file", "use the snapshot before it"
+            f"got '{path}', which is damaged ({error})",
+            "wanted a whole safetensors file",
+            "use the snapshot before it",
         ) from None
     return tensors, meta

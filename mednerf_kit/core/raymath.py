@@ -37,10 +37,11 @@ def exclusive_sum(x: Tensor) -> Tensor:
 
 
 def emission_absorption(tau: Tensor, color: Tensor, background: Tensor | float = 0.0) -> Rendering:
-    """Volume rendering: w = exp(−Σ_before tau)(1 − exp(−tau)), image = Σ w·color + (1 − Σ w)·background.
+    """Volume rendering: w = exp(−Σ_before tau)(1 − exp(−tau)), image = Σ w·color + (1 − Σ
+    w)·background.
 
-    Max 1995, eq. 3 in the discrete form of Mildenhall et al. 2020, eq. 3; ``color`` [..., S, C]. The medical default has a black
-    background.
+    Max 1995, eq. 3 in the discrete form of Mildenhall et al. 2020, eq. 3; ``color`` [..., S, C].
+    The medical default has a black background.
     """
     w = torch.exp(-exclusive_sum(tau)) * -torch.expm1(-tau)
     image = (w[..., None] * color).sum(-2)
@@ -50,7 +51,8 @@ def emission_absorption(tau: Tensor, color: Tensor, background: Tensor | float =
 def inverse_cdf(edges: Tensor, w: Tensor, u: Tensor) -> Tensor:
     """Positions whose cumulative weight is ``u``: inverse transform sampling of a step function.
 
-    ``edges`` [..., S+1] sorted, ``w`` [..., S] non-negative, ``u`` [..., n] in [0, 1]; a ray without weight counts as uniform.
+    ``edges`` [..., S+1] sorted, ``w`` [..., S] non-negative, ``u`` [..., n] in [0, 1]; a ray
+    without weight counts as uniform.
 
     >>> inverse_cdf(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1.0, 3.0]), torch.tensor([0.25, 0.625]))
     tensor([1.0000, 1.5000])
@@ -68,7 +70,8 @@ def inverse_cdf(edges: Tensor, w: Tensor, u: Tensor) -> Tensor:
 
 
 def cell_lengths(t: Tensor, near: Tensor, far: Tensor) -> Tensor:
-    """Length nearer to each sorted node than to its neighbours, within [near, far]: trapezoidal quadrature for free nodes.
+    """Length nearer to each sorted node than to its neighbours, within [near, far]: trapezoidal
+    quadrature for free nodes.
 
     >>> cell_lengths(torch.tensor([1.0, 2.0, 4.0]), torch.tensor(0.0), torch.tensor(5.0))
     tensor([1.5000, 1.5000, 2.0000])

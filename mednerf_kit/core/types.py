@@ -1,11 +1,12 @@
 """The records that travel through the package, and the letters every module uses for their axes.
 
-B batch (patients, samples of the prior) · V views · R rays · S samples per ray · N points · C channels ·
-D/H/W volume (z, y, x) · ``t`` distance along a unit ray · ``dt`` the length a sample stands for ·
-``tau`` optical depth of a sample · ``w`` the weight of a sample in its pixel.
+B batch (patients, samples of the prior) · V views · R rays · S samples per ray · N points · C
+channels · D/H/W volume (z, y, x) · ``t`` distance along a unit ray · ``dt`` the length a sample
+stands for · ``tau`` optical depth of a sample · ``w`` the weight of a sample in its pixel.
 
-World frame: LPS (x to the patient's left, y to posterior, z to superior), isocentre at the origin. Imaging works in
-millimetres; learned fields work in *field units*, in which the field of view is ±1 at the isocentre.
+World frame: LPS (x to the patient's left, y to posterior, z to superior), isocentre at the origin.
+Imaging works in millimetres; learned fields work in *field units*, in which the field of view is ±1
+at the isocentre.
 """
 
 from __future__ import annotations
@@ -27,19 +28,28 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Rays:
-    """Unit rays: all fields share the leading shape [...]; ``near``/``far`` bound the part that is sampled."""
+    """Unit rays: all fields share the leading shape [...]; ``near``/``far`` bound the part that is
+    sampled.
+    """
 
     origin: Tensor  # [..., 3]
     direction: Tensor  # [..., 3] unit length
     near: Tensor  # [...]
     far: Tensor  # [...] equal to near where the ray misses the support
-    viewing: Tensor | None = None  # [..., 3] unit viewing direction where it is not ``direction`` (a warped space such as NDC)
+    # [..., 3] unit viewing direction where it is not ``direction`` (a warped space such as NDC)
+    viewing: Tensor | None = None
     depth: Tensor | None = None  # [...] distance to the surface where it is known, nan elsewhere
 
     def scaled(self, factor: float) -> Rays:
         """The same rays in another unit of length (millimetres to field units, say)."""
         depth = None if self.depth is None else self.depth * factor
-        return replace(self, origin=self.origin * factor, near=self.near * factor, far=self.far * factor, depth=depth)
+        return replace(
+            self,
+            origin=self.origin * factor,
+            near=self.near * factor,
+            far=self.far * factor,
+            depth=depth,
+        )
 
 
 @dataclass(frozen=True)
@@ -79,21 +89,31 @@ class DiscriminatorOutput:
 class Sampler(Protocol):
     """Chooses where along a ray the field is asked. No gradient flows through the answer."""
 
-    def __call__(self, rays: Rays, previous: tuple[Samples, Tensor] | None, rng: Generator | None) -> Samples:
-        """``previous`` holds the coarser level's samples and their weights w [..., S]; without a generator: midpoints."""
+    def __call__(
+        self, rays: Rays, previous: tuple[Samples, Tensor] | None, rng: Generator | None
+    ) -> Samples:
+        """``previous`` holds the coarser level's samples and their weights w [..., S]; without a
+        generator: midpoints.
+        """
 
 
 class Selector(Protocol):
-    """Chooses which pixels are supervised. One that learns from mistakes also has ``observe(pixels, error)``."""
+    """Chooses which pixels are supervised. One that learns from mistakes also has ``observe(pixels,
+    error)``.
+    """
 
     def select(self, step: int, rng: Generator) -> Pixels: ...
 
 
 class Field(Protocol):
-    """What fills space. A code is a batch of per-sample weights for generated fields, None for a fixed one."""
+    """What fills space. A code is a batch of per-sample weights for generated fields, None for a
+    fixed one.
+    """
 
     def density(self, x: Tensor, code: Any = None) -> Tensor:
         """Attenuation per unit length at points x [..., 3] -> [...]."""
 
     def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> FieldOutput:
-        """Samples x [..., R, S, 3] with lengths dt [..., R, S], seen along d [..., R, 1, 3]; ``dt == 0`` need not be asked."""
+        """Samples x [..., R, S, 3] with lengths dt [..., R, S], seen along d [..., R, 1, 3]; ``dt
+        == 0`` need not be asked.
+        """

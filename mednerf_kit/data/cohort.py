@@ -1,8 +1,10 @@
-"""Sets out: a CT or a phantom becomes an orbit of DRRs, phantoms by the dozen a cohort. Sets are read in ``orbits.py``.
+"""Sets out: a CT or a phantom becomes an orbit of DRRs, phantoms by the dozen a cohort. Sets are
+read in ``orbits.py``.
 
-Written: ``PATIENT/xray_000.png …`` (16-bit, value = line integral / scale), ``patient.json`` (what the patient was made from),
-``volume.nii.gz`` (what was projected, in HU, the isocentre at the origin) and on request ``xray_000.npy …`` (line integrals);
-``geometry.json`` and, for cohorts, ``split.json`` at the root. A patient's folder is whole or absent.
+Written: ``PATIENT/xray_000.png …`` (16-bit, value = line integral / scale), ``patient.json`` (what
+the patient was made from), ``volume.nii.gz`` (what was projected, in HU, the isocentre at the
+origin) and on request ``xray_000.npy …`` (line integrals); ``geometry.json`` and, for cohorts,
+``split.json`` at the root. A patient's folder is whole or absent.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from ..imaging.volume import AIR, Volume, files_at_hand, read_volume, write_volu
 from .radiograph import area_resized
 
 FIRST_SEED = {"train": 0, "val": 10000, "test": 20000}
-#: Patients of the cohorts that --dataset chest and --dataset knee mean, unless a recipe says otherwise.
+# : Patients of the cohorts that --dataset chest and --dataset knee mean, unless a recipe says
+# otherwise.
 COHORT = {"train": 48, "val": 8, "test": 8}
 
 
@@ -54,11 +57,15 @@ def render_orbit(
 ) -> Tensor:
     """Line integrals [V, rows, cols] of a volume at the geometry's angles, by the Joseph projector.
 
-    mu is that of :meth:`Volume.to_mu`. ``isocentre_mm`` is in the volume's LPS coordinates and defaults to its centre;
-    ``supersample``² rays are averaged over each pixel.
+    mu is that of :meth:`Volume.to_mu`. ``isocentre_mm`` is in the volume's LPS coordinates and
+    defaults to its centre; ``supersample``² rays are averaged over each pixel.
     """
     volume = volume.aligned().to_mu()
-    away = [0.0] * 3 if isocentre_mm is None else [c - i for c, i in zip(volume.centre_mm, isocentre_mm, strict=True)]
+    away = (
+        [0.0] * 3
+        if isocentre_mm is None
+        else [c - i for c, i in zip(volume.centre_mm, isocentre_mm, strict=True)]
+    )
     fine = geometry.resized(geometry.cols * supersample)
     integrals = project(volume.values, volume.spacing_mm, fine, centre_mm=away)
     return integrals if supersample == 1 else area_resized(integrals, geometry.rows, geometry.cols)
@@ -90,14 +97,16 @@ def make_drr(
     supersample: int = 1,
     patient_name: str | None = None,
 ) -> Drr:
-    """DRRs of one CT (a volume file or a DICOM folder) or of ``phantom:chest:SEED``, as a patient of the set ``out``.
+    """DRRs of one CT (a volume file or a DICOM folder) or of ``phantom:chest:SEED``, as a patient
+    of the set ``out``.
 
-    The set-up is ``geometry``, else the default of the anatomy (guessed from the name, chest if it tells nothing), with the
-    options given in its place; ``detector_mm`` is the detector's side, instead of ``pixel_mm``. A geometry with angles keeps
-    them, else ``views`` of them follow ``start_deg`` in ``direction``. A set holds one geometry and one scale: further patients
-    may join an existing set whose ``geometry.json`` is the same. ``autoscale="view"`` stretches each view to its own maximum
-    instead, as the published sets do (which also count −800 HU and less as air: ``air_below_hu``). ``mask_table`` applies
-    :func:`body_only` first.
+    The set-up is ``geometry``, else the default of the anatomy (guessed from the name, chest if it
+    tells nothing), with the options given in its place; ``detector_mm`` is the detector's side,
+    instead of ``pixel_mm``. A geometry with angles keeps them, else ``views`` of them follow
+    ``start_deg`` in ``direction``. A set holds one geometry and one scale: further patients may
+    join an existing set whose ``geometry.json`` is the same. ``autoscale="view"`` stretches each
+    view to its own maximum instead, as the published sets do (which also count −800 HU and less as
+    air: ``air_below_hu``). ``mask_table`` applies :func:`body_only` first.
 
     Raises UserError for a CT that cannot be read, an impossible set-up, and a folder that is taken.
     """
@@ -112,14 +121,27 @@ def make_drr(
     base = geometry or DEFAULTS[anatomy]
     if detector_mm is not None:
         if pixel_mm is not None:
-            raise UserError("got both a detector side and a pixel pitch", "wanted one of them", "leave one out")
+            raise UserError(
+                "got both a detector side and a pixel pitch", "wanted one of them", "leave one out"
+            )
         pixel_mm = detector_mm / size
     changes: dict[str, Any] = {
-        "source_to_isocentre_mm": source_to_isocentre_mm, "source_to_detector_mm": source_to_detector_mm, "offset_mm": offset_mm,
-        "axis": axis, "tilt_deg": tilt_deg, "pixel_mm": pixel_mm, "line_integral_scale": line_integral_scale,
-    }  # fmt: skip
-    base = replace(base.resized(size), **{name: value for name, value in changes.items() if value is not None})
-    base = base if geometry and geometry.views else base.orbit(views, start_deg=start_deg, direction=direction)
+        "source_to_isocentre_mm": source_to_isocentre_mm,
+        "source_to_detector_mm": source_to_detector_mm,
+        "offset_mm": offset_mm,
+        "axis": axis,
+        "tilt_deg": tilt_deg,
+        "pixel_mm": pixel_mm,
+        "line_integral_scale": line_integral_scale,
+    }
+    base = replace(
+        base.resized(size), **{name: value for name, value in changes.items() if value is not None}
+    )
+    base = (
+        base
+        if geometry and geometry.views
+        else base.orbit(views, start_deg=start_deg, direction=direction)
+    )
     if autoscale == "view":
         base = replace(base, line_integral_scale=None)
     elif base.line_integral_scale is None:
@@ -129,19 +151,32 @@ def make_drr(
 
     volume = read_volume(ct) if seed is None else phantom_volume(anatomy, seed, size)
     identity = _phantom_identity(anatomy, seed) if seed is not None else ct_identity(volume)
-    volume = replace(volume, mu_water_per_mm=mu_water_per_mm).to_mu(air_below_hu=air_below_hu).to_hu()
+    volume = (
+        replace(volume, mu_water_per_mm=mu_water_per_mm).to_mu(air_below_hu=air_below_hu).to_hu()
+    )
     if mask_table:
         volume = body_only(volume)
     isocentre = list(isocentre_mm or volume.centre_mm)
     integrals = render_orbit(volume, base, isocentre_mm=isocentre, supersample=supersample)
     notes += _clipping(integrals, base.line_integral_scale)
     record = {
-        "identity": identity, "made_from": Path(ct).name, "isocentre_mm": isocentre, "mu_water_per_mm": mu_water_per_mm,
-        "air_below_hu": air_below_hu, "mask_table": mask_table, "supersample": supersample,
-    }  # fmt: skip
+        "identity": identity,
+        "made_from": Path(ct).name,
+        "isocentre_mm": isocentre,
+        "mu_water_per_mm": mu_water_per_mm,
+        "air_below_hu": air_below_hu,
+        "mask_table": mask_table,
+        "supersample": supersample,
+    }
     base.save(folder.parent / "geometry.json")
-    write_patient(folder, integrals, scale=base.line_integral_scale, record=record, float_arrays=float_arrays,
-                  volume=_kept(volume, base, isocentre))  # fmt: skip
+    write_patient(
+        folder,
+        integrals,
+        scale=base.line_integral_scale,
+        record=record,
+        float_arrays=float_arrays,
+        volume=_kept(volume, base, isocentre),
+    )
     return Drr(folder, base, tuple(notes))
 
 
@@ -155,21 +190,31 @@ def make_cohort(
     size: int = 128,
     progress: bool = True,
 ) -> Path:
-    """A cohort of phantoms with seeds from ``seed`` on, split by :func:`split_patients`; an interrupted one is completed.
+    """A cohort of phantoms with seeds from ``seed`` on, split by :func:`split_patients`; an
+    interrupted one is completed.
 
-    Raises UserError for an unknown anatomy and for a folder that holds anything but an unfinished cohort of the same geometry.
+    Raises UserError for an unknown anatomy and for a folder that holds anything but an unfinished
+    cohort of the same geometry.
     """
     geometry = _default(anatomy).resized(size).orbit(views)
     if patients < 1:
         raise UserError(f"got {patients} patients", "wanted at least one", "correct --patients")
     root = Path(out)
     unfinished = (root / "geometry.json").is_file() and not (root / "split.json").exists()
-    if root.exists() and any(root.iterdir()) and not (unfinished and Geometry.from_json(root / "geometry.json") == geometry):
-        raise UserError(f"got folder '{root}', which is not empty", "wanted a new one", "choose another --out")
+    if (
+        root.exists()
+        and any(root.iterdir())
+        and not (unfinished and Geometry.from_json(root / "geometry.json") == geometry)
+    ):
+        raise UserError(
+            f"got folder '{root}', which is not empty", "wanted a new one", "choose another --out"
+        )
     geometry.save(root / "geometry.json")
     seeds = range(seed, seed + patients)
     _fill(root, anatomy, seeds, geometry, progress=progress)
-    files.write_json(root / "split.json", split_patients([_seed_name(anatomy, s) for s in seeds], seed=seed))
+    files.write_json(
+        root / "split.json", split_patients([_seed_name(anatomy, s) for s in seeds], seed=seed)
+    )
     return root
 
 
@@ -183,15 +228,20 @@ def phantom_cohort(
     views: int = 72,
     progress: bool = True,
 ) -> tuple[Path, dict[str, list[str]]]:
-    """The cached phantoms of these numbers, made where they are missing: the set's folder and the patients of each split.
+    """The cached phantoms of these numbers, made where they are missing: the set's folder and the
+    patients of each split.
 
-    Seeds count from 0 (train), 10000 (val) and 20000 (test). The folder is keyed by the phantoms' version, size and views; it
-    grows with the largest cohort asked for, so the names returned, not its ``split.json``, say who belongs to this one.
+    Seeds count from 0 (train), 10000 (val) and 20000 (test). The folder is keyed by the phantoms'
+    version, size and views; it grows with the largest cohort asked for, so the names returned, not
+    its ``split.json``, say who belongs to this one.
     """
     geometry = _default(anatomy).resized(size).orbit(views)
     if max(train, val, test) > FIRST_SEED["val"]:
-        raise UserError(f"got a cohort of {max(train, val, test)} patients", f"wanted at most {FIRST_SEED['val']} in a split",
-                        "seeds of the next split begin there")  # fmt: skip
+        raise UserError(
+            f"got a cohort of {max(train, val, test)} patients",
+            f"wanted at most {FIRST_SEED['val']} in a split",
+            "seeds of the next split begin there",
+        )
     root = cache_dir() / f"phantoms-{phantoms.VERSION}" / f"{anatomy}-{size}px-{views}views"
     seeds = {
         part: range(FIRST_SEED[part], FIRST_SEED[part] + count)
@@ -200,16 +250,29 @@ def phantom_cohort(
     split = {part: [_seed_name(anatomy, seed) for seed in some] for part, some in seeds.items()}
     if not (root / "geometry.json").is_file():
         geometry.save(root / "geometry.json")
-    if _fill(root, anatomy, [seed for some in seeds.values() for seed in some], geometry, progress=progress):
+    if _fill(
+        root,
+        anatomy,
+        [seed for some in seeds.values() for seed in some],
+        geometry,
+        progress=progress,
+    ):
         made = sorted(int(path.name[-5:]) for path in root.glob(f"{anatomy}-?????"))
         starts = sorted(FIRST_SEED.values()) + [100000]
-        parts = {part: [s for s in made if start <= s < starts[starts.index(start) + 1]] for part, start in FIRST_SEED.items()}
-        files.write_json(root / "split.json", {part: [_seed_name(anatomy, s) for s in some] for part, some in parts.items()})
+        parts = {
+            part: [s for s in made if start <= s < starts[starts.index(start) + 1]]
+            for part, start in FIRST_SEED.items()
+        }
+        files.write_json(
+            root / "split.json",
+            {part: [_seed_name(anatomy, s) for s in some] for part, some in parts.items()},
+        )
     return root, split
 
 
 def split_patients(patients: Iterable[str], *, seed: int = 0) -> dict[str, list[str]]:
-    """Patients dealt to train, val and test: 1/4 test (at least one of two), 1/8 val from eight patients on, the rest train.
+    """Patients dealt to train, val and test: 1/4 test (at least one of two), 1/8 val from eight
+    patients on, the rest train.
 
     >>> {k: len(v) for k, v in split_patients([f"{i:02d}" for i in range(16)]).items()}
     {'train': 10, 'val': 2, 'test': 4}
@@ -218,37 +281,54 @@ def split_patients(patients: Iterable[str], *, seed: int = 0) -> dict[str, list[
     test = max(1, round(len(names) / 4)) if len(names) > 1 else 0
     val = round(len(names) / 8) if len(names) >= 8 else 0
     dealt = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
-    return {"train": sorted(dealt[test + val :]), "val": sorted(dealt[test : test + val]), "test": sorted(dealt[:test])}
+    return {
+        "train": sorted(dealt[test + val :]),
+        "val": sorted(dealt[test : test + val]),
+        "test": sorted(dealt[:test]),
+    }
 
 
 def cache_dir() -> Path:
-    """Where phantom cohorts are kept: $MEDNERF_KIT_CACHE, else ``mednerf-kit`` in $XDG_CACHE_HOME or ~/.cache."""
+    """Where phantom cohorts are kept: $MEDNERF_KIT_CACHE, else ``mednerf-kit`` in $XDG_CACHE_HOME
+    or ~/.cache.
+    """
     named = os.environ.get("MEDNERF_KIT_CACHE")
     return (
-        Path(named).expanduser() if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mednerf-kit"
+        Path(named).expanduser()
+        if named
+        else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mednerf-kit"
     )
 
 
 def body_only(volume: Volume) -> Volume:
-    """The volume with everything but the patient set to air: without the CT's table, cushions and clothes.
+    """The volume with everything but the patient set to air: without the CT's table, cushions and
+    clothes.
 
-    On a grid of about 3 mm: voxels above −400 HU, opened by a ball of 6 mm (which takes sheets such as a table's off), the
-    largest connected piece, grown back by 9 mm and filled slice by slice across z (lungs, bowel).
+    On a grid of about 3 mm: voxels above −400 HU, opened by a ball of 6 mm (which takes sheets such
+    as a table's off), the largest connected piece, grown back by 9 mm and filled slice by slice
+    across z (lungs, bowel).
     """
     from scipy import ndimage
 
     volume = volume.aligned().to_hu()
     steps = [max(1, round(3.0 / spacing)) for spacing in volume.spacing_mm[::-1]]
-    voxel_mm = [step * spacing for step, spacing in zip(steps, volume.spacing_mm[::-1], strict=True)]
+    voxel_mm = [
+        step * spacing for step, spacing in zip(steps, volume.spacing_mm[::-1], strict=True)
+    ]
     dense = volume.values[:: steps[0], :: steps[1], :: steps[2]].numpy() > -400
-    opened = ndimage.binary_opening(np.pad(dense, 4, mode="edge"), _ball(6.0, voxel_mm))[4:-4, 4:-4, 4:-4]
+    opened = ndimage.binary_opening(np.pad(dense, 4, mode="edge"), _ball(6.0, voxel_mm))[
+        4:-4, 4:-4, 4:-4
+    ]
     labels, count = ndimage.label(opened)
     largest = labels == 1 + np.argmax(np.bincount(labels.ravel(), minlength=2)[1:])
     body = ndimage.binary_dilation(largest, _ball(9.0, voxel_mm))
     body = np.stack([ndimage.binary_fill_holes(piece) for piece in body])
     if not count or 2 * (dense & body).sum() < dense.sum():
-        raise UserError("got a CT in which no body was found", "wanted most voxels above -400 HU in one solid piece",
-                        "leave the table in")  # fmt: skip
+        raise UserError(
+            "got a CT in which no body was found",
+            "wanted most voxels above -400 HU in one solid piece",
+            "leave the table in",
+        )
     for dim, (step, n) in enumerate(zip(steps, volume.shape, strict=True)):
         body = body.repeat(step, dim).take(range(n), dim)
     return replace(volume, values=volume.values.masked_fill(~torch.from_numpy(body), AIR["hu"]))
@@ -262,7 +342,9 @@ def _ball(radius_mm: float, voxel_mm: Sequence[float]) -> np.ndarray:
 
 
 def phantom_volume(anatomy: str, seed: int, size: int) -> Volume:
-    """The patient of this seed on a cube of ``size`` voxels a side, in HU, the isocentre at its centre."""
+    """The patient of this seed on a cube of ``size`` voxels a side, in HU, the isocentre at its
+    centre.
+    """
     values, spacing_mm = phantoms.phantom(anatomy, seed).voxelise(size)
     return Volume.centred(values.round(), spacing_mm, "hu")
 
@@ -275,7 +357,9 @@ def _kept(volume: Volume, geometry: Geometry, isocentre_mm: Sequence[float]) -> 
     volume = replace(volume, affine=affine)
     pixel_mm = 2 * geometry.half_width_mm / geometry.cols
     if min(volume.spacing_mm) < 0.8 * pixel_mm:
-        volume = volume.resampled(spacing_mm=[max(pixel_mm, spacing) for spacing in volume.spacing_mm])
+        volume = volume.resampled(
+            spacing_mm=[max(pixel_mm, spacing) for spacing in volume.spacing_mm]
+        )
     return replace(volume, values=volume.values.round())  # whole numbers take a third of the disk
 
 
@@ -294,11 +378,15 @@ def write_patient(
     volume: Volume | None = None,
     float_arrays: bool = False,
 ) -> None:
-    """Write line integrals [V, rows, cols] as a patient's folder, whole or not at all; without a scale each view has its own."""
+    """Write line integrals [V, rows, cols] as a patient's folder, whole or not at all; without a
+    scale each view has its own.
+    """
     from PIL import Image
 
     top = integrals.amax((1, 2), keepdim=True).clamp_min(1e-6) if scale is None else scale
-    stored = ((integrals / top).clamp(0, 1) * 65535).round().to(torch.int32).numpy().astype(np.uint16)
+    stored = (
+        ((integrals / top).clamp(0, 1) * 65535).round().to(torch.int32).numpy().astype(np.uint16)
+    )
     temporary = folder.parent / f".{folder.name}-{os.getpid()}"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -312,28 +400,49 @@ def write_patient(
         files.write_json(temporary / "patient.json", dict(record))
         temporary.rename(folder)
     except OSError as error:
-        if not (folder / "patient.json").is_file():  # else another process has just made the same patient
-            raise RunError(f"could not write '{folder}' ({error.strerror or error})", "wanted a writable disk with space",
-                           "free some space or choose another folder; start again to go on") from error  # fmt: skip
+        # else another process has just made the same patient
+        if not (folder / "patient.json").is_file():
+            raise RunError(
+                f"could not write '{folder}' ({error.strerror or error})",
+                "wanted a writable disk with space",
+                "free some space or choose another folder; start again to go on",
+            ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _fill(root: Path, anatomy: str, seeds: Iterable[int], geometry: Geometry, *, progress: bool) -> int:
+def _fill(
+    root: Path, anatomy: str, seeds: Iterable[int], geometry: Geometry, *, progress: bool
+) -> int:
     """Make the patients of these seeds that a set lacks; returns how many."""
-    missing = [seed for seed in seeds if not (root / _seed_name(anatomy, seed) / "patient.json").is_file()]
+    missing = [
+        seed for seed in seeds if not (root / _seed_name(anatomy, seed) / "patient.json").is_file()
+    ]
 
     def make(seed: int) -> None:
         volume = phantom_volume(anatomy, seed, geometry.cols)
         write_patient(
-            root / _seed_name(anatomy, seed), render_orbit(volume, geometry), scale=geometry.line_integral_scale,
+            root / _seed_name(anatomy, seed),
+            render_orbit(volume, geometry),
+            scale=geometry.line_integral_scale,
             volume=volume if files_at_hand() else None,
-            record={"identity": _phantom_identity(anatomy, seed), "made_from": f"phantom:{anatomy}:{seed}",
-                    "version": phantoms.VERSION, "mu_water_per_mm": volume.mu_water_per_mm})  # fmt: skip
+            record={
+                "identity": _phantom_identity(anatomy, seed),
+                "made_from": f"phantom:{anatomy}:{seed}",
+                "version": phantoms.VERSION,
+                "mu_water_per_mm": volume.mu_water_per_mm,
+            },
+        )
 
-    pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(
+        min(4, os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,)
+    )
     try:
-        for _ in _told(pool.map(make, missing), len(missing), f"{anatomy} phantoms into {root}" if progress else None):
+        for _ in _told(
+            pool.map(make, missing),
+            len(missing),
+            f"{anatomy} phantoms into {root}" if progress else None,
+        ):
             pass
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupt ends with the patients in hand
@@ -341,7 +450,9 @@ def _fill(root: Path, anatomy: str, seeds: Iterable[int], geometry: Geometry, *,
 
 
 def _told(done: Iterable[None], total: int, what: str | None) -> Iterator[None]:
-    """What is done, one by one, with a progress bar; without a terminal, a line at every quarter."""
+    """What is done, one by one, with a progress bar; without a terminal, a line at every
+    quarter.
+    """
     if what and sys.stderr.isatty():
         from tqdm import tqdm
 
@@ -356,19 +467,32 @@ def _told(done: Iterable[None], total: int, what: str | None) -> Iterator[None]:
 def _place(root: Path, name: str, geometry: Geometry) -> Path:
     """Where a patient of this name goes, or an error if the place is taken."""
     if not re.fullmatch(r"[\w][\w.+-]*", name):
-        raise UserError(f"got patient name '{name}'", "wanted letters, digits, '.', '_', '+' or '-'", "give another --patient")
+        raise UserError(
+            f"got patient name '{name}'",
+            "wanted letters, digits, '.', '_', '+' or '-'",
+            "give another --patient",
+        )
     if root.exists() and not root.is_dir():
         raise UserError(f"got '{root}', which is a file", "wanted a folder", "choose another --out")
     if (root / name).exists():
         raise UserError(
-            f"got patient '{name}', who is in '{root}' already", "wanted a new one", "choose another --out or --patient"
+            f"got patient '{name}', who is in '{root}' already",
+            "wanted a new one",
+            "choose another --out or --patient",
         )
     if root.is_dir() and any(root.iterdir()):
         if not (root / "geometry.json").is_file():
-            raise UserError(f"got folder '{root}', which is not empty and no set", "wanted a new one", "choose another --out")
+            raise UserError(
+                f"got folder '{root}', which is not empty and no set",
+                "wanted a new one",
+                "choose another --out",
+            )
         if Geometry.from_json(root / "geometry.json") != geometry:
-            raise UserError(f"got folder '{root}', a set of another geometry", "wanted one geometry and scale in a set",
-                            "choose another --out")  # fmt: skip
+            raise UserError(
+                f"got folder '{root}', a set of another geometry",
+                "wanted one geometry and scale in a set",
+                "choose another --out",
+            )
     return root / name
 
 
@@ -395,7 +519,9 @@ def _phantom_name(ct: str) -> tuple[str | None, int | None]:
     _default(anatomy)
     if not seed.isdigit():
         raise UserError(
-            f"got '{ct}'", "wanted phantom:ANATOMY:SEED with a whole number", f"write for example phantom:{anatomy}:0"
+            f"got '{ct}'",
+            "wanted phantom:ANATOMY:SEED with a whole number",
+            f"write for example phantom:{anatomy}:0",
         )
     return anatomy, int(seed)
 
@@ -409,5 +535,8 @@ def _clipping(integrals: Tensor, scale: float | None) -> list[str]:
     share = 0.0 if scale is None else float((integrals > scale).float().mean())
     if share < 1e-3:
         return []
-    return [f"{share:.1%} of the pixels exceed the scale {scale:g} and were cut (densest ray {float(integrals.max()):.1f}): "
-            "give a larger line_integral_scale"]  # fmt: skip
+    return [
+        f"{share:.1%} of the pixels exceed the scale {scale:g} and were cut (densest ray "
+        f"{float(integrals.max()):.1f}): "
+        "give a larger line_integral_scale"
+    ]

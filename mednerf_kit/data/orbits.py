@@ -1,8 +1,10 @@
-"""Sets of orbits in: every patient seen from the same angles, read into one tensor with the geometry that made it.
+"""Sets of orbits in: every patient seen from the same angles, read into one tensor with the
+geometry that made it.
 
-Three layouts are known: ``flat``, that of the published MedNeRF set (``03_xray0071.png``, ``01_bbg_xray0000.png``);
-``folders``, a folder of sorted pictures per patient; and ``own``, the same with ``geometry.json`` (and usually ``split.json``)
-at the root, as ``cohort.py`` writes it. Pictures are never mirrored. A single X-ray is read in ``radiograph.py``.
+Three layouts are known: ``flat``, that of the published MedNeRF set (``03_xray0071.png``,
+``01_bbg_xray0000.png``); ``folders``, a folder of sorted pictures per patient; and ``own``, the
+same with ``geometry.json`` (and usually ``split.json``) at the root, as ``cohort.py`` writes it.
+Pictures are never mirrored. A single X-ray is read in ``radiograph.py``.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class OrbitSet:
     images: Tensor  # [P, V, H, W] float16 in [0, 1], bone bright, linear in the line integral
     geometry: Geometry  # of the pictures; V angles_deg
     volumes: dict[str, Path]  # the CT of a patient, where there is one
-    marks: dict[str, tuple[str, ...]]  # what each patient is recognised by, whatever the folder is called
+    # what each patient is recognised by, whatever the folder is called
+    marks: dict[str, tuple[str, ...]]
     split: str
     layout: str
     notes: tuple[str, ...] = ()  # what was assumed, a sentence each
@@ -62,7 +65,9 @@ class OrbitSet:
         if size == self.geometry.cols:
             return self
         geometry = self.geometry.resized(size)
-        images = torch.stack([area_resized(orbit, geometry.rows, size).half() for orbit in self.images])
+        images = torch.stack(
+            [area_resized(orbit, geometry.rows, size).half() for orbit in self.images]
+        )
         return replace(self, images=images, geometry=geometry)
 
     def identities(self) -> tuple[str, ...]:
@@ -70,7 +75,9 @@ class OrbitSet:
         return tuple(mark for name in self.patients for mark in self.marks[name])
 
     def known(self, identities: Iterable[str]) -> tuple[str, ...]:
-        """The patients of this set that are among ``identities`` (of another set, or of a snapshot)."""
+        """The patients of this set that are among ``identities`` (of another set, or of a
+        snapshot).
+        """
         recorded = set(identities)
         return tuple(name for name in self.patients if recorded.intersection(self.marks[name]))
 
@@ -88,22 +95,32 @@ def load_orbits(
     views: int = 72,
     progress: bool = True,
 ) -> OrbitSet:
-    """Read a set of DRRs from a folder; ``chest`` and ``knee`` mean the phantom cohorts (made by :mod:`.cohort` when absent).
+    """Read a set of DRRs from a folder; ``chest`` and ``knee`` mean the phantom cohorts (made by
+    :mod:`.cohort` when absent).
 
-    The patients are those named in ``patients``, else those of ``split`` (train, val, test, all): from ``split.json`` where it is
-    there, else by :func:`split_patients` with ``seed``; of them the first ``limit``. ``size`` is the number of columns wanted.
-    A set without ``geometry.json`` gets ``geometry``, or the default of its anatomy (chest: field of view 18.2°, knee: 19.1°,
-    guessed from the folder's name) with equally spaced angles from 0° and an unknown scale; ``notes`` says so. ``cohort``
-    (patients of each split), ``views`` and ``progress`` are for phantoms.
+    The patients are those named in ``patients``, else those of ``split`` (train, val, test, all):
+    from ``split.json`` where it is there, else by :func:`split_patients` with ``seed``; of them the
+    first ``limit``. ``size`` is the number of columns wanted. A set without ``geometry.json`` gets
+    ``geometry``, or the default of its anatomy (chest: field of view 18.2°, knee: 19.1°, guessed
+    from the folder's name) with equally spaced angles from 0° and an unknown scale; ``notes`` says
+    so. ``cohort`` (patients of each split), ``views`` and ``progress`` are for phantoms.
 
-    Raises UserError for an unknown layout, missing views, two sizes, unreadable pictures, an unknown split or an empty one.
+    Raises UserError for an unknown layout, missing views, two sizes, unreadable pictures, an
+    unknown split or an empty one.
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     if str(source) in DEFAULTS:
-        counts = {part: min(n, limit or n) if split in (part, "all") else 0 for part, n in (cohort or COHORT).items()}
-        root, parts = phantom_cohort(str(source), **counts, size=size or 128, views=views, progress=progress)
-        patients = [name for part in parts.values() for name in part] if patients is None else patients
+        counts = {
+            part: min(n, limit or n) if split in (part, "all") else 0
+            for part, n in (cohort or COHORT).items()
+        }
+        root, parts = phantom_cohort(
+            str(source), **counts, size=size or 128, views=views, progress=progress
+        )
+        patients = (
+            [name for part in parts.values() for name in part] if patients is None else patients
+        )
     else:
         root = Path(source).expanduser()
     layout, files = find_pictures(root)
@@ -120,40 +137,69 @@ def load_orbits(
     shapes = {orbit.shape[1:]: name for name, orbit in zip(names, arrays, strict=True)}
     if len(shapes) > 1:
         (first, a), (second, b) = list(shapes.items())[:2]
-        raise UserError(f"got pictures of two sizes, {first[0]}×{first[1]} ({a}) and {second[0]}×{second[1]} ({b})",
-                        "wanted one size in a set", f"resize them or leave a patient out of '{root}'")  # fmt: skip
+        raise UserError(
+            f"got pictures of two sizes, {first[0]}×{first[1]} ({a}) and "
+            f"{second[0]}×{second[1]} ({b})",
+            "wanted one size in a set",
+            f"resize them or leave a patient out of '{root}'",
+        )
     anatomy = _anatomy(root, names)
     geometry, more_notes = _set_geometry(root, anatomy, count, arrays[0].shape[1:], geometry)
     images = torch.empty(len(names), count, geometry.rows, geometry.cols, dtype=torch.float16)
     for slot, orbit in zip(images, arrays, strict=True):
         slot.copy_(torch.from_numpy(as_unit(orbit)))
-    volumes = {name: root / name / "volume.nii.gz" for name in names if (root / name / "volume.nii.gz").is_file()}
-    found = OrbitSet(root, anatomy, tuple(names), images, geometry, volumes, marks, split, layout,
-                     (*notes, *more_notes, *sorted(remarks)))  # fmt: skip
+    volumes = {
+        name: root / name / "volume.nii.gz"
+        for name in names
+        if (root / name / "volume.nii.gz").is_file()
+    }
+    found = OrbitSet(
+        root,
+        anatomy,
+        tuple(names),
+        images,
+        geometry,
+        volumes,
+        marks,
+        split,
+        layout,
+        (*notes, *more_notes, *sorted(remarks)),
+    )
     return found if size is None else found.resized(size)
 
 
 def find_pictures(root: Path) -> tuple[str, dict[str, dict[int, Path]]]:
     """The layout of a set and its pictures: patient -> view number -> file."""
     if not root.is_dir():
-        raise UserError(f"got dataset '{root}', which is no folder",
-                        f"wanted {', '.join(DEFAULTS)}, blocks, or a folder of DRRs or of a posed scene",
-                        "check the path or the name")  # fmt: skip
+        raise UserError(
+            f"got dataset '{root}', which is no folder",
+            f"wanted {', '.join(DEFAULTS)}, blocks, or a folder of DRRs or of a posed scene",
+            "check the path or the name",
+        )
     flat = _flat(sorted(root.glob("*.png")))
     if flat:
         return "flat", flat
     folders = {}
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+    for folder in sorted(
+        path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")
+    ):
         pictures = sorted(folder.glob("*.png"), key=_natural)
         if pictures and FLAT.fullmatch(pictures[0].name):
-            raise UserError(f"got '{root}', a folder of sets", "wanted one set", f"give one of them, for example '{folder}'")
+            raise UserError(
+                f"got '{root}', a folder of sets",
+                "wanted one set",
+                f"give one of them, for example '{folder}'",
+            )
         if pictures:
             folders[folder.name] = _numbered(pictures)
     if not folders:
-        raise UserError(f"got '{root}', where no known layout was recognised",
-                        "wanted DRRs (PATIENT/*.png, PATIENT_xrayNNNN.png) or a posed scene (transforms.json, poses_bounds.npy, "
-                        "sparse/0 …)",
-                        "data/README.md shows every layout; `mednerf-kit drr` and `data get` make some")  # fmt: skip
+        raise UserError(
+            f"got '{root}', where no known layout was recognised",
+            "wanted DRRs (PATIENT/*.png, PATIENT_xrayNNNN.png) or a posed scene "
+            "(transforms.json, poses_bounds.npy, "
+            "sparse/0 …)",
+            "data/README.md shows every layout; `mednerf-kit drr` and `data get` make some",
+        )
     return ("own" if (root / "geometry.json").is_file() else "folders"), folders
 
 
@@ -165,23 +211,35 @@ def _flat(pictures: list[Path]) -> dict[str, dict[int, Path]]:
             continue
         views, view = found.setdefault(match["patient"], {}), int(match["view"])
         if view in views:
-            raise UserError(f"got '{views[view].name}' and '{path.name}'", "wanted one picture per view", "remove one of the two")
+            raise UserError(
+                f"got '{views[view].name}' and '{path.name}'",
+                "wanted one picture per view",
+                "remove one of the two",
+            )
         views[view] = path
     return found
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
     """Sorting key by which view 10 follows view 9, with or without leading zeros."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+    return [
+        (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)
+    ]
 
 
 def _numbered(pictures: list[Path]) -> dict[int, Path]:
-    """Pictures named ``xray_KKK`` by that number; any others by rank, as their numbers may be degrees or times."""
-    numbered = {int(path.stem[5:]): path for path in pictures if re.fullmatch(r"xray_\d+", path.stem)}
+    """Pictures named ``xray_KKK`` by that number; any others by rank, as their numbers may be
+    degrees or times.
+    """
+    numbered = {
+        int(path.stem[5:]): path for path in pictures if re.fullmatch(r"xray_\d+", path.stem)
+    }
     return numbered if len(numbered) == len(pictures) else dict(enumerate(pictures))
 
 
-def _selected(root: Path, files: dict, *, split: str, seed: int, patients: Sequence[str] | None) -> tuple[list[str], list[str]]:
+def _selected(
+    root: Path, files: dict, *, split: str, seed: int, patients: Sequence[str] | None
+) -> tuple[list[str], list[str]]:
     """The names wanted, sorted, and what was assumed to choose them."""
     notes: list[str] = []
     if patients is not None:
@@ -200,11 +258,17 @@ def _selected(root: Path, files: dict, *, split: str, seed: int, patients: Seque
         names = sorted(parts.get(split, []))
         absent = [name for name in names if name not in files]
         if absent:
-            raise UserError(f"got split.json with patient '{absent[0]}', of whom '{root}' has no picture",
-                            "wanted only patients of the set", "correct split.json")  # fmt: skip
+            raise UserError(
+                f"got split.json with patient '{absent[0]}', of whom '{root}' has no picture",
+                "wanted only patients of the set",
+                "correct split.json",
+            )
     if not names:
-        raise UserError(f"got '{root}', whose {split} split is empty", "wanted at least one patient",
-                        "choose another --split, or add patients")  # fmt: skip
+        raise UserError(
+            f"got '{root}', whose {split} split is empty",
+            "wanted at least one patient",
+            "choose another --split, or add patients",
+        )
     return names, notes
 
 
@@ -217,8 +281,11 @@ def read_split(root: Path) -> dict[str, list[str]] | None:
         parts = json.loads(path.read_text(encoding="utf-8"))
         return {str(part): [str(name) for name in names] for part, names in parts.items()}
     except (OSError, ValueError, AttributeError, TypeError):
-        raise UserError(f"got '{path}', which cannot be read", 'wanted {"train": [...], "val": [...], "test": [...]}',
-                        "correct or remove it") from None  # fmt: skip
+        raise UserError(
+            f"got '{path}', which cannot be read",
+            'wanted {"train": [...], "val": [...], "test": [...]}',
+            "correct or remove it",
+        ) from None
 
 
 def _view_count(root: Path, files: dict[str, dict[int, Path]], names: list[str]) -> int:
@@ -227,9 +294,15 @@ def _view_count(root: Path, files: dict[str, dict[int, Path]], names: list[str])
     for name in names:
         missing = [view for view in range(views) if view not in files[name]]
         if missing:
-            shown = ", ".join(str(view) for view in missing[:4]) + (" …" if len(missing) > 4 else "")
-            raise UserError(f"got {views - len(missing)} of {views} views of patient '{name}' in '{root}' (missing: {shown})",
-                            "wanted every view of every patient", "add the pictures or leave that patient out")  # fmt: skip
+            shown = ", ".join(str(view) for view in missing[:4]) + (
+                " …" if len(missing) > 4 else ""
+            )
+            raise UserError(
+                f"got {views - len(missing)} of {views} views of patient '{name}' in '{root}' "
+                f"(missing: {shown})",
+                "wanted every view of every patient",
+                "add the pictures or leave that patient out",
+            )
     return views
 
 
@@ -241,20 +314,29 @@ def _read_orbit(paths: list[Path]) -> tuple[np.ndarray, set[str]]:
         values, more = read_grey(path)
         remarks.update(more)
         if views and values.shape != views[0].shape:
-            raise UserError(f"got '{paths[0].name}' of {views[0].shape[0]}×{views[0].shape[1]} and '{path.name}' of "
-                            f"{values.shape[0]}×{values.shape[1]} pixels in '{path.parent}'",
-                            "wanted one size in a set", "resize them or make the set again")  # fmt: skip
+            raise UserError(
+                f"got '{paths[0].name}' of {views[0].shape[0]}×{views[0].shape[1]} and "
+                f"'{path.name}' of "
+                f"{values.shape[0]}×{values.shape[1]} pixels in '{path.parent}'",
+                "wanted one size in a set",
+                "resize them or make the set again",
+            )
         if views and values.dtype != views[0].dtype:
-            raise UserError(f"got '{path}' as {values.dtype} among {views[0].dtype} pictures", "wanted one bit depth in a set",
-                            "convert them or make the set again")  # fmt: skip
+            raise UserError(
+                f"got '{path}' as {values.dtype} among {views[0].dtype} pictures",
+                "wanted one bit depth in a set",
+                "convert them or make the set again",
+            )
         views.append(values)
     return np.stack(views), remarks
 
 
 def pixel_mark(orbit: np.ndarray) -> str:
-    """A mark of a patient by pictures alone: a hash of the stored pixels of a first, second and third quarter's view.
+    """A mark of a patient by pictures alone: a hash of the stored pixels of a first, second and
+    third quarter's view.
 
-    It survives renaming and re-compressing, not resizing: for sets made here the CT's own mark is recorded as well.
+    It survives renaming and re-compressing, not resizing: for sets made here the CT's own mark is
+    recorded as well.
     """
     digest = blake2b(digest_size=12)
     for view in (0, len(orbit) // 4, len(orbit) // 2):
@@ -289,17 +371,30 @@ def _set_geometry(
         given = Geometry.from_json(root / "geometry.json")
     if given is None:
         if anatomy is None:
-            raise UserError(f"got '{root}' without geometry.json, and neither chest nor knee in its name",
-                            "wanted the X-ray set-up", "write geometry.json at its root (data/README.md shows one)")  # fmt: skip
+            raise UserError(
+                f"got '{root}' without geometry.json, and neither chest nor knee in its name",
+                "wanted the X-ray set-up",
+                "write geometry.json at its root (data/README.md shows one)",
+            )
         given = replace(DEFAULTS[anatomy], line_integral_scale=None)
         given = replace(given, rows=rows, cols=cols, pixel_mm=given.pixel_mm * given.cols / cols)
-        notes.append(f"no geometry.json: taken for a {anatomy} set by its name, field of view {given.fov_deg:.1f}°, "
-                     f"{views} equally spaced views from 0°, unknown scale")  # fmt: skip
+        notes.append(
+            f"no geometry.json: taken for a {anatomy} set by its name, field of view "
+            f"{given.fov_deg:.1f}°, "
+            f"{views} equally spaced views from 0°, unknown scale"
+        )
     if given.views not in (0, views):
-        raise UserError(f"got {views} views in '{root}' and {given.views} angles_deg in its geometry",
-                        "wanted one angle per view", "correct geometry.json or add the missing pictures")  # fmt: skip
+        raise UserError(
+            f"got {views} views in '{root}' and {given.views} angles_deg in its geometry",
+            "wanted one angle per view",
+            "correct geometry.json or add the missing pictures",
+        )
     if given.rows * cols != given.cols * rows:
-        raise UserError(f"got pictures of {rows}×{cols} pixels in '{root}' and a geometry of {given.rows}×{given.cols}",
-                        "wanted the same shape", "correct rows and cols in geometry.json")  # fmt: skip
+        raise UserError(
+            f"got pictures of {rows}×{cols} pixels in '{root}' and a geometry of "
+            f"{given.rows}×{given.cols}",
+            "wanted the same shape",
+            "correct rows and cols in geometry.json",
+        )
     given = given if given.views else given.orbit(views)
     return (given if given.cols == cols else given.resized(cols)), notes

@@ -1,7 +1,9 @@
-"""One X-ray picture in: PNG, TIFF or NPY to a square image in [0, 1], bone bright, linear in the line integral.
+"""One X-ray picture in: PNG, TIFF or NPY to a square image in [0, 1], bone bright, linear in the
+line integral.
 
-Also the two things every reader of pictures here shares: grey pixels as they were stored (:func:`read_grey`) and the exact
-area filter (:func:`area_matrix`). Sets of views are read in ``orbits.py``.
+Also the two things every reader of pictures here shares: grey pixels as they were stored
+(:func:`read_grey`) and the exact area filter (:func:`area_matrix`). Sets of views are read in
+``orbits.py``.
 """
 
 from __future__ import annotations
@@ -26,10 +28,12 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 SMALLEST_PX = 8
-#: Films by name: view angle in degrees, and whether the film is the mirror image of the picture at that angle.
+# : Films by name: view angle in degrees, and whether the film is the mirror image of the picture at
+# that angle.
 VIEWS = {
     "PA": (270.0, False),  # patient's left on image right, as hung
-    "AP": (90.0, True),  # hung like a PA film, whereas the picture at 90° has the patient's left on image left
+    # hung like a PA film, whereas the picture at 90° has the patient's left on image left
+    "AP": (90.0, True),
     "lateral": (0.0, False),  # source on the patient's left, the chest faces image right
     "left-lateral": (180.0, False),  # left side against the detector, the chest faces image left
 }
@@ -39,7 +43,9 @@ VIEWS = {
 class Radiograph:
     """A single X-ray, ready to be compared with a rendered view."""
 
-    image: Tensor  # [size, size] float32 in [0, 1], bone bright, linear in the line integral (as far as the kind allows)
+    # [size, size] float32 in [0, 1], bone bright, linear in the line integral (as far as the kind
+    # allows)
+    image: Tensor
     kind: str  # what the file held: line-integral, transmission or display
     source: Path
     shape: tuple[int, int]  # rows and columns as stored
@@ -49,7 +55,8 @@ class Radiograph:
 
 
 def view_angle_deg(name: str) -> tuple[float, bool]:
-    """The view angle of a film by name, and whether the film must be mirrored to become the picture at that angle.
+    """The view angle of a film by name, and whether the film must be mirrored to become the picture
+    at that angle.
 
     >>> view_angle_deg("PA"), view_angle_deg("ap")
     ((270.0, False), (90.0, True))
@@ -70,13 +77,16 @@ def read_radiograph(
 ) -> Radiograph:
     """Read one X-ray as a square picture of ``size`` pixels.
 
-    ``line-integral``: integers are p/p_max over the full range of the type; floats are line integrals when a geometry with a
-    scale lies beside the file (they are divided by it), else they must lie in [0, 1]. ``transmission``: T = I/I₀ and p = −ln T
-    (Beer–Lambert), with I₀ = 1 for floats and the 99.9th percentile for integers. ``display``: a clinical film, stretched
-    between its 0.5th and 99.5th percentiles. ``invert`` turns the stored polarity over first. ``pad`` fills with black (air) to
-    the longer side, ``crop`` cuts to the shorter one; both keep the centre, then the area filter brings it to ``size``.
+    ``line-integral``: integers are p/p_max over the full range of the type; floats are line
+    integrals when a geometry with a scale lies beside the file (they are divided by it), else they
+    must lie in [0, 1]. ``transmission``: T = I/I₀ and p = −ln T (Beer–Lambert), with I₀ = 1 for
+    floats and the 99.9th percentile for integers. ``display``: a clinical film, stretched between
+    its 0.5th and 99.5th percentiles. ``invert`` turns the stored polarity over first. ``pad`` fills
+    with black (air) to the longer side, ``crop`` cuts to the shorter one; both keep the centre,
+    then the area filter brings it to ``size``.
 
-    Raises UserError for a picture that is missing, empty, damaged, coloured, constant, not finite or under 8×8 pixels.
+    Raises UserError for a picture that is missing, empty, damaged, coloured, constant, not finite
+    or under 8×8 pixels.
     """
     path = Path(path)
     if input_kind not in CONVERT:
@@ -84,7 +94,11 @@ def read_radiograph(
     if fit not in ("crop", "pad"):
         raise unknown_name("fit", fit, ("crop", "pad"))
     if size < SMALLEST_PX:
-        raise UserError(f"got an image size of {size}", f"wanted at least {SMALLEST_PX} pixels", "choose 64 or 128")
+        raise UserError(
+            f"got an image size of {size}",
+            f"wanted at least {SMALLEST_PX} pixels",
+            "choose 64 or 128",
+        )
     stored, warnings = read_grey(path)
     if min(stored.shape) < SMALLEST_PX:
         raise UserError(
@@ -93,16 +107,28 @@ def read_radiograph(
             "give the original picture",
         )
     if stored.min() == stored.max():
-        raise UserError(f"got '{path}', whose pixels all hold {stored.flat[0]:g}", "wanted an X-ray", "give another picture")
+        raise UserError(
+            f"got '{path}', whose pixels all hold {stored.flat[0]:g}",
+            "wanted an X-ray",
+            "give another picture",
+        )
     geometry = find_geometry(path)
-    values, more = CONVERT[input_kind](path, stored, invert, geometry.line_integral_scale if geometry else None)
+    values, more = CONVERT[input_kind](
+        path, stored, invert, geometry.line_integral_scale if geometry else None
+    )
     rows, cols = stored.shape
     side = min(rows, cols) if fit == "crop" else max(rows, cols)
     image = torch.from_numpy(values).float()
     image = area_matrix(rows, size, span=side) @ image @ area_matrix(cols, size, span=side).T
     return Radiograph(
-        image=image.clamp(0, 1), kind=input_kind, source=path, shape=(rows, cols), bits=8 * min(stored.dtype.itemsize, 4),
-        warnings=(*warnings, *more), geometry=squared(geometry, rows, cols, side, size) if geometry else None)  # fmt: skip
+        image=image.clamp(0, 1),
+        kind=input_kind,
+        source=path,
+        shape=(rows, cols),
+        bits=8 * min(stored.dtype.itemsize, 4),
+        warnings=(*warnings, *more),
+        geometry=squared(geometry, rows, cols, side, size) if geometry else None,
+    )
 
 
 def as_unit(values: np.ndarray) -> np.ndarray:
@@ -122,35 +148,49 @@ def _polarity(path: Path, stored: np.ndarray, invert: bool) -> np.ndarray:
         raise UserError(
             f"got '{path}' with values {unit.min():.3g} to {unit.max():.3g}",
             "wanted floats in [0, 1]",
-            "divide by the set's line_integral_scale, or put it into a geometry.json beside the file",
+            "divide by the set's line_integral_scale, or put it into a geometry.json beside the "
+            "file",
         )
     unit = unit.clip(0, 1)
     return 1 - unit if invert else unit
 
 
-def _from_line_integral(path: Path, stored: np.ndarray, invert: bool, scale: float | None) -> tuple[np.ndarray, list[str]]:
+def _from_line_integral(
+    path: Path, stored: np.ndarray, invert: bool, scale: float | None
+) -> tuple[np.ndarray, list[str]]:
     if stored.dtype.kind == "f" and scale is not None:
         if invert:
             raise UserError(
-                f"got --invert for '{path}', which holds line integrals", "wanted a picture in [0, 1]", "leave --invert out"
+                f"got --invert for '{path}', which holds line integrals",
+                "wanted a picture in [0, 1]",
+                "leave --invert out",
             )
         values = stored / np.float32(scale)
         if values.min() < -1e-3:
             raise UserError(
-                f"got '{path}' with line integrals down to {stored.min():.3g}", "wanted none below 0", "correct the array"
+                f"got '{path}' with line integrals down to {stored.min():.3g}",
+                "wanted none below 0",
+                "correct the array",
             )
-        return values, [f"read as line integrals and divided by {scale:g}, the line_integral_scale beside the file"]
+        return values, [
+            f"read as line integrals and divided by {scale:g}, the "
+            "line_integral_scale beside the file"
+        ]
     values = _polarity(path, stored, invert)
     dim = f"the brightest pixel is {values.max():.0%} of full range (12-bit values in a 16-bit file look like this)"
     return values, [dim] if values.max() < 0.25 else []
 
 
-def _from_transmission(path: Path, stored: np.ndarray, invert: bool, scale: float | None) -> tuple[np.ndarray, list[str]]:
+def _from_transmission(
+    path: Path, stored: np.ndarray, invert: bool, scale: float | None
+) -> tuple[np.ndarray, list[str]]:
     values, warnings = _polarity(path, stored, invert), []
     if stored.dtype.kind == "u":
         open_field = float(np.percentile(values, 99.9))
         floor = 0.5 / np.iinfo(stored.dtype).max  # half a grey level: what a stored 0 stands for
-        warnings.append(f"took {open_field:.3g} of full range, the 99.9th percentile, for the unattenuated beam")
+        warnings.append(
+            f"took {open_field:.3g} of full range, the 99.9th percentile, for the unattenuated beam"
+        )
         values = values / open_field
     else:
         floor = 1e-6
@@ -161,27 +201,37 @@ def _from_transmission(path: Path, stored: np.ndarray, invert: bool, scale: floa
     return integral / scale, warnings
 
 
-def _from_display(path: Path, stored: np.ndarray, invert: bool, scale: float | None) -> tuple[np.ndarray, list[str]]:
+def _from_display(
+    path: Path, stored: np.ndarray, invert: bool, scale: float | None
+) -> tuple[np.ndarray, list[str]]:
     values = _polarity(path, stored, invert)
     low, high = np.percentile(values, [0.5, 99.5])
     if high <= low:
         low, high = values.min(), values.max()
     return ((values - low) / (high - low)).clip(0, 1), [
-        "a film prepared for display is not linear in the line integral (its look-up curve is unknown): "
-        "stretched between its 0.5th and 99.5th percentiles, so densities are qualitative"]  # fmt: skip
+        "a film prepared for display is not linear in the line integral (its look-up curve is "
+        "unknown): "
+        "stretched between its 0.5th and 99.5th percentiles, so densities are qualitative"
+    ]
 
 
 #: path, stored pixels, invert, line-integral scale -> image values and what was assumed
-CONVERT: dict[str, Callable[[Path, np.ndarray, bool, float | None], tuple[np.ndarray, list[str]]]] = {
-    "line-integral": _from_line_integral, "transmission": _from_transmission, "display": _from_display,
-}  # fmt: skip
+CONVERT: dict[
+    str, Callable[[Path, np.ndarray, bool, float | None], tuple[np.ndarray, list[str]]]
+] = {
+    "line-integral": _from_line_integral,
+    "transmission": _from_transmission,
+    "display": _from_display,
+}
 
 
 def area_matrix(n_in: int, n_out: int, *, span: float | None = None) -> Tensor:
-    """The area filter along one axis as weights [n_out, n_in]; ``span`` input pixels about the centre fill the output.
+    """The area filter along one axis as weights [n_out, n_in]; ``span`` input pixels about the
+    centre fill the output.
 
-    Each output pixel averages the input over its own extent, but never less than one input pixel, which is the mean over the
-    covered area when shrinking and linear interpolation when enlarging. Where the span reaches past the input, that is black.
+    Each output pixel averages the input over its own extent, but never less than one input pixel,
+    which is the mean over the covered area when shrinking and linear interpolation when enlarging.
+    Where the span reaches past the input, that is black.
 
     >>> area_matrix(4, 2).tolist()
     [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
@@ -195,22 +245,28 @@ def area_matrix(n_in: int, n_out: int, *, span: float | None = None) -> Tensor:
     pixel = torch.arange(n_in, dtype=torch.float64)
     low, high = middle - half, middle + half
     covered = (torch.minimum(high, pixel + 1) - torch.maximum(low, pixel)).clamp_min(0)
-    # An enlarging footprint that leaves both picture and span at the border would darken the edge: it counts only what exists.
+    # An enlarging footprint that leaves both picture and span at the border would darken the edge:
+    # it counts only what exists.
     whole = high.clamp(max=max(n_in, start + span)) - low.clamp(min=min(0.0, start))
     return (covered / whole).float()
 
 
 def area_resized(images: Tensor, rows: int, cols: int) -> Tensor:
-    """Pictures [..., H, W] at another size by :func:`area_matrix`; the mean is kept when shrinking."""
+    """Pictures [..., H, W] at another size by :func:`area_matrix`; the mean is kept when
+    shrinking.
+    """
     down, across = area_matrix(images.shape[-2], rows), area_matrix(images.shape[-1], cols)
     return down @ images.float() @ across.T
 
 
 def squared(geometry: Geometry, rows: int, cols: int, side: int, size: int) -> Geometry:
-    """The geometry of a rows × cols picture after its centre has been cropped or padded to ``side`` and brought to ``size``."""
+    """The geometry of a rows × cols picture after its centre has been cropped or padded to ``side``
+    and brought to ``size``.
+    """
     if geometry.rows * cols != geometry.cols * rows:
         raise UserError(
-            f"got a picture of {rows}×{cols} pixels and a geometry of {geometry.rows}×{geometry.cols}",
+            f"got a picture of {rows}×{cols} pixels and a geometry of "
+            f"{geometry.rows}×{geometry.cols}",
             "wanted the same shape",
             "correct the geometry beside the picture or remove it",
         )
@@ -218,13 +274,18 @@ def squared(geometry: Geometry, rows: int, cols: int, side: int, size: int) -> G
 
 
 def find_geometry(path: str | Path) -> Geometry | None:
-    """The geometry of a picture: ``NAME.json`` beside it, else ``geometry.json`` there or (for a set) one folder up.
+    """The geometry of a picture: ``NAME.json`` beside it, else ``geometry.json`` there or (for a
+    set) one folder up.
 
     A view ``xray_KKK`` of a set gets its own angle, so that ``angles_deg`` has one entry.
     """
     path = Path(path)
     view = re.fullmatch(r"xray_(\d+)", path.stem)
-    side_car, here, above = path.with_suffix(".json"), path.parent / "geometry.json", path.parent.parent / "geometry.json"
+    side_car, here, above = (
+        path.with_suffix(".json"),
+        path.parent / "geometry.json",
+        path.parent.parent / "geometry.json",
+    )
     for candidate in (side_car, here, above) if view else (side_car, here):
         if candidate.is_file():
             geometry = Geometry.from_json(candidate)
@@ -235,7 +296,9 @@ def find_geometry(path: str | Path) -> Geometry | None:
 
 
 def read_grey(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """One grey picture as stored, [H, W] uint8, uint16 or float32, and what had to be assumed to call it grey."""
+    """One grey picture as stored, [H, W] uint8, uint16 or float32, and what had to be assumed to
+    call it grey.
+    """
     path = Path(path)
     suffix = path.suffix.lower()
     if not path.is_file():
@@ -252,10 +315,18 @@ def read_grey(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
             "convert it to a 16-bit PNG in which bone is bright",
         )
     if suffix not in SUFFIXES:
-        raise UserError(f"got '{path}' with suffix '{suffix}'", f"wanted one of {', '.join(SUFFIXES)}", "convert it to PNG")
+        raise UserError(
+            f"got '{path}' with suffix '{suffix}'",
+            f"wanted one of {', '.join(SUFFIXES)}",
+            "convert it to PNG",
+        )
     values, warnings = _read_npy(path) if suffix == ".npy" else _read_picture(path)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise UserError(f"got '{path}' with NaN or infinite pixels", "wanted finite numbers", "replace them, or mask that part")
+        raise UserError(
+            f"got '{path}' with NaN or infinite pixels",
+            "wanted finite numbers",
+            "replace them, or mask that part",
+        )
     return values, tuple(warnings)
 
 
@@ -265,12 +336,20 @@ def _read_npy(path: Path) -> tuple[np.ndarray, list[str]]:
     except (OSError, ValueError, EOFError) as error:
         raise _damaged(path, error) from None
     if values.ndim != 2:
-        raise UserError(f"got '{path}' of shape {values.shape}", "wanted one grey picture [rows, cols]", "save one view alone")
+        raise UserError(
+            f"got '{path}' of shape {values.shape}",
+            "wanted one grey picture [rows, cols]",
+            "save one view alone",
+        )
     if values.dtype.kind == "f":
         return values.astype(np.float32), []
     if values.dtype in (np.uint8, np.uint16):
         return values, []
-    raise UserError(f"got '{path}' of type {values.dtype}", "wanted uint8, uint16 or floats", "convert the array")
+    raise UserError(
+        f"got '{path}' of type {values.dtype}",
+        "wanted uint8, uint16 or floats",
+        "convert the array",
+    )
 
 
 def _read_picture(path: Path) -> tuple[np.ndarray, list[str]]:
@@ -283,12 +362,18 @@ def _read_picture(path: Path) -> tuple[np.ndarray, list[str]]:
                 values, warnings = _grey(path, picture)
     except Image.DecompressionBombError:
         raise UserError(
-            f"got '{path}', which claims to be enormous", "wanted an X-ray", "check where the file came from"
+            f"got '{path}', which claims to be enormous",
+            "wanted an X-ray",
+            "check where the file came from",
         ) from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         raise _damaged(path, error) from None
     if frames > 1:
-        raise UserError(f"got '{path}' with {frames} pages ({mode})", "wanted one picture", "save the page you mean on its own")
+        raise UserError(
+            f"got '{path}' with {frames} pages ({mode})",
+            "wanted one picture",
+            "save the page you mean on its own",
+        )
     return values, warnings
 
 
@@ -306,15 +391,31 @@ def _grey(path: Path, picture: Image) -> tuple[np.ndarray, list[str]]:
         values = np.asarray(picture)
         if values.min() >= 0 and values.max() <= 65535:
             return values.astype(np.uint16), warnings
-        raise UserError(f"got '{path}' with 32-bit pixels", "wanted 8 or 16 bits, or floats", "save it as a 16-bit PNG")
+        raise UserError(
+            f"got '{path}' with 32-bit pixels",
+            "wanted 8 or 16 bits, or floats",
+            "save it as a 16-bit PNG",
+        )
     colour = np.asarray(picture.convert("RGB")).astype(np.int16)
-    if np.ptp(colour, axis=-1).max() > 8:  # lossy storage of a grey picture leaves a few levels of colour
-        raise UserError(f"got '{path}', a colour picture", "wanted a grey X-ray", "give the X-ray itself, saved as grey")
-    return colour.mean(-1).round().astype(np.uint8), [*warnings, "three equal colour channels were read as grey"]
+    # lossy storage of a grey picture leaves a few levels of colour
+    if np.ptp(colour, axis=-1).max() > 8:
+        raise UserError(
+            f"got '{path}', a colour picture",
+            "wanted a grey X-ray",
+            "give the X-ray itself, saved as grey",
+        )
+    return colour.mean(-1).round().astype(np.uint8), [
+        *warnings,
+        "three equal colour channels were read as grey",
+    ]
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
     reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
     if path.name in reason:  # Pillow's "cannot identify image file PATH"
         reason = "no picture can be recognised in it"
-    return UserError(f"got '{path}', which is damaged ({reason})", "wanted a whole picture", "copy or export the file again")
+    return UserError(
+        f"got '{path}', which is damaged ({reason})",
+        "wanted a whole picture",
+        "copy or export the file again",
+    )

@@ -1,4 +1,6 @@
-"""Photographs of one kind of thing that nobody posed: a folder of pictures, as a generator of scenes learns from."""
+"""Photographs of one kind of thing that nobody posed: a folder of pictures, as a generator of
+scenes learns from.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,35 @@ ENDINGS = (".png", ".jpg", ".jpeg")
 NO_PHOTOGRAPH = ("_depth", "_normal", "_alpha")  # what Blender sets keep beside their pictures
 
 
-def read_pictures(*, root: str, size: int = 128, background: float = 0.0, limit: int | None = None) -> tuple[Tensor, list[str]]:
-    """The pictures of a folder, or of its ``train`` folder where it has one, in colour: [N, size, size, 3] float16 in [0, 1].
+def read_pictures(
+    *, root: str, size: int = 128, background: float = 0.0, limit: int | None = None
+) -> tuple[Tensor, list[str]]:
+    """The pictures of a folder, or of its ``train`` folder where it has one, in colour: [N, size,
+    size, 3] float16 in [0, 1].
 
-    What is transparent shows ``background`` (1 white); what is not square is cropped to its middle; the area filter resizes.
-    The second answer says what was assumed, a sentence each. Raises UserError for no folder, no picture or an unreadable one.
+    What is transparent shows ``background`` (1 white); what is not square is cropped to its middle;
+    the area filter resizes. The second answer says what was assumed, a sentence each. Raises
+    UserError for no folder, no picture or an unreadable one.
     """
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        raise UserError(f"got dataset '{root}', which is no folder", "wanted a folder of pictures", "check the path")
+        raise UserError(
+            f"got dataset '{root}', which is no folder",
+            "wanted a folder of pictures",
+            "check the path",
+        )
     folder = folder / "train" if (folder / "train").is_dir() else folder
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and not p.stem.endswith(NO_PHOTOGRAPH))[:limit]
+    paths = sorted(
+        p
+        for p in folder.iterdir()
+        if p.suffix.lower() in ENDINGS and not p.stem.endswith(NO_PHOTOGRAPH)
+    )[:limit]
     if not paths:
-        raise UserError(f"got '{folder}' without PNG or JPEG pictures", "wanted a folder of pictures", "check the path")
+        raise UserError(
+            f"got '{folder}' without PNG or JPEG pictures",
+            "wanted a folder of pictures",
+            "check the path",
+        )
     images = torch.empty(len(paths), size, size, 3, dtype=torch.float16)
     notes = set()
     for slot, path in zip(images, paths, strict=True):
@@ -50,6 +68,10 @@ def read_colour(path: Path, background: float) -> Tensor:
         with Image.open(path) as image:
             values = torch.from_numpy(np.array(image.convert("RGBA"), dtype=np.float32) / 255)
     except (OSError, SyntaxError, ValueError) as error:  # PIL calls a broken chunk a SyntaxError
-        raise UserError(f"got '{path}', which cannot be read ({error})", "wanted a PNG or JPEG", "remove or repair it") from None
+        raise UserError(
+            f"got '{path}', which cannot be read ({error})",
+            "wanted a PNG or JPEG",
+            "remove or repair it",
+        ) from None
     alpha = values[..., 3:]
     return values[..., :3] * alpha + background * (1 - alpha)

@@ -1,16 +1,20 @@
-"""Several processes at one training (torchrun): who they are, whose rows of a batch are whose, and how their gradients meet.
+"""Several processes at one training (torchrun): who they are, whose rows of a batch are whose, and
+how their gradients meet.
 
-Whatever is random is drawn by every process for the whole batch, from one stream, and each keeps its own rows (:class:`BatchShard`).
-So what is trained does not depend on the number of processes beyond rounding, all go on drawing the same, and a run may be
-continued by any other number of them. The price is the whole batch's random numbers in every process, a few per cent of a step.
-Gradient accumulation is the same idea within one process: the parts of its share come one after the other.
+Whatever is random is drawn by every process for the whole batch, from one stream, and each keeps
+its own rows (:class:`BatchShard`). So what is trained does not depend on the number of processes
+beyond rounding, all go on drawing the same, and a run may be continued by any other number of them.
+The price is the whole batch's random numbers in every process, a few per cent of a step. Gradient
+accumulation is the same idea within one process: the parts of its share come one after the other.
 
-Gradients are averaged in one flat all-reduce after ``backward``. ``DistributedDataParallel`` wraps a module whose forward is the
-whole loss; a step here goes backward several times through different parts, once through a gradient's gradient (R1), and trains
-tables of codes that belong to no module. For models of a few megabytes nothing is lost by not overlapping the two.
+Gradients are averaged in one flat all-reduce after ``backward``. ``DistributedDataParallel`` wraps
+a module whose forward is the whole loss; a step here goes backward several times through different
+parts, once through a gradient's gradient (R1), and trains tables of codes that belong to no module.
+For models of a few megabytes nothing is lost by not overlapping the two.
 
-A task takes part by a method ``join(ranks)``, by working on the parts that :meth:`Ranks.parts` gives, and by
-:meth:`Ranks.average_gradients` before its optimiser's step; everything else is the loop's.
+A task takes part by a method ``join(ranks)``, by working on the parts that :meth:`Ranks.parts`
+gives, and by :meth:`Ranks.average_gradients` before its optimiser's step; everything else is the
+loop's.
 """
 
 from __future__ import annotations
@@ -36,7 +40,8 @@ from ..gan.generator import Latent, SceneGenerator
 from ..rays.render import Level
 from .device import select_device
 
-LONGEST_WAIT = timedelta(minutes=30)  # for the others in a step: a process that is gone is noticed at once, one that hangs is not
+# for the others in a step: a process that is gone is noticed at once, one that hangs is not
+LONGEST_WAIT = timedelta(minutes=30)
 T = TypeVar("T", Tensor, list)
 R = TypeVar("R", Rays, Samples)
 
@@ -66,23 +71,34 @@ class BatchShard:
         return self.take(whole)
 
     def levels(self, levels: Sequence[Level]) -> Sequence[Level]:
-        """The same passes along these rows' rays, with the jitter that the rows have in the whole batch."""
-        return levels if self.of == 1 else [replace(level, sampler=ShardedSampler(level.sampler, self)) for level in levels]
+        """The same passes along these rows' rays, with the jitter that the rows have in the whole
+        batch.
+        """
+        return (
+            levels
+            if self.of == 1
+            else [replace(level, sampler=ShardedSampler(level.sampler, self)) for level in levels]
+        )
 
 
 @dataclass(frozen=True)
 class ShardedSampler:
     """A sampler that chooses nodes for the whole batch and answers those of a share.
 
-    Which numbers come out of a generator depends on how many are asked for, not on the rays: so the share's own rays stand in
-    for everyone's. True of every sampler whose number of draws does not depend on what it sees.
+    Which numbers come out of a generator depends on how many are asked for, not on the rays: so the
+    share's own rays stand in for everyone's. True of every sampler whose number of draws does not
+    depend on what it sees.
     """
 
     sampler: Sampler
     share: BatchShard
 
-    def __call__(self, rays: Rays, previous: tuple[Samples, Tensor] | None, rng: Generator | None) -> Samples:
-        before = None if previous is None else (self._whole(previous[0]), self._repeated(previous[1]))
+    def __call__(
+        self, rays: Rays, previous: tuple[Samples, Tensor] | None, rng: Generator | None
+    ) -> Samples:
+        before = (
+            None if previous is None else (self._whole(previous[0]), self._repeated(previous[1]))
+        )
         return self._mine(self.sampler(self._whole(rays), before, rng))
 
     def _repeated(self, tensor: Tensor) -> Tensor:
@@ -96,15 +112,20 @@ class ShardedSampler:
 
     def _changed(self, record: R, change: Callable[[Tensor], Tensor]) -> R:
         values = {f.name: getattr(record, f.name) for f in fields(record)}
-        return replace(record, **{name: change(value) for name, value in values.items() if value is not None})
+        return replace(
+            record, **{name: change(value) for name, value in values.items() if value is not None}
+        )
 
 
 class RngSnapshot:
-    """Random generators and modules' buffers (a spectral norm's, say) as they are now, to come back to."""
+    """Random generators and modules' buffers (a spectral norm's, say) as they are now, to come back
+    to.
+    """
 
     def __init__(self, *sources: Any) -> None:
         self.kept: list[tuple[Any, Any]] = [
-            (s, s.get_state() if isinstance(s, Generator) else [b.clone() for b in s.buffers()]) for s in sources
+            (s, s.get_state() if isinstance(s, Generator) else [b.clone() for b in s.buffers()])
+            for s in sources
         ]
 
     def restore(self) -> None:
@@ -151,22 +172,31 @@ class Ranks:
         if self.world == 1 or device.type == "cpu":
             return device
         if self.local_world > (there := torch.cuda.device_count()):
-            raise UserError(f"got {self.local_world} processes and {there} CUDA device{'s' * (there > 1)}",
-                            "wanted a device for each", f"start {there} processes, or use --device cpu")  # fmt: skip
+            raise UserError(
+                f"got {self.local_world} processes and {there} CUDA device{'s' * (there > 1)}",
+                "wanted a device for each",
+                f"start {there} processes, or use --device cpu",
+            )
         torch.cuda.set_device(self.local)
         return torch.device("cuda", self.local)
 
     def check(self, sizes: Mapping[str, int], accumulate: int = 1) -> None:
         """Refuse batches (by their names in the recipe) that cannot be dealt evenly."""
         parts = self.world * accumulate
-        among = [f"{self.world} processes"] * (self.world > 1) + [f"accumulate {accumulate}"] * (accumulate > 1)
+        among = [f"{self.world} processes"] * (self.world > 1) + [f"accumulate {accumulate}"] * (
+            accumulate > 1
+        )
         for key, n in sizes.items():
             if n % parts:
-                raise UserError(f"got {key} {n} for {' with '.join(among)}", f"wanted a multiple of {parts}",
-                                f"set {key}={-(-n // parts) * parts}, or divide it by another number")  # fmt: skip
+                raise UserError(
+                    f"got {key} {n} for {' with '.join(among)}",
+                    f"wanted a multiple of {parts}",
+                    f"set {key}={-(-n // parts) * parts}, or divide it by another number",
+                )
 
     def parts(self, accumulate: int, *sources: Any) -> Iterator[BatchShard]:
-        """The parts of this process's share one after the other, each with ``sources`` as the first found them.
+        """The parts of this process's share one after the other, each with ``sources`` as the first
+        found them.
 
         Sources are random generators, and modules that change their buffers in a forward pass.
         """
@@ -177,7 +207,9 @@ class Ranks:
             yield BatchShard(self.rank * accumulate + part, self.world * accumulate)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace the gradients by their mean over the processes; one who has none has none in any of them."""
+        """Replace the gradients by their mean over the processes; one who has none has none in any
+        of them.
+        """
         if self.world == 1:
             return
         held = [p for p in parameters if p.grad is not None]
@@ -187,7 +219,9 @@ class Ranks:
             parameter.grad = mean.view_as(parameter)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The rows of all processes, in the order of the whole batch: [B / world, ...] -> [B, ...], without gradient."""
+        """The rows of all processes, in the order of the whole batch: [B / world, ...] -> [B, ...],
+        without gradient.
+        """
         rows = rows.detach()
         if self.world == 1:
             return rows
@@ -197,11 +231,20 @@ class Ranks:
             dist.all_gather(found, mine)
         return torch.cat(found).to(rows.device)
 
-    def mean_metrics(self, numbers: dict[str, float], seconds: float, stop: bool) -> tuple[dict[str, float], float, bool]:
-        """What all make of one step: numbers and time are averaged; asked to stop is who hears one of them asked."""
+    def mean_metrics(
+        self, numbers: dict[str, float], seconds: float, stop: bool
+    ) -> tuple[dict[str, float], float, bool]:
+        """What all make of one step: numbers and time are averaged; asked to stop is who hears one
+        of them asked.
+        """
         if self.world == 1:
             return numbers, seconds, stop
-        values = self._summed(torch.tensor([*numbers.values(), seconds, self.world * stop], dtype=torch.float64)) / self.world
+        values = (
+            self._summed(
+                torch.tensor([*numbers.values(), seconds, self.world * stop], dtype=torch.float64)
+            )
+            / self.world
+        )
         *means, seconds, asked = values.tolist()
         return dict(zip(numbers, means, strict=True)), seconds, asked > 0
 
@@ -209,9 +252,14 @@ class Ranks:
         """The first process's text."""
         return self._sent(text.encode()).decode()
 
-    def broadcast_state(self, tensors: Mapping[str, Tensor], facts: Any) -> tuple[dict[str, Tensor], Any]:
+    def broadcast_state(
+        self, tensors: Mapping[str, Tensor], facts: Any
+    ) -> tuple[dict[str, Tensor], Any]:
         """The first process's tensors and plain values, in host memory."""
-        kinds = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
+        kinds = {
+            name: [str(t.dtype).removeprefix("torch."), list(t.shape)]
+            for name, t in tensors.items()
+        }
         kinds, facts = json.loads(self.broadcast_text(json.dumps([kinds, facts])))
         whole = b"".join(raw(t) for t in tensors.values()) if self.is_rank_zero else b""
         flat = torch.frombuffer(bytearray(self._sent(whole)) or bytearray(1), dtype=torch.uint8)
@@ -225,7 +273,9 @@ class Ranks:
 
     @contextlib.contextmanager
     def rank_zero_first(self, what: str) -> Iterator[None]:
-        """A block the first process goes through alone, so that the others find in the cache what it makes there."""
+        """A block the first process goes through alone, so that the others find in the cache what
+        it makes there.
+        """
         if self.world == 1:
             yield
             return
@@ -276,8 +326,11 @@ class Ranks:
         with self._together() as dist:
             size = torch.tensor([len(data)])
             dist.broadcast(size, 0)
-            flat = torch.frombuffer(bytearray(data), dtype=torch.uint8) if self.is_rank_zero and data else torch.empty(
-                int(size), dtype=torch.uint8)  # fmt: skip
+            flat = (
+                torch.frombuffer(bytearray(data), dtype=torch.uint8)
+                if self.is_rank_zero and data
+                else torch.empty(int(size), dtype=torch.uint8)
+            )
             dist.broadcast(flat, 0)
         return flat.numpy().tobytes()
 
@@ -291,9 +344,11 @@ class Ranks:
             raise self._lost() from error
 
     def _lost(self) -> RunError:
-        return RunError(f"got no answer from another of {self.world} processes, which was killed or has failed",
-                        "wanted all of them to the end",
-                        "start again with --resume: the last snapshot is whole")  # fmt: skip
+        return RunError(
+            f"got no answer from another of {self.world} processes, which was killed or has failed",
+            "wanted all of them to the end",
+            "start again with --resume: the last snapshot is whole",
+        )
 
 
 def raw(tensor: Tensor) -> bytes:
@@ -303,20 +358,26 @@ def raw(tensor: Tensor) -> bytes:
 
 @contextlib.contextmanager
 def process_group() -> Iterator[Ranks]:
-    """The processes that torchrun started, or this one alone; an error that ends them all is said by one of them."""
+    """The processes that torchrun started, or this one alone; an error that ends them all is said
+    by one of them.
+    """
     ranks = started(os.environ)
     try:
         yield ranks
     except (Exception, KeyboardInterrupt) as error:
         if not ranks.claims_report():
-            raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)) from None
+            raise SystemExit(
+                130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
+            ) from None
         if ranks.world > 1:
-            sys.stderr = sys.__stderr__  # which `python -m mednerf_kit` closes for all but the first
+            # which `python -m mednerf_kit` closes for all but the first
+            sys.stderr = sys.__stderr__
         raise
 
 
 def started(environment: Mapping[str, str]) -> Ranks:
-    """What torchrun says in the environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR …), and a connection to the others.
+    """What torchrun says in the environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR …), and a
+    connection to the others.
 
     Tensors in host memory travel through gloo, those of CUDA devices through NCCL.
     """
@@ -328,25 +389,41 @@ def started(environment: Mapping[str, str]) -> Ranks:
     rank, port = number(environment, "RANK"), number(environment, "MASTER_PORT")
     kept_by_torchrun = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
-    place = dist.TCPStore(environment.get("MASTER_ADDR", "127.0.0.1"), port, is_master=rank == 0 and not kept_by_torchrun)
+    place = dist.TCPStore(
+        environment.get("MASTER_ADDR", "127.0.0.1"),
+        port,
+        is_master=rank == 0 and not kept_by_torchrun,
+    )
     store = dist.PrefixStore(f"mednerf-kit/{attempt}", place)
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    backend = (
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    )
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=LONGEST_WAIT)
-    return Ranks(rank, world, number(environment, "LOCAL_RANK", str(rank)), number(environment, "LOCAL_WORLD_SIZE", str(world)),
-                 store)  # fmt: skip
+    return Ranks(
+        rank,
+        world,
+        number(environment, "LOCAL_RANK", str(rank)),
+        number(environment, "LOCAL_WORLD_SIZE", str(world)),
+        store,
+    )
 
 
 def number(environment: Mapping[str, str], name: str, default: str | None = None) -> int:
     """A whole number that torchrun has set."""
     text = environment.get(name, default)
     if text is None or not text.isdecimal():
-        raise UserError(f"got {name} {text!r} in the environment", "wanted what torchrun sets",
-                        "start with `torchrun --nproc-per-node N -m mednerf_kit train`")  # fmt: skip
+        raise UserError(
+            f"got {name} {text!r} in the environment",
+            "wanted what torchrun sets",
+            "start with `torchrun --nproc-per-node N -m mednerf_kit train`",
+        )
     return int(text)
 
 
 def agree_precision(field: Any, ranks: Ranks, device: str | torch.device) -> None:
-    """Let every process compute a generated field in the precision that the first one found fastest."""
+    """Let every process compute a generated field in the precision that the first one found
+    fastest.
+    """
     mlp = getattr(field, "mlp", field)
     fastest = mlp.dtype or hyper.fastest_dtype(torch.device(device))
     mlp.dtype = getattr(torch, ranks.broadcast_text(str(fastest).removeprefix("torch.")))
@@ -368,11 +445,14 @@ def mean_of(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def group_size_note(discriminator: Any, batch: int, parts: int) -> list[str]:
-    """What to say when a discriminator that compares the pictures of a batch sees fewer of them at a time."""
+    """What to say when a discriminator that compares the pictures of a batch sees fewer of them at
+    a time.
+    """
     group = getattr(discriminator, "mbstd_group", 1)
     alone, here = math.gcd(batch, group), math.gcd(batch // parts, group)
     if alone == here:
         return []
     return [
-        f"note: the discriminator compares {here} pictures at a time instead of {alone}: it sees {batch // parts} of the {batch}"
+        f"note: the discriminator compares {here} pictures at a time instead of {alone}: it sees "
+        f"{batch // parts} of the {batch}"
     ]

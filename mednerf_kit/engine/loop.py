@@ -1,4 +1,6 @@
-"""The loop every task runs in: steps, statistics, previews, snapshots, and a clean stop on a signal, a NaN or the clock."""
+"""The loop every task runs in: steps, statistics, previews, snapshots, and a clean stop on a
+signal, a NaN or the clock.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,11 @@ TASKS: Registry[Task] = Registry("task")
 
 
 class Task(Protocol):
-    """What the loop trains. One with pictures for the board also has ``pictures(index)`` (see :mod:`.tensorboard`).
+    """What the loop trains. One with pictures for the board also has ``pictures(index)`` (see
+    :mod:`.tensorboard`).
 
-    One that can be trained by several processes has ``join(ranks)``, which refuses what cannot be dealt out among them and
-    answers remarks for the log (see :mod:`.distributed`).
+    One that can be trained by several processes has ``join(ranks)``, which refuses what cannot be
+    dealt out among them and answers remarks for the log (see :mod:`.distributed`).
     """
 
     def step(self, progress: float, index: int) -> dict[str, float]: ...
@@ -48,19 +51,25 @@ class PreparedRun:
     task: Task
     meta: dict[str, Any]  # what a snapshot says of itself
     opening: tuple[str, ...]  # lines for the log: data, sizes, device, remarks of the reader
-    finish: Callable[[Loop], dict[str, Any]]  # previews, calibration, scores once trained; what it returns joins metrics.json
+    # previews, calibration, scores once trained; what it returns joins metrics.json
+    finish: Callable[[Loop], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class TaskType:
-    """How the recipes of a task are read: which keys they have, what refuses a bad one, what makes one ready to run."""
+    """How the recipes of a task are read: which keys they have, what refuses a bad one, what makes
+    one ready to run.
+    """
 
     keys: frozenset[str]
     check: Callable[[Mapping[str, Any]], None]
-    prepare: Callable[[Mapping[str, Any], torch.device], PreparedRun]  # from dataset, recipe, seed, split, limit
+    # from dataset, recipe, seed, split, limit
+    prepare: Callable[[Mapping[str, Any], torch.device], PreparedRun]
     plan: Callable[[Mapping[str, Any]], dict[str, Any]]  # sizes, for --dry-run
-    batches: Callable[[Mapping[str, Any]], dict[str, int]] | None = None  # what several processes share; None: one process only
-    follow_up: str | None = None  # "module:function" of what comes after a training, called with (loop, recipe, device)
+    # what several processes share; None: one process only
+    batches: Callable[[Mapping[str, Any]], dict[str, int]] | None = None
+    # "module:function" of what comes after a training, called with (loop, recipe, device)
+    follow_up: str | None = None
 
 
 @contextlib.contextmanager
@@ -81,16 +90,32 @@ def asked_to_stop() -> Iterator[threading.Event]:
 class Loop:
     """Runs a task for ``steps`` or ``max_minutes``, whichever ends first, and keeps its folder.
 
-    ``seconds`` are those of the steps; ``wall_seconds`` count from ``started``, a reading of ``time.perf_counter`` (None: now),
-    with everything in them. Both go on where a resumed run left off. Of several ``ranks`` the first one writes; all of them go
-    by the same clock and stop at the same step.
+    ``seconds`` are those of the steps; ``wall_seconds`` count from ``started``, a reading of
+    ``time.perf_counter`` (None: now), with everything in them. Both go on where a resumed run left
+    off. Of several ``ranks`` the first one writes; all of them go by the same clock and stop at the
+    same step.
     """
 
-    def __init__(self, task: Task, folder: Path, *, steps: int, snapshot_steps: int, max_minutes: float | None,
-                 meta: dict[str, Any], progress_bar: bool = True, ranks: Ranks | None = None,
-                 started: float | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        task: Task,
+        folder: Path,
+        *,
+        steps: int,
+        snapshot_steps: int,
+        max_minutes: float | None,
+        meta: dict[str, Any],
+        progress_bar: bool = True,
+        ranks: Ranks | None = None,
+        started: float | None = None,
+    ) -> None:
         self.ranks = ranks or Ranks()
-        self.task, self.folder, self.steps, self.snapshot_steps = task, folder, steps, snapshot_steps
+        self.task, self.folder, self.steps, self.snapshot_steps = (
+            task,
+            folder,
+            steps,
+            snapshot_steps,
+        )
         self.max_minutes, self.meta, self.progress_bar = max_minutes, meta, progress_bar
         self.index, self.seconds = 0, 0.0
         self.started, self.wall_before = time.perf_counter() if started is None else started, 0.0
@@ -103,11 +128,16 @@ class Loop:
         self.wall_before = run_folder.wall_seconds(self.folder, meta) or self.seconds
         self.task.load(tensors, meta["task_state"])
         if self.ranks.is_rank_zero:
-            run_folder.write_stats(self.folder, [row for row in run_folder.read_stats(self.folder) if row["step"] <= self.index])
+            run_folder.write_stats(
+                self.folder,
+                [row for row in run_folder.read_stats(self.folder) if row["step"] <= self.index],
+            )
 
     @property
     def wall_seconds(self) -> float:
-        """Time of the whole run so far: reading, steps, snapshots and previews, those before it was resumed included."""
+        """Time of the whole run so far: reading, steps, snapshots and previews, those before it was
+        resumed included.
+        """
         return self.wall_before + time.perf_counter() - self.started
 
     def progress(self) -> float:
@@ -124,7 +154,9 @@ class Loop:
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise self._diverged(name)
         clocks = {"seconds": self.seconds, "wall_seconds": self.wall_seconds}
-        path = run_folder.save_snapshot(self.folder, self.index, tensors, {**self.meta, **clocks, **state})
+        path = run_folder.save_snapshot(
+            self.folder, self.index, tensors, {**self.meta, **clocks, **state}
+        )
         self.log(f"step {self.index}: wrote {path.name}")
         return Path(self.ranks.broadcast_text(str(path)))
 
@@ -137,15 +169,21 @@ class Loop:
             file.write(line + "\n")
 
     def run(self) -> Path:
-        """Train to the end; returns the last snapshot. Raises KeyboardInterrupt after saving when asked to stop."""
+        """Train to the end; returns the last snapshot. Raises KeyboardInterrupt after saving when
+        asked to stop.
+        """
         self.meet()
         is_rank_zero = self.ranks.is_rank_zero
         shown = None if self.progress_bar and is_rank_zero else True
-        bar = tqdm(total=self.steps, initial=self.index, desc="training", disable=shown, mininterval=1.0)
+        bar = tqdm(
+            total=self.steps, initial=self.index, desc="training", disable=shown, mininterval=1.0
+        )
         saved = self.index if run_folder.snapshots(self.folder) else -1
         with (
             asked_to_stop() as stop,
-            open(self.folder / "stats.jsonl" if is_rank_zero else os.devnull, "a", encoding="utf-8") as stats,
+            open(
+                self.folder / "stats.jsonl" if is_rank_zero else os.devnull, "a", encoding="utf-8"
+            ) as stats,
             tensorboard.event_writer(self.folder if is_rank_zero else None) as writer,
         ):
             tenths = int(10 * self.progress())
@@ -153,12 +191,19 @@ class Loop:
                 start = time.perf_counter()
                 numbers = self.task.step(self.progress(), self.index)
                 self.index += 1
-                numbers, seconds, stopping = self.ranks.mean_metrics(numbers, time.perf_counter() - start, stop.is_set())
+                numbers, seconds, stopping = self.ranks.mean_metrics(
+                    numbers, time.perf_counter() - start, stop.is_set()
+                )
                 self.seconds += seconds
                 self._check(numbers)
-                stats.write(json.dumps({"step": self.index, "seconds": round(self.seconds, 3), **numbers}) + "\n")
+                stats.write(
+                    json.dumps({"step": self.index, "seconds": round(self.seconds, 3), **numbers})
+                    + "\n"
+                )
                 if self.index % 20 == 0:
-                    bar.set_postfix({k: f"{v:.2g}" for k, v in numbers.items() if k != "rate"}, refresh=False)
+                    bar.set_postfix(
+                        {k: f"{v:.2g}" for k, v in numbers.items() if k != "rate"}, refresh=False
+                    )
                     for name, value in numbers.items() if writer else ():
                         writer.add_scalar(name, value, self.index)
                 bar.update()
@@ -179,7 +224,9 @@ class Loop:
         return self.save() if saved != self.index else run_folder.snapshots(self.folder)[-1]
 
     def meet(self) -> None:
-        """Hand the task its ranks; what the first of several has made or read becomes the state of all."""
+        """Hand the task its ranks; what the first of several has made or read becomes the state of
+        all.
+        """
         for remark in self.task.join(self.ranks) if hasattr(self.task, "join") else ():
             self.log(remark)
         if self.ranks.world == 1:

@@ -1,6 +1,8 @@
-"""Run folders and the priors in them: ``runs/NNNNN-DATASET[-DESC]/`` with config, statistics, snapshots and previews.
+"""Run folders and the priors in them: ``runs/NNNNN-DATASET[-DESC]/`` with config, statistics,
+snapshots and previews.
 
-A snapshot is one safetensors file whose metadata names everything needed to use it: recipe, geometry, whom it was trained on.
+A snapshot is one safetensors file whose metadata names everything needed to use it: recipe,
+geometry, whom it was trained on.
 """
 
 from __future__ import annotations
@@ -26,13 +28,19 @@ def new_folder(outdir: Path, dataset: str, desc: str | None) -> Path:
     """The next numbered run folder, made."""
     outdir.mkdir(parents=True, exist_ok=True)
     numbers = [int(m[1]) for p in outdir.iterdir() if (m := NUMBERED.fullmatch(p.name))]
-    label = "-".join(re.sub(r"[^\w.-]+", "_", part) for part in (dataset.strip("/").rsplit("/", 1)[-1], desc) if part)
+    label = "-".join(
+        re.sub(r"[^\w.-]+", "_", part)
+        for part in (dataset.strip("/").rsplit("/", 1)[-1], desc)
+        if part
+    )
     folder = outdir / f"{max(numbers, default=-1) + 1:05d}-{label}"
     try:
         folder.mkdir()
     except FileExistsError:
         raise UserError(
-            f"got run folder '{folder}', which exists", "wanted a new one", "start again or choose --outdir"
+            f"got run folder '{folder}', which exists",
+            "wanted a new one",
+            "start again or choose --outdir",
         ) from None
     return folder
 
@@ -43,25 +51,40 @@ def find_folder(name: str | Path, outdir: Path = Path("runs")) -> Path:
     if path.is_dir():
         return path
     parent, start = (path.parent, path.name) if path.parent != Path(".") else (outdir, path.name)
-    found = sorted(p for p in parent.iterdir() if p.is_dir() and p.name.startswith(start)) if parent.is_dir() else []
+    found = (
+        sorted(p for p in parent.iterdir() if p.is_dir() and p.name.startswith(start))
+        if parent.is_dir()
+        else []
+    )
     if len(found) == 1:
         return found[0]
     if len(found) > 1:
         raise UserError(
-            f"got run '{name}', which {len(found)} folders begin with", "wanted one", f"write more of '{found[0].name}'"
+            f"got run '{name}', which {len(found)} folders begin with",
+            "wanted one",
+            f"write more of '{found[0].name}'",
         )
     known = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
     if known:
         raise unknown_name("run", str(name), known)
-    raise UserError(f"got run '{name}', which does not exist", "wanted a run folder, a snapshot or 'bundled'",
-                    "train one with `mednerf-kit train`")  # fmt: skip
+    raise UserError(
+        f"got run '{name}', which does not exist",
+        "wanted a run folder, a snapshot or 'bundled'",
+        "train one with `mednerf-kit train`",
+    )
 
 
 def latest_matching(outdir: Path, choice: Mapping[str, Any]) -> Path | None:
-    """The newest run folder of the same configuration that has a snapshot; None starts a new one."""
+    """The newest run folder of the same configuration that has a snapshot; None starts a new
+    one.
+    """
     for folder in sorted(outdir.glob("[0-9]" * 5 + "-*"), reverse=True) if outdir.is_dir() else []:
         path = folder / "config.yaml"
-        if path.is_file() and yaml.safe_load(path.read_text(encoding="utf-8")) == choice and snapshots(folder):
+        if (
+            path.is_file()
+            and yaml.safe_load(path.read_text(encoding="utf-8")) == choice
+            and snapshots(folder)
+        ):
             return folder
     return None
 
@@ -70,8 +93,11 @@ def read_run_config(folder: Path) -> dict[str, Any]:
     """What a run was started with: dataset, recipe, seed, split, limit."""
     path = folder / "config.yaml"
     if not path.is_file():
-        raise UserError(f"got '{folder}', which has no config.yaml", "wanted a run folder",
-                        "give a folder made by `mednerf-kit train`")  # fmt: skip
+        raise UserError(
+            f"got '{folder}', which has no config.yaml",
+            "wanted a run folder",
+            "give a folder made by `mednerf-kit train`",
+        )
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
@@ -80,25 +106,34 @@ def snapshots(folder: Path) -> list[Path]:
     return sorted(folder.glob("snapshot-*.safetensors"))
 
 
-def save_snapshot(folder: Path, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
+def save_snapshot(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
+) -> Path:
     """Write ``snapshot-STEP.safetensors`` and let go of the oldest ones."""
     path = folder / f"snapshot-{step:06d}.safetensors"
-    files.save_tensors(path, tensors, {**meta, "step": step, "version": __version__, "note": DISCLAIMER})
+    files.save_tensors(
+        path, tensors, {**meta, "step": step, "version": __version__, "note": DISCLAIMER}
+    )
     for old in snapshots(folder)[:-KEPT]:
         old.unlink(missing_ok=True)
     return path
 
 
 def newest_readable(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any], list[str]]:
-    """The newest readable snapshot of a run: path, tensors, metadata, and a sentence for each damaged one passed over."""
+    """The newest readable snapshot of a run: path, tensors, metadata, and a sentence for each
+    damaged one passed over.
+    """
     remarks: list[str] = []
     for path in reversed(snapshots(folder)):
         try:
             return path, *files.load_tensors(path), remarks
         except UserError as error:
             remarks.append(str(error))
-    raise UserError(f"got run '{folder}' without a readable snapshot", "wanted at least one snapshot-*.safetensors",
-                    "train it again" + "".join(f" ({r})" for r in remarks))  # fmt: skip
+    raise UserError(
+        f"got run '{folder}' without a readable snapshot",
+        "wanted at least one snapshot-*.safetensors",
+        "train it again" + "".join(f" ({r})" for r in remarks),
+    )
 
 
 def read_stats(folder: Path) -> list[dict[str, Any]]:
@@ -119,12 +154,11 @@ def write_stats(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def wall_seconds(folder: Path, meta: Mapping[str, Any]) -> float | None:
-    """Wall time of a run's training command up to a snapshot of metadata ``meta``; once it has ended there, with what follows
-    the last step: a preview, a calibration. None for runs that did not keep it.
+    """Wall time of a run's training command up to a snapshot of metadata ``meta``; once it has
+    ended there, with what follows the last step: a preview, a calibration. None for runs that did
+    not keep it.
     """
     path = folder / "metrics.json"
     ended = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     here = ended if "wall_seconds" in ended and ended.get("steps") == meta.get("step") else meta
     return here.get("wall_seconds")
-
-

@@ -1,6 +1,8 @@
-"""``mednerf-kit train``: from options to a recipe, from a recipe to a task, from a task to a run folder.
+"""``mednerf-kit train``: from options to a recipe, from a recipe to a task, from a task to a run
+folder.
 
-What is trained is found by name (:data:`TASK_TYPES`), so that fitting a scene loads nothing of the priors.
+What is trained is found by name (:data:`TASK_TYPES`), so that fitting a scene loads nothing of the
+priors.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ TASK_TYPES = {
 }
 
 
-def resolve(dataset: str | None, name: str | None, preset: str, settings: Sequence[str]) -> dict[str, Any]:
+def resolve(
+    dataset: str | None, name: str | None, preset: str, settings: Sequence[str]
+) -> dict[str, Any]:
     """The recipe with its preset and ``--set`` applied; without a name the dataset decides."""
     name = name or default_recipe(str(dataset), settings)
     recipe = config.load(name)
@@ -45,25 +49,34 @@ def resolve(dataset: str | None, name: str | None, preset: str, settings: Sequen
     missing = kind.keys - set(recipe)
     if missing:
         raise UserError(
-            f"got recipe '{name}' without {', '.join(sorted(missing))}", "wanted every node", "start from a file of configs/"
+            f"got recipe '{name}' without {', '.join(sorted(missing))}",
+            "wanted every node",
+            "start from a file of configs/",
         )
     kind.check(recipe)
     return recipe
 
 
 def default_recipe(dataset: str, settings: Sequence[str] = ()) -> str:
-    """The recipe a dataset is trained with when none is named: by the format of a scene, else by the anatomy's name.
+    """The recipe a dataset is trained with when none is named: by the format of a scene, else by
+    the anatomy's name.
 
     ``scene.format`` among the settings is that format, as for a folder that could be of two.
     """
     from ..data.posed import scene
 
-    named = config.with_settings({"scene": {}}, [s for s in settings if s.startswith("scene.format=")])["scene"].get("format")
-    return scene.default_recipe(dataset, named) or ("knee" if "knee" in dataset.lower() else "chest")
+    named = config.with_settings(
+        {"scene": {}}, [s for s in settings if s.startswith("scene.format=")]
+    )["scene"].get("format")
+    return scene.default_recipe(dataset, named) or (
+        "knee" if "knee" in dataset.lower() else "chest"
+    )
 
 
 def task_type_of(recipe: Mapping[str, Any]) -> TaskType:
-    """How recipes of this task are read; one without a task is a prior's, whose check refuses it."""
+    """How recipes of this task are read; one without a task is a prior's, whose check refuses
+    it.
+    """
     task = recipe.get("task")
     name = str(task["name"]) if isinstance(task, Mapping) and "name" in task else "prior"
     if name not in TASK_TYPES:
@@ -71,10 +84,22 @@ def task_type_of(recipe: Mapping[str, Any]) -> TaskType:
     return pkgutil.resolve_name(TASK_TYPES[name])
 
 
-def train(*, dataset: str | None, config: str | None = None, preset: str = "default", settings: Sequence[str] = (),
-          outdir: Path = Path("runs"), desc: str | None = None, resume: str | None = None, seed: int = 0, device: str = "auto",
-          max_minutes: float | None = None, split: str = "train", limit: int | None = None,
-          dry_run: bool = False) -> Path | None:  # fmt: skip
+def train(
+    *,
+    dataset: str | None,
+    config: str | None = None,
+    preset: str = "default",
+    settings: Sequence[str] = (),
+    outdir: Path = Path("runs"),
+    desc: str | None = None,
+    resume: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    max_minutes: float | None = None,
+    split: str = "train",
+    limit: int | None = None,
+    dry_run: bool = False,
+) -> Path | None:
     """Train what the recipe says on a dataset; returns the run folder (None for a dry run).
 
     Under torchrun every process calls this, and all but the first get None.
@@ -87,17 +112,34 @@ def train(*, dataset: str | None, config: str | None = None, preset: str = "defa
             choice = run_folder.read_run_config(folder)
         else:
             recipe = resolve(dataset, config, preset, settings)
-            choice = {"dataset": lasting(dataset), "recipe": recipe, "seed": seed, "split": split, "limit": limit}
+            choice = {
+                "dataset": lasting(dataset),
+                "recipe": recipe,
+                "seed": seed,
+                "split": split,
+                "limit": limit,
+            }
         dealt = share_out(choice["recipe"], ranks)
         if dry_run:
             if ranks.is_rank_zero:
-                shown = {**choice, "plan": task_type_of(choice["recipe"]).plan(choice["recipe"]) | dealt}
+                shown = {
+                    **choice,
+                    "plan": task_type_of(choice["recipe"]).plan(choice["recipe"]) | dealt,
+                }
                 print(yaml.safe_dump(shown, sort_keys=False), end="")
             return None
         if resume == "latest":
             folder = run_folder.latest_matching(Path(outdir), choice)
-        return run_training(choice, folder, ranks, outdir=Path(outdir), desc=desc, device=device, max_minutes=max_minutes,
-                     started=started)  # fmt: skip
+        return run_training(
+            choice,
+            folder,
+            ranks,
+            outdir=Path(outdir),
+            desc=desc,
+            device=device,
+            max_minutes=max_minutes,
+            started=started,
+        )
 
 
 def lasting(dataset: str | None) -> str:
@@ -107,21 +149,41 @@ def lasting(dataset: str | None) -> str:
 
 
 def share_out(recipe: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
-    """What each of several processes gets of a recipe's batches; refuses what cannot be dealt evenly."""
+    """What each of several processes gets of a recipe's batches; refuses what cannot be dealt
+    evenly.
+    """
     kind = task_type_of(recipe)
     if kind.batches is None:
         if ranks.world > 1:
-            raise UserError(f"got {ranks.world} processes for task '{recipe['task']['name']}'", "wanted one",
-                            "start `mednerf-kit train` without torchrun")  # fmt: skip
+            raise UserError(
+                f"got {ranks.world} processes for task '{recipe['task']['name']}'",
+                "wanted one",
+                "start `mednerf-kit train` without torchrun",
+            )
         return {}
     sizes = kind.batches(recipe)
     ranks.check(sizes, recipe["task"].get("accumulate", 1))
-    return {"processes": ranks.world, "per_process": {k: n // ranks.world for k, n in sizes.items()}} if ranks.world > 1 else {}
+    return (
+        {"processes": ranks.world, "per_process": {k: n // ranks.world for k, n in sizes.items()}}
+        if ranks.world > 1
+        else {}
+    )
 
 
-def run_training(choice: Mapping[str, Any], folder: Path | None, ranks: Ranks, *, outdir: Path, desc: str | None, device: str,
-          max_minutes: float | None, started: float) -> Path | None:  # fmt: skip
-    """Train in a run folder that is there, or in a new one, to the end; returns it in the process that leads."""
+def run_training(
+    choice: Mapping[str, Any],
+    folder: Path | None,
+    ranks: Ranks,
+    *,
+    outdir: Path,
+    desc: str | None,
+    device: str,
+    max_minutes: float | None,
+    started: float,
+) -> Path | None:
+    """Train in a run folder that is there, or in a new one, to the end; returns it in the process
+    that leads.
+    """
     new, recipe = folder is None, choice["recipe"]
     task_type = task_type_of(recipe)
     place = ranks.device(device)
@@ -129,17 +191,29 @@ def run_training(choice: Mapping[str, Any], folder: Path | None, ranks: Ranks, *
         job = task_type.prepare(choice, place)
     if folder is None and ranks.is_rank_zero:
         folder = run_folder.new_folder(outdir, choice["dataset"], desc)
-        files.write_text(folder / "config.yaml", f"# {DISCLAIMER}\n" + yaml.safe_dump(choice, sort_keys=False))
+        files.write_text(
+            folder / "config.yaml", f"# {DISCLAIMER}\n" + yaml.safe_dump(choice, sort_keys=False)
+        )
     folder = Path(ranks.broadcast_text(str(folder)))
-    loop = Loop(job.task, folder, steps=recipe["steps"], snapshot_steps=recipe["snapshot_steps"], max_minutes=max_minutes,
-                meta=job.meta, ranks=ranks, started=started)  # fmt: skip
+    loop = Loop(
+        job.task,
+        folder,
+        steps=recipe["steps"],
+        snapshot_steps=recipe["snapshot_steps"],
+        max_minutes=max_minutes,
+        meta=job.meta,
+        ranks=ranks,
+        started=started,
+    )
     if not new and ranks.is_rank_zero:
         path, tensors, saved_meta, remarks = run_folder.newest_readable(folder)
         for remark in remarks:
             loop.log(remark)
         loop.load(tensors, saved_meta)
         loop.log(f"continuing {folder.name} from {path.name}")
-    shared = [f"{ranks.world} processes, each with a part of every batch"] if ranks.world > 1 else []
+    shared = (
+        [f"{ranks.world} processes, each with a part of every batch"] if ranks.world > 1 else []
+    )
     for line in (*job.opening, *shared):
         loop.log(line)
     loop.log(f"data ready after {time.perf_counter() - started:.0f} s")
@@ -156,7 +230,9 @@ def run_training(choice: Mapping[str, Any], folder: Path | None, ranks: Ranks, *
 
 
 def training_summary(loop: Loop, folder: Path) -> dict[str, Any]:
-    """Steps, time of the steps, time of everything, and the last value of every logged number; units in their names."""
+    """Steps, time of the steps, time of everything, and the last value of every logged number;
+    units in their names.
+    """
     last: dict[str, float] = {}
     for row in run_folder.read_stats(folder):
         last |= row

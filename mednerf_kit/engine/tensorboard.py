@@ -1,7 +1,9 @@
-"""What TensorBoard shows of a training beside its numbers: reals and fakes, a turning patient, gains and the field of view.
+"""What TensorBoard shows of a training beside its numbers: reals and fakes, a turning patient,
+gains and the field of view.
 
-A task that has pictures to show has a method ``pictures(index)``: tensors by name, ``grid/NAME`` views [N, rows, cols] for a
-contact sheet and ``clip/NAME`` frames [V, rows, cols] for a clip (colours last, where there are any).
+A task that has pictures to show has a method ``pictures(index)``: tensors by name, ``grid/NAME``
+views [N, rows, cols] for a contact sheet and ``clip/NAME`` frames [V, rows, cols] for a clip
+(colours last, where there are any).
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def event_writer(folder: Path | None) -> Iterator[Any]:
 
 
 def write_pictures(writer: Any, task: Any, step: int) -> None:
-    """Write a task's pictures, and the field of view and gains it has fitted, to a SummaryWriter."""
+    """Write a task's pictures, and the field of view and gains it has fitted, to a
+    SummaryWriter.
+    """
     for name, images in task.pictures(step).items() if hasattr(task, "pictures") else ():
         if name.startswith("clip/"):
             write_clip(writer, name, images, step)
@@ -50,7 +54,9 @@ def write_pictures(writer: Any, task: Any, step: int) -> None:
 
 
 def write_clip(writer: Any, name: str, frames: Tensor, step: int) -> None:
-    """Frames [V, rows, cols] (or colours) as an animated GIF, which is what TensorBoard plays (and needs no film library)."""
+    """Frames [V, rows, cols] (or colours) as an animated GIF, which is what TensorBoard plays (and
+    needs no film library).
+    """
     from PIL import Image
     from tensorboard.compat.proto.summary_pb2 import Summary
 

@@ -1,7 +1,8 @@
-"""A NeRF MLP with given weights as photographs need it: density and colour, perhaps colour that depends on the viewing direction.
+"""A NeRF MLP with given weights as photographs need it: density and colour, perhaps colour that
+depends on the viewing direction.
 
-The trunk is the batched MLP of :mod:`.hyper`; its first output is the density, the rest is colour, or a feature that a small
-branch turns into colour (NeRF's, Mildenhall et al. 2020, figure 7).
+The trunk is the batched MLP of :mod:`.hyper`; its first output is the density, the rest is colour,
+or a feature that a small branch turns into colour (NeRF's, Mildenhall et al. 2020, figure 7).
 """
 
 from __future__ import annotations
@@ -19,15 +20,25 @@ Layer = tuple[Tensor, Tensor]  # W [B, out, in], b [B, out]
 
 
 class ColouredField:
-    """The field protocol over given :class:`~mednerf_kit.fields.hyper.Weights`: density = ReLU(h₀), colour = sigmoid(…).
+    """The field protocol over given :class:`~mednerf_kit.fields.hyper.Weights`: density = ReLU(h₀),
+    colour = sigmoid(…).
 
-    Without a ``branch`` the last layer answers (density, colour …), or density alone where it has one output. With one, the last
-    two layers are the branch: (feature, encoded direction of ``view_octaves`` octaves) -> ReLU -> colour; 0 octaves leave the
-    direction out. Density is zero outside the cylinder |xy| < ``support``; a frame turns the scene, field units throughout.
+    Without a ``branch`` the last layer answers (density, colour …), or density alone where it has
+    one output. With one, the last two layers are the branch: (feature, encoded direction of
+    ``view_octaves`` octaves) -> ReLU -> colour; 0 octaves leave the direction out. Density is zero
+    outside the cylinder |xy| < ``support``; a frame turns the scene, field units throughout.
     """
 
-    def __init__(self, *, octaves: int, skip: int = 0, support: float = 1.4, branch: bool = False, view_octaves: int = 0,
-                 dtype: torch.dtype | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        octaves: int,
+        skip: int = 0,
+        support: float = 1.4,
+        branch: bool = False,
+        view_octaves: int = 0,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         self.mlp = HyperField(octaves=octaves, skip=skip, support=support, dtype=dtype)
         self.support, self.branch, self.view_octaves = support, branch, view_octaves
 
@@ -39,8 +50,12 @@ class ColouredField:
         """Samples x [B, R, S, 3] of lengths dt [B, R, S] seen along d [B, R, 1, 3]."""
         return self.answer(x, d, dt, code)
 
-    def answer(self, x: Tensor, d: Tensor | None, dt: Tensor, code: MlpWeights, noise: Tensor | None = None) -> FieldOutput:
-        """As a call, with ``noise`` [B, R, S] added to the density before its ReLU (NeRF's regulariser while training)."""
+    def answer(
+        self, x: Tensor, d: Tensor | None, dt: Tensor, code: MlpWeights, noise: Tensor | None = None
+    ) -> FieldOutput:
+        """As a call, with ``noise`` [B, R, S] added to the density before its ReLU (NeRF's
+        regulariser while training).
+        """
         points = x.flatten(1, -2)
         raw = self._raw(points, code)
         density = raw[..., 0] if noise is None else raw[..., 0] + noise.flatten(1)
@@ -60,13 +75,18 @@ class ColouredField:
         return density * (points[..., :2].square().sum(-1) < self.support**2)
 
     def _branched(self, feature: Tensor, d: Tensor | None, code: MlpWeights) -> Tensor:
-        """Feature [B, R, S, F] and directions [B, R, 1, 3] through the branch -> [B, R, S, colours]."""
+        """Feature [B, R, S, F] and directions [B, R, 1, 3] through the branch -> [B, R, S,
+        colours].
+        """
         (w, b), (w_out, b_out) = code.layers[-2:]
         n = feature.shape[-1]
         hidden = applied(feature, w[..., :n], b)
         if self.view_octaves:
             if d is None:
-                raise ValueError("d: the colour of this field depends on the viewing direction and needs one per ray")
+                raise ValueError(
+                    "d: the colour of this field depends on the viewing direction "
+                    "and needs one per ray"
+                )
             if code.frame is not None:
                 d = d @ rotation_matrix(code.frame.rotation)[:, None].transpose(-2, -1)
             seen = frequency_encoding(d, self.view_octaves)
@@ -81,7 +101,8 @@ def applied(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 
 def shifted(layers: tuple[Layer, ...], deltas: tuple[Tensor, ...] | None) -> tuple[Layer, ...]:
-    """Layers with additions [B, out·in + out] to each one's weights and biases: how a network is tuned without its maker.
+    """Layers with additions [B, out·in + out] to each one's weights and biases: how a network is
+    tuned without its maker.
 
     >>> layers = ((torch.zeros(1, 2, 3), torch.zeros(1, 2)),)
     >>> w, b = shifted(layers, (torch.arange(8.0)[None],))[0]

@@ -1,6 +1,8 @@
-"""Encodings of position, by name: what an MLP is told about a point. Any of them feeds any MLP field.
+"""Encodings of position, by name: what an MLP is told about a point. Any of them feeds any MLP
+field.
 
-An encoding is a module that answers ``width`` features of points [N, 3]; grids know the box they fill.
+An encoding is a module that answers ``width`` features of points [N, 3]; grids know the box they
+fill.
 """
 
 from __future__ import annotations
@@ -37,7 +39,11 @@ def build_encoding(nodes: dict | list | str, *, box: Tensor) -> Encoding:
     if not isinstance(nodes, list):
         return ENCODINGS.build(nodes, box=box)
     if not nodes:
-        raise UserError("got an empty list of encodings", "wanted at least one", f"name one of {', '.join(ENCODINGS.entries)}")
+        raise UserError(
+            "got an empty list of encodings",
+            "wanted at least one",
+            f"name one of {', '.join(ENCODINGS.entries)}",
+        )
     return SideBySide([ENCODINGS.build(node, box=box) for node in nodes])
 
 
@@ -55,7 +61,9 @@ class SideBySide(Encoding):
 
 @ENCODINGS.register("frequency")
 class Frequency(Encoding):
-    """[x, sin 2ᵏx, cos 2ᵏx], k < ``octaves``, in the scene's units (Mildenhall et al. 2020, eq. 4, without π)."""
+    """[x, sin 2ᵏx, cos 2ᵏx], k < ``octaves``, in the scene's units (Mildenhall et al. 2020, eq. 4,
+    without π).
+    """
 
     def __init__(self, *, octaves: int = 10) -> None:
         super().__init__()
@@ -67,21 +75,35 @@ class Frequency(Encoding):
 
 @ENCODINGS.register("planes")
 class Planes(Encoding):
-    """Features of a factorised grid of about ``resolution``³ points: ``vm`` and ``cp`` products (TensoRF) or ``triplane`` sums.
+    """Features of a factorised grid of about ``resolution``³ points: ``vm`` and ``cp`` products
+    (TensoRF) or ``triplane`` sums.
 
     ``rank`` components; vm has as many in each of its three modes.
     """
 
     def __init__(
-        self, *, factorisation: Literal["vm", "cp", "triplane"] = "vm", rank: int = 8, resolution: int = 128, box: Tensor
+        self,
+        *,
+        factorisation: Literal["vm", "cp", "triplane"] = "vm",
+        rank: int = 8,
+        resolution: int = 128,
+        box: Tensor,
     ) -> None:
         super().__init__()
         if min(rank, resolution - 1) < 1:
-            raise UserError(f"got rank {rank}, resolution {resolution}", "wanted at least 1 and 2", "correct the encoding")
+            raise UserError(
+                f"got rank {rank}, resolution {resolution}",
+                "wanted at least 1 and 2",
+                "correct the encoding",
+            )
         self.register_buffer("box", box.clone().float())
         size = box[1] - box[0]
-        self.resolution = tuple(max(2, round(float(s) / float(size.max()) * resolution)) for s in size)
-        constructors: dict[str, Callable[[int, Sequence[int]], VectorMatrix | LineProducts | Triplane]]
+        self.resolution = tuple(
+            max(2, round(float(s) / float(size.max()) * resolution)) for s in size
+        )
+        constructors: dict[
+            str, Callable[[int, Sequence[int]], VectorMatrix | LineProducts | Triplane]
+        ]
         constructors = {"vm": VectorMatrix.of_rank, "cp": LineProducts, "triplane": Triplane}
         self.grid = constructors[factorisation](rank, self.resolution)
         self.width = self.grid.width
@@ -96,20 +118,32 @@ class Planes(Encoding):
 class Hash(Encoding):
     """Multi-resolution hash grid (Müller et al., Instant-NGP, SIGGRAPH 2022, §3), in plain torch.
 
-    Level l has N_l = ⌊base · b^l⌋ cells along the box's edges, b = (finest/base)^(1/(levels−1)) (eq. 2, 3). A corner c's row is
-    its place where (N_l + 1)³ rows fit into 2^``log2_table``, else ⊕ᵢ cᵢ πᵢ mod 2^``log2_table`` with π = 1, 2654435761 and
-    805459861 (eq. 4); a point's ``features`` of a level are trilinear between its cell's corners. Starts at U(−1e-4, 1e-4).
+    Level l has N_l = ⌊base · b^l⌋ cells along the box's edges, b = (finest/base)^(1/(levels−1))
+    (eq. 2, 3). A corner c's row is its place where (N_l + 1)³ rows fit into 2^``log2_table``, else
+    ⊕ᵢ cᵢ πᵢ mod 2^``log2_table`` with π = 1, 2654435761 and 805459861 (eq. 4); a point's
+    ``features`` of a level are trilinear between its cell's corners. Starts at U(−1e-4, 1e-4).
     """
 
     box: Tensor
 
-    def __init__(self, *, levels: int = 16, features: int = 2, log2_table: int = 19, base: int = 16, finest: int = 2048,
-                 box: Tensor) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        levels: int = 16,
+        features: int = 2,
+        log2_table: int = 19,
+        base: int = 16,
+        finest: int = 2048,
+        box: Tensor,
+    ) -> None:
         super().__init__()
         if min(levels, features, log2_table, base) < 1 or finest < base or log2_table > 24:
-            raise UserError(f"got {levels} levels of {features} features, table 2^{log2_table}, cells {base} to {finest}",
-                            "wanted positive numbers, the finest not below the base, a table up to 2^24",
-                            "correct the encoding's options")  # fmt: skip
+            raise UserError(
+                f"got {levels} levels of {features} features, table 2^{log2_table}, "
+                f"cells {base} to {finest}",
+                "wanted positive numbers, the finest not below the base, a table up to 2^24",
+                "correct the encoding's options",
+            )
         self.register_buffer("box", box.clone().float())
         growth = (finest / base) ** (1 / max(levels - 1, 1))
         self.cells = [math.floor(base * growth**level + 1e-6) for level in range(levels)]
@@ -119,8 +153,12 @@ class Hash(Encoding):
         self.width = levels * features
 
     def corners(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of the table and weights of points x [N, 3], [levels · N, 8] each, level by level."""
-        u = ((x.T.contiguous() - self.box[0][:, None]) / (self.box[1] - self.box[0])[:, None]).clamp(0, 1)
+        """Rows of the table and weights of points x [N, 3], [levels · N, 8] each, level by
+        level.
+        """
+        u = (
+            (x.T.contiguous() - self.box[0][:, None]) / (self.box[1] - self.box[0])[:, None]
+        ).clamp(0, 1)
         index, weight, first = [], [], 0
         for n, rows in zip(self.cells, self.rows, strict=True):
             place = u * n
@@ -130,19 +168,30 @@ class Hash(Encoding):
             dense = (n + 1) ** 3 <= self.size
             keys = []
             for axis in range(3):
-                # int32 wraps modulo 2^32, of which the table's size is a divisor: the same row as with wider numbers.
-                factor = (n + 1) ** axis if dense else PRIMES[axis] - 2**32 * (PRIMES[axis] >= 2**31)
+                # int32 wraps modulo 2^32, of which the table's size is a divisor: the same row as
+                # with wider numbers.
+                factor = (
+                    (n + 1) ** axis if dense else PRIMES[axis] - 2**32 * (PRIMES[axis] >= 2**31)
+                )
                 keys.append((corner[axis] * factor, (corner[axis] + 1) * factor))
             is_line_integral = [
                 x_key + y_key + z_key if dense else (x_key ^ y_key ^ z_key) & (self.size - 1)
-                for z_key in keys[2] for y_key in keys[1] for x_key in keys[0]
-            ]  # fmt: skip
+                for z_key in keys[2]
+                for y_key in keys[1]
+                for x_key in keys[0]
+            ]
             index.append(columns(*is_line_integral).add_(first))
             (fx, fy, fz), (gx, gy, gz) = beyond, 1 - beyond
-            weight.append(columns(*(a * b * c for a in (gz, fz) for b in (gy, fy) for c in (gx, fx))))
+            weight.append(
+                columns(*(a * b * c for a in (gz, fz) for b in (gy, fy) for c in (gx, fx)))
+            )
             first += rows
         return torch.cat(index), torch.cat(weight)
 
     def forward(self, x: Tensor) -> Tensor:
         seen = gather(self.table, *self.corners(x))
-        return seen.view(len(self.cells), len(x), self.table.shape[1]).transpose(0, 1).reshape(len(x), self.width)
+        return (
+            seen.view(len(self.cells), len(x), self.table.shape[1])
+            .transpose(0, 1)
+            .reshape(len(x), self.width)
+        )

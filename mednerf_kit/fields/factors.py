@@ -1,7 +1,9 @@
-"""Factorised grids (Chen et al., TensoRF, ECCV 2022): a volume of features as products of planes and lines, or of lines.
+"""Factorised grids (Chen et al., TensoRF, ECCV 2022): a volume of features as products of planes
+and lines, or of lines.
 
-With vertices 0 … n−1 on each axis and both corners of the box on grid points, mode m pairs the plane of two axes with the line of
-the third. VM: feature r of mode m is M_m[y, x, r] · v_m[z, r] (eq. 4); CP: v_0[x, r] · v_1[y, r] · v_2[z, r] (eq. 3).
+With vertices 0 … n−1 on each axis and both corners of the box on grid points, mode m pairs the
+plane of two axes with the line of the third. VM: feature r of mode m is M_m[y, x, r] · v_m[z, r]
+(eq. 4); CP: v_0[x, r] · v_1[y, r] · v_2[z, r] (eq. 3).
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ LINE_AXIS = (2, 1, 0)
 
 
 class Corners:
-    """Where points lie on the planes and lines of a grid: found once, used by every table of that shape.
+    """Where points lie on the planes and lines of a grid: found once, used by every table of that
+    shape.
 
-    ``rows`` holds index and weights of each plane and each line, a row a point, so that a part of the points can be taken.
+    ``rows`` holds index and weights of each plane and each line, a row a point, so that a part of
+    the points can be taken.
     """
 
     def __init__(self, rows: Sequence[Tensor]) -> None:
@@ -35,22 +39,33 @@ class Corners:
         low_end, size = box[0][:, None], (box[1] - box[0])[:, None]
         u = (x.T.contiguous() - low_end) * ((x.new_tensor(resolution)[:, None] - 1) / size)
         low, beyond = zip(*(axis_position(u[a], n) for a, n in enumerate(resolution)), strict=True)
-        planes = [plane_corners((low[r], low[c]), (beyond[r], beyond[c]), resolution[c]) for r, c in PLANE_AXES]
+        planes = [
+            plane_corners((low[r], low[c]), (beyond[r], beyond[c]), resolution[c])
+            for r, c in PLANE_AXES
+        ]
         lines = [line_corners(low[a], beyond[a]) for a in LINE_AXIS]
         return cls([row for pair in [*planes, *lines] for row in pair])
 
 
 class Factors(nn.Module):
-    """Tables of one factorised grid: ``planes`` of [rows, columns, R] and ``lines`` of [points, R], one a mode."""
+    """Tables of one factorised grid: ``planes`` of [rows, columns, R] and ``lines`` of [points, R],
+    one a mode.
+    """
 
     planes: nn.ParameterList
     lines: nn.ParameterList
 
-    def __init__(self, ranks: Sequence[int], resolution: Sequence[int], *, planes: bool, scale: float) -> None:
+    def __init__(
+        self, ranks: Sequence[int], resolution: Sequence[int], *, planes: bool, scale: float
+    ) -> None:
         super().__init__()
         pairs = zip(PLANE_AXES, ranks, strict=True) if planes else ()
-        self.planes = nn.ParameterList(scale * torch.randn(resolution[r], resolution[c], k) for (r, c), k in pairs)
-        self.lines = nn.ParameterList(scale * torch.randn(resolution[a], k) for a, k in zip(LINE_AXIS, ranks, strict=True))
+        self.planes = nn.ParameterList(
+            scale * torch.randn(resolution[r], resolution[c], k) for (r, c), k in pairs
+        )
+        self.lines = nn.ParameterList(
+            scale * torch.randn(resolution[a], k) for a, k in zip(LINE_AXIS, ranks, strict=True)
+        )
 
     @property
     def resolution(self) -> tuple[int, int, int]:
@@ -64,12 +79,20 @@ class Factors(nn.Module):
 
     def at_resolution(self, resolution: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
         """Planes and lines at another resolution, by (bi)linear interpolation."""
-        planes = [resampled(p, (resolution[r], resolution[c])) for p, (r, c) in zip(self.planes, PLANE_AXES, strict=False)]
-        lines = [resampled(v[:, None], (resolution[a], 1))[:, 0] for v, a in zip(self.lines, LINE_AXIS, strict=True)]
+        planes = [
+            resampled(p, (resolution[r], resolution[c]))
+            for p, (r, c) in zip(self.planes, PLANE_AXES, strict=False)
+        ]
+        lines = [
+            resampled(v[:, None], (resolution[a], 1))[:, 0]
+            for v, a in zip(self.lines, LINE_AXIS, strict=True)
+        ]
         return planes, lines
 
     def resize(self, resolution: Sequence[int]) -> None:
-        """Another resolution; where old grid points stay grid points, the function stays the same."""
+        """Another resolution; where old grid points stay grid points, the function stays the
+        same.
+        """
         planes, lines = self.at_resolution(resolution)
         self.planes = nn.ParameterList(own(p) for p in planes)
         self.lines = nn.ParameterList(own(v) for v in lines)
@@ -79,14 +102,18 @@ class Factors(nn.Module):
         keep = [slice(a, b + 1) for a, b in zip(first, last, strict=True)]
         planes = zip(self.planes, PLANE_AXES, strict=False)  # CP has none
         self.planes = nn.ParameterList([own(p[keep[r], keep[c]]) for p, (r, c) in planes])
-        self.lines = nn.ParameterList([own(v[keep[a]]) for v, a in zip(self.lines, LINE_AXIS, strict=True)])
+        self.lines = nn.ParameterList(
+            [own(v[keep[a]]) for v, a in zip(self.lines, LINE_AXIS, strict=True)]
+        )
 
     def l1(self) -> Tensor:
         """Σ over tables of the mean absolute value."""
         return torch.stack([table.abs().mean() for table in self.tables()]).sum()
 
     def tv(self) -> Tensor:
-        """Σ over planes (CP: lines) of the mean squared step along each axis, times 0.02 as in the public code."""
+        """Σ over planes (CP: lines) of the mean squared step along each axis, times 0.02 as in the
+        public code.
+        """
         tables = self.planes or self.lines
         steps = [t.diff(dim=axis).square().mean() for t in tables for axis in range(t.ndim - 1)]
         return 0.02 * torch.stack(steps).sum()
@@ -100,7 +127,9 @@ class VectorMatrix(Factors):
         """The same rank in each mode."""
         return cls((rank,) * 3, resolution)
 
-    def __init__(self, ranks: Sequence[int], resolution: Sequence[int], *, scale: float = 0.1) -> None:
+    def __init__(
+        self, ranks: Sequence[int], resolution: Sequence[int], *, scale: float = 0.1
+    ) -> None:
         super().__init__(ranks, resolution, planes=True, scale=scale)
         self.width = sum(ranks)
 
@@ -123,7 +152,9 @@ class VectorMatrix(Factors):
         """Σ of all products at the points of a grid of this resolution: [X, Y, Z]."""
         equations = ("yxr,zr->xyz", "zxr,yr->xyz", "zyr,xr->xyz")
         parts = zip(equations, *self.at_resolution(resolution), strict=True)
-        return torch.stack([torch.einsum(equation, plane, line) for equation, plane, line in parts]).sum(0)
+        return torch.stack(
+            [torch.einsum(equation, plane, line) for equation, plane, line in parts]
+        ).sum(0)
 
 
 class LineProducts(Factors):
@@ -135,7 +166,9 @@ class LineProducts(Factors):
 
     def forward(self, at: Corners) -> Tensor:
         """All products at points: [N, R]."""
-        first, second, third = (gather(line, *where) for line, where in zip(self.lines, at.lines, strict=True))
+        first, second, third = (
+            gather(line, *where) for line, where in zip(self.lines, at.lines, strict=True)
+        )
         return first * second * third
 
     def sum(self, at: Corners) -> Tensor:
@@ -149,11 +182,15 @@ class LineProducts(Factors):
 
 
 class Triplane(nn.Module):
-    """Planes alone: the sum of three plane features (Chan et al., EG3D, CVPR 2022), ``rank`` of them."""
+    """Planes alone: the sum of three plane features (Chan et al., EG3D, CVPR 2022), ``rank`` of
+    them.
+    """
 
     def __init__(self, rank: int, resolution: Sequence[int], *, scale: float = 0.1) -> None:
         super().__init__()
-        self.planes = nn.ParameterList(scale * torch.randn(resolution[r], resolution[c], rank) for r, c in PLANE_AXES)
+        self.planes = nn.ParameterList(
+            scale * torch.randn(resolution[r], resolution[c], rank) for r, c in PLANE_AXES
+        )
         self.width = rank
 
     def forward(self, at: Corners) -> Tensor:
@@ -163,7 +200,9 @@ class Triplane(nn.Module):
 
 
 def own(table: Tensor) -> Tensor:
-    """A copy with its own memory, features last: a state that is loaded again is then read in the same order of sums."""
+    """A copy with its own memory, features last: a state that is loaded again is then read in the
+    same order of sums.
+    """
     return table.detach().new_empty(table.shape).copy_(table.detach())
 
 
@@ -176,5 +215,7 @@ def resampled(table: Tensor, size: tuple[int, int]) -> Tensor:
     if table.shape[:2] == size:
         return table
     return (
-        interpolate(table.permute(2, 0, 1)[None], size=size, mode="bilinear", align_corners=True)[0].permute(1, 2, 0).contiguous()
+        interpolate(table.permute(2, 0, 1)[None], size=size, mode="bilinear", align_corners=True)[0]
+        .permute(1, 2, 0)
+        .contiguous()
     )

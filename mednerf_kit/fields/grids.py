@@ -1,7 +1,9 @@
-"""Grids of features in a box: where a point lies between grid points, and sums of table rows with their way back.
+"""Grids of features in a box: where a point lies between grid points, and sums of table rows with
+their way back.
 
-Tables are [rows, C], features last: a point's row is one piece of memory. Reading is ``torch.embedding_bag``; adding gradients
-back is a sparse product (scipy) on the CPU, some ten times faster there than any scatter of torch, and ``index_add_`` elsewhere.
+Tables are [rows, C], features last: a point's row is one piece of memory. Reading is
+``torch.embedding_bag``; adding gradients back is a sparse product (scipy) on the CPU, some ten
+times faster there than any scatter of torch, and ``index_add_`` elsewhere.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from torch.nn.functional import embedding_bag
 
 
 class _Gather(torch.autograd.Function):
-    """out[n] = Σ_k weight[n, k] · table[index[n, k]]. Its derivatives are gathers and scatters again, so it has all orders."""
+    """out[n] = Σ_k weight[n, k] · table[index[n, k]]. Its derivatives are gathers and scatters
+    again, so it has all orders.
+    """
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
@@ -24,8 +28,12 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
         table, index, weight = ctx.saved_tensors
-        to_table = _Scatter.apply(gradient, index, weight, len(table)) if ctx.needs_input_grad[0] else None
-        to_weight = (table[index.long()] * gradient[:, None]).sum(-1) if ctx.needs_input_grad[2] else None
+        to_table = (
+            _Scatter.apply(gradient, index, weight, len(table)) if ctx.needs_input_grad[0] else None
+        )
+        to_weight = (
+            (table[index.long()] * gradient[:, None]).sum(-1) if ctx.needs_input_grad[2] else None
+        )
         return to_table, None, to_weight
 
 
@@ -49,12 +57,15 @@ class _Scatter(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
         values, index, weight = ctx.saved_tensors
         to_values = _Gather.apply(gradient, index, weight) if ctx.needs_input_grad[0] else None
-        to_weight = (gradient[index.long()] * values[:, None]).sum(-1) if ctx.needs_input_grad[2] else None
+        to_weight = (
+            (gradient[index.long()] * values[:, None]).sum(-1) if ctx.needs_input_grad[2] else None
+        )
         return to_values, None, to_weight, None
 
 
 def gather(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """Σ_k weight[n, k] · table[index[n, k]]: table [T, C], index int32 [N, K], weight [N, K] -> [N, C].
+    """Σ_k weight[n, k] · table[index[n, k]]: table [T, C], index int32 [N, K], weight [N, K] -> [N,
+    C].
 
     Differentiable, any number of times, in the table and the weights.
 
@@ -66,7 +77,8 @@ def gather(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
 
 
 def axis_position(u: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The grid point at or below positions u [N] on an axis of n points, and how far beyond it they lie; clamped to the axis.
+    """The grid point at or below positions u [N] on an axis of n points, and how far beyond it they
+    lie; clamped to the axis.
 
     >>> axis_position(torch.tensor([0.25, 1.0, 5.0]), 3)
     (tensor([0, 1, 1], dtype=torch.int32), tensor([0.2500, 0.0000, 1.0000]))
@@ -81,8 +93,12 @@ def line_corners(low: Tensor, beyond: Tensor) -> tuple[Tensor, Tensor]:
     return columns(low, low + 1), columns(1 - beyond, beyond)
 
 
-def plane_corners(low: tuple[Tensor, Tensor], beyond: tuple[Tensor, Tensor], width: int) -> tuple[Tensor, Tensor]:
-    """Rows and weights [N, 4] of bilinear interpolation on a plane stored row by row, ``width`` points a row; (row, column)."""
+def plane_corners(
+    low: tuple[Tensor, Tensor], beyond: tuple[Tensor, Tensor], width: int
+) -> tuple[Tensor, Tensor]:
+    """Rows and weights [N, 4] of bilinear interpolation on a plane stored row by row, ``width``
+    points a row; (row, column).
+    """
     first = low[0] * width + low[1]
     down, right = beyond
     both = down * right
@@ -99,7 +115,8 @@ def columns(*parts: Tensor) -> Tensor:
 
 
 class Mask(nn.Module):
-    """Which of n × n × n cells of a box may hold something: points elsewhere, and all outside the box, need not be asked.
+    """Which of n × n × n cells of a box may hold something: points elsewhere, and all outside the
+    box, need not be asked.
 
     ``cells`` [n + 2, n + 2, n + 2] has a border of empty cells, where points outside the box fall.
     """
@@ -122,7 +139,12 @@ class Mask(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Whether points x [..., 3] lie in an occupied cell: bool [...]."""
         n = len(self.cells) - 2
-        scale = n * (1 - 1e-6) / (self.box[1] - self.box[0])  # a hair less, so that the far faces belong to the box
-        cell = torch.addcmul(1 - self.box[0] * scale, x.reshape(-1, 3), scale).clamp_(0, n + 1).floor_()
+        # a hair less, so that the far faces belong to the box
+        scale = n * (1 - 1e-6) / (self.box[1] - self.box[0])
+        cell = (
+            torch.addcmul(1 - self.box[0] * scale, x.reshape(-1, 3), scale)
+            .clamp_(0, n + 1)
+            .floor_()
+        )
         strides = cell.new_tensor(self.cells.stride())  # exact in fp32 below 2^24 cells
         return self.cells.view(-1).index_select(0, (cell @ strides).long()).view(x.shape[:-1])

@@ -1,4 +1,6 @@
-"""Radiance field after Instant-NGP (Müller et al., SIGGRAPH 2022): a hash grid (or any encoding), a density MLP, a colour MLP."""
+"""Radiance field after Instant-NGP (Müller et al., SIGGRAPH 2022): a hash grid (or any encoding), a
+density MLP, a colour MLP.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,14 @@ from .heads import Color, Rows, Views, mlp, query_present
 
 @FIELDS.register("hash")
 class HashField(SceneField):
-    """A density MLP of one hidden layer answers raw density and ``geometry`` features; a colour MLP of two sees these and the
-    direction.
+    """A density MLP of one hidden layer answers raw density and ``geometry`` features; a colour MLP
+    of two sees these and the direction.
 
-    density = exp(raw − 1) / longest side of the box, inside the box (``softplus`` in place of exp grows more calmly).
-    ``encoding`` is any node of ENCODINGS, or a list of them; None is Instant-NGP's hash grid of its default size.
-    ``network_rate`` is the share of the learning rate the MLPs get. Colour is asked where a sample's weight exceeds ``faint``;
-    empty space is left to the sampler (``occupancy``).
+    density = exp(raw − 1) / longest side of the box, inside the box (``softplus`` in place of exp
+    grows more calmly). ``encoding`` is any node of ENCODINGS, or a list of them; None is
+    Instant-NGP's hash grid of its default size. ``network_rate`` is the share of the learning rate
+    the MLPs get. Colour is asked where a sample's weight exceeds ``faint``; empty space is left to
+    the sampler (``occupancy``).
     """
 
     def __init__(
@@ -41,13 +44,20 @@ class HashField(SceneField):
         channels: int = 3,
     ) -> None:
         super().__init__()
-        self.activation, self.faint, self.network_rate, self.channels = activation, faint, network_rate, channels
+        self.activation, self.faint, self.network_rate, self.channels = (
+            activation,
+            faint,
+            network_rate,
+            channels,
+        )
         self.scale = 1 / float((box[1] - box[0]).max())
         self.inside = Mask(box)
         self.encoding = build_encoding("hash" if encoding is None else encoding, box=box)
         self.trunk = mlp([self.encoding.width, width, 1 + (geometry if channels else 0)])
         if channels:
-            self.head = Color(geometry, channels, hidden=(width, width), views=views, degree=view_degree)
+            self.head = Color(
+                geometry, channels, hidden=(width, width), views=views, degree=view_degree
+            )
 
     def at(self, points: Tensor) -> tuple[Tensor, Rows]:
         """Density [N] at points [N, 3], and the features of its colour."""
@@ -66,9 +76,19 @@ class HashField(SceneField):
         def color(rows: Rows, directions: Tensor | None) -> Tensor:
             return self.head(rows[0], directions)
 
-        return query_present(x, d, dt, (dt > 0) & self.inside(x), self.at, color if self.channels else None, faint=self.faint)
+        return query_present(
+            x,
+            d,
+            dt,
+            (dt > 0) & self.inside(x),
+            self.at,
+            color if self.channels else None,
+            faint=self.faint,
+        )
 
     def groups(self) -> list[dict[str, Any]]:
         grids = list(self.encoding.parameters())
         networks = [*self.trunk.parameters(), *(self.head.parameters() if self.channels else ())]
-        return ([{"params": grids, "rate": 1.0}] if grids else []) + [{"params": networks, "rate": self.network_rate}]
+        return ([{"params": grids, "rate": 1.0}] if grids else []) + [
+            {"params": networks, "rate": self.network_rate}
+        ]

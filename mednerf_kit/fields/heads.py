@@ -1,4 +1,6 @@
-"""What scene fields share: small MLPs, what a colour depends on, and asking only the samples that are there."""
+"""What scene fields share: small MLPs, what a colour depends on, and asking only the samples that
+are there.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from ..core.types import FieldOutput
 Views = Literal["frequency", "spherical", "none"]
 
 
-Rows = tuple[Tensor, ...]  # what a field remembers of points, a row each: features, places in a grid
+# what a field remembers of points, a row each: features, places in a grid
+Rows = tuple[Tensor, ...]
 
 
 def query_present(
@@ -28,16 +31,23 @@ def query_present(
     *,
     faint: float | None = None,
 ) -> FieldOutput:
-    """Answer samples x [..., S, 3] of lengths dt [..., S] from those that are ``there``; elsewhere tau and colour are 0.
+    """Answer samples x [..., S, 3] of lengths dt [..., S] from those that are ``there``; elsewhere
+    tau and colour are 0.
 
     ``density(points [N, 3])`` answers attenuation per unit length [N] and rows about the points;
-    ``color(rows, directions [N, 3])`` answers [N, C], and with ``faint`` is asked only where a sample's weight in its ray,
-    w = exp(−Σ_before tau)(1 − exp(−tau)), exceeds it. ``asked`` in the answer is N of the densities.
+    ``color(rows, directions [N, 3])`` answers [N, C], and with ``faint`` is asked only where a
+    sample's weight in its ray, w = exp(−Σ_before tau)(1 − exp(−tau)), exceeds it. ``asked`` in the
+    answer is N of the densities.
     """
     spots = there.reshape(-1).nonzero()[:, 0]
     asked = len(spots)
     attenuation, rows = density(x.reshape(-1, 3).index_select(0, spots))
-    tau = torch.zeros(dt.numel(), device=x.device, dtype=attenuation.dtype).index_copy(0, spots, attenuation).view(dt.shape) * dt
+    tau = (
+        torch.zeros(dt.numel(), device=x.device, dtype=attenuation.dtype)
+        .index_copy(0, spots, attenuation)
+        .view(dt.shape)
+        * dt
+    )
     if color is None:
         return FieldOutput(tau, asked=asked)
     if faint is not None:
@@ -49,7 +59,9 @@ def query_present(
         ray = spots.div(dt.shape[-1], rounding_mode="floor")
         d = d.expand(*dt.shape[:-1], 1, 3).reshape(-1, 3).index_select(0, ray)
     seen = color(rows, d)
-    colors = seen.new_zeros(dt.numel(), seen.shape[-1]).index_copy(0, spots, seen).view(*dt.shape, -1)
+    colors = (
+        seen.new_zeros(dt.numel(), seen.shape[-1]).index_copy(0, spots, seen).view(*dt.shape, -1)
+    )
     return FieldOutput(tau, colors, asked)
 
 
@@ -66,7 +78,8 @@ def mlp(widths: Sequence[int]) -> nn.Sequential:
 
 
 def waves(x: Tensor, octaves: int) -> Tensor:
-    """[x, sin x, cos x, sin 2x, cos 2x, …, cos 2^{L−1} x]: [..., F] -> [..., F (1 + 2L)], by the double-angle recurrence.
+    """[x, sin x, cos x, sin 2x, cos 2x, …, cos 2^{L−1} x]: [..., F] -> [..., F (1 + 2L)], by the
+    double-angle recurrence.
 
     >>> waves(torch.zeros(1, 27), 2).shape
     torch.Size([1, 135])
@@ -82,7 +95,8 @@ def waves(x: Tensor, octaves: int) -> Tensor:
 
 
 def spherical_harmonics(d: Tensor, degree: int) -> Tensor:
-    """Real spherical harmonics of the first ``degree`` bands (1 to 4) at unit directions d [..., 3] -> [..., degree²].
+    """Real spherical harmonics of the first ``degree`` bands (1 to 4) at unit directions d [..., 3]
+    -> [..., degree²].
 
     Orthonormal over the sphere, the bands in order, within a band m = −l … l.
 
@@ -98,23 +112,48 @@ def spherical_harmonics(d: Tensor, degree: int) -> Tensor:
         bands.append([k * y, k * z, k * x])
     if degree > 2:
         k = math.sqrt(15 / (4 * pi))
-        bands.append([k * x * y, k * y * z, math.sqrt(5 / (16 * pi)) * (3 * zz - 1), k * x * z, k / 2 * (xx - yy)])
+        bands.append(
+            [
+                k * x * y,
+                k * y * z,
+                math.sqrt(5 / (16 * pi)) * (3 * zz - 1),
+                k * x * z,
+                k / 2 * (xx - yy),
+            ]
+        )
     if degree > 3:
         a, b, c = math.sqrt(35 / (32 * pi)), math.sqrt(105 / (4 * pi)), math.sqrt(21 / (32 * pi))
-        bands.append([a * y * (3 * xx - yy), b * x * y * z, c * y * (5 * zz - 1), math.sqrt(7 / (16 * pi)) * z * (5 * zz - 3),
-                      c * x * (5 * zz - 1), b / 2 * z * (xx - yy), a * x * (xx - 3 * yy)])  # fmt: skip
+        bands.append(
+            [
+                a * y * (3 * xx - yy),
+                b * x * y * z,
+                c * y * (5 * zz - 1),
+                math.sqrt(7 / (16 * pi)) * z * (5 * zz - 3),
+                c * x * (5 * zz - 1),
+                b / 2 * z * (xx - yy),
+                a * x * (xx - 3 * yy),
+            ]
+        )
     return torch.stack([value for band in bands for value in band], -1)
 
 
 class Color(nn.Module):
-    """sigmoid of a small MLP over features, their waves and the encoded viewing direction: [N, F], [N, 3] -> [N, C].
+    """sigmoid of a small MLP over features, their waves and the encoded viewing direction: [N, F],
+    [N, 3] -> [N, C].
 
-    ``views`` is how the direction enters: ``frequency`` with ``degree`` octaves (NeRF, TensoRF), ``spherical`` harmonics of
-    ``degree`` bands (Instant-NGP), or ``none``.
+    ``views`` is how the direction enters: ``frequency`` with ``degree`` octaves (NeRF, TensoRF),
+    ``spherical`` harmonics of ``degree`` bands (Instant-NGP), or ``none``.
     """
 
     def __init__(
-        self, features: int, channels: int, *, hidden: Sequence[int], views: Views, degree: int, octaves: int = 0
+        self,
+        features: int,
+        channels: int,
+        *,
+        hidden: Sequence[int],
+        views: Views,
+        degree: int,
+        octaves: int = 0,
     ) -> None:
         super().__init__()
         self.views, self.degree, self.octaves = views, degree, octaves
@@ -126,5 +165,9 @@ class Color(nn.Module):
         if self.views != "none":
             if d is None:
                 raise ValueError("a colour that depends on the viewing direction needs one")
-            parts.append(waves(d, self.degree) if self.views == "frequency" else spherical_harmonics(d, self.degree))
+            parts.append(
+                waves(d, self.degree)
+                if self.views == "frequency"
+                else spherical_harmonics(d, self.degree)
+            )
         return torch.sigmoid(self.net(torch.cat(parts, -1)))

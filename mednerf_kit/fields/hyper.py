@@ -1,7 +1,8 @@
 """A NeRF MLP whose weights are given: one set per scene of the batch, made by a generator.
 
-Points [B, N, 3] in field units meet weights [B, out, in]: every layer is one batched matrix product, in bf16 where the device is
-faster with it. Phases of the encoding, densities and everything along the ray stay fp32.
+Points [B, N, 3] in field units meet weights [B, out, in]: every layer is one batched matrix
+product, in bf16 where the device is faster with it. Phases of the encoding, densities and
+everything along the ray stay fp32.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from ..core.types import FieldOutput
 from .encoding import encoded_width
 from .mlp import TiledMlp
 
-# Of a tile, over all scenes: its activations stay in a CPU core's cache; larger products run at half the speed.
+# Of a tile, over all scenes: its activations stay in a CPU core's cache; larger products run at
+# half the speed.
 TILE_POINTS = 8_192
 
 
@@ -26,7 +28,8 @@ TILE_POINTS = 8_192
 class CanonicalPose:
     """Where a patient lies: the similarity from room to anatomy, and how far the scan reaches.
 
-    x' = (R (x − shift)) · exp(−log_scale) and density is zero outside bottom < z < top, softened over ``edge``. Field units.
+    x' = (R (x − shift)) · exp(−log_scale) and density is zero outside bottom < z < top, softened
+    over ``edge``. Field units.
     """
 
     shift: Tensor  # [B, 3]
@@ -39,15 +42,20 @@ class CanonicalPose:
         """Room coordinates [B, N, 3] to anatomical ones."""
         matrix = rotation_matrix(self.rotation) * torch.exp(-self.log_scale)[:, :, None]
         if x.device.type == "cpu":
-            return torch.baddbmm(-(matrix @ self.shift[..., None]).transpose(1, 2), x, matrix.transpose(1, 2))
-        # Sums, not a product of matrices: those may round to ten bits there, and a place is no activation.
+            return torch.baddbmm(
+                -(matrix @ self.shift[..., None]).transpose(1, 2), x, matrix.transpose(1, 2)
+            )
+        # Sums, not a product of matrices: those may round to ten bits there, and a place is no
+        # activation.
         moved = x - self.shift[:, None]
         return sum(moved[..., i : i + 1] * matrix[:, None, :, i] for i in range(3))  # type: ignore[return-value]
 
     def window(self, x: Tensor) -> Tensor:
         """How much of the scan is there at x: 1 inside the slab, 0 outside, [B, N]."""
         z = x[..., 2]
-        return torch.sigmoid((z - self.extent[:, :1]) / self.edge) * torch.sigmoid((self.extent[:, 1:] - z) / self.edge)
+        return torch.sigmoid((z - self.extent[:, :1]) / self.edge) * torch.sigmoid(
+            (self.extent[:, 1:] - z) / self.edge
+        )
 
 
 @dataclass(frozen=True)
@@ -70,14 +78,24 @@ class MlpWeights:
         """Some of the scenes."""
         frame = self.frame
         if frame is not None:
-            frame = replace(frame, **{k: getattr(frame, k)[index] for k in ("shift", "log_scale", "rotation", "extent")})
+            frame = replace(
+                frame,
+                **{
+                    k: getattr(frame, k)[index]
+                    for k in ("shift", "log_scale", "rotation", "extent")
+                },
+            )
         return MlpWeights(
-            tuple((w[index], b[index]) for w, b in self.layers), frame, None if self.gain is None else self.gain[index]
+            tuple((w[index], b[index]) for w, b in self.layers),
+            frame,
+            None if self.gain is None else self.gain[index],
         )
 
 
 def rotation_matrix(vector: Tensor) -> Tensor:
-    """Rodrigues' formula through the matrix exponential: rotation vectors [B, 3] in radians -> [B, 3, 3]."""
+    """Rodrigues' formula through the matrix exponential: rotation vectors [B, 3] in radians -> [B,
+    3, 3].
+    """
     zero = torch.zeros_like(vector[:, 0])
     x, y, z = vector.unbind(-1)
     cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
@@ -85,20 +103,30 @@ def rotation_matrix(vector: Tensor) -> Tensor:
 
 
 class HyperField:
-    """The field protocol over given :class:`MlpWeights`: density (and colour when the last layer has four outputs).
+    """The field protocol over given :class:`MlpWeights`: density (and colour when the last layer
+    has four outputs).
 
-    density = softplus(h − 1) · gain inside the support cylinder |xy| < ``support``, per field unit. A skip connection feeds the
-    encoded point again into layer ``skip`` (0: none).
+    density = softplus(h − 1) · gain inside the support cylinder |xy| < ``support``, per field unit.
+    A skip connection feeds the encoded point again into layer ``skip`` (0: none).
     """
 
-    def __init__(self, *, octaves: int = 7, skip: int = 0, support: float = 1.4, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        octaves: int = 7,
+        skip: int = 0,
+        support: float = 1.4,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         self.octaves, self.skip, self.support, self.dtype = octaves, skip, support, dtype
 
     def heads(self, x: Tensor, code: MlpWeights) -> Tensor:
         """Raw outputs of the MLP at anatomical points: [B, N, 3] -> [B, N, outputs], fp32."""
         dtype = self.dtype or fastest_dtype(x.device)
         tile = max(256, TILE_POINTS // code.batch) if x.device.type == "cpu" else x.shape[1]
-        return TiledMlp.apply(x, self.octaves, self.skip, tile, dtype, *(t for layer in code.layers for t in layer))
+        return TiledMlp.apply(
+            x, self.octaves, self.skip, tile, dtype, *(t for layer in code.layers for t in layer)
+        )
 
     def density(self, x: Tensor, code: MlpWeights) -> Tensor:
         """Attenuation per field unit: x [B, N, 3] -> [B, N]."""
@@ -115,9 +143,14 @@ class HyperField:
         return density * (x[..., :2].square().sum(-1) < self.support**2), raw[..., 1:]
 
     def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: MlpWeights) -> FieldOutput:
-        """Samples x [B, R, S, 3] of lengths dt [B, R, S]; what is seen does not depend on the viewing direction d."""
+        """Samples x [B, R, S, 3] of lengths dt [B, R, S]; what is seen does not depend on the
+        viewing direction d.
+        """
         density, rest = self._answer(x.flatten(1, -2), code)
-        return FieldOutput(density.view_as(dt) * dt, torch.sigmoid(rest).view(*dt.shape, -1) if rest.shape[-1] else None)
+        return FieldOutput(
+            density.view_as(dt) * dt,
+            torch.sigmoid(rest).view(*dt.shape, -1) if rest.shape[-1] else None,
+        )
 
 
 def padded_width(octaves: int) -> int:
@@ -127,9 +160,15 @@ def padded_width(octaves: int) -> int:
 
 @functools.cache
 def fastest_dtype(device: torch.device) -> torch.dtype:
-    """bf16 where a small matrix product runs faster in it than in fp32 (measured once per process), fp32 elsewhere."""
+    """bf16 where a small matrix product runs faster in it than in fp32 (measured once per process),
+    fp32 elsewhere.
+    """
     if device.type != "cpu":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        return (
+            torch.bfloat16
+            if device.type == "cuda" and torch.cuda.is_bf16_supported()
+            else torch.float32
+        )
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         a, b = torch.ones(4, 4096, 96, dtype=dtype), torch.ones(4, 96, 96, dtype=dtype)
@@ -138,4 +177,6 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
         for _ in range(3):
             torch.bmm(a, b)
         seconds[dtype] = time.perf_counter() - start
-    return torch.bfloat16 if seconds[torch.bfloat16] < 0.8 * seconds[torch.float32] else torch.float32
+    return (
+        torch.bfloat16 if seconds[torch.bfloat16] < 0.8 * seconds[torch.float32] else torch.float32
+    )

@@ -1,7 +1,9 @@
-"""The arithmetic of many small MLPs at once: encoding, layers and ReLUs in tiles that stay in a core's cache.
+"""The arithmetic of many small MLPs at once: encoding, layers and ReLUs in tiles that stay in a
+core's cache.
 
-One autograd node replaces some forty: each tile is encoded, multiplied through and rectified in place, and its activations are
-kept for the way back. Products are batched over scenes, [B, n, in] @ [B, in, out].
+One autograd node replaces some forty: each tile is encoded, multiplied through and rectified in
+place, and its activations are kept for the way back. Products are batched over scenes, [B, n, in] @
+[B, in, out].
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ MANY_POINTS = 32_768  # of a scene: from here on a GPU takes longer over them th
 def affine(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     """x Wᵀ + b of every scene: [B, n, in], [B, out, in], [B, 1, out] -> [B, n, out].
 
-    A GPU writes a bias that is the batched product's third operand out for every point first. Few points get it added in place;
-    many are worth a product for each scene, which adds it on the way.
+    A GPU writes a bias that is the batched product's third operand out for every point first. Few
+    points get it added in place; many are worth a product for each scene, which adds it on the way.
     """
     if x.device.type == "cpu":
         return torch.baddbmm(b, x, w.transpose(1, 2))
@@ -34,17 +36,23 @@ def affine(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 
 class TiledMlp(torch.autograd.Function):
-    """Raw outputs [B, N, out] of points x [B, N, 3] for layers W [B, out, in], b [B, out]; differentiable once in all of them."""
+    """Raw outputs [B, N, out] of points x [B, N, 3] for layers W [B, out, in], b [B, out];
+    differentiable once in all of them.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, octaves: int, skip: int, tile: int, dtype: torch.dtype, *layers: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, octaves: int, skip: int, tile: int, dtype: torch.dtype, *layers: Tensor
+    ) -> Tensor:
         weights = [w.to(dtype) for w in layers[0::2]]
         biases = [b.to(dtype)[:, None] for b in layers[1::2]]
         keep = any(ctx.needs_input_grad)
         out = x.new_empty((*x.shape[:2], weights[-1].shape[1]), dtype=torch.float32)
         ctx.tiles = []
         for start in range(0, x.shape[1], tile):
-            encoded = frequency_encoding(x[:, start : start + tile], octaves, dtype, weights[0].shape[2])
+            encoded = frequency_encoding(
+                x[:, start : start + tile], octaves, dtype, weights[0].shape[2]
+            )
             h, inputs = encoded, []
             for i, (w, b) in enumerate(zip(weights, biases, strict=True)):
                 h = torch.cat([h, encoded], -1) if skip and i == skip else h
@@ -54,7 +62,13 @@ class TiledMlp(torch.autograd.Function):
             out[:, start : start + tile] = h
             if keep:
                 ctx.tiles.append(inputs)
-        ctx.weights, ctx.octaves, ctx.skip, ctx.tile, ctx.points = weights, octaves, skip, tile, x.shape
+        ctx.weights, ctx.octaves, ctx.skip, ctx.tile, ctx.points = (
+            weights,
+            octaves,
+            skip,
+            tile,
+            x.shape,
+        )
         ctx.needs_x = ctx.needs_input_grad[0]
         return out
 
@@ -62,7 +76,9 @@ class TiledMlp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.tiles:
-            raise RuntimeError("the activations of this MLP were freed by the first way back; run it again")
+            raise RuntimeError(
+                "the activations of this MLP were freed by the first way back; run it again"
+            )
         weights, dtype = ctx.weights, ctx.weights[0].dtype
         grad_w = [torch.zeros_like(w, dtype=torch.float32) for w in weights]
         grad_b = [torch.zeros(w.shape[:2], device=w.device) for w in weights]
@@ -83,7 +99,9 @@ class TiledMlp(torch.autograd.Function):
                 if i > 0:
                     g = torch.ops.aten.threshold_backward(g, inputs[i][..., : g.shape[-1]], 0)
             if grad_x is not None:
-                grad_x[:, span] = encoding_gradient(g if again is None else g + again, inputs[0], ctx.octaves)
+                grad_x[:, span] = encoding_gradient(
+                    g if again is None else g + again, inputs[0], ctx.octaves
+                )
         ctx.tiles = []
         pairs = [t for pair in zip(grad_w, grad_b, strict=True) for t in pair]
         return (grad_x, None, None, None, None, *pairs)

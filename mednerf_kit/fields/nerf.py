@@ -1,4 +1,6 @@
-"""NeRF's MLP (Mildenhall et al., ECCV 2020): an encoded point becomes density, and with the viewing direction colour."""
+"""NeRF's MLP (Mildenhall et al., ECCV 2020): an encoded point becomes density, and with the viewing
+direction colour.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,17 @@ from .heads import Rows, query_present
 
 @FIELDS.register("nerf")
 class Nerf(SceneField):
-    """The published MLP: ``depth`` layers of ``width`` with the encoded point again as an input of layer ``skip`` (counted
-    from 0; 0: none), a density head, a feature, and a half as wide layer for colour.
+    """The published MLP: ``depth`` layers of ``width`` with the encoded point again as an input of
+    layer ``skip`` (counted from 0; 0: none), a density head, a feature, and a half as wide layer
+    for colour.
 
-    ``octaves`` and ``view_octaves`` encode point and viewing direction ([x, sin 2ᵏx, cos 2ᵏx], as nerf-pytorch does, without
-    π); ``positional`` and ``view_directions`` switch the one and the other off. ``encoding`` is any other node of ENCODINGS, or
-    a list of them, in place of the octaves; its grids learn ``grid_rate`` times as fast as the MLP. ``noise`` is the standard
-    deviation of what is added to the raw density while training (1 for forward-facing scenes). Layers multiply in
-    ``precision``: ``auto`` is bf16 on a GPU and fp32 elsewhere; densities and everything along the ray are fp32.
+    ``octaves`` and ``view_octaves`` encode point and viewing direction ([x, sin 2ᵏx, cos 2ᵏx], as
+    nerf-pytorch does, without π); ``positional`` and ``view_directions`` switch the one and the
+    other off. ``encoding`` is any other node of ENCODINGS, or a list of them, in place of the
+    octaves; its grids learn ``grid_rate`` times as fast as the MLP. ``noise`` is the standard
+    deviation of what is added to the raw density while training (1 for forward-facing scenes).
+    Layers multiply in ``precision``: ``auto`` is bf16 on a GPU and fp32 elsewhere; densities and
+    everything along the ray are fp32.
     """
 
     def __init__(
@@ -47,12 +52,23 @@ class Nerf(SceneField):
         channels: int = 3,
     ) -> None:
         super().__init__()
-        if min(depth, width) < 1 or not 0 <= skip < max(depth, 1) or min(octaves, view_octaves) < 0 or noise < 0:
+        if (
+            min(depth, width) < 1
+            or not 0 <= skip < max(depth, 1)
+            or min(octaves, view_octaves) < 0
+            or noise < 0
+        ):
             sizes = f"depth {depth}, width {width}, skip {skip}, octaves {octaves} and {view_octaves}, noise {noise:g}"
-            raise UserError(f"got {sizes}", "wanted positive sizes and a skip from 0 (none) to below the depth", "correct them")
+            raise UserError(
+                f"got {sizes}",
+                "wanted positive sizes and a skip from 0 (none) to below the depth",
+                "correct them",
+            )
         self.skip, self.activation, self.noise, self.channels = skip, activation, noise, channels
         self.grid_rate, self.precision = grid_rate, precision
-        self.encoding = build_encoding(encoding or {"name": "frequency", "octaves": octaves if positional else 0}, box=box)
+        self.encoding = build_encoding(
+            encoding or {"name": "frequency", "octaves": octaves if positional else 0}, box=box
+        )
         self.view_octaves, self.view_directions = view_octaves, view_directions
         self.register_buffer("box", box.clone().float())
         first = self.encoding.width
@@ -63,25 +79,33 @@ class Nerf(SceneField):
             seen = encoded_width(view_octaves) if view_directions else 0
             self.to_feature = nn.Linear(width, width)
             self.to_color = nn.Sequential(
-                nn.Linear(width + seen, width // 2), nn.ReLU(inplace=True), nn.Linear(width // 2, channels)
+                nn.Linear(width + seen, width // 2),
+                nn.ReLU(inplace=True),
+                nn.Linear(width // 2, channels),
             )
 
     def groups(self) -> list[dict[str, Any]]:
         grids = list(self.encoding.parameters())
         known = {id(p) for p in grids}
         networks = [p for p in self.parameters() if id(p) not in known]
-        return [{"params": networks, "rate": 1.0}] + ([{"params": grids, "rate": self.grid_rate}] if grids else [])
+        return [{"params": networks, "rate": 1.0}] + (
+            [{"params": grids, "rate": self.grid_rate}] if grids else []
+        )
 
     def hidden(self, points: Tensor) -> Tensor:
         """The trunk's last layer at points [N, 3]."""
         encoded = aligned(self.encoding(points))
         h = encoded
         for i, layer in enumerate(self.trunk):
-            h = linear(layer, torch.cat([h, encoded], -1) if self.skip and i == self.skip else h).relu_()
+            h = linear(
+                layer, torch.cat([h, encoded], -1) if self.skip and i == self.skip else h
+            ).relu_()
         return h
 
     def activated(self, raw: Tensor) -> Tensor:
-        """Density per unit length; softplus starts low, so that a new field is a thin haze and not a wall."""
+        """Density per unit length; softplus starts low, so that a new field is a thin haze and not
+        a wall.
+        """
         return relu(raw) if self.activation == "relu" else softplus(raw - 1)
 
     def rounded(self, x: Tensor) -> torch.autocast:
@@ -100,7 +124,9 @@ class Nerf(SceneField):
                 h = self.hidden(points)
                 raw = self.to_density(h)[:, 0].float()
             if self.noise and self.training and self.rng is not None:
-                raw = raw + self.noise * torch.randn(raw.shape, generator=self.rng, device=self.rng.device).to(raw)
+                raw = raw + self.noise * torch.randn(
+                    raw.shape, generator=self.rng, device=self.rng.device
+                ).to(raw)
             return self.activated(raw), (h,)
 
         def color(rows: Rows, directions: Tensor | None) -> Tensor:
@@ -109,7 +135,10 @@ class Nerf(SceneField):
             with self.rounded(rows[0]):
                 feature = self.to_feature(rows[0])
                 if self.view_directions and directions is not None:
-                    feature = torch.cat([feature, frequency_encoding(directions, self.view_octaves, feature.dtype)], -1)
+                    feature = torch.cat(
+                        [feature, frequency_encoding(directions, self.view_octaves, feature.dtype)],
+                        -1,
+                    )
                 first, *rest = self.to_color
                 hidden = linear(first, aligned(feature))
                 for layer in rest:
@@ -120,7 +149,9 @@ class Nerf(SceneField):
 
 
 def aligned(x: Tensor) -> Tensor:
-    """Features [N, F] in the precision of the products, on a GPU padded to a multiple of 16: others take its slow kernels."""
+    """Features [N, F] in the precision of the products, on a GPU padded to a multiple of 16: others
+    take its slow kernels.
+    """
     if not torch.is_autocast_enabled(x.device.type):
         return x
     return pad(x.to(torch.get_autocast_dtype(x.device.type)), (0, -x.shape[-1] % 16))
@@ -136,4 +167,6 @@ def linear(layer: nn.Module, x: Tensor) -> Tensor:
     assert isinstance(layer, nn.Linear)
     if x.shape[-1] == layer.in_features:
         return layer(x)
-    return torch.nn.functional.linear(x, pad(layer.weight, (0, x.shape[-1] - layer.in_features)), layer.bias)
+    return torch.nn.functional.linear(
+        x, pad(layer.weight, (0, x.shape[-1] - layer.in_features)), layer.bias
+    )

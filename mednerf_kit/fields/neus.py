@@ -1,4 +1,6 @@
-"""NeuS (Wang et al., NeurIPS 2021): a signed distance whose zero is the surface, and the colour of what lies there."""
+"""NeuS (Wang et al., NeurIPS 2021): a signed distance whose zero is the surface, and the colour of
+what lies there.
+"""
 
 from __future__ import annotations
 
@@ -19,29 +21,36 @@ from .encoding import encoding_gradient
 from .encodings import Frequency, build_encoding
 from .heads import Color
 
-CORNER = 0.028  # half the width over which a ReLU's corner is rounded: as soft as a softplus of β = 100, NeuS's choice
+# half the width over which a ReLU's corner is rounded: as soft as a softplus of β = 100, NeuS's
+# choice
+CORNER = 0.028
 SHARPEST = 1e6
 CONTRACTED = torch.tensor([[-2.0] * 3, [2.0] * 3])  # where the background's points lie
 
 
 @FIELDS.register("neus")
 class Neus(SceneField):
-    """f(x) < 0 inside, |∇f| = 1; Φ_s(f) = sigmoid(s f) with a learned sharpness s turns distances into opacity.
+    """f(x) < 0 inside, |∇f| = 1; Φ_s(f) = sigmoid(s f) with a learned sharpness s turns distances
+    into opacity.
 
-    A section of length dt about x, seen along d, has the optical depth of :func:`section_depth`, whose slope along the ray is
-    n·d with n = ∇f, annealed over the first ``anneal`` of the training (:func:`annealed`). Distances are in the scene's unit; the
-    network works in units of the box's longest half side, about its middle, and s starts at ``sharpness`` there. Outside the box
-    nothing is asked, unless a ``background`` (a node of FIELDS) stands there, in a space that is contracted to twice the box.
+    A section of length dt about x, seen along d, has the optical depth of :func:`section_depth`,
+    whose slope along the ray is n·d with n = ∇f, annealed over the first ``anneal`` of the training
+    (:func:`annealed`). Distances are in the scene's unit; the network works in units of the box's
+    longest half side, about its middle, and s starts at ``sharpness`` there. Outside the box
+    nothing is asked, unless a ``background`` (a node of FIELDS) stands there, in a space that is
+    contracted to twice the box.
 
-    The distance MLP has ``depth`` layers of ``width`` whose ReLUs have rounded corners, with its inputs again at layer ``skip``
-    (0: none), and starts as a ball of ``radius`` whatever the ``encoding`` (any node of ENCODINGS; None: ``octaves``
-    frequencies). The colour MLP, ``head_depth`` layers of ``width``, sees place, normal, direction and a feature (IDR's head),
-    and is asked where a sample's weight exceeds ``faint``. ``eikonal`` is the mean of (|∇f| − 1)² over the samples of the last
-    training batch and over ``scatter`` random points of the box.
+    The distance MLP has ``depth`` layers of ``width`` whose ReLUs have rounded corners, with its
+    inputs again at layer ``skip`` (0: none), and starts as a ball of ``radius`` whatever the
+    ``encoding`` (any node of ENCODINGS; None: ``octaves`` frequencies). The colour MLP,
+    ``head_depth`` layers of ``width``, sees place, normal, direction and a feature (IDR's head),
+    and is asked where a sample's weight exceeds ``faint``. ``eikonal`` is the mean of (|∇f| − 1)²
+    over the samples of the last training batch and over ``scatter`` random points of the box.
 
-    The normal is written out as a second pass through the layers, so that one ordinary way back serves it: two products a
-    layer, where three tangents forward would need four. On a CPU at width 64 a point costs two thirds of what it does by
-    ``autograd.grad`` through softplus layers with its graph kept, and no more than with plain ReLUs (scripts/bench/surface.py).
+    The normal is written out as a second pass through the layers, so that one ordinary way back
+    serves it: two products a layer, where three tangents forward would need four. On a CPU at width
+    64 a point costs two thirds of what it does by ``autograd.grad`` through softplus layers with
+    its graph kept, and no more than with plain ReLUs (scripts/bench/surface.py).
     """
 
     box: Tensor
@@ -67,7 +76,11 @@ class Neus(SceneField):
         channels: int = 3,
     ) -> None:
         super().__init__()
-        if min(depth, width) < 1 or not 0 <= skip < depth or min(octaves, view_octaves, scatter, head_depth) < 0:
+        if (
+            min(depth, width) < 1
+            or not 0 <= skip < depth
+            or min(octaves, view_octaves, scatter, head_depth) < 0
+        ):
             sizes = f"depth {depth}, width {width}, skip {skip}, head_depth {head_depth}, octaves {octaves} and {view_octaves}"
             raise UserError(
                 f"got {sizes}, scatter {scatter}",
@@ -84,7 +97,9 @@ class Neus(SceneField):
         self.grid_rate, self.channels, self.progress = grid_rate, channels, 1.0
         self.register_buffer("box", box.detach().float().clone())
         self.middle, self.unit = tuple(box.mean(0).tolist()), 0.5 * float((box[1] - box[0]).max())
-        self.encoding = build_encoding(encoding or {"name": "frequency", "octaves": octaves}, box=box)
+        self.encoding = build_encoding(
+            encoding or {"name": "frequency", "octaves": octaves}, box=box
+        )
         first = 3 + self.encoding.width
         inputs = [first] + [width + (first if i == skip and skip else 0) for i in range(1, depth)]
         self.trunk = nn.ModuleList(nn.Linear(n, width) for n in inputs)
@@ -92,13 +107,25 @@ class Neus(SceneField):
         self.start_as_ball(radius)
         self.log_sharpness = nn.Parameter(torch.tensor(math.log(sharpness) / 10))
         if channels:
-            self.head = Color(6 + width, channels, hidden=(width,) * head_depth, views="frequency", degree=view_octaves)
-        self.background = None if background is None else FIELDS.build(background, box=CONTRACTED.clone(), channels=channels)
+            self.head = Color(
+                6 + width,
+                channels,
+                hidden=(width,) * head_depth,
+                views="frequency",
+                degree=view_octaves,
+            )
+        self.background = (
+            None
+            if background is None
+            else FIELDS.build(background, box=CONTRACTED.clone(), channels=channels)
+        )
         self.normals: Tensor | None = None  # of the last training batch
 
     @torch.no_grad()
     def start_as_ball(self, radius: float) -> None:
-        """f ≈ |u| − radius (Atzmon & Lipman, SAL, CVPR 2020, theorem 1): layers of variance 2/width that see the place alone."""
+        """f ≈ |u| − radius (Atzmon & Lipman, SAL, CVPR 2020, theorem 1): layers of variance 2/width
+        that see the place alone.
+        """
         width = self.to_distance.in_features
         for i, layer in enumerate(self.trunk):
             assert isinstance(layer, nn.Linear)
@@ -131,8 +158,13 @@ class Neus(SceneField):
     def at(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Distance [N], its gradient [N, 3] and feature [N, F] at points [N, 3]."""
         octaves = self.encoding.octaves if isinstance(self.encoding, Frequency) else None
-        with torch.enable_grad():  # a grid has no written-out derivative: only this step is left to autograd
-            tracked = points if octaves is not None or points.requires_grad else points.detach().requires_grad_()
+        # a grid has no written-out derivative: only this step is left to autograd
+        with torch.enable_grad():
+            tracked = (
+                points
+                if octaves is not None or points.requires_grad
+                else points.detach().requires_grad_()
+            )
             inputs = kept = self.inputs(tracked)
         if not torch.is_grad_enabled():
             inputs = inputs.detach()
@@ -154,7 +186,9 @@ class Neus(SceneField):
             normal = g[:, :3] + self.unit * encoding_gradient(g[:, 3:], inputs[:, 3:], octaves)
         else:
             with torch.enable_grad():
-                (normal,) = torch.autograd.grad(kept, tracked, self.unit * g, create_graph=g.requires_grad)
+                (normal,) = torch.autograd.grad(
+                    kept, tracked, self.unit * g, create_graph=g.requires_grad
+                )
         return self.unit * out[:, 0], normal, out[:, 1:]
 
     def inputs(self, points: Tensor) -> Tensor:
@@ -174,11 +208,15 @@ class Neus(SceneField):
         return ((x >= self.box[0]) & (x <= self.box[1])).all(-1)
 
     def density(self, x: Tensor, code: Any = None) -> Tensor:
-        """s Φ_s(−f), the attenuation that a ray straight onto the surface meets: its integral is the optical depth."""
+        """s Φ_s(−f), the attenuation that a ray straight onto the surface meets: its integral is
+        the optical depth.
+        """
         s = self.sharpness
         density = s * torch.sigmoid(-s * self.sdf(x)) * self.inside(x)
         return (
-            density if self.background is None else torch.where(self.inside(x), density, self.background.density(self.folded(x)))
+            density
+            if self.background is None
+            else torch.where(self.inside(x), density, self.background.density(self.folded(x)))
         )
 
     def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> FieldOutput:
@@ -192,7 +230,9 @@ class Neus(SceneField):
         distance, normal, feature = self.at(points)
         self.normals = normal if torch.is_grad_enabled() else None
         slope = annealed((ahead * normal).sum(-1), self.annealing())
-        found = section_depth(distance, slope, dt.reshape(-1).index_select(0, spots), self.sharpness)
+        found = section_depth(
+            distance, slope, dt.reshape(-1).index_select(0, spots), self.sharpness
+        )
         tau = found.new_zeros(dt.numel()).index_copy(0, spots, found).view(dt.shape)
         behind: FieldOutput | None = None
         asked: int | None = len(spots)
@@ -206,13 +246,21 @@ class Neus(SceneField):
             w = torch.exp(-exclusive_sum(tau)) * -torch.expm1(-tau)
             kept = (w.reshape(-1).index_select(0, spots) > self.faint).nonzero()[:, 0]
         rows = [self.place(points), normal, feature]
-        seen = self.head(torch.cat([row.index_select(0, kept) for row in rows], -1), ahead.index_select(0, kept))
-        color = seen.new_zeros(dt.numel(), self.channels).index_copy(0, spots.index_select(0, kept), seen)
+        seen = self.head(
+            torch.cat([row.index_select(0, kept) for row in rows], -1), ahead.index_select(0, kept)
+        )
+        color = seen.new_zeros(dt.numel(), self.channels).index_copy(
+            0, spots.index_select(0, kept), seen
+        )
         color = color.view(*dt.shape, self.channels)
-        return FieldOutput(tau, color if behind is None or behind.color is None else color + behind.color, asked)
+        return FieldOutput(
+            tau, color if behind is None or behind.color is None else color + behind.color, asked
+        )
 
     def folded(self, x: Tensor) -> Tensor:
-        """Points outside the box as the background sees them: (2 − 1/|u|∞) u/|u|∞, |u|∞ = 1 on the box (mip-NeRF 360)."""
+        """Points outside the box as the background sees them: (2 − 1/|u|∞) u/|u|∞, |u|∞ = 1 on the
+        box (mip-NeRF 360).
+        """
         u = (x - self.box.mean(0)) / (0.5 * (self.box[1] - self.box[0]))
         size = u.abs().amax(-1, keepdim=True).clamp_min(1)
         return u / size * (2 - 1 / size)
@@ -229,27 +277,38 @@ class Neus(SceneField):
         return Penalties({"eikonal": self.eikonal})
 
     def eikonal(self) -> Tensor:
-        """Mean (|∇f| − 1)² over the last batch's samples and random points of the box (Gropp et al., IGR, ICML 2020)."""
+        """Mean (|∇f| − 1)² over the last batch's samples and random points of the box (Gropp et
+        al., IGR, ICML 2020).
+        """
         normals = [self.box.new_zeros(0, 3) if self.normals is None else self.normals]
         if self.rng is not None and self.scatter:
-            place = torch.rand((self.scatter, 3), generator=self.rng, device=self.rng.device).to(self.box)
+            place = torch.rand((self.scatter, 3), generator=self.rng, device=self.rng.device).to(
+                self.box
+            )
             normals.append(self.at(self.box[0] + place * (self.box[1] - self.box[0]))[1])
         length = torch.cat(normals).norm(dim=-1)
         return (length - 1).square().sum() / max(len(length), 1)
 
     def groups(self) -> list[dict[str, Any]]:
         grids = list(self.encoding.parameters())
-        apart = {id(p) for p in [*grids, *(() if self.background is None else self.background.parameters())]}
+        apart = {
+            id(p)
+            for p in [*grids, *(() if self.background is None else self.background.parameters())]
+        }
         networks = [p for p in self.parameters() if id(p) not in apart]
-        groups = [{"params": networks, "rate": 1.0}] + ([{"params": grids, "rate": self.grid_rate}] if grids else [])
+        groups = [{"params": networks, "rate": 1.0}] + (
+            [{"params": grids, "rate": self.grid_rate}] if grids else []
+        )
         return groups if self.background is None else groups + self.background.groups()
 
 
 def section_depth(distance: Tensor, slope: Tensor, dt: Tensor, s: Tensor | float) -> Tensor:
-    """Optical depth log Φ_s(f⁻) − log Φ_s(f⁺) of sections, f∓ = f ∓ slope · dt/2 with a slope ≤ 0; all [...].
+    """Optical depth log Φ_s(f⁻) − log Φ_s(f⁺) of sections, f∓ = f ∓ slope · dt/2 with a slope ≤ 0;
+    all [...].
 
-    1 − exp(−tau) is NeuS's alpha, max(0, (Φ_s(f⁻) − Φ_s(f⁺)) / Φ_s(f⁻)) (eq. 13), without the 1e-5 that guards its division.
-    Along sections that meet, tau telescopes: what a ray has left is Φ_s(last) / Φ_s(first).
+    1 − exp(−tau) is NeuS's alpha, max(0, (Φ_s(f⁻) − Φ_s(f⁺)) / Φ_s(f⁻)) (eq. 13), without the 1e-5
+    that guards its division. Along sections that meet, tau telescopes: what a ray has left is
+    Φ_s(last) / Φ_s(first).
 
     >>> tau = section_depth(torch.tensor([0.3, 0.1, -0.1]), torch.tensor(-1.0), torch.tensor(0.2), 10.0)
     >>> bool(torch.isclose(torch.exp(-tau.sum()), torch.sigmoid(torch.tensor(-2.0)) / torch.sigmoid(torch.tensor(4.0))))
@@ -260,9 +319,11 @@ def section_depth(distance: Tensor, slope: Tensor, dt: Tensor, s: Tensor | float
 
 
 def annealed(cos: Tensor, r: float) -> Tensor:
-    """−(relu(½ − ½ cos)(1 − r) + relu(−cos) r): the slope along a ray, at r = 0 also where it leaves the surface.
+    """−(relu(½ − ½ cos)(1 − r) + relu(−cos) r): the slope along a ray, at r = 0 also where it
+    leaves the surface.
 
-    A ray that meets a wrong first guess from behind would else give it no slope to follow (NeuS's public code).
+    A ray that meets a wrong first guess from behind would else give it no slope to follow (NeuS's
+    public code).
     """
     return -(relu(0.5 - 0.5 * cos) * (1 - r) + relu(-cos) * r)
 
@@ -281,7 +342,11 @@ class _RoundedRelu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, to_value: Tensor, to_slope: Tensor) -> Tensor:
         (slope,) = ctx.saved_tensors
-        return torch.ops.aten.hardtanh_backward(to_slope, slope, 0.0, 1.0).mul_(0.5 / CORNER).addcmul_(to_value, slope)
+        return (
+            torch.ops.aten.hardtanh_backward(to_slope, slope, 0.0, 1.0)
+            .mul_(0.5 / CORNER)
+            .addcmul_(to_value, slope)
+        )
 
 
 def rounded_relu(z: Tensor) -> Sequence[Tensor]:

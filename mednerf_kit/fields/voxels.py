@@ -1,4 +1,6 @@
-"""A grid of voxels, trilinear between them: a CT is a field, and a field of line integrals is first of all a CT."""
+"""A grid of voxels, trilinear between them: a CT is a field, and a field of line integrals is first
+of all a CT.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,14 @@ from .tensorf import grid_points
 
 @FIELDS.register("voxels")
 class Voxels(SceneField):
-    """Density, and colours seen alike from everywhere, at the centres of ``end_voxels`` cubic voxels that fill the box.
+    """Density, and colours seen alike from everywhere, at the centres of ``end_voxels`` cubic
+    voxels that fill the box.
 
-    density = softplus(``sharpness`` · v) / ``sharpness`` / longest side of the box, of the trilinear value v: nearly linear above
-    0, so that line integrals are a convex problem; it begins as a haze of about ``haze`` over the box. The grid has
-    ``start_voxels`` at first and the last number after the last of ``upsample``, log-linearly between. ``tv_density`` is the mean
-    length of the density's gradient over the box.
+    density = softplus(``sharpness`` · v) / ``sharpness`` / longest side of the box, of the
+    trilinear value v: nearly linear above 0, so that line integrals are a convex problem; it begins
+    as a haze of about ``haze`` over the box. The grid has ``start_voxels`` at first and the last
+    number after the last of ``upsample``, log-linearly between. ``tv_density`` is the mean length
+    of the density's gradient over the box.
     """
 
     box: Tensor
@@ -44,17 +48,26 @@ class Voxels(SceneField):
     ) -> None:
         super().__init__()
         if min(start_voxels, end_voxels) < 8 or min(sharpness, haze) <= 0:
-            raise UserError(f"got {start_voxels} to {end_voxels} voxels, sharpness {sharpness:g}, haze {haze:g}",
-                            "wanted at least 8 voxels and positive numbers", "correct the recipe or --set")  # fmt: skip
+            raise UserError(
+                f"got {start_voxels} to {end_voxels} voxels, sharpness {sharpness:g}, "
+                f"haze {haze:g}",
+                "wanted at least 8 voxels and positive numbers",
+                "correct the recipe or --set",
+            )
         self.sharpness, self.channels = sharpness, channels
-        counts = torch.linspace(math.log(start_voxels), math.log(end_voxels), len(upsample) + 1).exp().tolist()
+        counts = (
+            torch.linspace(math.log(start_voxels), math.log(end_voxels), len(upsample) + 1)
+            .exp()
+            .tolist()
+        )
         self.finer = list(zip(sorted(upsample), counts[1:], strict=True))
         self.register_buffer("done", torch.zeros((), dtype=torch.int64))
         self.register_buffer("box", box.clone().float())
         self.inside = Mask(box)
         self.scale = 1 / float((box[1] - box[0]).max())
         shape = grid_points(box, start_voxels)[::-1]
-        self.grid = nn.Parameter(haze + 0.05 * haze * torch.randn(1, 1 + channels, *shape))  # [1, 1 + C, Z, Y, X]
+        # [1, 1 + C, Z, Y, X]
+        self.grid = nn.Parameter(haze + 0.05 * haze * torch.randn(1, 1 + channels, *shape))
 
     def activated(self, raw: Tensor) -> Tensor:
         """Density per unit length of trilinear values."""
@@ -75,7 +88,9 @@ class Voxels(SceneField):
         def color(rows: Rows, directions: Tensor | None) -> Tensor:
             return torch.sigmoid(rows[0])
 
-        return query_present(x, d, dt, (dt > 0) & self.inside(x), self.at, color if self.channels else None)
+        return query_present(
+            x, d, dt, (dt > 0) & self.inside(x), self.at, color if self.channels else None
+        )
 
     def regularisers(self) -> Penalties:
         return Penalties({"tv_density": self.tv})
@@ -85,7 +100,11 @@ class Voxels(SceneField):
         density = self.activated(self.grid[0, 0])
         sides = ((self.box[1] - self.box[0]).flip(0) / density.new_tensor(density.shape)).tolist()
         inner = density[:-1, :-1, :-1]
-        steps = [density[1:, :-1, :-1] - inner, density[:-1, 1:, :-1] - inner, density[:-1, :-1, 1:] - inner]
+        steps = [
+            density[1:, :-1, :-1] - inner,
+            density[:-1, 1:, :-1] - inner,
+            density[:-1, :-1, 1:] - inner,
+        ]
         squares = sum((step / side).square() for step, side in zip(steps, sides, strict=True))
         return (squares + (1e-3 * self.scale) ** 2).sqrt().mean()
 
@@ -100,4 +119,6 @@ class Voxels(SceneField):
     def resize(self, resolution: Sequence[int]) -> None:
         """Other numbers of voxels along x, y, z, the old values between."""
         size = tuple(resolution)[::-1]
-        self.grid = nn.Parameter(interpolate(self.grid.detach(), size=size, mode="trilinear", align_corners=False))
+        self.grid = nn.Parameter(
+            interpolate(self.grid.detach(), size=size, mode="trilinear", align_corners=False)
+        )

@@ -1,9 +1,11 @@
-"""Augmentation of what a discriminator sees: drawn in one function, applied in another, alike for reals and fakes.
+"""Augmentation of what a discriminator sees: drawn in one function, applied in another, alike for
+reals and fakes.
 
-The groups and their order follow StyleGAN2-ADA (arXiv 2006.06676, appendix B): exact pixel moves and geometry (one 3×3 matrix,
-executed once), colour, spectral bands, noise, cutout. Each transform has a probability multiplier that is 0 until asked for,
-so that the pipeline is the identity by default. Pictures lie in [0, 1] (a deviation here is half of one for [−1, 1]).
-A picture to which nothing happens comes back bit for bit; gradients flow, twice if need be.
+The groups and their order follow StyleGAN2-ADA (arXiv 2006.06676, appendix B): exact pixel moves
+and geometry (one 3×3 matrix, executed once), colour, spectral bands, noise, cutout. Each transform
+has a probability multiplier that is 0 until asked for, so that the pipeline is the identity by
+default. Pictures lie in [0, 1] (a deviation here is half of one for [−1, 1]). A picture to which
+nothing happens comes back bit for bit; gradients flow, twice if need be.
 """
 
 from __future__ import annotations
@@ -25,13 +27,15 @@ from ..core.errors import UserError
 
 AUGMENTATIONS: Registry[Augment] = Registry("augment")
 PROBABILITIES: Registry[FixedProbability | AdaptiveProbability] = Registry("augment probability")
-BAND_POWER = (10 / 13, 1 / 13, 1 / 13, 1 / 13)  # expected share of a picture's power in each band, coarse to fine (ADA)
+# expected share of a picture's power in each band, coarse to fine (ADA)
+BAND_POWER = (10 / 13, 1 / 13, 1 / 13, 1 / 13)
 
 
 class Drawn(NamedTuple):
     """What happens to each picture of a batch: plain tensors, one row per picture."""
 
-    matrix: Tensor  # [B, 3, 3] pixel of the result -> pixel of the source; x right, y down, from the centre
+    # [B, 3, 3] pixel of the result -> pixel of the source; x right, y down, from the centre
+    matrix: Tensor
     color: Tensor  # [B, 4, 4] affine map of (r, g, b, 1)
     bands: Tensor  # [B, 4] gain of each spectral band, coarse to fine
     noise: Tensor  # [B] standard deviation
@@ -68,7 +72,8 @@ class Augment:
     xint: float = 0.0  # moved by whole pixels
     scale: float = 0.0
     rotate: float = 0.0
-    aniso: float = 0.0  # stretched one way, shrunk the other, along an axis that is random if ``rotate`` is on
+    # stretched one way, shrunk the other, along an axis that is random if ``rotate`` is on
+    aniso: float = 0.0
     xfrac: float = 0.0  # moved by fractions of a pixel
     crop: float = 0.0  # a window enlarged to full size
     brightness: float = 0.0
@@ -87,7 +92,8 @@ class Augment:
     crop_share: float = 0.75  # the smallest window's side
     brightness_std: float = 0.1
     contrast_octaves: float = 0.5
-    contrast_pivot: float = 0.5  # the value that contrast leaves alone; 0 keeps air black, like an exposure's gain
+    # the value that contrast leaves alone; 0 keeps air black, like an exposure's gain
+    contrast_pivot: float = 0.5
     hue_max_deg: float = 180.0
     saturation_octaves: float = 1.0
     filter_octaves: float = 1.0
@@ -99,16 +105,24 @@ class Augment:
             value = getattr(self, option.name)
             if not (math.isfinite(value) and value >= 0):
                 raise UserError(
-                    f"got {option.name} {value:g} for the augmentation", "wanted a number of at least 0", "correct it"
+                    f"got {option.name} {value:g} for the augmentation",
+                    "wanted a number of at least 0",
+                    "correct it",
                 )
         if not 0 < self.crop_share <= 1:
-            raise UserError(f"got crop_share {self.crop_share:g}", "wanted a share of the side in (0, 1]", "correct it")
+            raise UserError(
+                f"got crop_share {self.crop_share:g}",
+                "wanted a share of the side in (0, 1]",
+                "correct it",
+            )
 
     def draw(self, batch: int, shape: tuple[int, int, int], p: float, rng: Generator) -> Drawn:
-        """Parameters for ``batch`` pictures of shape (C, H, W); each transform happens with probability multiplier · p.
+        """Parameters for ``batch`` pictures of shape (C, H, W); each transform happens with
+        probability multiplier · p.
 
-        Applied flips, quarter turns and negatives are a uniform choice that includes doing nothing. Tensors lie on the
-        generator's device (a host generator keeps the choices free of device waits).
+        Applied flips, quarter turns and negatives are a uniform choice that includes doing nothing.
+        Tensors lie on the generator's device (a host generator keeps the choices free of device
+        waits).
         """
         dice = _Dice(batch, p, rng)
         channels, height, width = shape
@@ -121,11 +135,15 @@ class Augment:
             bands=self._draw_bands(dice),
             noise=dice.when(self.noise, dice.normal().abs() * self.noise_std, 0.0),
             seed=torch.randint(2**31, (batch,), generator=rng, device=rng.device),
-            hole=torch.stack([centre[:, 0] - dy, centre[:, 0] + dy, centre[:, 1] - dx, centre[:, 1] + dx], 1),
+            hole=torch.stack(
+                [centre[:, 0] - dy, centre[:, 0] + dy, centre[:, 1] - dx, centre[:, 1] + dx], 1
+            ),
         )
 
     def _draw_matrix(self, dice: _Dice, height: int, width: int) -> Tensor:
-        """Product of the inverses, in the order in which the transforms happen: result(x) = source(M x)."""
+        """Product of the inverses, in the order in which the transforms happen: result(x) =
+        source(M x).
+        """
         side = torch.tensor([width, height], device=dice.device)
         steps = [torch.eye(3, device=dice.device).expand(dice.batch, 3, 3)]
         if self.xflip:
@@ -133,26 +151,50 @@ class Augment:
             steps.append(_scaling(flip, torch.ones_like(flip)))
         if self.rotate90:
             turns = dice.when(self.rotate90, dice.below(4), 0).long()
-            steps.append(_turning(*(torch.tensor(t, device=dice.device)[turns] for t in ((1.0, 0, -1, 0), (0.0, 1, 0, -1)))))
+            steps.append(
+                _turning(
+                    *(
+                        torch.tensor(t, device=dice.device)[turns]
+                        for t in ((1.0, 0, -1, 0), (0.0, 1, 0, -1))
+                    )
+                )
+            )
         if self.xint:
-            steps.append(_moving(-dice.when(self.xint, ((2 * dice.uniform(2) - 1) * self.xint_share * side).round(), 0.0)))
+            steps.append(
+                _moving(
+                    -dice.when(
+                        self.xint, ((2 * dice.uniform(2) - 1) * self.xint_share * side).round(), 0.0
+                    )
+                )
+            )
         if self.scale:
             scale = dice.when(self.scale, torch.exp2(-dice.normal() * self.scale_octaves), 1.0)
             steps.append(_scaling(scale, scale))
         steps += self._draw_stretch(dice)
         if self.xfrac:
-            steps.append(_moving(-dice.when(self.xfrac, dice.normal(2) * self.xfrac_share * side, 0.0)))
+            steps.append(
+                _moving(-dice.when(self.xfrac, dice.normal(2) * self.xfrac_share * side, 0.0))
+            )
         if self.crop:
-            share = dice.when(self.crop, self.crop_share + (1 - self.crop_share) * dice.uniform(), 1.0)
-            steps += [_moving((dice.uniform(2) - 0.5) * (1 - share[:, None]) * side), _scaling(share, share)]
+            share = dice.when(
+                self.crop, self.crop_share + (1 - self.crop_share) * dice.uniform(), 1.0
+            )
+            steps += [
+                _moving((dice.uniform(2) - 0.5) * (1 - share[:, None]) * side),
+                _scaling(share, share),
+            ]
         return functools.reduce(torch.matmul, steps)
 
     def _draw_stretch(self, dice: _Dice) -> list[Tensor]:
-        """A stretch along a turned axis. Two turns, before and after it, together happen with the probability asked for."""
+        """A stretch along a turned axis. Two turns, before and after it, together happen with the
+        probability asked for.
+        """
         once = 1 - math.sqrt(1 - min(1.0, self.rotate * dice.p))
 
         def turn() -> list[Tensor]:
-            angle = dice.when(once, (2 * dice.uniform() - 1) * math.radians(self.rotate_max_deg), 0.0, p=1.0)
+            angle = dice.when(
+                once, (2 * dice.uniform() - 1) * math.radians(self.rotate_max_deg), 0.0, p=1.0
+            )
             return [_turning(angle.cos(), angle.sin())]
 
         steps = turn() if self.rotate else []
@@ -173,15 +215,30 @@ class Augment:
             steps.append(_affine(gain[:, None, None] * identity, pivot))
         if self.lumaflip:
             sign = 1 - 2 * dice.when(self.lumaflip, dice.below(2), 0)
-            steps.append(_affine(identity + (sign - 1)[:, None, None] * grey, ((1 - sign) / 2)[:, None]))
-        if channels == 3 and (self.hue or self.saturation):  # one channel lies on the grey axis, which neither of them moves
+            steps.append(
+                _affine(identity + (sign - 1)[:, None, None] * grey, ((1 - sign) / 2)[:, None])
+            )
+        # one channel lies on the grey axis, which neither of them moves
+        if channels == 3 and (self.hue or self.saturation):
             rest = torch.eye(3, device=dice.device) - grey
-            cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=dice.device) / math.sqrt(3)
-            angle = dice.when(self.hue, (2 * dice.uniform() - 1) * math.radians(self.hue_max_deg), 0.0)[:, None, None]
-            chroma = dice.when(self.saturation, torch.exp2(dice.normal() * self.saturation_octaves), 1.0)[:, None, None]
+            cross = torch.tensor(
+                [[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=dice.device
+            ) / math.sqrt(3)
+            angle = dice.when(
+                self.hue, (2 * dice.uniform() - 1) * math.radians(self.hue_max_deg), 0.0
+            )[:, None, None]
+            chroma = dice.when(
+                self.saturation, torch.exp2(dice.normal() * self.saturation_octaves), 1.0
+            )[:, None, None]
             moved = (angle != 0) | (chroma != 1)
-            turned = grey + chroma * (rest * angle.cos() + cross * angle.sin())  # Rodrigues' formula
-            steps.append(_affine(torch.where(moved, turned, identity), torch.zeros(dice.batch, 1, device=dice.device)))
+            # Rodrigues' formula
+            turned = grey + chroma * (rest * angle.cos() + cross * angle.sin())
+            steps.append(
+                _affine(
+                    torch.where(moved, turned, identity),
+                    torch.zeros(dice.batch, 1, device=dice.device),
+                )
+            )
         return functools.reduce(torch.matmul, reversed(steps))
 
     def _draw_bands(self, dice: _Dice) -> Tensor:
@@ -212,8 +269,12 @@ class _Dice:
     def below(self, n: int) -> Tensor:
         return torch.randint(n, (self.batch,), generator=self.rng, device=self.device).float()
 
-    def when(self, multiplier: float, value: Tensor, otherwise: float, *, p: float | None = None) -> Tensor:
-        """``value`` [B, ...] with probability multiplier · p per picture, else the neutral value."""
+    def when(
+        self, multiplier: float, value: Tensor, otherwise: float, *, p: float | None = None
+    ) -> Tensor:
+        """``value`` [B, ...] with probability multiplier · p per picture, else the neutral
+        value.
+        """
         happens = self.uniform(*(1,) * (value.ndim - 1)) < multiplier * (self.p if p is None else p)
         return torch.where(happens, value, torch.full_like(value, otherwise))
 
@@ -240,13 +301,18 @@ def _moving(shift: Tensor) -> Tensor:
 
 
 def apply(images: Tensor, drawn: Drawn) -> Tensor:
-    """Carry out what was drawn: [B, C, H, W] -> [B, C, H, W]; same parameters, same result; no clipping.
+    """Carry out what was drawn: [B, C, H, W] -> [B, C, H, W]; same parameters, same result; no
+    clipping.
 
-    Whole-pixel moves are copies; other geometry is resampled once. Both mirror the picture at its border.
+    Whole-pixel moves are copies; other geometry is resampled once. Both mirror the picture at its
+    border.
     """
     height, width = images.shape[-2:]
-    centre = torch.tensor([(width - 1) / 2, (height - 1) / 2], device=drawn.matrix.device).expand(len(images), 2)
-    index = _moving(centre) @ drawn.matrix @ _moving(-centre)  # the same map from row and column numbers
+    centre = torch.tensor([(width - 1) / 2, (height - 1) / 2], device=drawn.matrix.device).expand(
+        len(images), 2
+    )
+    # the same map from row and column numbers
+    index = _moving(centre) @ drawn.matrix @ _moving(-centre)
     whole = (index == index.round()).all(-1).all(-1)
     moved = (drawn.matrix != torch.eye(3, device=drawn.matrix.device)).any(-1).any(-1)
     colored = (drawn.color != torch.eye(4, device=drawn.color.device)).any(-1).any(-1)
@@ -258,23 +324,31 @@ def apply(images: Tensor, drawn: Drawn) -> Tensor:
     return _where(drawn.hole[:, 1] > drawn.hole[:, 0], _punched, images, drawn.hole)
 
 
-def _where(chosen: Tensor, change: Callable[..., Tensor], images: Tensor, *parameters: Tensor) -> Tensor:
+def _where(
+    chosen: Tensor, change: Callable[..., Tensor], images: Tensor, *parameters: Tensor
+) -> Tensor:
     """Change the chosen pictures only: cheaper at small p, and the others stay bit for bit."""
     rows = chosen.nonzero()[:, 0]
     if len(rows) == 0:
         return images
     here = rows.to(images.device)
-    return images.index_copy(0, here, change(images[here], *(parameter[rows] for parameter in parameters)))
+    return images.index_copy(
+        0, here, change(images[here], *(parameter[rows] for parameter in parameters))
+    )
 
 
 def _mapped(matrix: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Matrices [B, 3, 3] on the grid of rows y [h] and columns x [w] -> [B, h, w, 2]; as sums: a matrix product may round."""
+    """Matrices [B, 3, 3] on the grid of rows y [h] and columns x [w] -> [B, h, w, 2]; as sums: a
+    matrix product may round.
+    """
     m = matrix[:, :2, :, None, None]  # [B, 2, 3, 1, 1]
     return (m[:, :, 0] * x + m[:, :, 1] * y[:, None] + m[:, :, 2]).movedim(1, -1)
 
 
 def _picked(images: Tensor, index: Tensor) -> Tensor:
-    """Copies of pixels: ``index`` [B, 3, 3] maps (column, row, 1) of the result to whole numbers."""
+    """Copies of pixels: ``index`` [B, 3, 3] maps (column, row, 1) of the result to whole
+    numbers.
+    """
     height, width = images.shape[-2:]
     y, x = (torch.arange(n, device=images.device) for n in (height, width))
     column, row = _mapped(index.round().long().to(images.device), y, x).unbind(-1)
@@ -284,20 +358,26 @@ def _picked(images: Tensor, index: Tensor) -> Tensor:
 
 
 def _mirrored(index: Tensor, n: int) -> Tensor:
-    """Fold any whole number into 0 … n − 1 by reflection about the first and the last pixel's centre."""
+    """Fold any whole number into 0 … n − 1 by reflection about the first and the last pixel's
+    centre.
+    """
     period = max(1, 2 * (n - 1))
     folded = index.remainder(period)
     return torch.minimum(folded, period - folded)
 
 
 def _bilinear(images: Tensor, grid: Tensor) -> Tensor:
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=True)
+    return functional.grid_sample(
+        images, grid, mode="bilinear", padding_mode="reflection", align_corners=True
+    )
 
 
 class _Sampled(torch.autograd.Function):
-    """Bilinear sampling as what it is, a linear map of the picture: it and its adjoint are each other's gradient.
+    """Bilinear sampling as what it is, a linear map of the picture: it and its adjoint are each
+    other's gradient.
 
-    Saying so makes it differentiable twice where torch's own is not (2.5 refuses), and spares the grid's gradient.
+    Saying so makes it differentiable twice where torch's own is not (2.5 refuses), and spares the
+    grid's gradient.
     """
 
     @staticmethod
@@ -325,11 +405,16 @@ class _Spread(torch.autograd.Function):
 
 
 def _resampled(images: Tensor, matrix: Tensor) -> Tensor:
-    """Anti-aliased affine resampling: twice as fine, bilinear at twice the density, low-passed down again."""
+    """Anti-aliased affine resampling: twice as fine, bilinear at twice the density, low-passed down
+    again.
+    """
     height, width = images.shape[-2:]
     fine = _finer(_finer(images).transpose(-2, -1)).transpose(-2, -1)
     # The low-pass reaches three half-pixels beyond the picture.
-    y, x = (torch.arange(-3, 2 * n + 2, device=images.device, dtype=images.dtype) / 2 - (n - 1) / 2 for n in (height, width))
+    y, x = (
+        torch.arange(-3, 2 * n + 2, device=images.device, dtype=images.dtype) / 2 - (n - 1) / 2
+        for n in (height, width)
+    )
     source = _mapped(matrix.to(images), y, x)
     half = torch.tensor([max(1, width - 1) / 2, max(1, height - 1) / 2]).to(images)
     dense = _Sampled.apply(fine, source / half)
@@ -340,7 +425,9 @@ def _resampled(images: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _finer(images: Tensor) -> Tensor:
-    """Values between the columns by the four-point rule (−1, 9, 9, −1)/16, pixels kept: [..., W] -> [..., 2W − 1]."""
+    """Values between the columns by the four-point rule (−1, 9, 9, −1)/16, pixels kept: [..., W] ->
+    [..., 2W − 1].
+    """
     width = images.shape[-1]
     wide = functional.pad(images, (1, 1, 0, 0), mode="reflect")
     between = (9 * (images[..., :-1] + images[..., 1:]) - wide[..., :-3] - wide[..., 3:]) / 16
@@ -357,7 +444,9 @@ def _recolored(images: Tensor, color: Tensor) -> Tensor:
 
 
 def _filtered(images: Tensor, bands: Tensor) -> Tensor:
-    """Gains on four bands that add up to the picture: differences of ever wider smoothings (à trous, spline [1 4 6 4 1]/16)."""
+    """Gains on four bands that add up to the picture: differences of ever wider smoothings (à
+    trous, spline [1 4 6 4 1]/16).
+    """
     taps = torch.tensor([1.0, 4, 6, 4, 1]).to(images) / 16
     levels = [images.flatten(0, 1)[:, None]]
     for step in (1, 2, 4):
@@ -371,7 +460,9 @@ def _filtered(images: Tensor, bands: Tensor) -> Tensor:
 
 def _noised(images: Tensor, std: Tensor, seed: Tensor) -> Tensor:
     """White noise, from the host's generator so that it is the same on every device."""
-    grain = torch.stack([torch.randn(images.shape[1:], generator=Generator().manual_seed(s)) for s in seed.tolist()])
+    grain = torch.stack(
+        [torch.randn(images.shape[1:], generator=Generator().manual_seed(s)) for s in seed.tolist()]
+    )
     return images + std.to(images)[:, None, None, None] * grain.to(images)
 
 
@@ -402,13 +493,40 @@ _preset("none", "Nothing, until an option asks for it.")
 _preset("blit", "Flips, quarter turns and whole-pixel shifts (ADA).", **_BLIT)
 _preset("geom", "Scale, rotation, stretch and fractional shifts (ADA).", **_GEOMETRY)
 _preset("bgc", "Blit, geometry and colour (ADA's default).", **_BLIT, **_GEOMETRY, **_COLOR)
-_preset("bgcfnc", "Blit, geometry, colour, filter, noise and cutout (ADA's full set).",
-        **_BLIT, **_GEOMETRY, **_COLOR, filter=1.0, noise=1.0, cutout=1.0)  # fmt: skip
+_preset(
+    "bgcfnc",
+    "Blit, geometry, colour, filter, noise and cutout (ADA's full set).",
+    **_BLIT,
+    **_GEOMETRY,
+    **_COLOR,
+    filter=1.0,
+    noise=1.0,
+    cutout=1.0,
+)
 _preset("crop", "Mirroring and enlarged windows (HyperNeRFGAN's pipe).", xflip=1.0, crop=1.0)
-_preset("xray", "What leaves anatomy its side and its sign: mild shifts, scale, turns, exposure, filter, noise, cutout.",
-        xint=1.0, scale=1.0, rotate=1.0, xfrac=1.0, brightness=1.0, contrast=1.0, filter=1.0, noise=1.0, cutout=1.0,
-        scale_octaves=0.1, rotate_max_deg=10.0, xfrac_share=0.03, brightness_std=0.03, contrast_octaves=0.25, contrast_pivot=0.0,
-        filter_octaves=0.5, noise_std=0.03, cutout_share=0.35)  # fmt: skip
+_preset(
+    "xray",
+    "What leaves anatomy its side and its sign: mild shifts, scale, turns, exposure, "
+    "filter, noise, cutout.",
+    xint=1.0,
+    scale=1.0,
+    rotate=1.0,
+    xfrac=1.0,
+    brightness=1.0,
+    contrast=1.0,
+    filter=1.0,
+    noise=1.0,
+    cutout=1.0,
+    scale_octaves=0.1,
+    rotate_max_deg=10.0,
+    xfrac_share=0.03,
+    brightness_std=0.03,
+    contrast_octaves=0.25,
+    contrast_pivot=0.0,
+    filter_octaves=0.5,
+    noise_std=0.03,
+    cutout_share=0.35,
+)
 
 
 @PROBABILITIES.register("fixed")
@@ -436,8 +554,9 @@ class FixedProbability:
 class AdaptiveProbability:
     """p follows the discriminator's overfitting (ADA, arXiv 2006.06676, section 3).
 
-    r = E[sign D(real)] over ``interval`` batches; then p += sign(r − target) · pictures / (1000 · kimg), within [0, p_max]:
-    above about 0.8 the augmentations would show in what the generator makes.
+    r = E[sign D(real)] over ``interval`` batches; then p += sign(r − target) · pictures / (1000 ·
+    kimg), within [0, p_max]: above about 0.8 the augmentations would show in what the generator
+    makes.
 
     >>> ada = AdaptiveProbability(interval=1, kimg=1.0)
     >>> ada.observe(torch.ones(100))
@@ -446,18 +565,28 @@ class AdaptiveProbability:
     """
 
     def __init__(
-        self, *, start: float = 0.0, target: float = 0.6, kimg: float = 500.0, interval: int = 4, p_max: float = 0.8
+        self,
+        *,
+        start: float = 0.0,
+        target: float = 0.6,
+        kimg: float = 500.0,
+        interval: int = 4,
+        p_max: float = 0.8,
     ) -> None:
         if kimg <= 0 or interval < 1:
             raise UserError(
-                f"got kimg {kimg:g} and interval {interval} for the adaptive probability", "wanted positive ones", "correct them"
+                f"got kimg {kimg:g} and interval {interval} for the adaptive probability",
+                "wanted positive ones",
+                "correct them",
             )
         self.p_max, self.p = _checked_p("p_max", p_max), min(_checked_p("start", start), p_max)
         self.target, self.kimg, self.interval = target, kimg, interval
         self.signs, self.pictures, self.batches = 0.0, 0, 0
 
     def observe(self, real_logits: Tensor) -> None:
-        """Note head 0's logits of one batch of (augmented) reals, any shape; every ``interval`` batches p moves."""
+        """Note head 0's logits of one batch of (augmented) reals, any shape; every ``interval``
+        batches p moves.
+        """
         self.signs += real_logits.detach().sign().sum().item()
         self.pictures += real_logits.numel()
         self.batches += 1
@@ -479,5 +608,9 @@ class AdaptiveProbability:
 
 def _checked_p(name: str, p: float) -> float:
     if not 0 <= p <= 1:
-        raise UserError(f"got {name} {p:g} for the augmentation", "wanted a probability between 0 and 1", "correct it")
+        raise UserError(
+            f"got {name} {p:g} for the augmentation",
+            "wanted a probability between 0 and 1",
+            "correct it",
+        )
     return p

@@ -1,8 +1,10 @@
-"""DAG policies: the fixed transforms T_k under which a discriminator's heads look at a picture (arXiv 2006.05338).
+"""DAG policies: the fixed transforms T_k under which a discriminator's heads look at a picture
+(arXiv 2006.05338).
 
-A policy is a tuple of transforms, the identity first. Reals and fakes go through the same transform and each head learns to
-tell them apart under its own, so that nothing leaks into the generator. Heads are numbered by a running offset: head 0 is
-always the picture as it is, and a policy that is combined with another does not bring its identity along again.
+A policy is a tuple of transforms, the identity first. Reals and fakes go through the same transform
+and each head learns to tell them apart under its own, so that nothing leaks into the generator.
+Heads are numbered by a running offset: head 0 is always the picture as it is, and a policy that is
+combined with another does not bring its identity along again.
 """
 
 from __future__ import annotations
@@ -61,37 +63,59 @@ def cropping(*, share: float = 0.75) -> tuple[Transform, ...]:
         window = images[..., top : top + h, left : left + w]
         return functional.interpolate(window, (height, width), mode="bilinear", align_corners=False)
 
-    return (identity, *(partial(corner, bottom=b, right=r) for b in (False, True) for r in (False, True)))
+    return (
+        identity,
+        *(partial(corner, bottom=b, right=r) for b in (False, True) for r in (False, True)),
+    )
 
 
 @POLICIES.register("translation")
 def translation(*, share: float = 0.25) -> tuple[Transform, ...]:
-    """As it is, and moved right, left, down and up by ``share`` of the side; black (air) moves in."""
+    """As it is, and moved right, left, down and up by ``share`` of the side; black (air) moves
+    in.
+    """
     _check_share(share)
 
     def moved(images: Tensor, down: int, right: int) -> Tensor:
-        dy, dx = (round(share * n) * way for n, way in zip(images.shape[-2:], (down, right), strict=True))
+        dy, dx = (
+            round(share * n) * way for n, way in zip(images.shape[-2:], (down, right), strict=True)
+        )
         return functional.pad(images, (dx, -dx, dy, -dy))  # a negative width crops the far side
 
-    return (identity, *(partial(moved, down=d, right=r) for d, r in ((0, 1), (0, -1), (1, 0), (-1, 0))))
+    return (
+        identity,
+        *(partial(moved, down=d, right=r) for d, r in ((0, 1), (0, -1), (1, 0), (-1, 0))),
+    )
 
 
 @POLICIES.register("cutout")
 def cutout(*, share: float = 0.5) -> tuple[Transform, ...]:
-    """As it is, and with one corner of ``share`` of the side blackened, for each of the four corners."""
+    """As it is, and with one corner of ``share`` of the side blackened, for each of the four
+    corners.
+    """
     _check_share(share)
 
     def covered(images: Tensor, bottom: bool, right: bool) -> Tensor:
         y, x = (torch.arange(n, device=images.device) for n in images.shape[-2:])
-        rows, columns = ((i.flip(0) if far else i) < round(share * len(i)) for i, far in ((y, bottom), (x, right)))
+        rows, columns = (
+            (i.flip(0) if far else i) < round(share * len(i))
+            for i, far in ((y, bottom), (x, right))
+        )
         return images.masked_fill(rows[:, None] & columns, 0.0)
 
-    return (identity, *(partial(covered, bottom=b, right=r) for b in (False, True) for r in (False, True)))
+    return (
+        identity,
+        *(partial(covered, bottom=b, right=r) for b in (False, True) for r in (False, True)),
+    )
 
 
 def _check_share(share: float) -> None:
     if not 0 < share < 1:
-        raise UserError(f"got a share of {share:g} for a policy", "wanted a share of the side between 0 and 1", "correct it")
+        raise UserError(
+            f"got a share of {share:g} for a policy",
+            "wanted a share of the side between 0 and 1",
+            "correct it",
+        )
 
 
 class Dag:
@@ -107,8 +131,11 @@ class Dag:
         nodes = [policy] if isinstance(policy, str) else policy
         self.transforms = (identity, *(t for node in nodes for t in POLICIES.build(node)[1:]))
         if heads not in (None, self.count):
-            raise UserError(f"got {heads} heads", f"wanted {self.count}, as many as the policy has transforms",
-                            "correct heads, or leave it out")  # fmt: skip
+            raise UserError(
+                f"got {heads} heads",
+                f"wanted {self.count}, as many as the policy has transforms",
+                "correct heads, or leave it out",
+            )
 
     @property
     def count(self) -> int:
@@ -120,5 +147,7 @@ class Dag:
         return self.transforms[k](images)
 
     def stack(self, images: Tensor, heads: int | None = None) -> Tensor:
-        """The first ``heads`` transforms (default all) of a batch, head by head: [B, C, N, N] -> [heads·B, C, N, N]."""
+        """The first ``heads`` transforms (default all) of a batch, head by head: [B, C, N, N] ->
+        [heads·B, C, N, N].
+        """
         return torch.cat([transform(images) for transform in self.transforms[:heads]])

@@ -1,7 +1,8 @@
-"""Discriminators: one trunk, several DAG heads, logits out. What they are trained on stands in :mod:`.losses`.
+"""Discriminators: one trunk, several DAG heads, logits out. What they are trained on stands in
+:mod:`.losses`.
 
-A discriminator answers ``forward(images, angles_deg) -> Verdict(heads [B, K])`` where head k has seen transform k of the
-picture. All heads travel through the trunk in one batch.
+A discriminator answers ``forward(images, angles_deg) -> Verdict(heads [B, K])`` where head k has
+seen transform k of the picture. All heads travel through the trunk in one batch.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ GAIN = leaky_gain()
 
 
 class Discriminator(Protocol):
-    """A discriminator of pictures, as training needs it: a module that knows the pictures' size and its later heads' weight."""
+    """A discriminator of pictures, as training needs it: a module that knows the pictures' size and
+    its later heads' weight.
+    """
 
     size: int  # pixels
     dag_weight: float
 
-    def __call__(self, images: Tensor, angles_deg: Tensor | None = None, *, heads: int | None = None) -> DiscriminatorOutput: ...
+    def __call__(
+        self, images: Tensor, angles_deg: Tensor | None = None, *, heads: int | None = None
+    ) -> DiscriminatorOutput: ...
 
     def to(self, device: str | torch.device) -> Discriminator: ...
 
@@ -44,14 +49,17 @@ class Discriminator(Protocol):
 
 
 class ResidualBlock(nn.Module):
-    """Halves the resolution: (convolved path + linear path) / sqrt(2), [B, C, H, W] -> [B, C', H//2, W//2].
+    """Halves the resolution: (convolved path + linear path) / sqrt(2), [B, C, H, W] -> [B, C',
+    H//2, W//2].
 
-    Both paths are low-passed before a convolution at the lower resolution, so that no convolution strides over aliases.
+    Both paths are low-passed before a convolution at the lower resolution, so that no convolution
+    strides over aliases.
     """
 
     def __init__(self, inputs: int, outputs: int, *, rng: Generator | None = None) -> None:
         super().__init__()
-        half = math.sqrt(0.5)  # leaky ReLU passes factors through: the sum's 1/sqrt(2) sits in the weights
+        # leaky ReLU passes factors through: the sum's 1/sqrt(2) sits in the weights
+        half = math.sqrt(0.5)
         self.fine = Conv2d(inputs, inputs, 3, gain=GAIN, rng=rng)
         self.coarse = Conv2d(inputs, outputs, 3, gain=GAIN * half, rng=rng)
         self.skip = Conv2d(inputs, outputs, 1, gain=half, bias=None, rng=rng)
@@ -63,72 +71,117 @@ class ResidualBlock(nn.Module):
 
 @DISCRIMINATORS.register("residual")
 class ResidualDiscriminator(nn.Module):
-    """Residual convolutional discriminator with DAG heads on a shared trunk (after arXiv 1912.04958 and 2006.05338).
+    """Residual convolutional discriminator with DAG heads on a shared trunk (after arXiv 1912.04958
+    and 2006.05338).
 
-    From the picture's size the resolution is halved to 4 … 7 pixels; a layer at resolution r has min(32768·fmaps / r,
-    max_channels) channels. Then come the minibatch deviation, one more convolution, one dense layer of features φ, and per
-    head the logit w_k·φ + b_k. ``condition_angle`` adds the projection e_k(a)·φ of an embedding of (cos a, sin a)
-    (arXiv 1802.05637), so that a picture must also fit the view angle it claims.
+    From the picture's size the resolution is halved to 4 … 7 pixels; a layer at resolution r has
+    min(32768·fmaps / r, max_channels) channels. Then come the minibatch deviation, one more
+    convolution, one dense layer of features φ, and per head the logit w_k·φ + b_k.
+    ``condition_angle`` adds the projection e_k(a)·φ of an embedding of (cos a, sin a) (arXiv
+    1802.05637), so that a picture must also fit the view angle it claims.
 
-    ``size`` (pixels, at least 16) and ``channels`` are facts of the data; ``heads`` states how many heads the policy must make.
-    Pictures lie in [0, 1].
+    ``size`` (pixels, at least 16) and ``channels`` are facts of the data; ``heads`` states how many
+    heads the policy must make. Pictures lie in [0, 1].
 
     >>> judge = ResidualDiscriminator(size=16, fmaps=1 / 64, policy=["rotation", "cropping"])
     >>> judge(torch.rand(2, 1, 16, 16)).heads.shape
     torch.Size([2, 8])
     """
 
-    def __init__(self, *, size: int, channels: int = 1, fmaps: float = 0.25, max_channels: int = 512, mbstd_group: int = 4,
-                 policy: tuple | str = "fliprot", heads: int | None = None, dag_weight: float = 0.2,
-                 condition_angle: bool = False, rng: Generator | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        size: int,
+        channels: int = 1,
+        fmaps: float = 0.25,
+        max_channels: int = 512,
+        mbstd_group: int = 4,
+        policy: tuple | str = "fliprot",
+        heads: int | None = None,
+        dag_weight: float = 0.2,
+        condition_angle: bool = False,
+        rng: Generator | None = None,
+    ) -> None:
         super().__init__()
         if size < 16 or channels < 1:
             raise UserError(
-                f"got pictures of {size}×{size} pixels and {channels} channels for the discriminator",
+                f"got pictures of {size}×{size} pixels and {channels} channels for the "
+                "discriminator",
                 "wanted at least 16×16 and 1 channel",
                 "choose a larger size",
             )
         if fmaps <= 0 or max_channels < 1 or mbstd_group < 1 or dag_weight < 0:
             raise UserError(
-                f"got fmaps {fmaps:g}, max_channels {max_channels}, mbstd_group {mbstd_group} and dag_weight {dag_weight:g}",
+                f"got fmaps {fmaps:g}, max_channels {max_channels}, mbstd_group {mbstd_group} and "
+                f"dag_weight {dag_weight:g}",
                 "wanted positive ones and a dag_weight of at least 0",
                 "correct the discriminator's options",
             )
-        self.size, self.channels, self.mbstd_group, self.dag_weight = size, channels, mbstd_group, dag_weight
+        self.size, self.channels, self.mbstd_group, self.dag_weight = (
+            size,
+            channels,
+            mbstd_group,
+            dag_weight,
+        )
         self.dag = Dag(policy, heads=heads)
         resolutions = [size >> i for i in range(int(math.log2(size / 4)) + 1)]
         widths = [max(1, min(max_channels, int(32768 * fmaps / r))) for r in resolutions]
         last, features = resolutions[-1], widths[-1]
         self.stem = Conv2d(channels, widths[0], 1, gain=GAIN, rng=rng)
-        self.blocks = nn.Sequential(*(ResidualBlock(i, o, rng=rng) for i, o in itertools.pairwise(widths)))
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(i, o, rng=rng) for i, o in itertools.pairwise(widths))
+        )
         self.mix = Conv2d(features + 1, features, 3, gain=GAIN, rng=rng)
         self.dense = Linear(features * last**2, features, gain=GAIN, rng=rng)
         self.heads = Linear(features, self.dag.count, rng=rng)
-        self.embed = nn.Sequential(
-            Linear(2, features, gain=GAIN, rng=rng), nn.LeakyReLU(0.2),
-            Linear(features, self.dag.count * features, bias=None, rng=rng)) if condition_angle else None  # fmt: skip
+        self.embed = (
+            nn.Sequential(
+                Linear(2, features, gain=GAIN, rng=rng),
+                nn.LeakyReLU(0.2),
+                Linear(features, self.dag.count * features, bias=None, rng=rng),
+            )
+            if condition_angle
+            else None
+        )
 
-    def forward(self, images: Tensor, angles_deg: Tensor | None = None, *, heads: int | None = None) -> DiscriminatorOutput:
-        """Judge pictures [B, C, size, size], [0, 1], seen at angles [B] (needed, and used, only if conditioned on them).
+    def forward(
+        self, images: Tensor, angles_deg: Tensor | None = None, *, heads: int | None = None
+    ) -> DiscriminatorOutput:
+        """Judge pictures [B, C, size, size], [0, 1], seen at angles [B] (needed, and used, only if
+        conditioned on them).
 
         ``heads`` asks the first few heads only (a gradient penalty needs head 0): [B, heads].
         """
         if images.shape[1:] != (self.channels, self.size, self.size):
-            raise ValueError(f"images: expected [B, {self.channels}, {self.size}, {self.size}], got {list(images.shape)}")
+            raise ValueError(
+                f"images: expected [B, {self.channels}, {self.size}, {self.size}], "
+                f"got {list(images.shape)}"
+            )
         count = min(heads or self.dag.count, self.dag.count)
         group = math.gcd(len(images), self.mbstd_group)  # divides B: no group mixes two transforms
-        phi = self.trunk(self.dag.stack(images, count), group).unflatten(0, (count, len(images)))  # [K, B, features]
-        logits = self.heads(phi)[..., :count].diagonal(dim1=0, dim2=2)  # each head reads its own transform
+        # [K, B, features]
+        phi = self.trunk(self.dag.stack(images, count), group).unflatten(0, (count, len(images)))
+        # each head reads its own transform
+        logits = self.heads(phi)[..., :count].diagonal(dim1=0, dim2=2)
         if self.embed is not None:
             if angles_deg is None:
-                raise ValueError("angles_deg: this discriminator is conditioned on the view angle and needs one per picture")
+                raise ValueError(
+                    "angles_deg: this discriminator is conditioned on the view angle "
+                    "and needs one per picture"
+                )
             angle = torch.deg2rad(angles_deg.to(phi))
-            embedding = self.embed(torch.stack([angle.cos(), angle.sin()], -1)).unflatten(-1, (self.dag.count, -1))
-            logits = logits + (phi.movedim(0, 1) * embedding[:, :count]).sum(-1) / math.sqrt(phi.shape[-1])
+            embedding = self.embed(torch.stack([angle.cos(), angle.sin()], -1)).unflatten(
+                -1, (self.dag.count, -1)
+            )
+            logits = logits + (phi.movedim(0, 1) * embedding[:, :count]).sum(-1) / math.sqrt(
+                phi.shape[-1]
+            )
         return DiscriminatorOutput(logits)
 
     def trunk(self, images: Tensor, group: int) -> Tensor:
-        """Features of transformed pictures, compared within groups: [N, C, size, size] -> [N, features]."""
+        """Features of transformed pictures, compared within groups: [N, C, size, size] -> [N,
+        features].
+        """
         x = leaky_relu(self.stem(2 * images - 1))
         x = self.blocks(x.contiguous(memory_format=torch.channels_last))
         x = leaky_relu(self.mix(minibatch_stddev(x, group)))

@@ -1,8 +1,9 @@
 """The generator: a random code becomes the weights of a NeRF MLP.
 
-HyperNeRFGAN's idea (arXiv 2301.11631; factorised multiplicative modulation from INR-GAN, arXiv 2011.12026): every layer has one
-shared weight S; a scene's weight is W = S ⊙ (1 + act(L R / √r)) with low-rank factors L, R read from the scene's style w. Beside
-the style a *pose* code says where the patient lies and how far the scan reaches, so that the style need only explain anatomy.
+HyperNeRFGAN's idea (arXiv 2301.11631; factorised multiplicative modulation from INR-GAN, arXiv
+2011.12026): every layer has one shared weight S; a scene's weight is W = S ⊙ (1 + act(L R / √r))
+with low-rank factors L, R read from the scene's style w. Beside the style a *pose* code says where
+the patient lies and how far the scan reaches, so that the style need only explain anatomy.
 """
 
 from __future__ import annotations
@@ -29,13 +30,16 @@ class Latent:
 
     w: Tensor  # [B, code_dim] style
     pose: Tensor  # [B, POSE_DIM] standardised: prior N(0, 1)
-    deltas: tuple[Tensor, ...] | None = None  # per layer [B, (in + out)·rank]: pivotal tuning's additions to the factors
+    # per layer [B, (in + out)·rank]: pivotal tuning's additions to the factors
+    deltas: tuple[Tensor, ...] | None = None
 
 
 class SceneGenerator(nn.Module):
-    """What every generator is to training, inversion and rendering: standard normal numbers in, the weights of a field out.
+    """What every generator is to training, inversion and rendering: standard normal numbers in, the
+    weights of a field out.
 
-    Where a latent's ``pose`` has three numbers it is a rotation vector that turns the scene, zero as drawn.
+    Where a latent's ``pose`` has three numbers it is a rotation vector that turns the scene, zero
+    as drawn.
     """
 
     field: Any  # a field over the codes that ``weights`` makes, with its ``support``
@@ -74,8 +78,8 @@ def turned(rotation: Tensor) -> CanonicalPose:
 class HyperGenerator(SceneGenerator):
     """z -> w -> factorised modulation of every layer of a small NeRF.
 
-    ``modulation``: ``demod`` scales each output row of W to unit length; ``tanh`` and ``sigmoid`` bound the factor instead.
-    ``outputs`` is 1 for density alone or 4 for density and colour.
+    ``modulation``: ``demod`` scales each output row of W to unit length; ``tanh`` and ``sigmoid``
+    bound the factor instead. ``outputs`` is 1 for density alone or 4 for density and colour.
     """
 
     prior_mean: Tensor  # [latent_dim]
@@ -96,9 +100,14 @@ class HyperGenerator(SceneGenerator):
         support: float = 1.4,
     ) -> None:
         super().__init__()
-        if min(code_dim, width, depth, octaves, rank, mapping_width) < 1 or not 0 <= skip <= depth or support <= 0:
+        if (
+            min(code_dim, width, depth, octaves, rank, mapping_width) < 1
+            or not 0 <= skip <= depth
+            or support <= 0
+        ):
             raise UserError(
-                f"got code_dim {code_dim}, width {width}, depth {depth}, octaves {octaves}, rank {rank}, skip {skip}, "
+                f"got code_dim {code_dim}, width {width}, depth {depth}, octaves {octaves}, rank "
+                f"{rank}, skip {skip}, "
                 f"support {support:g}",
                 "wanted positive ones and a skip of 0 (none) to depth",
                 "correct the generator's options",
@@ -107,8 +116,12 @@ class HyperGenerator(SceneGenerator):
         self.code_dim, self.rank, self.modulation = code_dim, rank, modulation
         self.field = HyperField(octaves=octaves, skip=skip, support=support)
         self.mapping = nn.Sequential(
-            nn.Linear(code_dim, mapping_width), nn.LeakyReLU(0.2), nn.Linear(mapping_width, code_dim), nn.LeakyReLU(0.2),
-            nn.Linear(code_dim, code_dim))  # fmt: skip
+            nn.Linear(code_dim, mapping_width),
+            nn.LeakyReLU(0.2),
+            nn.Linear(mapping_width, code_dim),
+            nn.LeakyReLU(0.2),
+            nn.Linear(code_dim, code_dim),
+        )
         first = padded_width(octaves)
         inputs = [first] + [width] * depth
         if skip:
@@ -127,7 +140,9 @@ class HyperGenerator(SceneGenerator):
         with torch.no_grad():
             self.shared[-1] *= 0.3
         self.pose_mean = nn.Parameter(torch.tensor([0.0] * 9 + [-1.0, 1.0]))
-        self.pose_log_std = nn.Parameter(torch.tensor([0.15] * 3 + [0.15] * 3 + [0.1] * 3 + [0.2] * 2).log())
+        self.pose_log_std = nn.Parameter(
+            torch.tensor([0.15] * 3 + [0.15] * 3 + [0.1] * 3 + [0.2] * 2).log()
+        )
         n = code_dim + POSE_DIM
         self.register_buffer("prior_mean", torch.zeros(n))
         self.register_buffer("prior_factor", torch.eye(n))
@@ -140,9 +155,11 @@ class HyperGenerator(SceneGenerator):
 
     @torch.no_grad()
     def fit_prior(self, table: Tensor, *, shrink: float = 0.2) -> None:
-        """Describe trained codes [P, latent_dim] by one Gaussian: u = mean + factor·eps, its covariance shrunk to the diagonal.
+        """Describe trained codes [P, latent_dim] by one Gaussian: u = mean + factor·eps, its
+        covariance shrunk to the diagonal.
 
-        cov = (1 − shrink)·C + shrink·diag(C) (Ledoit & Wolf 2004 in spirit): directions no patient varied along stay small.
+        cov = (1 − shrink)·C + shrink·diag(C) (Ledoit & Wolf 2004 in spirit): directions no patient
+        varied along stay small.
         """
         mean = table.mean(0)
         c = (table - mean).T @ (table - mean) / max(len(table) - 1, 1)
@@ -157,7 +174,9 @@ class HyperGenerator(SceneGenerator):
 
     def whiten(self, table: Tensor) -> Tensor:
         """The eps of known codes [P, latent_dim]: the inverse of the prior's affine map."""
-        return torch.linalg.solve_triangular(self.prior_factor, (table - self.prior_mean).T, upper=False).T
+        return torch.linalg.solve_triangular(
+            self.prior_factor, (table - self.prior_mean).T, upper=False
+        ).T
 
     def map(self, z: Tensor) -> Tensor:
         """z [B, code_dim] -> w [B, code_dim]."""
@@ -171,7 +190,9 @@ class HyperGenerator(SceneGenerator):
     def weights(self, latent: Latent, gain: Tensor | None = None) -> MlpWeights:
         """The NeRF of each scene: all layers' weights, made once for the whole batch."""
         layers = []
-        for k, (shared, bias, affine) in enumerate(zip(self.shared, self.bias, self.affine, strict=True)):
+        for k, (shared, bias, affine) in enumerate(
+            zip(self.shared, self.bias, self.affine, strict=True)
+        ):
             o, i = shared.shape
             numbers = affine(latent.w)
             factors, shift = numbers[:, : (i + o) * self.rank], numbers[:, (i + o) * self.rank :]
@@ -179,7 +200,9 @@ class HyperGenerator(SceneGenerator):
                 factors = factors + latent.deltas[k]
             left = factors[:, : o * self.rank].unflatten(1, (o, self.rank))
             right = factors[:, o * self.rank :].unflatten(1, (self.rank, i))
-            layers.append((self.modulate(shared, left @ right / math.sqrt(self.rank)), bias + shift))
+            layers.append(
+                (self.modulate(shared, left @ right / math.sqrt(self.rank)), bias + shift)
+            )
         return MlpWeights(tuple(layers), self.frame(latent.pose), gain)
 
     def modulate(self, shared: Tensor, m: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
-"""GRAF's generator: one NeRF MLP for all scenes, conditioned on a shape and an appearance code (arXiv 2007.02442, section 3.2.1).
+"""GRAF's generator: one NeRF MLP for all scenes, conditioned on a shape and an appearance code
+(arXiv 2007.02442, section 3.2.1).
 
-The shape code joins the encoded point, the appearance code the colour branch. A code that is constant over a scene only moves a
-layer's bias, so a scene is the shared weights with biases of its own: the same batched network as a generated one. MedNeRF
-(arXiv 2202.01020) uses this generator unchanged.
+The shape code joins the encoded point, the appearance code the colour branch. A code that is
+constant over a scene only moves a layer's bias, so a scene is the shared weights with biases of its
+own: the same batched network as a generated one. MedNeRF (arXiv 2202.01020) uses this generator
+unchanged.
 """
 
 from __future__ import annotations
@@ -19,31 +21,60 @@ from .generator import GENERATORS, Latent, SceneGenerator, turned
 
 @GENERATORS.register("graf")
 class GrafGenerator(SceneGenerator):
-    """(shape, appearance) ~ N(0, 1) -> a coloured NeRF of ``depth`` layers of ``width``; ``skip`` gets the point again.
+    """(shape, appearance) ~ N(0, 1) -> a coloured NeRF of ``depth`` layers of ``width``; ``skip``
+    gets the point again.
 
-    ``view_octaves`` 0 makes colour independent of the viewing direction, as attenuation is. Published sizes are the defaults.
+    ``view_octaves`` 0 makes colour independent of the viewing direction, as attenuation is.
+    Published sizes are the defaults.
 
     >>> generator = GrafGenerator(shape_dim=4, appearance_dim=4, width=8, depth=2, skip=0, octaves=2, view_octaves=0)
     >>> generator.weights(generator.draw(3, torch.Generator().manual_seed(0))).batch
     3
     """
 
-    def __init__(self, *, shape_dim: int = 128, appearance_dim: int = 128, width: int = 256, depth: int = 8, skip: int = 5,
-                 octaves: int = 10, view_octaves: int = 4, support: float = 1.4) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        shape_dim: int = 128,
+        appearance_dim: int = 128,
+        width: int = 256,
+        depth: int = 8,
+        skip: int = 5,
+        octaves: int = 10,
+        view_octaves: int = 4,
+        support: float = 1.4,
+    ) -> None:
         super().__init__()
-        if min(shape_dim, appearance_dim, depth, octaves) < 1 or width < 2 or view_octaves < 0 or support <= 0:
+        if (
+            min(shape_dim, appearance_dim, depth, octaves) < 1
+            or width < 2
+            or view_octaves < 0
+            or support <= 0
+        ):
             raise UserError(
-                f"got shape_dim {shape_dim}, appearance_dim {appearance_dim}, width {width}, depth {depth}, octaves {octaves}, "
+                f"got shape_dim {shape_dim}, appearance_dim {appearance_dim}, width {width}, "
+                f"depth {depth}, octaves {octaves}, "
                 f"view_octaves {view_octaves}, support {support:g}",
                 "wanted positive ones, a width of at least 2 and view_octaves of at least 0",
                 "correct the generator's options",
             )
         if not 0 <= skip < depth:
-            raise UserError(f"got skip {skip} in {depth} layers", "wanted 0 (none) to the last hidden layer", "correct it")
+            raise UserError(
+                f"got skip {skip} in {depth} layers",
+                "wanted 0 (none) to the last hidden layer",
+                "correct it",
+            )
         self.field_outputs = 4
-        self.shape_dim, self.code_dim, self.skip, self.width = shape_dim, shape_dim + appearance_dim, skip, width
+        self.shape_dim, self.code_dim, self.skip, self.width = (
+            shape_dim,
+            shape_dim + appearance_dim,
+            skip,
+            width,
+        )
         self.octaves, self.encoded = octaves, encoded_width(octaves)
-        self.field = ColouredField(octaves=octaves, skip=skip, support=support, branch=True, view_octaves=view_octaves)
+        self.field = ColouredField(
+            octaves=octaves, skip=skip, support=support, branch=True, view_octaves=view_octaves
+        )
         point = self.encoded + shape_dim
         inputs = [point] + [width + (point if k == skip else 0) for k in range(1, depth)]
         self.trunk = nn.ModuleList(nn.Linear(n, width) for n in inputs)
@@ -66,7 +97,9 @@ class GrafGenerator(SceneGenerator):
         return MlpWeights(shifted(self._layers(latent.w), latent.deltas), turned(latent.pose))
 
     def _layers(self, w: Tensor) -> tuple[Layer, ...]:
-        """Shared weights with the biases that the codes make: 0, what the padding of the encoding meets."""
+        """Shared weights with the biases that the codes make: 0, what the padding of the encoding
+        meets.
+        """
         shape, appearance = w[:, : self.shape_dim], w[:, self.shape_dim :]
         blank = torch.zeros(self.width, padded_width(self.octaves) - self.encoded, device=w.device)
         layers = []
@@ -74,16 +107,31 @@ class GrafGenerator(SceneGenerator):
             assert isinstance(layer, nn.Linear)
             if k in (0, self.skip):
                 plain = layer.weight[:, : -self.shape_dim]
-                layers.append(_conditioned(layer, torch.cat([plain, blank], 1), layer.weight[:, -self.shape_dim :], shape))
+                layers.append(
+                    _conditioned(
+                        layer,
+                        torch.cat([plain, blank], 1),
+                        layer.weight[:, -self.shape_dim :],
+                        shape,
+                    )
+                )
             else:
                 layers.append(_expanded(layer, len(w)))
-        plain, coded = self.branch.weight.split([self.branch.in_features - appearance.shape[1], appearance.shape[1]], 1)
-        return (*layers, _expanded(self.head, len(w)), _conditioned(self.branch, plain, coded, appearance),
-                _expanded(self.color, len(w)))  # fmt: skip
+        plain, coded = self.branch.weight.split(
+            [self.branch.in_features - appearance.shape[1], appearance.shape[1]], 1
+        )
+        return (
+            *layers,
+            _expanded(self.head, len(w)),
+            _conditioned(self.branch, plain, coded, appearance),
+            _expanded(self.color, len(w)),
+        )
 
     def no_deltas(self, n: int) -> tuple[Tensor, ...]:
         """Zero additions to every layer, ready to be tuned."""
-        return no_shift(self._layers(torch.zeros(1, self.code_dim, device=self.color.weight.device)), n)
+        return no_shift(
+            self._layers(torch.zeros(1, self.code_dim, device=self.color.weight.device)), n
+        )
 
 
 def _expanded(layer: nn.Linear, n: int) -> Layer:

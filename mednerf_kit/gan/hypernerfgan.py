@@ -1,7 +1,9 @@
-"""HyperNeRFGAN's generator as published (arXiv 2301.11631): factorised modulation of every layer of a coloured NeRF, no pose.
+"""HyperNeRFGAN's generator as published (arXiv 2301.11631): factorised modulation of every layer of
+a coloured NeRF, no pose.
 
-W = S ⊙ (1 + act(L R / √r)), the idea of INR-GAN (arXiv 2011.12026). Against :mod:`.generator`: biases are shared, the mapping's
-input has unit length per number, ReLUs carry a gain of √2, density is ReLU(h), and nothing but the style makes a scene.
+W = S ⊙ (1 + act(L R / √r)), the idea of INR-GAN (arXiv 2011.12026). Against :mod:`.generator`:
+biases are shared, the mapping's input has unit length per number, ReLUs carry a gain of √2, density
+is ReLU(h), and nothing but the style makes a scene.
 """
 
 from __future__ import annotations
@@ -22,11 +24,13 @@ from .layers import Linear, leaky_gain, leaky_relu
 
 @GENERATORS.register("hypernerfgan")
 class HyperNerfGan(SceneGenerator):
-    """z ~ N(0, 1) -> w -> the weights of a NeRF of ``depth`` layers of ``width``, encoded point fed again into layer ``skip``.
+    """z ~ N(0, 1) -> w -> the weights of a NeRF of ``depth`` layers of ``width``, encoded point fed
+    again into layer ``skip``.
 
-    z is brought to unit length per number, which leaves truncation without effect. ``modulation``: ``demod`` scales each output
-    row of W to unit length; ``tanh`` and ``sigmoid`` bound the factor instead (and scale by 1/√inputs). ``outputs`` is 4 for
-    density and colour or 1 for density alone. Published sizes are the defaults.
+    z is brought to unit length per number, which leaves truncation without effect. ``modulation``:
+    ``demod`` scales each output row of W to unit length; ``tanh`` and ``sigmoid`` bound the factor
+    instead (and scale by 1/√inputs). ``outputs`` is 4 for density and colour or 1 for density
+    alone. Published sizes are the defaults.
 
     >>> generator = HyperNerfGan(code_dim=4, width=8, depth=2, skip=0, octaves=2, rank=2)
     >>> scenes = generator.weights(generator.draw(3, torch.Generator().manual_seed(0)))
@@ -34,21 +38,39 @@ class HyperNerfGan(SceneGenerator):
     [1.0, 1.0, 1.0, 1.0]
     """
 
-    def __init__(self, *, code_dim: int = 128, width: int = 128, depth: int = 8, skip: int = 5, octaves: int = 10, rank: int = 10,
-                 modulation: Literal["demod", "tanh", "sigmoid"] = "demod", outputs: Literal[1, 4] = 4,
-                 support: float = 1.4) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        code_dim: int = 128,
+        width: int = 128,
+        depth: int = 8,
+        skip: int = 5,
+        octaves: int = 10,
+        rank: int = 10,
+        modulation: Literal["demod", "tanh", "sigmoid"] = "demod",
+        outputs: Literal[1, 4] = 4,
+        support: float = 1.4,
+    ) -> None:
         super().__init__()
         if min(code_dim, width, depth, octaves, rank) < 1 or not 0 <= skip <= depth or support <= 0:
             raise UserError(
-                f"got code_dim {code_dim}, width {width}, depth {depth}, octaves {octaves}, rank {rank}, skip {skip}, "
+                f"got code_dim {code_dim}, width {width}, depth {depth}, octaves {octaves}, rank "
+                f"{rank}, skip {skip}, "
                 f"support {support:g}",
                 "wanted positive ones and a skip of 0 (none) to depth",
                 "correct the generator's options",
             )
-        self.field_outputs, self.code_dim, self.rank, self.modulation = outputs, code_dim, rank, modulation
+        self.field_outputs, self.code_dim, self.rank, self.modulation = (
+            outputs,
+            code_dim,
+            rank,
+            modulation,
+        )
         self.field = ColouredField(octaves=octaves, skip=skip, support=support)
         gain = leaky_gain()
-        self.mapping = nn.ModuleList(Linear(code_dim, code_dim, gain=gain, lr_multiplier=0.01) for _ in range(2))
+        self.mapping = nn.ModuleList(
+            Linear(code_dim, code_dim, gain=gain, lr_multiplier=0.01) for _ in range(2)
+        )
         first = padded_width(octaves)
         inputs = [first] + [width] * depth
         if skip:
@@ -57,7 +79,8 @@ class HyperNerfGan(SceneGenerator):
         self.shared = nn.ParameterList(torch.randn(o, i) for i, o in sizes)
         self.bias = nn.ParameterList(torch.zeros(o) for _, o in sizes)
         self.affine = nn.ModuleList(Linear(code_dim, (i + o) * rank) for i, o in sizes)
-        with torch.no_grad():  # what meets the padding of the encoding does not count in a row's length
+        # what meets the padding of the encoding does not count in a row's length
+        with torch.no_grad():
             for k in {0, skip}:
                 self.shared[k][:, encoded_width(octaves) - first :] = 0
 
@@ -80,13 +103,20 @@ class HyperNerfGan(SceneGenerator):
     def _layers(self, w: Tensor) -> tuple[Layer, ...]:
         """Modulated weights; the ReLUs' gain of √2 is folded into the layer before each."""
         layers = []
-        for k, (shared, bias, affine) in enumerate(zip(self.shared, self.bias, self.affine, strict=True)):
+        for k, (shared, bias, affine) in enumerate(
+            zip(self.shared, self.bias, self.affine, strict=True)
+        ):
             o = len(shared)
             factors = affine(w)
             left = factors[:, : o * self.rank].unflatten(1, (o, self.rank))
             right = factors[:, o * self.rank :].unflatten(1, (self.rank, -1))
             gain = math.sqrt(2) if k < len(self.shared) - 1 else 1.0
-            layers.append((gain * self._modulated(shared, left @ right / math.sqrt(self.rank)), (gain * bias).expand(len(w), -1)))
+            layers.append(
+                (
+                    gain * self._modulated(shared, left @ right / math.sqrt(self.rank)),
+                    (gain * bias).expand(len(w), -1),
+                )
+            )
         return tuple(layers)
 
     def _modulated(self, shared: Tensor, m: Tensor) -> Tensor:

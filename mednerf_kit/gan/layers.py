@@ -1,6 +1,8 @@
-"""Layers of the networks that judge and make pictures: equalised learning rate, binomial resampling, batch statistics.
+"""Layers of the networks that judge and make pictures: equalised learning rate, binomial
+resampling, batch statistics.
 
-Every operation is plain torch on any device and can be differentiated twice, which gradient penalties need.
+Every operation is plain torch on any device and can be differentiated twice, which gradient
+penalties need.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ SLOPE = 0.2  # of every leaky ReLU here
 
 
 def leaky_gain(slope: float = SLOPE) -> float:
-    """What undoes the loss of second moment in a leaky ReLU: sqrt(2 / (1 + slope²)) (He et al. 2015, eq. 14).
+    """What undoes the loss of second moment in a leaky ReLU: sqrt(2 / (1 + slope²)) (He et al.
+    2015, eq. 14).
 
     >>> round(leaky_gain(0.0) ** 2, 6)
     2.0
@@ -26,27 +29,41 @@ def leaky_gain(slope: float = SLOPE) -> float:
 
 
 def leaky_relu(x: Tensor) -> Tensor:
-    """Leaky ReLU of slope 0.2. The layer before it carries the gain: a leaky ReLU passes positive factors through."""
+    """Leaky ReLU of slope 0.2. The layer before it carries the gain: a leaky ReLU passes positive
+    factors through.
+    """
     return functional.leaky_relu(x, SLOPE)
 
 
 class Linear(nn.Module):
-    """y = gain · (W x / sqrt(fan_in) + b) with W ~ N(0, 1): equalised learning rate (Karras et al. 2018, section 4.1).
+    """y = gain · (W x / sqrt(fan_in) + b) with W ~ N(0, 1): equalised learning rate (Karras et al.
+    2018, section 4.1).
 
-    The constant stays outside the parameter, so that one optimiser step moves every layer by the same relative amount;
-    ``lr_multiplier`` shrinks that amount without changing the function at the start.
+    The constant stays outside the parameter, so that one optimiser step moves every layer by the
+    same relative amount; ``lr_multiplier`` shrinks that amount without changing the function at the
+    start.
 
     >>> layer = Linear(512, 64, lr_multiplier=0.01, rng=torch.Generator().manual_seed(0))
     >>> layer(torch.ones(2, 512)).shape, round(layer.weight.detach().std().item())
     (torch.Size([2, 64]), 100)
     """
 
-    def __init__(self, inputs: int, outputs: int, *, gain: float = 1.0, lr_multiplier: float = 1.0, bias: float | None = 0.0,
-                 rng: Generator | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        gain: float = 1.0,
+        lr_multiplier: float = 1.0,
+        bias: float | None = 0.0,
+        rng: Generator | None = None,
+    ) -> None:
         super().__init__()
         self.scale = gain * lr_multiplier
         self.weight = nn.Parameter(torch.randn(outputs, inputs, generator=rng) / lr_multiplier)
-        self.bias = None if bias is None else nn.Parameter(torch.full((outputs,), bias / lr_multiplier))
+        self.bias = (
+            None if bias is None else nn.Parameter(torch.full((outputs,), bias / lr_multiplier))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs]"""
@@ -55,18 +72,32 @@ class Linear(nn.Module):
 
 
 class Conv2d(nn.Module):
-    """Convolution that keeps the picture's size, with the equalised learning rate of :class:`Linear`.
+    """Convolution that keeps the picture's size, with the equalised learning rate of
+    :class:`Linear`.
 
     >>> Conv2d(3, 8, 3)(torch.zeros(1, 3, 16, 16)).shape
     torch.Size([1, 8, 16, 16])
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, *, gain: float = 1.0, lr_multiplier: float = 1.0,
-                 bias: float | None = 0.0, rng: Generator | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        gain: float = 1.0,
+        lr_multiplier: float = 1.0,
+        bias: float | None = 0.0,
+        rng: Generator | None = None,
+    ) -> None:
         super().__init__()
         self.scale = gain * lr_multiplier
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel, generator=rng) / lr_multiplier)
-        self.bias = None if bias is None else nn.Parameter(torch.full((outputs,), bias / lr_multiplier))
+        self.weight = nn.Parameter(
+            torch.randn(outputs, inputs, kernel, kernel, generator=rng) / lr_multiplier
+        )
+        self.bias = (
+            None if bias is None else nn.Parameter(torch.full((outputs,), bias / lr_multiplier))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H, W]"""
@@ -87,9 +118,11 @@ def _binomial_2d(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 class _Down(torch.autograd.Function):
-    """The resampling is linear and its adjoint is the other one: each is the other's gradient, at every order.
+    """The resampling is linear and its adjoint is the other one: each is the other's gradient, at
+    every order.
 
-    Saying so replaces autograd's second derivative of a grouped convolution, which costs several times the convolution.
+    Saying so replaces autograd's second derivative of a grouped convolution, which costs several
+    times the convolution.
     """
 
     @staticmethod
@@ -106,7 +139,9 @@ class _Up(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, size: tuple[int, int]) -> Tensor:
         odd = [n - 2 * m for n, m in zip(size, x.shape[-2:], strict=True)]
-        return functional.conv_transpose2d(x, _binomial(x), stride=2, padding=1, output_padding=odd, groups=x.shape[1])
+        return functional.conv_transpose2d(
+            x, _binomial(x), stride=2, padding=1, output_padding=odd, groups=x.shape[1]
+        )
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
@@ -114,7 +149,8 @@ class _Up(torch.autograd.Function):
 
 
 def downsample(x: Tensor) -> Tensor:
-    """Half the resolution, low-passed by [1, 3, 3, 1]/8 along both axes; outside counts as 0. [B, C, H, W] -> [B, C, H//2, W//2]
+    """Half the resolution, low-passed by [1, 3, 3, 1]/8 along both axes; outside counts as 0. [B,
+    C, H, W] -> [B, C, H//2, W//2]
 
     >>> downsample(torch.ones(1, 1, 8, 8))[0, 0, 1, 1].item()
     1.0
@@ -123,7 +159,8 @@ def downsample(x: Tensor) -> Tensor:
 
 
 def upsample(x: Tensor) -> Tensor:
-    """Twice the resolution, interpolated by [1, 3, 3, 1]/4: four times the adjoint of :func:`downsample`.
+    """Twice the resolution, interpolated by [1, 3, 3, 1]/4: four times the adjoint of
+    :func:`downsample`.
 
     >>> upsample(torch.ones(1, 1, 4, 4))[0, 0, 3, 3].item()
     1.0
@@ -132,16 +169,23 @@ def upsample(x: Tensor) -> Tensor:
 
 
 def minibatch_stddev(x: Tensor, group: int) -> Tensor:
-    """Append one channel that tells how much the pictures of a group differ (Karras et al. 2018, section 3).
+    """Append one channel that tells how much the pictures of a group differ (Karras et al. 2018,
+    section 3).
 
-    The standard deviation over ``group`` consecutive pictures, averaged over channels and pixels, is repeated for each of
-    them. A batch that ``group`` does not divide uses their greatest common divisor. [B, C, H, W] -> [B, C + 1, H, W]
+    The standard deviation over ``group`` consecutive pictures, averaged over channels and pixels,
+    is repeated for each of them. A batch that ``group`` does not divide uses their greatest common
+    divisor. [B, C, H, W] -> [B, C + 1, H, W]
 
     >>> minibatch_stddev(torch.arange(4.0).reshape(4, 1, 1, 1), 2)[:, 1].flatten()
     tensor([0.5000, 0.5000, 0.5000, 0.5000])
     """
     batch, _, height, width = x.shape
     variance = x.unflatten(0, (-1, math.gcd(batch, group))).float().var(1, unbiased=False)
-    spread = (variance + 1e-8).sqrt().mean((1, 2, 3))  # the epsilon keeps equal pictures differentiable
-    channel = spread.to(x.dtype).repeat_interleave(batch // len(spread))[:, None, None, None].expand(-1, -1, height, width)
+    # the epsilon keeps equal pictures differentiable
+    spread = (variance + 1e-8).sqrt().mean((1, 2, 3))
+    channel = (
+        spread.to(x.dtype)
+        .repeat_interleave(batch // len(spread))[:, None, None, None]
+        .expand(-1, -1, height, width)
+    )
     return torch.cat([x, channel], 1)

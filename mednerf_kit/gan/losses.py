@@ -1,6 +1,8 @@
-"""What generator and discriminator play for: losses of logits per head as pure functions, and the recipe's choice among them.
+"""What generator and discriminator play for: losses of logits per head as pure functions, and the
+recipe's choice among them.
 
-Every loss takes logits [B, K] of DAG heads (arXiv 2006.05338): head 0 judges the picture as it is, the others its transforms.
+Every loss takes logits [B, K] of DAG heads (arXiv 2006.05338): head 0 judges the picture as it is,
+the others its transforms.
 """
 
 from __future__ import annotations
@@ -18,9 +20,13 @@ LOSSES: Registry[AdversarialLoss] = Registry("adversarial loss")
 
 
 class AdversarialLoss(Protocol):
-    """A game: what each side minimises, per picture [B]; ``u`` in [0, 1] is drawn once a step for what is random in it."""
+    """A game: what each side minimises, per picture [B]; ``u`` in [0, 1] is drawn once a step for
+    what is random in it.
+    """
 
-    def discriminator(self, real_heads: Tensor, fake_heads: Tensor, dag_weight: float, u: float) -> Tensor: ...
+    def discriminator(
+        self, real_heads: Tensor, fake_heads: Tensor, dag_weight: float, u: float
+    ) -> Tensor: ...
 
     def generator(self, fake_heads: Tensor, dag_weight: float) -> Tensor: ...
 
@@ -36,7 +42,8 @@ def combined(per_head: Tensor, dag_weight: float) -> Tensor:
 
 
 def nonsaturating_d(real_heads: Tensor, fake_heads: Tensor, dag_weight: float) -> Tensor:
-    """The discriminator's logistic loss per picture, softplus(−real) + softplus(fake) per head: [B, K], [B, K] -> [B].
+    """The discriminator's logistic loss per picture, softplus(−real) + softplus(fake) per head: [B,
+    K], [B, K] -> [B].
 
     >>> nonsaturating_d(torch.zeros(1, 4), torch.zeros(1, 4), 0.2)  # 2·ln 2·(1 + 0.2)
     tensor([1.6636])
@@ -53,13 +60,18 @@ def nonsaturating_g(fake_heads: Tensor, dag_weight: float) -> Tensor:
     return combined(functional.softplus(-fake_heads), dag_weight)
 
 
-def hinge_d(real_heads: Tensor, fake_heads: Tensor, dag_weight: float, *, margin: float = 1.0) -> Tensor:
-    """The discriminator's hinge loss per picture, max(0, m − real) + max(0, m + fake) per head: [B, K], [B, K] -> [B].
+def hinge_d(
+    real_heads: Tensor, fake_heads: Tensor, dag_weight: float, *, margin: float = 1.0
+) -> Tensor:
+    """The discriminator's hinge loss per picture, max(0, m − real) + max(0, m + fake) per head: [B,
+    K], [B, K] -> [B].
 
     >>> hinge_d(torch.tensor([[2.0]]), torch.tensor([[0.5]]), 0.2)
     tensor([1.5000])
     """
-    return combined(functional.relu(margin - real_heads) + functional.relu(margin + fake_heads), dag_weight)
+    return combined(
+        functional.relu(margin - real_heads) + functional.relu(margin + fake_heads), dag_weight
+    )
 
 
 def hinge_g(fake_heads: Tensor, dag_weight: float) -> Tensor:
@@ -72,10 +84,12 @@ def hinge_g(fake_heads: Tensor, dag_weight: float) -> Tensor:
 
 
 def r1_penalty(real_logits: Tensor, real_images: Tensor) -> Tensor:
-    """Squared gradient |∂D/∂x|² of head 0 at each real picture, differentiable: [B], [B, C, H, W] -> [B] (arXiv 1801.04406).
+    """Squared gradient |∂D/∂x|² of head 0 at each real picture, differentiable: [B], [B, C, H, W]
+    -> [B] (arXiv 1801.04406).
 
-    The caller multiplies its mean by gamma / 2. ``real_images`` is what the discriminator was given, with gradients on.
-    Pictures span [0, 1]: a gamma published for pictures in [−1, 1] corresponds to a quarter of it here.
+    The caller multiplies its mean by gamma / 2. ``real_images`` is what the discriminator was
+    given, with gradients on. Pictures span [0, 1]: a gamma published for pictures in [−1, 1]
+    corresponds to a quarter of it here.
 
     >>> x = torch.ones(1, 1, 2, 2, requires_grad=True)
     >>> r1_penalty(3 * x.sum((1, 2, 3)), x).item()
@@ -87,9 +101,13 @@ def r1_penalty(real_logits: Tensor, real_images: Tensor) -> Tensor:
 
 @LOSSES.register("nonsaturating")
 class NonSaturating:
-    """The logistic game in which the generator maximises log D(fake) (Goodfellow et al. 2014; HyperNeRFGAN)."""
+    """The logistic game in which the generator maximises log D(fake) (Goodfellow et al. 2014;
+    HyperNeRFGAN).
+    """
 
-    def discriminator(self, real_heads: Tensor, fake_heads: Tensor, dag_weight: float, u: float) -> Tensor:
+    def discriminator(
+        self, real_heads: Tensor, fake_heads: Tensor, dag_weight: float, u: float
+    ) -> Tensor:
         return nonsaturating_d(real_heads, fake_heads, dag_weight)
 
     def generator(self, fake_heads: Tensor, dag_weight: float) -> Tensor:
@@ -98,41 +116,59 @@ class NonSaturating:
 
 @LOSSES.register("bce")
 class BinaryCrossEntropy:
-    """Binary cross-entropy of logits against 1 for reals and 0 for fakes, and against 1 for the generator (GRAF).
+    """Binary cross-entropy of logits against 1 for reals and 0 for fakes, and against 1 for the
+    generator (GRAF).
 
-    BCE(x, 1) = softplus(−x) and BCE(x, 0) = softplus(x), so its values are those of ``nonsaturating``.
+    BCE(x, 1) = softplus(−x) and BCE(x, 0) = softplus(x), so its values are those of
+    ``nonsaturating``.
     """
 
-    def discriminator(self, real_heads: Tensor, fake_heads: Tensor, dag_weight: float, u: float) -> Tensor:
-        return combined(_cross_entropy(real_heads, 1.0) + _cross_entropy(fake_heads, 0.0), dag_weight)
+    def discriminator(
+        self, real_heads: Tensor, fake_heads: Tensor, dag_weight: float, u: float
+    ) -> Tensor:
+        return combined(
+            _cross_entropy(real_heads, 1.0) + _cross_entropy(fake_heads, 0.0), dag_weight
+        )
 
     def generator(self, fake_heads: Tensor, dag_weight: float) -> Tensor:
         return combined(_cross_entropy(fake_heads, 1.0), dag_weight)
 
 
 def _cross_entropy(logits: Tensor, truth: float) -> Tensor:
-    return functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, truth), reduction="none")
+    return functional.binary_cross_entropy_with_logits(
+        logits, torch.full_like(logits, truth), reduction="none"
+    )
 
 
 @LOSSES.register("hinge")
 class Hinge:
-    """The hinge of each picture; ``margin`` is uniform between two numbers, drawn once a step (MedNeRF: 0.8 to 1).
+    """The hinge of each picture; ``margin`` is uniform between two numbers, drawn once a step
+    (MedNeRF: 0.8 to 1).
 
-    ``batch_mean`` applies it to the batch's mean logit instead, as the published code does: pictures that are judged wrongly
-    hide behind others that are judged rightly. For comparisons.
+    ``batch_mean`` applies it to the batch's mean logit instead, as the published code does:
+    pictures that are judged wrongly hide behind others that are judged rightly. For comparisons.
     """
 
-    def __init__(self, *, margin_low: float = 1.0, margin_high: float = 1.0, batch_mean: bool = False) -> None:
+    def __init__(
+        self, *, margin_low: float = 1.0, margin_high: float = 1.0, batch_mean: bool = False
+    ) -> None:
         if not 0 < margin_low <= margin_high:
             bounds = f"got margins {margin_low:g} to {margin_high:g}"
             raise UserError(bounds, "wanted 0 < margin_low <= margin_high", "correct them")
         self.low, self.high, self.batch_mean = margin_low, margin_high, batch_mean
 
-    def discriminator(self, real_heads: Tensor, fake_heads: Tensor, dag_weight: float, u: float) -> Tensor:
+    def discriminator(
+        self, real_heads: Tensor, fake_heads: Tensor, dag_weight: float, u: float
+    ) -> Tensor:
         """``u`` in [0, 1] places the margin between its bounds."""
         if self.batch_mean:
-            real_heads, fake_heads = real_heads.mean(0, keepdim=True), fake_heads.mean(0, keepdim=True)
-        return hinge_d(real_heads, fake_heads, dag_weight, margin=self.low + u * (self.high - self.low))
+            real_heads, fake_heads = (
+                real_heads.mean(0, keepdim=True),
+                fake_heads.mean(0, keepdim=True),
+            )
+        return hinge_d(
+            real_heads, fake_heads, dag_weight, margin=self.low + u * (self.high - self.low)
+        )
 
     def generator(self, fake_heads: Tensor, dag_weight: float) -> Tensor:
         return hinge_g(fake_heads, dag_weight)

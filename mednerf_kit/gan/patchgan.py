@@ -1,6 +1,8 @@
-"""GRAF's discriminator: strided convolutions down to one logit per patch (after arXiv 1611.07004 and 2007.02442).
+"""GRAF's discriminator: strided convolutions down to one logit per patch (after arXiv 1611.07004
+and 2007.02442).
 
-Spectral normalisation on every convolution, instance normalisation between them: nothing is shared across the batch.
+Spectral normalisation on every convolution, instance normalisation between them: nothing is shared
+across the batch.
 """
 
 from __future__ import annotations
@@ -18,22 +20,33 @@ from .selfsup import normalised_conv
 
 @DISCRIMINATORS.register("patchgan")
 class PatchGan(nn.Module):
-    """Halvings to 4 … 7 pixels, ``width`` channels and twice as many after each up to eight times, then a 4×4 layer of logits.
+    """Halvings to 4 … 7 pixels, ``width`` channels and twice as many after each up to eight times,
+    then a 4×4 layer of logits.
 
-    Head k is its own channel of that layer. ``heads`` states how many heads the policy must make. Pictures lie in [0, 1];
-    ``size`` (pixels, at least 16) and ``channels`` are facts of the data.
+    Head k is its own channel of that layer. ``heads`` states how many heads the policy must make.
+    Pictures lie in [0, 1]; ``size`` (pixels, at least 16) and ``channels`` are facts of the data.
 
     >>> import torch
     >>> PatchGan(size=16, channels=1, width=4)(torch.rand(2, 1, 16, 16)).heads.shape
     torch.Size([2, 1])
     """
 
-    def __init__(self, *, size: int, channels: int = 3, width: int = 64, policy: tuple | str = "none", heads: int | None = None,
-                 dag_weight: float = 0.0, rng: Generator | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        size: int,
+        channels: int = 3,
+        width: int = 64,
+        policy: tuple | str = "none",
+        heads: int | None = None,
+        dag_weight: float = 0.0,
+        rng: Generator | None = None,
+    ) -> None:
         super().__init__()
         if size < 16 or min(channels, width) < 1 or dag_weight < 0:
             raise UserError(
-                f"got size {size}, channels {channels}, width {width} and dag_weight {dag_weight:g}",
+                f"got size {size}, channels {channels}, width {width} and dag_weight "
+                f"{dag_weight:g}",
                 "wanted pictures of at least 16 px, positive widths and a dag_weight of at least 0",
                 "correct the discriminator's options",
             )
@@ -47,12 +60,25 @@ class PatchGan(nn.Module):
             layers += [nn.InstanceNorm2d(o)] if k else []
             layers.append(nn.LeakyReLU(0.2))
         self.trunk = nn.Sequential(*layers)
-        self.logits = nn.utils.parametrizations.spectral_norm(nn.Conv2d(widths[-1], self.dag.count, 4, bias=False))
+        self.logits = nn.utils.parametrizations.spectral_norm(
+            nn.Conv2d(widths[-1], self.dag.count, 4, bias=False)
+        )
 
-    def forward(self, images: Tensor, angles_deg: Tensor | None = None, *, heads: int | None = None) -> DiscriminatorOutput:
-        """Judge pictures [B, C, size, size]; angles are not used. ``heads`` asks the first few heads only: [B, heads]."""
+    def forward(
+        self, images: Tensor, angles_deg: Tensor | None = None, *, heads: int | None = None
+    ) -> DiscriminatorOutput:
+        """Judge pictures [B, C, size, size]; angles are not used. ``heads`` asks the first few
+        heads only: [B, heads].
+        """
         if images.shape[1:] != (self.channels, self.size, self.size):
-            raise ValueError(f"images: expected [B, {self.channels}, {self.size}, {self.size}], got {list(images.shape)}")
+            raise ValueError(
+                f"images: expected [B, {self.channels}, {self.size}, {self.size}], "
+                f"got {list(images.shape)}"
+            )
         count = min(heads or self.dag.count, self.dag.count)
-        logits = self.logits(self.trunk(2 * self.dag.stack(images, count) - 1)).mean((2, 3)).unflatten(0, (count, len(images)))
+        logits = (
+            self.logits(self.trunk(2 * self.dag.stack(images, count) - 1))
+            .mean((2, 3))
+            .unflatten(0, (count, len(images)))
+        )
         return DiscriminatorOutput(logits[..., :count].diagonal(dim1=0, dim2=2))

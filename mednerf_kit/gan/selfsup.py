@@ -1,8 +1,10 @@
-"""A small self-supervised discriminator after FastGAN (arXiv 2101.04775), with DAG heads as in MedNeRF (arXiv 2202.01020).
+"""A small self-supervised discriminator after FastGAN (arXiv 2101.04775), with DAG heads as in
+MedNeRF (arXiv 2202.01020).
 
-Beside judging, it must be able to draw what it saw: one decoder repeats the whole picture from the coarsest map, another a
-quadrant from the middle map. How far the drawings are off is part of its loss on real pictures. Group normalisation replaces
-batch normalisation: a picture's logits do not depend on which others share its batch or its device.
+Beside judging, it must be able to draw what it saw: one decoder repeats the whole picture from the
+coarsest map, another a quadrant from the middle map. How far the drawings are off is part of its
+loss on real pictures. Group normalisation replaces batch normalisation: a picture's logits do not
+depend on which others share its batch or its device.
 """
 
 from __future__ import annotations
@@ -23,8 +25,12 @@ from .layers import SLOPE, leaky_relu
 DECODED_FROM = 8  # pixels of the maps that the decoders enlarge
 
 
-def normalised_conv(inputs: int, outputs: int, kernel: int, *, stride: int = 1, rng: Generator | None = None) -> nn.Module:
-    """A convolution under spectral normalisation (arXiv 1802.05957), padded by (kernel − 1) // 2."""
+def normalised_conv(
+    inputs: int, outputs: int, kernel: int, *, stride: int = 1, rng: Generator | None = None
+) -> nn.Module:
+    """A convolution under spectral normalisation (arXiv 1802.05957), padded by (kernel − 1) //
+    2.
+    """
     conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=(kernel - 1) // 2, bias=False)
     nn.init.normal_(conv.weight, std=0.02, generator=rng)
     return spectral_norm(conv)
@@ -36,7 +42,9 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 class Excitation(nn.Module):
-    """Channels of a coarse map, weighted by what a finer map saw: y · sigmoid(conv(pool(x))) (FastGAN, eq. 1)."""
+    """Channels of a coarse map, weighted by what a finer map saw: y · sigmoid(conv(pool(x)))
+    (FastGAN, eq. 1).
+    """
 
     def __init__(self, fine: int, coarse: int, *, rng: Generator | None = None) -> None:
         super().__init__()
@@ -44,20 +52,31 @@ class Excitation(nn.Module):
         self.weigh = normalised_conv(coarse, coarse, 1, rng=rng)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        squeezed = functional.leaky_relu(self.squeeze(functional.adaptive_avg_pool2d(fine, 4)), SLOPE)
+        squeezed = functional.leaky_relu(
+            self.squeeze(functional.adaptive_avg_pool2d(fine, 4)), SLOPE
+        )
         return coarse * torch.sigmoid(self.weigh(squeezed))
 
 
 class Decoder(nn.Module):
-    """A map back into a picture of 8·2^doublings pixels in [0, 1], by nearest upsampling and gated convolutions."""
+    """A map back into a picture of 8·2^doublings pixels in [0, 1], by nearest upsampling and gated
+    convolutions.
+    """
 
-    def __init__(self, inputs: int, channels: int, doublings: int, *, rng: Generator | None = None) -> None:
+    def __init__(
+        self, inputs: int, channels: int, doublings: int, *, rng: Generator | None = None
+    ) -> None:
         super().__init__()
         widths = [max(4, inputs // 2**k) for k in range(doublings + 1)]
         self.steps = nn.ModuleList(
-            nn.Sequential(nn.Upsample(scale_factor=2), normalised_conv(i, 2 * o, 3, rng=rng), group_norm(2 * o),
-                          nn.GLU(1))
-            for i, o in zip(widths, widths[1:], strict=False))  # fmt: skip
+            nn.Sequential(
+                nn.Upsample(scale_factor=2),
+                normalised_conv(i, 2 * o, 3, rng=rng),
+                group_norm(2 * o),
+                nn.GLU(1),
+            )
+            for i, o in zip(widths, widths[1:], strict=False)
+        )
         self.paint = normalised_conv(widths[-1], channels, 3, rng=rng)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,7 +87,8 @@ class Decoder(nn.Module):
 
 
 def quadrant(x: Tensor, which: int) -> Tensor:
-    """Quadrant 0 … 3 (reading order) of maps or pictures [..., H, W] -> [..., H//2, W//2]: the same part of either.
+    """Quadrant 0 … 3 (reading order) of maps or pictures [..., H, W] -> [..., H//2, W//2]: the same
+    part of either.
 
     >>> quadrant(torch.arange(16).view(4, 4), 2).tolist()
     [[8, 9], [12, 13]]
@@ -80,11 +100,13 @@ def quadrant(x: Tensor, which: int) -> Tensor:
 
 @DISCRIMINATORS.register("selfsup")
 class SelfSupervisedDiscriminator(nn.Module):
-    """Three maps of a patch (full, half and quarter resolution), logits from the last, drawings from the last two.
+    """Three maps of a patch (full, half and quarter resolution), logits from the last, drawings
+    from the last two.
 
-    All heads share the trunk and a 1×1 layer; each has its own 4×4 convolution, whose logits are averaged over the map.
-    ``doublings`` sets the drawings' size, 8·2^doublings pixels (4: 128, as published). ``heads`` states how many heads the policy
-    must make. Pictures lie in [0, 1]; ``size`` (pixels, at least 16) and ``channels`` are facts of the data.
+    All heads share the trunk and a 1×1 layer; each has its own 4×4 convolution, whose logits are
+    averaged over the map. ``doublings`` sets the drawings' size, 8·2^doublings pixels (4: 128, as
+    published). ``heads`` states how many heads the policy must make. Pictures lie in [0, 1];
+    ``size`` (pixels, at least 16) and ``channels`` are facts of the data.
 
     >>> judge = SelfSupervisedDiscriminator(size=16, channels=1, doublings=1, width=4)
     >>> verdict = judge(torch.rand(2, 1, 16, 16), rng=Generator().manual_seed(0))
@@ -94,14 +116,25 @@ class SelfSupervisedDiscriminator(nn.Module):
 
     decodes = True
 
-    def __init__(self, *, size: int, channels: int = 3, width: int = 16, policy: tuple | str = "fliprot",
-                 heads: int | None = None, dag_weight: float = 0.2, doublings: int = 4,
-                 rng: Generator | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        size: int,
+        channels: int = 3,
+        width: int = 16,
+        policy: tuple | str = "fliprot",
+        heads: int | None = None,
+        dag_weight: float = 0.2,
+        doublings: int = 4,
+        rng: Generator | None = None,
+    ) -> None:
         super().__init__()
         if size < 16 or min(channels, width) < 1 or not 0 <= doublings <= 6 or dag_weight < 0:
             raise UserError(
-                f"got size {size}, channels {channels}, width {width}, doublings {doublings} and dag_weight {dag_weight:g}",
-                "wanted pictures of at least 16 px, positive widths, 0 to 6 doublings and a dag_weight of at least 0",
+                f"got size {size}, channels {channels}, width {width}, doublings {doublings} and "
+                f"dag_weight {dag_weight:g}",
+                "wanted pictures of at least 16 px, positive widths, 0 to 6 doublings and a "
+                "dag_weight of at least 0",
                 "correct the discriminator's options",
             )
         self.size, self.channels, self.dag_weight = size, channels, dag_weight
@@ -113,26 +146,43 @@ class SelfSupervisedDiscriminator(nn.Module):
         )
         self.excite_half = Excitation(width, 2 * width, rng=rng)
         self.excite_quarter = Excitation(2 * width, 4 * width, rng=rng)
-        self.mix = nn.Sequential(normalised_conv(4 * width, 16 * width, 1, rng=rng), group_norm(16 * width))
+        self.mix = nn.Sequential(
+            normalised_conv(4 * width, 16 * width, 1, rng=rng), group_norm(16 * width)
+        )
         self.logits = spectral_norm(nn.Conv2d(16 * width, self.dag.count, 4, bias=False))
         self.draw_whole = Decoder(4 * width, channels, doublings, rng=rng)
         self.draw_part = Decoder(2 * width, channels, doublings, rng=rng)
 
-    def forward(self, images: Tensor, angles_deg: Tensor | None = None, *, heads: int | None = None,
-                rng: Generator | None = None) -> DiscriminatorOutput:  # fmt: skip
-        """Judge pictures [B, C, size, size]; angles are not used. ``heads`` asks the first few heads only: [B, heads].
+    def forward(
+        self,
+        images: Tensor,
+        angles_deg: Tensor | None = None,
+        *,
+        heads: int | None = None,
+        rng: Generator | None = None,
+    ) -> DiscriminatorOutput:
+        """Judge pictures [B, C, size, size]; angles are not used. ``heads`` asks the first few
+        heads only: [B, heads].
 
-        With ``rng``, which chooses a quadrant, ``extras`` holds drawings and what they should show, ``whole`` and
-        ``whole_target``, ``part`` and ``part_target``, each [heads, B, C, n, n].
+        With ``rng``, which chooses a quadrant, ``extras`` holds drawings and what they should show,
+        ``whole`` and ``whole_target``, ``part`` and ``part_target``, each [heads, B, C, n, n].
         """
         if images.shape[1:] != (self.channels, self.size, self.size):
-            raise ValueError(f"images: expected [B, {self.channels}, {self.size}, {self.size}], got {list(images.shape)}")
+            raise ValueError(
+                f"images: expected [B, {self.channels}, {self.size}, {self.size}], "
+                f"got {list(images.shape)}"
+            )
         count = min(heads or self.dag.count, self.dag.count)
         stacked = self.dag.stack(images, count)
         fine = leaky_relu(self.fine(2 * stacked - 1))
         half = self.excite_half(fine, leaky_relu(self.halve(fine)))
         quarter = self.excite_quarter(half, leaky_relu(self.quarter(half)))
-        logits = self.logits(leaky_relu(self.mix(quarter))).mean((2, 3)).unflatten(0, (count, len(images)))  # [K, B, heads]
+        # [K, B, heads]
+        logits = (
+            self.logits(leaky_relu(self.mix(quarter)))
+            .mean((2, 3))
+            .unflatten(0, (count, len(images)))
+        )
         verdict = DiscriminatorOutput(logits[..., :count].diagonal(dim1=0, dim2=2))
         if rng is None:
             return verdict
@@ -140,5 +190,11 @@ class SelfSupervisedDiscriminator(nn.Module):
         drawn = {"whole": self.draw_whole(quarter), "part": self.draw_part(quadrant(half, which))}
         wanted = {"whole_target": stacked, "part_target": quadrant(stacked, which)}
         n = drawn["whole"].shape[-1]
-        wanted = {k: functional.interpolate(v, (n, n), mode="bilinear", align_corners=False) for k, v in wanted.items()}
-        return DiscriminatorOutput(verdict.heads, {k: v.unflatten(0, (count, len(images))) for k, v in (drawn | wanted).items()})
+        wanted = {
+            k: functional.interpolate(v, (n, n), mode="bilinear", align_corners=False)
+            for k, v in wanted.items()
+        }
+        return DiscriminatorOutput(
+            verdict.heads,
+            {k: v.unflatten(0, (count, len(images))) for k, v in (drawn | wanted).items()},
+        )

@@ -1,7 +1,8 @@
 """Pinhole cameras of posed pictures: from a pixel to its ray and back, and paths for videos.
 
-Axes are OpenGL's: the columns of a pose are image right, image up and *back* (the camera looks along minus the third).
-Lengths are those of the scene's files. X-ray set-ups in millimetres are in ``geometry.py``; one can be written as cameras.
+Axes are OpenGL's: the columns of a pose are image right, image up and *back* (the camera looks
+along minus the third). Lengths are those of the scene's files. X-ray set-ups in millimetres are in
+``geometry.py``; one can be written as cameras.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from .motion import square
 class Cameras:
     """V pinhole cameras with pictures of one size.
 
-    Integer pixels are pixel centres, in the principal point too: a picture of w columns has its middle at (w − 1)/2.
-    ``c2w`` need not turn: with mirrored columns (a radiograph) its determinant is −1. ``near`` and ``far`` bound every ray, and
-    ``box`` bounds it further where it is given. With ``ndc`` rays live in normalised device coordinates (Mildenhall et al. 2020,
-    appendix C: the frustum of the first camera's picture behind z = −1 becomes a cube), ``near`` and ``far`` are shares of the
-    way from that plane to infinity, and ``box`` is in those coordinates.
+    Integer pixels are pixel centres, in the principal point too: a picture of w columns has its
+    middle at (w − 1)/2. ``c2w`` need not turn: with mirrored columns (a radiograph) its determinant
+    is −1. ``near`` and ``far`` bound every ray, and ``box`` bounds it further where it is given.
+    With ``ndc`` rays live in normalised device coordinates (Mildenhall et al. 2020, appendix C: the
+    frustum of the first camera's picture behind z = −1 becomes a cube), ``near`` and ``far`` are
+    shares of the way from that plane to infinity, and ``box`` is in those coordinates.
 
     >>> camera = Cameras(torch.eye(3, 4)[None], torch.full((1, 2), 2.0), torch.full((1, 2), 1.0), 3, 3, 1.0, 5.0)
     >>> camera.rays(torch.tensor(0), torch.tensor([1.0, 1.0])).direction.tolist()
@@ -46,8 +48,15 @@ class Cameras:
 
     def __post_init__(self) -> None:
         if bool((torch.as_tensor(self.near) >= torch.as_tensor(self.far)).any()):
-            near, far = float(torch.as_tensor(self.near).max()), float(torch.as_tensor(self.far).min())
-            raise UserError(f"got near {near:g} and far {far:g}", "wanted near < far", "correct the scene's near and far")
+            near, far = (
+                float(torch.as_tensor(self.near).max()),
+                float(torch.as_tensor(self.far).min()),
+            )
+            raise UserError(
+                f"got near {near:g} and far {far:g}",
+                "wanted near < far",
+                "correct the scene's near and far",
+            )
 
     @property
     def count(self) -> int:
@@ -62,13 +71,21 @@ class Cameras:
     def take(self, index: Sequence[int] | Tensor) -> Cameras:
         """The same set with these cameras only, in this order."""
         index = torch.as_tensor(index, dtype=torch.long)
-        near, far = (v[index] if isinstance(v, Tensor) and v.ndim else v for v in (self.near, self.far))
+        near, far = (
+            v[index] if isinstance(v, Tensor) and v.ndim else v for v in (self.near, self.far)
+        )
         return replace(
-            self, c2w=self.c2w[index], focal_px=self.focal_px[index], centre_px=self.centre_px[index], near=near, far=far
+            self,
+            c2w=self.c2w[index],
+            focal_px=self.focal_px[index],
+            centre_px=self.centre_px[index],
+            near=near,
+            far=far,
         )
 
     def moved(self, motion: Tensor) -> Cameras:
-        """The same cameras after motions [V, 4, 4] of the world (or one, [4, 4]): differentiable in them.
+        """The same cameras after motions [V, 4, 4] of the world (or one, [4, 4]): differentiable in
+        them.
 
         >>> camera = Cameras(torch.eye(3, 4)[None], torch.full((1, 2), 2.0), torch.full((1, 2), 1.0), 3, 3, 1.0, 5.0)
         >>> camera.moved(torch.eye(4) + torch.eye(4).roll(3, 1)).position.tolist()
@@ -79,7 +96,13 @@ class Cameras:
     def resized(self, rows: int, cols: int) -> Cameras:
         """The same views sampled by rows × cols pixels over the same area."""
         scale = torch.tensor([cols / self.cols, rows / self.rows])
-        return replace(self, focal_px=self.focal_px * scale, centre_px=(self.centre_px + 0.5) * scale - 0.5, rows=rows, cols=cols)
+        return replace(
+            self,
+            focal_px=self.focal_px * scale,
+            centre_px=(self.centre_px + 0.5) * scale - 0.5,
+            rows=rows,
+            cols=cols,
+        )
 
     def plane(self, view: Tensor, yx: Tensor) -> Tensor:
         """Where pixels [..., 2] lie on the plane at distance 1: image right and up, [..., 2]."""
@@ -97,9 +120,11 @@ class Cameras:
         return pose[..., 3].expand_as(direction), normalize(direction, dim=-1)
 
     def rays(self, view: Tensor, yx: Tensor) -> Rays:
-        """Rays of pixels ``yx`` [..., 2] (row, column) of views ``view`` [...]; both share their leading shape.
+        """Rays of pixels ``yx`` [..., 2] (row, column) of views ``view`` [...]; both share their
+        leading shape.
 
-        Rays that miss ``box`` have ``far`` equal to ``near``. Differentiable in the pixels and in the poses.
+        Rays that miss ``box`` have ``far`` equal to ``near``. Differentiable in the pixels and in
+        the poses.
         """
         origin, direction = self.world_rays(view, yx)
         near, far = (_of_view(v, view).expand(direction.shape[:-1]) for v in (self.near, self.far))
@@ -115,7 +140,9 @@ class Cameras:
         return Rays(origin, direction, near, far, viewing)
 
     def _normalised(self, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rays in normalised device coordinates, starting on the plane z = −1, and their length up to infinity."""
+        """Rays in normalised device coordinates, starting on the plane z = −1, and their length up
+        to infinity.
+        """
         slope = 2 * self.focal_px[0] / self.focal_px.new_tensor([self.cols, self.rows])
         start = origin - ((1 + origin[..., 2]) / direction[..., 2])[..., None] * direction
         at_start, at_infinity = (-slope * v[..., :2] / v[..., 2:] for v in (start, direction))
@@ -125,7 +152,9 @@ class Cameras:
         return torch.cat([at_start, minus_one], -1), way / length[..., None], length
 
     def along_ray(self, view: Tensor, yx: Tensor, distance: Tensor) -> Tensor:
-        """A distance in the scene's own space as one along the rays of :meth:`rays`; they differ with ``ndc`` only."""
+        """A distance in the scene's own space as one along the rays of :meth:`rays`; they differ
+        with ``ndc`` only.
+        """
         if not self.ndc:
             return distance
         origin, direction = self.world_rays(view, yx)
@@ -141,11 +170,16 @@ class Cameras:
         return (z - origin[..., 2]) / direction[..., 2]
 
     def project(self, view: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixel (row, column) [..., 2] and planar depth [...] of points x [..., 3]; behind the camera the depth is negative."""
+        """Pixel (row, column) [..., 2] and planar depth [...] of points x [..., 3]; behind the
+        camera the depth is negative.
+        """
         pose = self.c2w[view]
         right, up, back = ((pose[..., :3] * (x - pose[..., 3])[..., None]).sum(-2)).unbind(-1)
         depth = -back
-        xy = torch.stack([right, -up], -1) / depth[..., None] * self.focal_px[view] + self.centre_px[view]
+        xy = (
+            torch.stack([right, -up], -1) / depth[..., None] * self.focal_px[view]
+            + self.centre_px[view]
+        )
         return xy.flip(-1), depth
 
 
@@ -156,7 +190,8 @@ def _of_view(value: float | Tensor, view: Tensor) -> Tensor:
 
 
 def box_span(origin: Tensor, direction: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
-    """Where rays [..., 3] enter and leave an axis-aligned box [2, 3] (slab test), not before their origin; a miss gives 0 and 0.
+    """Where rays [..., 3] enter and leave an axis-aligned box [2, 3] (slab test), not before their
+    origin; a miss gives 0 and 0.
 
     >>> box = torch.tensor([[-1.0, -1, -1], [1, 1, 1]])
     >>> [float(v) for v in box_span(torch.tensor([3.0, 0, 0]), torch.tensor([-1.0, 0, 0]), box)]
@@ -169,11 +204,14 @@ def box_span(origin: Tensor, direction: Tensor, box: Tensor) -> tuple[Tensor, Te
     hit = leave > enter
     zero = torch.zeros_like(enter)
     shape = origin.shape[:-1]
-    return torch.where(hit, enter, zero).reshape(shape), torch.where(hit, leave, zero).reshape(shape)
+    return torch.where(hit, enter, zero).reshape(shape), torch.where(hit, leave, zero).reshape(
+        shape
+    )
 
 
 def look_at(position: Tensor, target: Tensor, up: Tensor) -> Tensor:
-    """Poses [..., 3, 4] of cameras at ``position`` that look at ``target`` with ``up`` upwards in the picture.
+    """Poses [..., 3, 4] of cameras at ``position`` that look at ``target`` with ``up`` upwards in
+    the picture.
 
     >>> look_at(torch.tensor([0.0, 0, 2]), torch.zeros(3), torch.tensor([0.0, 1, 0])).tolist()
     [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 2.0]]
@@ -207,14 +245,19 @@ def orbit(
 ) -> Cameras:
     """A full turn about what the cameras look at, with the picture of the first of them.
 
-    What is not given is their mean: the point they look at, how far they stand from it and how high, and what is up.
+    What is not given is their mean: the point they look at, how far they stand from it and how
+    high, and what is up.
     """
     up = normalize(like.c2w[:, :, 1].mean(0) if up is None else up, dim=0)
     centre = nearest_to_axes(like.c2w) if centre is None else centre
     away = like.position - centre
     radius = float(away.norm(dim=-1).mean()) if radius is None else radius
     height = normalize(away, dim=-1) @ up
-    elevation = float(height.clamp(-1, 1).asin().mean()) if elevation_deg is None else math.radians(elevation_deg)
+    elevation = (
+        float(height.clamp(-1, 1).asin().mean())
+        if elevation_deg is None
+        else math.radians(elevation_deg)
+    )
     elevation = max(-1.4, min(1.4, elevation))  # straight above, nothing tells which way is up
     helper = torch.eye(3).to(up)[int(up.abs().argmin())]
     east = normalize(helper - (helper @ up) * up, dim=0)
@@ -225,11 +268,19 @@ def orbit(
 
 
 def spiral(
-    like: Cameras, *, focus: float, views: int = 120, turns: float = 2.0, z_rate: float = 0.5, reach: float = 0.9
+    like: Cameras,
+    *,
+    focus: float,
+    views: int = 120,
+    turns: float = 2.0,
+    z_rate: float = 0.5,
+    reach: float = 0.9,
 ) -> Cameras:
-    """A spiral in front of a forward-facing scene, looking at the point ``focus`` ahead of the average pose.
+    """A spiral in front of a forward-facing scene, looking at the point ``focus`` ahead of the
+    average pose.
 
-    The radii are the ``reach`` quantile of the cameras' offsets from the average pose along its axes (Mildenhall et al. 2019).
+    The radii are the ``reach`` quantile of the cameras' offsets from the average pose along its
+    axes (Mildenhall et al. 2019).
     """
     middle = average_pose(like.c2w)
     offsets = (like.position - middle[:, 3]) @ middle[:, :3]
@@ -248,5 +299,10 @@ def path(like: Cameras, c2w: Tensor) -> Cameras:
     near, far = float(torch.as_tensor(like.near).min()), float(torch.as_tensor(like.far).max())
     shape = (len(c2w), 2)
     return replace(
-        first, c2w=c2w, focal_px=first.focal_px.expand(shape), centre_px=first.centre_px.expand(shape), near=near, far=far
+        first,
+        c2w=c2w,
+        focal_px=first.focal_px.expand(shape),
+        centre_px=first.centre_px.expand(shape),
+        near=near,
+        far=far,
     )

@@ -1,8 +1,9 @@
 """The X-ray set-up in millimetres: a cone-beam source and a flat detector on a single-axis orbit.
 
-Convention (LPS, isocentre at the origin, orbit about z): at view angle a the source stands at SOD·(cos a, −sin a, 0),
-image right is (−sin a, −cos a, 0), image up is +z. 0° is a lateral film, 90° a frontal one with the patient's left on the
-image's left, 270° the clinical PA film with the patient's left on the image's right.
+Convention (LPS, isocentre at the origin, orbit about z): at view angle a the source stands at
+SOD·(cos a, −sin a, 0), image right is (−sin a, −cos a, 0), image up is +z. 0° is a lateral film,
+90° a frontal one with the patient's left on the image's left, 270° the clinical PA film with the
+patient's left on the image's right.
 """
 
 from __future__ import annotations
@@ -23,10 +24,15 @@ from ..core.errors import UserError, unknown_name
 from ..core.types import Rays
 
 SYNONYMS = {
-    "SAD": "source_to_isocentre_mm", "SOD": "source_to_isocentre_mm", "DSO": "source_to_isocentre_mm",
-    "SID": "source_to_detector_mm", "SDD": "source_to_detector_mm", "DSD": "source_to_detector_mm",
-}  # fmt: skip
-AXES = {"x": (1, 2, 0), "y": (2, 0, 1), "z": (0, 1, 2)}  # where the canonical (right-handed) axes land for each orbit axis
+    "SAD": "source_to_isocentre_mm",
+    "SOD": "source_to_isocentre_mm",
+    "DSO": "source_to_isocentre_mm",
+    "SID": "source_to_detector_mm",
+    "SDD": "source_to_detector_mm",
+    "DSD": "source_to_detector_mm",
+}
+# where the canonical (right-handed) axes land for each orbit axis
+AXES = {"x": (1, 2, 0), "y": (2, 0, 1), "z": (0, 1, 2)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +49,14 @@ class Geometry:
     rows: int
     cols: int
     pixel_mm: float  # square pixels, at the detector
-    offset_mm: tuple[float, float] = (0.0, 0.0)  # shift of the detector's centre to image right and up
+    # shift of the detector's centre to image right and up
+    offset_mm: tuple[float, float] = (0.0, 0.0)
     columns_flipped: bool = True  # image right as stated above; False mirrors the columns
     axis: str = "z"
     tilt_deg: float = 0.0  # cranio-caudal elevation of the source above the orbit's plane
     angles_deg: tuple[float, ...] = ()
-    line_integral_scale: float | None = None  # line integral of an image value of 1; None: unknown (relative)
+    # line integral of an image value of 1; None: unknown (relative)
+    line_integral_scale: float | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -66,8 +74,14 @@ class Geometry:
                 "wanted numbers in millimetres and degrees",
                 "correct geometry.json",
             ) from None
-        numbers = [self.source_to_isocentre_mm, self.source_to_detector_mm, self.pixel_mm, self.tilt_deg,
-                   *self.offset_mm, *self.angles_deg]  # fmt: skip
+        numbers = [
+            self.source_to_isocentre_mm,
+            self.source_to_detector_mm,
+            self.pixel_mm,
+            self.tilt_deg,
+            *self.offset_mm,
+            *self.angles_deg,
+        ]
         if not all(map(math.isfinite, numbers)) or len(self.offset_mm) != 2:
             raise UserError(
                 "got a geometry with a missing or infinite number",
@@ -76,7 +90,8 @@ class Geometry:
             )
         if not 0 < self.source_to_isocentre_mm < self.source_to_detector_mm:
             raise UserError(
-                f"got source-to-isocentre {self.source_to_isocentre_mm:g} mm and source-to-detector "
+                f"got source-to-isocentre {self.source_to_isocentre_mm:g} mm and "
+                "source-to-detector "
                 f"{self.source_to_detector_mm:g} mm",
                 "wanted 0 < SOD < SDD",
                 "check the two distances (are they swapped?)",
@@ -84,8 +99,11 @@ class Geometry:
         if self.line_integral_scale is not None and not (
             math.isfinite(self.line_integral_scale) and self.line_integral_scale > 0
         ):
-            raise UserError(f"got line_integral_scale {self.line_integral_scale:g}", "wanted a positive number or null",
-                            "correct geometry.json")  # fmt: skip
+            raise UserError(
+                f"got line_integral_scale {self.line_integral_scale:g}",
+                "wanted a positive number or null",
+                "correct geometry.json",
+            )
         if min(self.rows, self.cols) < 1 or self.pixel_mm <= 0:
             raise UserError(
                 f"got a detector of {self.rows}×{self.cols} pixels of {self.pixel_mm:g} mm",
@@ -95,27 +113,43 @@ class Geometry:
         if self.axis not in AXES:
             raise unknown_name("orbit axis", str(self.axis), AXES)
         if abs(self.tilt_deg) >= 80:
-            raise UserError(f"got a tilt of {self.tilt_deg:g}°", "wanted less than 80° either way", "choose another orbit axis")
+            raise UserError(
+                f"got a tilt of {self.tilt_deg:g}°",
+                "wanted less than 80° either way",
+                "choose another orbit axis",
+            )
 
     @property
     def half_width_mm(self) -> float:
         """Half the detector's width as seen at the isocentre: the unit of learned fields."""
-        return 0.5 * self.cols * self.pixel_mm * self.source_to_isocentre_mm / self.source_to_detector_mm
+        return (
+            0.5
+            * self.cols
+            * self.pixel_mm
+            * self.source_to_isocentre_mm
+            / self.source_to_detector_mm
+        )
 
     @property
     def fov_deg(self) -> float:
         """Full opening angle across the detector's columns."""
-        return 2 * math.degrees(math.atan(0.5 * self.cols * self.pixel_mm / self.source_to_detector_mm))
+        return 2 * math.degrees(
+            math.atan(0.5 * self.cols * self.pixel_mm / self.source_to_detector_mm)
+        )
 
     @property
     def views(self) -> int:
         return len(self.angles_deg)
 
     def orbit(self, views: int, *, start_deg: float = 0.0, direction: int = 1) -> Geometry:
-        """The same set-up with ``views`` equally spaced angles; ``direction`` −1 turns the other way."""
+        """The same set-up with ``views`` equally spaced angles; ``direction`` −1 turns the other
+        way.
+        """
         if views < 1 or direction not in (1, -1):
             raise UserError(
-                f"got {views} views in direction {direction}", "wanted at least one view and direction 1 or -1", "correct --views"
+                f"got {views} views in direction {direction}",
+                "wanted at least one view and direction 1 or -1",
+                "correct --views",
             )
         return self.at(start_deg + direction * 360.0 * k / views for k in range(views))
 
@@ -126,60 +160,88 @@ class Geometry:
     def resized(self, size: int) -> Geometry:
         """The same detector area sampled with ``size`` columns (rows in proportion)."""
         rows = max(1, round(self.rows * size / self.cols))
-        return dataclasses.replace(self, rows=rows, cols=size, pixel_mm=self.pixel_mm * self.cols / size)
+        return dataclasses.replace(
+            self, rows=rows, cols=size, pixel_mm=self.pixel_mm * self.cols / size
+        )
 
     def with_fov(self, fov_deg: float) -> Geometry:
-        """The same field of view at the isocentre seen under another opening angle: both distances move in proportion."""
+        """The same field of view at the isocentre seen under another opening angle: both distances
+        move in proportion.
+        """
         if not 0 < fov_deg < 120:
-            raise UserError(f"got a field of view of {fov_deg:g}°", "wanted between 0° and 120°", "correct the angle")
+            raise UserError(
+                f"got a field of view of {fov_deg:g}°",
+                "wanted between 0° and 120°",
+                "correct the angle",
+            )
         detector_mm = 0.5 * self.cols * self.pixel_mm / math.tan(math.radians(fov_deg / 2))
         ratio = self.source_to_isocentre_mm / self.source_to_detector_mm
-        return dataclasses.replace(self, source_to_detector_mm=detector_mm, source_to_isocentre_mm=detector_mm * ratio)
+        return dataclasses.replace(
+            self, source_to_detector_mm=detector_mm, source_to_isocentre_mm=detector_mm * ratio
+        )
 
     @property
     def distance(self) -> float:
         """Source to isocentre in field units (half-widths): 1 / tan(half the opening angle)."""
         return self.source_to_isocentre_mm / self.half_width_mm
 
-    def field_rays(self, angles_deg: Tensor, yx: Tensor, distance: Tensor | float, support: float = 1.4) -> Rays:
-        """Rays in field units through pixels, with the source at ``distance`` (differentiable): fits an unknown field of view.
+    def field_rays(
+        self, angles_deg: Tensor, yx: Tensor, distance: Tensor | float, support: float = 1.4
+    ) -> Rays:
+        """Rays in field units through pixels, with the source at ``distance`` (differentiable):
+        fits an unknown field of view.
 
-        ``angles_deg`` [...], ``yx`` [..., 2], ``distance`` broadcasts to [...]; otherwise as :meth:`rays`.
+        ``angles_deg`` [...], ``yx`` [..., 2], ``distance`` broadcasts to [...]; otherwise as
+        :meth:`rays`.
         """
         source, centre, right, up = self.frames(angles_deg)
         towards = source / self.source_to_isocentre_mm
         u = (yx[..., 1] - (self.cols - 1) / 2) * (2 / self.cols)
         v = ((self.rows - 1) / 2 - yx[..., 0]) * (2 / self.cols)
         unit = 2 / (self.cols * self.pixel_mm)
-        target = (u + self.offset_mm[0] * unit)[..., None] * right + (v + self.offset_mm[1] * unit)[..., None] * up
+        target = (u + self.offset_mm[0] * unit)[..., None] * right + (v + self.offset_mm[1] * unit)[
+            ..., None
+        ] * up
         origin = torch.as_tensor(distance, dtype=towards.dtype)[..., None] * towards
         direction = torch.nn.functional.normalize(target - origin, dim=-1)
         near, far = cylinder_span(origin, direction, support, "xyz".index(self.axis))
         return Rays(origin.expand_as(direction), direction, near, far)
 
     def frames(self, angles_deg: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Source, detector centre (mm), image right and image up (unit vectors), each [..., 3], for angles [...]."""
+        """Source, detector centre (mm), image right and image up (unit vectors), each [..., 3], for
+        angles [...].
+        """
         a = torch.deg2rad(angles_deg)
         e = torch.full_like(a, math.radians(self.tilt_deg))
         zero = torch.zeros_like(a)
         towards = torch.stack([a.cos() * e.cos(), -a.sin() * e.cos(), e.sin()], -1)
         up = torch.stack([-a.cos() * e.sin(), a.sin() * e.sin(), e.cos()], -1)
-        right = torch.stack([-a.sin(), -a.cos(), zero], -1) * (1.0 if self.columns_flipped else -1.0)
+        right = torch.stack([-a.sin(), -a.cos(), zero], -1) * (
+            1.0 if self.columns_flipped else -1.0
+        )
         turn = torch.tensor(AXES[self.axis])
         towards, right, up = (v[..., turn.argsort()] for v in (towards, right, up))
         source = self.source_to_isocentre_mm * towards
-        centre = source - self.source_to_detector_mm * towards + self.offset_mm[0] * right + self.offset_mm[1] * up
+        centre = (
+            source
+            - self.source_to_detector_mm * towards
+            + self.offset_mm[0] * right
+            + self.offset_mm[1] * up
+        )
         return source, centre, right, up
 
     def pixel_grid(self) -> Tensor:
         """Row and column of every pixel centre, [rows, cols, 2]."""
-        return torch.stack(torch.meshgrid(torch.arange(self.rows), torch.arange(self.cols), indexing="ij"), -1).float()
+        return torch.stack(
+            torch.meshgrid(torch.arange(self.rows), torch.arange(self.cols), indexing="ij"), -1
+        ).float()
 
     def rays(self, angles_deg: Tensor, yx: Tensor, *, support_mm: float | None = None) -> Rays:
         """Rays in millimetres from the source through pixels.
 
-        ``angles_deg`` [...] and ``yx`` [..., 2] (row and column, pixel centres at integers) share their leading shape. ``near``
-        and ``far`` bound the ray inside the support cylinder of that radius about the orbit's axis (default 1.4 half-widths).
+        ``angles_deg`` [...] and ``yx`` [..., 2] (row and column, pixel centres at integers) share
+        their leading shape. ``near`` and ``far`` bound the ray inside the support cylinder of that
+        radius about the orbit's axis (default 1.4 half-widths).
         """
         source, centre, right, up = self.frames(angles_deg)
         u = (yx[..., 1] - (self.cols - 1) / 2) * self.pixel_mm
@@ -192,7 +254,11 @@ class Geometry:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``geometry.json``."""
-        return {**dataclasses.asdict(self), "offset_mm": list(self.offset_mm), "angles_deg": list(self.angles_deg)}
+        return {
+            **dataclasses.asdict(self),
+            "offset_mm": list(self.offset_mm),
+            "angles_deg": list(self.angles_deg),
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any] | str | Path) -> Geometry:
@@ -204,7 +270,11 @@ class Geometry:
                 if not isinstance(values, dict):
                     raise ValueError("no JSON object")
             except (OSError, ValueError) as error:
-                raise UserError(f"got '{path}' ({error})", "wanted a readable geometry.json", "write one or correct it") from None
+                raise UserError(
+                    f"got '{path}' ({error})",
+                    "wanted a readable geometry.json",
+                    "write one or correct it",
+                ) from None
         known = {f.name for f in dataclasses.fields(cls)}
         named: dict[str, Any] = {}
         for key, value in values.items():
@@ -212,7 +282,9 @@ class Geometry:
             if name not in known:
                 raise unknown_name("geometry key", key, known | set(SYNONYMS))
             named[name] = value
-        missing = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING} - set(named)
+        missing = {
+            f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING
+        } - set(named)
         if missing:
             raise UserError(
                 f"got a geometry without {', '.join(sorted(missing))}",
@@ -226,10 +298,13 @@ class Geometry:
         files.write_json(path, self.to_json())
 
 
-def cylinder_span(origin: Tensor, direction: Tensor, radius: float | Tensor, axis: int = 2) -> tuple[Tensor, Tensor]:
+def cylinder_span(
+    origin: Tensor, direction: Tensor, radius: float | Tensor, axis: int = 2
+) -> tuple[Tensor, Tensor]:
     """Where unit rays [..., 3] enter and leave an infinite cylinder about a coordinate axis.
 
-    Solves |o + t d|² = radius² in the plane across the axis; rays that miss (or run along the axis outside it) get near = far.
+    Solves |o + t d|² = radius² in the plane across the axis; rays that miss (or run along the axis
+    outside it) get near = far.
 
     >>> o, d = torch.tensor([5.0, 0, 0]), torch.tensor([-1.0, 0, 0])
     >>> [float(v) for v in cylinder_span(o, d, 2.0)]
@@ -248,8 +323,20 @@ def cylinder_span(origin: Tensor, direction: Tensor, radius: float | Tensor, axi
 FRONTAL_DEG, LATERAL_DEG = 270.0, 0.0  # the clinical PA film and a lateral one
 
 DEFAULTS = {
-    "chest": Geometry(source_to_isocentre_mm=1120, source_to_detector_mm=1600, rows=128, cols=128, pixel_mm=4.0,
-                      line_integral_scale=7.5),
-    "knee": Geometry(source_to_isocentre_mm=570, source_to_detector_mm=1040, rows=128, cols=128, pixel_mm=350 / 128,
-                     line_integral_scale=3.7),
-}  # fmt: skip
+    "chest": Geometry(
+        source_to_isocentre_mm=1120,
+        source_to_detector_mm=1600,
+        rows=128,
+        cols=128,
+        pixel_mm=4.0,
+        line_integral_scale=7.5,
+    ),
+    "knee": Geometry(
+        source_to_isocentre_mm=570,
+        source_to_detector_mm=1040,
+        rows=128,
+        cols=128,
+        pixel_mm=350 / 128,
+        line_integral_scale=3.7,
+    ),
+}

@@ -1,7 +1,8 @@
 """Rigid motions: six numbers to a 4×4 matrix and back, and how far apart two poses are.
 
-A twist (w, v) [..., 6] is a rotation vector in radians and a velocity; its motion is that of a screw through unit time. Both maps
-are smooth at zero, gradients included, which is where a search for a pose begins. Matrices act on columns.
+A twist (w, v) [..., 6] is a rotation vector in radians and a velocity; its motion is that of a
+screw through unit time. Both maps are smooth at zero, gradients included, which is where a search
+for a pose begins. Matrices act on columns.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ SERIES = 0.25  # squared angle below which power series replace quotients that l
 
 
 def exp_se3(twist: Tensor) -> Tensor:
-    """The motion [..., 4, 4] of a twist [..., 6]: R = I + A W + B W², t = (I + B W + C W²) v with W = [w]×, θ = |w|,
+    """The motion [..., 4, 4] of a twist [..., 6]: R = I + A W + B W², t = (I + B W + C W²) v with W
+    = [w]×, θ = |w|,
 
-    A = sin θ/θ, B = (1 − cos θ)/θ², C = (θ − sin θ)/θ³ (Lynch and Park 2017, eq. 3.51 and 3.88; iNeRF's screw parameters,
-    Yen-Chen et al. 2021 §III-B, with the angle multiplied into both halves).
+    A = sin θ/θ, B = (1 − cos θ)/θ², C = (θ − sin θ)/θ³ (Lynch and Park 2017, eq. 3.51 and 3.88;
+    iNeRF's screw parameters, Yen-Chen et al. 2021 §III-B, with the angle multiplied into both
+    halves).
 
     >>> exp_se3(torch.tensor([0.0, 0.0, torch.pi / 2, torch.pi, 0.0, 0.0]))[:3, 3]  # a quarter of a circle of radius 2
     tensor([2.0000, 2.0000, 0.0000])
@@ -30,13 +33,17 @@ def exp_se3(twist: Tensor) -> Tensor:
     cross = skew(w)
     twice = cross @ cross
     eye = torch.eye(3).to(twist)
-    return matrix(eye + a * cross + b * twice, ((eye + b * cross + c * twice) @ v[..., None])[..., 0])
+    return matrix(
+        eye + a * cross + b * twice, ((eye + b * cross + c * twice) @ v[..., None])[..., 0]
+    )
 
 
 def log_se3(motion: Tensor) -> Tensor:
-    """The twist [..., 6] of a motion [..., 4, 4], its angle in [0, π]: the inverse of :func:`exp_se3`.
+    """The twist [..., 6] of a motion [..., 4, 4], its angle in [0, π]: the inverse of
+    :func:`exp_se3`.
 
-    v = t − w × t/2 + D w × (w × t), D = (1 − A/(2B))/θ². At π exactly both senses of the axis are right and one is chosen.
+    v = t − w × t/2 + D w × (w × t), D = (1 − A/(2B))/θ². At π exactly both senses of the axis are
+    right and one is chosen.
 
     >>> twist = torch.tensor([0.3, -0.2, 0.5, 1.0, 2.0, 3.0])
     >>> torch.allclose(log_se3(exp_se3(twist)), twist, atol=1e-5)
@@ -70,10 +77,13 @@ def log_so3(rotation: Tensor) -> Tensor:
     flat = cosine < -0.9
     if not bool(flat.any()):
         return usual
-    # Near a half-turn the sine vanishes and the even part (1 − cos θ) a aᵀ + cos θ I tells the axis.
+    # Near a half-turn the sine vanishes and the even part (1 − cos θ) a aᵀ + cos θ I tells the
+    # axis.
     eye = torch.eye(3).to(rotation)
     outer = 0.5 * (rotation + rotation.mT) - cosine[..., None, None] * eye
-    largest = outer.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None].expand(*outer.shape[:-1], 1)
+    largest = (
+        outer.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None].expand(*outer.shape[:-1], 1)
+    )
     axis = torch.nn.functional.normalize(outer.gather(-1, largest)[..., 0], dim=-1)
     sense = torch.where((axis * sine_axis).sum(-1, keepdim=True) < 0, -1.0, 1.0)
     return torch.where(flat[..., None], angle[..., None] * sense * axis, usual)
@@ -103,7 +113,8 @@ def square(pose: Tensor) -> Tensor:
 
 
 def about(motion: Tensor, pivot: Tensor) -> Tensor:
-    """A motion [..., 4, 4] whose rotation is about the point ``pivot`` [..., 3] instead of the origin.
+    """A motion [..., 4, 4] whose rotation is about the point ``pivot`` [..., 3] instead of the
+    origin.
 
     >>> half_turn = exp_se3(torch.tensor([0.0, 0.0, torch.pi, 0.0, 0.0, 0.0]))
     >>> about(half_turn, torch.tensor([1.0, 0.0, 0.0]))[:3, 3].round().tolist()
@@ -125,13 +136,17 @@ def angle_deg(rotation: Tensor) -> Tensor:
 
 
 def apart(pose: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """How far two camera-to-world poses [..., 3 or 4, 4] are apart: degrees of rotation, and units between the centres."""
+    """How far two camera-to-world poses [..., 3 or 4, 4] are apart: degrees of rotation, and units
+    between the centres.
+    """
     turned = pose[..., :3, :3].mT @ other[..., :3, :3]
     return angle_deg(turned), (pose[..., :3, 3] - other[..., :3, 3]).norm(dim=-1)
 
 
 def _split(square: Tensor) -> tuple[Tensor, Tensor]:
-    """Which squared angles are small, and the angles with these replaced, so that no gradient meets a division by zero."""
+    """Which squared angles are small, and the angles with these replaced, so that no gradient meets
+    a division by zero.
+    """
     small = square < SERIES
     return small, torch.where(small, torch.ones_like(square), square)
 
@@ -141,8 +156,14 @@ def _coefficients(square: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     small, safe = _split(square)
     angle = safe.sqrt()
     exact = angle.sin() / angle, (1 - angle.cos()) / safe, (angle - angle.sin()) / (safe * angle)
-    series = [first * _horner(square, ratios) for first, ratios in
-              ((1.0, (6, 20, 42, 72)), (0.5, (12, 30, 56, 90)), (1 / 6, (20, 42, 72, 110)))]  # fmt: skip
+    series = [
+        first * _horner(square, ratios)
+        for first, ratios in (
+            (1.0, (6, 20, 42, 72)),
+            (0.5, (12, 30, 56, 90)),
+            (1 / 6, (20, 42, 72, 110)),
+        )
+    ]
     a, b, c = (torch.where(small, s, e) for s, e in zip(series, exact, strict=True))
     return a, b, c
 

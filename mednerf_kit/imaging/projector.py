@@ -1,14 +1,18 @@
-"""Line integrals of a voxel volume along every ray of a cone-beam geometry: the slice-wise Joseph projector.
+"""Line integrals of a voxel volume along every ray of a cone-beam geometry: the slice-wise Joseph
+projector.
 
-Joseph's method (IEEE Trans. Med. Imaging 1, 1982) walks a ray slice by slice along the grid axis it is most parallel to
-and interpolates bilinearly within each slice. Here all slices of an axis form one batch of 2-D pictures: ray r meets
-slice k at ``start_r + k·step_r``, an affine point, so that one 2-D ``grid_sample`` serves every ray and slice.
+Joseph's method (IEEE Trans. Med. Imaging 1, 1982) walks a ray slice by slice along the grid axis it
+is most parallel to and interpolates bilinearly within each slice. Here all slices of an axis form
+one batch of 2-D pictures: ray r meets slice k at ``start_r + k·step_r``, an affine point, so that
+one 2-D ``grid_sample`` serves every ray and slice.
 
-    p_r = length_r · Σ_k bilinear(slice_k, start_r + k·step_r),    length_r = slice spacing · |d_r| / |d_r along the axis|
+    p_r = length_r · Σ_k bilinear(slice_k, start_r + k·step_r),    length_r = slice spacing · |d_r|
+    / |d_r along the axis|
 
-The volume is taken as zero outside, falling off linearly over the last voxel. The projector and its adjoint are each
-other's exact transpose and each other's gradient, so that the volume may be differentiated any number of times; the view
-angles and the volume's centre may be differentiated once. Nothing is stored for the way back but the rays.
+The volume is taken as zero outside, falling off linearly over the last voxel. The projector and its
+adjoint are each other's exact transpose and each other's gradient, so that the volume may be
+differentiated any number of times; the view angles and the volume's centre may be differentiated
+once. Nothing is stored for the way back but the rays.
 """
 
 from __future__ import annotations
@@ -26,44 +30,60 @@ from torch.nn.functional import grid_sample
 from ..core.errors import UserError
 from .geometry import Geometry
 
-SLICES = 32  # slices per grid_sample call: enough for every thread, few enough that many rays pass by and are left out
+# slices per grid_sample call: enough for every thread, few enough that many rays pass by and are
+# left out
+SLICES = 32
 SAMPLES = 1 << 21  # interpolations per grid_sample call: 16 MiB of coordinates
 KEPT = 1 << 23  # interpolations whose coordinates a Projector keeps: 64 MiB
 RAYS = 1 << 18  # rays aimed at a time
-LAYOUT = ((2, 0, 1), (1, 0, 2), (0, 1, 2))  # [D, H, W] as slices across x, y, z: the lower world axis lies last
+# [D, H, W] as slices across x, y, z: the lower world axis lies last
+LAYOUT = ((2, 0, 1), (1, 0, 2), (0, 1, 2))
 
 
 class Call(NamedTuple):
-    """What one grid_sample call samples: of one view, some slices and the box of rays that cross them."""
+    """What one grid_sample call samples: of one view, some slices and the box of rays that cross
+    them.
+    """
 
     view: int
     slices: slice
     rows: slice
     cols: slice
-    points: Tensor | None  # [K, rows, cols, 2] where the rays meet the slices; None: computed when needed
+    # [K, rows, cols, 2] where the rays meet the slices; None: computed when needed
+    points: Tensor | None
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """Views whose rays take the slices of one volume axis. Points are in grid_sample's units: ±1 at a slice's outer edges."""
+    """Views whose rays take the slices of one volume axis. Points are in grid_sample's units: ±1 at
+    a slice's outer edges.
+    """
 
     axis: int  # 0 x, 1 y, 2 z
     views: Tensor  # [V] which views these are
     start: Tensor  # [V, rows, cols, 2] where a ray meets slice 0
     step: Tensor  # [V, rows, cols, 2] how far it moves from one slice to the next
-    length_mm: Tensor  # [V, rows, cols] length of ray that one slice stands for; 0 for a ray that takes another axis
+    # [V, rows, cols] length of ray that one slice stands for; 0 for a ray that takes another axis
+    length_mm: Tensor
     calls: tuple[Call, ...]
 
     def to(self, like: Tensor) -> Bundle:
         """On the device of ``like``, in its precision."""
         start, step, length_mm = (v.to(like) for v in (self.start, self.step, self.length_mm))
-        calls = tuple(c if c.points is None else c._replace(points=c.points.to(like)) for c in self.calls)
+        calls = tuple(
+            c if c.points is None else c._replace(points=c.points.to(like)) for c in self.calls
+        )
         return Bundle(self.axis, self.views.to(like.device), start, step, length_mm, calls)
 
     def with_points(self) -> Bundle:
         """The same with every point computed now, for repeated use."""
         met = _met(self.start, self.step, self.calls)
-        return replace(self, calls=tuple(call._replace(points=points) for call, points in zip(self.calls, met, strict=True)))
+        return replace(
+            self,
+            calls=tuple(
+                call._replace(points=points) for call, points in zip(self.calls, met, strict=True)
+            ),
+        )
 
 
 def project(
@@ -76,8 +96,9 @@ def project(
 ) -> Tensor:
     """Line integrals [..., V, rows, cols] of volumes [..., D, H, W] on one axis-aligned LPS grid.
 
-    ``values`` are attenuation per millimetre (the line integral then has no unit); ``spacing_mm``, ``centre_mm`` are (x, y, z),
-    the centre relative to the isocentre; ``angles_deg`` [V] defaults to the geometry's. Leading axes are projected together.
+    ``values`` are attenuation per millimetre (the line integral then has no unit); ``spacing_mm``,
+    ``centre_mm`` are (x, y, z), the centre relative to the isocentre; ``angles_deg`` [V] defaults
+    to the geometry's. Leading axes are projected together.
 
     >>> g = Geometry(source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=1, cols=1, pixel_mm=1, angles_deg=(0, 90))
     >>> project(torch.full((8, 8, 8), 0.02), (5, 5, 5), g).flatten()  # 40 mm of water, two views
@@ -101,12 +122,13 @@ def project(
 
 
 class Projector:
-    """The projector A of one grid and a fixed set of views, with the rays aimed once: 20 bytes a ray, or all
-    their points where these are few.
+    """The projector A of one grid and a fixed set of views, with the rays aimed once: 20 bytes a
+    ray, or all their points where these are few.
 
-    ``forward`` is :func:`project`; ``adjoint`` is its transpose, unfiltered back-projection: <A x, y> = <x, Aᵀ y>.
-    The slices of the latest volume without gradient (up to three copies of it) are kept for the next call with the same tensor;
-    a change made in place through torch is noticed, one made behind its back through NumPy is not.
+    ``forward`` is :func:`project`; ``adjoint`` is its transpose, unfiltered back-projection: <A x,
+    y> = <x, Aᵀ y>. The slices of the latest volume without gradient (up to three copies of it) are
+    kept for the next call with the same tensor; a change made in place through torch is noticed,
+    one made behind its back through NumPy is not.
 
     >>> g = Geometry(source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=4, cols=4, pixel_mm=9).orbit(6)
     >>> a = Projector((8, 8, 8), (5, 5, 5), g)
@@ -137,11 +159,19 @@ class Projector:
     def forward(self, values: Tensor) -> Tensor:
         """Volumes [..., D, H, W] to images [..., V, rows, cols]."""
         if tuple(values.shape[-3:]) != self.shape:
-            raise ValueError(f"values: expected [..., {', '.join(map(str, self.shape))}], got {list(values.shape)}")
+            raise ValueError(
+                f"values: expected [..., {', '.join(map(str, self.shape))}], got "
+                f"{list(values.shape)}"
+            )
         self.bundles = [bundle.to(_floating(values)) for bundle in self.bundles]
-        if values.requires_grad or values.is_inference():  # inference tensors do not count their changes
+        # inference tensors do not count their changes
+        if values.requires_grad or values.is_inference():
             return _integrate(values, self.bundles, self.views, self.geometry, {})
-        if self._sliced is None or self._sliced[0] is not values or self._sliced[1] != values._version:
+        if (
+            self._sliced is None
+            or self._sliced[0] is not values
+            or self._sliced[1] != values._version
+        ):
             self._sliced = (values, values._version, {})
         return _integrate(values, self.bundles, self.views, self.geometry, self._sliced[2])
 
@@ -151,14 +181,18 @@ class Projector:
         """Images [..., V, rows, cols] to volumes [..., D, H, W]."""
         expected = (self.views, self.geometry.rows, self.geometry.cols)
         if tuple(images.shape[-3:]) != expected:
-            raise ValueError(f"images: expected [..., {', '.join(map(str, expected))}], got {list(images.shape)}")
+            raise ValueError(
+                f"images: expected [..., {', '.join(map(str, expected))}], got {list(images.shape)}"
+            )
         flat = _floating(images).reshape(-1, *expected)
         self.bundles = [bundle.to(flat) for bundle in self.bundles]
         parts = []
         for bundle in self.bundles:
             depth, *picture = (self.shape[i] for i in LAYOUT[bundle.axis])
             weighted = flat.index_select(1, bundle.views) * bundle.length_mm
-            slices = _Spread.apply(weighted, bundle.start, bundle.step, bundle.calls, (depth, len(flat), *picture))
+            slices = _Spread.apply(
+                weighted, bundle.start, bundle.step, bundle.calls, (depth, len(flat), *picture)
+            )
             parts.append(slices.movedim(0, 3 - bundle.axis))
         return reduce(torch.add, parts).reshape(*images.shape[:-3], *self.shape)
 
@@ -172,21 +206,34 @@ def aim(
     centre_mm: Sequence[float] | Tensor = (0.0, 0.0, 0.0),
     dtype: torch.dtype = torch.float32,
 ) -> list[Bundle]:
-    """The rays of views ``angles_deg`` [V] sorted by the axis of the [D, H, W] grid whose slices they cross.
+    """The rays of views ``angles_deg`` [V] sorted by the axis of the [D, H, W] grid whose slices
+    they cross.
 
-    A view takes the axis that its central ray crosses fastest, counted in voxels; rays of a very wide fan that would cross
-    another axis more than twice as fast take that one.
+    A view takes the axis that its central ray crosses fastest, counted in voxels; rays of a very
+    wide fan that would cross another axis more than twice as fast take that one.
     """
     size = torch.tensor(tuple(shape)[::-1], dtype=torch.float64)
     spacing = torch.as_tensor(spacing_mm, dtype=torch.float64, device="cpu")
     centre = torch.as_tensor(centre_mm, dtype=torch.float64, device="cpu")
-    if len(size) != 3 or spacing.shape != (3,) or centre.shape != (3,) or not bool((spacing > 0).all()):
+    if (
+        len(size) != 3
+        or spacing.shape != (3,)
+        or centre.shape != (3,)
+        or not bool((spacing > 0).all())
+    ):
         raise ValueError(
-            f"expected a [D, H, W] grid, three positive spacings and a centre, got {tuple(shape)}, {spacing_mm}, {centre_mm}"
+            "expected a [D, H, W] grid, three positive spacings and a centre, got "
+            f"{tuple(shape)}, {spacing_mm}, {centre_mm}"
         )
-    source, middle, right, up = (t.T for t in geometry.frames(angles_deg.to("cpu", torch.float64)))  # [3, V]
-    _refuse_volume_at_source(source, middle - source, (size * spacing / 2)[:, None], centre[:, None])
-    ahead, right, up, source = (t.to(dtype)[:, :, None, None] for t in (middle - source, right, up, source - centre[:, None]))
+    # [3, V]
+    source, middle, right, up = (t.T for t in geometry.frames(angles_deg.to("cpu", torch.float64)))
+    _refuse_volume_at_source(
+        source, middle - source, (size * spacing / 2)[:, None], centre[:, None]
+    )
+    ahead, right, up, source = (
+        t.to(dtype)[:, :, None, None]
+        for t in (middle - source, right, up, source - centre[:, None])
+    )
     size, spacing = size.to(dtype), spacing.to(dtype)
     u = (torch.arange(geometry.cols, dtype=dtype) - (geometry.cols - 1) / 2) * geometry.pixel_mm
     v = ((geometry.rows - 1) / 2 - torch.arange(geometry.rows, dtype=dtype)) * geometry.pixel_mm
@@ -201,53 +248,81 @@ def aim(
         if not len(views):
             continue
         mine, (at, ray) = mine[views], (t.index_select(1, views) for t in (source, d))
-        along = torch.where(mine, ray[m], 1)  # whatever a ray of another axis does here, it must not divide by zero
+        # whatever a ray of another axis does here, it must not divide by zero
+        along = torch.where(mine, ray[m], 1)
         inside = [i for i in range(3) if i != m]
         unit = [2 / (size[i] * spacing[i]) for i in inside]
         slope = [ray[i] / along for i in inside]
         to_first = (1 - size[m]) / 2 * spacing[m] - at[m]
         start = [(at[i] + to_first * r) * n for i, r, n in zip(inside, slope, unit, strict=True)]
         step = [r * (spacing[m] * n) for r, n in zip(slope, unit, strict=True)]
-        calls = _calls(mine, [t.detach() for t in start], [t.detach() for t in step], size[inside], int(size[m]))
+        calls = _calls(
+            mine,
+            [t.detach() for t in start],
+            [t.detach() for t in step],
+            size[inside],
+            int(size[m]),
+        )
         length_mm = torch.where(mine, spacing[m] * length[views] / along.abs(), 0)
-        bundles.append(Bundle(m, views, torch.stack(start, -1), torch.stack(step, -1), length_mm, calls))
+        bundles.append(
+            Bundle(m, views, torch.stack(start, -1), torch.stack(step, -1), length_mm, calls)
+        )
     return bundles
 
 
 def _axes(d: Tensor, ahead: Tensor, spacing: Tensor) -> Tensor:
-    """The axis whose slices each ray d [3, V, rows, cols] is sent through, [V, rows, cols]; ahead [3, V, 1, 1]: the central."""
+    """The axis whose slices each ray d [3, V, rows, cols] is sent through, [V, rows, cols]; ahead
+    [3, V, 1, 1]: the central.
+    """
     favourite = (ahead / spacing).abs().argmax(0, keepdim=True)
     sign = ahead.gather(0, favourite).sign()
 
     def oblique(d: Tensor) -> Tensor:
         rate = d / spacing
-        return 2 * sign * rate.gather(0, favourite.expand(1, *d.shape[1:])) < rate.abs().amax(0, keepdim=True)
+        return 2 * sign * rate.gather(0, favourite.expand(1, *d.shape[1:])) < rate.abs().amax(
+            0, keepdim=True
+        )
 
     rows, cols = d.shape[2:]
-    if not bool(oblique(d[:, :, :: max(1, rows - 1), :: max(1, cols - 1)]).any()):  # no worse anywhere than at the four corners
+    # no worse anywhere than at the four corners
+    if not bool(oblique(d[:, :, :: max(1, rows - 1), :: max(1, cols - 1)]).any()):
         return favourite[0].expand(d.shape[1:])
     return torch.where(oblique(d), (d / spacing).abs().argmax(0, keepdim=True), favourite)[0]
 
 
-def _calls(mine: Tensor, start: list[Tensor], step: list[Tensor], size: Tensor, slices: int) -> tuple[Call, ...]:
-    """Runs of slices, and for each view the box of rays that come within a picture's outermost half voxel somewhere in them."""
+def _calls(
+    mine: Tensor, start: list[Tensor], step: list[Tensor], size: Tensor, slices: int
+) -> tuple[Call, ...]:
+    """Runs of slices, and for each view the box of rays that come within a picture's outermost half
+    voxel somewhere in them.
+    """
     enter, leave = torch.zeros_like(start[0]), torch.full_like(start[0], slices - 1)
     for at, by, edge in zip(start, step, (1 + 1 / size).tolist(), strict=True):
         by = torch.where(by.abs() < 1e-12, 1e-12, by)
         one, other = (-edge - at) / by, (edge - at) / by
-        enter, leave = torch.maximum(enter, torch.minimum(one, other)), torch.minimum(leave, torch.maximum(one, other))
+        enter, leave = (
+            torch.maximum(enter, torch.minimum(one, other)),
+            torch.minimum(leave, torch.maximum(one, other)),
+        )
     mine = mine & (enter <= leave)
     at_once = max(1, SAMPLES // (SLICES * mine.shape[2]))
     calls: list[Call] = []
     for run in _ranges(0, slices, SLICES):
         crossed = mine & (enter < run.stop) & (leave >= run.start)
-        for view, (rows, cols) in enumerate(zip(_spans(crossed.any(2)), _spans(crossed.any(1)), strict=True)):
-            calls += [Call(view, run, some, cols, None) for some in _ranges(rows.start, rows.stop, at_once)]
+        for view, (rows, cols) in enumerate(
+            zip(_spans(crossed.any(2)), _spans(crossed.any(1)), strict=True)
+        ):
+            calls += [
+                Call(view, run, some, cols, None)
+                for some in _ranges(rows.start, rows.stop, at_once)
+            ]
     return tuple(calls)
 
 
 def _spans(flags: Tensor) -> list[slice]:
-    """From the first to the last true flag of each line [V, N]; an empty slice where there is none."""
+    """From the first to the last true flag of each line [V, N]; an empty slice where there is
+    none.
+    """
     first = flags.byte().argmax(1)
     stop = (flags.shape[1] - flags.flip(1).byte().argmax(1)) * flags.any(1)
     return [slice(a, max(a, b)) for a, b in zip(first.tolist(), stop.tolist(), strict=True)]
@@ -258,7 +333,9 @@ def _ranges(first: int, stop: int, size: int) -> list[slice]:
 
 
 def _refuse_volume_at_source(source: Tensor, ahead: Tensor, half: Tensor, centre: Tensor) -> None:
-    """A slice sum runs along the whole line, so the volume must lie in front of the source altogether."""
+    """A slice sum runs along the whole line, so the volume must lie in front of the source
+    altogether.
+    """
     nearest = ((centre - source) * ahead).sum(0) - (half * ahead.abs()).sum(0)
     if bool((nearest.detach() <= 0).any()):
         raise UserError(
@@ -272,7 +349,9 @@ def _angles(geometry: Geometry, angles_deg: Tensor | None) -> Tensor:
     if angles_deg is None:
         angles_deg = torch.tensor(geometry.angles_deg, dtype=torch.float64)
     if angles_deg.ndim != 1 or not len(angles_deg):
-        raise ValueError(f"angles_deg: expected [V] with at least one view, got {list(angles_deg.shape)}")
+        raise ValueError(
+            f"angles_deg: expected [V] with at least one view, got {list(angles_deg.shape)}"
+        )
     return angles_deg
 
 
@@ -281,15 +360,22 @@ def _floating(values: Tensor) -> Tensor:
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 
-def _integrate(values: Tensor, bundles: list[Bundle], views: int, geometry: Geometry, slices: dict[int, Tensor]) -> Tensor:
-    """Line integrals along bundles; ``slices`` keeps the volume's copy per axis for the next call."""
+def _integrate(
+    values: Tensor, bundles: list[Bundle], views: int, geometry: Geometry, slices: dict[int, Tensor]
+) -> Tensor:
+    """Line integrals along bundles; ``slices`` keeps the volume's copy per axis for the next
+    call.
+    """
     flat = _floating(values).reshape(-1, *values.shape[-3:])
     image = flat.new_zeros(len(flat), views, geometry.rows, geometry.cols)
     for bundle in bundles:
         bundle = bundle.to(flat)
         if bundle.axis not in slices:
             slices[bundle.axis] = _slices(flat, bundle.axis)
-        part = _Gather.apply(slices[bundle.axis], bundle.start, bundle.step, bundle.calls) * bundle.length_mm
+        part = (
+            _Gather.apply(slices[bundle.axis], bundle.start, bundle.step, bundle.calls)
+            * bundle.length_mm
+        )
         image = image.index_add(1, bundle.views, part)
     return image.reshape(*values.shape[:-3], *image.shape[1:])
 
@@ -309,40 +395,62 @@ def _met(start: Tensor, step: Tensor, calls: tuple[Call, ...]) -> Iterator[Tenso
     """For each call, where its rays meet its slices, [K, rows, cols, 2]."""
     for view, ks, rows, cols, points in calls:
         if points is None:
-            points = torch.addcmul(start[view, rows, cols], _numbers(ks, start), step[view, rows, cols])
+            points = torch.addcmul(
+                start[view, rows, cols], _numbers(ks, start), step[view, rows, cols]
+            )
         yield points
 
 
 def _numbers(ks: slice, like: Tensor) -> Tensor:
-    return torch.arange(ks.start, ks.stop, device=like.device, dtype=like.dtype)[:, None, None, None]
+    return torch.arange(ks.start, ks.stop, device=like.device, dtype=like.dtype)[
+        :, None, None, None
+    ]
 
 
 def _pull(grad: Tensor, slices: Tensor, points: Tensor, which: int) -> Tensor:
-    """grid_sample's gradient for one image [C, rows, cols] under every slice: to the slices (``which`` 0) or the points (1)."""
+    """grid_sample's gradient for one image [C, rows, cols] under every slice: to the slices
+    (``which`` 0) or the points (1).
+    """
     under = grad.expand(len(slices), -1, -1, -1)
-    return torch.ops.aten.grid_sampler_2d_backward(under, slices, points, 0, 0, False, [which == 0, which == 1])[which]
+    return torch.ops.aten.grid_sampler_2d_backward(
+        under, slices, points, 0, 0, False, [which == 0, which == 1]
+    )[which]
 
 
 class _Gather(torch.autograd.Function):
-    """Sum over slices of what each ray meets: slices [K, C, A, B], start and step [V, rows, cols, 2] -> [C, V, rows, cols]."""
+    """Sum over slices of what each ray meets: slices [K, C, A, B], start and step [V, rows, cols,
+    2] -> [C, V, rows, cols].
+    """
 
     @staticmethod
-    def forward(ctx: Any, slices: Tensor, start: Tensor, step: Tensor, calls: tuple[Call, ...]) -> Tensor:
+    def forward(
+        ctx: Any, slices: Tensor, start: Tensor, step: Tensor, calls: tuple[Call, ...]
+    ) -> Tensor:
         ctx.shape, ctx.calls = slices.shape, calls
-        ctx.save_for_backward(slices if start.requires_grad or step.requires_grad else None, start, step)
+        ctx.save_for_backward(
+            slices if start.requires_grad or step.requires_grad else None, start, step
+        )
         image = slices.new_zeros(slices.shape[1], *start.shape[:-1])
         for (view, ks, rows, cols, _), points in zip(calls, _met(start, step, calls), strict=True):
-            image[:, view, rows, cols] += grid_sample(slices[ks], points, align_corners=False).sum(0)
+            image[:, view, rows, cols] += grid_sample(slices[ks], points, align_corners=False).sum(
+                0
+            )
         return image
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         slices, start, step = ctx.saved_tensors
-        to_slices = _Spread.apply(grad, start.detach(), step.detach(), ctx.calls, ctx.shape) if ctx.needs_input_grad[0] else None
+        to_slices = (
+            _Spread.apply(grad, start.detach(), step.detach(), ctx.calls, ctx.shape)
+            if ctx.needs_input_grad[0]
+            else None
+        )
         if slices is None:
             return to_slices, None, None, None
         to_start, to_step = torch.zeros_like(start), torch.zeros_like(step)
-        for (view, ks, rows, cols, _), points in zip(ctx.calls, _met(start, step, ctx.calls), strict=True):
+        for (view, ks, rows, cols, _), points in zip(
+            ctx.calls, _met(start, step, ctx.calls), strict=True
+        ):
             moved = _pull(grad[:, view, rows, cols], slices[ks], points, 1)
             to_start[view, rows, cols] += moved.sum(0)
             to_step[view, rows, cols] += (_numbers(ks, start) * moved).sum(0)
@@ -353,7 +461,14 @@ class _Spread(torch.autograd.Function):
     """The transpose of :class:`_Gather`: image [C, V, rows, cols] -> slices [K, C, A, B]."""
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, start: Tensor, step: Tensor, calls: tuple[Call, ...], shape: tuple[int, ...]) -> Tensor:
+    def forward(
+        ctx: Any,
+        image: Tensor,
+        start: Tensor,
+        step: Tensor,
+        calls: tuple[Call, ...],
+        shape: tuple[int, ...],
+    ) -> Tensor:
         ctx.calls = calls
         ctx.save_for_backward(start, step)
         slices = image.new_zeros(shape)
@@ -363,4 +478,10 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _Gather.apply(grad.contiguous(), *ctx.saved_tensors, ctx.calls), None, None, None, None
+        return (
+            _Gather.apply(grad.contiguous(), *ctx.saved_tensors, ctx.calls),
+            None,
+            None,
+            None,
+            None,
+        )

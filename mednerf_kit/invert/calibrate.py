@@ -1,4 +1,6 @@
-"""Making the spread mean something: a factor fitted on validation patients, so that ±1.645 spreads hold 90 % of the truth."""
+"""Making the spread mean something: a factor fitted on validation patients, so that ±1.645 spreads
+hold 90 % of the truth.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,15 @@ from .predict import predict
 INPUTS_DEG = {"1": (270.0,), "2": (270.0, 0.0)}  # one frontal view, and a frontal with a lateral
 
 
-def calibrate(prior: Prior, *, limit: int = 4, views: Sequence[str] = ("1",), seed: int = 1) -> dict[str, float]:
-    """Factors by number of input views, from the first ``limit`` validation patients of the prior's own set.
+def calibrate(
+    prior: Prior, *, limit: int = 4, views: Sequence[str] = ("1",), seed: int = 1
+) -> dict[str, float]:
+    """Factors by number of input views, from the first ``limit`` validation patients of the prior's
+    own set.
 
-    For each patient the inputs are inverted and all other views compared: f is the least factor with |error| ≤ 1.645·f·spread at
-    90 % of the pixels of the body. An empty validation split answers with no factors.
+    For each patient the inputs are inverted and all other views compared: f is the least factor
+    with |error| ≤ 1.645·f·spread at 90 % of the pixels of the body. An empty validation split
+    answers with no factors.
     """
     node = prior.meta["recipe"]["dataset"]
     if limit < 1:
@@ -36,16 +42,22 @@ def calibrate(prior: Prior, *, limit: int = 4, views: Sequence[str] = ("1",), se
     except UserError:
         return {}
     unseen = [n for n in orbits.patients if n not in orbits.known(prior.meta["identities"])]
-    bare = Prior(prior.generator, prior.geometry, prior.codes, {**prior.meta, "calibration": {}}, prior.path)
+    bare = Prior(
+        prior.generator, prior.geometry, prior.codes, {**prior.meta, "calibration": {}}, prior.path
+    )
     factors = {}
     for key in views:
         angles_deg = INPUTS_DEG[key]
         inputs = input_views(orbits.geometry.angles_deg, angles_deg)
         rest = [k for k in range(orbits.geometry.views) if k not in inputs]
         spreads, errors = [], []
-        for i, name in enumerate(tqdm(unseen, desc=f"calibrating on {key} view{'s' * (key != '1')}")):
+        for i, name in enumerate(
+            tqdm(unseen, desc=f"calibrating on {key} view{'s' * (key != '1')}")
+        ):
             truth = orbits.images[orbits.patients.index(name)].float()
-            posterior = Inversion()(bare, truth[inputs], torch.tensor(angles_deg), Generator().manual_seed(seed + i))
+            posterior = Inversion()(
+                bare, truth[inputs], torch.tensor(angles_deg), Generator().manual_seed(seed + i)
+            )
             orbit = predict(bare, posterior, orbits.geometry)
             mask = image_metrics.body_mask(truth[rest])
             spreads.append(1.645 * orbit.spread[rest][mask])

@@ -1,12 +1,15 @@
-"""From an X-ray to a scene of a generator that was trained without poses: latents first, then the network itself.
+"""From an X-ray to a scene of a generator that was trained without poses: latents first, then the
+network itself.
 
-1. Best of N: random latents are rendered at the input's angles, each scene turned to several azimuths, for nobody told such a
-   generator which way a patient faces.
-2. Latents and turns descend on a perceptual distance and a squared error of patches, with |z|²/2 as the prior's share.
-3. The networks themselves are tuned as well: MedNeRF's relaxed reconstruction (after arXiv 2003.13659), RMSprop on the weights.
-   Tuning a scene's own network rather than the generator's parameters reaches the same functions, and each member has its own.
-One tenth of the input's pixels is held out; the state with the lowest held-out error is kept (the published scripts stop when the
-input view itself fits well enough, which rewards overfitting it).
+1. Best of N: random latents are rendered at the input's angles, each scene turned to several
+   azimuths, for nobody told such a generator which way a patient faces.
+2. Latents and turns descend on a perceptual distance and a squared error of patches, with |z|²/2 as
+   the prior's share.
+3. The networks themselves are tuned as well: MedNeRF's relaxed reconstruction (after arXiv
+   2003.13659), RMSprop on the weights. Tuning a scene's own network rather than the generator's
+   parameters reaches the same functions, and each member has its own.
+One tenth of the input's pixels is held out; the state with the lowest held-out error is kept (the
+published scripts stop when the input view itself fits well enough, which rewards overfitting it).
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ from .posterior import Posterior
 
 
 def inversion_of(prior: Prior, default: Callable[..., Search], **options: Any) -> Search:
-    """The inversion that the prior's recipe names, else ``default``; ``options`` are the caller's and go before the recipe's."""
+    """The inversion that the prior's recipe names, else ``default``; ``options`` are the caller's
+    and go before the recipe's.
+    """
     node = prior.meta.get("recipe", {}).get("inversion")
     return default(**options) if node is None else INVERSIONS.build({**node, **options})
 
@@ -57,8 +62,9 @@ class Ensemble:
 class FineTuning:
     """How an X-ray is inverted; the weights of the three terms are MedNeRF's.
 
-    ``weighting`` ``uncertainty`` lets the two image terms weigh themselves, Σ L / (2 σ²) + log(1 + σ²) with learned σ (UMedNeRF;
-    Kendall et al. 2018). ``tune_steps`` 0 stays on what the generator can make.
+    ``weighting`` ``uncertainty`` lets the two image terms weigh themselves, Σ L / (2 σ²) + log(1 +
+    σ²) with learned σ (UMedNeRF; Kendall et al. 2018). ``tune_steps`` 0 stays on what the generator
+    can make.
     """
 
     samples: int = 2  # members beside the best guess
@@ -76,7 +82,9 @@ class FineTuning:
     tune_rate: float = 5e-4
     max_seconds: float = math.inf
 
-    def __call__(self, prior: Prior, images: Tensor, angles_deg: Tensor, rng: Generator) -> Posterior:
+    def __call__(
+        self, prior: Prior, images: Tensor, angles_deg: Tensor, rng: Generator
+    ) -> Posterior:
         """Invert views [n, rows, cols] of one patient taken at ``angles_deg`` [n]."""
         started = time.perf_counter()
         problem = FineTuningProblem(prior, images, angles_deg, self, rng)
@@ -89,14 +97,21 @@ class FineTuning:
 class FineTuningProblem:
     """One patient's views against one prior."""
 
-    def __init__(self, prior: Prior, images: Tensor, angles_deg: Tensor, options: FineTuning, rng: Generator) -> None:
+    def __init__(
+        self, prior: Prior, images: Tensor, angles_deg: Tensor, options: FineTuning, rng: Generator
+    ) -> None:
         self.prior, self.g, self.options, self.rng = prior, prior.generator, options, rng
         self.device = prior.device
-        self.images, self.angles_deg = images.float().to(self.device), angles_deg.float().to(self.device)
+        self.images, self.angles_deg = (
+            images.float().to(self.device),
+            angles_deg.float().to(self.device),
+        )
         self.geometry = replace(prior.geometry.resized(images.shape[-1]), angles_deg=())
         self.renderer = Renderer.of(prior.meta["recipe"])
         self.perceptual: Perceptual = PERCEPTUAL.build(options.perceptual)
-        self.ray_rng = Generator(device=self.device).manual_seed(int(torch.randint(2**31, (), generator=rng)))
+        self.ray_rng = Generator(device=self.device).manual_seed(
+            int(torch.randint(2**31, (), generator=rng))
+        )
         pick = torch.rand(images.shape, generator=rng) < 0.1
         self.kept_out = pick.to(self.device)
         held = pick.nonzero()
@@ -111,16 +126,29 @@ class FineTuningProblem:
         turns = torch.arange(o.azimuths, device=self.device) * (360.0 / o.azimuths)
         pixels = self.training[torch.randint(len(self.training), (160,), generator=self.rng)]
         with torch.no_grad():
-            error = torch.stack([
-                torch.cat([self._pixel_error(self._fresh(some, turn), pixels) for some in eps.split(16)]) for turn in turns
-            ])  # fmt: skip
+            error = torch.stack(
+                [
+                    torch.cat(
+                        [
+                            self._pixel_error(self._fresh(some, turn), pixels)
+                            for some in eps.split(16)
+                        ]
+                    )
+                    for turn in turns
+                ]
+            )
         best, which = error.min(0)
         order = best.argsort()[: 1 + o.samples]
         return self._fresh(eps[order], turns[which[order]])
 
     def _fresh(self, eps: Tensor, turn_deg: Tensor) -> Ensemble:
         m = len(eps)
-        return Ensemble(eps.clone(), turn_deg.expand(m).clone(), self.g.no_deltas(m), torch.ones(m, 2, device=self.device))
+        return Ensemble(
+            eps.clone(),
+            turn_deg.expand(m).clone(),
+            self.g.no_deltas(m),
+            torch.ones(m, 2, device=self.device),
+        )
 
     def latent(self, members: Ensemble) -> Latent:
         """The scenes that members stand for."""
@@ -129,30 +157,54 @@ class FineTuningProblem:
         axis["xyz".index(self.geometry.axis)] = 1
         return Latent(base.w, torch.deg2rad(members.turn_deg)[:, None] * axis, members.deltas)
 
-    def _seen(self, members: Ensemble, view: Tensor, yx: Tensor, rng: Generator | None = None) -> Tensor:
+    def _seen(
+        self, members: Ensemble, view: Tensor, yx: Tensor, rng: Generator | None = None
+    ) -> Tensor:
         """Grey values of pixels yx [R, 2] of views [R], [M, R]."""
-        poses = torch.stack([self.angles_deg[view], torch.full(view.shape, self.geometry.tilt_deg, device=self.device)], -1)
-        rays = self.renderer.poses.rays(self.geometry, poses, yx.float()[:, None], self.g.field.support)
+        poses = torch.stack(
+            [
+                self.angles_deg[view],
+                torch.full(view.shape, self.geometry.tilt_deg, device=self.device),
+            ],
+            -1,
+        )
+        rays = self.renderer.poses.rays(
+            self.geometry, poses, yx.float()[:, None], self.g.field.support
+        )
         flat = Rays(*(v[:, 0] for v in (rays.origin, rays.direction, rays.near, rays.far)))
         code = self.g.weights(self.latent(members))
-        return self.renderer.image(self.g.field, as_batch(flat, len(members.eps)), code, rng).mean(-1)
+        return self.renderer.image(self.g.field, as_batch(flat, len(members.eps)), code, rng).mean(
+            -1
+        )
 
     def _pixel_error(self, members: Ensemble, pixels: Tensor) -> Tensor:
         """Mean squared error at pixels [R, 3] (view, row, column): [M]."""
         view, y, x = pixels.to(self.device).unbind(1)
-        return (self._seen(members, view, pixels[:, 1:].to(self.device)) - self.images[view, y, x]).square().mean(1)
+        return (
+            (self._seen(members, view, pixels[:, 1:].to(self.device)) - self.images[view, y, x])
+            .square()
+            .mean(1)
+        )
 
     def _terms(self, members: Ensemble) -> Tensor:
-        """Perceptual distance and squared error of a random patch, [M, 2]; held-out pixels have no say."""
+        """Perceptual distance and squared error of a random patch, [M, 2]; held-out pixels have no
+        say.
+        """
         n, rows, cols = self.images.shape
         size = min(self.options.patch_px, rows, cols)
-        stride = 1 + int(torch.randint((min(rows, cols) - 1) // max(size - 1, 1), (), generator=self.rng))
+        stride = 1 + int(
+            torch.randint((min(rows, cols) - 1) // max(size - 1, 1), (), generator=self.rng)
+        )
         reach = (size - 1) * stride
         view = int(torch.randint(n, (), generator=self.rng))
-        top, left = (int(torch.randint(side - reach, (), generator=self.rng)) for side in (rows, cols))
+        top, left = (
+            int(torch.randint(side - reach, (), generator=self.rng)) for side in (rows, cols)
+        )
         y, x = (start + stride * torch.arange(size, device=self.device) for start in (top, left))
         yx = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).flatten(0, 1)
-        seen = self._seen(members, torch.full((len(yx),), view, device=self.device), yx, self.ray_rng)
+        seen = self._seen(
+            members, torch.full((len(yx),), view, device=self.device), yx, self.ray_rng
+        )
         truth, hidden = (t[view, yx[:, 0], yx[:, 1]] for t in (self.images, self.kept_out))
         truth = torch.where(hidden, seen.detach(), truth)
         pair = [t.unflatten(1, (size, size))[:, None] for t in (seen, truth)]
@@ -167,17 +219,28 @@ class FineTuningProblem:
         return (weights * terms).sum(1) + o.prior_weight * members.eps.square().mean(1) / 2
 
     def descend(self, members: Ensemble, steps: int, *, tune: bool, started: float) -> Ensemble:
-        """Adam on latents and turns, with RMSprop on the networks when ``tune``; the state with the lowest held-out error."""
+        """Adam on latents and turns, with RMSprop on the networks when ``tune``; the state with the
+        lowest held-out error.
+        """
         o, members = self.options, members.cloned()
         rate = 5e-4 if tune else o.code_rate
-        groups: list[dict[str, Any]] = [{"params": [members.eps], "lr": rate}, {"params": [members.turn_deg], "lr": 20 * rate}]
+        groups: list[dict[str, Any]] = [
+            {"params": [members.eps], "lr": rate},
+            {"params": [members.turn_deg], "lr": 20 * rate},
+        ]
         if o.weighting == "uncertainty":
             groups.append({"params": [members.sigma], "lr": 1e-3})
-        for tensor in [t for group in groups for t in group["params"]] + (list(members.deltas) if tune else []):
+        for tensor in [t for group in groups for t in group["params"]] + (
+            list(members.deltas) if tune else []
+        ):
             tensor.requires_grad_(True)
-        optimisers: list[torch.optim.Optimizer] = [torch.optim.Adam(groups, betas=(0.0 if tune else 0.9, 0.999))]
+        optimisers: list[torch.optim.Optimizer] = [
+            torch.optim.Adam(groups, betas=(0.0 if tune else 0.9, 0.999))
+        ]
         if tune:
-            optimisers.append(torch.optim.RMSprop(list(members.deltas), lr=o.tune_rate, alpha=0.99, eps=1e-8))
+            optimisers.append(
+                torch.optim.RMSprop(list(members.deltas), lr=o.tune_rate, alpha=0.99, eps=1e-8)
+            )
         best, best_error = members.cloned(), self._held_out_error(members)
         for i in trange(steps, desc="networks" if tune else "latents", leave=False, disable=None):
             loss = self.loss(members).sum()
@@ -202,10 +265,20 @@ class FineTuningProblem:
 
     @torch.no_grad()
     def result(self, members: Ensemble, seconds: float) -> Posterior:
-        """The finished scenes; their turns sit in the latents' poses, so the input's angles stay as given."""
+        """The finished scenes; their turns sit in the latents' poses, so the input's angles stay as
+        given.
+        """
         latent = self.latent(members)
         gains = torch.ones(len(members.eps), len(self.images), device=self.device)
-        return Posterior(latent, self.g.weights(latent), gains, self.angles_deg, self.prior.distance, self.held_out_mse, seconds)
+        return Posterior(
+            latent,
+            self.g.weights(latent),
+            gains,
+            self.angles_deg,
+            self.prior.distance,
+            self.held_out_mse,
+            seconds,
+        )
 
 
 def uncertainty_weighted(terms: Tensor, sigma: Tensor) -> Tensor:

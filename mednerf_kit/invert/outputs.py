@@ -1,4 +1,6 @@
-"""What ``project``, ``render`` and ``sample`` put on disk: orbits, volumes with their unit, and latents that can be read back."""
+"""What ``project``, ``render`` and ``sample`` put on disk: orbits, volumes with their unit, and
+latents that can be read back.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ from .predict import Orbit
 
 
 def grid_size(cols: int) -> int:
-    """Voxels along a side of the baked cube for pictures of ``cols`` columns: as fine as the pixels, 128 at most.
+    """Voxels along a side of the baked cube for pictures of ``cols`` columns: as fine as the
+    pixels, 128 at most.
 
     >>> grid_size(32), grid_size(128), grid_size(512)
     (48, 115, 128)
@@ -34,18 +37,25 @@ def grid_size(cols: int) -> int:
 
 
 def made_folder(path: str | Path) -> Path:
-    """The folder for results, made now: one that cannot be made is found out before the work, not after it."""
+    """The folder for results, made now: one that cannot be made is found out before the work, not
+    after it.
+    """
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"could not make folder '{path}' ({error.strerror})", "wanted a place for the results",
-                       "choose another folder") from None  # fmt: skip
+        raise RunError(
+            f"could not make folder '{path}' ({error.strerror})",
+            "wanted a place for the results",
+            "choose another folder",
+        ) from None
     return path
 
 
 def write_orbit(folder: Path, views: Tensor, geometry: Geometry, distance: float) -> None:
-    """Views [V, rows, cols] as 16-bit ``orbit/view_000.png`` … and their geometry; what is left of an older orbit goes."""
+    """Views [V, rows, cols] as 16-bit ``orbit/view_000.png`` … and their geometry; what is left of
+    an older orbit goes.
+    """
     home = folder / "orbit"
     for k, view in enumerate(views):
         figures.write_png16(home / f"view_{k:03d}.png", view)
@@ -56,37 +66,59 @@ def write_orbit(folder: Path, views: Tensor, geometry: Geometry, distance: float
 
 
 def as_volume(prior: Prior, values: Tensor, *, spread: bool = False) -> Volume:
-    """A baked cube [D, H, W] in image value per field unit as a volume about the isocentre, or its standard deviation.
+    """A baked cube [D, H, W] in image value per field unit as a volume about the isocentre, or its
+    standard deviation.
 
-    Where the line integral of an image value of 1 is known, mu = value · scale / half-width is given in Hounsfield units (a
-    spread in their differences); elsewhere the values stay as they are, relative.
+    Where the line integral of an image value of 1 is known, mu = value · scale / half-width is
+    given in Hounsfield units (a spread in their differences); elsewhere the values stay as they
+    are, relative.
     """
     geometry, scale = prior.geometry, prior.scale
     spacing_mm = 2 * HALF_EXTENT * geometry.half_width_mm / values.shape[-1]
     note = f"{'Std dev.' if spread else 'Estimate.'} {DISCLAIMER}"
     if scale is None:
         return Volume.centred(values.cpu(), spacing_mm, "relative", note=note)
-    volume = Volume.centred(values.cpu() * (scale / geometry.half_width_mm), spacing_mm, "mu_per_mm", note=note)
+    volume = Volume.centred(
+        values.cpu() * (scale / geometry.half_width_mm), spacing_mm, "mu_per_mm", note=note
+    )
     if not spread:
         return volume.to_hu()
-    return Volume.centred(1000 * volume.values / volume.mu_water_per_mm, spacing_mm, "hu", note=note)
+    return Volume.centred(
+        1000 * volume.values / volume.mu_water_per_mm, spacing_mm, "hu", note=note
+    )
 
 
 def unit_of(prior: Prior) -> str:
     """What the voxels of :func:`as_volume` are."""
     if not prior.is_line_integral:
         return "density per half field width (of emission and absorption: no attenuation)"
-    return "HU" if prior.scale is not None else "image value per half field width (relative attenuation)"
+    return (
+        "HU"
+        if prior.scale is not None
+        else "image value per half field width (relative attenuation)"
+    )
 
 
 def one_patient(prior: Prior, eps: Tensor) -> Posterior:
-    """The scene of standard normal numbers [1, latent_dim], in the form in which a projected X-ray comes."""
+    """The scene of standard normal numbers [1, latent_dim], in the form in which a projected X-ray
+    comes.
+    """
     latent = prior.generator.latent(eps.to(prior.device))
-    return _posterior(prior, latent, torch.ones(1, 1), torch.tensor([FRONTAL_DEG]), prior.distance, float("nan"), 0.0)
+    return _posterior(
+        prior,
+        latent,
+        torch.ones(1, 1),
+        torch.tensor([FRONTAL_DEG]),
+        prior.distance,
+        float("nan"),
+        0.0,
+    )
 
 
 def seeded_eps(prior: Prior, seed: int) -> Tensor:
-    """The standard normal numbers of a seed, [1, latent_dim]: the same patient in every command and on every device."""
+    """The standard normal numbers of a seed, [1, latent_dim]: the same patient in every command and
+    on every device.
+    """
     return torch.randn(1, prior.generator.latent_dim, generator=torch.Generator().manual_seed(seed))
 
 
@@ -99,12 +131,25 @@ def fingerprint(prior: Prior) -> str:
 
 
 def save_latent(path: Path, prior: Prior, posterior: Posterior) -> None:
-    """What an X-ray became, for ``render --latent``: codes of every member, gains, angles, and which prior it needs."""
+    """What an X-ray became, for ``render --latent``: codes of every member, gains, angles, and
+    which prior it needs.
+    """
     latent = posterior.latent
-    tensors = {"w": latent.w, "pose": latent.pose, "gains": posterior.gains, "angles_deg": posterior.angles_deg}
+    tensors = {
+        "w": latent.w,
+        "pose": latent.pose,
+        "gains": posterior.gains,
+        "angles_deg": posterior.angles_deg,
+    }
     tensors |= {f"deltas.{k}": delta for k, delta in enumerate(latent.deltas or ())}
-    meta = {"prior": fingerprint(prior), "prior_path": str(prior.path), "distance": posterior.distance,
-            "held_out_mse": posterior.held_out_mse, "seconds": posterior.seconds, "note": DISCLAIMER}  # fmt: skip
+    meta = {
+        "prior": fingerprint(prior),
+        "prior_path": str(prior.path),
+        "distance": posterior.distance,
+        "held_out_mse": posterior.held_out_mse,
+        "seconds": posterior.seconds,
+        "note": DISCLAIMER,
+    }
     files.save_tensors(path, tensors, meta)
 
 
@@ -112,21 +157,52 @@ def load_latent(path: str | Path, prior: Prior) -> Posterior:
     """Read what :func:`save_latent` wrote; a latent of another prior is refused by name."""
     tensors, meta = files.load_tensors(path)
     if not {"w", "pose", "gains", "angles_deg"} <= set(tensors) or "prior" not in meta:
-        raise UserError(f"got '{path}', which holds no latent", "wanted the latent.safetensors of a projection", "check the path")
+        raise UserError(
+            f"got '{path}', which holds no latent",
+            "wanted the latent.safetensors of a projection",
+            "check the path",
+        )
     if meta["prior"] != fingerprint(prior):
-        raise UserError(f"got '{path}', a latent of another prior than '{prior.path}'", "wanted the prior it was made with",
-                        f"add --run {meta['prior_path']}")  # fmt: skip
+        raise UserError(
+            f"got '{path}', a latent of another prior than '{prior.path}'",
+            "wanted the prior it was made with",
+            f"add --run {meta['prior_path']}",
+        )
     device = prior.device
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-    deltas = tuple(tensors[f"deltas.{k}"] for k in range(sum(name.startswith("deltas.") for name in tensors)))
-    return _posterior(prior, Latent(tensors["w"], tensors["pose"], deltas or None), tensors["gains"], tensors["angles_deg"],
-                      meta["distance"], meta["held_out_mse"], meta["seconds"])  # fmt: skip
+    deltas = tuple(
+        tensors[f"deltas.{k}"] for k in range(sum(name.startswith("deltas.") for name in tensors))
+    )
+    return _posterior(
+        prior,
+        Latent(tensors["w"], tensors["pose"], deltas or None),
+        tensors["gains"],
+        tensors["angles_deg"],
+        meta["distance"],
+        meta["held_out_mse"],
+        meta["seconds"],
+    )
 
 
-def _posterior(prior: Prior, latent: Latent, gains: Tensor, angles_deg: Tensor, distance: float, held_out_mse: float,
-               seconds: float) -> Posterior:  # fmt: skip
+def _posterior(
+    prior: Prior,
+    latent: Latent,
+    gains: Tensor,
+    angles_deg: Tensor,
+    distance: float,
+    held_out_mse: float,
+    seconds: float,
+) -> Posterior:
     with torch.no_grad():
-        return Posterior(latent, prior.generator.weights(latent), gains, angles_deg, distance, held_out_mse, seconds)
+        return Posterior(
+            latent,
+            prior.generator.weights(latent),
+            gains,
+            angles_deg,
+            distance,
+            held_out_mse,
+            seconds,
+        )
 
 
 def provenance(prior: Prior) -> dict[str, Any]:
@@ -136,10 +212,14 @@ def provenance(prior: Prior) -> dict[str, Any]:
     phantoms = f"{count} procedural phantoms ({dataset}), no real patient"
     patients = f"{count} patients of '{dataset}', split {meta.get('split', 'unknown')}"
     return {
-        "prior": str(prior.path.name), "run": prior.path.parent.name, "fingerprint": fingerprint(prior),
+        "prior": str(prior.path.name),
+        "run": prior.path.parent.name,
+        "fingerprint": fingerprint(prior),
         "trained_on": phantoms if dataset in DEFAULTS else patients,
-        "step": meta.get("step"), "training_seed": meta.get("seed"), "made_with_version": meta.get("version"),
-    }  # fmt: skip
+        "step": meta.get("step"),
+        "training_seed": meta.get("seed"),
+        "made_with_version": meta.get("version"),
+    }
 
 
 def angle_labels(angles_deg: Sequence[float]) -> list[str]:
@@ -153,8 +233,13 @@ def angle_labels(angles_deg: Sequence[float]) -> list[str]:
 
 
 def write_volumes(folder: Path, prior: Prior, orbit: Orbit) -> tuple[Volume, Volume]:
-    """``volume.nii.gz`` and ``uncertainty.nii.gz``: the mean over members and its standard deviation, in one unit."""
-    volume, spread = as_volume(prior, orbit.values), as_volume(prior, orbit.values_spread, spread=True)
+    """``volume.nii.gz`` and ``uncertainty.nii.gz``: the mean over members and its standard
+    deviation, in one unit.
+    """
+    volume, spread = (
+        as_volume(prior, orbit.values),
+        as_volume(prior, orbit.values_spread, spread=True),
+    )
     write_volume(volume, folder / "volume.nii.gz")
     write_volume(spread, folder / "uncertainty.nii.gz")
     return volume, spread

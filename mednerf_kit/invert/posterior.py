@@ -1,12 +1,17 @@
-"""From X-rays back to scenes: several codes at once, whose mean is the answer and whose spread says how much it is worth.
+"""From X-rays back to scenes: several codes at once, whose mean is the answer and whose spread says
+how much it is worth.
 
-1. Best of N: random and trained codes are rendered at the input's angles; the closest start the search.
-2. Codes: the prior's standard normal numbers eps minimise  Σ w (g·p(eps) − y)² / σ² + |eps − eps_k|².  The first member has
-   eps_k = 0 (the maximum a posteriori); the others draw eps_k ~ N(0, 1), which for a linear model makes each an exact posterior
-   sample ("randomise, then optimise", Bardsley et al. 2014): what the X-ray does not determine keeps the prior's variance.
-3. Pivot: the style itself and low-rank additions to every layer's factors are tuned, held near by a locality penalty (after Roich
-   et al. 2022), together with each view's angle, the field of view and each view's gain.
-One tenth of the input's pixels are held out; the state with the lowest held-out error is kept, never the one that fits best.
+1. Best of N: random and trained codes are rendered at the input's angles; the closest start the
+   search.
+2. Codes: the prior's standard normal numbers eps minimise  Σ w (g·p(eps) − y)² / σ² + |eps −
+   eps_k|².  The first member has eps_k = 0 (the maximum a posteriori); the others draw eps_k ~ N(0,
+   1), which for a linear model makes each an exact posterior sample ("randomise, then optimise",
+   Bardsley et al. 2014): what the X-ray does not determine keeps the prior's variance.
+3. Pivot: the style itself and low-rank additions to every layer's factors are tuned, held near by a
+   locality penalty (after Roich et al. 2022), together with each view's angle, the field of view
+   and each view's gain.
+One tenth of the input's pixels are held out; the state with the lowest held-out error is kept,
+never the one that fits best.
 """
 
 from __future__ import annotations
@@ -59,7 +64,9 @@ class Inversion:
     gain_sigma: float = 0.05
     max_seconds: float = math.inf
 
-    def __call__(self, prior: Prior, images: Tensor, angles_deg: Tensor, rng: Generator) -> Posterior:
+    def __call__(
+        self, prior: Prior, images: Tensor, angles_deg: Tensor, rng: Generator
+    ) -> Posterior:
         """Invert views [n, rows, cols] of one patient taken at ``angles_deg`` [n]."""
         started = time.perf_counter()
         problem = Problem(prior, images, angles_deg, self, rng)
@@ -87,14 +94,22 @@ class State:
         def copied(t: Tensor) -> Tensor:
             return t.detach().clone()
 
-        return State(copied(self.eps), copied(self.style), tuple(copied(d) for d in self.deltas),
-                     copied(self.log_gain), copied(self.turn_deg), copied(self.log_distance))  # fmt: skip
+        return State(
+            copied(self.eps),
+            copied(self.style),
+            tuple(copied(d) for d in self.deltas),
+            copied(self.log_gain),
+            copied(self.turn_deg),
+            copied(self.log_distance),
+        )
 
 
 class Problem:
     """One patient's views against one prior."""
 
-    def __init__(self, prior: Prior, images: Tensor, angles_deg: Tensor, options: Inversion, rng: Generator) -> None:
+    def __init__(
+        self, prior: Prior, images: Tensor, angles_deg: Tensor, options: Inversion, rng: Generator
+    ) -> None:
         assert isinstance(prior.generator, HyperGenerator)
         self.prior, self.g, self.options, self.rng = prior, prior.generator, options, rng
         self.device = prior.device
@@ -112,21 +127,38 @@ class Problem:
         """Best of N codes."""
         g, o = self.g, self.options
         drawn = torch.randn(o.candidates, g.latent_dim, generator=self.rng).to(self.device)
-        eps = torch.cat([torch.zeros_like(self.wanted), 0.8 * g.whiten(self.prior.codes.to(self.device))[: o.candidates], drawn])
+        eps = torch.cat(
+            [
+                torch.zeros_like(self.wanted),
+                0.8 * g.whiten(self.prior.codes.to(self.device))[: o.candidates],
+                drawn,
+            ]
+        )
         pixels = self._draw(160)
         g.edge = 0.08
         with torch.no_grad():
-            error = torch.cat([self._misfit(self._fresh(some), pixels, gain_fit=True) for some in eps.split(16)])
+            error = torch.cat(
+                [self._misfit(self._fresh(some), pixels, gain_fit=True) for some in eps.split(16)]
+            )
         order = error.argsort()[: 1 + o.samples]
         self.wanted = torch.cat(
-            [torch.zeros_like(eps[:1]), torch.randn(o.samples, g.latent_dim, generator=self.rng).to(self.device)]
+            [
+                torch.zeros_like(eps[:1]),
+                torch.randn(o.samples, g.latent_dim, generator=self.rng).to(self.device),
+            ]
         )
         return self._fresh(eps[order])
 
     def _fresh(self, eps: Tensor) -> State:
         n, m, device = len(self.images), len(eps), self.device
-        return State(eps.clone(), torch.zeros(m, self.g.code_dim, device=device), self.g.no_deltas(m),
-                     torch.zeros(m, n, device=device), torch.zeros(n, device=device), torch.zeros((), device=device))  # fmt: skip
+        return State(
+            eps.clone(),
+            torch.zeros(m, self.g.code_dim, device=device),
+            self.g.no_deltas(m),
+            torch.zeros(m, n, device=device),
+            torch.zeros(n, device=device),
+            torch.zeros((), device=device),
+        )
 
     def latent(self, state: State) -> Latent:
         """The scenes a state stands for."""
@@ -136,31 +168,51 @@ class Problem:
     def _draw(self, n: int) -> Tensor:
         return self.training[torch.randint(len(self.training), (n,), generator=self.rng)]
 
-    def _misfit(self, state: State, pixels: Tensor, *, gain_fit: bool = False, rng: Generator | None = None) -> Tensor:
+    def _misfit(
+        self, state: State, pixels: Tensor, *, gain_fit: bool = False, rng: Generator | None = None
+    ) -> Tensor:
         """Mean squared error of each member at pixels [R, 3] (view, row, column): [M]."""
         view, yx = pixels[:, 0].to(self.device), pixels[:, 1:].float().to(self.device)
         angles = (self.angles_deg + state.turn_deg)[view]
         distance = self.prior.distance * state.log_distance.exp()
         rays = self.geometry.field_rays(angles, yx, distance, self.g.field.support)
         members = len(state.eps)
-        rays = Rays(*(v.expand(members, *v.shape) for v in (rays.origin, rays.direction, rays.near, rays.far)))
+        rays = Rays(
+            *(
+                v.expand(members, *v.shape)
+                for v in (rays.origin, rays.direction, rays.near, rays.far)
+            )
+        )
         code = self.g.weights(self.latent(state))
-        seen = render(rays, self.g.field, self.sampler, picture=xray, code=code, rng=rng)[-1].picture.image[..., 0]
+        seen = render(rays, self.g.field, self.sampler, picture=xray, code=code, rng=rng)[
+            -1
+        ].picture.image[..., 0]
         truth = self.images[view, pixels[:, 1], pixels[:, 2]]
         gain = state.log_gain.exp()[:, view]
         seen = seen * self.expected_gain[view]
         if gain_fit:
-            gain = ((seen * truth).sum(1) / seen.square().sum(1).clamp_min(1e-6)).clamp(0.7, 1.4)[:, None]
+            gain = ((seen * truth).sum(1) / seen.square().sum(1).clamp_min(1e-6)).clamp(0.7, 1.4)[
+                :, None
+            ]
         return (gain * seen - truth).square().mean(1)
 
     def descend(self, state: State, steps: int, *, pivot: bool, started: float) -> State:
-        """Adam on the codes, or on everything when ``pivot``; returns the state with the lowest held-out error."""
+        """Adam on the codes, or on everything when ``pivot``; returns the state with the lowest
+        held-out error.
+        """
         o, rate = self.options, self.options.code_rate * (0.3 if pivot else 1.0)
         state = state.cloned()
-        groups: list[dict[str, Any]] = [{"params": [state.eps], "peak": rate}, {"params": [state.log_gain], "peak": 0.01}]
+        groups: list[dict[str, Any]] = [
+            {"params": [state.eps], "peak": rate},
+            {"params": [state.log_gain], "peak": 0.01},
+        ]
         if pivot:
-            groups += [{"params": [state.style], "peak": 0.01}, {"params": list(state.deltas), "peak": 0.003},
-                       {"params": [state.turn_deg], "peak": 0.2}, {"params": [state.log_distance], "peak": 0.005}]  # fmt: skip
+            groups += [
+                {"params": [state.style], "peak": 0.01},
+                {"params": list(state.deltas), "peak": 0.003},
+                {"params": [state.turn_deg], "peak": 0.2},
+                {"params": [state.log_distance], "peak": 0.005},
+            ]
         for group in groups:
             for tensor in group["params"]:
                 tensor.requires_grad_(True)
@@ -168,7 +220,11 @@ class Problem:
         best, best_error = state.cloned(), self._held_out_error(state)
         for i in trange(steps, desc="pivot" if pivot else "codes", leave=False, disable=None):
             for group in adam.param_groups:
-                group["lr"] = group["peak"] * min(1, (i + 1) / 5) * (0.5 + 0.5 * math.cos(math.pi * i / steps))
+                group["lr"] = (
+                    group["peak"]
+                    * min(1, (i + 1) / 5)
+                    * (0.5 + 0.5 * math.cos(math.pi * i / steps))
+                )
             self.g.edge = 0.02 if pivot else max(0.02, 0.08 * (1 - 1.5 * i / steps))
             fit = self._misfit(state, self._draw(o.rays), rng=self.rng)
             loss = (fit + self._penalty(state, pivot)).sum()
@@ -187,7 +243,9 @@ class Problem:
 
     @torch.no_grad()
     def _held_out_error(self, state: State) -> float:
-        """Mean squared error over members at the pixels kept aside, of the finished (sharp-edged) scenes."""
+        """Mean squared error over members at the pixels kept aside, of the finished (sharp-edged)
+        scenes.
+        """
         self.g.edge = 0.02
         return float(self._misfit(state, self.held_out).mean())
 
@@ -195,7 +253,9 @@ class Problem:
         """Negative log prior of each member, in units of the mean squared error: [M]."""
         o = self.options
         unit = o.sigma**2 / (o.pixels * len(self.images))
-        cost = (state.eps - self.wanted).square().sum(1) + (state.log_gain / o.gain_sigma).square().sum(1)
+        cost = (state.eps - self.wanted).square().sum(1) + (
+            state.log_gain / o.gain_sigma
+        ).square().sum(1)
         if pivot:
             local = state.style.square().mean(1) + sum(d.square().mean(1) for d in state.deltas)
             cost = (
@@ -212,5 +272,12 @@ class Problem:
         self.g.edge = 0.02
         latent = self.latent(state)
         distance = self.prior.distance * float(state.log_distance.exp())
-        return Posterior(latent, self.g.weights(latent), state.log_gain.exp(), self.angles_deg + state.turn_deg, distance,
-                         self.held_out_mse, seconds)  # fmt: skip
+        return Posterior(
+            latent,
+            self.g.weights(latent),
+            state.log_gain.exp(),
+            self.angles_deg + state.turn_deg,
+            distance,
+            self.held_out_mse,
+            seconds,
+        )

@@ -13,7 +13,8 @@ from ..prior.rendering import grey_views
 from ..recon.field_volume import bake, project_field
 from .posterior import Posterior
 
-SPREAD_FLOOR = 0.01  # image values: what no member disagrees about is still not known better than this
+# image values: what no member disagrees about is still not known better than this
+SPREAD_FLOOR = 0.01
 
 
 @dataclass(frozen=True)
@@ -21,18 +22,22 @@ class Orbit:
     """Predicted views, and the volumes they came from."""
 
     views: Tensor  # [V, rows, cols] the mean over members
-    spread: Tensor  # [V, rows, cols] standard deviation over members, floored, times the prior's calibration
+    # [V, rows, cols] standard deviation over members, floored, times the prior's calibration
+    spread: Tensor
     members: Tensor  # [M, V, rows, cols]
     values: Tensor  # [D, H, W] mean volume, image value per field unit
     values_spread: Tensor  # [D, H, W] standard deviation over members, calibrated
 
 
-def predict(prior: Prior, posterior: Posterior, geometry: Geometry, *, size: int | None = None) -> Orbit:
-    """Bake every member once and project it at ``geometry.angles_deg``; ``size`` is the grid's (default: as fine as the pixels).
+def predict(
+    prior: Prior, posterior: Posterior, geometry: Geometry, *, size: int | None = None
+) -> Orbit:
+    """Bake every member once and project it at ``geometry.angles_deg``; ``size`` is the grid's
+    (default: as fine as the pixels).
 
-    Line integrals are linear, so the mean of the views is the view of the mean volume; where absorption hides what lies behind,
-    the members' views are rendered ray by ray instead. In a set that was scaled view by view a view gets the gain its angle had
-    on average.
+    Line integrals are linear, so the mean of the views is the view of the mean volume; where
+    absorption hides what lies behind, the members' views are rendered ray by ray instead. In a set
+    that was scaled view by view a view gets the gain its angle had on average.
     """
     size = size or min(128, max(48, round(geometry.cols * 0.9)))
     volumes = bake(prior.generator, posterior.code, size=size)
@@ -43,8 +48,16 @@ def predict(prior: Prior, posterior: Posterior, geometry: Geometry, *, size: int
     volumes = volumes.cpu()
     members = members * prior.expected_gain(torch.tensor(geometry.angles_deg))[:, None, None]
     factor = calibration(prior, len(posterior.angles_deg))
-    spread, values_spread = (torch.std(t, 0) if len(t) > 1 else torch.zeros_like(t[0]) for t in (members, volumes))
-    return Orbit(members.mean(0), factor * (spread + SPREAD_FLOOR), members, volumes.mean(0), factor * values_spread)
+    spread, values_spread = (
+        torch.std(t, 0) if len(t) > 1 else torch.zeros_like(t[0]) for t in (members, volumes)
+    )
+    return Orbit(
+        members.mean(0),
+        factor * (spread + SPREAD_FLOOR),
+        members,
+        volumes.mean(0),
+        factor * values_spread,
+    )
 
 
 def calibration(prior: Prior, views: int) -> float:

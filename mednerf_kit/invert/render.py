@@ -1,4 +1,6 @@
-"""``mednerf-kit render`` and ``sample``: what a prior knows, baked once into voxels and projected."""
+"""``mednerf-kit render`` and ``sample``: what a prior knows, baked once into voxels and
+projected.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +26,31 @@ STEPS = 16  # frames of the clip from one seed to the next
 CLIP_GRID = 56  # voxels along a side while the clip moves on
 
 
-def render(*, run: str = "bundled:chest", seed: int = 0, latent: str | Path | None = None, views: int = 72,
-           size: int | None = None, video: bool = True, volume: bool = False, out: str | Path = "out/render",
-           device: str = "auto") -> Path:  # fmt: skip
-    """Write the orbit of a seed's random patient, or of a projected X-ray's ``latent.safetensors``; returns ``out``.
+def render(
+    *,
+    run: str = "bundled:chest",
+    seed: int = 0,
+    latent: str | Path | None = None,
+    views: int = 72,
+    size: int | None = None,
+    video: bool = True,
+    volume: bool = False,
+    out: str | Path = "out/render",
+    device: str = "auto",
+) -> Path:
+    """Write the orbit of a seed's random patient, or of a projected X-ray's ``latent.safetensors``;
+    returns ``out``.
 
-    ``orbit/view_000.png`` … (16 bits) at ``views`` equally spaced angles from 0°, ``orbit.mp4`` and ``volume.nii.gz``.
+    ``orbit/view_000.png`` … (16 bits) at ``views`` equally spaced angles from 0°, ``orbit.mp4`` and
+    ``volume.nii.gz``.
     """
     prior = prior_load.load_prior(run)
     prior.generator.to(select_device(device))
-    scene = outputs.one_patient(prior, outputs.seeded_eps(prior, seed)) if latent is None else outputs.load_latent(latent, prior)
+    scene = (
+        outputs.one_patient(prior, outputs.seeded_eps(prior, seed))
+        if latent is None
+        else outputs.load_latent(latent, prior)
+    )
     folder = outputs.made_folder(out)
     geometry = prior.geometry.resized(size or prior.geometry.cols).orbit(views)
     orbit = predict(prior, scene, geometry, size=outputs.grid_size(geometry.cols))
@@ -45,28 +62,52 @@ def render(*, run: str = "bundled:chest", seed: int = 0, latent: str | Path | No
     return folder
 
 
-def sample(*, run: str = "bundled:chest", seeds: Sequence[int] = tuple(range(16)), truncation: float = 1.0,
-           interpolate: bool = False, size: int | None = None, out: str | Path = "out/sample",
-           device: str = "auto") -> Path:  # fmt: skip
-    """Write ``grid.png``, a row per seed with its frontal and lateral view, and ``interpolate.mp4`` on request; returns ``out``.
+def sample(
+    *,
+    run: str = "bundled:chest",
+    seeds: Sequence[int] = tuple(range(16)),
+    truncation: float = 1.0,
+    interpolate: bool = False,
+    size: int | None = None,
+    out: str | Path = "out/sample",
+    device: str = "auto",
+) -> Path:
+    """Write ``grid.png``, a row per seed with its frontal and lateral view, and ``interpolate.mp4``
+    on request; returns ``out``.
 
-    ``truncation`` ψ in [0, 1] scales the standard normal numbers: 0 is the mean patient. The clip walks along arcs.
+    ``truncation`` ψ in [0, 1] scales the standard normal numbers: 0 is the mean patient. The clip
+    walks along arcs.
     """
     if not seeds or (interpolate and len(seeds) < 2):
-        raise UserError(f"got {len(seeds)} seeds", f"wanted at least {2 if interpolate else 1}", "write for example --seeds 0-3")
+        raise UserError(
+            f"got {len(seeds)} seeds",
+            f"wanted at least {2 if interpolate else 1}",
+            "write for example --seeds 0-3",
+        )
     prior = prior_load.load_prior(run)
     prior.generator.to(select_device(device))
     folder = outputs.made_folder(out)
     geometry = prior.geometry.resized(size or prior.geometry.cols).at(SHOWN_DEG)
     eps = [truncation * outputs.seeded_eps(prior, seed) for seed in seeds]
     grid = outputs.grid_size(geometry.cols)
-    rows = torch.cat([shown(prior, numbers, geometry, grid) for numbers in tqdm(eps, desc="patients")])
-    labels = [f"seed {seed}, {label}" for seed in seeds for label in outputs.angle_labels(SHOWN_DEG)]
+    rows = torch.cat(
+        [shown(prior, numbers, geometry, grid) for numbers in tqdm(eps, desc="patients")]
+    )
+    labels = [
+        f"seed {seed}, {label}" for seed in seeds for label in outputs.angle_labels(SHOWN_DEG)
+    ]
     figures.write_png8(folder / "grid.png", figures.strip(rows, len(SHOWN_DEG), labels))
     if interpolate:
-        path = [walk(a, b, k / STEPS) for a, b in zip(eps, eps[1:], strict=False) for k in range(STEPS)] + [eps[-1]]
-        frames = [shown(prior, numbers, geometry, min(grid, CLIP_GRID)) for numbers in tqdm(path, desc="frames")]
-        figures.write_orbit_video(folder / "interpolate.mp4", torch.stack([torch.cat(list(pair), -1) for pair in frames]))
+        path = [
+            walk(a, b, k / STEPS) for a, b in zip(eps, eps[1:], strict=False) for k in range(STEPS)
+        ] + [eps[-1]]
+        frames = [
+            shown(prior, numbers, geometry, min(grid, CLIP_GRID))
+            for numbers in tqdm(path, desc="frames")
+        ]
+        figures.write_orbit_video(
+            folder / "interpolate.mp4", torch.stack([torch.cat(list(pair), -1) for pair in frames])
+        )
     return folder
 
 
@@ -76,7 +117,8 @@ def shown(prior: prior_load.Prior, eps: Tensor, geometry: Geometry, grid: int) -
 
 
 def walk(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """The point at t in [0, 1] on the arc from a to b [1, n]: what lies between two normal vectors stays as long as they are.
+    """The point at t in [0, 1] on the arc from a to b [1, n]: what lies between two normal vectors
+    stays as long as they are.
 
     Shoemake 1985, slerp; lengths are interpolated linearly, so that the ends are exact.
 

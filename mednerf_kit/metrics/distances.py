@@ -11,10 +11,12 @@ CHUNK = 1024  # rows of a distance matrix held at once
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """|μa − μb|² + tr(Ca + Cb − 2 (Ca Cb)^½), the Fréchet distance of the Gaussians that fit a [N, F] and b [M, F].
+    """|μa − μb|² + tr(Ca + Cb − 2 (Ca Cb)^½), the Fréchet distance of the Gaussians that fit a [N,
+    F] and b [M, F].
 
-    Dowson & Landau 1982; FID when the features are Inception's (Heusel et al. 2017). With centred rows A = (a − μa)/√(N−1), the
-    last trace is the sum of the singular values of A Bᵀ: no root of a matrix is taken. Biased upwards in small sets.
+    Dowson & Landau 1982; FID when the features are Inception's (Heusel et al. 2017). With centred
+    rows A = (a − μa)/√(N−1), the last trace is the sum of the singular values of A Bᵀ: no root of a
+    matrix is taken. Biased upwards in small sets.
 
     >>> x = torch.tensor([[0.0], [2.0], [4.0]])
     >>> round(frechet_distance(x, 3 * x + 1), 6)  # means 2 and 7, standard deviations 2 and 6
@@ -23,16 +25,21 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     _refuse_small(a, b, 2)
     (mean_a, a), (mean_b, b) = _centred(a), _centred(b)
     cross = float(torch.linalg.svdvals(_short(a) @ _short(b).T).sum())
-    return max(0.0, float((mean_a - mean_b).square().sum() + a.square().sum() + b.square().sum()) - 2 * cross)
+    return max(
+        0.0,
+        float((mean_a - mean_b).square().sum() + a.square().sum() + b.square().sum()) - 2 * cross,
+    )
 
 
 def kernel_distance(
     a: Tensor, b: Tensor, rng: Generator, *, subsets: int = 100, size: int = 1000
 ) -> tuple[float, float | None]:
-    """Squared maximum mean discrepancy with the kernel (x·y / F + 1)³, unbiased, and its standard deviation over subsets.
+    """Squared maximum mean discrepancy with the kernel (x·y / F + 1)³, unbiased, and its standard
+    deviation over subsets.
 
-    Bińkowski et al. 2018: KID when the features are Inception's. ``subsets`` random subsets of ``size`` from each set (as many
-    as the smaller set has, at most) are averaged. Where a subset can only be both whole sets there is one, without a deviation.
+    Bińkowski et al. 2018: KID when the features are Inception's. ``subsets`` random subsets of
+    ``size`` from each set (as many as the smaller set has, at most) are averaged. Where a subset
+    can only be both whole sets there is one, without a deviation.
 
     >>> x, y = torch.randn(2, 40, 3, generator=Generator().manual_seed(0))
     >>> abs(kernel_distance(x, y, Generator().manual_seed(0))[0]) < 0.5
@@ -41,10 +48,12 @@ def kernel_distance(
     _refuse_small(a, b, 2)
     n = min(size, len(a), len(b))
     values = [
-        _unbiased_mmd(a[torch.randperm(len(a), generator=rng)[:n]].double(),
-                      b[torch.randperm(len(b), generator=rng)[:n]].double())
+        _unbiased_mmd(
+            a[torch.randperm(len(a), generator=rng)[:n]].double(),
+            b[torch.randperm(len(b), generator=rng)[:n]].double(),
+        )
         for _ in range(1 if n == len(a) == len(b) else subsets)
-    ]  # fmt: skip
+    ]
     found = torch.stack(values)
     return float(found.mean()), float(found.std()) if len(found) > 1 else None
 
@@ -52,8 +61,9 @@ def kernel_distance(
 def precision_recall(reals: Tensor, fakes: Tensor, *, k: int = 3) -> tuple[float, float]:
     """Improved precision and recall (Kynkäänniemi et al. 2019, eq. 1 and 2).
 
-    A set's manifold is the union of balls about its members that reach their ``k``-th nearest neighbour in the set. Precision is
-    the share of fakes on the reals' manifold, recall the share of reals on the fakes'.
+    A set's manifold is the union of balls about its members that reach their ``k``-th nearest
+    neighbour in the set. Precision is the share of fakes on the reals' manifold, recall the share
+    of reals on the fakes'.
 
     >>> reals = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
     >>> precision_recall(reals, torch.tensor([[0.5], [0.6], [0.7], [0.8]]), k=1)
@@ -66,14 +76,20 @@ def precision_recall(reals: Tensor, fakes: Tensor, *, k: int = 3) -> tuple[float
 
 def _share_inside(points: Tensor, others: Tensor, k: int) -> float:
     """Share of the points that lie in a ball of the others."""
-    radius = torch.cat([torch.cdist(some, others).kthvalue(k + 1, 1).values for some in others.split(CHUNK)])
+    radius = torch.cat(
+        [torch.cdist(some, others).kthvalue(k + 1, 1).values for some in others.split(CHUNK)]
+    )
     inside = [(torch.cdist(some, others) <= radius).any(1) for some in points.split(CHUNK)]
     return float(torch.cat(inside).double().mean())
 
 
 def _unbiased_mmd(a: Tensor, b: Tensor) -> Tensor:
     a, b = (x / a.shape[1] ** 0.5 for x in (a, b))
-    (aa, diagonal_a), (bb, diagonal_b), (ab, _) = _kernel_sums(a, a), _kernel_sums(b, b), _kernel_sums(a, b)
+    (aa, diagonal_a), (bb, diagonal_b), (ab, _) = (
+        _kernel_sums(a, a),
+        _kernel_sums(b, b),
+        _kernel_sums(a, b),
+    )
     n, m = len(a), len(b)
     return (aa - diagonal_a) / (n * (n - 1)) + (bb - diagonal_b) / (m * (m - 1)) - 2 * ab / (n * m)
 
@@ -97,4 +113,8 @@ def _short(x: Tensor) -> Tensor:
 
 def _refuse_small(a: Tensor, b: Tensor, least: int) -> None:
     if min(len(a), len(b)) < least:
-        raise UserError(f"got sets of {len(a)} and {len(b)} pictures", f"wanted at least {least} in each", "ask for more of them")
+        raise UserError(
+            f"got sets of {len(a)} and {len(b)} pictures",
+            f"wanted at least {least} in each",
+            "ask for more of them",
+        )

@@ -1,4 +1,5 @@
-"""How different two pictures look: LPIPS where its backbone's weights are at hand, and a named substitute where they are not.
+"""How different two pictures look: LPIPS where its backbone's weights are at hand, and a named
+substitute where they are not.
 
 Both answer one number per picture and let gradients through to the first argument.
 """
@@ -27,7 +28,8 @@ class Perceptual(Protocol):
 
 @PERCEPTUAL.register("pyramid")
 class Pyramid:
-    """Mean |difference| of values and of both gradients, over ``levels`` halvings: LPIPS without weights, by name.
+    """Mean |difference| of values and of both gradients, over ``levels`` halvings: LPIPS without
+    weights, by name.
 
     >>> Pyramid(levels=1)(torch.full((1, 1, 8, 8), 0.3), torch.zeros(1, 1, 8, 8)).round(decimals=4)
     tensor([0.3000])
@@ -35,7 +37,9 @@ class Pyramid:
 
     def __init__(self, *, levels: int = 3) -> None:
         if levels < 1:
-            raise UserError(f"got {levels} levels", "wanted at least 1", "correct the perceptual distance")
+            raise UserError(
+                f"got {levels} levels", "wanted at least 1", "correct the perceptual distance"
+            )
         self.levels = levels
 
     def __call__(self, images: Tensor, truth: Tensor) -> Tensor:
@@ -51,13 +55,18 @@ class Pyramid:
 
 @PERCEPTUAL.register("lpips")
 class Lpips:
-    """LPIPS v0.1 (arXiv 1801.03924) over VGG-16 or AlexNet; ``weights`` is the path of torchvision's state dict."""
+    """LPIPS v0.1 (arXiv 1801.03924) over VGG-16 or AlexNet; ``weights`` is the path of
+    torchvision's state dict.
+    """
 
     def __init__(self, *, weights: str, net: Literal["vgg", "alex"] = "vgg") -> None:
         path = Path(weights).expanduser()
         if not path.is_file():
-            raise UserError(f"got LPIPS weights '{path}', which is no file", "wanted torchvision's state dict of the backbone",
-                            "correct the path, or use the substitute perceptual={name: pyramid}")  # fmt: skip
+            raise UserError(
+                f"got LPIPS weights '{path}', which is no file",
+                "wanted torchvision's state dict of the backbone",
+                "correct the path, or use the substitute perceptual={name: pyramid}",
+            )
         import lpips
 
         with warnings.catch_warnings():  # lpips still speaks torchvision's previous dialect
@@ -65,11 +74,15 @@ class Lpips:
             self.model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
         try:
             known = torch.load(path, map_location="cpu", weights_only=True)
-            self.model.net.load_state_dict({k: known["features." + k.split(".", 1)[1]] for k in self.model.net.state_dict()})
+            self.model.net.load_state_dict(
+                {k: known["features." + k.split(".", 1)[1]] for k in self.model.net.state_dict()}
+            )
         except Exception as error:  # a damaged archive fails in as many ways as it has bytes
-            raise UserError(f"got LPIPS weights '{path}' that cannot be used ({type(error).__name__})",
-                            f"wanted torchvision's state dict of {net}",
-                            "check the path or download it again") from None  # fmt: skip
+            raise UserError(
+                f"got LPIPS weights '{path}' that cannot be used ({type(error).__name__})",
+                f"wanted torchvision's state dict of {net}",
+                "check the path or download it again",
+            ) from None
         self.model.requires_grad_(False).eval()
 
     def __call__(self, images: Tensor, truth: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
-"""How well a fitted scene repeats pictures, depth and outline of views it never saw: pure functions, one number a view.
+"""How well a fitted scene repeats pictures, depth and outline of views it never saw: pure
+functions, one number a view.
 
-Pictures are [V, H, W, C] in [0, 1]; depths [V, H, W] are distances along the unit ray in the scene's unit, nan where unknown.
+Pictures are [V, H, W, C] in [0, 1]; depths [V, H, W] are distances along the unit ray in the
+scene's unit, nan where unknown.
 """
 
 from __future__ import annotations
@@ -12,17 +14,28 @@ from torch.nn import functional
 from . import image
 
 CONVENTIONS = (
-    "Images lie in [0, 1], composited on the scene's background; the data range is 1. Every score is computed per view, then "
-    "averaged over views; the spread is the population standard deviation over views. PSNR is over all pixels and channels; SSIM "
-    "is Gaussian (11×11, sigma 1.5) per channel, averaged over channels and over pixels whose whole window lies in the image. "
-    "Depth is Σ w t / Σ w along the unit ray, scored where the true depth is known; a ray that hits nothing there misses delta "
-    "(share within a factor of 1.25) and is left out of L1 and RMSE; depth_seen is the share of these pixels with opacity over "
-    "0.5. Alpha IoU compares opacity > 0.5 with alpha > 0.5. The edge band is 3 px each way about the outline of alpha, or about "
-    "Canny edges of the truth where there is no alpha. Sharpness is the mean length over which accumulated opacity rises from 10 "
-    "to 90 % of its end value along rays of opacity > 0.5, in scene units: less is sharper. Chamfer, where the exact surface is "
-    "known, is the mean of accuracy (mesh to truth) and completeness (truth to mesh, hidden sides included), mean distances as "
-    "shares of the scene's size, which is the diagonal of the true surface's bounding box; the mesh is cut on 128 cells a side, "
-    "at signed distance 0 or where half the light is stopped within one cell, and closed at the box; watertight: each of its "
+    "Images lie in [0, 1], composited on the scene's background; the data range is 1. Every score "
+    "is computed per view, then "
+    "averaged over views; the spread is the population standard deviation over views. PSNR is "
+    "over all pixels and channels; SSIM "
+    "is Gaussian (11×11, sigma 1.5) per channel, averaged over channels and over pixels whose "
+    "whole window lies in the image. "
+    "Depth is Σ w t / Σ w along the unit ray, scored where the true depth is known; a ray that "
+    "hits nothing there misses delta "
+    "(share within a factor of 1.25) and is left out of L1 and RMSE; depth_seen is the share of "
+    "these pixels with opacity over "
+    "0.5. Alpha IoU compares opacity > 0.5 with alpha > 0.5. The edge band is 3 px each way about "
+    "the outline of alpha, or about "
+    "Canny edges of the truth where there is no alpha. Sharpness is the mean length over which "
+    "accumulated opacity rises from 10 "
+    "to 90 % of its end value along rays of opacity > 0.5, in scene units: less is sharper. "
+    "Chamfer, where the exact surface is "
+    "known, is the mean of accuracy (mesh to truth) and completeness (truth to mesh, hidden sides "
+    "included), mean distances as "
+    "shares of the scene's size, which is the diagonal of the true surface's bounding box; the "
+    "mesh is cut on 128 cells a side, "
+    "at signed distance 0 or where half the light is stopped within one cell, and closed at the "
+    "box; watertight: each of its "
     "edges belongs to two faces. Peak memory is that of the evaluating process, or of its GPU."
 )
 OPAQUE = 0.5
@@ -31,7 +44,8 @@ DELTA = 1.25  # Eigen et al. 2014
 
 
 def eight_bit(image: Tensor) -> Tensor:
-    """The picture as an 8-bit PNG would give it back: published tables score what was read from such files.
+    """The picture as an 8-bit PNG would give it back: published tables score what was read from
+    such files.
 
     >>> eight_bit(torch.tensor([0.5, 1.2])).tolist()
     [0.501960813999176, 1.0]
@@ -40,7 +54,8 @@ def eight_bit(image: Tensor) -> Tensor:
 
 
 def image_scores(image: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """``psnr_db``, ``ssim``, ``mse`` and ``mae`` of pictures [V, H, W, C] -> [V] each; colours count as more pixels.
+    """``psnr_db``, ``ssim``, ``mse`` and ``mae`` of pictures [V, H, W, C] -> [V] each; colours
+    count as more pixels.
 
     >>> scores = image_scores(torch.full((1, 16, 16, 3), 0.6), torch.full((1, 16, 16, 3), 0.5))
     >>> round(float(scores["psnr_db"]), 3), round(float(scores["mae"]), 3)
@@ -58,10 +73,12 @@ def decibels(mse: Tensor) -> Tensor:
 
 
 def depth_scores(depth: Tensor, truth: Tensor, opacity: Tensor) -> dict[str, Tensor]:
-    """``depth_l1``, ``depth_rmse``, ``depth_delta`` and ``depth_seen`` of depths [V, H, W] -> [V] each, where truth is finite.
+    """``depth_l1``, ``depth_rmse``, ``depth_delta`` and ``depth_seen`` of depths [V, H, W] -> [V]
+    each, where truth is finite.
 
-    L1 and RMSE are in scene units, over pixels that have a predicted depth; ``depth_delta`` is the share of all pixels of known
-    depth with max(d/D, D/d) < 1.25 (Eigen et al. 2014), ``depth_seen`` their share with opacity > 0.5. A view without any is nan.
+    L1 and RMSE are in scene units, over pixels that have a predicted depth; ``depth_delta`` is the
+    share of all pixels of known depth with max(d/D, D/d) < 1.25 (Eigen et al. 2014), ``depth_seen``
+    their share with opacity > 0.5. A view without any is nan.
 
     >>> nan, scores = torch.nan, depth_scores
     >>> found = scores(torch.tensor([[[2.0, 4.4, nan, 1.0]]]), torch.tensor([[[2.0, 4.0, 3.0, nan]]]), torch.ones(1, 1, 4))
@@ -90,7 +107,8 @@ def share(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def opacity_iou(opacity: Tensor, alpha: Tensor) -> Tensor:
-    """Intersection over union of opacity > 0.5 with alpha > 0.5, [V, H, W] -> [V]; nan where both are empty.
+    """Intersection over union of opacity > 0.5 with alpha > 0.5, [V, H, W] -> [V]; nan where both
+    are empty.
 
     >>> opacity_iou(torch.tensor([[[1.0, 1.0, 0.0]]]), torch.tensor([[[1.0, 0.0, 1.0]]]))
     tensor([0.3333])
@@ -102,7 +120,8 @@ def opacity_iou(opacity: Tensor, alpha: Tensor) -> Tensor:
 def edge_band(truth: Tensor, alpha: Tensor | None = None, reach_px: int = EDGE_BAND_PX) -> Tensor:
     """Pixels within ``reach_px`` (each way) of an outline -> bool [V, H, W].
 
-    The outline is both sides of the border of alpha > 0.5; without alpha, Canny edges (sigma 1) of the truth's mean channel.
+    The outline is both sides of the border of alpha > 0.5; without alpha, Canny edges (sigma 1) of
+    the truth's mean channel.
 
     >>> alpha = torch.zeros(1, 1, 20); alpha[..., 10:] = 1
     >>> edge_band(torch.zeros(1, 1, 20, 3), alpha, 2)[0, 0].nonzero().flatten().tolist()
@@ -114,7 +133,9 @@ def edge_band(truth: Tensor, alpha: Tensor | None = None, reach_px: int = EDGE_B
 
 
 def outline(inside: Tensor) -> Tensor:
-    """Pixels of bool [V, H, W] that have a neighbour (above, below, left, right) on the other side."""
+    """Pixels of bool [V, H, W] that have a neighbour (above, below, left, right) on the other
+    side.
+    """
     edges = torch.zeros_like(inside)
     across, along = inside[:, :, 1:] != inside[:, :, :-1], inside[:, 1:] != inside[:, :-1]
     edges[:, :, 1:] |= across
@@ -133,14 +154,18 @@ def canny_edges(truth: Tensor) -> Tensor:
 
 
 def masked_psnr_db(image: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
-    """PSNR of pictures [V, H, W, C] over the pixels of a mask [V, H, W] -> [V]; nan for an empty mask."""
+    """PSNR of pictures [V, H, W, C] over the pixels of a mask [V, H, W] -> [V]; nan for an empty
+    mask.
+    """
     return decibels(share((image - truth).square().mean(-1), mask))
 
 
 def rise_width(w: Tensor, t: Tensor, dt: Tensor) -> Tensor:
-    """Length over which a ray's accumulated weight [..., S] rises from 10 to 90 % of its total -> [...]; 0 for no weight.
+    """Length over which a ray's accumulated weight [..., S] rises from 10 to 90 % of its total ->
+    [...]; 0 for no weight.
 
-    The weight of a sample rises evenly over its cell, t ± dt/2, so that a surface inside one cell is 0.8 of the cell wide.
+    The weight of a sample rises evenly over its cell, t ± dt/2, so that a surface inside one cell
+    is 0.8 of the cell wide.
 
     >>> t = torch.arange(10) + 0.5
     >>> round(float(rise_width(torch.full((10,), 0.1), t, torch.ones(10))), 5)

@@ -1,4 +1,6 @@
-"""Cameras that nobody recorded: a distribution over azimuth and elevation, the rays it sees a field through, a gain by angle."""
+"""Cameras that nobody recorded: a distribution over azimuth and elevation, the rays it sees a field
+through, a gain by angle.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,11 @@ from ..imaging.geometry import Geometry, cylinder_span
 
 @dataclass(frozen=True, kw_only=True)
 class Poses:
-    """Azimuth uniform in its range, elevation spread evenly over the sphere's band between its bounds, in degrees.
+    """Azimuth uniform in its range, elevation spread evenly over the sphere's band between its
+    bounds, in degrees.
 
-    ``depth`` (field units) samples ±depth about the isocentre along every ray, as cameras without a support do; None samples the
-    field's support cylinder.
+    ``depth`` (field units) samples ±depth about the isocentre along every ray, as cameras without a
+    support do; None samples the field's support cylinder.
 
     >>> poses = Poses(elevation_deg=(0.0, 90.0))
     >>> drawn = poses.draw(1000, torch.Generator().manual_seed(0))
@@ -33,11 +36,22 @@ class Poses:
     def __post_init__(self) -> None:
         for name in ("azimuth_deg", "elevation_deg"):
             bounds = getattr(self, name)
-            if len(bounds) != 2 or not all(isinstance(v, (int, float)) for v in bounds) or bounds[0] > bounds[1]:
-                raise UserError(f"got {name} {list(bounds)}", "wanted two angles in degrees, the smaller first", "correct poses")
+            if (
+                len(bounds) != 2
+                or not all(isinstance(v, (int, float)) for v in bounds)
+                or bounds[0] > bounds[1]
+            ):
+                raise UserError(
+                    f"got {name} {list(bounds)}",
+                    "wanted two angles in degrees, the smaller first",
+                    "correct poses",
+                )
         if max(map(abs, self.elevation_deg)) > 90 or (self.depth is not None and self.depth <= 0):
-            raise UserError(f"got elevations {list(self.elevation_deg)} and depth {self.depth}",
-                            "wanted −90° to 90° and a positive depth (or null)", "correct poses")  # fmt: skip
+            raise UserError(
+                f"got elevations {list(self.elevation_deg)} and depth {self.depth}",
+                "wanted −90° to 90° and a positive depth (or null)",
+                "correct poses",
+            )
 
     @property
     def tilt_deg(self) -> float:
@@ -53,10 +67,12 @@ class Poses:
         return torch.stack([low + (high - low) * u[:, 0], elevation], 1)
 
     def rays(self, geometry: Geometry, poses: Tensor, yx: Tensor, support: float) -> Rays:
-        """Rays in field units of poses [..., 2] through pixels yx [..., R, 2] of the geometry's detector: fields [..., R].
+        """Rays in field units of poses [..., 2] through pixels yx [..., R, 2] of the geometry's
+        detector: fields [..., R].
 
-        At elevation e the source of azimuth a stands at D (cos e · h(a) + sin e · axis), h the horizontal direction of
-        :class:`~mednerf_kit.imaging.geometry.Geometry`; the detector turns with it.
+        At elevation e the source of azimuth a stands at D (cos e · h(a) + sin e · axis), h the
+        horizontal direction of :class:`~mednerf_kit.imaging.geometry.Geometry`; the detector turns
+        with it.
         """
         source, _, right, level_up = replace(geometry, tilt_deg=0.0).frames(poses[..., 0])
         horizontal = source / geometry.source_to_isocentre_mm
@@ -64,8 +80,12 @@ class Poses:
         towards = elevation.cos() * horizontal + elevation.sin() * level_up
         up = elevation.cos() * level_up - elevation.sin() * horizontal
         unit = 2 / (geometry.cols * geometry.pixel_mm)
-        u = (yx[..., 1] - (geometry.cols - 1) / 2) * (2 / geometry.cols) + geometry.offset_mm[0] * unit
-        v = ((geometry.rows - 1) / 2 - yx[..., 0]) * (2 / geometry.cols) + geometry.offset_mm[1] * unit
+        u = (yx[..., 1] - (geometry.cols - 1) / 2) * (2 / geometry.cols) + geometry.offset_mm[
+            0
+        ] * unit
+        v = ((geometry.rows - 1) / 2 - yx[..., 0]) * (2 / geometry.cols) + geometry.offset_mm[
+            1
+        ] * unit
         target = u[..., None] * right[..., None, :] + v[..., None] * up[..., None, :]
         origin = (geometry.distance * towards)[..., None, :]
         direction = torch.nn.functional.normalize(target - origin, dim=-1)
@@ -78,9 +98,11 @@ class Poses:
 
 
 class ViewGain(nn.Module):
-    """How much brighter pictures from an azimuth are than others: exp Σ_k (a_k cos kθ + b_k sin kθ), k = 1 … ``orders``.
+    """How much brighter pictures from an azimuth are than others: exp Σ_k (a_k cos kθ + b_k sin
+    kθ), k = 1 … ``orders``.
 
-    What views that were each stretched to its own maximum have in common, learned with the generator. 0 orders: always 1.
+    What views that were each stretched to its own maximum have in common, learned with the
+    generator. 0 orders: always 1.
 
     >>> ViewGain(2)(torch.tensor([0.0, 90.0])).tolist()
     [1.0, 1.0]
@@ -89,13 +111,19 @@ class ViewGain(nn.Module):
     def __init__(self, orders: int = 0) -> None:
         super().__init__()
         if orders < 0:
-            raise UserError(f"got view_gain {orders}", "wanted a number of orders from 0 (none)", "correct the task")
+            raise UserError(
+                f"got view_gain {orders}",
+                "wanted a number of orders from 0 (none)",
+                "correct the task",
+            )
         self.orders = orders
         self.waves = nn.Parameter(torch.zeros(2 * orders))
 
     def log(self, azimuth_deg: Tensor) -> Tensor:
         """Logarithm of the gain at azimuths [...] in degrees."""
-        angle = torch.deg2rad(azimuth_deg)[..., None] * torch.arange(1, self.orders + 1, device=azimuth_deg.device)
+        angle = torch.deg2rad(azimuth_deg)[..., None] * torch.arange(
+            1, self.orders + 1, device=azimuth_deg.device
+        )
         return (torch.cat([angle.cos(), angle.sin()], -1) * self.waves).sum(-1)
 
     def forward(self, azimuth_deg: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
-"""The task of learning a prior from pictures alone: a generator against a discriminator, with no pose and no volume to lean on.
+"""The task of learning a prior from pictures alone: a generator against a discriminator, with no
+pose and no volume to lean on.
 
-This is the line of GRAF, MedNeRF and HyperNeRFGAN: any generator, discriminator, loss, optimiser, patch selection and
-augmentation of the registries. What the recipes of this task are made of, and how they are checked, stands in :mod:`.published`.
+This is the line of GRAF, MedNeRF and HyperNeRFGAN: any generator, discriminator, loss, optimiser,
+patch selection and augmentation of the registries. What the recipes of this task are made of, and
+how they are checked, stands in :mod:`.published`.
 """
 
 from __future__ import annotations
@@ -59,10 +61,14 @@ class Reals:
 
     def to(self, device: torch.device) -> Reals:
         """The same on a device."""
-        return Reals(self.images.to(device), None if self.angles_deg is None else self.angles_deg.to(device))
+        return Reals(
+            self.images.to(device), None if self.angles_deg is None else self.angles_deg.to(device)
+        )
 
     def mirrored(self) -> Reals:
-        """Twice as many: each also with its columns reversed (of a view from the opposite side, angles lose their sense)."""
+        """Twice as many: each also with its columns reversed (of a view from the opposite side,
+        angles lose their sense).
+        """
         return Reals(torch.cat([self.images, self.images.flip(2)]))
 
 
@@ -84,7 +90,9 @@ class GanModules:
 
 @dataclass(frozen=True)
 class Noisy:
-    """A coloured field whose density is blurred by normal noise before its ReLU, so that empty space can learn to fill."""
+    """A coloured field whose density is blurred by normal noise before its ReLU, so that empty
+    space can learn to fill.
+    """
 
     field: ColouredField
     std: float
@@ -98,15 +106,17 @@ class Noisy:
 
 @TASKS.register("adversarial")
 class AdversarialTask:
-    """Plays the game; ``step`` is one step of the discriminator and one of the generator on the same fakes.
+    """Plays the game; ``step`` is one step of the discriminator and one of the generator on the
+    same fakes.
 
-    ``r1_gamma`` is as published, for pictures in [−1, 1] (a quarter of it acts on ours, in [0, 1]), applied every ``r1_interval``
-    steps and weighted accordingly; 0 leaves it out. ``density_noise`` falls linearly to 0 over ``density_noise_steps`` (null:
-    stays). The average that is kept has a half-life of ``ema_kimg`` thousand pictures, at first ``ema_ramp`` of those seen.
-    ``view_gain`` orders of a gain that pictures have by their azimuth are learned too
-    (:class:`~mednerf_kit.prior.cameras.ViewGain`).
-    ``accumulate`` parts of a batch are computed one after the other, which takes so much less memory and changes nothing else;
-    the generator's pictures are then rendered twice, once for the discriminator and once for its own gradient.
+    ``r1_gamma`` is as published, for pictures in [−1, 1] (a quarter of it acts on ours, in [0, 1]),
+    applied every ``r1_interval`` steps and weighted accordingly; 0 leaves it out. ``density_noise``
+    falls linearly to 0 over ``density_noise_steps`` (null: stays). The average that is kept has a
+    half-life of ``ema_kimg`` thousand pictures, at first ``ema_ramp`` of those seen. ``view_gain``
+    orders of a gain that pictures have by their azimuth are learned too
+    (:class:`~mednerf_kit.prior.cameras.ViewGain`). ``accumulate`` parts of a batch are computed one
+    after the other, which takes so much less memory and changes nothing else; the generator's
+    pictures are then rendered twice, once for the discriminator and once for its own gradient.
     """
 
     def __init__(
@@ -133,24 +143,35 @@ class AdversarialTask:
         self.reals = reals.to(self.device)
         self.batch, self.r1_gamma, self.r1_interval = batch, r1_gamma, r1_interval
         self.density_noise, self.density_noise_steps = density_noise, density_noise_steps
-        self.ema_kimg, self.ema_ramp, self.accumulate, self.ranks = ema_kimg, ema_ramp, accumulate, Ranks()
+        self.ema_kimg, self.ema_ramp, self.accumulate, self.ranks = (
+            ema_kimg,
+            ema_ramp,
+            accumulate,
+            Ranks(),
+        )
         self.renderer = Renderer(parts.levels, physics(picture, background), parts.poses)
         self.channels = 3 if parts.generator.field_outputs == 4 else 1
         self.rng = Generator().manual_seed(seed)  # choices: the same on every device
-        self.ray_rng = seeded_generator(self.device, seed)  # jitter and noise along rays, made where they are used
+        # jitter and noise along rays, made where they are used
+        self.ray_rng = seeded_generator(self.device, seed)
         self.ema = copy.deepcopy(parts.generator).requires_grad_(False)
         self.gain = ViewGain(view_gain).to(self.device)
         if view_gain:
             rate = parts.optimisers.generator.param_groups[0]["peak"]
-            parts.optimisers.generator.add_param_group({"params": list(self.gain.parameters()), "peak": rate})
+            parts.optimisers.generator.add_param_group(
+                {"params": list(self.gain.parameters()), "peak": rate}
+            )
 
     def join(self, ranks: Ranks) -> list[str]:
         """Share every batch with other processes; answers what is worth knowing about that."""
         parts = ranks.world * self.accumulate
         ranks.check({"task.batch": self.batch}, self.accumulate)
         if parts > 1 and getattr(self.parts.loss, "batch_mean", False):
-            raise UserError(f"got compat.batch_mean_hinge for a batch in {parts} parts", "wanted it whole, to take its mean",
-                            "train in one process with task.accumulate=1")  # fmt: skip
+            raise UserError(
+                f"got compat.batch_mean_hinge for a batch in {parts} parts",
+                "wanted it whole, to take its mean",
+                "train in one process with task.accumulate=1",
+            )
         self.ranks = ranks
         if ranks.world > 1:
             in_one_pass(self.parts.optimisers.generator, self.parts.optimisers.discriminator)
@@ -169,7 +190,9 @@ class AdversarialTask:
             reals, real_angles = self._draw_reals(index, share)
             with torch.set_grad_enabled(k == 1):
                 fakes, fake_angles = self._draw_fakes(index, share)
-            d_loss, numbers, real_logits = self._discriminator_loss(reals, real_angles, fakes.detach(), fake_angles, index, share)
+            d_loss, numbers, real_logits = self._discriminator_loss(
+                reals, real_angles, fakes.detach(), fake_angles, index, share
+            )
             (d_loss / k).backward()
             logged.append(numbers)
             logits.append(real_logits)
@@ -183,7 +206,9 @@ class AdversarialTask:
                 with start.replayed():
                     self._draw_reals(index, share)
                     fakes, fake_angles = self._draw_fakes(index, share)
-            g_loss = p.loss.generator(self._discriminate(fakes, fake_angles, share).heads, p.discriminator.dag_weight).mean()
+            g_loss = p.loss.generator(
+                self._discriminate(fakes, fake_angles, share).heads, p.discriminator.dag_weight
+            ).mean()
             (g_loss / k).backward()
             g_losses.append({"g_loss": float(g_loss.detach())})
         ranks.average_gradients([*p.generator.parameters(), *self.gain.parameters()])
@@ -203,12 +228,16 @@ class AdversarialTask:
         chosen, size = self._patches(index, share), self.parts.discriminator.size
         values = sample_bilinear(self.reals.images, chosen).float()
         images = values.movedim(-1, 1).unflatten(-1, (size, size)).expand(-1, self.channels, -1, -1)
-        return images, None if self.reals.angles_deg is None else self.reals.angles_deg[chosen.view[:, 0]]
+        return images, None if self.reals.angles_deg is None else self.reals.angles_deg[
+            chosen.view[:, 0]
+        ]
 
     def _patches(self, index: int, share: BatchShard) -> Pixels:
         """A share of a batch of patches, on the device."""
         chosen = self.parts.patch.patches(self.batch, index, self.rng)
-        return Pixels(*(share.take(rows).to(self.device) for rows in (chosen.view, chosen.yx, chosen.weight)))
+        return Pixels(
+            *(share.take(rows).to(self.device) for rows in (chosen.view, chosen.yx, chosen.weight))
+        )
 
     def _draw_fakes(self, index: int, share: BatchShard) -> tuple[Tensor, Tensor]:
         """Patches of random scenes from random poses [B, C, n, n], and their azimuths."""
@@ -218,59 +247,113 @@ class AdversarialTask:
         code = g.weights(random_patients(g, self.batch, share, self.rng))
         rays = self.renderer.poses.rays(self.geometry, poses, yx, g.field.support)
         renderer = replace(self.renderer, levels=share.levels(self.renderer.levels))
-        images = renderer.image(self._seen(index, share), rays, code, self.ray_rng) * self.gain(poses[:, 0])[:, None, None]
+        images = (
+            renderer.image(self._seen(index, share), rays, code, self.ray_rng)
+            * self.gain(poses[:, 0])[:, None, None]
+        )
         return images.movedim(-1, 1).unflatten(-1, (size, size)), poses[:, 0]
 
     def _seen(self, index: int, share: BatchShard) -> Any:
         """The generator's field, with this step's noise."""
         field = self.parts.generator.field
-        left = 1.0 if self.density_noise_steps is None else max(0.0, 1 - index / max(1, self.density_noise_steps))
+        left = (
+            1.0
+            if self.density_noise_steps is None
+            else max(0.0, 1 - index / max(1, self.density_noise_steps))
+        )
         std = self.density_noise * left
-        return Noisy(field, std, self.ray_rng, share) if std > 0 and isinstance(field, ColouredField) else field
+        return (
+            Noisy(field, std, self.ray_rng, share)
+            if std > 0 and isinstance(field, ColouredField)
+            else field
+        )
 
-    def _discriminate(self, images: Tensor, angles_deg: Tensor | None, share: BatchShard, **options: Any) -> DiscriminatorOutput:
+    def _discriminate(
+        self, images: Tensor, angles_deg: Tensor | None, share: BatchShard, **options: Any
+    ) -> DiscriminatorOutput:
         """The verdict on augmented pictures."""
-        drawn = self.parts.augment.draw(self.batch, tuple(images.shape[1:]), self.parts.probability.p, self.rng)
-        return self.parts.discriminator(augmented(images, drawn.rows(share.rows(self.batch))), angles_deg, **options)
+        drawn = self.parts.augment.draw(
+            self.batch, tuple(images.shape[1:]), self.parts.probability.p, self.rng
+        )
+        return self.parts.discriminator(
+            augmented(images, drawn.rows(share.rows(self.batch))), angles_deg, **options
+        )
 
-    def _discriminator_loss(self, reals: Tensor, real_angles: Tensor | None, fakes: Tensor, fake_angles: Tensor,
-                    index: int, share: BatchShard) -> tuple[Tensor, dict[str, float], Tensor]:  # fmt: skip
-        """What the discriminator minimises, what to log of it, and the first head's logits of the reals."""
+    def _discriminator_loss(
+        self,
+        reals: Tensor,
+        real_angles: Tensor | None,
+        fakes: Tensor,
+        fake_angles: Tensor,
+        index: int,
+        share: BatchShard,
+    ) -> tuple[Tensor, dict[str, float], Tensor]:
+        """What the discriminator minimises, what to log of it, and the first head's logits of the
+        reals.
+        """
         p, discriminator = self.parts, self.parts.discriminator
         decodes = getattr(discriminator, "decodes", False)
-        verdict = self._discriminate(reals, real_angles, share, **({"rng": self.rng} if decodes else {}))
+        verdict = self._discriminate(
+            reals, real_angles, share, **({"rng": self.rng} if decodes else {})
+        )
         u = float(torch.rand((), generator=self.rng))
-        loss = p.loss.discriminator(verdict.heads, self._discriminate(fakes, fake_angles, share).heads, discriminator.dag_weight, u).mean()
-        logged = {"d_loss": float(loss.detach()), "r_t": float(verdict.heads[:, 0].detach().sign().mean()), "p": p.probability.p}
+        loss = p.loss.discriminator(
+            verdict.heads,
+            self._discriminate(fakes, fake_angles, share).heads,
+            discriminator.dag_weight,
+            u,
+        ).mean()
+        logged = {
+            "d_loss": float(loss.detach()),
+            "r_t": float(verdict.heads[:, 0].detach().sign().mean()),
+            "p": p.probability.p,
+        }
         if decodes:
-            off = combined(self._redrawn(verdict, "whole") + self._redrawn(verdict, "part"), discriminator.dag_weight).mean()
+            off = combined(
+                self._redrawn(verdict, "whole") + self._redrawn(verdict, "part"),
+                discriminator.dag_weight,
+            ).mean()
             loss = loss + off
             logged["redraw"] = float(off.detach())
         if self.r1_gamma > 0 and index % self.r1_interval == 0:
             exact = reals.detach().clone().requires_grad_(True)
-            penalty = r1_penalty(discriminator(exact, real_angles, heads=1).heads[:, 0], exact).mean() / 4
+            penalty = (
+                r1_penalty(discriminator(exact, real_angles, heads=1).heads[:, 0], exact).mean() / 4
+            )
             loss = loss + 0.5 * self.r1_gamma * self.r1_interval * penalty
             logged["r1"] = float(penalty.detach())
         return loss, logged, verdict.heads[:, 0].detach()
 
     def _redrawn(self, verdict: DiscriminatorOutput, name: str) -> Tensor:
-        """How different what the discriminator drew looks from what it saw, per picture and head [B, K]."""
+        """How different what the discriminator drew looks from what it saw, per picture and head
+        [B, K].
+        """
         drawn, wanted = verdict.extras[name], verdict.extras[f"{name}_target"]
-        return self.parts.perceptual(drawn.flatten(0, 1), wanted.flatten(0, 1)).unflatten(0, drawn.shape[:2]).T
+        return (
+            self.parts.perceptual(drawn.flatten(0, 1), wanted.flatten(0, 1))
+            .unflatten(0, drawn.shape[:2])
+            .T
+        )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything a continued run needs, and what a prior needs: named tensors, and plain values."""
+        """Everything a continued run needs, and what a prior needs: named tensors, and plain
+        values.
+        """
         p = self.parts
         tensors = named("model", p.generator.state_dict()) | named("ema", self.ema.state_dict())
         tensors |= named("judge", p.discriminator.state_dict())
         tensors |= named("optim.maker", optimiser_tensors(p.optimisers.generator))
         tensors |= named("optim.judge", optimiser_tensors(p.optimisers.discriminator))
         tensors |= {"random": self.rng.get_state(), "dust": self.ray_rng.get_state()}
-        tensors |= {"codes": torch.zeros(0, p.generator.latent_dim)} | named("gain", self.gain.state_dict())
+        tensors |= {"codes": torch.zeros(0, p.generator.latent_dim)} | named(
+            "gain", self.gain.state_dict()
+        )
         return tensors, {"task_state": {"probability": p.probability.state()}, **self.fitted()}
 
     def fitted(self) -> dict[str, Any]:
-        """What a prior needs beside the generator: the source distance, and each view's gain where it is learned."""
+        """What a prior needs beside the generator: the source distance, and each view's gain where
+        it is learned.
+        """
         found: dict[str, Any] = {"distance": self.geometry.distance}
         if self.gain.orders:
             angles = torch.tensor(self.geometry.angles_deg, device=self.device)

@@ -1,7 +1,9 @@
-"""Recipes of the adversarial line: which keys they have, what refuses a bad one, what one would cost, and what makes it run.
+"""Recipes of the adversarial line: which keys they have, what refuses a bad one, what one would
+cost, and what makes it run.
 
-``compat`` restores known defects of the published systems where a comparison needs them; everything else is the system as its
-authors describe it, with the right geometry. What was restored is named in the run's config and at the top of its log.
+``compat`` restores known defects of the published systems where a comparison needs them; everything
+else is the system as its authors describe it, with the right geometry. What was restored is named
+in the run's config and at the top of its log.
 """
 
 from __future__ import annotations
@@ -32,10 +34,30 @@ from .rendering import Renderer, levels_of, poses_of
 from .sets import read_set
 from .training_volumes import scaled_by_view
 
-RECIPE_KEYS = frozenset(("task", "dataset", "poses", "generator", "levels", "patch", "discriminator", "loss", "optimiser",
-                         "perceptual", "augment", "probability", "inversion", "compat", "steps", "snapshot_steps"))  # fmt: skip
+RECIPE_KEYS = frozenset(
+    (
+        "task",
+        "dataset",
+        "poses",
+        "generator",
+        "levels",
+        "patch",
+        "discriminator",
+        "loss",
+        "optimiser",
+        "perceptual",
+        "augment",
+        "probability",
+        "inversion",
+        "compat",
+        "steps",
+        "snapshot_steps",
+    )
+)
 PREVIEW_PX = 64
-NO_ATTENUATION = "trained on other physics than line integrals: its volume is a density, not an attenuation"
+NO_ATTENUATION = (
+    "trained on other physics than line integrals: its volume is a density, not an attenuation"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +65,19 @@ class Compat:
     """Known defects of the published systems, restored for comparisons; null leaves it right."""
 
     fov_deg: float | None = None  # instead of the data's: 39.6 (HyperNeRFGAN) or 10 (MedNeRF)
-    depth_range: float | None = None  # half-widths either side of the isocentre that are sampled: 0.694 is ±1 at radius 4, 39.6°
+    # half-widths either side of the isocentre that are sampled: 0.694 is ±1 at radius 4, 39.6°
+    depth_range: float | None = None
     elevation_deg: tuple | None = None  # cameras above an orbit that has none: [5, 20] (MedNeRF)
     mirrored: bool = False  # every picture also with its columns reversed (HyperNeRFGAN)
     batch_mean_hinge: bool = False  # the hinge of the batch's mean logit (MedNeRF)
 
     def named(self) -> list[str]:
         """What is restored, in words."""
-        return [f"{f.name} {getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) not in (None, False)]
+        return [
+            f"{f.name} {getattr(self, f.name)}"
+            for f in fields(self)
+            if getattr(self, f.name) not in (None, False)
+        ]
 
 
 def compat_options(recipe: Mapping[str, Any]) -> Compat:
@@ -67,30 +94,57 @@ def check(recipe: Mapping[str, Any]) -> None:
     counts = {f"task.{k}": task[k] for k in ("batch", "r1_interval", "accumulate") if k in task}
     for key, value in {**counts, **{k: recipe[k] for k in ("steps", "snapshot_steps")}}.items():
         if config.checked(value, int, where=f"recipe key '{key}'") < 1:
-            raise UserError(f"got {key} {value}", "wanted at least 1", "correct the recipe or --set")
+            raise UserError(
+                f"got {key} {value}", "wanted at least 1", "correct the recipe or --set"
+            )
     if not config.checked(recipe["levels"], list, where="recipe key 'levels'"):
-        raise UserError("got no level", "wanted at least one sampler under levels", "write levels: [{name: stratified}]")
+        raise UserError(
+            "got no level",
+            "wanted at least one sampler under levels",
+            "write levels: [{name: stratified}]",
+        )
     compat = compat_options(recipe)
     Renderer.of(recipe)
-    generator, discriminator = GENERATORS.build(recipe["generator"]), DISCRIMINATORS.build(recipe["discriminator"], channels=1)
+    generator, discriminator = (
+        GENERATORS.build(recipe["generator"]),
+        DISCRIMINATORS.build(recipe["discriminator"], channels=1),
+    )
     picture = task.get("picture", "line_integral")
     if (picture == "emission_absorption") != (generator.field_outputs == 4):
-        raise UserError(f"got picture '{picture}' of a generator with {generator.field_outputs} outputs",
-                        "wanted emission_absorption with 4 outputs, or another picture with 1",
-                        "set task.picture or generator.outputs")  # fmt: skip
+        raise UserError(
+            f"got picture '{picture}' of a generator with {generator.field_outputs} outputs",
+            "wanted emission_absorption with 4 outputs, or another picture with 1",
+            "set task.picture or generator.outputs",
+        )
     side = int(recipe["dataset"].get("size", discriminator.size))
-    if not isinstance(SELECTORS.build(recipe["patch"], size=discriminator.size, views=1, rows=side, cols=side), PatchSelector):
-        raise UserError(f"got patch '{recipe['patch']['name']}'", "wanted a selector of patches, which a discriminator can judge",
-                        "set patch={name: patch}, strided_patch or annealed_patch")  # fmt: skip
+    if not isinstance(
+        SELECTORS.build(recipe["patch"], size=discriminator.size, views=1, rows=side, cols=side),
+        PatchSelector,
+    ):
+        raise UserError(
+            f"got patch '{recipe['patch']['name']}'",
+            "wanted a selector of patches, which a discriminator can judge",
+            "set patch={name: patch}, strided_patch or annealed_patch",
+        )
     loss = LOSSES.build(recipe["loss"])
     if compat.batch_mean_hinge and not hasattr(loss, "batch_mean"):
-        raise UserError(f"got compat.batch_mean_hinge with loss '{recipe['loss']['name']}'", "wanted the hinge",
-                        "leave it out, or set loss={name: hinge}")  # fmt: skip
+        raise UserError(
+            f"got compat.batch_mean_hinge with loss '{recipe['loss']['name']}'",
+            "wanted the hinge",
+            "leave it out, or set loss={name: hinge}",
+        )
     OPTIMISERS.check(recipe["optimiser"], "generator", "discriminator", "d_interval")
     INVERSIONS.check(recipe["inversion"])
-    if recipe["inversion"]["name"] == "posterior" and (recipe["generator"]["name"], picture) != ("hyper", "line_integral"):
-        raise UserError(f"got inversion 'posterior' of generator '{recipe['generator']['name']}' and picture '{picture}'",
-                        "wanted generator 'hyper' and line integrals", "set inversion={name: relaxed}")  # fmt: skip
+    if recipe["inversion"]["name"] == "posterior" and (recipe["generator"]["name"], picture) != (
+        "hyper",
+        "line_integral",
+    ):
+        raise UserError(
+            f"got inversion 'posterior' of generator '{recipe['generator']['name']}' "
+            f"and picture '{picture}'",
+            "wanted generator 'hyper' and line integrals",
+            "set inversion={name: relaxed}",
+        )
     PROBABILITIES.check(recipe["probability"])
     if getattr(discriminator, "decodes", False):
         PERCEPTUAL.build(recipe["perceptual"])
@@ -101,15 +155,24 @@ def check_data(recipe: Mapping[str, Any], augment: Augment, compat: Compat) -> N
     """What the data cannot give: colour to radiographs, angles to pictures that nobody posed."""
     photographs = recipe["dataset"].get("pictures", False)
     if not photographs and (augment.hue > 0 or augment.saturation > 0):
-        raise UserError(f"got augmentation '{recipe['augment']['name']}' with hue or saturation on grey radiographs",
-                        "wanted none that needs colour", "add hue: 0 and saturation: 0, or choose 'xray'")  # fmt: skip
+        raise UserError(
+            f"got augmentation '{recipe['augment']['name']}' with hue or saturation "
+            "on grey radiographs",
+            "wanted none that needs colour",
+            "add hue: 0 and saturation: 0, or choose 'xray'",
+        )
     if recipe["discriminator"].get("condition_angle") and (photographs or compat.mirrored):
-        raise UserError("got discriminator.condition_angle for pictures without angles", "wanted posed radiographs, unmirrored",
-                        "set discriminator.condition_angle=false")  # fmt: skip
+        raise UserError(
+            "got discriminator.condition_angle for pictures without angles",
+            "wanted posed radiographs, unmirrored",
+            "set discriminator.condition_angle=false",
+        )
 
 
 def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What a recipe would train: parameters, points of the field per step, memory, and what it restores."""
+    """What a recipe would train: parameters, points of the field per step, memory, and what it
+    restores.
+    """
     generator = GENERATORS.build(recipe["generator"])
     discriminator = DISCRIMINATORS.build(recipe["discriminator"], channels=3)
     code = generator.weights(generator.latent(torch.zeros(1, generator.latent_dim)))
@@ -117,7 +180,10 @@ def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
     batch = recipe["task"].get("batch", 4)
     points = batch * discriminator.size**2 * Renderer.of(recipe).nodes
     at_a_time = points // recipe["task"].get("accumulate", 1)
-    parameters = {name: sum(p.numel() for p in model.parameters()) for name, model in (("g", generator), ("d", discriminator))}
+    parameters = {
+        name: sum(p.numel() for p in model.parameters())
+        for name, model in (("g", generator), ("d", discriminator))
+    }
     slots = 2 if recipe["optimiser"]["name"] == "adam" else 1
     return {
         "generator_parameters": parameters["g"],
@@ -125,7 +191,11 @@ def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
         "points_per_step": points,
         "multiply_adds_per_point": sum(w[0].numel() for w, _ in code.layers),
         "activations_mib": round(at_a_time * per_point * 4 / 2**20),
-        "memory_mib": round(4 * (at_a_time * per_point + (2 + slots) * sum(parameters.values()) + parameters["g"]) / 2**20),
+        "memory_mib": round(
+            4
+            * (at_a_time * per_point + (2 + slots) * sum(parameters.values()) + parameters["g"])
+            / 2**20
+        ),
         "images_seen": batch * recipe["steps"],
         "restored_defects": compat_options(recipe).named(),
     }
@@ -136,8 +206,14 @@ def batches(recipe: Mapping[str, Any]) -> dict[str, int]:
     return {"task.batch": recipe["task"].get("batch", 4)}
 
 
-def build_task(recipe: Mapping[str, Any], reals: Reals, geometry: Geometry, *, seed: int,
-               device: str | torch.device) -> AdversarialTask:  # fmt: skip
+def build_task(
+    recipe: Mapping[str, Any],
+    reals: Reals,
+    geometry: Geometry,
+    *,
+    seed: int,
+    device: str | torch.device,
+) -> AdversarialTask:
     """Everything the recipe names, put together."""
     torch.manual_seed(seed)
     generator: SceneGenerator = GENERATORS.build(recipe["generator"]).to(device)
@@ -146,23 +222,35 @@ def build_task(recipe: Mapping[str, Any], reals: Reals, geometry: Geometry, *, s
         recipe["discriminator"], rng=Generator().manual_seed(seed), channels=channels
     ).to(device)
     views, rows, cols = reals.images.shape[:3]
-    patch = SELECTORS.build(recipe["patch"], size=discriminator.size, views=views, rows=rows, cols=cols)
+    patch = SELECTORS.build(
+        recipe["patch"], size=discriminator.size, views=views, rows=rows, cols=cols
+    )
     assert isinstance(patch, PatchSelector)
-    loss = dict(recipe["loss"]) | ({"batch_mean": True} if compat_options(recipe).batch_mean_hinge else {})
+    loss = dict(recipe["loss"]) | (
+        {"batch_mean": True} if compat_options(recipe).batch_mean_hinge else {}
+    )
     players = GanModules(
         generator=generator,
         discriminator=discriminator,
         loss=LOSSES.build(loss),
-        optimisers=OPTIMISERS.build(recipe["optimiser"], generator=list(generator.parameters()), discriminator=list(discriminator.parameters()),
-                                    d_interval=recipe["task"].get("r1_interval", 16)),
+        optimisers=OPTIMISERS.build(
+            recipe["optimiser"],
+            generator=list(generator.parameters()),
+            discriminator=list(discriminator.parameters()),
+            d_interval=recipe["task"].get("r1_interval", 16),
+        ),
         patch=patch,
         augment=AUGMENTATIONS.build(recipe["augment"]),
         probability=PROBABILITIES.build(recipe["probability"]),
-        perceptual=PERCEPTUAL.build(recipe["perceptual"]) if getattr(discriminator, "decodes", False) else PERCEPTUAL.build("pyramid"),
+        perceptual=PERCEPTUAL.build(recipe["perceptual"])
+        if getattr(discriminator, "decodes", False)
+        else PERCEPTUAL.build("pyramid"),
         levels=levels_of(recipe),
         poses=poses_of(recipe),
-    )  # fmt: skip
-    task = TASKS.build(recipe["task"], parts=players, reals=reals, geometry=geometry, seed=seed, device=str(device))
+    )
+    task = TASKS.build(
+        recipe["task"], parts=players, reals=reals, geometry=geometry, seed=seed, device=str(device)
+    )
     assert isinstance(task, AdversarialTask)
     return task
 
@@ -173,17 +261,28 @@ def prepare(choice: Mapping[str, Any], device: str | torch.device) -> PreparedRu
     photographs = recipe["dataset"].get("pictures", False)
     reals, geometry, known = photographed(choice) if photographs else radiographed(choice)
     if len(reals.images) < batch:
-        raise UserError(f"got {len(reals.images)} pictures and a batch of {batch}", "wanted at least one picture for each",
-                        "set a smaller task.batch, or give more pictures")  # fmt: skip
+        raise UserError(
+            f"got {len(reals.images)} pictures and a batch of {batch}",
+            "wanted at least one picture for each",
+            "set a smaller task.batch, or give more pictures",
+        )
     task = build_task(recipe, reals, geometry, seed=choice["seed"], device=device)
     restored = compat_options(recipe).named()
-    meta = {"recipe": dict(recipe), "dataset": choice["dataset"], "geometry": geometry.to_json(), "split": choice["split"],
-            "seed": choice["seed"], **known}  # fmt: skip
-    opening = (f"{len(reals.images)} pictures of {geometry.cols}², {recipe['generator']['name']} against "
-               f"{recipe['discriminator']['name']}, device {device}",
-               *([f"restored defects: {', '.join(restored)}"] if restored else []),
-               f"perceptual distance: {recipe['perceptual']['name']}",
-               *(f"note: {note}" for note in known["notes"]))  # fmt: skip
+    meta = {
+        "recipe": dict(recipe),
+        "dataset": choice["dataset"],
+        "geometry": geometry.to_json(),
+        "split": choice["split"],
+        "seed": choice["seed"],
+        **known,
+    }
+    opening = (
+        f"{len(reals.images)} pictures of {geometry.cols}², {recipe['generator']['name']} against "
+        f"{recipe['discriminator']['name']}, device {device}",
+        *([f"restored defects: {', '.join(restored)}"] if restored else []),
+        f"perceptual distance: {recipe['perceptual']['name']}",
+        *(f"note: {note}" for note in known["notes"]),
+    )
 
     def finish(loop: Loop) -> dict[str, Any]:
         write_previews(loop, reals.images)
@@ -193,52 +292,112 @@ def prepare(choice: Mapping[str, Any], device: str | torch.device) -> PreparedRu
 
 
 def radiographed(choice: Mapping[str, Any]) -> tuple[Reals, Geometry, dict[str, Any]]:
-    """Orbits of DRRs as single pictures; ``dataset.limit`` is how many patients to learn from, where --limit says nothing."""
+    """Orbits of DRRs as single pictures; ``dataset.limit`` is how many patients to learn from,
+    where --limit says nothing.
+    """
     recipe, node = choice["recipe"], choice["recipe"]["dataset"]
     limit = choice["limit"] or node.get("limit")
     counted = node.get(choice["split"])
-    if choice["dataset"] in DEFAULTS and counted is not None:  # phantoms are made on demand: refuse before that
-        pictures, batch = min(counted, limit or counted) * node.get("views", 72), recipe["task"].get("batch", 4)
+    # phantoms are made on demand: refuse before that
+    if choice["dataset"] in DEFAULTS and counted is not None:
+        pictures, batch = (
+            min(counted, limit or counted) * node.get("views", 72),
+            recipe["task"].get("batch", 4),
+        )
         if pictures < batch:
-            raise UserError(f"got {pictures} pictures and a batch of {batch}", "wanted at least one picture for each",
-                            "set a smaller task.batch, or more patients")  # fmt: skip
+            raise UserError(
+                f"got {pictures} pictures and a batch of {batch}",
+                "wanted at least one picture for each",
+                "set a smaller task.batch, or more patients",
+            )
     orbits = read_set(choice["dataset"], node, split=choice["split"], limit=limit)
     compat, poses = compat_options(recipe), poses_of(recipe)
     angles = torch.tensor(orbits.geometry.angles_deg).repeat(len(orbits.patients))
     reals = Reals(orbits.images.flatten(0, 1)[..., None], angles)
-    geometry = orbits.geometry if compat.fov_deg is None else orbits.geometry.with_fov(compat.fov_deg)
-    notes = [*orbits.notes, *([] if recipe["task"].get("picture", "line_integral") == "line_integral" else [NO_ATTENUATION])]
-    known = {"anatomy": orbits.anatomy, "per_view_scale": scaled_by_view(orbits), "patients": list(orbits.patients),
-             "identities": list(orbits.identities()), "notes": notes}  # fmt: skip
-    return reals.mirrored() if compat.mirrored else reals, replace(geometry, tilt_deg=poses.tilt_deg), known
+    geometry = (
+        orbits.geometry if compat.fov_deg is None else orbits.geometry.with_fov(compat.fov_deg)
+    )
+    notes = [
+        *orbits.notes,
+        *(
+            []
+            if recipe["task"].get("picture", "line_integral") == "line_integral"
+            else [NO_ATTENUATION]
+        ),
+    ]
+    known = {
+        "anatomy": orbits.anatomy,
+        "per_view_scale": scaled_by_view(orbits),
+        "patients": list(orbits.patients),
+        "identities": list(orbits.identities()),
+        "notes": notes,
+    }
+    return (
+        reals.mirrored() if compat.mirrored else reals,
+        replace(geometry, tilt_deg=poses.tilt_deg),
+        known,
+    )
 
 
 def photographed(choice: Mapping[str, Any]) -> tuple[Reals, Geometry, dict[str, Any]]:
-    """A folder of photographs that nobody posed, seen by the recipe's cameras: a unit half-width, 39.6° wide unless told."""
+    """A folder of photographs that nobody posed, seen by the recipe's cameras: a unit half-width,
+    39.6° wide unless told.
+    """
     recipe, node = choice["recipe"], dict(choice["recipe"]["dataset"])
     node.pop("pictures")
     background = float(recipe["task"].get("background", 0.0))
-    images, notes = config.bind(read_pictures, node, where="dataset", root=choice["dataset"], background=background,
-                                limit=choice["limit"])  # fmt: skip
+    images, notes = config.bind(
+        read_pictures,
+        node,
+        where="dataset",
+        root=choice["dataset"],
+        background=background,
+        limit=choice["limit"],
+    )
     compat, poses = compat_options(recipe), poses_of(recipe)
     side = images.shape[1]
-    geometry = Geometry(source_to_isocentre_mm=1000, source_to_detector_mm=2000, rows=side, cols=side, pixel_mm=1.0,
-                        columns_flipped=False).with_fov(compat.fov_deg or 39.6)  # fmt: skip
+    geometry = Geometry(
+        source_to_isocentre_mm=1000,
+        source_to_detector_mm=2000,
+        rows=side,
+        cols=side,
+        pixel_mm=1.0,
+        columns_flipped=False,
+    ).with_fov(compat.fov_deg or 39.6)
     reals = Reals(images)
-    known = {"anatomy": None, "per_view_scale": False, "patients": [], "identities": [], "notes": list(notes),
-             "quantity": "colour"}  # fmt: skip
-    return reals.mirrored() if compat.mirrored else reals, replace(geometry.orbit(72), tilt_deg=poses.tilt_deg), known
+    known = {
+        "anatomy": None,
+        "per_view_scale": False,
+        "patients": [],
+        "identities": [],
+        "notes": list(notes),
+        "quantity": "colour",
+    }
+    return (
+        reals.mirrored() if compat.mirrored else reals,
+        replace(geometry.orbit(72), tilt_deg=poses.tilt_deg),
+        known,
+    )
 
 
 def write_previews(loop: Loop, images: Tensor) -> None:
-    """Contact sheets: pictures that were learned from, and four random scenes seen from four sides."""
+    """Contact sheets: pictures that were learned from, and four random scenes seen from four
+    sides.
+    """
     prior = load_prior(loop.folder)
-    geometry = prior.geometry.resized(min(PREVIEW_PX, prior.geometry.cols)).at((270.0, 0.0, 90.0, 180.0))
+    geometry = prior.geometry.resized(min(PREVIEW_PX, prior.geometry.cols)).at(
+        (270.0, 0.0, 90.0, 180.0)
+    )
     code = prior.generator.weights(prior.generator.draw(4, Generator().manual_seed(0)))
-    views = Renderer.of(prior.meta["recipe"]).views(prior.generator.field, code, geometry).flatten(0, 1)
+    views = (
+        Renderer.of(prior.meta["recipe"]).views(prior.generator.field, code, geometry).flatten(0, 1)
+    )
     some = images[:: max(1, len(images) // 16)][:16].float()
     for name, sheet in (("samples", views), ("reals", some)):
-        write_png8(loop.folder / "previews" / f"{name}.png", strip(sheet if sheet.shape[-1] == 3 else sheet[..., 0], columns=4))
+        write_png8(
+            loop.folder / "previews" / f"{name}.png",
+            strip(sheet if sheet.shape[-1] == 3 else sheet[..., 0], columns=4),
+        )
 
 
 TASK_TYPE = TaskType(RECIPE_KEYS, check, prepare, plan, batches)

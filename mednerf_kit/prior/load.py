@@ -1,4 +1,6 @@
-"""A trained prior: read from a run folder, a snapshot or the package, ready to be sampled and inverted."""
+"""A trained prior: read from a run folder, a snapshot or the package, ready to be sampled and
+inverted.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from ..engine.run_folder import find_folder, newest_readable
 from ..gan.generator import GENERATORS, HyperGenerator, SceneGenerator
 from ..imaging.geometry import Geometry
 
-CALIBRATION = "calibration.json"  # beside the snapshots: the uncertainty's factors, fitted after training
+# beside the snapshots: the uncertainty's factors, fitted after training
+CALIBRATION = "calibration.json"
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,13 @@ class Prior:
 
     @property
     def is_line_integral(self) -> bool:
-        """Whether its pictures are line integrals, so that a view is a projection of voxels, and an attenuation can be stated."""
-        return self.meta.get("recipe", {}).get("task", {}).get("picture", "line_integral") == "line_integral"
+        """Whether its pictures are line integrals, so that a view is a projection of voxels, and an
+        attenuation can be stated.
+        """
+        return (
+            self.meta.get("recipe", {}).get("task", {}).get("picture", "line_integral")
+            == "line_integral"
+        )
 
     @property
     def scale(self) -> float | None:
@@ -54,11 +62,16 @@ class Prior:
     def check_xray(self) -> None:
         """Refuse a prior of coloured photographs where an X-ray is asked about."""
         if self.meta.get("quantity") == "colour":
-            raise UserError(f"got '{self.path}', a prior of coloured photographs", "wanted one of radiographs",
-                            "use `mednerf-kit sample` or `render` with it")  # fmt: skip
+            raise UserError(
+                f"got '{self.path}', a prior of coloured photographs",
+                "wanted one of radiographs",
+                "use `mednerf-kit sample` or `render` with it",
+            )
 
     def expected_gain(self, angles_deg: Tensor) -> Tensor:
-        """Mean gain of a view at these angles [n] over the training patients, where a set was scaled view by view; else 1."""
+        """Mean gain of a view at these angles [n] over the training patients, where a set was
+        scaled view by view; else 1.
+        """
         profile = self.meta.get("log_gain_profile")
         if not profile:
             return torch.ones_like(angles_deg)
@@ -74,7 +87,9 @@ INVERSIONS: Registry[Search] = Registry("inversion", home="mednerf_kit.invert")
 
 
 def load_prior(run: str | Path) -> Prior:
-    """A prior from a run folder (or a unique prefix), a snapshot file, or ``bundled[:chest|knee]``."""
+    """A prior from a run folder (or a unique prefix), a snapshot file, or
+    ``bundled[:chest|knee]``.
+    """
     name = str(run)
     if name.split(":")[0] == "bundled":
         anatomy = name.partition(":")[2] or "chest"
@@ -84,8 +99,11 @@ def load_prior(run: str | Path) -> Prior:
             known = [p.stem for p in home.glob("*.safetensors")]
             if known:
                 raise unknown_name("bundled prior", anatomy, known)
-            raise UserError("got no bundled prior in this installation", "wanted mednerf_kit/bundled/*.safetensors",
-                            "train one with `mednerf-kit train` and give --run")  # fmt: skip
+            raise UserError(
+                "got no bundled prior in this installation",
+                "wanted mednerf_kit/bundled/*.safetensors",
+                "train one with `mednerf-kit train` and give --run",
+            )
         tensors, meta = files.load_tensors(path)
     elif name.endswith(".safetensors"):
         path = Path(name)
@@ -94,17 +112,26 @@ def load_prior(run: str | Path) -> Prior:
         path, tensors, meta, _ = newest_readable(find_folder(name))
     try:
         generator = GENERATORS.build(meta["recipe"]["generator"])
-        generator.load_state_dict({k.removeprefix("ema."): v.float() for k, v in tensors.items() if k.startswith("ema.")})
+        generator.load_state_dict(
+            {k.removeprefix("ema."): v.float() for k, v in tensors.items() if k.startswith("ema.")}
+        )
         geometry = Geometry.from_json(meta["geometry"])
         codes = tensors["codes"].float()
     except (KeyError, RuntimeError, TypeError) as error:
-        raise UserError(f"got '{path}', which holds no prior ({str(error).splitlines()[0]})", "wanted a snapshot of a prior",
-                        "give a run made by `mednerf-kit train`") from None  # fmt: skip
+        raise UserError(
+            f"got '{path}', which holds no prior ({str(error).splitlines()[0]})",
+            "wanted a snapshot of a prior",
+            "give a run made by `mednerf-kit train`",
+        ) from None
     if (beside := path.parent / CALIBRATION).is_file():
         try:
             meta["calibration"] = json.loads(beside.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UserError(f"got '{beside}', which is no JSON ({error})", "wanted calibration factors", "delete it") from None
+            raise UserError(
+                f"got '{beside}', which is no JSON ({error})",
+                "wanted calibration factors",
+                "delete it",
+            ) from None
     generator.requires_grad_(False).eval()
     if isinstance(generator, HyperGenerator):
         generator.edge = 0.02

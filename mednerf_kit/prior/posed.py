@@ -1,9 +1,11 @@
-"""The task of learning a prior: codes of known patients through one generator, and an adversary for the space between them.
+"""The task of learning a prior: codes of known patients through one generator, and an adversary for
+the space between them.
 
-Three terms share the generator. *Volume*: density at random points against each patient's volume, the cheapest teacher (a point
-is a target; a ray costs dozens). *Rays*: line integrals of random pixels against the DRRs, what is scored. *Adversary*: patches
-of random patients against patches of real DRRs at the same angles, judged by a DAG discriminator. ``objective`` chooses:
-``posed`` is the first two, ``gan`` the last, ``hybrid`` all.
+Three terms share the generator. *Volume*: density at random points against each patient's volume,
+the cheapest teacher (a point is a target; a ray costs dozens). *Rays*: line integrals of random
+pixels against the DRRs, what is scored. *Adversary*: patches of random patients against patches of
+real DRRs at the same angles, judged by a DAG discriminator. ``objective`` chooses: ``posed`` is the
+first two, ``gan`` the last, ``hybrid`` all.
 """
 
 from __future__ import annotations
@@ -63,9 +65,10 @@ class PosedModules:
 class PriorTask:
     """Fits the generator; ``step`` is one optimiser step and returns what to log.
 
-    The last ``ray_share`` of the steps learn from rays, those before from volumes; from ``gan_start`` of the way on, every
-    ``gan_interval``-th step is adversarial. ``learning_rate`` falls along a cosine; codes have their own rate. A batch is
-    computed in ``accumulate`` parts, one after the other, which takes so much less memory and changes nothing else.
+    The last ``ray_share`` of the steps learn from rays, those before from volumes; from
+    ``gan_start`` of the way on, every ``gan_interval``-th step is adversarial. ``learning_rate``
+    falls along a cosine; codes have their own rate. A batch is computed in ``accumulate`` parts,
+    one after the other, which takes so much less memory and changes nothing else.
     """
 
     def __init__(
@@ -96,13 +99,23 @@ class PriorTask:
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
-        self.objective, self.batch, self.points, self.rays = objective, min(batch, len(targets.images)), points, rays
+        self.objective, self.batch, self.points, self.rays = (
+            objective,
+            min(batch, len(targets.images)),
+            points,
+            rays,
+        )
         self.ray_share, self.gan_start, self.gan_interval = ray_share, gan_start, gan_interval
         self.code_noise, self.code_penalty = code_noise, code_penalty
         self.gan_batch, self.gan_weight = gan_batch, gan_weight
         self.r1_gamma, self.r1_interval, self.ema_steps = r1_gamma, r1_interval, ema_steps
         self.accumulate, self.ranks = accumulate, Ranks()
-        self.parts, self.targets, self.geometry, self.device = parts, targets.to(device), geometry, device
+        self.parts, self.targets, self.geometry, self.device = (
+            parts,
+            targets.to(device),
+            geometry,
+            device,
+        )
         self.picture = IMAGE_MODELS[picture]
         self.rng = Generator().manual_seed(seed)  # choices: the same on every device
         self.ray_rng = seeded_generator(device, seed)  # jitter along rays, made where it is used
@@ -116,14 +129,28 @@ class PriorTask:
         shape = {"views": views, "rows": geometry.rows, "cols": geometry.cols}
         self.pixels = RandomRays(n=self.batch * rays, **shape)
         self.patches = StridedPatch(size=parts.discriminator.size, **shape)
-        view_rates = [{"params": [self.log_gains], "peak": 1e-3 * targets.per_view_scale},
-                      {"params": [self.log_distance], "peak": 1e-3 * targets.per_view_scale}]  # fmt: skip
+        view_rates = [
+            {"params": [self.log_gains], "peak": 1e-3 * targets.per_view_scale},
+            {"params": [self.log_distance], "peak": 1e-3 * targets.per_view_scale},
+        ]
         self.g_optimiser = torch.optim.Adam(
-            [{"params": list(g.parameters()), "peak": learning_rate}, {"params": [self.codes], "peak": code_rate}, *view_rates],
-            lr=learning_rate, betas=(0.9, 0.99), fused=on_gpu(g.parameters()))  # fmt: skip
-        lazy = r1_interval / (r1_interval + 1)  # Karras et al. 2020: what a lazily applied penalty does to Adam's constants
-        self.d_optimiser = torch.optim.Adam(parts.discriminator.parameters(), lr=d_rate * lazy, betas=(0.0, 0.99**lazy),
-                                            fused=on_gpu(parts.discriminator.parameters()))  # fmt: skip
+            [
+                {"params": list(g.parameters()), "peak": learning_rate},
+                {"params": [self.codes], "peak": code_rate},
+                *view_rates,
+            ],
+            lr=learning_rate,
+            betas=(0.9, 0.99),
+            fused=on_gpu(g.parameters()),
+        )
+        # Karras et al. 2020: what a lazily applied penalty does to Adam's constants
+        lazy = r1_interval / (r1_interval + 1)
+        self.d_optimiser = torch.optim.Adam(
+            parts.discriminator.parameters(),
+            lr=d_rate * lazy,
+            betas=(0.0, 0.99**lazy),
+            fused=on_gpu(parts.discriminator.parameters()),
+        )
         self.gan_steps = 0
 
     def join(self, ranks: Ranks) -> list[str]:
@@ -136,7 +163,9 @@ class PriorTask:
             agree_precision(self.parts.generator.field, ranks, self.device)
         if self.objective == "posed":
             return []
-        return group_size_note(self.parts.discriminator, self.gan_batch, ranks.world * self.accumulate)
+        return group_size_note(
+            self.parts.discriminator, self.gan_batch, ranks.world * self.accumulate
+        )
 
     def step(self, progress: float, index: int) -> dict[str, float]:
         """One step at ``progress`` in [0, 1] through the training."""
@@ -146,13 +175,18 @@ class PriorTask:
         for group in self.g_optimiser.param_groups:
             group["lr"] = group["peak"] * rate
         adversarial = self.objective == "gan" or (
-            self.objective == "hybrid" and progress >= self.gan_start and index % self.gan_interval == 0)  # fmt: skip
+            self.objective == "hybrid"
+            and progress >= self.gan_start
+            and index % self.gan_interval == 0
+        )
         logged = {"rate": rate}
         if self.objective != "gan":
             logged |= self._posed(by_rays=progress >= 1 - self.ray_share)
         if adversarial:
             logged |= self._adversarial()
-        self.ranks.average_gradients(p for group in self.g_optimiser.param_groups for p in group["params"])
+        self.ranks.average_gradients(
+            p for group in self.g_optimiser.param_groups for p in group["params"]
+        )
         nn.utils.clip_grad_norm_(g.parameters(), 1.0, foreach=True)
         self.g_optimiser.step()
         self.g_optimiser.zero_grad(set_to_none=True)
@@ -162,16 +196,27 @@ class PriorTask:
 
     def _posed(self, *, by_rays: bool) -> dict[str, float]:
         """Gradient of one posed batch."""
-        g, k, losses, name = self.parts.generator, self.accumulate, [], "ray_mse" if by_rays else "volume_mse"
+        g, k, losses, name = (
+            self.parts.generator,
+            self.accumulate,
+            [],
+            "ray_mse" if by_rays else "volume_mse",
+        )
         for share in self.ranks.parts(k, self.rng, self.ray_rng):
-            ids = share.take(torch.randperm(len(self.codes), generator=self.rng)[: self.batch]).to(self.device)
+            ids = share.take(torch.randperm(len(self.codes), generator=self.rng)[: self.batch]).to(
+                self.device
+            )
             u = self.codes[ids]
-            noise = self.code_noise * share.take(torch.randn(self.batch, g.code_dim, generator=self.rng)).to(u)
+            noise = self.code_noise * share.take(
+                torch.randn(self.batch, g.code_dim, generator=self.rng)
+            ).to(u)
             code = g.weights(Latent(g.map(u[:, : g.code_dim] + noise), u[:, g.code_dim :]))
             if by_rays:
                 loss = self._ray_loss(ids, code, share)
             else:
-                x = share.take(cylinder_points(self.batch, self.points, g.field.support, self.rng)).to(self.device)
+                x = share.take(
+                    cylinder_points(self.batch, self.points, g.field.support, self.rng)
+                ).to(self.device)
                 loss = (g.field.density(x, code) - self.targets.values_at(ids, x)).square().mean()
             penalty = self.code_penalty * u.square().sum(1).mean() / 8
             ((loss * (10 if by_rays else 1) + penalty) / k).backward()
@@ -179,20 +224,36 @@ class PriorTask:
         return mean_of(losses)
 
     def _ray_loss(self, ids: Tensor, code: Any, share: BatchShard) -> Tensor:
-        """Squared error of random pixels of these patients, rendered with each patient's own gains and distance."""
+        """Squared error of random pixels of these patients, rendered with each patient's own gains
+        and distance.
+        """
         pixels, shape = self.pixels.select(0, self.rng), (self.batch, self.rays)
-        view, yx = (share.take(rows).to(self.device) for rows in (pixels.view.view(shape), pixels.yx.view(*shape, 2)))
+        view, yx = (
+            share.take(rows).to(self.device)
+            for rows in (pixels.view.view(shape), pixels.yx.view(*shape, 2))
+        )
         rays = self._rays(view, yx, self.log_distance[ids].exp()[:, None])
         image = self._image(rays, code, share) * self.log_gains[ids].gather(1, view).exp()
-        truth = self.targets.images[ids[:, None], view, yx[..., 0].long(), yx[..., 1].long()].float()
+        truth = self.targets.images[
+            ids[:, None], view, yx[..., 0].long(), yx[..., 1].long()
+        ].float()
         return (image - truth).square().mean()
 
     def _rays(self, view: Tensor, yx: Tensor, distance: Tensor) -> Rays:
-        return self.geometry.field_rays(self.angles_deg[view], yx, distance, self.parts.generator.field.support)
+        return self.geometry.field_rays(
+            self.angles_deg[view], yx, distance, self.parts.generator.field.support
+        )
 
     def _image(self, rays: Rays, code: Any, share: BatchShard) -> Tensor:
         levels = share.levels(self.parts.levels)
-        rendered = render(rays, self.parts.generator.field, levels, picture=self.picture, code=code, rng=self.ray_rng)
+        rendered = render(
+            rays,
+            self.parts.generator.field,
+            levels,
+            picture=self.picture,
+            code=code,
+            rng=self.ray_rng,
+        )
         return rendered[-1].picture.image.mean(-1)
 
     def _patches(self, share: BatchShard) -> tuple[Tensor, Tensor]:
@@ -200,9 +261,13 @@ class PriorTask:
         g, n, size = self.parts.generator, self.gan_batch, self.parts.discriminator.size
         ids = share.take(torch.randint(len(self.codes), (n,), generator=self.rng)).to(self.device)
         picked = self.patches.patches(n, 0, self.rng)
-        view, yx, weight = (share.take(rows).to(self.device) for rows in (picked.view, picked.yx, picked.weight))
+        view, yx, weight = (
+            share.take(rows).to(self.device) for rows in (picked.view, picked.yx, picked.weight)
+        )
         every = self.targets.images.flatten(0, 1)
-        reals = sample_bilinear(every, Pixels(ids[:, None] * self.geometry.views + view, yx, weight)).float()
+        reals = sample_bilinear(
+            every, Pixels(ids[:, None] * self.geometry.views + view, yx, weight)
+        ).float()
         reals = reals.view(-1, 1, size, size)
         code = g.weights(random_patients(g, n, share, self.rng))
         rays = self._rays(view, yx, self.log_distance.detach()[ids].exp()[:, None])
@@ -213,15 +278,28 @@ class PriorTask:
 
     def _discriminate(self, images: Tensor, share: BatchShard) -> Tensor:
         """Logits of augmented pictures, per head."""
-        drawn = self.parts.augment.draw(self.gan_batch, tuple(images.shape[1:]), self.parts.probability.p, self.rng)
-        return self.parts.discriminator(augmented(images, drawn.rows(share.rows(self.gan_batch)))).heads
+        drawn = self.parts.augment.draw(
+            self.gan_batch, tuple(images.shape[1:]), self.parts.probability.p, self.rng
+        )
+        return self.parts.discriminator(
+            augmented(images, drawn.rows(share.rows(self.gan_batch)))
+        ).heads
 
-    def _discriminator_loss(self, reals: Tensor, fakes: Tensor, share: BatchShard) -> tuple[Tensor, dict[str, float], Tensor]:
-        """What the discriminator minimises, what to log of it, and the first head's logits of the reals."""
+    def _discriminator_loss(
+        self, reals: Tensor, fakes: Tensor, share: BatchShard
+    ) -> tuple[Tensor, dict[str, float], Tensor]:
+        """What the discriminator minimises, what to log of it, and the first head's logits of the
+        reals.
+        """
         discriminator = self.parts.discriminator
         real_heads = self._discriminate(reals, share)
-        loss = nonsaturating_d(real_heads, self._discriminate(fakes, share), discriminator.dag_weight).mean()
-        logged = {"d_loss": float(loss.detach()), "r_t": float(real_heads[:, 0].detach().sign().mean())}
+        loss = nonsaturating_d(
+            real_heads, self._discriminate(fakes, share), discriminator.dag_weight
+        ).mean()
+        logged = {
+            "d_loss": float(loss.detach()),
+            "r_t": float(real_heads[:, 0].detach().sign().mean()),
+        }
         if self.gan_steps % self.r1_interval == 0:
             exact = reals.requires_grad_(True)
             penalty = r1_penalty(discriminator(exact, heads=1).heads[:, 0], exact).mean()
@@ -231,7 +309,12 @@ class PriorTask:
 
     def _adversarial(self) -> dict[str, float]:
         """One discriminator step, then the generator's gradient."""
-        discriminator, ranks, k, probability = self.parts.discriminator, self.ranks, self.accumulate, self.parts.probability
+        discriminator, ranks, k, probability = (
+            self.parts.discriminator,
+            self.ranks,
+            self.accumulate,
+            self.parts.probability,
+        )
         if self.gan_steps % 50 == 0 and self.objective != "gan":
             self.parts.generator.fit_prior(self.codes.detach())
         start, logged, logits, g_losses = RngSnapshot(self.rng, self.ray_rng), [], [], []
@@ -253,11 +336,17 @@ class PriorTask:
             if k > 1:  # one part's graph at a time: made again, of the same numbers
                 with start.replayed():
                     _, fakes = self._patches(share)
-            g_loss = nonsaturating_g(self._discriminate(fakes, share), discriminator.dag_weight).mean()
+            g_loss = nonsaturating_g(
+                self._discriminate(fakes, share), discriminator.dag_weight
+            ).mean()
             (weight * g_loss / k).backward()
             g_losses.append({"g_loss": float(g_loss.detach())})
         self.gan_steps += 1
-        return mean_of(logged) | {"p": probability.p, "kimg": self.gan_steps * self.gan_batch / 1000} | mean_of(g_losses)
+        return (
+            mean_of(logged)
+            | {"p": probability.p, "kimg": self.gan_steps * self.gan_batch / 1000}
+            | mean_of(g_losses)
+        )
 
     @torch.no_grad()
     def finished(self) -> HyperGenerator:
@@ -271,16 +360,28 @@ class PriorTask:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything a continued run needs: named tensors, and plain values."""
         p = self.parts
-        tensors = named("model", p.generator.state_dict()) | named("ema", self.finished().state_dict())
-        tensors |= named("judge", p.discriminator.state_dict()) | named("slow", self.ema.state_dict())
-        tensors |= {"codes": self.codes, "log_gains": self.log_gains, "log_distance": self.log_distance}
+        tensors = named("model", p.generator.state_dict()) | named(
+            "ema", self.finished().state_dict()
+        )
+        tensors |= named("judge", p.discriminator.state_dict()) | named(
+            "slow", self.ema.state_dict()
+        )
+        tensors |= {
+            "codes": self.codes,
+            "log_gains": self.log_gains,
+            "log_distance": self.log_distance,
+        }
         tensors |= {"random": self.rng.get_state(), "dust": self.ray_rng.get_state()}
-        tensors |= named("optim.g", optimiser_tensors(self.g_optimiser)) | named("optim.d", optimiser_tensors(self.d_optimiser))
+        tensors |= named("optim.g", optimiser_tensors(self.g_optimiser)) | named(
+            "optim.d", optimiser_tensors(self.d_optimiser)
+        )
         state = {"gan_steps": self.gan_steps, "probability": self.parts.probability.state()}
         return tensors, {"task_state": state, **self.fitted()}
 
     def fitted(self) -> dict[str, Any]:
-        """What was fitted beside the generator and a prior needs: the source distance and each view's mean gain."""
+        """What was fitted beside the generator and a prior needs: the source distance and each
+        view's mean gain.
+        """
         found: dict[str, Any] = {"distance": float(self.log_distance.detach().median().exp())}
         if self.targets.per_view_scale:
             found["log_gain_profile"] = self.log_gains.detach().mean(0).tolist()
@@ -288,7 +389,9 @@ class PriorTask:
 
     def pictures(self, index: int) -> dict[str, Tensor]:
         """Reals, fakes and a turning fake, for the board."""
-        return previews.radiographs(self.finished(), self.targets.images, self.geometry, self.fitted()["distance"])
+        return previews.radiographs(
+            self.finished(), self.targets.images, self.geometry, self.fitted()["distance"]
+        )
 
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
@@ -306,7 +409,9 @@ class PriorTask:
         self.parts.probability.load(meta["probability"])
 
 
-def cylinder_points(batch: int, n: int, radius: float, rng: Generator, *, half_height: float = 1.15) -> Tensor:
+def cylinder_points(
+    batch: int, n: int, radius: float, rng: Generator, *, half_height: float = 1.15
+) -> Tensor:
     """Points spread evenly over the support cylinder, [B, N, 3]."""
     u = torch.rand(batch, n, 3, generator=rng)
     r, a = radius * u[..., 0].sqrt(), 2 * math.pi * u[..., 1]

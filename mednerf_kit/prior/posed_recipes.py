@@ -1,4 +1,6 @@
-"""Recipes of the posed line: which keys they have, what refuses a bad one, what one would cost, and what makes it run."""
+"""Recipes of the posed line: which keys they have, what refuses a bad one, what one would cost, and
+what makes it run.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,26 @@ from .posed import PosedModules, PriorTask
 from .sets import read_set
 from .training_volumes import TrainingVolumes, make_training_volumes
 
-RECIPE_KEYS = frozenset(("task", "dataset", "generator", "levels", "discriminator", "augment", "probability", "steps",
-                         "snapshot_steps", "calibration_patients"))  # fmt: skip
+RECIPE_KEYS = frozenset(
+    (
+        "task",
+        "dataset",
+        "generator",
+        "levels",
+        "discriminator",
+        "augment",
+        "probability",
+        "steps",
+        "snapshot_steps",
+        "calibration_patients",
+    )
+)
 
 
 def check(recipe: Mapping[str, Any]) -> None:
-    """Refuse a recipe whose names, options or numbers nothing can work with, before any work starts."""
+    """Refuse a recipe whose names, options or numbers nothing can work with, before any work
+    starts.
+    """
     for key, kind in {"task": dict, "dataset": dict, "levels": list}.items():
         config.checked(recipe[key], kind, where=f"recipe key '{key}'")
     TASKS.check(recipe["task"], "parts", "targets", "geometry", "seed", "device")
@@ -39,29 +55,48 @@ def check(recipe: Mapping[str, Any]) -> None:
     AUGMENTATIONS.check(recipe["augment"])
     PROBABILITIES.check(recipe["probability"])
     if not recipe["levels"]:
-        raise UserError("got no level", "wanted at least one sampler under levels", "write levels: [{name: stratified}]")
+        raise UserError(
+            "got no level",
+            "wanted at least one sampler under levels",
+            "write levels: [{name: stratified}]",
+        )
     samplers = [SAMPLERS.build(node) for node in recipe["levels"]]
     if getattr(samplers[0], "refines", False):
-        raise UserError(f"got sampler '{recipe['levels'][0]['name']}' on the first level", "wanted a coarser level before it",
-                        "put 'stratified' first")  # fmt: skip
+        raise UserError(
+            f"got sampler '{recipe['levels'][0]['name']}' on the first level",
+            "wanted a coarser level before it",
+            "put 'stratified' first",
+        )
     if recipe["task"].get("picture") == "emission_absorption" and generator.field_outputs == 1:
-        raise UserError("got picture 'emission_absorption' of a generator without colour", "wanted generator.outputs 4",
-                        "set generator.outputs=4")  # fmt: skip
+        raise UserError(
+            "got picture 'emission_absorption' of a generator without colour",
+            "wanted generator.outputs 4",
+            "set generator.outputs=4",
+        )
     counted = ("batch", "points", "rays", "gan_batch", "gan_interval", "r1_interval", "accumulate")
     counts = {f"task.{k}": recipe["task"][k] for k in counted if k in recipe["task"]}
     for key, value in {**counts, **{k: recipe[k] for k in ("steps", "snapshot_steps")}}.items():
         if config.checked(value, int, where=f"recipe key '{key}'") < 1:
-            raise UserError(f"got {key} {value}", "wanted at least 1", "correct the recipe or --set")
+            raise UserError(
+                f"got {key} {value}", "wanted at least 1", "correct the recipe or --set"
+            )
     config.checked(recipe["calibration_patients"], int, where="recipe key 'calibration_patients'")
 
 
 def build_task(
-    recipe: Mapping[str, Any], orbits: OrbitSet, targets: TrainingVolumes, *, seed: int, device: str | torch.device
+    recipe: Mapping[str, Any],
+    orbits: OrbitSet,
+    targets: TrainingVolumes,
+    *,
+    seed: int,
+    device: str | torch.device,
 ) -> PriorTask:
     """Everything the recipe names, put together."""
     torch.manual_seed(seed)
     generator = posed_generator(recipe["generator"]).to(device)
-    discriminator = DISCRIMINATORS.build(recipe["discriminator"], rng=Generator().manual_seed(seed), channels=1)
+    discriminator = DISCRIMINATORS.build(
+        recipe["discriminator"], rng=Generator().manual_seed(seed), channels=1
+    )
     parts = PosedModules(
         generator=generator,
         discriminator=discriminator.to(device),
@@ -69,7 +104,14 @@ def build_task(
         probability=PROBABILITIES.build(recipe["probability"]),
         levels=[Level(SAMPLERS.build(node)) for node in recipe["levels"]],
     )
-    task = TASKS.build(recipe["task"], parts=parts, targets=targets, geometry=orbits.geometry, seed=seed, device=str(device))
+    task = TASKS.build(
+        recipe["task"],
+        parts=parts,
+        targets=targets,
+        geometry=orbits.geometry,
+        seed=seed,
+        device=str(device),
+    )
     assert isinstance(task, PriorTask)
     return task
 
@@ -79,23 +121,41 @@ def posed_generator(node: Any) -> HyperGenerator:
     generator = GENERATORS.build(node)
     if not isinstance(generator, HyperGenerator):
         name = node if isinstance(node, str) else node["name"]
-        raise UserError(f"got generator '{name}' for known patients", "wanted 'hyper'", "choose a recipe that uses that one")
+        raise UserError(
+            f"got generator '{name}' for known patients",
+            "wanted 'hyper'",
+            "choose a recipe that uses that one",
+        )
     return generator
 
 
 def describe(
-    orbits: OrbitSet, targets: TrainingVolumes, recipe: Mapping[str, Any], dataset: str, seed: int, split: str
+    orbits: OrbitSet,
+    targets: TrainingVolumes,
+    recipe: Mapping[str, Any],
+    dataset: str,
+    seed: int,
+    split: str,
 ) -> dict[str, Any]:
     """What a snapshot says of itself."""
     return {
-        "recipe": dict(recipe), "dataset": dataset, "anatomy": orbits.anatomy, "geometry": orbits.geometry.to_json(),
-        "per_view_scale": targets.per_view_scale, "patients": list(orbits.patients),
-        "identities": list(orbits.identities()), "split": split, "seed": seed, "notes": list(orbits.notes),
-    }  # fmt: skip
+        "recipe": dict(recipe),
+        "dataset": dataset,
+        "anatomy": orbits.anatomy,
+        "geometry": orbits.geometry.to_json(),
+        "per_view_scale": targets.per_view_scale,
+        "patients": list(orbits.patients),
+        "identities": list(orbits.identities()),
+        "split": split,
+        "seed": seed,
+        "notes": list(orbits.notes),
+    }
 
 
 def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes of what a recipe would train: parameters, points of the field per step, memory of its activations."""
+    """Sizes of what a recipe would train: parameters, points of the field per step, memory of its
+    activations.
+    """
     generator = GENERATORS.build(recipe["generator"])
     discriminator = DISCRIMINATORS.build(recipe["discriminator"], channels=1)
     node = recipe["generator"]
@@ -107,7 +167,9 @@ def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
         "generator_parameters": sum(p.numel() for p in generator.parameters()),
         "discriminator_parameters": sum(p.numel() for p in discriminator.parameters()),
         "points_per_step": points,
-        "activations_mib": round(at_a_time * (node.get("width", 96) * node.get("depth", 4) + 64) * 4 / 2**20),
+        "activations_mib": round(
+            at_a_time * (node.get("width", 96) * node.get("depth", 4) + 64) * 4 / 2**20
+        ),
     }
 
 
@@ -121,13 +183,21 @@ def batches(recipe: Mapping[str, Any]) -> dict[str, int]:
 
 def prepare(choice: Mapping[str, Any], device: str | torch.device) -> PreparedRun:
     """The prior of a set of radiographs: read it, make its targets, build the task."""
-    recipe, dataset, seed, split = choice["recipe"], choice["dataset"], choice["seed"], choice["split"]
+    recipe, dataset, seed, split = (
+        choice["recipe"],
+        choice["dataset"],
+        choice["seed"],
+        choice["split"],
+    )
     orbits = read_set(dataset, recipe["dataset"], split=split, limit=choice["limit"])
     targets = make_training_volumes(orbits, size=recipe["dataset"].get("volume_size", 64))
     task = build_task(recipe, orbits, targets, seed=seed, device=device)
-    opening = (f"{len(orbits.patients)} patients, {orbits.geometry.views} views of {orbits.geometry.cols}², "
-               f"{recipe['task'].get('objective', recipe['task']['name'])}, device {device}",
-               *(f"note: {note}" for note in orbits.notes))  # fmt: skip
+    opening = (
+        f"{len(orbits.patients)} patients, {orbits.geometry.views} views of "
+        f"{orbits.geometry.cols}², "
+        f"{recipe['task'].get('objective', recipe['task']['name'])}, device {device}",
+        *(f"note: {note}" for note in orbits.notes),
+    )
 
     def finish(loop: Loop) -> dict[str, Any]:
         prior = load_prior(loop.folder)
@@ -135,17 +205,28 @@ def prepare(choice: Mapping[str, Any], device: str | torch.device) -> PreparedRu
         preview(loop.folder, prior)
         return {"images_seen": loop.index * task.batch}
 
-    return PreparedRun(task, describe(orbits, targets, recipe, dataset, seed, split), opening, finish)
+    return PreparedRun(
+        task, describe(orbits, targets, recipe, dataset, seed, split), opening, finish
+    )
 
 
 def preview(folder: Path, prior: Prior) -> None:
     """A contact sheet of random patients, frontal and lateral."""
-    values = bake(prior.generator, prior.generator.weights(prior.generator.draw(4, Generator().manual_seed(0))), size=48)
+    values = bake(
+        prior.generator,
+        prior.generator.weights(prior.generator.draw(4, Generator().manual_seed(0))),
+        size=48,
+    )
     views = project_field(values, prior.geometry.at((270.0, 0.0)), prior.distance)
     files_path = folder / "previews" / "samples.png"
     write_png8(files_path, strip(views.flatten(0, 1), columns=4))
 
 
 TASK_TYPE = TaskType(
-    RECIPE_KEYS, check, prepare, plan, batches, follow_up="mednerf_kit.invert.calibrate:calibrate_run"
+    RECIPE_KEYS,
+    check,
+    prepare,
+    plan,
+    batches,
+    follow_up="mednerf_kit.invert.calibrate:calibrate_run",
 )

@@ -1,4 +1,6 @@
-"""Pictures of a prior in training: real views beside random patients, and one random patient that turns."""
+"""Pictures of a prior in training: real views beside random patients, and one random patient that
+turns.
+"""
 
 from __future__ import annotations
 
@@ -14,27 +16,43 @@ SCENES, FRAMES, GRID = 8, 24, 48  # patients of the sheet; views of the clip; vo
 
 
 @torch.no_grad()
-def radiographs(generator: SceneGenerator, images: Tensor, geometry: Geometry, distance: float) -> dict[str, Tensor]:
-    """Frontal and lateral views of patients [P, V, rows, cols] and of random scenes, and one scene's orbit: line integrals.
+def radiographs(
+    generator: SceneGenerator, images: Tensor, geometry: Geometry, distance: float
+) -> dict[str, Tensor]:
+    """Frontal and lateral views of patients [P, V, rows, cols] and of random scenes, and one
+    scene's orbit: line integrals.
 
     The same scenes every time, so that one can watch them grow.
     """
     code = generator.weights(generator.draw(SCENES, Generator().manual_seed(0)))
     values = bake(generator, code, size=GRID)
-    shown = [min(range(geometry.views), key=lambda k: abs((geometry.angles_deg[k] - wanted + 180) % 360 - 180))
-             for wanted in (FRONTAL_DEG, LATERAL_DEG)]  # fmt: skip
+    shown = [
+        min(
+            range(geometry.views),
+            key=lambda k: abs((geometry.angles_deg[k] - wanted + 180) % 360 - 180),
+        )
+        for wanted in (FRONTAL_DEG, LATERAL_DEG)
+    ]
     reals = images[:SCENES, shown].float().flatten(0, 1)
-    fakes = project_field(values, geometry.at(geometry.angles_deg[k] for k in shown), distance).flatten(0, 1)
+    fakes = project_field(
+        values, geometry.at(geometry.angles_deg[k] for k in shown), distance
+    ).flatten(0, 1)
     orbit = project_field(values[:1], geometry.orbit(FRAMES), distance)[0]
     return {"grid/reals": reals.cpu(), "grid/fakes": fakes.cpu(), "clip/orbit": orbit.cpu()}
 
 
 @torch.no_grad()
-def marched(generator: SceneGenerator, renderer: Renderer, images: Tensor, geometry: Geometry) -> dict[str, Tensor]:
-    """The same where views are no sums of voxels, ray by ray at 32 px; reals are pictures [N, rows, cols, C] without patients."""
+def marched(
+    generator: SceneGenerator, renderer: Renderer, images: Tensor, geometry: Geometry
+) -> dict[str, Tensor]:
+    """The same where views are no sums of voxels, ray by ray at 32 px; reals are pictures [N, rows,
+    cols, C] without patients.
+    """
     small = geometry.resized(min(32, geometry.cols))
     code = generator.weights(generator.draw(SCENES, Generator().manual_seed(0)))
-    fakes = renderer.views(generator.field, code, small.at((FRONTAL_DEG, LATERAL_DEG))).flatten(0, 1)
+    fakes = renderer.views(generator.field, code, small.at((FRONTAL_DEG, LATERAL_DEG))).flatten(
+        0, 1
+    )
     orbit = renderer.views(generator.field, code.one(0), small.orbit(FRAMES))[0]
     reals = images[:: max(1, len(images) // (2 * SCENES))][: 2 * SCENES].float()
     found = {"grid/reals": reals.cpu(), "grid/fakes": fakes.cpu(), "clip/orbit": orbit.cpu()}

@@ -1,6 +1,8 @@
-"""Pictures of generated scenes ray by ray: what training compares, and views where physics forbids projecting voxels.
+"""Pictures of generated scenes ray by ray: what training compares, and views where physics forbids
+projecting voxels.
 
-Emission and absorption hide one part behind another, so a view is no sum over voxels as a line integral is.
+Emission and absorption hide one part behind another, so a view is no sum over voxels as a line
+integral is.
 """
 
 from __future__ import annotations
@@ -45,15 +47,23 @@ class Renderer:
         """Samples along a ray, as far as the levels say."""
         return sum(int(getattr(level.sampler, "n", 48)) for level in self.levels)
 
-    def image(self, asked: Any, rays: Rays, code: MlpWeights, rng: Generator | None = None) -> Tensor:
+    def image(
+        self, asked: Any, rays: Rays, code: MlpWeights, rng: Generator | None = None
+    ) -> Tensor:
         """Colours of rays [B, R] of a batch of scenes, [B, R, C]; ``asked`` is the field."""
-        return render(rays, asked, self.levels, picture=self.picture, code=code, rng=rng)[-1].picture.image
+        return render(rays, asked, self.levels, picture=self.picture, code=code, rng=rng)[
+            -1
+        ].picture.image
 
     @torch.no_grad()
     def views(self, asked: Any, code: MlpWeights, geometry: Geometry) -> Tensor:
-        """Whole views of every scene at ``geometry.angles_deg``, seen at its tilt: [B, V, rows, cols, C]."""
+        """Whole views of every scene at ``geometry.angles_deg``, seen at its tilt: [B, V, rows,
+        cols, C].
+        """
         device = code.layers[0][0].device
-        y, x = torch.meshgrid(torch.arange(geometry.rows), torch.arange(geometry.cols), indexing="ij")
+        y, x = torch.meshgrid(
+            torch.arange(geometry.rows), torch.arange(geometry.cols), indexing="ij"
+        )
         yx = torch.stack([y, x], -1).flatten(0, 1).float().to(device)
         chunk = max(1, CHUNK_POINTS // self.nodes)
         scenes = []
@@ -61,8 +71,12 @@ class Renderer:
             one, images = code.one(i), []
             for angle in geometry.angles_deg:
                 pose = torch.tensor([angle, geometry.tilt_deg], device=device)
-                parts = [self.image(asked, as_batch(self.poses.rays(geometry, pose, some, asked.support)), one)[0]
-                         for some in yx.split(chunk)]  # fmt: skip
+                parts = [
+                    self.image(
+                        asked, as_batch(self.poses.rays(geometry, pose, some, asked.support)), one
+                    )[0]
+                    for some in yx.split(chunk)
+                ]
                 images.append(torch.cat(parts).unflatten(0, (geometry.rows, geometry.cols)))
             scenes.append(torch.stack(images))
         return torch.stack(scenes)
@@ -70,7 +84,11 @@ class Renderer:
 
 def physics(name: str, background: float) -> Callable[[FieldOutput], Rendering]:
     """The picture of this name; ``background`` shows where nothing absorbs."""
-    return partial(photo, background=float(background)) if name == "emission_absorption" else IMAGE_MODELS[name]
+    return (
+        partial(photo, background=float(background))
+        if name == "emission_absorption"
+        else IMAGE_MODELS[name]
+    )
 
 
 def levels_of(recipe: Mapping[str, Any]) -> list[Level]:
@@ -83,14 +101,20 @@ def poses_of(recipe: Mapping[str, Any]) -> Poses:
     node = dict(recipe.get("poses", {}))
     compat = recipe.get("compat", {})
     changed = {"depth": compat.get("depth_range"), "elevation_deg": compat.get("elevation_deg")}
-    return config.bind(Poses, node | {k: v for k, v in changed.items() if v is not None}, where="poses")
+    return config.bind(
+        Poses, node | {k: v for k, v in changed.items() if v is not None}, where="poses"
+    )
 
 
 def as_batch(rays: Rays, n: int = 1) -> Rays:
     """Rays [R] for each of n scenes: [n, R]."""
-    return Rays(*(v.expand(n, *v.shape) for v in (rays.origin, rays.direction, rays.near, rays.far)))
+    return Rays(
+        *(v.expand(n, *v.shape) for v in (rays.origin, rays.direction, rays.near, rays.far))
+    )
 
 
 def grey_views(prior: Prior, code: MlpWeights, geometry: Geometry) -> Tensor:
-    """Views of a prior's scenes as a detector without colour sees them, ray by ray: [B, V, rows, cols]."""
+    """Views of a prior's scenes as a detector without colour sees them, ray by ray: [B, V, rows,
+    cols].
+    """
     return Renderer.of(prior.meta["recipe"]).views(prior.generator.field, code, geometry).mean(-1)

@@ -1,6 +1,8 @@
-"""What the posed terms compare with: every training patient's volume in field units, beside the pictures.
+"""What the posed terms compare with: every training patient's volume in field units, beside the
+pictures.
 
-Where a patient's CT is at hand it is resampled; elsewhere the orbit is reconstructed once (:mod:`.tomography`) and cached.
+Where a patient's CT is at hand it is resampled; elsewhere the orbit is reconstructed once
+(:mod:`.tomography`) and cached.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from ..imaging.geometry import Geometry
 from ..imaging.volume import files_at_hand, read_volume
 from ..recon.sart import agreed_fovs_deg, fov_curve, lift
 
-HALF_EXTENT = 1.4  # of the cube that holds a volume, in field units: the support cylinder fits into it
+# of the cube that holds a volume, in field units: the support cylinder fits into it
+HALF_EXTENT = 1.4
 
 
 @dataclass(frozen=True)
@@ -38,30 +41,43 @@ class TrainingVolumes:
     def to(self, device: str | torch.device) -> TrainingVolumes:
         """The same on a device: every step looks them up."""
         images, volumes, log_gains, distance = (
-            values.to(device) for values in (self.images, self.volumes, self.log_gains, self.distance)
+            values.to(device)
+            for values in (self.images, self.volumes, self.log_gains, self.distance)
         )
         return TrainingVolumes(images, volumes, log_gains, distance, self.per_view_scale)
 
     def values_at(self, ids: Tensor, x: Tensor) -> Tensor:
         """Trilinear values of the chosen patients' volumes at points [B, N, 3] -> [B, N]."""
-        found = grid_sample(self.volumes[ids][:, None], (x / HALF_EXTENT)[:, :, None, None], align_corners=False)
+        found = grid_sample(
+            self.volumes[ids][:, None], (x / HALF_EXTENT)[:, :, None, None], align_corners=False
+        )
         return found[:, 0, :, 0, 0]
 
 
 def scaled_by_view(orbits: OrbitSet) -> bool:
-    """Whether each view was stretched to its own maximum, as in the published sets (reducing pictures lowers it a little)."""
-    return orbits.geometry.line_integral_scale is None and bool((orbits.images.amax((-1, -2)) > 0.8).all())
+    """Whether each view was stretched to its own maximum, as in the published sets (reducing
+    pictures lowers it a little).
+    """
+    return orbits.geometry.line_integral_scale is None and bool(
+        (orbits.images.amax((-1, -2)) > 0.8).all()
+    )
 
 
-def make_training_volumes(orbits: OrbitSet, *, size: int = 64, progress: bool = True) -> TrainingVolumes:
-    """Read or reconstruct every patient's volume; a patient takes 0.1 s with a CT and about 20 s without (then cached)."""
+def make_training_volumes(
+    orbits: OrbitSet, *, size: int = 64, progress: bool = True
+) -> TrainingVolumes:
+    """Read or reconstruct every patient's volume; a patient takes 0.1 s with a CT and about 20 s
+    without (then cached).
+    """
     geometry, per_view = orbits.geometry, scaled_by_view(orbits)
     volumes, gains, distances = [], [], []
     known = geometry.line_integral_scale is not None and files_at_hand()
     unknown = [name for name in orbits.patients if not (known and name in orbits.volumes)]
     fov_deg = dict(zip(unknown, field_angles(orbits, unknown, per_view, progress), strict=True))
     for name, orbit in tqdm(
-        list(zip(orbits.patients, orbits.images, strict=True)), desc="volumes", disable=None if progress else True
+        list(zip(orbits.patients, orbits.images, strict=True)),
+        desc="volumes",
+        disable=None if progress else True,
     ):
         if name not in fov_deg:
             volumes.append(known_volume(str(orbits.volumes[name]), geometry, size))
@@ -74,12 +90,20 @@ def make_training_volumes(orbits: OrbitSet, *, size: int = 64, progress: bool = 
         gains.append(gain)
         distances.append(opened.distance)
     return TrainingVolumes(
-        orbits.images, torch.stack(volumes), torch.stack(gains).clamp_min(0.05).log(), torch.tensor(distances), per_view
+        orbits.images,
+        torch.stack(volumes),
+        torch.stack(gains).clamp_min(0.05).log(),
+        torch.tensor(distances),
+        per_view,
     )
 
 
-def field_angles(orbits: OrbitSet, names: Sequence[str], per_view: bool, progress: bool) -> list[float]:
-    """Opening angle of each named orbit: the set's own, or fitted where pictures were scaled view by view and came without."""
+def field_angles(
+    orbits: OrbitSet, names: Sequence[str], per_view: bool, progress: bool
+) -> list[float]:
+    """Opening angle of each named orbit: the set's own, or fitted where pictures were scaled view
+    by view and came without.
+    """
     if not (per_view and names):
         return [orbits.geometry.fov_deg] * len(names)
     curves = []
@@ -97,21 +121,33 @@ def known_volume(path: str, geometry: Geometry, size: int) -> Tensor:
     """A CT as image value per field unit on the cube ±HALF_EXTENT about the isocentre, [size]³."""
     volume = read_volume(path).aligned().to_mu()
     line_mm = ((torch.arange(size) + 0.5) / size * 2 - 1) * HALF_EXTENT * geometry.half_width_mm
-    place = [2 * (line_mm - centre) / (n * spacing) for centre, n, spacing in
-             zip(volume.centre_mm, reversed(volume.shape), volume.spacing_mm, strict=True)]  # fmt: skip
+    place = [
+        2 * (line_mm - centre) / (n * spacing)
+        for centre, n, spacing in zip(
+            volume.centre_mm, reversed(volume.shape), volume.spacing_mm, strict=True
+        )
+    ]
     z, y, x = torch.meshgrid(place[2].float(), place[1].float(), place[0].float(), indexing="ij")
-    values = grid_sample(volume.values[None, None].float(), torch.stack([x, y, z], -1)[None], align_corners=False)[0, 0]
+    values = grid_sample(
+        volume.values[None, None].float(), torch.stack([x, y, z], -1)[None], align_corners=False
+    )[0, 0]
     return values * geometry.half_width_mm / (geometry.line_integral_scale or 1.0)
 
 
-def reconstructed_volume(orbit: Tensor, geometry: Geometry, size: int, per_view: bool, mark: str) -> tuple[Tensor, Tensor]:
-    """Reconstruction and gains [V] of an orbit [V, rows, cols]; kept in the cache by the pictures' mark."""
+def reconstructed_volume(
+    orbit: Tensor, geometry: Geometry, size: int, per_view: bool, mark: str
+) -> tuple[Tensor, Tensor]:
+    """Reconstruction and gains [V] of an orbit [V, rows, cols]; kept in the cache by the pictures'
+    mark.
+    """
     path = cached("lift-4", mark, geometry, size, per_view)
     if path.is_file():
         tensors, _ = files.load_tensors(path)
         return tensors["values"], tensors["gains"]
     found = lift(orbit, geometry, size=size, half_extent=HALF_EXTENT, fit_gains=per_view)
-    files.save_tensors(path, {"values": found.values, "gains": found.gains}, {"fit_db": found.fit_db})
+    files.save_tensors(
+        path, {"values": found.values, "gains": found.gains}, {"fit_db": found.fit_db}
+    )
     return found.values, found.gains
 
 

@@ -1,6 +1,7 @@
 """From rays to pictures: a level is (sampler, field), a recipe is a list of levels.
 
-Each level's samples and weights guide the next level's sampler. The physics is one of the pure functions of ``core.raymath``.
+Each level's samples and weights guide the next level's sampler. The physics is one of the pure
+functions of ``core.raymath``.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def photo(answer: FieldOutput, *, background: Tensor | float = 0.0) -> Rendering
 
 @dataclass(frozen=True)
 class Level:
-    """One pass along the rays; ``field=None`` asks the field given to :func:`render`, ``weight`` is its share in the loss."""
+    """One pass along the rays; ``field=None`` asks the field given to :func:`render`, ``weight`` is
+    its share in the loss.
+    """
 
     sampler: Sampler
     field: Field | None = None
@@ -72,7 +75,9 @@ def render(
     code: Any = None,
     rng: Generator | None = None,
 ) -> list[LevelRendering]:
-    """Render rays [..., R] level by level; the last entry is the finest. Rays [B, R] see a batch of scenes, one code each."""
+    """Render rays [..., R] level by level; the last entry is the finest. Rays [B, R] see a batch of
+    scenes, one code each.
+    """
     results: list[LevelRendering] = []
     previous = None
     for level in levels:

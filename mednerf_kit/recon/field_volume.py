@@ -1,4 +1,6 @@
-"""Baking: a generated field evaluated once into voxels, which the Joseph projector then turns into any number of views."""
+"""Baking: a generated field evaluated once into voxels, which the Joseph projector then turns into
+any number of views.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from ..prior.training_volumes import HALF_EXTENT
 
 
 @torch.no_grad()
-def bake(generator: SceneGenerator, code: MlpWeights, *, size: int = 96, half_height: float = 1.2) -> Tensor:
+def bake(
+    generator: SceneGenerator, code: MlpWeights, *, size: int = 96, half_height: float = 1.2
+) -> Tensor:
     """Image value per field unit on the cube ±HALF_EXTENT: [B, size, size, size] (z, y, x).
 
     Only the support cylinder up to ``half_height`` is evaluated; a cone beam sees nothing beyond.
@@ -30,7 +34,8 @@ def bake(generator: SceneGenerator, code: MlpWeights, *, size: int = 96, half_he
 
 
 def project_field(values: Tensor, geometry: Geometry, distance: float | None = None) -> Tensor:
-    """Orbit pictures [..., V, rows, cols] of baked volumes [..., D, H, W] at ``geometry.angles_deg``.
+    """Orbit pictures [..., V, rows, cols] of baked volumes [..., D, H, W] at
+    ``geometry.angles_deg``.
 
     ``distance`` (field units) replaces the geometry's own source distance, where it was fitted.
     """

@@ -1,6 +1,8 @@
-"""The classical baselines of another house: FDK and SART of RTK (Rit et al. 2014), where its package ``itk-rtk`` is installed.
+"""The classical baselines of another house: FDK and SART of RTK (Rit et al. 2014), where its
+package ``itk-rtk`` is installed.
 
-RTK turns about y with a right-handed detector, so that x, y, z there are y, z, x here and columns are mirrored on the way in.
+RTK turns about y with a right-handed detector, so that x, y, z there are y, z, x here and columns
+are mirrored on the way in.
 """
 
 from __future__ import annotations
@@ -31,11 +33,19 @@ def load() -> None:
     itk.RTK.ThreeDCircularProjectionGeometry.New()
 
 
-def fdk(images: Tensor, geometry: Geometry, *, size: int, half_extent: float = 1.4, hann: float = 1.0,
-        extend: float = 1.0) -> Tensor:  # fmt: skip
+def fdk(
+    images: Tensor,
+    geometry: Geometry,
+    *,
+    size: int,
+    half_extent: float = 1.4,
+    hann: float = 1.0,
+    extend: float = 1.0,
+) -> Tensor:
     """RTK's FDK of an orbit [V, rows, cols] -> [size, size, size], image value per field unit.
 
-    ``hann`` is the cut of the window (0: none), ``extend`` the share of a row that is continued on both sides.
+    ``hann`` is the cut of the window (0: none), ``extend`` the share of a row that is continued on
+    both sides.
     """
     from itk import RTK as rtk  # noqa: N811
 
@@ -50,9 +60,18 @@ def fdk(images: Tensor, geometry: Geometry, *, size: int, half_extent: float = 1
     return _output(method.GetOutput(), geometry)
 
 
-def sart(images: Tensor, geometry: Geometry, *, size: int, half_extent: float = 1.4, epochs: int = 16,
-         relax: float = 1.0) -> Tensor:  # fmt: skip
-    """RTK's SART of an orbit [V, rows, cols], one view at a time, values kept positive -> [size, size, size]."""
+def sart(
+    images: Tensor,
+    geometry: Geometry,
+    *,
+    size: int,
+    half_extent: float = 1.4,
+    epochs: int = 16,
+    relax: float = 1.0,
+) -> Tensor:
+    """RTK's SART of an orbit [V, rows, cols], one view at a time, values kept positive -> [size,
+    size, size].
+    """
     from itk import RTK as rtk  # noqa: N811
 
     setup, stack, start = _inputs(images, geometry, size, half_extent)
@@ -74,19 +93,30 @@ def _image_type() -> Any:
     return itk.Image[itk.F, 3]
 
 
-def _inputs(images: Tensor, geometry: Geometry, size: int, half_extent: float) -> tuple[Any, Any, Any]:
+def _inputs(
+    images: Tensor, geometry: Geometry, size: int, half_extent: float
+) -> tuple[Any, Any, Any]:
     """RTK's geometry, the stack of projections and the empty volume."""
     import itk
     from itk import RTK as rtk  # noqa: N811
 
     if geometry.axis != "z" or geometry.tilt_deg or not geometry.columns_flipped:
-        raise UserError("got an orbit about another axis, tilted or mirrored for RTK", "wanted the package's own convention",
-                        "leave the rtk methods out")  # fmt: skip
+        raise UserError(
+            "got an orbit about another axis, tilted or mirrored for RTK",
+            "wanted the package's own convention",
+            "leave the rtk methods out",
+        )
     setup = rtk.ThreeDCircularProjectionGeometry.New()
     for angle_deg in geometry.angles_deg:
-        setup.AddProjection(geometry.source_to_isocentre_mm, geometry.source_to_detector_mm, -angle_deg,
-                            -geometry.offset_mm[0], geometry.offset_mm[1])  # fmt: skip
-    mirrored = np.ascontiguousarray(images.flip(1, 2).float().numpy())  # columns mirrored, rows upwards
+        setup.AddProjection(
+            geometry.source_to_isocentre_mm,
+            geometry.source_to_detector_mm,
+            -angle_deg,
+            -geometry.offset_mm[0],
+            geometry.offset_mm[1],
+        )
+    # columns mirrored, rows upwards
+    mirrored = np.ascontiguousarray(images.flip(1, 2).float().numpy())
     stack = itk.image_from_array(mirrored)
     pixel = geometry.pixel_mm
     stack.SetSpacing([pixel, pixel, 1.0])

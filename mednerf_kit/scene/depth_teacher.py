@@ -1,7 +1,8 @@
 """``mednerf-kit data depth``: depth with confidence for views that have none, from a trained scene.
 
-The teacher has seen the training views only, and what it says of scored views is not written beside them; where the test views
-come with depth, it is itself scored on it. Monocular maps are brought to the teacher's scale instead of being replaced by it.
+The teacher has seen the training views only, and what it says of scored views is not written beside
+them; where the test views come with depth, it is itself scored on it. Monocular maps are brought to
+the teacher's scale instead of being replaced by it.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from .evaluate import evaluate_scene
 from .load import Fit, load_fit, render_views
 from .model import Views
 
-TRUSTED = 0.02  # shares of the box's diagonal: a surface spread over more than this is hardly believed
-CERTAIN = 0.5  # of a view's greatest confidence: from here on the teacher's pixels count in a monocular map's fit
+# shares of the box's diagonal: a surface spread over more than this is hardly believed
+TRUSTED = 0.02
+# of a view's greatest confidence: from here on the teacher's pixels count in a monocular map's fit
+CERTAIN = 0.5
 
 
 def write_depth(
@@ -34,25 +37,38 @@ def write_depth(
     limit: int | None = None,
     device: str = "auto",
 ) -> tuple[Path, dict[str, Any]]:
-    """Write depth and confidence of a split's views into ``depth_SPLIT.npz``; returns the path and the teacher's score.
+    """Write depth and confidence of a split's views into ``depth_SPLIT.npz``; returns the path and
+    the teacher's score.
 
-    The depth is the median depth the run renders; or, with ``mono``, the map STEM.png or STEM.npy of that folder brought to it
-    (:func:`monocular`). ``out`` is the folder to write to (default: the scene's own). The score is the teacher's own depth error
-    on the test views, empty where those come without depth.
+    The depth is the median depth the run renders; or, with ``mono``, the map STEM.png or STEM.npy
+    of that folder brought to it (:func:`monocular`). ``out`` is the folder to write to (default:
+    the scene's own). The score is the teacher's own depth error on the test views, empty where
+    those come without depth.
 
-    Raises UserError for radiographs, for a teacher that learned from other than training views, for other splits without an
-    ``out`` of their own (the depth of scored views must not come from a fit), and for a missing map.
+    Raises UserError for radiographs, for a teacher that learned from other than training views, for
+    other splits without an ``out`` of their own (the depth of scored views must not come from a
+    fit), and for a missing map.
     """
     fit = load_fit(run, device=device)
     dataset = Path(fit.meta["dataset"])
     if fit.meta["split"] != "train":
-        raise UserError(f"got a teacher that learned from split '{fit.meta['split']}'", "wanted one that never saw a scored view",
-                        "train it with --split train")  # fmt: skip
+        raise UserError(
+            f"got a teacher that learned from split '{fit.meta['split']}'",
+            "wanted one that never saw a scored view",
+            "train it with --split train",
+        )
     if fit.meta["quantity"] != "colour":
-        raise UserError("got a run of radiographs", "wanted a scene of photographs: a line integral has no depth",
-                        "give a run made on a scene")  # fmt: skip
+        raise UserError(
+            "got a run of radiographs",
+            "wanted a scene of photographs: a line integral has no depth",
+            "give a run made on a scene",
+        )
     if out is None and not dataset.is_dir():
-        raise UserError(f"got no --out for scene '{dataset}', which is no folder", "wanted where to write", "give --out DIR")
+        raise UserError(
+            f"got no --out for scene '{dataset}', which is no folder",
+            "wanted where to write",
+            "give --out DIR",
+        )
     if split != "train" and (out is None or out.resolve() == dataset.resolve()):
         raise UserError(
             f"got --split {split} into the scene's own folder",
@@ -65,10 +81,18 @@ def write_depth(
     for i, stem in enumerate(tqdm(stems, desc="depth", disable=None)):
         camera = scene.cameras.take([i])
         seen = render_views(fit, camera)
-        distance, trust = camera.from_ray(*pixel_grid(camera), seen.median_depth), confidence(seen, fit)
+        distance, trust = (
+            camera.from_ray(*pixel_grid(camera), seen.median_depth),
+            confidence(seen, fit),
+        )
         if mono is not None:
-            distance, trust = monocular(nearest(read_map(mono, stem), camera.rows, camera.cols)[None], distance, trust, camera,
-                                        inverse=mono_kind == "inverse")  # fmt: skip
+            distance, trust = monocular(
+                nearest(read_map(mono, stem), camera.rows, camera.cols)[None],
+                distance,
+                trust,
+                camera,
+                inverse=mono_kind == "inverse",
+            )
         depths.append(distance)
         confidences.append(trust)
     folder = out or dataset
@@ -88,22 +112,28 @@ def confidence(seen: Views, fit: Fit) -> Tensor:
 def monocular(
     relative: Tensor, distance: Tensor, trust: Tensor, camera: Cameras, *, inverse: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """A monocular map of one view [1, H, W] as distances along its rays, and their confidence, both [1, H, W].
+    """A monocular map of one view [1, H, W] as distances along its rays, and their confidence, both
+    [1, H, W].
 
-    Networks give planar depth, or its inverse, up to a scale and a shift (MiDaS, Ranftl et al. 2020): both are fitted to the
-    ``distance`` of a teacher where it is most certain. The whole map gets one confidence, the share R² of the teacher's variance
-    that it explains there; where it comes out behind the camera, or the teacher sees too little to tell, it stays unknown.
+    Networks give planar depth, or its inverse, up to a scale and a shift (MiDaS, Ranftl et al.
+    2020): both are fitted to the ``distance`` of a teacher where it is most certain. The whole map
+    gets one confidence, the share R² of the teacher's variance that it explains there; where it
+    comes out behind the camera, or the teacher sees too little to tell, it stays unknown.
     """
     factor = camera.planar_factor(*pixel_grid(camera))
     reference = distance / factor
     reference = 1 / reference if inverse else reference
-    mask = (trust > 0) & (trust >= CERTAIN * trust.max()) & reference.isfinite() & relative.isfinite()
+    mask = (
+        (trust > 0) & (trust >= CERTAIN * trust.max()) & reference.isfinite() & relative.isfinite()
+    )
     if relative[mask].unique().numel() < 2:
         return torch.full_like(distance, torch.nan), torch.zeros_like(distance)
     scale, shift = fit_scale_shift(relative, reference, mask)
     fitted = scale * relative + shift
     known, found = reference[mask], fitted[mask]
-    explained = 1 - float((found - known).square().mean() / known.var(correction=0).clamp_min(1e-12))
+    explained = 1 - float(
+        (found - known).square().mean() / known.var(correction=0).clamp_min(1e-12)
+    )
     planar = torch.where(fitted > 0, 1 / fitted if inverse else fitted, torch.nan)
     return planar * factor, torch.full_like(distance, max(0.0, explained))
 

@@ -1,4 +1,6 @@
-"""A fitted scene scored on views it never saw: one view at a time, so that memory does not grow with their number."""
+"""A fitted scene scored on views it never saw: one view at a time, so that memory does not grow
+with their number.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,20 @@ if TYPE_CHECKING:
     from ..data.posed.scene import Scene
     from .load import Fit
 
-SCORES = ("psnr_db", "ssim", "lpips", "mse", "mae", "edge_psnr_db", "depth_l1", "depth_rmse", "depth_delta", "depth_seen",
-          "alpha_iou", "sharpness")  # fmt: skip
+SCORES = (
+    "psnr_db",
+    "ssim",
+    "lpips",
+    "mse",
+    "mae",
+    "edge_psnr_db",
+    "depth_l1",
+    "depth_rmse",
+    "depth_delta",
+    "depth_seen",
+    "alpha_iou",
+    "sharpness",
+)
 SPREADS = {"psnr_db": "psnr_spread_db", "ssim": "ssim_spread"}
 SHARPNESS_RAYS = 2048  # of a view, evenly chosen among those that hit something
 
@@ -47,20 +61,26 @@ def evaluate_scene(
     lpips_path: str | Path | None = None,
     chunk: int | None = None,
 ) -> dict[str, Any]:
-    """Render views of a split and score them -> one JSON-ready object; what could not be computed is None, never NaN.
+    """Render views of a split and score them -> one JSON-ready object; what could not be computed
+    is None, never NaN.
 
-    ``views`` are indices, ``limit`` is how many to score at most, evenly chosen. With ``eight_bit`` the renders are rounded to
-    8 bits first, as published tables do. With ``out`` the pictures of each view go to ``out/SPLIT/`` as they are made, and
-    ``scene.json`` and ``per_view.csv`` at the end. Where the scene knows its exact surface, the field's is scored against it
-    (:func:`~.surface.surface_scores`). The averaging rules are in :data:`scene_metrics.CONVENTIONS`.
+    ``views`` are indices, ``limit`` is how many to score at most, evenly chosen. With ``eight_bit``
+    the renders are rounded to 8 bits first, as published tables do. With ``out`` the pictures of
+    each view go to ``out/SPLIT/`` as they are made, and ``scene.json`` and ``per_view.csv`` at the
+    end. Where the scene knows its exact surface, the field's is scored against it
+    (:func:`~.surface.surface_scores`). The averaging rules are in
+    :data:`scene_metrics.CONVENTIONS`.
     """
     scene = fit.scene(split)
     chosen = scored_views(len(scene.stems), views, limit)
     rows: list[dict[str, Any]] = []
     seconds = evals = peak_mib = 0.0
     note = window = None
-    if fit.twist is not None:  # the files' poses of unseen views are off too: what is scored is the scene (BARF, §4.1)
-        seen_as = aligned(fit.model, scene.cameras.take(chosen), scene.images[chosen].float(), device=fit.device)
+    # the files' poses of unseen views are off too: what is scored is the scene (BARF, §4.1)
+    if fit.twist is not None:
+        seen_as = aligned(
+            fit.model, scene.cameras.take(chosen), scene.images[chosen].float(), device=fit.device
+        )
         scene = scene.take(chosen)
         scene, chosen = replace(scene, cameras=seen_as), list(range(len(chosen)))
     for i in tqdm(chosen, desc=f"{split} views", file=sys.stderr, disable=None):
@@ -68,38 +88,67 @@ def evaluate_scene(
         scores = score_view(seen, scene, i, eight_bit=eight_bit)
         if scene.quantity == "colour":
             scores["sharpness"] = surface_width(fit, scene, i, seen.opacity[0])
-        ours, truth = (as_colours(x).to(fit.device) for x in (seen.image.clamp(0, 1), scene.images[i : i + 1].float()))
+        ours, truth = (
+            as_colours(x).to(fit.device)
+            for x in (seen.image.clamp(0, 1), scene.images[i : i + 1].float())
+        )
         lpips, note = lpips_of_colours(ours, truth, lpips_path, net=lpips_net)
         if lpips is not None:
             scores["lpips"] = lpips
         rows.append({"stem": scene.stems[i], **{k: plain(v) for k, v in scores.items()}})
-        seconds, evals, peak_mib = seconds + seen.seconds, evals + seen.evals_per_ray, max(peak_mib, seen.peak_mib)
+        seconds, evals, peak_mib = (
+            seconds + seen.seconds,
+            evals + seen.evals_per_ray,
+            max(peak_mib, seen.peak_mib),
+        )
         if out is not None:
             window = window or outputs.depth_window(scene.depth, seen)
             outputs.write_view(Path(out) / split, scene, i, seen, window)
-    found = summary(rows) | surface_scores(fit, scene) | {
-        "lpips_note": note, "lpips_net": lpips_net if note is None else None, "n_views": len(rows), "data_range": 1.0,
-        "evals_per_ray": evals / len(rows), "train_seconds": fit.meta.get("seconds"),
-        "wall_seconds": run_folders.wall_seconds(fit.path.parent, fit.meta), "peak_mib": peak_mib,
-        "rays_per_second": len(rows) * scene.cameras.rows * scene.cameras.cols / max(seconds, 1e-9),
-        "frames_per_second": len(rows) / max(seconds, 1e-9), "split": split, "eight_bit": eight_bit,
-        "poses_aligned": fit.twist is not None, "per_view": rows,
-        "samplers": [level["sampler"] for level in fit.meta["recipe"]["levels"]], "conventions": scene_metrics.CONVENTIONS,
-    } | ({"note": DISCLAIMER} if scene.quantity == "line_integral" else {})  # fmt: skip
+    found = (
+        summary(rows)
+        | surface_scores(fit, scene)
+        | {
+            "lpips_note": note,
+            "lpips_net": lpips_net if note is None else None,
+            "n_views": len(rows),
+            "data_range": 1.0,
+            "evals_per_ray": evals / len(rows),
+            "train_seconds": fit.meta.get("seconds"),
+            "wall_seconds": run_folders.wall_seconds(fit.path.parent, fit.meta),
+            "peak_mib": peak_mib,
+            "rays_per_second": len(rows)
+            * scene.cameras.rows
+            * scene.cameras.cols
+            / max(seconds, 1e-9),
+            "frames_per_second": len(rows) / max(seconds, 1e-9),
+            "split": split,
+            "eight_bit": eight_bit,
+            "poses_aligned": fit.twist is not None,
+            "per_view": rows,
+            "samplers": [level["sampler"] for level in fit.meta["recipe"]["levels"]],
+            "conventions": scene_metrics.CONVENTIONS,
+        }
+        | ({"note": DISCLAIMER} if scene.quantity == "line_integral" else {})
+    )
     if out is not None:
         outputs.write_tables(Path(out), found)
     return found
 
 
 def scored_views(count: int, views: Sequence[int] | None, limit: int | None) -> list[int]:
-    """Indices of the views to score: those asked for, or all; of these at most ``limit``, evenly chosen.
+    """Indices of the views to score: those asked for, or all; of these at most ``limit``, evenly
+    chosen.
 
     >>> scored_views(10, None, 4), scored_views(10, [3, 5], None)
     ([0, 2, 5, 7], [3, 5])
     """
     chosen = list(range(count)) if views is None else list(views)
     if wrong := [i for i in chosen if not 0 <= i < count]:
-        raise UserError(f"got view {wrong[0]}", f"wanted one of the split's {count} views, counted from 0", "correct --views")
+        raise UserError(
+            f"got view {wrong[0]}",
+            f"wanted one of the split's {count} views, counted from 0",
+            "correct --views",
+        )
     if limit is not None and limit < 1:
         raise UserError(f"got a limit of {limit} views", "wanted at least 1", "correct --limit")
     if not chosen:
@@ -108,7 +157,8 @@ def scored_views(count: int, views: Sequence[int] | None, limit: int | None) -> 
 
 
 def score_view(seen: Views, scene: Scene, i: int, *, eight_bit: bool = False) -> dict[str, Tensor]:
-    """Every score of one rendered view [1, H, W, ...] against view ``i`` of the scene, [1] each; what has no truth is left out.
+    """Every score of one rendered view [1, H, W, ...] against view ``i`` of the scene, [1] each;
+    what has no truth is left out.
 
     Opacity and depth are those of a surface, which a line integral does not have.
     """
@@ -117,7 +167,9 @@ def score_view(seen: Views, scene: Scene, i: int, *, eight_bit: bool = False) ->
         image = scene_metrics.eight_bit(image)
     alpha = None if scene.alpha is None else scene.alpha[i : i + 1]
     scores = scene_metrics.image_scores(image, truth)
-    scores["edge_psnr_db"] = scene_metrics.masked_psnr_db(image, truth, scene_metrics.edge_band(truth, alpha))
+    scores["edge_psnr_db"] = scene_metrics.masked_psnr_db(
+        image, truth, scene_metrics.edge_band(truth, alpha)
+    )
     if scene.quantity == "line_integral":
         return scores
     if scene.depth is not None:
@@ -129,7 +181,9 @@ def score_view(seen: Views, scene: Scene, i: int, *, eight_bit: bool = False) ->
 
 @torch.no_grad()
 def surface_width(fit: Fit, scene: Scene, i: int, opacity: Tensor) -> Tensor:
-    """Mean 10–90 % rise of opacity along rays of view ``i`` that hit something (``opacity`` [H, W] > 0.5); nan without any."""
+    """Mean 10–90 % rise of opacity along rays of view ``i`` that hit something (``opacity`` [H, W]
+    > 0.5); nan without any.
+    """
     yx = (opacity > scene_metrics.OPAQUE).nonzero()
     if not len(yx):
         return torch.tensor(torch.nan)
@@ -144,14 +198,17 @@ def surface_width(fit: Fit, scene: Scene, i: int, opacity: Tensor) -> Tensor:
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the views that have a score, and the spreads of PSNR and SSIM over views (population standard deviation).
+    """Means over the views that have a score, and the spreads of PSNR and SSIM over views
+    (population standard deviation).
 
     >>> found = summary([{"stem": "a", "psnr_db": 20.0}, {"stem": "b", "psnr_db": 30.0}])
     >>> found["psnr_db"], found["psnr_spread_db"], found["ssim"], found["ssim_spread"]
     (25.0, 5.0, None, None)
     """
     columns = {key: [row[key] for row in rows if row.get(key) is not None] for key in SCORES}
-    found: dict[str, Any] = {key: sum(values) / len(values) if values else None for key, values in columns.items()}
+    found: dict[str, Any] = {
+        key: sum(values) / len(values) if values else None for key, values in columns.items()
+    }
     for key, spread in SPREADS.items():
         found[spread] = statistics.pstdev(columns[key]) if columns[key] else None
     return found

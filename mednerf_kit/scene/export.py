@@ -30,18 +30,27 @@ __all__ = [
 if TYPE_CHECKING:
     from .load import Fit
 
-RAYS_PER_POINT = 4  # what is rendered for each point that is kept: most rays of many scenes hit nothing
+# what is rendered for each point that is kept: most rays of many scenes hit nothing
+RAYS_PER_POINT = 4
 
 
-def export_points(fit: Fit, path: str | Path, *, split: str = "train", n: int = 200_000, seed: int = 0) -> int:
-    """Write at most ``n`` coloured points where the rays of a split's views stop; returns how many there are."""
+def export_points(
+    fit: Fit, path: str | Path, *, split: str = "train", n: int = 200_000, seed: int = 0
+) -> int:
+    """Write at most ``n`` coloured points where the rays of a split's views stop; returns how many
+    there are.
+    """
     points, colours = point_cloud(fit, split=split, n=n, rng=Generator().manual_seed(seed))
     write_ply(path, points, colours)
     return len(points)
 
 
-def export_mesh(fit: Fit, path: str | Path, *, size: int = 256, threshold: float | None = None) -> tuple[int, int]:
-    """Write the surface (:func:`~.surface.mesh_of`), coloured where the field has colour; returns vertices and faces."""
+def export_mesh(
+    fit: Fit, path: str | Path, *, size: int = 256, threshold: float | None = None
+) -> tuple[int, int]:
+    """Write the surface (:func:`~.surface.mesh_of`), coloured where the field has colour; returns
+    vertices and faces.
+    """
     vertices, faces = mesh_of(fit, size=size, threshold=threshold)
     colours = None
     if fit.meta["channels"]:
@@ -53,20 +62,28 @@ def export_mesh(fit: Fit, path: str | Path, *, size: int = 256, threshold: float
 def check_points(fit: Fit) -> None:
     """Refuse the points of a scene whose rays stop nowhere."""
     if fit.meta["quantity"] != "colour":
-        raise UserError("got a scene of line integrals, which has no first surface", "wanted a scene of photographs",
-                        "export its mesh at a density instead")  # fmt: skip
+        raise UserError(
+            "got a scene of line integrals, which has no first surface",
+            "wanted a scene of photographs",
+            "export its mesh at a density instead",
+        )
 
 
-def point_cloud(fit: Fit, *, split: str = "train", n: int = 200_000, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Where rays of opacity > 0.5 are half stopped (median depth), and what they see: points [N, 3] and colours [N, C].
+def point_cloud(
+    fit: Fit, *, split: str = "train", n: int = 200_000, rng: Generator
+) -> tuple[Tensor, Tensor]:
+    """Where rays of opacity > 0.5 are half stopped (median depth), and what they see: points [N, 3]
+    and colours [N, C].
 
-    The views are rendered as small as ``n`` points allow, and ``n`` of the points are kept. Forward-facing scenes come back from
-    NDC to their own space.
+    The views are rendered as small as ``n`` points allow, and ``n`` of the points are kept.
+    Forward-facing scenes come back from NDC to their own space.
     """
     check_points(fit)
     cameras = fit.scene(split).cameras
     scale = min(1.0, math.sqrt(RAYS_PER_POINT * n / (cameras.count * cameras.rows * cameras.cols)))
-    cameras = cameras.resized(max(1, round(cameras.rows * scale)), max(1, round(cameras.cols * scale)))
+    cameras = cameras.resized(
+        max(1, round(cameras.rows * scale)), max(1, round(cameras.cols * scale))
+    )
     points, colours = [], []
     for v in range(cameras.count):
         seen = load.render_views(fit, cameras.take([v]))
@@ -82,8 +99,12 @@ def point_cloud(fit: Fit, *, split: str = "train", n: int = 200_000, rng: Genera
     return found[keep], seen_colours[keep]
 
 
-def write_ply(path: str | Path, points: Tensor, colours: Tensor | None = None, faces: Tensor | None = None) -> None:
-    """Points [N, 3], colours [N, 1 or 3] in [0, 1] and triangles [F, 3] as a binary little-endian PLY, atomically."""
+def write_ply(
+    path: str | Path, points: Tensor, colours: Tensor | None = None, faces: Tensor | None = None
+) -> None:
+    """Points [N, 3], colours [N, 1 or 3] in [0, 1] and triangles [F, 3] as a binary little-endian
+    PLY, atomically.
+    """
     fields = [(axis, "<f4") for axis in "xyz"]
     header = [
         "ply",

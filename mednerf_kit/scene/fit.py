@@ -1,4 +1,6 @@
-"""The task of fitting one scene: pixels → rays → levels → losses → one step, on the renderer everything shares."""
+"""The task of fitting one scene: pixels → rays → levels → losses → one step, on the renderer
+everything shares.
+"""
 
 from __future__ import annotations
 
@@ -52,19 +54,24 @@ class Seen:
 
 
 class PoseCorrections:
-    """One twist per training view, learned with the scene (as in BARF, Lin et al. 2021): exp(ξ_v) moves view v's camera.
+    """One twist per training view, learned with the scene (as in BARF, Lin et al. 2021): exp(ξ_v)
+    moves view v's camera.
 
-    Motions are of the world about the middle of the scene, shifts counted in the cameras' mean distance from it. A motion common
-    to all views would only move the scene: the mean twist is taken away after each step, which to first order leaves the files'
-    frame in place.
+    Motions are of the world about the middle of the scene, shifts counted in the cameras' mean
+    distance from it. A motion common to all views would only move the scene: the mean twist is
+    taken away after each step, which to first order leaves the files' frame in place.
     """
 
     def __init__(self, scene: Scene, *, rate: float = 0.0, twist: Tensor | None = None) -> None:
         cameras = scene.cameras
         self.middle = torch.zeros(3) if cameras.ndc else scene.box.mean(0)
-        self.unit = 1.0 if cameras.ndc else float((cameras.position - self.middle).norm(dim=-1).mean())
+        self.unit = (
+            1.0 if cameras.ndc else float((cameras.position - self.middle).norm(dim=-1).mean())
+        )
         self.rate = rate
-        self.twist = (torch.zeros(cameras.count, 6) if twist is None else twist.clone()).requires_grad_(True)
+        self.twist = (
+            torch.zeros(cameras.count, 6) if twist is None else twist.clone()
+        ).requires_grad_(True)
         self.optimiser = torch.optim.Adam([self.twist])
 
     def applied(self, cameras: Cameras) -> Cameras:
@@ -82,34 +89,42 @@ class PoseCorrections:
 
     @torch.no_grad()
     def change(self, cameras: Cameras) -> dict[str, float]:
-        """How far the corrections are from none: mean rotation in degrees, mean way of the centres in scene units."""
+        """How far the corrections are from none: mean rotation in degrees, mean way of the centres
+        in scene units.
+        """
         turn, shift = apart(self.applied(cameras).c2w, cameras.c2w)
         return {"pose_rotation_deg": float(turn.mean()), "pose_shift": float(shift.mean())}
 
     def state(self) -> dict[str, Tensor]:
         """The twists, and their optimiser's memory."""
         slots = self.optimiser.state_dict()["state"].get(0, {})
-        return {"poses.twist": self.twist} | {f"poses.optim.{k}": torch.as_tensor(v) for k, v in slots.items()}
+        return {"poses.twist": self.twist} | {
+            f"poses.optim.{k}": torch.as_tensor(v) for k, v in slots.items()
+        }
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Continue from :meth:`state`."""
         self.twist.data.copy_(tensors["poses.twist"])
         slots = part(tensors, "poses.optim.")
         groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": {0: slots} if slots else {}, "param_groups": groups})
+        self.optimiser.load_state_dict(
+            {"state": {0: slots} if slots else {}, "param_groups": groups}
+        )
 
 
 @TASKS.register("fit")
 class FitTask:
     """Fits a scene's fields to its pictures.
 
-    The rate warms up over ``warmup_steps`` and falls exponentially to ``final_rate`` of ``learning_rate``; with ``restart_rate``
-    it starts again when a field replaces its parameters (TensoRF's up-sampling). The first ``crop_steps`` look at the middle
-    ``crop`` of the pictures. A picture that is one flat colour, or empty, while the truth is not, restarts the fit with a new
-    seed and such a crop. With ``refine_poses`` above 0 the training poses are corrected meanwhile (:class:`PoseCorrections`), by
-    an Adam of that rate, in radians, which follows the same curve.
+    The rate warms up over ``warmup_steps`` and falls exponentially to ``final_rate`` of
+    ``learning_rate``; with ``restart_rate`` it starts again when a field replaces its parameters
+    (TensoRF's up-sampling). The first ``crop_steps`` look at the middle ``crop`` of the pictures. A
+    picture that is one flat colour, or empty, while the truth is not, restarts the fit with a new
+    seed and such a crop. With ``refine_poses`` above 0 the training poses are corrected meanwhile
+    (:class:`PoseCorrections`), by an Adam of that rate, in radians, which follows the same curve.
 
-    Of several processes each renders its rows of a batch that all have chosen alike; noise along the rays is each one's own.
+    Of several processes each renders its rows of a batch that all have chosen alike; noise along
+    the rays is each one's own.
     """
 
     def __init__(
@@ -128,10 +143,19 @@ class FitTask:
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
-        self.learning_rate, self.final_rate, self.warmup_steps, self.beta2 = learning_rate, final_rate, warmup_steps, beta2
+        self.learning_rate, self.final_rate, self.warmup_steps, self.beta2 = (
+            learning_rate,
+            final_rate,
+            warmup_steps,
+            beta2,
+        )
         self.restart_rate, self.crop_steps, self.crop = restart_rate, crop_steps, crop
         if refine_poses < 0:
-            raise UserError(f"got refine_poses {refine_poses:g}", "wanted a learning rate from 0 on", "0 leaves the poses alone")
+            raise UserError(
+                f"got refine_poses {refine_poses:g}",
+                "wanted a learning rate from 0 on",
+                "0 leaves the poses alone",
+            )
         self.refine_poses = refine_poses
         self.parts, self.scene, self.seed, self.device = parts, scene, seed, device
         self.rng = Generator().manual_seed(seed)  # choices: the same on every device
@@ -148,7 +172,9 @@ class FitTask:
         self.model = self.parts.make()
         for field in self.model.scene_fields():
             field.rng = self.noise
-        self.poses = PoseCorrections(self.scene, rate=self.refine_poses) if self.refine_poses else None
+        self.poses = (
+            PoseCorrections(self.scene, rate=self.refine_poses) if self.refine_poses else None
+        )
         self.new_optimiser()
 
     @property
@@ -169,9 +195,13 @@ class FitTask:
     def new_optimiser(self) -> None:
         """Adam over the fields' groups, each at its share of the rate."""
         groups = [
-            {"params": g["params"], "peak": self.learning_rate * g["rate"]} for f in self.model.scene_fields() for g in f.groups()
+            {"params": g["params"], "peak": self.learning_rate * g["rate"]}
+            for f in self.model.scene_fields()
+            for g in f.groups()
         ]
-        self.optimiser = torch.optim.Adam(groups, lr=self.learning_rate, betas=(0.9, self.beta2), fused=True)
+        self.optimiser = torch.optim.Adam(
+            groups, lr=self.learning_rate, betas=(0.9, self.beta2), fused=True
+        )
 
     def step(self, progress: float, index: int) -> dict[str, float]:
         """One step at ``progress`` in [0, 1] through the training."""
@@ -186,9 +216,15 @@ class FitTask:
         self.model.observe(index)
         selector = self.parts.selector
         selector.advance(progress)
-        if index and selector.wants_full_error_every and index % selector.wants_full_error_every == 0:
+        if (
+            index
+            and selector.wants_full_error_every
+            and index % selector.wants_full_error_every == 0
+        ):
             selector.observe_full(self.errors_everywhere())
-        rate = min(1.0, (index + 1) / (self.warmup_steps + 1)) * self.final_rate ** (progress - self.since)
+        rate = min(1.0, (index + 1) / (self.warmup_steps + 1)) * self.final_rate ** (
+            progress - self.since
+        )
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * rate
         chosen = self.cropped(selector.select(index, self.rng), index)
@@ -204,10 +240,14 @@ class FitTask:
         error = (seen.image - seen.truth).square().mean(-1)
         if selector.observes:
             weight, every = (self.ranks.gather(rows.cpu()) for rows in (seen.importance, error))
-            slope = None if pixels.yx.grad is None else self.ranks.gather(pixels.yx.grad * len(error))
+            slope = (
+                None if pixels.yx.grad is None else self.ranks.gather(pixels.yx.grad * len(error))
+            )
             selector.observe(replace(chosen, weight=weight), every, slope)
         psnr_db = -10 * error.mean().clamp_min(1e-10).log10()
-        logged = numbers({**losses, "psnr_db": psnr_db, "evals_per_ray": seen.asked / len(error)}) | {
+        logged = numbers(
+            {**losses, "psnr_db": psnr_db, "evals_per_ray": seen.asked / len(error)}
+        ) | {
             "rate": rate,
             "restarts": float(self.restarts),
         }
@@ -227,11 +267,14 @@ class FitTask:
         self.ranks.check({"a step's rays": len(chosen.view)})
         return Pixels(*(self.share.take(rows) for rows in (chosen.view, chosen.yx, chosen.weight)))
 
-    def gradients(self, chosen: Pixels, pixels: Pixels, progress: float) -> tuple[dict[str, Tensor], Seen]:
-        """The losses of this process's ``pixels``, their gradients left in what is learned, and what was seen.
+    def gradients(
+        self, chosen: Pixels, pixels: Pixels, progress: float
+    ) -> tuple[dict[str, Tensor], Seen]:
+        """The losses of this process's ``pixels``, their gradients left in what is learned, and
+        what was seen.
 
-        Pixels that do not fit into memory together are halved, for good, and it says so: gradients of the parts add up, and a
-        loss is the mean of its parts.
+        Pixels that do not fit into memory together are halved, for good, and it says so: gradients
+        of the parts add up, and a loss is the mean of its parts.
         """
         while True:
             self.optimiser.zero_grad(set_to_none=True)
@@ -239,35 +282,64 @@ class FitTask:
             try:
                 return self.by_parts(chosen, pixels, progress)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if self.ranks.world > 1 and out_of_memory(error):  # the others would wait for this one
+                # the others would wait for this one
+                if self.ranks.world > 1 and out_of_memory(error):
                     raise RunError(
-                        f"got no memory for {len(pixels.view)} rays in each of {self.ranks.world} processes",
+                        f"got no memory for {len(pixels.view)} rays in each of {self.ranks.world} "
+                        "processes",
                         "wanted room for a step",
                         "lower selector.n, or start fewer processes on a machine",
                     ) from None
                 self.rays_at_once = smaller_chunk(min(self.rays_at_once, len(pixels.view)), error)
 
-    def by_parts(self, chosen: Pixels, pixels: Pixels, progress: float) -> tuple[dict[str, Tensor], Seen]:
+    def by_parts(
+        self, chosen: Pixels, pixels: Pixels, progress: float
+    ) -> tuple[dict[str, Tensor], Seen]:
         """:meth:`gradients` in parts of ``rays_at_once``."""
         count = len(pixels.view)
-        spans = [slice(start, start + self.rays_at_once) for start in range(0, count, self.rays_at_once)]
+        spans = [
+            slice(start, start + self.rays_at_once) for start in range(0, count, self.rays_at_once)
+        ]
         weight = None
         if len(spans) > 1:  # weights by errors want all errors first
             with torch.no_grad():
-                rendered = [self.rendered(pixels_at(pixels, span)) for span in spans] if self.parts.selector.weighs else []
-            weight = self.weights(chosen, [squared_error(levels[-1], truth) for levels, _, truth in rendered])
+                rendered = (
+                    [self.rendered(pixels_at(pixels, span)) for span in spans]
+                    if self.parts.selector.weighs
+                    else []
+                )
+            weight = self.weights(
+                chosen, [squared_error(levels[-1], truth) for levels, _, truth in rendered]
+            )
         totals: dict[str, Tensor] = {}
         found: list[Seen] = []
         for span in spans:
-            outcome = self.outcome(chosen, pixels_at(pixels, span), progress, None if weight is None else weight[span])
+            outcome = self.outcome(
+                chosen, pixels_at(pixels, span), progress, None if weight is None else weight[span]
+            )
             share = len(outcome.truth) / count
             losses = {name: share * loss(outcome) for name, loss in self.parts.losses.items()}
-            torch.stack([self.parts.losses[name].weight_at(progress) * value for name, value in losses.items()]).sum().backward()
-            totals = {name: value.detach() + totals.get(name, 0.0) for name, value in losses.items()}
+            torch.stack(
+                [
+                    self.parts.losses[name].weight_at(progress) * value
+                    for name, value in losses.items()
+                ]
+            ).sum().backward()
+            totals = {
+                name: value.detach() + totals.get(name, 0.0) for name, value in losses.items()
+            }
             asked = torch.stack([evaluations(level) for level in outcome.rendered]).sum()
-            found.append(Seen(outcome.rendered[-1].picture.image.detach(), outcome.truth, outcome.importance, asked))
+            found.append(
+                Seen(
+                    outcome.rendered[-1].picture.image.detach(),
+                    outcome.truth,
+                    outcome.importance,
+                    asked,
+                )
+            )
         image, truth, importance = (
-            torch.cat(rows) for rows in zip(*((s.image, s.truth, s.importance) for s in found), strict=True)
+            torch.cat(rows)
+            for rows in zip(*((s.image, s.truth, s.importance) for s in found), strict=True)
         )
         return totals, Seen(image, truth, importance, torch.stack([s.asked for s in found]).sum())
 
@@ -275,7 +347,9 @@ class FitTask:
         """Weights of this process's rows, by their errors where the selector weighs with them."""
         weight = chosen.weight
         if self.parts.selector.weighs:
-            weight = self.parts.selector.weigh(chosen, self.ranks.gather(torch.cat(list(errors)).cpu()))
+            weight = self.parts.selector.weigh(
+                chosen, self.ranks.gather(torch.cat(list(errors)).cpu())
+            )
         return self.share.take(weight).to(self.device)
 
     def rendered(self, pixels: Pixels) -> tuple[list[LevelRendering], Rays, Tensor]:
@@ -285,12 +359,19 @@ class FitTask:
         rays: Rays = on_device(self.model.narrowed(self.cameras).rays(view, pixels.yx), self.device)
         if scene.depth is not None:
             rays = replace(rays, depth=scene.depth[view, y, x].to(self.device))
-        return self.model.render(rays, self.noise), rays, scene.images[view, y, x].float().to(self.device)
+        return (
+            self.model.render(rays, self.noise),
+            rays,
+            scene.images[view, y, x].float().to(self.device),
+        )
 
-    def outcome(self, chosen: Pixels, pixels: Pixels, progress: float, weight: Tensor | None = None) -> Outcome:
+    def outcome(
+        self, chosen: Pixels, pixels: Pixels, progress: float, weight: Tensor | None = None
+    ) -> Outcome:
         """Render ``pixels`` of this process, and look up what they should be.
 
-        Without a ``weight`` they are all of its rows of the ``chosen`` ones, weighed by their own errors where the selector asks.
+        Without a ``weight`` they are all of its rows of the ``chosen`` ones, weighed by their own
+        errors where the selector asks.
         """
         scene, view = self.scene, pixels.view
         y, x = pixels.yx.detach().round().long().unbind(-1)
@@ -304,7 +385,9 @@ class FitTask:
             self.model.levels,
             rays,
             truth,
-            self.weights(chosen, [squared_error(rendered[-1], truth)]) if weight is None else weight,
+            self.weights(chosen, [squared_error(rendered[-1], truth)])
+            if weight is None
+            else weight,
             progress,
             at(scene.alpha),
             at(scene.confidence),
@@ -318,23 +401,37 @@ class FitTask:
         small = cameras.resized(max(1, cameras.rows // scale), max(1, cameras.cols // scale))
         with torch.no_grad():
             seen = render_cameras(self.model, small, device=self.device, progress=False).image
-        truth = area_resized(self.scene.images[:1].float().movedim(-1, 1), small.rows, small.cols).movedim(1, -1)
+        truth = area_resized(
+            self.scene.images[:1].float().movedim(-1, 1), small.rows, small.cols
+        ).movedim(1, -1)
         views = torch.cat([truth, seen.clamp(0, 1)])
         return {"grid/truth_and_model": views if views.shape[-1] == 3 else views[..., 0]}
 
     def errors_everywhere(self) -> Tensor:
-        """Squared error of every pixel of the training views, [V, H, W]: what an exact error map is refreshed with."""
-        seen = render_cameras(self.model, self.cameras, depth=self.scene.depth, device=self.device, progress=False)
+        """Squared error of every pixel of the training views, [V, H, W]: what an exact error map is
+        refreshed with.
+        """
+        seen = render_cameras(
+            self.model, self.cameras, depth=self.scene.depth, device=self.device, progress=False
+        )
         return (seen.image - self.scene.images.float()).square().mean(-1)
 
     def look(self, seen: Seen, index: int, progress: float) -> None:
-        """Start again when the pictures have collapsed to one colour or to nothing; stop where it is too late for that."""
-        if self.ranks.mean_metrics({"flat": float(is_flat(seen.image, seen.truth))}, 0.0, False)[0]["flat"] < 1:
+        """Start again when the pictures have collapsed to one colour or to nothing; stop where it
+        is too late for that.
+        """
+        if (
+            self.ranks.mean_metrics({"flat": float(is_flat(seen.image, seen.truth))}, 0.0, False)[
+                0
+            ]["flat"]
+            < 1
+        ):
             return
         level = "white" if float(seen.image.mean()) > 0.5 else "black"
         if progress > LAST_RESTART:
             raise RunError(
-                f"got pictures that turned flat {level} by step {index + 1}, too late to start again",
+                f"got pictures that turned flat {level} by step {index + 1}, too late to start "
+                "again",
                 "wanted a scene that keeps its shape",
                 "lower the learning rate and train anew; snapshots written before are kept",
             )
@@ -342,32 +439,52 @@ class FitTask:
             raise RunError(
                 f"got flat pictures after {MOST_RESTARTS} restarts",
                 "wanted a scene that takes shape",
-                "check near, far and the bounding box with `mednerf-kit data check`, or lower the learning rate",
+                "check near, far and the bounding box with `mednerf-kit data check`, or lower the "
+                "learning rate",
             )
         self.restarts += 1
         self.crop_until = index + 500
-        self.say(f"step {index + 1}: every picture is flat {level}; starting again with another seed and a centre crop")
+        self.say(
+            f"step {index + 1}: every picture is flat {level}; starting again with another "
+            "seed and a centre crop"
+        )
         self.begin()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything a continued run needs: named tensors, and plain values."""
-        tensors = {**self.model.state(), "random": self.rng.get_state(), "noise": self.noise.get_state()}
+        tensors = {
+            **self.model.state(),
+            "random": self.rng.get_state(),
+            "noise": self.noise.get_state(),
+        }
         for i, slots in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optim.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
         tensors |= {f"selector.{k}": v for k, v in self.parts.selector.state_dict().items()}
         tensors |= self.poses.state() if self.poses else {}
-        return tensors, {"task_state": {"restarts": self.restarts, "since": self.since, "crop_until": self.crop_until}}
+        return tensors, {
+            "task_state": {
+                "restarts": self.restarts,
+                "since": self.since,
+                "crop_until": self.crop_until,
+            }
+        }
 
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
-        self.restarts, self.since, self.crop_until = meta["restarts"], meta["since"], meta["crop_until"]
+        self.restarts, self.since, self.crop_until = (
+            meta["restarts"],
+            meta["since"],
+            meta["crop_until"],
+        )
         self.model.load(tensors)
         self.new_optimiser()
         slots: dict[int, dict[str, Tensor]] = {}
         for key, value in part(tensors, "optim.").items():
             i, slot = key.split(".", 1)
             slots.setdefault(int(i), {})[slot] = value
-        self.optimiser.load_state_dict({"state": slots, "param_groups": self.optimiser.state_dict()["param_groups"]})
+        self.optimiser.load_state_dict(
+            {"state": slots, "param_groups": self.optimiser.state_dict()["param_groups"]}
+        )
         resume(self.rng, tensors["random"])
         resume(self.noise, tensors["noise"])
         self.parts.selector.load_state_dict(part(tensors, "selector."))
@@ -391,7 +508,13 @@ def numbers(values: dict[str, Tensor]) -> dict[str, float]:
     >>> numbers({"a": torch.tensor(1.0), "b": torch.tensor(2)})
     {'a': 1.0, 'b': 2.0}
     """
-    return dict(zip(values, torch.stack([value.detach().double() for value in values.values()]).tolist(), strict=True))
+    return dict(
+        zip(
+            values,
+            torch.stack([value.detach().double() for value in values.values()]).tolist(),
+            strict=True,
+        )
+    )
 
 
 def squared_error(seen: LevelRendering, truth: Tensor) -> Tensor:

@@ -16,29 +16,41 @@ PIXELS = 4096  # of the training views, the same at every snapshot
 
 
 def forgetting(run: Path, *, device: str = "auto", pixels: int = PIXELS) -> dict[str, Any]:
-    """How well easy and hard training pixels are known over a run's snapshots; {} for a run with fewer than two.
+    """How well easy and hard training pixels are known over a run's snapshots; {} for a run with
+    fewer than two.
 
-    Easy is the half with the lower error at the first snapshot. ``easy_psnr_db`` and ``hard_psnr_db`` are those at the last;
-    ``easy_drop_db`` is the most that the easy half has ever lost against its best time before, ``easy_forgotten`` the share of
-    its pixels whose squared error more than doubles from the first snapshot to the last; ``course`` has the numbers over time.
+    Easy is the half with the lower error at the first snapshot. ``easy_psnr_db`` and
+    ``hard_psnr_db`` are those at the last; ``easy_drop_db`` is the most that the easy half has ever
+    lost against its best time before, ``easy_forgotten`` the share of its pixels whose squared
+    error more than doubles from the first snapshot to the last; ``course`` has the numbers over
+    time.
     """
     snapshots = run_folder.snapshots(run)
     if len(snapshots) < 2:
         return {}
-    errors = torch.stack([squared_errors(load_fit(path, device=device), pixels) for path in snapshots])
-    return {**summary(errors), "course_steps": [int(path.stem.rsplit("-", 1)[-1]) for path in snapshots]}
+    errors = torch.stack(
+        [squared_errors(load_fit(path, device=device), pixels) for path in snapshots]
+    )
+    return {
+        **summary(errors),
+        "course_steps": [int(path.stem.rsplit("-", 1)[-1]) for path in snapshots],
+    }
 
 
 @torch.no_grad()
 def squared_errors(fit: Fit, pixels: int) -> Tensor:
-    """Mean over channels of the squared error at evenly drawn pixels of the training views, [pixels]."""
+    """Mean over channels of the squared error at evenly drawn pixels of the training views,
+    [pixels].
+    """
     scene, rng = fit.scene("train"), Generator().manual_seed(0)
     views, rows, cols = scene.images.shape[:3]
     view, y, x = (torch.randint(n, (pixels,), generator=rng) for n in (views, rows, cols))
     cameras = fit.model.narrowed(scene.cameras)
     found = []
     for some in torch.arange(pixels).split(1024):
-        rays = on_device(cameras.rays(view[some], torch.stack([y[some], x[some]], -1).float()), fit.device)
+        rays = on_device(
+            cameras.rays(view[some], torch.stack([y[some], x[some]], -1).float()), fit.device
+        )
         seen = fit.model.render(rays)[-1].picture.image.cpu().clamp(0, 1)
         found.append((seen - scene.images[view[some], y[some], x[some]].float()).square().mean(-1))
     return torch.cat(found)
@@ -59,7 +71,9 @@ def summary(errors: Tensor) -> dict[str, Any]:
         "easy_psnr_db": float(easy_db[-1]),
         "hard_psnr_db": float(hard_db[-1]),
         "easy_drop_db": float((easy_db.cummax(0).values - easy_db).max()),
-        "easy_forgotten": float((errors[-1, is_easy] > 2 * errors[0, is_easy].clamp_min(1e-6)).float().mean()),
+        "easy_forgotten": float(
+            (errors[-1, is_easy] > 2 * errors[0, is_easy].clamp_min(1e-6)).float().mean()
+        ),
         "course": {"easy_psnr_db": easy_db.tolist(), "hard_psnr_db": hard_db.tolist()},
     }
 

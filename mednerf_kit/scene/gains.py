@@ -1,4 +1,6 @@
-"""Pictures whose scale is known up to one factor a view: a set in which each view was stretched to its own maximum."""
+"""Pictures whose scale is known up to one factor a view: a set in which each view was stretched to
+its own maximum.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,11 @@ LEAST, MOST = 0.5, 2.0  # of a gain: a young field says little about it
 
 @LOSSES.register("mse_gain")
 class SquaredErrorUpToGain(Loss):
-    """Weighted mean of (p − g_v y)², each view v with the gain that fits its rays of the batch best, g_v = Σ w p y / Σ w y².
+    """Weighted mean of (p − g_v y)², each view v with the gain that fits its rays of the batch
+    best, g_v = Σ w p y / Σ w y².
 
-    Gains average 1 over the views, which fixes the scale, and carry no gradient. Views are told apart by where their rays start,
-    so this is for cameras at different places.
+    Gains average 1 over the views, which fixes the scale, and carry no gradient. Views are told
+    apart by where their rays start, so this is for cameras at different places.
     """
 
     def __init__(self, *, weight: float = 1.0) -> None:
@@ -26,14 +29,20 @@ class SquaredErrorUpToGain(Loss):
         sources, view = outcome.rays.origin.unique(dim=0, return_inverse=True)
 
         def term(seen: LevelRendering) -> Tensor:
-            gain = fitted_gains(seen.picture.image.detach(), outcome.truth, outcome.importance, view, len(sources))
-            return (outcome.importance * (seen.picture.image - gain[view, None] * outcome.truth).square().mean(-1)).mean()
+            gain = fitted_gains(
+                seen.picture.image.detach(), outcome.truth, outcome.importance, view, len(sources)
+            )
+            return (
+                outcome.importance
+                * (seen.picture.image - gain[view, None] * outcome.truth).square().mean(-1)
+            ).mean()
 
         return outcome.over_levels(term)
 
 
 def fitted_gains(image: Tensor, truth: Tensor, weight: Tensor, view: Tensor, views: int) -> Tensor:
-    """Least-squares gains [V] of truth [R, C] for image [R, C], rays of weight [R] from view [R]; their mean is 1.
+    """Least-squares gains [V] of truth [R, C] for image [R, C], rays of weight [R] from view [R];
+    their mean is 1.
 
     >>> truth = torch.tensor([[1.0], [2.0], [1.0], [3.0]])
     >>> fitted_gains(truth * torch.tensor([[0.8], [0.8], [1.2], [1.2]]), truth, torch.ones(4), torch.tensor([0, 0, 1, 1]), 2)
@@ -43,5 +52,7 @@ def fitted_gains(image: Tensor, truth: Tensor, weight: Tensor, view: Tensor, vie
     products = torch.stack([(image * truth).sum(-1), truth.square().sum(-1)]) * weight
     both.index_add_(1, view, products)
     gain = both[0] / both[1].clamp_min(1e-9)
-    gain = torch.where(both[1] > 1e-6, gain / gain.mean().clamp_min(1e-9), torch.ones_like(gain)).clamp(LEAST, MOST)
+    gain = torch.where(
+        both[1] > 1e-6, gain / gain.mean().clamp_min(1e-9), torch.ones_like(gain)
+    ).clamp(LEAST, MOST)
     return gain / gain.mean()

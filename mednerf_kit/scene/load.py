@@ -21,12 +21,17 @@ from ..imaging.cameras import Cameras
 from .fit import PoseCorrections
 from .model import Chunks, Model, Views, build_model, render_cameras
 
-SAMPLER = re.compile(r"levels\.\d+\.sampler(\.\w+)*")  # what may be changed in a recipe that was fitted
+# what may be changed in a recipe that was fitted
+SAMPLER = re.compile(r"levels\.\d+\.sampler(\.\w+)*")
 BLOCK = 4  # cells along each side of what a signed distance settles at once
 
 
-def read_scene(dataset: str, recipe: Mapping[str, Any], split: str, views: int | None = None) -> Scene:
-    """A split of a recipe's scene; ``views`` keeps so many of its training pictures, evenly chosen."""
+def read_scene(
+    dataset: str, recipe: Mapping[str, Any], split: str, views: int | None = None
+) -> Scene:
+    """A split of a recipe's scene; ``views`` keeps so many of its training pictures, evenly
+    chosen.
+    """
     options = dict(recipe["scene"]) | ({} if views is None else {"views": views})
     return load_scene(dataset, split=split, **options)
 
@@ -42,29 +47,49 @@ class Fit:
     twist: Tensor | None = None  # [V, 6] corrections of the training poses, where they were refined
 
     def scene(self, split: str = "test") -> Scene:
-        """A split of the scene it was fitted to; training views stand where the fit has put them."""
+        """A split of the scene it was fitted to; training views stand where the fit has put
+        them.
+        """
         scene = read_scene(self.meta["dataset"], self.meta["recipe"], split)
-        if self.twist is None or split != self.meta["split"]:  # views of other splits may have the same names
+        # views of other splits may have the same names
+        if self.twist is None or split != self.meta["split"]:
             return scene
         index = [scene.stems.index(stem) for stem in self.meta["stems"]]
         c2w = scene.cameras.c2w.clone()
-        c2w[index] = PoseCorrections(scene.take(index), twist=self.twist).applied(scene.take(index).cameras).c2w.detach()
+        c2w[index] = (
+            PoseCorrections(scene.take(index), twist=self.twist)
+            .applied(scene.take(index).cameras)
+            .c2w.detach()
+        )
         return replace(scene, cameras=replace(scene.cameras, c2w=c2w))
 
 
-def load_fit(run: str | Path, *, settings: Sequence[str] = (), dataset: str | Path | None = None, device: str = "auto") -> Fit:
-    """A fitted scene from a run folder, a unique prefix of its name, or a snapshot; ``settings`` may replace samplers, and
-    ``dataset`` says where the scene lies now.
+def load_fit(
+    run: str | Path,
+    *,
+    settings: Sequence[str] = (),
+    dataset: str | Path | None = None,
+    device: str = "auto",
+) -> Fit:
+    """A fitted scene from a run folder, a unique prefix of its name, or a snapshot; ``settings``
+    may replace samplers, and ``dataset`` says where the scene lies now.
 
     Everything else of a recipe is part of what was fitted: a UserError.
     """
     for setting in settings:
         if not SAMPLER.fullmatch(setting.partition("=")[0]):
-            raise UserError(f"got --set '{setting}' for a fitted scene", "wanted levels.N.sampler, or an option of it",
-                            "write for example --set levels.0.sampler.n=128")  # fmt: skip
+            raise UserError(
+                f"got --set '{setting}' for a fitted scene",
+                "wanted levels.N.sampler, or an option of it",
+                "write for example --set levels.0.sampler.n=128",
+            )
     path, tensors, meta = read_snapshot(run)
     if task_name(meta) != "fit":
-        raise UserError(f"got '{path}', which holds no scene", "wanted a run of a scene recipe", "give a run made on a scene")
+        raise UserError(
+            f"got '{path}', which holds no scene",
+            "wanted a run of a scene recipe",
+            "give a run made on a scene",
+        )
     recipe = config.with_settings(meta["recipe"], list(settings))
     for i, node in enumerate(recipe["levels"]):  # what a sampler learned belongs to that sampler
         old = meta["recipe"]["levels"]
@@ -72,7 +97,11 @@ def load_fit(run: str | Path, *, settings: Sequence[str] = (), dataset: str | Pa
             tensors = {k: v for k, v in tensors.items() if not k.startswith(f"sampler.{i}.")}
     where = select_device(device)
     model = build_model(
-        recipe, box=torch.tensor(meta["box"]), channels=meta["channels"], background=meta["background"], device=where
+        recipe,
+        box=torch.tensor(meta["box"]),
+        channels=meta["channels"],
+        background=meta["background"],
+        device=where,
     )
     model.load({**model_defaults(model, tensors), **tensors})
     model.fields.requires_grad_(False).eval()
@@ -102,8 +131,12 @@ def task_name(meta: Mapping[str, Any]) -> str:
     return str(meta.get("recipe", {}).get("task", {}).get("name", ""))
 
 
-def render_views(fit: Fit, cameras: Cameras, *, depth: Tensor | None = None, chunk: int | None = None) -> Views:
-    """Pictures, depth and opacity of every camera; ``depth`` [V, H, W] is for samplers that look around a known one."""
+def render_views(
+    fit: Fit, cameras: Cameras, *, depth: Tensor | None = None, chunk: int | None = None
+) -> Views:
+    """Pictures, depth and opacity of every camera; ``depth`` [V, H, W] is for samplers that look
+    around a known one.
+    """
     return render_cameras(fit.model, cameras, depth=depth, chunk=chunk, device=fit.device)
 
 
@@ -120,30 +153,38 @@ def signed_distance(fit: Fit) -> Callable[[Tensor], Tensor] | None:
 
 
 def density_grid(fit: Fit, size: int = 128) -> tuple[Tensor, Tensor]:
-    """Density at the centres of size³ cells of the scene's box: values [D, H, W] = [z, y, x] and the box [2, 3]."""
+    """Density at the centres of size³ cells of the scene's box: values [D, H, W] = [z, y, x] and
+    the box [2, 3].
+    """
     x, box = cell_centres(fit, size)
     return over(fit, finest_field(fit).density, x.view(-1, 3)).view(size, size, size), box
 
 
-def distance_grid(fit: Fit, sdf: Callable[[Tensor], Tensor], size: int = 128) -> tuple[Tensor, Tensor]:
+def distance_grid(
+    fit: Fit, sdf: Callable[[Tensor], Tensor], size: int = 128
+) -> tuple[Tensor, Tensor]:
     """A signed distance at the same places.
 
-    Blocks of cells whose middle is more than twice their half diagonal away from the surface are given the distance there: all of
-    them lie on one side, as long as the slope is below 2.
+    Blocks of cells whose middle is more than twice their half diagonal away from the surface are
+    given the distance there: all of them lie on one side, as long as the slope is below 2.
     """
     x, box = cell_centres(fit, size)
     if size % BLOCK:
         return over(fit, sdf, x.view(-1, 3)).view(size, size, size), box
     few = size // BLOCK
     coarse = over(fit, sdf, cell_centres(fit, few)[0].view(-1, 3)).view(few, few, few)
-    values = coarse.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1).repeat_interleave(BLOCK, 2)
+    values = (
+        coarse.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1).repeat_interleave(BLOCK, 2)
+    )
     near = values.abs() < float((box[1] - box[0]).norm()) / few
     values[near] = over(fit, sdf, x[near])
     return values, box
 
 
 def cell_centres(fit: Fit, size: int) -> tuple[Tensor, Tensor]:
-    """Centres [size, size, size, 3] = [z, y, x] of the cells of the scene's box, and the box [2, 3]."""
+    """Centres [size, size, size, 3] = [z, y, x] of the cells of the scene's box, and the box [2,
+    3].
+    """
     box = torch.tensor(fit.meta["box"])
     line = (torch.arange(size) + 0.5) / size
     z, y, x = torch.meshgrid(line, line, line, indexing="ij")
@@ -151,7 +192,9 @@ def cell_centres(fit: Fit, size: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def over(fit: Fit, values_at: Callable[[Tensor], Tensor], x: Tensor, *, chunk: int = 1 << 16) -> Tensor:
+def over(
+    fit: Fit, values_at: Callable[[Tensor], Tensor], x: Tensor, *, chunk: int = 1 << 16
+) -> Tensor:
     """A function of points at x [N, 3], in chunks on the fit's device: [N] on the CPU."""
     return torch.cat(Chunks(chunk)(len(x), lambda rows: values_at(x[rows].to(fit.device)).cpu()))
 
@@ -165,7 +208,11 @@ def colour_at(fit: Fit, x: Tensor, d: Tensor, *, chunk: int = 1 << 16) -> Tensor
         points, ahead = x[rows, None].to(fit.device), d[rows, None].to(fit.device)
         answer = field(points, ahead, torch.full(points.shape[:-1], 1e6, device=fit.device))
         if answer.color is None:
-            raise UserError("got a field without colour", "wanted a scene of photographs", "export its mesh without colours")
+            raise UserError(
+                "got a field without colour",
+                "wanted a scene of photographs",
+                "export its mesh without colours",
+            )
         return answer.color[:, 0].cpu()
 
     return torch.cat(Chunks(chunk)(len(x), colours))

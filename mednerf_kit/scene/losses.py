@@ -1,7 +1,8 @@
-"""What a fitted scene is asked to explain. A loss is a function of one record; the recipe gives weights by name.
+"""What a fitted scene is asked to explain. A loss is a function of one record; the recipe gives
+weights by name.
 
-Depth terms (docs/theory.md) look only at rays whose depth is known, each weighed with the confidence of its depth. A ray through
-a transparent pixel is known too: it meets nothing.
+Depth terms (docs/theory.md) look only at rays whose depth is known, each weighed with the
+confidence of its depth. A ray through a transparent pixel is known too: it meets nothing.
 """
 
 from __future__ import annotations
@@ -38,21 +39,29 @@ class Outcome:
 
     def over_levels(self, term: Callable[[LevelRendering], Tensor]) -> Tensor:
         """Σ over supervised levels of the level's weight times a term."""
-        parts = [level.weight * term(seen) for level, seen in zip(self.levels, self.rendered, strict=True) if level.weight]
+        parts = [
+            level.weight * term(seen)
+            for level, seen in zip(self.levels, self.rendered, strict=True)
+            if level.weight
+        ]
         return torch.stack(parts).sum()
 
     def over_known_depth(self, values: Tensor) -> Tensor:
-        """Confidence-weighted mean of values [R] over the rays whose depth is known; 0 without any."""
+        """Confidence-weighted mean of values [R] over the rays whose depth is known; 0 without
+        any.
+        """
         weight = self._trust()
         return (weight * values).sum() / weight.sum().clamp_min(1e-6)
 
     def free_until(self) -> Tensor:
-        """How far each ray is known to cross nothing, [R]: to its depth, and for ever where the truth is transparent."""
+        """How far each ray is known to cross nothing, [R]: to its depth, and for ever where the
+        truth is transparent.
+        """
         return torch.where(self._transparent(), torch.inf, self.known_depth())
 
     def over_known_free(self, values: Tensor) -> Tensor:
-        """Weighted mean of values [R] over the rays of known depth, each with its confidence, and the transparent ones; 0 without
-        any."""
+        """Weighted mean of values [R] over the rays of known depth, each with its confidence, and
+        the transparent ones; 0 without any."""
         weight = torch.where(self._transparent(), 1.0, self._trust())
         return (weight * values).sum() / weight.sum().clamp_min(1e-6)
 
@@ -61,7 +70,11 @@ class Outcome:
         return self._depth().nan_to_num(nan=0.0, posinf=0.0)
 
     def _transparent(self) -> Tensor:
-        return torch.zeros_like(self.truth[:, 0], dtype=torch.bool) if self.alpha is None else self.alpha == 0
+        return (
+            torch.zeros_like(self.truth[:, 0], dtype=torch.bool)
+            if self.alpha is None
+            else self.alpha == 0
+        )
 
     def _trust(self) -> Tensor:
         known = self._depth().isfinite().float()
@@ -74,7 +87,9 @@ class Outcome:
 
 
 class Loss:
-    """A scalar of an :class:`Outcome`, times ``weight`` in the sum; over the training that falls to ``anneal`` of itself."""
+    """A scalar of an :class:`Outcome`, times ``weight`` in the sum; over the training that falls to
+    ``anneal`` of itself.
+    """
 
     needs_depth = False
     sees_picture = True
@@ -90,7 +105,8 @@ class Loss:
 
 
 def build_losses(node: Mapping[str, Mapping[str, Any] | float]) -> dict[str, Loss]:
-    """The losses of a recipe: ``{mse: {weight: 1.0}, tv_density: 0.1}``; those of weight 0 are left out.
+    """The losses of a recipe: ``{mse: {weight: 1.0}, tv_density: 0.1}``; those of weight 0 are left
+    out.
 
     Any of them takes ``anneal``, the share of its weight that is left at the end.
 
@@ -102,9 +118,15 @@ def build_losses(node: Mapping[str, Mapping[str, Any] | float]) -> dict[str, Los
     built = {}
     for name, value in node.items():
         options = dict(value) if isinstance(value, Mapping) else {"weight": value}
-        anneal = config.checked(options.pop("anneal", 1.0), float, where=f"'anneal' of loss '{name}'")
+        anneal = config.checked(
+            options.pop("anneal", 1.0), float, where=f"'anneal' of loss '{name}'"
+        )
         if not 0 < anneal <= 1:
-            raise UserError(f"got anneal {anneal:g} of loss '{name}'", "wanted a share above 0, up to 1", "1 keeps the weight")
+            raise UserError(
+                f"got anneal {anneal:g} of loss '{name}'",
+                "wanted a share above 0, up to 1",
+                "1 keeps the weight",
+            )
         loss = LOSSES.build({"name": name, **options})
         loss.anneal = anneal
         if loss.weight:
@@ -114,14 +136,18 @@ def build_losses(node: Mapping[str, Mapping[str, Any] | float]) -> dict[str, Los
 
 @LOSSES.register("mse")
 class SquaredError(Loss):
-    """Weighted mean squared error of the picture, summed over the supervised levels (Mildenhall et al. 2020, eq. 6)."""
+    """Weighted mean squared error of the picture, summed over the supervised levels (Mildenhall et
+    al. 2020, eq. 6).
+    """
 
     def __init__(self, *, weight: float = 1.0) -> None:
         self.weight = weight
 
     def __call__(self, outcome: Outcome) -> Tensor:
         return outcome.over_levels(
-            lambda seen: (outcome.importance * (seen.picture.image - outcome.truth).square().mean(-1)).mean()
+            lambda seen: (
+                outcome.importance * (seen.picture.image - outcome.truth).square().mean(-1)
+            ).mean()
         )
 
 
@@ -133,12 +159,17 @@ class AbsoluteError(Loss):
         self.weight = weight
 
     def __call__(self, outcome: Outcome) -> Tensor:
-        return outcome.over_levels(lambda seen: (outcome.importance * (seen.picture.image - outcome.truth).abs().mean(-1)).mean())
+        return outcome.over_levels(
+            lambda seen: (
+                outcome.importance * (seen.picture.image - outcome.truth).abs().mean(-1)
+            ).mean()
+        )
 
 
 @LOSSES.register("mask")
 class Coverage(Loss):
-    """Weighted mean binary cross-entropy of the opacity against the truth's alpha (NeuS, Wang et al. 2021, §3.3).
+    """Weighted mean binary cross-entropy of the opacity against the truth's alpha (NeuS, Wang et
+    al. 2021, §3.3).
 
     The opacity keeps 1e-3 away from 0 and 1, so that what is right already has no slope.
     """
@@ -165,15 +196,21 @@ class SoftDepth(Loss):
         self.weight = weight
 
     def __call__(self, outcome: Outcome) -> Tensor:
-        return outcome.over_levels(lambda seen: outcome.over_known_depth((expected_depth(seen) - outcome.known_depth()).square()))
+        return outcome.over_levels(
+            lambda seen: outcome.over_known_depth(
+                (expected_depth(seen) - outcome.known_depth()).square()
+            )
+        )
 
 
 @LOSSES.register("depth_free")
 class FreeSpace(Loss):
-    """Σ tau / Σ dt in front of the surface, by more than ``margin``: the mean density of what a ray crosses before its depth.
+    """Σ tau / Σ dt in front of the surface, by more than ``margin``: the mean density of what a ray
+    crosses before its depth.
 
-    A transparent pixel's ray counts with all of its length: else walls of the background's colour may stand there unseen. By
-    length and not by node, so that it does not depend on where a sampler puts its nodes.
+    A transparent pixel's ray counts with all of its length: else walls of the background's colour
+    may stand there unseen. By length and not by node, so that it does not depend on where a sampler
+    puts its nodes.
     """
 
     needs_depth, sees_picture = True, False
@@ -187,7 +224,9 @@ class FreeSpace(Loss):
         def term(seen: LevelRendering) -> Tensor:
             before = (seen.samples.t < depth[:, None] - self.margin) & (seen.samples.dt > 0)
             length = (seen.samples.dt * before).sum(-1)
-            return outcome.over_known_free((seen.answer.tau * before).sum(-1) / length.clamp_min(1e-6))
+            return outcome.over_known_free(
+                (seen.answer.tau * before).sum(-1) / length.clamp_min(1e-6)
+            )
 
         return outcome.over_levels(term)
 
@@ -204,24 +243,30 @@ class SurfaceConcentration(Loss):
     def __call__(self, outcome: Outcome) -> Tensor:
         def term(seen: LevelRendering) -> Tensor:
             mean = expected_depth(seen)
-            spread = ((seen.picture.w * seen.samples.t.square()).sum(-1) - mean.square()).clamp_min(0)
-            return outcome.over_known_depth((mean - outcome.known_depth()).abs() + self.variance * spread)
+            spread = ((seen.picture.w * seen.samples.t.square()).sum(-1) - mean.square()).clamp_min(
+                0
+            )
+            return outcome.over_known_depth(
+                (mean - outcome.known_depth()).abs() + self.variance * spread
+            )
 
         return outcome.over_levels(term)
 
 
 @LOSSES.register("depth_sight")
 class LineOfSight(Loss):
-    """Weights follow a narrow bell at the depth and vanish before it (Urban Radiance Fields, Rematas et al. 2022, eq. 12–14), and
-    all along a transparent pixel's ray.
+    """Weights follow a narrow bell at the depth and vanish before it (Urban Radiance Fields,
+    Rematas et al. 2022, eq. 12–14), and all along a transparent pixel's ray.
 
-    Σ_{|t−D|<eps} (w − k)² + Σ_{t<D−eps} w², k the bell N(D, (eps/3)²) integrated over each sample's length and scaled to sum to
-    1; eps falls from ``window`` to ``window_end`` over the training.
+    Σ_{|t−D|<eps} (w − k)² + Σ_{t<D−eps} w², k the bell N(D, (eps/3)²) integrated over each sample's
+    length and scaled to sum to 1; eps falls from ``window`` to ``window_end`` over the training.
     """
 
     needs_depth, sees_picture = True, False
 
-    def __init__(self, *, weight: float = 0.05, window: float = 0.3, window_end: float = 0.05) -> None:
+    def __init__(
+        self, *, weight: float = 0.05, window: float = 0.3, window_end: float = 0.05
+    ) -> None:
         self.weight, self.window, self.window_end = weight, window, window_end
 
     def __call__(self, outcome: Outcome) -> Tensor:
@@ -248,7 +293,9 @@ class Regulariser(Loss):
         self.name, self.weight = name, weight
 
     def __call__(self, outcome: Outcome) -> Tensor:
-        found = [penalties[self.name] for penalties in outcome.regularisers if self.name in penalties]
+        found = [
+            penalties[self.name] for penalties in outcome.regularisers if self.name in penalties
+        ]
         return torch.stack(found).sum() if found else outcome.truth.new_zeros(())
 
 

@@ -1,4 +1,6 @@
-"""From a scene recipe to what it names: fields, levels, the picture, and pictures of whole views."""
+"""From a scene recipe to what it names: fields, levels, the picture, and pictures of whole
+views.
+"""
 
 from __future__ import annotations
 
@@ -44,12 +46,16 @@ class Model:
         return [field for field in self.fields.values() if isinstance(field, SceneField)]
 
     def narrowed(self, cameras: Cameras) -> Cameras:
-        """Cameras whose rays end where the fields do: a field may shrink its box while it learns what is empty."""
+        """Cameras whose rays end where the fields do: a field may shrink its box while it learns
+        what is empty.
+        """
         boxes = [getattr(field, "box", None) for field in self.scene_fields()]
         known = [box.cpu() for box in boxes if isinstance(box, Tensor)]
         if cameras.box is None or len(known) < len(boxes):
             return cameras
-        corners = torch.stack([torch.stack([b[0] for b in known]).amin(0), torch.stack([b[1] for b in known]).amax(0)])
+        corners = torch.stack(
+            [torch.stack([b[0] for b in known]).amin(0), torch.stack([b[1] for b in known]).amax(0)]
+        )
         return replace(cameras, box=corners)
 
     def advance(self, progress: float) -> bool:
@@ -85,7 +91,14 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def build_model(recipe: Mapping[str, Any], *, box: Tensor, channels: int, background: float, device: torch.device) -> Model:
+def build_model(
+    recipe: Mapping[str, Any],
+    *,
+    box: Tensor,
+    channels: int,
+    background: float,
+    device: torch.device,
+) -> Model:
     """What a recipe names, for a scene within ``box`` [2, 3]."""
     fields = nn.ModuleDict()
     for name, node in recipe["fields"].items():
@@ -94,9 +107,14 @@ def build_model(recipe: Mapping[str, Any], *, box: Tensor, channels: int, backgr
         fields[name] = field
     levels = [read_level(node, fields, box) for node in recipe["levels"]]
     if getattr(levels[0].sampler, "refines", False):
-        raise UserError(f"got sampler '{SAMPLERS.name_of(levels[0].sampler)}' on the first level",
-                        "wanted a coarser level before it", "put 'stratified' first")  # fmt: skip
-    samplers = nn.ModuleDict({str(i): lv.sampler for i, lv in enumerate(levels) if isinstance(lv.sampler, nn.Module)})
+        raise UserError(
+            f"got sampler '{SAMPLERS.name_of(levels[0].sampler)}' on the first level",
+            "wanted a coarser level before it",
+            "put 'stratified' first",
+        )
+    samplers = nn.ModuleDict(
+        {str(i): lv.sampler for i, lv in enumerate(levels) if isinstance(lv.sampler, nn.Module)}
+    )
     fields.to(device)
     samplers.to(device)
     picture = IMAGE_MODELS[recipe["picture"]]
@@ -111,13 +129,19 @@ def read_level(node: Mapping[str, Any], fields: nn.ModuleDict, box: Tensor) -> L
         if key not in LEVEL_KEYS:
             raise unknown_name("key of a level", str(key), LEVEL_KEYS)
     if "sampler" not in node:
-        raise UserError("got a level without a sampler", "wanted {sampler: {name: …}, field: NAME}", "correct the recipe")
+        raise UserError(
+            "got a level without a sampler",
+            "wanted {sampler: {name: …}, field: NAME}",
+            "correct the recipe",
+        )
     name = node.get("field", next(iter(fields)))
     if name not in fields:
         raise unknown_name("field of a level", str(name), fields)
     field = fields[name]
     assert isinstance(field, SceneField)
-    return Level(SAMPLERS.build(node["sampler"], box=box, field=field), field, float(node.get("weight", 1.0)))
+    return Level(
+        SAMPLERS.build(node["sampler"], box=box, field=field), field, float(node.get("weight", 1.0))
+    )
 
 
 @dataclass(frozen=True)
@@ -125,22 +149,27 @@ class Views:
     """Whole rendered views."""
 
     image: Tensor  # [V, H, W, C]
-    depth: Tensor  # [V, H, W] Σ w t / Σ w, distance along the unit ray; nan where hardly anything is hit
+    # [V, H, W] Σ w t / Σ w, distance along the unit ray; nan where hardly anything is hit
+    depth: Tensor
     median_depth: Tensor  # [V, H, W] where half of what a ray sees lies behind it
     opacity: Tensor  # [V, H, W]
-    spread: Tensor  # [V, H, W] standard deviation of the distance under the weights: how sharp the surface is
+    # [V, H, W] standard deviation of the distance under the weights: how sharp the surface is
+    spread: Tensor
     evals_per_ray: float  # samples that fields evaluated, all levels together
     seconds: float
     peak_mib: float  # of the process, or of the device
 
 
 def rays_at_once(device: str | torch.device) -> int:
-    """How many rays are rendered together: on a CPU what its cache holds (larger blocks are also mapped anew for every layer)."""
+    """How many rays are rendered together: on a CPU what its cache holds (larger blocks are also
+    mapped anew for every layer).
+    """
     return 512 if torch.device(device).type == "cpu" else 4096
 
 
 class Chunks:
-    """Work on many rows, ``size`` at a time; what does not fit into memory is halved, for good, and it says so.
+    """Work on many rows, ``size`` at a time; what does not fit into memory is halved, for good, and
+    it says so.
 
     >>> Chunks(2)(5, lambda rows: list(range(10))[rows])
     [[0, 1], [2, 3], [4]]
@@ -174,16 +203,21 @@ def render_cameras(
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> Views:
-    """Render every camera's picture in chunks of rays (by default as many as suit the device); a chunk that does not fit into
-    memory is halved, and says so.
+    """Render every camera's picture in chunks of rays (by default as many as suit the device); a
+    chunk that does not fit into memory is halved, and says so.
 
-    ``depth`` [V, H, W], along the cameras' rays, is handed to samplers that look around a known depth.
+    ``depth`` [V, H, W], along the cameras' rays, is handed to samplers that look around a known
+    depth.
     """
     started = time.perf_counter()
     chunks = Chunks(chunk or rays_at_once(device))
     cameras = model.narrowed(cameras)
     rows, cols = cameras.rows, cameras.cols
-    yx = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij"), -1).reshape(-1, 2).float()
+    yx = (
+        torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij"), -1)
+        .reshape(-1, 2)
+        .float()
+    )
 
     def seen_by(v: int, rows: slice) -> tuple[list[Tensor], int]:
         some = yx[rows]
@@ -194,16 +228,29 @@ def render_cameras(
 
     out: list[list[Tensor]] = []
     asked = 0
-    for v in tqdm(range(cameras.count), desc="views", leave=False, disable=None if progress and cameras.count > 1 else True):
+    for v in tqdm(
+        range(cameras.count),
+        desc="views",
+        leave=False,
+        disable=None if progress and cameras.count > 1 else True,
+    ):
         parts = chunks(len(yx), partial(seen_by, v))
         asked += sum(n for _, n in parts)
         out.append([torch.cat(column) for column in zip(*(seen for seen, _ in parts), strict=True)])
     shape = (cameras.count, rows, cols)
-    image, mean, median, opacity, spread = (torch.stack(column).view(*shape, -1) for column in zip(*out, strict=True))
+    image, mean, median, opacity, spread = (
+        torch.stack(column).view(*shape, -1) for column in zip(*out, strict=True)
+    )
     return Views(
-        image, mean[..., 0], median[..., 0], opacity[..., 0], spread[..., 0],
-        asked / (cameras.count * len(yx)), time.perf_counter() - started, peak_mib(device),
-    )  # fmt: skip
+        image,
+        mean[..., 0],
+        median[..., 0],
+        opacity[..., 0],
+        spread[..., 0],
+        asked / (cameras.count * len(yx)),
+        time.perf_counter() - started,
+        peak_mib(device),
+    )
 
 
 def peak_mib(device: str | torch.device) -> float:
@@ -214,7 +261,9 @@ def peak_mib(device: str | torch.device) -> float:
 
 
 def finest(model: Model, rays: Rays) -> tuple[list[Tensor], int]:
-    """Colour, mean depth, median depth, opacity and spread of rays [R] on the CPU, and how many samples were evaluated."""
+    """Colour, mean depth, median depth, opacity and spread of rays [R] on the CPU, and how many
+    samples were evaluated.
+    """
     rendered = model.render(rays)
     last = rendered[-1]
     w, t = last.picture.w, last.samples.t
@@ -223,12 +272,18 @@ def finest(model: Model, rays: Rays) -> tuple[list[Tensor], int]:
     mean = (share * t).sum(-1)
     spread = (share * (t - mean[:, None]).square()).sum(-1).sqrt()
     half = (w.cumsum(-1) < 0.5 * opacity[:, None]).sum(-1, keepdim=True).clamp_max(w.shape[-1] - 1)
-    hit = [torch.where(opacity > 0.01, v, torch.nan) for v in (mean, t.gather(-1, half)[:, 0], spread)]
-    return [v.cpu() for v in (last.picture.image, *hit[:2], opacity, hit[2])], int(sum(evaluations(r) for r in rendered))
+    hit = [
+        torch.where(opacity > 0.01, v, torch.nan) for v in (mean, t.gather(-1, half)[:, 0], spread)
+    ]
+    return [v.cpu() for v in (last.picture.image, *hit[:2], opacity, hit[2])], int(
+        sum(evaluations(r) for r in rendered)
+    )
 
 
 def evaluations(rendered: LevelRendering) -> Tensor:
-    """How many samples a level's field evaluated, a whole number on their device, which is not waited for."""
+    """How many samples a level's field evaluated, a whole number on their device, which is not
+    waited for.
+    """
     dt, asked = rendered.samples.dt, rendered.answer.asked
     return (dt > 0).sum() if asked is None else torch.full((), asked, device=dt.device)
 
@@ -240,9 +295,15 @@ def on_device(rays: Rays, device: str | torch.device) -> Rays:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out: on a CPU torch raises a plain RuntimeError then."""
+    """Whether an error says that memory ran out: on a CPU torch raises a plain RuntimeError
+    then.
+    """
     text = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text or "can't allocate" in text
+    return (
+        isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        or "out of memory" in text
+        or "can't allocate" in text
+    )
 
 
 def smaller_chunk(chunk: int, error: Exception) -> int:
@@ -250,12 +311,20 @@ def smaller_chunk(chunk: int, error: Exception) -> int:
     if not out_of_memory(error):
         raise error
     if chunk <= 64:
-        raise RunError("got no memory for 64 rays", "wanted a little", "use fewer samples or close other programs") from None
+        raise RunError(
+            "got no memory for 64 rays",
+            "wanted a little",
+            "use fewer samples or close other programs",
+        ) from None
     tqdm.write(f"out of memory: going on with chunks of {chunk // 2} rays", file=sys.stderr)
     return chunk // 2
 
 
 def needs(levels: Sequence[Level], losses: Mapping[str, Any]) -> list[str]:
     """Names of what cannot work without depth."""
-    found = [SAMPLERS.name_of(level.sampler) for level in levels if getattr(level.sampler, "needs_depth", False)]
+    found = [
+        SAMPLERS.name_of(level.sampler)
+        for level in levels
+        if getattr(level.sampler, "needs_depth", False)
+    ]
     return found + [name for name, loss in losses.items() if getattr(loss, "needs_depth", False)]

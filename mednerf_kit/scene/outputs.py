@@ -1,4 +1,6 @@
-"""What a fitted scene leaves on disk: renders with error and depth maps, videos, comparisons side by side, training curves."""
+"""What a fitted scene leaves on disk: renders with error and depth maps, videos, comparisons side
+by side, training curves.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,14 @@ DEPTH_STOPS = tuple(reversed(figures.HEAT))  # near is bright
 LEGEND_PX = 8
 
 
-def write_view(folder: Path, scene: Scene, i: int, seen: Views, window: tuple[float, float]) -> None:
-    """``STEM.png``, ``STEM_error.png`` and, of a scene with surfaces, ``STEM_depth.png`` of one rendered view [1, H, W, ...].
+def write_view(
+    folder: Path, scene: Scene, i: int, seen: Views, window: tuple[float, float]
+) -> None:
+    """``STEM.png``, ``STEM_error.png`` and, of a scene with surfaces, ``STEM_depth.png`` of one
+    rendered view [1, H, W, ...].
 
-    The error is signed for one channel and the mean magnitude over channels for colours, on one scale for every map; depth
-    fades to white where nothing is hit, on the scale ``window``.
+    The error is signed for one channel and the mean magnitude over channels for colours, on one
+    scale for every map; depth fades to white where nothing is hit, on the scale ``window``.
     """
     image, truth = seen.image[0].clamp(0, 1), scene.images[i].float()
     stem = scene.stems[i].replace("/", "_")
@@ -42,7 +47,9 @@ def write_view(folder: Path, scene: Scene, i: int, seen: Views, window: tuple[fl
     figures.write_png8(folder / f"{stem}.png", as_picture(image), note)
     figures.write_png8(folder / f"{stem}_error.png", error_map(image, truth), note)
     if scene.quantity == "colour":
-        figures.write_png8(folder / f"{stem}_depth.png", depth_map(seen.depth[0], seen.opacity[0], window), note)
+        figures.write_png8(
+            folder / f"{stem}_depth.png", depth_map(seen.depth[0], seen.opacity[0], window), note
+        )
 
 
 def write_tables(out: Path, found: Mapping[str, Any]) -> None:
@@ -63,33 +70,57 @@ def as_picture(image: Tensor) -> Tensor:
 
 
 def error_map(image: Tensor, truth: Tensor) -> np.ndarray:
-    """Render [H, W, C] against truth -> uint8 [H', W, 3] with its scale below: signed for C = 1, mean |error| for colours."""
+    """Render [H, W, C] against truth -> uint8 [H', W, 3] with its scale below: signed for C = 1,
+    mean |error| for colours.
+    """
     if image.shape[-1] == 1:
         limits = (-ERROR_LIMIT, ERROR_LIMIT)
         return with_scale(
-            figures.signed_error_picture(image[..., 0], truth[..., 0], ERROR_LIMIT), limits, figures.SIGNED, "error"
+            figures.signed_error_picture(image[..., 0], truth[..., 0], ERROR_LIMIT),
+            limits,
+            figures.SIGNED,
+            "error",
         )
     size = (image - truth).abs().mean(-1)
-    return with_scale(figures.coloured(size, (0.0, ERROR_LIMIT), figures.HEAT), (0.0, ERROR_LIMIT), figures.HEAT, "|error|")
+    return with_scale(
+        figures.coloured(size, (0.0, ERROR_LIMIT), figures.HEAT),
+        (0.0, ERROR_LIMIT),
+        figures.HEAT,
+        "|error|",
+    )
 
 
 def depth_map(depth: Tensor, opacity: Tensor, window: tuple[float, float]) -> np.ndarray:
-    """Depth [H, W] -> uint8 [H', W, 3] with its scale below; it fades to white as opacity goes to 0."""
+    """Depth [H, W] -> uint8 [H', W, 3] with its scale below; it fades to white as opacity goes to
+    0.
+    """
     shown = figures.coloured(depth, window, DEPTH_STOPS).astype(np.float32)
     cover = opacity.clamp(0, 1).cpu().float().numpy()[..., None]
-    return with_scale((cover * shown + (1 - cover) * 255 + 0.5).astype(np.uint8), window, DEPTH_STOPS, "depth")
+    return with_scale(
+        (cover * shown + (1 - cover) * 255 + 0.5).astype(np.uint8), window, DEPTH_STOPS, "depth"
+    )
 
 
-def with_scale(picture: np.ndarray, window: tuple[float, float], stops: figures.Stops, name: str) -> np.ndarray:
-    """A uint8 picture [H, W, 3] above its colour scale, which is labelled with its name and ends."""
+def with_scale(
+    picture: np.ndarray, window: tuple[float, float], stops: figures.Stops, name: str
+) -> np.ndarray:
+    """A uint8 picture [H, W, 3] above its colour scale, which is labelled with its name and
+    ends.
+    """
     low, high = window
-    ramp = figures.coloured(torch.linspace(low, high, picture.shape[1]).expand(LEGEND_PX, -1), window, stops)
-    scale = figures.strip(torch.from_numpy(ramp)[None] / 255, 1, [f"{name} {low:.3g} to {high:.3g}"])
+    ramp = figures.coloured(
+        torch.linspace(low, high, picture.shape[1]).expand(LEGEND_PX, -1), window, stops
+    )
+    scale = figures.strip(
+        torch.from_numpy(ramp)[None] / 255, 1, [f"{name} {low:.3g} to {high:.3g}"]
+    )
     return np.concatenate([picture, scale])
 
 
 def depth_window(depth: Tensor | None, seen: Views) -> tuple[float, float]:
-    """The scale of depth maps: 1 to 99 % of the true depths where known, else of the rendered ones that hit something."""
+    """The scale of depth maps: 1 to 99 % of the true depths where known, else of the rendered ones
+    that hit something.
+    """
     values = seen.depth[seen.opacity > scene_metrics.OPAQUE]
     if depth is not None and bool(depth.isfinite().any()):
         values = depth
@@ -101,8 +132,12 @@ def depth_window(depth: Tensor | None, seen: Views) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1e-3)
 
 
-def write_video(fit: Fit, cameras: Cameras, out: str | Path, *, fps: float = 20, chunk: int | None = None) -> Views:
-    """Render a path of cameras to ``orbit.mp4``, and of a scene with surfaces ``depth.mp4``; returns the frames."""
+def write_video(
+    fit: Fit, cameras: Cameras, out: str | Path, *, fps: float = 20, chunk: int | None = None
+) -> Views:
+    """Render a path of cameras to ``orbit.mp4``, and of a scene with surfaces ``depth.mp4``;
+    returns the frames.
+    """
     out = Path(out)
     seen = load.render_views(fit, cameras, chunk=chunk)
     figures.write_orbit_video(out / "orbit.mp4", as_picture(seen.image), fps)
@@ -114,16 +149,25 @@ def write_video(fit: Fit, cameras: Cameras, out: str | Path, *, fps: float = 20,
 
 
 def compare(frames: Mapping[str, Tensor], out: str | Path, *, fps: float = 20) -> tuple[Path, Path]:
-    """Frames [V, H, W] or [V, H, W, C] in [0, 1] by label, side by side under their labels -> ``out`` as .mp4 and as .gif.
+    """Frames [V, H, W] or [V, H, W, C] in [0, 1] by label, side by side under their labels ->
+    ``out`` as .mp4 and as .gif.
 
-    All must have the same number and size of frames. The GIF is at most 960 px wide and repeats for ever.
+    All must have the same number and size of frames. The GIF is at most 960 px wide and repeats for
+    ever.
     """
     shapes = {label: tuple(views.shape[:3]) for label, views in frames.items()}
     if len(set(shapes.values())) != 1:
-        raise UserError(f"got frames of {', '.join(f'{label}: {shape}' for label, shape in shapes.items()) or 'nothing'}",
-                        "wanted the same number and size from each", "render them along one path")  # fmt: skip
+        raise UserError(
+            "got frames of "
+            f"{', '.join(f'{label}: {shape}' for label, shape in shapes.items()) or 'nothing'}",
+            "wanted the same number and size from each",
+            "render them along one path",
+        )
     colours = [three_channels(views) for views in frames.values()]
-    sheet = [figures.strip(torch.stack(list(moment)), len(frames), list(frames)) for moment in zip(*colours, strict=True)]
+    sheet = [
+        figures.strip(torch.stack(list(moment)), len(frames), list(frames))
+        for moment in zip(*colours, strict=True)
+    ]
     video = torch.from_numpy(np.stack(sheet)) / 255
     mp4, gif = (Path(out).with_suffix(suffix) for suffix in (".mp4", ".gif"))
     figures.write_orbit_video(mp4, video, fps)
@@ -138,20 +182,30 @@ def three_channels(views: Tensor) -> Tensor:
 
 
 def curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """A run's logged rows as plots against the step, one above the other: PSNR of training rays, losses, evaluations per ray."""
+    """A run's logged rows as plots against the step, one above the other: PSNR of training rays,
+    losses, evaluations per ray.
+    """
     if not rows:
-        raise UserError("got a run without logged steps", "wanted rows of stats.jsonl", "train it first")
+        raise UserError(
+            "got a run without logged steps", "wanted rows of stats.jsonl", "train it first"
+        )
     steps = {key: [row["step"] for row in rows if key in row] for row in rows for key in row}
     apart = {"step", "seconds", "rate", "restarts", "psnr_db", "evals_per_ray"}
-    panels = [("PSNR of the rays, dB", ["psnr_db"], False), ("log10 loss", sorted(set(steps) - apart), True),
-              ("evaluations per ray", ["evals_per_ray"], False)]  # fmt: skip
+    panels = [
+        ("PSNR of the rays, dB", ["psnr_db"], False),
+        ("log10 loss", sorted(set(steps) - apart), True),
+        ("evaluations per ray", ["evals_per_ray"], False),
+    ]
     drawn = []
     for label, keys, logarithmic in panels:
         lines = {}
         for key in keys:
             values = smoothed(np.array([row[key] for row in rows if key in row], dtype=float))
             if len(values):
-                lines[key] = (steps[key], list(np.log10(np.maximum(values, 1e-12)) if logarithmic else values))
+                lines[key] = (
+                    steps[key],
+                    list(np.log10(np.maximum(values, 1e-12)) if logarithmic else values),
+                )
         if lines:
             drawn.append(decoded(figures.curve_plot(lines, "step", label)))
     figures.write_png8(path, np.concatenate(drawn), "")

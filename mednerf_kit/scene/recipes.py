@@ -1,4 +1,6 @@
-"""Scene recipes: which keys they have, what refuses a bad one, what makes one ready to run, and runs opened again."""
+"""Scene recipes: which keys they have, what refuses a bad one, what makes one ready to run, and
+runs opened again.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +25,43 @@ from .losses import build_losses
 from .model import Model, build_model, needs, peak_mib
 from .pose.search import aligned
 
-RECIPE_KEYS = frozenset(("task", "scene", "fields", "levels", "selector", "losses", "picture", "steps", "snapshot_steps"))
+RECIPE_KEYS = frozenset(
+    (
+        "task",
+        "scene",
+        "fields",
+        "levels",
+        "selector",
+        "losses",
+        "picture",
+        "steps",
+        "snapshot_steps",
+    )
+)
 UNIT_BOX = torch.tensor([[-1.0] * 3, [1.0] * 3])
 
 
 def check(recipe: Mapping[str, Any]) -> None:
-    """Refuse a recipe whose names, options or numbers nothing can work with, before any work starts."""
-    for key, kind in {"task": dict, "scene": dict, "fields": dict, "levels": list, "losses": dict}.items():
+    """Refuse a recipe whose names, options or numbers nothing can work with, before any work
+    starts.
+    """
+    for key, kind in {
+        "task": dict,
+        "scene": dict,
+        "fields": dict,
+        "levels": list,
+        "losses": dict,
+    }.items():
         config.checked(recipe[key], kind, where=f"recipe key '{key}'")
     TASKS.check(recipe["task"], "parts", "scene", "seed", "device")
     for node in recipe["fields"].values():
         FIELDS.check(node, "box", "channels")
     if not recipe["levels"] or not recipe["fields"]:
-        raise UserError("got no level or no field", "wanted at least one of each", "start from a file of configs/")
+        raise UserError(
+            "got no level or no field",
+            "wanted at least one of each",
+            "start from a file of configs/",
+        )
     for node in recipe["levels"]:
         if isinstance(node, Mapping) and "sampler" in node:
             SAMPLERS.check(node["sampler"], "box", "field")
@@ -50,7 +76,9 @@ def check(recipe: Mapping[str, Any]) -> None:
         )
     for key in ("steps", "snapshot_steps"):
         if config.checked(recipe[key], int, where=f"recipe key '{key}'") < 1:
-            raise UserError(f"got {key} {recipe[key]}", "wanted at least 1", "correct the recipe or --set")
+            raise UserError(
+                f"got {key} {recipe[key]}", "wanted at least 1", "correct the recipe or --set"
+            )
     build_model(recipe, box=UNIT_BOX, channels=3, background=0.0, device=torch.device("cpu"))
 
 
@@ -68,7 +96,9 @@ def prepare(choice: Mapping[str, Any], device: torch.device) -> PreparedRun:
     losses = build_losses(recipe["losses"])
 
     def make() -> Model:
-        return build_model(recipe, box=scene.box, channels=channels, background=scene.background, device=device)
+        return build_model(
+            recipe, box=scene.box, channels=channels, background=scene.background, device=device
+        )
 
     refuse_what_is_missing(scene, make(), losses)
     facts = {
@@ -94,7 +124,8 @@ def prepare(choice: Mapping[str, Any], device: torch.device) -> PreparedRun:
         "seed": seed,
     }
     opening = (
-        f"{scene.format} scene {scene.name}: {len(scene.images)} views of {scene.cameras.cols}×{scene.cameras.rows}, "
+        f"{scene.format} scene {scene.name}: {len(scene.images)} views of "
+        f"{scene.cameras.cols}×{scene.cameras.rows}, "
         f"device {device}",
         *(f"note: {note}" for note in scene.notes),
     )
@@ -111,18 +142,23 @@ def refuse_what_is_missing(scene: Scene, model: Model, losses: Mapping[str, Any]
         raise UserError(
             f"got {', '.join(wanting)} on scene '{scene.name}', which has no depth",
             "wanted depth_train.npz or depth/*.png",
-            "make it from a trained run with `mednerf-kit data depth --run RUN`, or choose another sampler",
+            "make it from a trained run with `mednerf-kit data depth --run RUN`, or choose "
+            "another sampler",
         )
     if scene.alpha is None and any(getattr(loss, "needs_alpha", False) for loss in losses.values()):
         raise UserError(
-            f"got a mask loss on scene '{scene.name}', which has no alpha", "wanted RGBA pictures or masks", "drop that loss"
+            f"got a mask loss on scene '{scene.name}', which has no alpha",
+            "wanted RGBA pictures or masks",
+            "drop that loss",
         )
 
 
 def look_back(loop: Loop, device: torch.device) -> dict[str, Any]:
-    """A preview of one view, unseen where there is one, and its PSNR for the log: the score of the test views is `evaluate`'s.
+    """A preview of one view, unseen where there is one, and its PSNR for the log: the score of the
+    test views is `evaluate`'s.
 
-    Where poses were refined, the files' poses of unseen views are off too: the view is also scored once its own is refined.
+    Where poses were refined, the files' poses of unseen views are off too: the view is also scored
+    once its own is refined.
     """
     from ..viz.figures import write_png8
 
@@ -136,7 +172,9 @@ def look_back(loop: Loop, device: torch.device) -> dict[str, Any]:
     seen = render_views(fit, scene.cameras)
     found = {"preview_psnr_db": psnr_db(seen.image)}
     preview = loop.folder / "previews" / "view.png"
-    loop.log(f"view {scene.stems[0]}, {known}: {found['preview_psnr_db']:.2f} dB (preview {preview})")
+    loop.log(
+        f"view {scene.stems[0]}, {known}: {found['preview_psnr_db']:.2f} dB (preview {preview})"
+    )
     if is_flat(seen.image.flatten(0, -2), truth.flatten(0, -2)):
         loop.log("this view is one flat colour: the fit has collapsed, or has hardly begun")
     task = loop.task
@@ -145,7 +183,8 @@ def look_back(loop: Loop, device: torch.device) -> dict[str, Any]:
         seen = render_views(fit, aligned(fit.model, scene.cameras, truth, device=fit.device))
         found["preview_psnr_aligned_db"] = psnr_db(seen.image)
         loop.log(
-            f"training poses corrected by {found['pose_rotation_deg']:.3f}° and {found['pose_shift']:.4f} units on average; "
+            f"training poses corrected by {found['pose_rotation_deg']:.3f}° and "
+            f"{found['pose_shift']:.4f} units on average; "
             f"{found['preview_psnr_aligned_db']:.2f} dB with the view's own pose refined too"
         )
     pair = torch.cat([truth[0], seen.image[0].clamp(0, 1)], 1)
@@ -157,19 +196,36 @@ def one_view(fit: Fit) -> tuple[Scene, str]:
     """The first view that was held out, or else the first there is, and which of the two it is."""
     for split in ("val", "test"):
         try:
-            return fit.scene(split).take([0]), "not trained on" if fit.meta["split"] not in (split, "all") else "trained on"
+            return fit.scene(split).take([0]), "not trained on" if fit.meta["split"] not in (
+                split,
+                "all",
+            ) else "trained on"
         except UserError:  # a scene without such views, or with a damaged one, was still fitted
             continue
     return fit.scene(fit.meta["split"]).take([0]), "trained on"
 
 
 def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes of what a recipe would fit: parameters, and rays per step (None where the selector sets them by patches)."""
-    model = build_model(recipe, box=UNIT_BOX, channels=3, background=0.0, device=torch.device("cpu"))
+    """Sizes of what a recipe would fit: parameters, and rays per step (None where the selector sets
+    them by patches).
+    """
+    model = build_model(
+        recipe, box=UNIT_BOX, channels=3, background=0.0, device=torch.device("cpu")
+    )
     node = recipe["selector"]
     known = inspect.signature(SELECTORS[node if isinstance(node, str) else node["name"]]).parameters
-    rays = node["n"] if "n" in node and not isinstance(node, str) else known["n"].default if "n" in known else None
-    return {"parameters": sum(p.numel() for p in model.fields.parameters()), "rays_per_step": rays, "note": DISCLAIMER}
+    rays = (
+        node["n"]
+        if "n" in node and not isinstance(node, str)
+        else known["n"].default
+        if "n" in known
+        else None
+    )
+    return {
+        "parameters": sum(p.numel() for p in model.fields.parameters()),
+        "rays_per_step": rays,
+        "note": DISCLAIMER,
+    }
 
 
 def batches(recipe: Mapping[str, Any]) -> dict[str, int]:

@@ -1,4 +1,6 @@
-"""``mednerf-kit render`` and ``evaluate`` on fitted scenes: videos along a path, scores of unseen views, and exports."""
+"""``mednerf-kit render`` and ``evaluate`` on fitted scenes: videos along a path, scores of unseen
+views, and exports.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +38,23 @@ def evaluate_run(
     lpips_weights: Path | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Score a fitted scene on a split; pictures, tables and curves go to ``out`` (default: ``evaluate/`` in the run folder, with
-    other samplers a folder named after these). ``dataset`` is where the scene lies now, if not where it was trained."""
+    """Score a fitted scene on a split; pictures, tables and curves go to ``out`` (default:
+    ``evaluate/`` in the run folder, with other samplers a folder named after these). ``dataset`` is
+    where the scene lies now, if not where it was trained."""
     fit = load_fit(run, settings=settings, dataset=dataset, device=device)
-    folder = out or fit.path.parent / "-".join(["evaluate", *(re.sub(r"[^\w.]+", "_", s) for s in settings)])
-    found = evaluate_scene(fit, split, views, limit, out=folder, eight_bit=eight_bit, lpips_net=lpips_net,
-                           lpips_path=lpips_weights)  # fmt: skip
+    folder = out or fit.path.parent / "-".join(
+        ["evaluate", *(re.sub(r"[^\w.]+", "_", s) for s in settings)]
+    )
+    found = evaluate_scene(
+        fit,
+        split,
+        views,
+        limit,
+        out=folder,
+        eight_bit=eight_bit,
+        lpips_net=lpips_net,
+        lpips_path=lpips_weights,
+    )
     if rows := run_folders.read_stats(fit.path.parent):
         outputs.curves(rows, folder / "curves.png")
     return found
@@ -63,12 +76,17 @@ def render_run(
     out: Path = Path("out/render"),
     device: str = "auto",
 ) -> Path:
-    """Write ``orbit.mp4`` and ``depth.mp4`` along a path, and on request point cloud, mesh and posed pictures; returns ``out``.
+    """Write ``orbit.mp4`` and ``depth.mp4`` along a path, and on request point cloud, mesh and
+    posed pictures; returns ``out``.
 
-    ``compare`` names other runs of the same scene, which are rendered along the same path into ``compare.mp4`` and ``.gif``,
-    in this order. What cannot be written is refused before anything is rendered.
+    ``compare`` names other runs of the same scene, which are rendered along the same path into
+    ``compare.mp4`` and ``.gif``, in this order. What cannot be written is refused before anything
+    is rendered.
     """
-    fits = [load_fit(run, settings=settings, device=device), *(load_fit(other, device=device) for other in compare)]
+    fits = [
+        load_fit(run, settings=settings, device=device),
+        *(load_fit(other, device=device) for other in compare),
+    ]
     labels, fit = labels_of(fits, settings), fits[0]
     for other in fits[1:]:
         check_same_scene(fit, other)
@@ -84,7 +102,9 @@ def render_run(
     if cameras is not None:
         seen = outputs.write_video(fit, cameras, out)
         for i, image in enumerate(seen.image):
-            outputs.pictures.write_png8(out / "frames" / f"{i:03d}.png", outputs.as_picture(image.clamp(0, 1)))
+            outputs.pictures.write_png8(
+                out / "frames" / f"{i:03d}.png", outputs.as_picture(image.clamp(0, 1))
+            )
         if compare:
             others = [outputs.runs.render_views(other, cameras).image for other in fits[1:]]
             outputs.compare(dict(zip(labels, [seen.image, *others], strict=True)), out / "compare")
@@ -100,27 +120,37 @@ def render_run(
 
 
 def every_split(fit: Fit, train: Scene) -> Iterator[Scene]:
-    """The splits of a fitted scene that have views, one in memory at a time beside the training views."""
+    """The splits of a fitted scene that have views, one in memory at a time beside the training
+    views.
+    """
     yield train
     for part in ("test", "val"):
         with suppress(NoViews):
             yield fit.scene(part)
 
 
-def camera_path(fit: Fit, scene: Scene, name: PathName | None, views: int, size: int | None) -> Cameras:
-    """An orbit, a spiral (the default of forward-facing scenes) or the test views, with pictures ``size`` pixels wide.
+def camera_path(
+    fit: Fit, scene: Scene, name: PathName | None, views: int, size: int | None
+) -> Cameras:
+    """An orbit, a spiral (the default of forward-facing scenes) or the test views, with pictures
+    ``size`` pixels wide.
 
     An orbit of a scene in NDC is a UserError.
     """
     name = name or ("spiral" if scene.cameras.ndc or scene.format == "llff" else "orbit")
     if name == "orbit" and scene.cameras.ndc:
-        raise UserError("got an orbit round a forward-facing scene, whose back NDC has no place for", "wanted a spiral or test",
-                        "choose that --path")  # fmt: skip
+        raise UserError(
+            "got an orbit round a forward-facing scene, whose back NDC has no place for",
+            "wanted a spiral or test",
+            "choose that --path",
+        )
     if name == "test":
         cameras = fit.scene("test").cameras
     elif name == "spiral":
         middle = scene.box.mean(0) if not scene.cameras.ndc else None
-        focus = float((scene.cameras.position.mean(0) - middle).norm()) if middle is not None else 1.0
+        focus = (
+            float((scene.cameras.position.mean(0) - middle).norm()) if middle is not None else 1.0
+        )
         focus = float(scene.facts.get("focus", focus))
         cameras = spiral(scene.cameras, focus=focus, views=views)
     else:
@@ -141,9 +171,11 @@ def write_attenuation(fit: Fit, scene: Scene, out: Path) -> None:
 
 
 def labels_of(fits: Sequence[Fit], settings: Sequence[str] = ()) -> list[str]:
-    """What runs are called in a comparison: their folders' names, with the parents or snapshots that tell equal ones apart.
+    """What runs are called in a comparison: their folders' names, with the parents or snapshots
+    that tell equal ones apart.
 
-    ``settings``, with which the first is rendered, follow its name. One snapshot twice under the same settings is a UserError.
+    ``settings``, with which the first is rendered, follow its name. One snapshot twice under the
+    same settings is a UserError.
     """
     snapshots = [fit.path.resolve().with_suffix("") for fit in fits]
     for least, paths in enumerate(([path.parent for path in snapshots], snapshots), start=1):
@@ -152,13 +184,26 @@ def labels_of(fits: Sequence[Fit], settings: Sequence[str] = ()) -> list[str]:
             labels[0] = " ".join([labels[0], *settings])
             if len(set(labels)) == len(labels):
                 return labels
-    raise UserError("got one run twice to compare", "wanted runs that differ", "leave one out, or change its sampler with --set")
+    raise UserError(
+        "got one run twice to compare",
+        "wanted runs that differ",
+        "leave one out, or change its sampler with --set",
+    )
 
 
 def check_same_scene(fit: Fit, other: Fit) -> None:
-    """Refuse to look at another scene along this one's path: of another name (which tells patients apart), place or quantity."""
-    broadcast_text = [(str(f.meta["scene"]), Path(f.meta["dataset"]).expanduser().resolve(), f.meta["quantity"]) for f in (fit, other)]
+    """Refuse to look at another scene along this one's path: of another name (which tells patients
+    apart), place or quantity.
+    """
+    broadcast_text = [
+        (str(f.meta["scene"]), Path(f.meta["dataset"]).expanduser().resolve(), f.meta["quantity"])
+        for f in (fit, other)
+    ]
     if broadcast_text[0] != broadcast_text[1]:
         (name, place, kind), (other_name, other_place, other_kind) = broadcast_text
-        raise UserError(f"got '{other.path.parent}', a run of {other_kind} scene {other_name} in '{other_place}', to compare",
-                        f"wanted one of {kind} scene {name} in '{place}'", "give runs of the same scene")  # fmt: skip
+        raise UserError(
+            f"got '{other.path.parent}', a run of {other_kind} scene {other_name} in "
+            f"'{other_place}', to compare",
+            f"wanted one of {kind} scene {name} in '{place}'",
+            "give runs of the same scene",
+        )

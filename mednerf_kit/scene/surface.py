@@ -1,7 +1,8 @@
-"""Surfaces of fitted scenes: from a field to a closed triangle mesh, and how far that lies from the exact surface.
+"""Surfaces of fitted scenes: from a field to a closed triangle mesh, and how far that lies from the
+exact surface.
 
-A mesh is vertices [N, 3] in scene units and faces [F, 3], turned outwards. Fields with a signed distance (``sdf``) are cut at
-distance 0, the others at a density.
+A mesh is vertices [N, 3] in scene units and faces [F, 3], turned outwards. Fields with a signed
+distance (``sdf``) are cut at distance 0, the others at a density.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ class ExactSurface(Protocol):
 def mesh_of(fit: Fit, *, size: int = 256, threshold: float | None = None) -> tuple[Tensor, Tensor]:
     """The surface of a fitted scene by marching cubes on size³ cells of its box.
 
-    ``threshold`` is a density, or of a field with signed distances the distance to cut at; without it the surface itself.
-    Raises UserError for a forward-facing scene, and for a threshold that yields nothing.
+    ``threshold`` is a density, or of a field with signed distances the distance to cut at; without
+    it the surface itself. Raises UserError for a forward-facing scene, and for a threshold that
+    yields nothing.
     """
     check_mesh(fit.scene("train").cameras)
     if (sdf := load.signed_distance(fit)) is not None:
@@ -55,12 +57,16 @@ def mesh_of(fit: Fit, *, size: int = 256, threshold: float | None = None) -> tup
 def check_mesh(cameras: Cameras) -> None:
     """Refuse the mesh of a scene that lies in a warped space."""
     if cameras.ndc:
-        raise UserError("got the mesh of a forward-facing scene, whose box is warped by NDC", "wanted a scene in its own space",
-                        "export its points, or fit it without NDC")  # fmt: skip
+        raise UserError(
+            "got the mesh of a forward-facing scene, whose box is warped by NDC",
+            "wanted a scene in its own space",
+            "export its points, or fit it without NDC",
+        )
 
 
 def default_threshold(values: Tensor, box: Tensor, *, surfaces: bool) -> float:
-    """A density to cut at: for surfaces where half the light is stopped within one cell, ln 2 / cell; else half the largest.
+    """A density to cut at: for surfaces where half the light is stopped within one cell, ln 2 /
+    cell; else half the largest.
 
     >>> box = torch.tensor([[0.0, 0, 0], [1, 1, 1]])
     >>> round(default_threshold(torch.full((10, 10, 10), 50.0), box, surfaces=True), 3)
@@ -73,39 +79,53 @@ def default_threshold(values: Tensor, box: Tensor, *, surfaces: bool) -> float:
 
 
 def surface(values: Tensor, box: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """The mesh where densities [D, H, W] = [z, y, x] at the centres of the cells that fill ``box`` [2, 3] cross a threshold.
+    """The mesh where densities [D, H, W] = [z, y, x] at the centres of the cells that fill ``box``
+    [2, 3] cross a threshold.
 
-    Outside the box there is nothing, so that every surface is closed. A threshold that no density crosses is a UserError.
+    Outside the box there is nothing, so that every surface is closed. A threshold that no density
+    crosses is a UserError.
     """
     low, high = float(values.min()), float(values.max())
     if not 0 < threshold < high:
-        raise UserError(f"got threshold {threshold:g}, which yields no surface", f"wanted more than 0 and less than {high:.4g}",
-                        f"the densities of this scene lie between {low:.4g} and {high:.4g}")  # fmt: skip
-    # Densities may leap from nothing to thousands: capped, such a step is cut in its middle instead of at its foot.
-    return marched(functional.pad(values.float().clamp_max(2 * threshold), (1,) * 6), box, threshold)
+        raise UserError(
+            f"got threshold {threshold:g}, which yields no surface",
+            f"wanted more than 0 and less than {high:.4g}",
+            f"the densities of this scene lie between {low:.4g} and {high:.4g}",
+        )
+    # Densities may leap from nothing to thousands: capped, such a step is cut in its middle instead
+    # of at its foot.
+    return marched(
+        functional.pad(values.float().clamp_max(2 * threshold), (1,) * 6), box, threshold
+    )
 
 
 def level_set(distances: Tensor, box: Tensor, level: float = 0.0) -> tuple[Tensor, Tensor]:
-    """The mesh where signed distances [D, H, W] = [z, y, x] at the centres of the box's cells equal ``level``, inside below it.
+    """The mesh where signed distances [D, H, W] = [z, y, x] at the centres of the box's cells equal
+    ``level``, inside below it.
 
-    What reaches the box is closed there, on the box's own faces. A level that no distance crosses is a UserError.
+    What reaches the box is closed there, on the box's own faces. A level that no distance crosses
+    is a UserError.
     """
     low, high = float(distances.min()), float(distances.max())
     if not low < level < high:
         raise UserError(
             f"got threshold {level:g}, which yields no surface",
             f"wanted a distance above {low:.4g} and below {high:.4g}",
-            "the distances of this scene lie between these; train it longer, or give another --threshold",
+            "the distances of this scene lie between these; train it longer, or give another "
+            "--threshold",
         )
     within = level - distances.float()
-    # Beyond the box each value is mirrored to the outside: the step is cut in its middle, half a cell on, on the box's face.
+    # Beyond the box each value is mirrored to the outside: the step is cut in its middle, half a
+    # cell on, on the box's face.
     padded = -functional.pad(within[None, None], (1,) * 6, mode="replicate")[0, 0].abs()
     padded[1:-1, 1:-1, 1:-1] = within
     return marched(padded, box, 0.0)
 
 
 def marched(padded: Tensor, box: Tensor, level: float) -> tuple[Tensor, Tensor]:
-    """Marching cubes (Lewiner et al. 2003, in scikit-image) of values, higher inside, with one cell more each side of the box."""
+    """Marching cubes (Lewiner et al. 2003, in scikit-image) of values, higher inside, with one cell
+    more each side of the box.
+    """
     from skimage.measure import marching_cubes
 
     zyx, faces, _, _ = marching_cubes(padded.numpy(), level, allow_degenerate=False)
@@ -115,7 +135,9 @@ def marched(padded: Tensor, box: Tensor, level: float) -> tuple[Tensor, Tensor]:
 
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Unit outward normals [N, 3]: the sum of the faces' normals, each as long as twice its area."""
+    """Unit outward normals [N, 3]: the sum of the faces' normals, each as long as twice its
+    area.
+    """
     across = twice_areas(vertices, faces)
     normals = torch.zeros_like(vertices)
     for corner in range(3):
@@ -124,10 +146,12 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
 
 
 def seen_from_outside(fit: Fit, vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
-    """Where and along which directions [N, 3] a field is asked for the colours of its mesh: against the normals.
+    """Where and along which directions [N, 3] a field is asked for the colours of its mesh: against
+    the normals.
 
-    Places are kept a hair inside the box. Of a signed distance the normals are its own: where a mesh was closed at the box they
-    are not those of its faces, and against these nothing would be seen.
+    Places are kept a hair inside the box. Of a signed distance the normals are its own: where a
+    mesh was closed at the box they are not those of its faces, and against these nothing would be
+    seen.
     """
     box = torch.tensor(fit.meta["box"])
     hair = 1e-4 * (box[1] - box[0])
@@ -163,7 +187,9 @@ def is_watertight(faces: Tensor) -> bool:
 
 
 def spread_over(vertices: Tensor, faces: Tensor, n: int, rng: Generator) -> Tensor:
-    """Points [n, 3] spread evenly over a mesh: strata of equal area, a random place in each one's triangle."""
+    """Points [n, 3] spread evenly over a mesh: strata of equal area, a random place in each one's
+    triangle.
+    """
     area = twice_areas(vertices, faces).norm(dim=-1).double().cumsum(0)
     place = (torch.arange(n) + torch.rand(n, generator=rng)).double() / n * area[-1]
     a, b, c = vertices[faces[torch.searchsorted(area, place).clamp_max(len(faces) - 1)]].unbind(1)
@@ -172,12 +198,15 @@ def spread_over(vertices: Tensor, faces: Tensor, n: int, rng: Generator) -> Tens
     return a + u * (b - a) + v * (c - a)
 
 
-def chamfer(vertices: Tensor, faces: Tensor, truth: ExactSurface, *, n: int = 30_000, seed: int = 0) -> dict[str, float]:
+def chamfer(
+    vertices: Tensor, faces: Tensor, truth: ExactSurface, *, n: int = 30_000, seed: int = 0
+) -> dict[str, float]:
     """``accuracy``, ``completeness`` and their mean ``chamfer``, as shares of the scene's size.
 
-    Accuracy is the mean distance of points spread over the mesh to the true surface, in closed form; completeness that of
-    ``n`` points spread over the true surface, hidden sides included, to the nearest of eight times as many of the mesh (scipy's
-    cKDTree), which reads about half their spacing too much. The scene's size is the diagonal of the true surface's bounding box.
+    Accuracy is the mean distance of points spread over the mesh to the true surface, in closed
+    form; completeness that of ``n`` points spread over the true surface, hidden sides included, to
+    the nearest of eight times as many of the mesh (scipy's cKDTree), which reads about half their
+    spacing too much. The scene's size is the diagonal of the true surface's bounding box.
     """
     from scipy.spatial import cKDTree
 
@@ -187,11 +216,16 @@ def chamfer(vertices: Tensor, faces: Tensor, truth: ExactSurface, *, n: int = 30
     size = float((true_points.amax(0) - true_points.amin(0)).norm())
     accuracy = float(truth.distance(ours[::MESH_POINTS]).abs().double().mean()) / size
     completeness = float(cKDTree(ours.numpy()).query(true_points.numpy())[0].mean()) / size
-    return {"chamfer": 0.5 * (accuracy + completeness), "accuracy": accuracy, "completeness": completeness}
+    return {
+        "chamfer": 0.5 * (accuracy + completeness),
+        "accuracy": accuracy,
+        "completeness": completeness,
+    }
 
 
 def surface_scores(fit: Fit, scene: Scene, *, size: int = SCORED_CELLS) -> dict[str, Any]:
-    """``chamfer``, ``accuracy``, ``completeness`` and ``watertight`` of a fit's mesh, where the scene knows its exact surface.
+    """``chamfer``, ``accuracy``, ``completeness`` and ``watertight`` of a fit's mesh, where the
+    scene knows its exact surface.
 
     Empty where it does not; None each where the field has no surface to cut (yet).
     """

@@ -1,7 +1,9 @@
-"""``mednerf-kit tomography``: one patient from few views, by every method at hand, scored on all the views that were left out.
+"""``mednerf-kit tomography``: one patient from few views, by every method at hand, scored on all
+the views that were left out.
 
-A method is a class in :data:`METHODS` that answers a volume; everything else is the same for all: the pictures freed of their
-views' gains, the grid (the cube ±1.4 half-widths), the projector that shows the volume from the held-out angles, the scores.
+A method is a class in :data:`METHODS` that answers a volume; everything else is the same for all:
+the pictures freed of their views' gains, the grid (the cube ±1.4 half-widths), the projector that
+shows the volume from the held-out angles, the scores.
 """
 
 from __future__ import annotations
@@ -34,11 +36,15 @@ from ..recon.field_volume import bake, project_field
 from ..recon.sart import cylinder, fdk, fov_curve, lift, peak
 from ..scene.load import Fit, finest_field, load_fit
 
-GAIN_VOXELS = 40  # a side of the grid on which gains are found: few unknowns, so that views cannot hide them
+# a side of the grid on which gains are found: few unknowns, so that views cannot hide them
+GAIN_VOXELS = 40
 GAIN_RULE = (
-    "Gains of a set that was scaled view by view are found once, from the training views alone, and taken out of the pictures "
-    "that every method gets (a trained scene has fitted its own). A held-out view is predicted with the gain interpolated "
-    "between its two neighbours in angle; psnr_gain_fitted_db uses its least-squares gain instead. Sets of one scale have gain 1."
+    "Gains of a set that was scaled view by view are found once, from the training views alone, "
+    "and taken out of the pictures "
+    "that every method gets (a trained scene has fitted its own). A held-out view is predicted "
+    "with the gain interpolated "
+    "between its two neighbours in angle; psnr_gain_fitted_db uses its least-squares gain "
+    "instead. Sets of one scale have gain 1."
 )
 
 
@@ -49,7 +55,8 @@ class Case:
     name: str
     images: Tensor  # [N, rows, cols] training views, freed of their gains
     geometry: Geometry  # at their N angles
-    gains: Tensor  # [N] picture over line integral, about 1 on average; ones where the set has one scale
+    # [N] picture over line integral, about 1 on average; ones where the set has one scale
+    gains: Tensor
     held: Tensor  # [H, rows, cols] as stored
     held_geometry: Geometry
     held_stems: tuple[str, ...]
@@ -76,13 +83,22 @@ METHODS: Registry[Method] = Registry("tomography method")
 
 @METHODS.register("fdk")
 class Feldkamp:
-    """Filtered back-projection (Feldkamp et al. 1984), rows continued beyond the detector, negative values cut."""
+    """Filtered back-projection (Feldkamp et al. 1984), rows continued beyond the detector, negative
+    values cut.
+    """
 
     def __init__(self, *, cutoff: float = 0.25, extend: float = 1.0) -> None:
         self.cutoff, self.extend = cutoff, extend
 
     def __call__(self, case: Case) -> Tensor:
-        found = fdk(case.images, case.geometry, size=case.size, half_extent=HALF_EXTENT, cutoff=self.cutoff, extend=self.extend)
+        found = fdk(
+            case.images,
+            case.geometry,
+            size=case.size,
+            half_extent=HALF_EXTENT,
+            cutoff=self.cutoff,
+            extend=self.extend,
+        )
         return found.clamp_min(0)
 
 
@@ -90,16 +106,30 @@ class Feldkamp:
 class Sart:
     """SART, one view after the other (Andersen & Kak 1984)."""
 
-    def __init__(self, *, epochs: int = 16, relax: float = 1.0, decay: float = 1.0, smooth: float = 0.0) -> None:
+    def __init__(
+        self, *, epochs: int = 16, relax: float = 1.0, decay: float = 1.0, smooth: float = 0.0
+    ) -> None:
         self.epochs, self.relax, self.decay, self.smooth = epochs, relax, decay, smooth
 
     def __call__(self, case: Case, start: Tensor | None = None) -> Tensor:
-        return lift(case.images, case.geometry, size=case.size, half_extent=HALF_EXTENT, epochs=self.epochs, subset_views=1,
-                    relax=self.relax, decay=self.decay, smooth=self.smooth, start=start).values  # fmt: skip
+        return lift(
+            case.images,
+            case.geometry,
+            size=case.size,
+            half_extent=HALF_EXTENT,
+            epochs=self.epochs,
+            subset_views=1,
+            relax=self.relax,
+            decay=self.decay,
+            smooth=self.smooth,
+            start=start,
+        ).values
 
 
 @METHODS.register("sart_tv")
-def sart_tv(*, epochs: int = 16, relax: float = 1.0, decay: float = 1.0, smooth: float = 0.003) -> Method:
+def sart_tv(
+    *, epochs: int = 16, relax: float = 1.0, decay: float = 1.0, smooth: float = 0.003
+) -> Method:
     """SART with a step towards less total variation after each pass (Sidky & Pan 2008)."""
     return Sart(epochs=epochs, relax=relax, decay=decay, smooth=smooth)
 
@@ -113,7 +143,9 @@ class RtkFeldkamp:
         rtk.load()
 
     def __call__(self, case: Case) -> Tensor:
-        return rtk.fdk(case.images, case.geometry, size=case.size, hann=self.hann, extend=self.extend).clamp_min(0)
+        return rtk.fdk(
+            case.images, case.geometry, size=case.size, hann=self.hann, extend=self.extend
+        ).clamp_min(0)
 
 
 @METHODS.register("rtk_sart")
@@ -125,7 +157,9 @@ class RtkSart:
         rtk.load()
 
     def __call__(self, case: Case) -> Tensor:
-        return rtk.sart(case.images, case.geometry, size=case.size, epochs=self.epochs, relax=self.relax)
+        return rtk.sart(
+            case.images, case.geometry, size=case.size, epochs=self.epochs, relax=self.relax
+        )
 
 
 @METHODS.register("field")
@@ -140,16 +174,29 @@ class TrainedField:
         line = ((torch.arange(case.size) + 0.5) / case.size * 2 - 1) * HALF_EXTENT
         z, y, x = torch.meshgrid(line, line, line, indexing="ij")
         points, field = torch.stack([x, y, z], -1).view(-1, 3), finest_field(self.fit)
-        values = torch.cat([field.density(some.to(self.fit.device)).cpu() for some in points.split(1 << 17)])
+        values = torch.cat(
+            [field.density(some.to(self.fit.device)).cpu() for some in points.split(1 << 17)]
+        )
         return values.view_as(x) * cylinder(case.size)
 
 
 @METHODS.register("prior")
 class FromPrior:
-    """SART that starts from what a generative prior makes of the views; ``epochs`` 0 is the prior's answer alone."""
+    """SART that starts from what a generative prior makes of the views; ``epochs`` 0 is the prior's
+    answer alone.
+    """
 
-    def __init__(self, *, epochs: int = 16, relax: float = 1.0, decay: float = 1.0, smooth: float = 0.0, samples: int = 1,
-                 seed: int = 0, prior: str) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        epochs: int = 16,
+        relax: float = 1.0,
+        decay: float = 1.0,
+        smooth: float = 0.0,
+        samples: int = 1,
+        seed: int = 0,
+        prior: str,
+    ) -> None:
         self.sart = Sart(epochs=epochs, relax=relax, decay=decay, smooth=smooth)
         self.samples, self.seed, self.prior = samples, seed, prior
 
@@ -163,20 +210,29 @@ class FromPrior:
         prior.check_xray()
         wanted = prior.geometry
         if case.geometry.rows * wanted.cols != case.geometry.cols * wanted.rows:
-            raise UserError(f"got pictures of {case.geometry.rows}×{case.geometry.cols}",
-                            f"wanted the prior's shape, {wanted.rows}×{wanted.cols}", "choose another --prior")  # fmt: skip
+            raise UserError(
+                f"got pictures of {case.geometry.rows}×{case.geometry.cols}",
+                f"wanted the prior's shape, {wanted.rows}×{wanted.cols}",
+                "choose another --prior",
+            )
         small = area_resized(case.images, wanted.rows, wanted.cols)
         theirs, ours = case.geometry.line_integral_scale, prior.scale
         search = inversion_of(prior, Inversion, samples=self.samples)
         scale = theirs / ours if theirs and ours else 1.0
-        posterior = search(prior, scale * small, torch.tensor(case.geometry.angles_deg), Generator().manual_seed(self.seed))
+        posterior = search(
+            prior,
+            scale * small,
+            torch.tensor(case.geometry.angles_deg),
+            Generator().manual_seed(self.seed),
+        )
         values = bake(prior.generator, posterior.code, size=case.size).mean(0).cpu()
         seen = project_field(values, case.geometry)
         return values * ((seen * case.images).sum() / seen.square().sum().clamp_min(1e-9))
 
 
 def between(gains: Tensor, angles_deg: Sequence[float], wanted_deg: Sequence[float]) -> Tensor:
-    """Gains [N] known at some angles, interpolated linearly between the two nearest of each wanted one: [H].
+    """Gains [N] known at some angles, interpolated linearly between the two nearest of each wanted
+    one: [H].
 
     >>> between(torch.tensor([1.0, 2.0, 3.0]), (0.0, 90.0, 180.0), (45.0, 100.0))
     tensor([1.5000, 2.1111])
@@ -189,19 +245,40 @@ def between(gains: Tensor, angles_deg: Sequence[float], wanted_deg: Sequence[flo
     return (share * gains[which]).sum(1)
 
 
-def read_case(dataset: str, *, patient: str | None, views: int, fov_deg: float | None, fit_fov: bool, size: int) -> Case:
-    """One patient's orbit, ``views`` of it evenly spaced to reconstruct from, all others held out."""
+def read_case(
+    dataset: str,
+    *,
+    patient: str | None,
+    views: int,
+    fov_deg: float | None,
+    fit_fov: bool,
+    size: int,
+) -> Case:
+    """One patient's orbit, ``views`` of it evenly spaced to reconstruct from, all others held
+    out.
+    """
     if size < image_metrics.SSIM_WINDOW_PX:
-        raise UserError(f"got a size of {size} voxels", f"wanted at least {image_metrics.SSIM_WINDOW_PX}", "raise --size")
+        raise UserError(
+            f"got a size of {size} voxels",
+            f"wanted at least {image_metrics.SSIM_WINDOW_PX}",
+            "raise --size",
+        )
     root = Path(dataset).expanduser()
     reader = Orbit(patient=patient, fov_deg=fov_deg)
     orbits = reader.read(root)
     geometry, count, notes = orbits.geometry, orbits.geometry.views, list(orbits.notes)
     if geometry.axis != "z" or geometry.tilt_deg:
-        raise UserError(f"got an orbit about {geometry.axis}, tilted by {geometry.tilt_deg:g}°",
-                        "wanted one about z without tilt", "choose another set")  # fmt: skip
+        raise UserError(
+            f"got an orbit about {geometry.axis}, tilted by {geometry.tilt_deg:g}°",
+            "wanted one about z without tilt",
+            "choose another set",
+        )
     if not 1 <= views < count:
-        raise UserError(f"got {views} of {count} views", "wanted at least one, and one left to score with", "correct --views")
+        raise UserError(
+            f"got {views} of {count} views",
+            "wanted at least one, and one left to score with",
+            "correct --views",
+        )
     given, held = (reader.of_split(count, split, views, root) for split in ("train", "test"))
     pictures = orbits.images[0].float()
     name, by_view = orbits.patients[0], scaled_by_view(orbits)
@@ -216,34 +293,65 @@ def read_case(dataset: str, *, patient: str | None, views: int, fov_deg: float |
     if geometry.line_integral_scale is not None and name in orbits.volumes and files_at_hand():
         truth = known_volume(str(orbits.volumes[name]), geometry, size)
     stems = tuple(f"xray_{k:03d}" for k in held)  # as the scene reader calls them
-    return Case(name, pictures[given] / gains[:, None, None], given_geometry, gains, pictures[held],
-                geometry.at(angles[held].tolist()), stems, truth, size, by_view, tuple(notes))  # fmt: skip
+    return Case(
+        name,
+        pictures[given] / gains[:, None, None],
+        given_geometry,
+        gains,
+        pictures[held],
+        geometry.at(angles[held].tolist()),
+        stems,
+        truth,
+        size,
+        by_view,
+        tuple(notes),
+    )
 
 
 def view_gains(images: Tensor, geometry: Geometry) -> Tensor:
-    """Gains [N] of pictures [N, rows, cols] that were scaled one by one: with them one coarse, smooth volume explains all."""
-    found = lift(images, geometry, size=GAIN_VOXELS, half_extent=HALF_EXTENT, epochs=16, subset_views=1, relax=1.0, decay=0.9,
-                 smooth=0.01, fit_gains=True)  # fmt: skip
+    """Gains [N] of pictures [N, rows, cols] that were scaled one by one: with them one coarse,
+    smooth volume explains all.
+    """
+    found = lift(
+        images,
+        geometry,
+        size=GAIN_VOXELS,
+        half_extent=HALF_EXTENT,
+        epochs=16,
+        subset_views=1,
+        relax=1.0,
+        decay=0.9,
+        smooth=0.01,
+        fit_gains=True,
+    )
     return found.gains
 
 
 def seen_by_all(size: int, distance: float) -> Tensor:
-    """The voxels of the cube ±1.4 that lie in every view's cone, bool [size, size, size] (square pictures).
+    """The voxels of the cube ±1.4 that lie in every view's cone, bool [size, size, size] (square
+    pictures).
 
     At radius r from the axis: r ≤ D / sqrt(1 + D²) and |z| ≤ (D − r) / D, in field units.
     """
     line = ((torch.arange(size) + 0.5) / size * 2 - 1) * HALF_EXTENT
     radius = (line[:, None] ** 2 + line**2).sqrt()
-    return (radius <= distance / (1 + distance**2) ** 0.5) & (line.abs()[:, None, None] <= (distance - radius) / distance)
+    return (radius <= distance / (1 + distance**2) ** 0.5) & (
+        line.abs()[:, None, None] <= (distance - radius) / distance
+    )
 
 
 def scores(case: Case, values: Tensor) -> tuple[dict[str, Any], Tensor]:
     """What a volume is worth, JSON-ready, and its held-out views [H, rows, cols]."""
     shown = case.shown(values)
-    psnr, ssim = image_metrics.psnr_db(shown.clamp(0, 1), case.held), image_metrics.ssim(shown.clamp(0, 1), case.held)
+    psnr, ssim = (
+        image_metrics.psnr_db(shown.clamp(0, 1), case.held),
+        image_metrics.ssim(shown.clamp(0, 1), case.held),
+    )
     found: dict[str, Any] = {"psnr_db": float(psnr.mean()), "ssim": float(ssim.mean())}
     if case.scaled_by_view:
-        found["psnr_gain_fitted_db"] = float(image_metrics.gain_fitted_psnr_db(shown, case.held).mean())
+        found["psnr_gain_fitted_db"] = float(
+            image_metrics.gain_fitted_psnr_db(shown, case.held).mean()
+        )
     if case.truth is not None:
         mask = seen_by_all(case.size, case.geometry.distance)
         top = float(case.truth[mask].max())
@@ -254,7 +362,9 @@ def scores(case: Case, values: Tensor) -> tuple[dict[str, Any], Tensor]:
 
 
 def chosen_methods(names: Sequence[str], *, run: str | None, prior: str | None) -> list[str]:
-    """The methods asked for, or all that can be run here; one that lacks what it needs is refused by name."""
+    """The methods asked for, or all that can be run here; one that lacks what it needs is refused
+    by name.
+    """
     missing = {"field": run is None, "prior": prior is None}
     missing |= {name: not rtk.installed() for name in ("rtk_fdk", "rtk_sart")}
     if not names:
@@ -262,30 +372,60 @@ def chosen_methods(names: Sequence[str], *, run: str | None, prior: str | None) 
     for name in names:
         METHODS[name]
         if missing.get(name):
-            wanted = {"field": "--run, a scene fitted to these views", "prior": "--prior, a run or bundled:chest"}
-            raise UserError(f"got method '{name}'", f"wanted {wanted.get(name, 'the package itk-rtk for it')}",
-                            "add it" if name in wanted else "pip install 'mednerf-kit[baselines]'")  # fmt: skip
+            wanted = {
+                "field": "--run, a scene fitted to these views",
+                "prior": "--prior, a run or bundled:chest",
+            }
+            raise UserError(
+                f"got method '{name}'",
+                f"wanted {wanted.get(name, 'the package itk-rtk for it')}",
+                "add it" if name in wanted else "pip install 'mednerf-kit[baselines]'",
+            )
     return list(dict.fromkeys(names))
 
 
 def refuse_other_views(fit: Fit, case: Case, dataset: str) -> None:
-    """A scene that saw a held-out view, or another patient or opening angle, is no row of this table."""
+    """A scene that saw a held-out view, or another patient or opening angle, is no row of this
+    table.
+    """
     if not str(fit.meta["scene"]).endswith(f"-{case.name}"):
-        raise UserError(f"got a run on scene '{fit.meta['scene']}'", f"wanted patient '{case.name}' of '{dataset}'",
-                        "choose another --run or --patient")  # fmt: skip
+        raise UserError(
+            f"got a run on scene '{fit.meta['scene']}'",
+            f"wanted patient '{case.name}' of '{dataset}'",
+            "choose another --run or --patient",
+        )
     if set(case.held_stems) & set(fit.meta["stems"]):
-        raise UserError("got a run that was trained on views which are held out here", f"wanted the {len(case.images)} views",
-                        "train it with scene.views as --views")  # fmt: skip
+        raise UserError(
+            "got a run that was trained on views which are held out here",
+            f"wanted the {len(case.images)} views",
+            "train it with scene.views as --views",
+        )
     opening = fit.scene("train").facts["geometry"].fov_deg
     if abs(opening - case.geometry.fov_deg) > 0.1:
-        raise UserError(f"got a run at an opening angle of {opening:.1f}°", f"wanted {case.geometry.fov_deg:.1f}°",
-                        f"add --fov {opening:.1f}")  # fmt: skip
+        raise UserError(
+            f"got a run at an opening angle of {opening:.1f}°",
+            f"wanted {case.geometry.fov_deg:.1f}°",
+            f"add --fov {opening:.1f}",
+        )
 
 
-def compare(*, dataset: str, out: Path, patient: str | None = None, views: int = 18, run: str | None = None,
-            prior: str | None = None, methods: Sequence[str] = (), settings: Sequence[str] = (), size: int = 96,
-            fov_deg: float | None = None, fit_fov: bool = False) -> dict[str, Any]:  # fmt: skip
-    """Reconstruct one patient by each method and write table, volumes and pictures to ``out``; returns what the table holds."""
+def compare(
+    *,
+    dataset: str,
+    out: Path,
+    patient: str | None = None,
+    views: int = 18,
+    run: str | None = None,
+    prior: str | None = None,
+    methods: Sequence[str] = (),
+    settings: Sequence[str] = (),
+    size: int = 96,
+    fov_deg: float | None = None,
+    fit_fov: bool = False,
+) -> dict[str, Any]:
+    """Reconstruct one patient by each method and write table, volumes and pictures to ``out``;
+    returns what the table holds.
+    """
     from .sparse_view_tables import write_all
 
     names = chosen_methods(methods, run=run, prior=prior)
@@ -293,13 +433,19 @@ def compare(*, dataset: str, out: Path, patient: str | None = None, views: int =
     fit = load_fit(run, device="cpu") if run is not None and "field" in names else None
     made = {name: METHODS.build(nodes[name], fit=fit, prior=prior) for name in names}
     started = time.perf_counter()
-    case = read_case(dataset, patient=patient, views=views, fov_deg=fov_deg, fit_fov=fit_fov, size=size)
+    case = read_case(
+        dataset, patient=patient, views=views, fov_deg=fov_deg, fit_fov=fit_fov, size=size
+    )
     for note in case.notes:
         say(f"note: {note}")
     if fit is not None:
         refuse_other_views(fit, case, dataset)
-    say(f"{case.name}: {views} views of {case.geometry.cols}×{case.geometry.rows}, {len(case.held)} held out, "
-        f"{'gains found' if case.scaled_by_view else 'one scale'}, after {time.perf_counter() - started:.0f} s")  # fmt: skip
+    say(
+        f"{case.name}: {views} views of {case.geometry.cols}×{case.geometry.rows}, "
+        f"{len(case.held)} held out, "
+        f"{'gains found' if case.scaled_by_view else 'one scale'}, after "
+        f"{time.perf_counter() - started:.0f} s"
+    )
     rows: dict[str, dict[str, Any]] = {}
     volumes, shown = {}, {}
     for name, method in made.items():
@@ -312,26 +458,55 @@ def compare(*, dataset: str, out: Path, patient: str | None = None, views: int =
         if name == "field" and fit is not None:
             seconds = {"seconds": float(fit.meta["seconds"]), "processor_seconds": None}
         found, shown[name] = scores(case, volumes[name])
-        rows[name] = {**found, **seconds, "options": {k: v for k, v in nodes[name].items() if k != "name"}}
-        say(f"{name:9s} {found['psnr_db']:.2f} dB, SSIM {found['ssim']:.3f}, {seconds['seconds']:.1f} s")
-    table = {"dataset": dataset, "patient": case.name, "views": views, "held_out_views": len(case.held), "size": size,
-             "fov_deg": round(case.geometry.fov_deg, 3), "gains": [round(g, 4) for g in case.gains.tolist()],
-             "gain_rule": GAIN_RULE, "conventions": conventions(case), "methods": rows, "run": run, "prior": prior,
-             "note": DISCLAIMER}  # fmt: skip
+        rows[name] = {
+            **found,
+            **seconds,
+            "options": {k: v for k, v in nodes[name].items() if k != "name"},
+        }
+        say(
+            f"{name:9s} {found['psnr_db']:.2f} dB, SSIM {found['ssim']:.3f}, "
+            f"{seconds['seconds']:.1f} s"
+        )
+    table = {
+        "dataset": dataset,
+        "patient": case.name,
+        "views": views,
+        "held_out_views": len(case.held),
+        "size": size,
+        "fov_deg": round(case.geometry.fov_deg, 3),
+        "gains": [round(g, 4) for g in case.gains.tolist()],
+        "gain_rule": GAIN_RULE,
+        "conventions": conventions(case),
+        "methods": rows,
+        "run": run,
+        "prior": prior,
+        "note": DISCLAIMER,
+    }
     write_all(out, case, table, volumes, shown)
     return table
 
 
 def conventions(case: Case) -> str:
     """What the numbers of a table mean."""
-    text = ("PSNR and SSIM per held-out view at data range 1, then their mean; every method's volume is shown by the same "
-            f"projector on a grid of {case.size}³ over ±1.4 half-widths. ")  # fmt: skip
+    text = (
+        "PSNR and SSIM per held-out view at data range 1, then their mean; every method's volume "
+        "is shown by the same "
+        f"projector on a grid of {case.size}³ over ±1.4 half-widths. "
+    )
     if case.truth is None:
         return text + "No CT: no score in 3-D."
     mask = seen_by_all(case.size, case.geometry.distance)
-    top = float(case.truth[mask].max()) * (case.geometry.line_integral_scale or 1.0) / case.geometry.half_width_mm
-    return text + (f"In 3-D: over the voxels that every view sees ({float(mask.float().mean()):.0%} of the cube), attenuation, "
-                   f"data range 0 to {top:.4f} per mm, the largest of the CT there; mae is a share of that range.")  # fmt: skip
+    top = (
+        float(case.truth[mask].max())
+        * (case.geometry.line_integral_scale or 1.0)
+        / case.geometry.half_width_mm
+    )
+    return text + (
+        f"In 3-D: over the voxels that every view sees ({float(mask.float().mean()):.0%} of the "
+        "cube), attenuation, "
+        f"data range 0 to {top:.4f} per mm, the largest of the CT there; mae is a share of that "
+        "range."
+    )
 
 
 def say(words: str) -> None:

@@ -1,4 +1,6 @@
-"""What ``mednerf-kit tomography`` puts on disk: the table three times, a volume and three slices a method, views side by side."""
+"""What ``mednerf-kit tomography`` puts on disk: the table three times, a volume and three slices a
+method, views side by side.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,26 @@ from ..viz import figures
 if TYPE_CHECKING:
     from .sparse_view import Case
 
-COLUMNS = {"psnr_db": "PSNR dB", "ssim": "SSIM", "psnr_gain_fitted_db": "gain-fitted dB", "psnr_3d_db": "3-D PSNR dB",
-           "ssim_3d": "3-D SSIM", "mae": "3-D MAE", "seconds": "s", "processor_seconds": "processor s"}  # fmt: skip
+COLUMNS = {
+    "psnr_db": "PSNR dB",
+    "ssim": "SSIM",
+    "psnr_gain_fitted_db": "gain-fitted dB",
+    "psnr_3d_db": "3-D PSNR dB",
+    "ssim_3d": "3-D SSIM",
+    "mae": "3-D MAE",
+    "seconds": "s",
+    "processor_seconds": "processor s",
+}
 DIGITS = {"ssim": 3, "ssim_3d": 3, "mae": 4, "seconds": 1, "processor_seconds": 1}
 SHOWN_DEG = (270.0, 0.0, 45.0)  # the held-out views nearest to these are shown
 
 
 def write_all(
-    out: Path, case: Case, table: Mapping[str, Any], volumes: Mapping[str, Tensor], shown: Mapping[str, Tensor]
+    out: Path,
+    case: Case,
+    table: Mapping[str, Any],
+    volumes: Mapping[str, Tensor],
+    shown: Mapping[str, Tensor],
 ) -> None:
     """Everything of one comparison."""
     folder = made_folder(out)
@@ -39,27 +53,42 @@ def write_all(
     everything = {**volumes, **({} if case.truth is None else {"truth": case.truth})}
     window = (
         0.0,
-        float(torch.stack([v.flatten().kthvalue(round(0.998 * v.numel())).values for v in everything.values()]).median()),
+        float(
+            torch.stack(
+                [v.flatten().kthvalue(round(0.998 * v.numel())).values for v in everything.values()]
+            ).median()
+        ),
     )
     for name, values in everything.items():
         figures.write_png8(folder / f"{name}_slices.png", figures.slices_picture(values, window))
         if files_at_hand():
-            write_volume(as_volume(case, values, "The CT." if name == "truth" else "Estimate."), folder / f"{name}.nii.gz")
+            write_volume(
+                as_volume(case, values, "The CT." if name == "truth" else "Estimate."),
+                folder / f"{name}.nii.gz",
+            )
 
 
 def as_volume(case: Case, values: Tensor, what: str = "Estimate.") -> Volume:
-    """A cube in image value per field unit about the isocentre: in Hounsfield units where the scale is known, else relative."""
+    """A cube in image value per field unit about the isocentre: in Hounsfield units where the scale
+    is known, else relative.
+    """
     geometry, scale = case.geometry, case.geometry.line_integral_scale
     spacing_mm, note = 2 * HALF_EXTENT * geometry.half_width_mm / case.size, f"{what} {DISCLAIMER}"
     if scale is None:
         return Volume.centred(values, spacing_mm, "relative", note=note)
-    return Volume.centred(values * (scale / geometry.half_width_mm), spacing_mm, "mu_per_mm", note=note).to_hu()
+    return Volume.centred(
+        values * (scale / geometry.half_width_mm), spacing_mm, "mu_per_mm", note=note
+    ).to_hu()
 
 
 def views_side_by_side(case: Case, shown: Mapping[str, Tensor]) -> Any:
     """Held-out views, a row each: the truth, then every method."""
     angles = torch.tensor(case.held_geometry.angles_deg)
-    rows = list(dict.fromkeys(int(((angles - wanted + 180) % 360 - 180).abs().argmin()) for wanted in SHOWN_DEG))
+    rows = list(
+        dict.fromkeys(
+            int(((angles - wanted + 180) % 360 - 180).abs().argmin()) for wanted in SHOWN_DEG
+        )
+    )
     tiles = [views[k] for k in rows for views in (case.held, *shown.values())]
     labels = [name for k in rows for name in (f"{angles[k]:g}°, held out", *shown)]
     return figures.strip(torch.stack(tiles), 1 + len(shown), labels)
@@ -88,8 +117,14 @@ def as_markdown(table: Mapping[str, Any]) -> str:
     head = ["method", *(COLUMNS[name] for name in known)]
     lines = [head, [":--", *["--:"] * len(known)]]
     for method, *values in rows:
-        texts = ["–" if value is None else f"{value:.{DIGITS.get(name, 2)}f}" for name, value in zip(known, values, strict=True)]
+        texts = [
+            "–" if value is None else f"{value:.{DIGITS.get(name, 2)}f}"
+            for name, value in zip(known, values, strict=True)
+        ]
         lines.append([method, *texts])
     title = f"# {table['patient']} of {table['dataset']}: {table['views']} views, {table['held_out_views']} held out"
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n\n".join([title, body, table["conventions"], table["gain_rule"], f"*{DISCLAIMER}*"]) + "\n"
+    return (
+        "\n\n".join([title, body, table["conventions"], table["gain_rule"], f"*{DISCLAIMER}*"])
+        + "\n"
+    )

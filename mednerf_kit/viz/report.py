@@ -1,6 +1,8 @@
-"""One self-contained HTML page about one projected X-ray: it opens from the disk, needs no network and can be mailed.
+"""One self-contained HTML page about one projected X-ray: it opens from the disk, needs no network
+and can be mailed.
 
-The page knows nothing about training: whoever fills :class:`ReportContent` decides what the numbers are.
+The page knows nothing about training: whoever fills :class:`ReportContent` decides what the numbers
+are.
 """
 
 from __future__ import annotations
@@ -24,10 +26,14 @@ from .figures import GREY, HEAT, SIGNED
 
 #: What the spread is and is not, for reports that bring no text of their own.
 UNCERTAINTY_MEANING = (
-    "Many volumes explain one X-ray equally well. Several codes were fitted to the same input, and the spread is the standard "
-    "deviation of what they show. A wide spread says: here the input did not decide, the prior filled in.",
-    "A narrow spread is no guarantee. All codes share one prior and its blind spots: anatomy or disease the prior never saw can "
-    "be missing from every sample, with little spread. Only an interval calibrated on other patients has a stated coverage.",
+    "Many volumes explain one X-ray equally well. Several codes were fitted to the same input, "
+    "and the spread is the standard "
+    "deviation of what they show. A wide spread says: here the input did not decide, the prior "
+    "filled in.",
+    "A narrow spread is no guarantee. All codes share one prior and its blind spots: anatomy or "
+    "disease the prior never saw can "
+    "be missing from every sample, with little spread. Only an interval calibrated on other "
+    "patients has a stated coverage.",
 )
 SCRUB_COLUMNS = 9  # a single row of 72 frames would be wider than a browser's largest texture
 SCRUB_FRAME_PX = 256
@@ -36,10 +42,12 @@ STRIP_VIEWS = 12
 
 @dataclass(frozen=True, kw_only=True)
 class ReportContent:
-    """What the page shows. Images lie in [0, 1]; spreads are standard deviations in the unit of what they belong to.
+    """What the page shows. Images lie in [0, 1]; spreads are standard deviations in the unit of
+    what they belong to.
 
-    ``numbers`` maps a name to (value, unit) and ``provenance`` a name to text or a number; a value of None or NaN reads "not
-    available". ``plots`` maps a caption to the bytes of a PNG. Everything may be left empty except the pictures of the input.
+    ``numbers`` maps a name to (value, unit) and ``provenance`` a name to text or a number; a value
+    of None or NaN reads "not available". ``plots`` maps a caption to the bytes of a PNG. Everything
+    may be left empty except the pictures of the input.
     """
 
     title: str
@@ -52,7 +60,8 @@ class ReportContent:
     volume: Tensor | None = None  # [D, H, W] = [z, y, x] in LPS
     volume_spread: Tensor | None = None  # [D, H, W]
     volume_unit: str = "relative attenuation"
-    window: tuple[float, float] | None = None  # of the volume, in its unit; None: its 0.5th to 99.5th percentile
+    # of the volume, in its unit; None: its 0.5th to 99.5th percentile
+    window: tuple[float, float] | None = None
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)  # z, y, x
     numbers: Mapping[str, tuple[float | str | None, str]] = field(default_factory=dict)
     provenance: Mapping[str, float | str | None] = field(default_factory=dict)
@@ -75,7 +84,9 @@ def write_report(path: str | Path, content: ReportContent) -> None:
 
 
 def report_html(content: ReportContent) -> str:
-    """The page as text: header, warnings, input, orbit, volume, uncertainty, numbers and provenance."""
+    """The page as text: header, warnings, input, orbit, volume, uncertainty, numbers and
+    provenance.
+    """
     body = [_header(content), _input_section(content)]
     if content.orbit is not None:
         body.append(_orbit_section(content, content.orbit))
@@ -83,36 +94,52 @@ def report_html(content: ReportContent) -> str:
         body.append(_volume_section(content, content.volume))
     body += [_uncertainty_section(content), _numbers_section(content), _provenance_section(content)]
     return PAGE.format(
-        title=escape(content.title), style=STYLE, body="\n".join(body), disclaimer=escape(DISCLAIMER), script=SCRIPT
+        title=escape(content.title),
+        style=STYLE,
+        body="\n".join(body),
+        disclaimer=escape(DISCLAIMER),
+        script=SCRIPT,
     )
 
 
 def _header(content: ReportContent) -> str:
     warnings = "".join(f"<li>{escape(text)}</li>" for text in content.warnings)
-    listed = f'<section class="warn"><h2>Warnings</h2><ul>{warnings}</ul></section>' if warnings else ""
+    listed = (
+        f'<section class="warn"><h2>Warnings</h2><ul>{warnings}</ul></section>' if warnings else ""
+    )
     given = ", ".join(_degrees(a) for a in content.input_angles_deg)
     rays = "X-ray" if len(content.input_angles_deg) == 1 else "X-rays"
     return (
-        f"<header><h1>{escape(content.title)}</h1><p>{len(content.input_angles_deg)} {rays} given, at {given}. "
-        f'Everything else on this page is an estimate.</p><p class="disclaimer">{escape(DISCLAIMER)}</p></header>{listed}'
+        f"<header><h1>{escape(content.title)}</h1><p>{len(content.input_angles_deg)} {rays} "
+        f"given, at {given}. "
+        "Everything else on this page is an estimate.</p><p "
+        f'class="disclaimer">{escape(DISCLAIMER)}</p></header>{listed}'
     )
 
 
 def _input_section(content: ReportContent) -> str:
     limit = figures.nice_limit(content.projections - content.targets)
     rows = []
-    for target, projection, angle in zip(content.targets, content.projections, content.input_angles_deg, strict=True):
+    for target, projection, angle in zip(
+        content.targets, content.projections, content.input_angles_deg, strict=True
+    ):
         at = f" at {_degrees(angle)}"
         error = figures.signed_error_picture(projection, target, limit)
         rows.append(
             '<div class="row three">'
             + _figure(_png(figures.to_uint8(target)), f"Target: the X-ray given{at}")
             + _figure(_png(figures.to_uint8(projection)), f"Projection: the model's view{at}")
-            + _figure(_png(error), "Signed error: projection − target", _bar(SIGNED, (-limit, limit), "too dark", "too bright"))
+            + _figure(
+                _png(error),
+                "Signed error: projection − target",
+                _bar(SIGNED, (-limit, limit), "too dark", "too bright"),
+            )
             + "</div>"
         )
     note = "How well the input itself is matched says little about the views that nobody saw."
-    return f'<section><h2>Input and projection</h2>{"".join(rows)}<p class="note">{note}</p></section>'
+    return (
+        f'<section><h2>Input and projection</h2>{"".join(rows)}<p class="note">{note}</p></section>'
+    )
 
 
 def _orbit_section(content: ReportContent, orbit: Tensor) -> str:
@@ -123,17 +150,29 @@ def _orbit_section(content: ReportContent, orbit: Tensor) -> str:
     shown = [k * len(angles) // count for k in range(count)]
     sheet = figures.strip(_shrunk(orbit[shown], 144), 6, [names[k] for k in shown], gap_px=4)
     start = _nearest(angles, content.input_angles_deg[0])
-    panes = [_scrub_pane(figures.to_uint8(_shrunk(orbit, SCRUB_FRAME_PX)), "The model's view", start)]
+    panes = [
+        _scrub_pane(figures.to_uint8(_shrunk(orbit, SCRUB_FRAME_PX)), "The model's view", start)
+    ]
     if content.orbit_spread is not None:
         limit = figures.nice_limit(content.orbit_spread)
         heat = figures.coloured(_shrunk(content.orbit_spread, SCRUB_FRAME_PX), (0, limit), HEAT)
-        panes.append(_scrub_pane(heat, "Its spread (standard deviation)", start, _bar(HEAT, (0, limit), "image units")))
+        panes.append(
+            _scrub_pane(
+                heat,
+                "Its spread (standard deviation)",
+                start,
+                _bar(HEAT, (0, limit), "image units"),
+            )
+        )
     slider = (
-        f'<label class="slider">View angle <output>{escape(names[start])}</output><input type="range" min="0" '
-        f'max="{len(angles) - 1}" value="{start}" data-names="{escape("|".join(names))}" aria-label="view angle"></label>'
+        f'<label class="slider">View angle <output>{escape(names[start])}</output><input '
+        'type="range" min="0" '
+        f'max="{len(angles) - 1}" value="{start}" data-names="{escape("|".join(names))}" '
+        'aria-label="view angle"></label>'
     )
     return (
-        f'<section><h2>Orbit</h2><div class="scrub"><div class="row two">{"".join(panes)}</div>{slider}</div>'
+        '<section><h2>Orbit</h2><div class="scrub"><div class="row '
+        f'two">{"".join(panes)}</div>{slider}</div>'
         + _figure(_png(sheet), f"{len(shown)} of {len(angles)} views, by view angle")
         + "</section>"
     )
@@ -144,9 +183,7 @@ def _volume_section(content: ReportContent, volume: Tensor) -> str:
     slices = figures.slices_picture(volume, window, spacing_mm=content.spacing_mm)
     size = " × ".join(f"{n}" for n in reversed(volume.shape))
     spacing = " × ".join(f"{mm:.3g}" for mm in reversed(content.spacing_mm))
-    caption = (
-        f"Axial, coronal and sagittal slice through the middle; {size} voxels (x, y, z) of {spacing} mm. R: patient's right."
-    )
+    caption = f"Axial, coronal and sagittal slice through the middle; {size} voxels (x, y, z) of {spacing} mm. R: patient's right."
     return f"<section><h2>Volume</h2>{_figure(_png(slices), caption, _bar(GREY, window, content.volume_unit))}</section>"
 
 
@@ -156,20 +193,37 @@ def _uncertainty_section(content: ReportContent) -> str:
         angles = [float(a) for a in content.orbit_angles_deg]
         widest = int(content.orbit_spread.flatten(1).mean(1).argmax())
         limit = figures.nice_limit(content.orbit_spread)
-        shown = [(_nearest(angles, content.input_angles_deg[0]), "at the input"), (widest, "where it is widest")]
+        shown = [
+            (_nearest(angles, content.input_angles_deg[0]), "at the input"),
+            (widest, "where it is widest"),
+        ]
         panels = [
-            _figure(_png(figures.coloured(content.orbit_spread[k], (0, limit), HEAT)), f"Spread {where}, {_degrees(angles[k])}",
-                    _bar(HEAT, (0, limit), "image units"))
+            _figure(
+                _png(figures.coloured(content.orbit_spread[k], (0, limit), HEAT)),
+                f"Spread {where}, {_degrees(angles[k])}",
+                _bar(HEAT, (0, limit), "image units"),
+            )
             for k, where in shown
-        ]  # fmt: skip
+        ]
         panels.append(
-            _figure(_png(figures.to_uint8(content.orbit[widest])), f"The view it belongs to, {_degrees(angles[widest])}")
+            _figure(
+                _png(figures.to_uint8(content.orbit[widest])),
+                f"The view it belongs to, {_degrees(angles[widest])}",
+            )
         )
         parts.append(f'<div class="row three">{"".join(panels)}</div>')
     if content.volume_spread is not None:
         limit = figures.nice_limit(content.volume_spread)
-        slices = figures.slices_picture(content.volume_spread, (0, limit), spacing_mm=content.spacing_mm, stops=HEAT)
-        parts.append(_figure(_png(slices), "Spread of the volume, same slices", _bar(HEAT, (0, limit), content.volume_unit)))
+        slices = figures.slices_picture(
+            content.volume_spread, (0, limit), spacing_mm=content.spacing_mm, stops=HEAT
+        )
+        parts.append(
+            _figure(
+                _png(slices),
+                "Spread of the volume, same slices",
+                _bar(HEAT, (0, limit), content.volume_unit),
+            )
+        )
     meaning = "".join(f"<p>{escape(text)}</p>" for text in content.uncertainty_meaning)
     title = "<h2>Uncertainty</h2>" if parts else ""
     return f"<section>{title}{''.join(parts)}<h2>What the uncertainty means</h2>{meaning}</section>"
@@ -177,19 +231,24 @@ def _uncertainty_section(content: ReportContent) -> str:
 
 def _numbers_section(content: ReportContent) -> str:
     rows = "".join(
-        f"<tr><th>{escape(name)}</th><td class='number'>{escape(_text(value))}</td><td>{escape(unit)}</td></tr>"
+        f"<tr><th>{escape(name)}</th><td "
+        f"class='number'>{escape(_text(value))}</td><td>{escape(unit)}</td></tr>"
         for name, (value, unit) in content.numbers.items()
     )
-    table = (
-        f"<table><thead><tr><th>Number</th><th class='number'>Value</th><th>Unit</th></tr></thead><tbody>{rows}</tbody></table>"
-    )
+    table = f"<table><thead><tr><th>Number</th><th class='number'>Value</th><th>Unit</th></tr></thead><tbody>{rows}</tbody></table>"
     plots = "".join(_figure(_uri("png", data), caption) for caption, data in content.plots.items())
-    return f"<section><h2>Numbers</h2>{table if rows else ''}{plots}</section>" if rows or plots else ""
+    return (
+        f"<section><h2>Numbers</h2>{table if rows else ''}{plots}</section>"
+        if rows or plots
+        else ""
+    )
 
 
 def _provenance_section(content: ReportContent) -> str:
     items = content.provenance.items()
-    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(_text(value))}</td></tr>" for name, value in items)
+    rows = "".join(
+        f"<tr><th>{escape(name)}</th><td>{escape(_text(value))}</td></tr>" for name, value in items
+    )
     return f"<section><h2>Where it comes from</h2><table>{rows}</table></section>" if rows else ""
 
 
@@ -199,7 +258,9 @@ def _figure(source: str, caption: str, below: str = "") -> str:
 
 
 def _scrub_pane(frames: np.ndarray, caption: str, start: int, below: str = "") -> str:
-    """Frames [V, H, W] or [V, H, W, 3] as one sheet behind a window of one frame: the slider only moves the sheet."""
+    """Frames [V, H, W] or [V, H, W, 3] as one sheet behind a window of one frame: the slider only
+    moves the sheet.
+    """
     views, height, width = frames.shape[:3]
     rows = math.ceil(views / SCRUB_COLUMNS)
     sheet = np.zeros((rows * height, SCRUB_COLUMNS * width, *frames.shape[3:]), np.uint8)
@@ -217,10 +278,14 @@ def _scrub_pane(frames: np.ndarray, caption: str, start: int, below: str = "") -
     return f"<figure>{window}<figcaption>{caption}{below}</figcaption></figure>"
 
 
-def _bar(stops: figures.Stops, window: tuple[float, float], low_note: str = "", high_note: str = "") -> str:
+def _bar(
+    stops: figures.Stops, window: tuple[float, float], low_note: str = "", high_note: str = ""
+) -> str:
     """A colour bar with its limits; one note is the unit, two describe the ends."""
     colours = ",".join("#{:02x}{:02x}{:02x}".format(*stop) for stop in stops)
-    low, high = (f"{v:+.4g}".replace("-", "−").removeprefix("+" * (window[0] != -window[1])) for v in window)
+    low, high = (
+        f"{v:+.4g}".replace("-", "−").removeprefix("+" * (window[0] != -window[1])) for v in window
+    )
     ends = (f"{low} {low_note}", "0", f"{high} {high_note}") if high_note else (low, low_note, high)
     spans = "".join(f"<span>{escape(end)}</span>" for end in ends)
     return f'<div class="bar" style="background:linear-gradient(90deg,{colours})"></div><div class="ends">{spans}</div>'

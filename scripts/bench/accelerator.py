@@ -1,11 +1,15 @@
-"""What docs/results.md wants of a GPU, in one go: lanes of runs side by side under one time limit, and a short table last.
+"""What docs/results.md wants of a GPU, in one go: lanes of runs side by side under one time limit,
+and a short table last.
 
-    python scripts/bench/accelerator.py --data $MEDNERF_KIT_DATA --minutes 9 --depth depth_train.npz --mps
+    python scripts/bench/accelerator.py --data $MEDNERF_KIT_DATA --minutes 9 --depth depth_train.npz
+    --mps
 
-Small runs leave most of a GPU idle between their launches, so many share it; ``--mps`` starts CUDA's multi-process service for
-that, which made eight runs twice as fast as taking turns on an H200. First, alone, the steps that are to be timed. The table is
-printed in any case, of what there is by then; OUT/results.tar.gz has everything but snapshots, OUT/*.safetensors the priors'
-averages. ``--depth`` is what `mednerf-kit data depth` wrote for lego's training views. ``--rehearse``: three steps of everything.
+Small runs leave most of a GPU idle between their launches, so many share it; ``--mps`` starts
+CUDA's multi-process service for that, which made eight runs twice as fast as taking turns on an
+H200. First, alone, the steps that are to be timed. The table is printed in any case, of what there
+is by then; OUT/results.tar.gz has everything but snapshots, OUT/*.safetensors the priors' averages.
+``--depth`` is what `mednerf-kit data depth` wrote for lego's training views. ``--rehearse``: three
+steps of everything.
 """
 
 from __future__ import annotations
@@ -26,12 +30,36 @@ from pathlib import Path
 import torch
 
 KIT = [sys.executable, "-m", "mednerf_kit"]
-KEPT = {"cell.json", "metrics.json", "config.yaml", "table.md", "results.csv", "figure.png", "log.txt", "traceback.txt"}
-SHOWN = ("psnr_db", "ssim", "depth_l1", "chamfer", "evals_per_ray", "swd", "overfit_kimg", "psnr_gain_fitted_db", "steps",
-         "images_seen", "seconds_per_step", "train_seconds")  # fmt: skip
+KEPT = {
+    "cell.json",
+    "metrics.json",
+    "config.yaml",
+    "table.md",
+    "results.csv",
+    "figure.png",
+    "log.txt",
+    "traceback.txt",
+}
+SHOWN = (
+    "psnr_db",
+    "ssim",
+    "depth_l1",
+    "chamfer",
+    "evals_per_ray",
+    "swd",
+    "overfit_kimg",
+    "psnr_gain_fitted_db",
+    "steps",
+    "images_seen",
+    "seconds_per_step",
+    "train_seconds",
+)
 TIMED = ("lego_nerf", "lego_lnerf", "chest_hypernerfgan", "chest_hypernerfgan:32")
-SMALL_NERF = {f"fields.{level}.{key}": value for level in ("coarse", "fine")
-              for key, value in (("depth", 4), ("width", 128), ("skip", 0))}  # fmt: skip
+SMALL_NERF = {
+    f"fields.{level}.{key}": value
+    for level in ("coarse", "fine")
+    for key, value in (("depth", 4), ("width", 128), ("skip", 0))
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +72,11 @@ class Lane:
 
 def settings(**changes: object) -> list[str]:
     """``--set`` for each change; underscores in pairs stand for dots."""
-    return [word for key, value in changes.items() for word in ("--set", f"{key.replace('__', '.')}={value}")]
+    return [
+        word
+        for key, value in changes.items()
+        for word in ("--set", f"{key.replace('__', '.')}={value}")
+    ]
 
 
 def lanes(data: Path, lego: Path, out: Path, steps: Callable[[int], int]) -> list[Lane]:
@@ -60,31 +92,147 @@ def lanes(data: Path, lego: Path, out: Path, steps: Callable[[int], int]) -> lis
         return ablate("depth", n, *words, *settings(steps=steps(n), snapshot_steps=n))
 
     nerf = [w for k, v in SMALL_NERF.items() for w in ("--set", f"{k}={v}")] + settings(
-        task__learning_rate=1e-3, task__final_rate=0.1, steps=steps(2000), snapshot_steps=2000)  # fmt: skip
+        task__learning_rate=1e-3, task__final_rate=0.1, steps=steps(2000), snapshot_steps=2000
+    )
     local = ("--preset", "default", "--cells", "importance,local_5e-4,released", "--seeds", "0-2")
     fit = ["--set", "levels.0.sampler.n=440", "--set", "fields.scene.masks=[0.05,0.09,0.133,0.25]"]
     return [
-        Lane("depth", [study("baseline,soft,hard,hybrid", 20000), study("baseline_8,soft_8,hard_8,hybrid_8", 4000)]),
-        Lane("tensorf", [["train", "--dataset", str(lego), "--config", "lego_tensorf", "--outdir", str(out / "tensorf"), *fit,
-                          *settings(steps=steps(11000), snapshot_steps=11000)],
-                         ["evaluate", "--run", str(out / "tensorf"), "--json", "--out", str(out / "tensorf-scores")]]),
-        Lane("presets", [ablate("presets_full", "chest", "--dataset", chest, "--jobs", 4, "--max-minutes", 6)]),
-        Lane("augmentation", [ablate("augmentation", "chest", "--dataset", chest, "--cells", "none,ada,dag,dag_ada", "--jobs", 6,
-                                     *settings(dataset__size=64, dataset__volume_size=64, discriminator__size=32,
-                                               task__gan_batch=32, steps=steps(3000), generator__width=48,
-                                               probability__kimg=20))]),
-        Lane("local", [ablate("samplers", "lego", *local, "--dataset", lego, "--jobs", 2, *nerf, *settings(task__crop_steps=200)),
-                       ablate("samplers", "blocks", "--jobs", 2)]),
-        Lane("local-llff", [ablate("samplers_llff", "fern", *local, "--dataset", fern, *nerf),
-                            ablate("encoding_viewdirs_samples", "blocks")]),
-        Lane("neus", [["train", "--dataset", "blocks", "--config", "lego_neus", "--outdir", str(out / "neus"),
-                       *settings(steps=steps(5000), snapshot_steps=5000, task__warmup_steps=250)],
-                      ["evaluate", "--run", str(out / "neus"), "--json", "--limit", "8", "--out", str(out / "neus-scores")]]),
-        Lane("one-patient", [["train", "--dataset", str(chest), "--config", "chest_hypernerfgan", "--limit", "1", "--outdir",
-                              str(out / "one-patient"), "--set", "levels=[{name: stratified, n: 48}]",
-                              *settings(dataset__size=64, discriminator__size=32, discriminator__fmaps=0.25, task__batch=16,
-                                        augment__xflip=0.0, steps=steps(3000), snapshot_steps=3000)]]),
-    ]  # fmt: skip
+        Lane(
+            "depth",
+            [
+                study("baseline,soft,hard,hybrid", 20000),
+                study("baseline_8,soft_8,hard_8,hybrid_8", 4000),
+            ],
+        ),
+        Lane(
+            "tensorf",
+            [
+                [
+                    "train",
+                    "--dataset",
+                    str(lego),
+                    "--config",
+                    "lego_tensorf",
+                    "--outdir",
+                    str(out / "tensorf"),
+                    *fit,
+                    *settings(steps=steps(11000), snapshot_steps=11000),
+                ],
+                [
+                    "evaluate",
+                    "--run",
+                    str(out / "tensorf"),
+                    "--json",
+                    "--out",
+                    str(out / "tensorf-scores"),
+                ],
+            ],
+        ),
+        Lane(
+            "presets",
+            [ablate("presets_full", "chest", "--dataset", chest, "--jobs", 4, "--max-minutes", 6)],
+        ),
+        Lane(
+            "augmentation",
+            [
+                ablate(
+                    "augmentation",
+                    "chest",
+                    "--dataset",
+                    chest,
+                    "--cells",
+                    "none,ada,dag,dag_ada",
+                    "--jobs",
+                    6,
+                    *settings(
+                        dataset__size=64,
+                        dataset__volume_size=64,
+                        discriminator__size=32,
+                        task__gan_batch=32,
+                        steps=steps(3000),
+                        generator__width=48,
+                        probability__kimg=20,
+                    ),
+                )
+            ],
+        ),
+        Lane(
+            "local",
+            [
+                ablate(
+                    "samplers",
+                    "lego",
+                    *local,
+                    "--dataset",
+                    lego,
+                    "--jobs",
+                    2,
+                    *nerf,
+                    *settings(task__crop_steps=200),
+                ),
+                ablate("samplers", "blocks", "--jobs", 2),
+            ],
+        ),
+        Lane(
+            "local-llff",
+            [
+                ablate("samplers_llff", "fern", *local, "--dataset", fern, *nerf),
+                ablate("encoding_viewdirs_samples", "blocks"),
+            ],
+        ),
+        Lane(
+            "neus",
+            [
+                [
+                    "train",
+                    "--dataset",
+                    "blocks",
+                    "--config",
+                    "lego_neus",
+                    "--outdir",
+                    str(out / "neus"),
+                    *settings(steps=steps(5000), snapshot_steps=5000, task__warmup_steps=250),
+                ],
+                [
+                    "evaluate",
+                    "--run",
+                    str(out / "neus"),
+                    "--json",
+                    "--limit",
+                    "8",
+                    "--out",
+                    str(out / "neus-scores"),
+                ],
+            ],
+        ),
+        Lane(
+            "one-patient",
+            [
+                [
+                    "train",
+                    "--dataset",
+                    str(chest),
+                    "--config",
+                    "chest_hypernerfgan",
+                    "--limit",
+                    "1",
+                    "--outdir",
+                    str(out / "one-patient"),
+                    "--set",
+                    "levels=[{name: stratified, n: 48}]",
+                    *settings(
+                        dataset__size=64,
+                        discriminator__size=32,
+                        discriminator__fmaps=0.25,
+                        task__batch=16,
+                        augment__xflip=0.0,
+                        steps=steps(3000),
+                        snapshot_steps=3000,
+                    ),
+                ]
+            ],
+        ),
+    ]
 
 
 def run(lane: Lane, device: str, out: Path, deadline: float) -> None:
@@ -97,8 +245,13 @@ def run(lane: Lane, device: str, out: Path, deadline: float) -> None:
             found = sorted(Path(words[2]).glob("0*"))
             words = [*words[:2], str(found[-1]) if found else words[2], *words[3:]]
         with open(out / "log" / f"{lane.name}-{k}.txt", "w") as log:
-            worker = subprocess.Popen([*KIT, *words, "--device", device], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                                      env={"OMP_NUM_THREADS": "1", **os.environ})  # fmt: skip
+            worker = subprocess.Popen(
+                [*KIT, *words, "--device", device],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={"OMP_NUM_THREADS": "1", **os.environ},
+            )
             try:
                 worker.wait(left)
             except subprocess.TimeoutExpired:
@@ -107,13 +260,17 @@ def run(lane: Lane, device: str, out: Path, deadline: float) -> None:
 
 
 def timed(names: Sequence[str], data: Path, device: str) -> Iterator[str]:
-    """Milliseconds of a step of each recipe at its own size, alone on the device; pictures a second where it makes pictures."""
+    """Milliseconds of a step of each recipe at its own size, alone on the device; pictures a second
+    where it makes pictures.
+    """
     from mednerf_kit.engine.device import select_device
     from mednerf_kit.engine.distributed import Ranks
     from mednerf_kit.engine.session import resolve, task_type_of
 
     for name in names:
-        dataset = str(data / ("mednerf_drr/chest_xrays" if "chest" in name else "nerf_synthetic/lego"))
+        dataset = str(
+            data / ("mednerf_drr/chest_xrays" if "chest" in name else "nerf_synthetic/lego")
+        )
         config, _, batch = name.partition(":")
         recipe = resolve(dataset, config, "default", [f"task.batch={batch}"] if batch else [])
         choice = {"dataset": dataset, "recipe": recipe, "seed": 0, "split": "train", "limit": 12}
@@ -129,7 +286,11 @@ def timed(names: Sequence[str], data: Path, device: str) -> Iterator[str]:
             spent.append(time.perf_counter() - start)
             index += 1
         step = sorted(spent[3:])[len(spent[3:]) // 2]
-        rate = f", {recipe['task']['batch'] / step:.0f} pictures/s" if "batch" in recipe["task"] else ""
+        rate = (
+            f", {recipe['task']['batch'] / step:.0f} pictures/s"
+            if "batch" in recipe["task"]
+            else ""
+        )
         yield f"{name}: {1e3 * step:.1f} ms a step{rate}"
 
 
@@ -140,7 +301,11 @@ def table(out: Path) -> Iterator[str]:
         if found.get("status") == "not run":
             continue
         numbers = found.get("metrics", found)
-        shown = ", ".join(f"{key} {numbers[key]:.4g}" for key in SHOWN if isinstance(numbers.get(key), (int, float)))
+        shown = ", ".join(
+            f"{key} {numbers[key]:.4g}"
+            for key in SHOWN
+            if isinstance(numbers.get(key), (int, float))
+        )
         yield f"{path.parent.relative_to(out)}: {found.get('status', 'done')} {shown} {found.get('error', '')[:200]}"
 
 
@@ -155,14 +320,20 @@ def pack(out: Path) -> None:
                 archive.add(path, arcname=str(path.relative_to(out)))
     for path in {p.parent: p for p in sorted(out.rglob("snapshot-*.safetensors"))}.values():
         with safe_open(path, "pt") as file:
-            kept = {key: file.get_tensor(key) for key in file.keys() if key.split(".")[0] in ("ema", "codes", "gain")}  # noqa: SIM118
+            kept = {
+                key: file.get_tensor(key)
+                for key in file.keys()
+                if key.split(".")[0] in ("ema", "codes", "gain")
+            }  # noqa: SIM118
             if kept:
                 name = "-".join(path.relative_to(out).parts[:-2])
                 save_file(kept, out / f"{name}.safetensors", metadata=file.metadata())
 
 
 def main() -> None:
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     words.add_argument("--data", type=Path, required=True)
     words.add_argument("--out", type=Path, default=Path("out/accelerator"))
     words.add_argument("--minutes", type=float, default=9.0)
@@ -183,16 +354,33 @@ def main() -> None:
     if chosen.depth:
         shutil.copy(chosen.depth, lego / "depth_train.npz")
     if not chosen.rehearse:
-        alone = [sys.executable, __file__, "--timings", "--data", str(chosen.data), "--device", chosen.device]
-        (out / "log" / "timed.txt").write_bytes(subprocess.run(alone, stdout=subprocess.PIPE, check=False).stdout)
+        alone = [
+            sys.executable,
+            __file__,
+            "--timings",
+            "--data",
+            str(chosen.data),
+            "--device",
+            chosen.device,
+        ]
+        (out / "log" / "timed.txt").write_bytes(
+            subprocess.run(alone, stdout=subprocess.PIPE, check=False).stdout
+        )
     if chosen.mps:
-        places = {"CUDA_MPS_PIPE_DIRECTORY": str(out.resolve() / "mps"), "CUDA_MPS_LOG_DIRECTORY": str(out.resolve() / "mps")}
+        places = {
+            "CUDA_MPS_PIPE_DIRECTORY": str(out.resolve() / "mps"),
+            "CUDA_MPS_LOG_DIRECTORY": str(out.resolve() / "mps"),
+        }
         os.environ |= places
         (out / "mps").mkdir(exist_ok=True)
         subprocess.run(["nvidia-cuda-mps-control", "-d"], check=True)
     ready = lanes(chosen.data, lego, out, (lambda n: 3) if chosen.rehearse else (lambda n: n))
     asked = chosen.only.split(",") if chosen.only else [lane.name for lane in ready]
-    workers = [threading.Thread(target=run, args=(lane, chosen.device, out, deadline)) for lane in ready if lane.name in asked]
+    workers = [
+        threading.Thread(target=run, args=(lane, chosen.device, out, deadline))
+        for lane in ready
+        if lane.name in asked
+    ]
     try:
         for worker in workers:
             worker.start()

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Leave-patients-out on a published DRR set: k folds, each trained on the others, each scored on its own patients.
+"""Leave-patients-out on a published DRR set: k folds, each trained on the others, each scored on
+its own patients.
 
-python scripts/bench/crossval.py "$MEDNERF_KIT_DATA/mednerf_drr/chest_xrays" --minutes 5 --out out/crossval
+python scripts/bench/crossval.py "$MEDNERF_KIT_DATA/mednerf_drr/chest_xrays" --minutes 5 --out
+out/crossval
 """
 
 from __future__ import annotations
@@ -37,21 +39,43 @@ def fold(args: argparse.Namespace, k: int, recipe: dict) -> list[dict]:
     folder.mkdir(parents=True, exist_ok=True)
     task = build_task(recipe, orbits, targets, seed=args.seed, device="cpu")
     meta = describe(orbits, targets, recipe, args.set, args.seed, "all")
-    loop = Loop(task, folder, steps=recipe["steps"], snapshot_steps=10**9, max_minutes=args.minutes, meta=meta)
+    loop = Loop(
+        task,
+        folder,
+        steps=recipe["steps"],
+        snapshot_steps=10**9,
+        max_minutes=args.minutes,
+        meta=meta,
+    )
     prior = prior_load.load_prior(loop.run())
     inputs = input_views(every.geometry.angles_deg, [args.angle])
     rows = []
     for name in held if not args.seen else orbits.patients[:4]:
         truth = every.images[every.patients.index(name)].float()
-        r = score_patient(prior, name, truth, orbits.images, inputs, Inversion(), Generator().manual_seed(0))
-        first = torch.where(
-            r.scores["psnr_db"].isnan(), torch.nan, -10 * (r.orbit.members[0] - truth).square().mean((1, 2)).log10()
+        r = score_patient(
+            prior, name, truth, orbits.images, inputs, Inversion(), Generator().manual_seed(0)
         )
-        row = {"fold": k, "patient": name, "psnr_map_db": float(first.nanmean()),
-               **{m: float(v.nanmean()) for m, v in r.scores.items()},
-               **{b: float(s["psnr_db"].nanmean()) for b, s in r.baselines.items()}, **r.coverage, "invert_seconds": r.seconds,
-               "train_seconds": loop.seconds, "lift_seconds": ready, "steps": loop.index}  # fmt: skip
-        print(json.dumps({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()}), flush=True)
+        first = torch.where(
+            r.scores["psnr_db"].isnan(),
+            torch.nan,
+            -10 * (r.orbit.members[0] - truth).square().mean((1, 2)).log10(),
+        )
+        row = {
+            "fold": k,
+            "patient": name,
+            "psnr_map_db": float(first.nanmean()),
+            **{m: float(v.nanmean()) for m, v in r.scores.items()},
+            **{b: float(s["psnr_db"].nanmean()) for b, s in r.baselines.items()},
+            **r.coverage,
+            "invert_seconds": r.seconds,
+            "train_seconds": loop.seconds,
+            "lift_seconds": ready,
+            "steps": loop.index,
+        }
+        print(
+            json.dumps({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()}),
+            flush=True,
+        )
         rows.append(row)
     return rows
 
@@ -67,15 +91,32 @@ def main() -> None:
     parser.add_argument("--preset", default="default")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seen", action="store_true", help="score training patients instead")
-    parser.add_argument("--set-option", dest="settings", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument(
+        "--set-option", dest="settings", action="append", default=[], metavar="KEY=VALUE"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/crossval"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     recipe = resolve(args.set, None, args.preset, args.settings)
-    rows = [row for k in (args.only if args.only is not None else range(args.folds)) for row in fold(args, k, recipe)]
-    for key in ("psnr_db", "ssim", "psnr_mask_db", "mean_orbit", "nearest_patient", "neighbour_view", "coverage_90"):
+    rows = [
+        row
+        for k in (args.only if args.only is not None else range(args.folds))
+        for row in fold(args, k, recipe)
+    ]
+    for key in (
+        "psnr_db",
+        "ssim",
+        "psnr_mask_db",
+        "mean_orbit",
+        "nearest_patient",
+        "neighbour_view",
+        "coverage_90",
+    ):
         print(f"{key:16s} {statistics.mean(row[key] for row in rows):8.3f}")
-    print(f"{'gain over mean':16s} {statistics.mean(r['psnr_db'] - r['mean_orbit'] for r in rows):8.3f} dB")
+    print(
+        f"{'gain over mean':16s} "
+        f"{statistics.mean(r['psnr_db'] - r['mean_orbit'] for r in rows):8.3f} dB"
+    )
 
 
 if __name__ == "__main__":

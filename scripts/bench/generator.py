@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""One generator step against a plain loop over the same arithmetic: forward and backward of a batch of hypernetwork NeRFs.
+"""One generator step against a plain loop over the same arithmetic: forward and backward of a batch
+of hypernetwork NeRFs.
 
     python scripts/bench/generator.py [--size 64] [--threads 2]
 
-The plain loop is what a straightforward implementation does: for each sample of the batch its weights, then chunks of points
-through ``sin``/``cos`` per octave, ``linear`` and ``relu`` under autograd in fp32. It is timed with all points of a sample at
-once and at the best of several chunk sizes. Ours is ``HyperGenerator`` in the device's fastest precision. Both answer the same
-densities.
+The plain loop is what a straightforward implementation does: for each sample of the batch its
+weights, then chunks of points through ``sin``/``cos`` per octave, ``linear`` and ``relu`` under
+autograd in fp32. It is timed with all points of a sample at once and at the best of several chunk
+sizes. Ours is ``HyperGenerator`` in the device's fastest precision. Both answer the same densities.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def plain_density(g: HyperGenerator, x: Tensor, code: MlpWeights, chunk: int) ->
         parts = []
         for piece in x[b].split(chunk):
             anatomy = one.frame.to_anatomy(piece[None])[0]
-            waves = [f(anatomy * 2.0**k) for k in range(g.field.octaves) for f in (torch.sin, torch.cos)]
+            waves = [
+                f(anatomy * 2.0**k) for k in range(g.field.octaves) for f in (torch.sin, torch.cos)
+            ]
             h = torch.cat([anatomy, *waves], -1)
             for i, (w, bias) in enumerate(one.layers):
                 h = linear(h, w[0, :, : h.shape[-1]], bias[0])
@@ -58,7 +61,9 @@ def seconds(step: Callable[[], Tensor], repeats: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=64, help="the patch is size × size")
     parser.add_argument("--nodes", type=int, default=64)
     parser.add_argument("--batch", type=int, default=4)
@@ -75,27 +80,41 @@ def main() -> None:
 
     def ours(points: Tensor = x) -> Tensor:
         g.zero_grad(set_to_none=True)
-        density = g.field.density(points, g.weights(g.draw(args.batch, torch.Generator().manual_seed(0))))
+        density = g.field.density(
+            points, g.weights(g.draw(args.batch, torch.Generator().manual_seed(0)))
+        )
         density.mean().backward()
         return density.detach()
 
     def plain(points: Tensor, chunk: int) -> Tensor:
         g.zero_grad(set_to_none=True)
-        density = plain_density(g, points, g.weights(g.draw(args.batch, torch.Generator().manual_seed(0))), chunk)
+        density = plain_density(
+            g, points, g.weights(g.draw(args.batch, torch.Generator().manual_seed(0))), chunk
+        )
         density.mean().backward()
         return density.detach()
 
     few = x[:, : min(n, 65_536)]
-    sweep = {chunk: seconds(lambda c=chunk: plain(few, c), 1) for chunk in (1024, 2048, 4096, 8192, 16_384, 65_536)}  # type: ignore[misc]
+    sweep = {
+        chunk: seconds(lambda c=chunk: plain(few, c), 1)
+        for chunk in (1024, 2048, 4096, 8192, 16_384, 65_536)
+    }  # type: ignore[misc]
     best = min(sweep, key=sweep.__getitem__)
     with torch.no_grad():
         code = g.weights(latent)
-        difference = float((g.field.density(few, code) - plain_density(g, few, code, best)).abs().max())
+        difference = float(
+            (g.field.density(few, code) - plain_density(g, few, code, best)).abs().max()
+        )
     row = {
-        "points": args.batch * n, "dtype": str(fastest_dtype(x.device)), "threads": args.threads, "best_chunk": best,
-        "ours_s": seconds(ours, args.repeats), "plain_whole_s": seconds(lambda: plain(x, n), args.repeats),
-        "plain_best_s": seconds(lambda: plain(x, best), args.repeats), "largest_difference": difference,
-    }  # fmt: skip
+        "points": args.batch * n,
+        "dtype": str(fastest_dtype(x.device)),
+        "threads": args.threads,
+        "best_chunk": best,
+        "ours_s": seconds(ours, args.repeats),
+        "plain_whole_s": seconds(lambda: plain(x, n), args.repeats),
+        "plain_best_s": seconds(lambda: plain(x, best), args.repeats),
+        "largest_difference": difference,
+    }
     row["speedup"] = row["plain_whole_s"] / row["ours_s"]
     row["speedup_over_best"] = row["plain_best_s"] / row["ours_s"]
     print(json.dumps(row))

@@ -1,10 +1,12 @@
-"""The real check of the geometry: does the knee CT, projected, reproduce the 72 published views of the same knee?
+"""The real check of the geometry: does the knee CT, projected, reproduce the 72 published views of
+the same knee?
 
     MEDNERF_KIT_DATA=... python scripts/bench/geometry_check.py
 
-Projects ``ct/knee_DU03.nii.gz`` with the set-up that plastimatch noted beside the published set (isocentre, SAD, SID, pixels) and
-its attenuation law, and correlates every view with ``mednerf_drr/knee_xrays/03_xrayKKKK.png`` (correlation, because the published
-views have an unknown gain each). Prints a table and one JSON line; exits 1 if the goal is missed.
+Projects ``ct/knee_DU03.nii.gz`` with the set-up that plastimatch noted beside the published set
+(isocentre, SAD, SID, pixels) and its attenuation law, and correlates every view with
+``mednerf_drr/knee_xrays/03_xrayKKKK.png`` (correlation, because the published views have an unknown
+gain each). Prints a table and one JSON line; exits 1 if the goal is missed.
 """
 
 from __future__ import annotations
@@ -23,8 +25,11 @@ from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.imaging.projector import project
 from mednerf_kit.imaging.volume import read_volume
 
-ISOCENTRE_MM = (-11.0, -123.0, -465.0)  # LPS, from knee_03_xray0000_geometry.txt, as are the distances
-KNEE = Geometry(source_to_isocentre_mm=570, source_to_detector_mm=1040, rows=128, cols=128, pixel_mm=350 / 128).orbit(72)
+# LPS, from knee_03_xray0000_geometry.txt, as are the distances
+ISOCENTRE_MM = (-11.0, -123.0, -465.0)
+KNEE = Geometry(
+    source_to_isocentre_mm=570, source_to_detector_mm=1040, rows=128, cols=128, pixel_mm=350 / 128
+).orbit(72)
 GOAL_MEAN, GOAL_WORST = 0.999, 0.998
 
 
@@ -36,14 +41,22 @@ def published_views(folder: Path) -> np.ndarray:
     absent = [path for path in paths if not path.exists()]
     if absent:
         raise UserError(
-            f"got no '{absent[0]}'", "wanted the published knee set", "set MEDNERF_KIT_DATA to the folder of real data"
+            f"got no '{absent[0]}'",
+            "wanted the published knee set",
+            "set MEDNERF_KIT_DATA to the folder of real data",
         )
     return np.stack([imageio.imread(path) for path in paths]) / 255.0
 
 
-def projected_views(ct: Path, geometry: Geometry = KNEE, isocentre_mm: tuple[float, ...] = ISOCENTRE_MM) -> np.ndarray:
-    """Line integrals of a CT under plastimatch's law: 0.022 per mm for water, nothing at or below −800 HU."""
-    volume = dataclasses.replace(read_volume(ct).aligned(), mu_water_per_mm=0.022).to_mu(air_below_hu=-800)
+def projected_views(
+    ct: Path, geometry: Geometry = KNEE, isocentre_mm: tuple[float, ...] = ISOCENTRE_MM
+) -> np.ndarray:
+    """Line integrals of a CT under plastimatch's law: 0.022 per mm for water, nothing at or below
+    −800 HU.
+    """
+    volume = dataclasses.replace(read_volume(ct).aligned(), mu_water_per_mm=0.022).to_mu(
+        air_below_hu=-800
+    )
     centre_mm = np.subtract(volume.centre_mm, isocentre_mm)
     return project(volume.values, volume.spacing_mm, geometry, centre_mm=centre_mm).numpy()
 
@@ -57,7 +70,10 @@ def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--data", type=Path, default=os.environ.get("MEDNERF_KIT_DATA"), help="folder of real data [$MEDNERF_KIT_DATA]"
+        "--data",
+        type=Path,
+        default=os.environ.get("MEDNERF_KIT_DATA"),
+        help="folder of real data [$MEDNERF_KIT_DATA]",
     )
     data = parser.parse_args().data
     if data is None:
@@ -70,13 +86,25 @@ def main() -> int:
     mirrored = correlations(projected[:, :, ::-1], published)
     print(f"{'views':>12} {'mean':>9} {'worst':>9} at")
     for name, values in (("as stated", found), ("mirrored", mirrored)):
-        print(f"{name:>12} {values.mean():9.5f} {values.min():9.5f} {KNEE.angles_deg[values.argmin()]:g}°")
+        print(
+            f"{name:>12} {values.mean():9.5f} {values.min():9.5f} "
+            f"{KNEE.angles_deg[values.argmin()]:g}°"
+        )
     passed = bool(found.mean() >= GOAL_MEAN and found.min() >= GOAL_WORST)
-    print(json.dumps({
-        "bench": "geometry_check", "views": len(found), "mean": round(float(found.mean()), 5),
-        "worst": round(float(found.min()), 5), "worst_deg": KNEE.angles_deg[found.argmin()],
-        "mirrored_mean": round(float(mirrored.mean()), 5), "read_and_project_s": round(seconds, 2), "passed": passed,
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "bench": "geometry_check",
+                "views": len(found),
+                "mean": round(float(found.mean()), 5),
+                "worst": round(float(found.min()), 5),
+                "worst_deg": KNEE.angles_deg[found.argmin()],
+                "mirrored_mean": round(float(mirrored.mean()), 5),
+                "read_and_project_s": round(seconds, 2),
+                "passed": passed,
+            }
+        )
+    )
     return 0 if passed else 1
 
 

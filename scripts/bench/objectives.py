@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""Does the adversary earn its keep? Posed against hybrid at equal steps: realism of random patients, PSNR of projected ones.
+"""Does the adversary earn its keep? Posed against hybrid at equal steps: realism of random
+patients, PSNR of projected ones.
 
-    python scripts/bench/objectives.py --dataset chest --steps 1500 --seeds 0 1 2 --out out/objectives
+    python scripts/bench/objectives.py --dataset chest --steps 1500 --seeds 0 1 2 --out
+    out/objectives
 
-Realism is the sliced Wasserstein distance. Fakes are random patients of the prior, baked and projected at random angles of the
-set; reals are views of held-out patients at the same angles. Both are scored with one seed of patches and directions. The step
-count is fixed, so that both objectives see the same posed data.
+Realism is the sliced Wasserstein distance. Fakes are random patients of the prior, baked and
+projected at random angles of the set; reals are views of held-out patients at the same angles. Both
+are scored with one seed of patches and directions. The step count is fixed, so that both objectives
+see the same posed data.
 """
 
 from __future__ import annotations
@@ -27,19 +30,27 @@ from mednerf_kit.prior.sets import read_set
 from mednerf_kit.recon.field_volume import bake, project_field
 
 
-def fakes_like(prior: prior_load.Prior, count: int, per_patient: int, views: torch.Tensor) -> torch.Tensor:
+def fakes_like(
+    prior: prior_load.Prior, count: int, per_patient: int, views: torch.Tensor
+) -> torch.Tensor:
     """``count`` pictures of random patients at these view indices, [count, 1, rows, cols]."""
     rng, found = Generator().manual_seed(123), []
     for start in range(0, count, per_patient):
         code = prior.generator.weights(prior.generator.draw(1, rng))
         some = views[start : start + per_patient].tolist()
         geometry = prior.geometry.at([prior.geometry.angles_deg[v] for v in some])
-        found.append(project_field(bake(prior.generator, code, size=64)[0], geometry, prior.distance).clamp(0, 1))
+        found.append(
+            project_field(bake(prior.generator, code, size=64)[0], geometry, prior.distance).clamp(
+                0, 1
+            )
+        )
     return torch.cat(found)[:, None]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dataset", default="chest")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -53,9 +64,19 @@ def main() -> None:
     rows = []
     for seed in args.seeds:
         for objective in args.objectives:
-            settings = [f"steps={args.steps}", f"snapshot_steps={args.steps}", f"task.objective={objective}", *args.settings]
+            settings = [
+                f"steps={args.steps}",
+                f"snapshot_steps={args.steps}",
+                f"task.objective={objective}",
+                *args.settings,
+            ]
             folder = train(
-                dataset=args.dataset, preset="quick", settings=settings, outdir=args.out, desc=f"{objective}-{seed}", seed=seed
+                dataset=args.dataset,
+                preset="quick",
+                settings=settings,
+                outdir=args.out,
+                desc=f"{objective}-{seed}",
+                seed=seed,
             )
             assert folder is not None
             prior = prior_load.load_prior(folder)
@@ -64,17 +85,36 @@ def main() -> None:
             training = read_set(args.dataset, node, split="train")
             pick = Generator().manual_seed(7)
             views = torch.randint(test.geometry.views, (128,), generator=pick)
-            reals = test.images[torch.randint(len(test.patients), (128,), generator=pick), views].float()[:, None]
-            swd = sliced_wasserstein(reals, fakes_like(prior, 128, 4, views), Generator().manual_seed(0))
+            reals = test.images[
+                torch.randint(len(test.patients), (128,), generator=pick), views
+            ].float()[:, None]
+            swd = sliced_wasserstein(
+                reals, fakes_like(prior, 128, 4, views), Generator().manual_seed(0)
+            )
             inputs = input_views(test.geometry.angles_deg, [270.0])
             chosen = zip(test.patients[: args.patients], test.images[: args.patients], strict=True)
             found = [
-                score_patient(prior, name, truth.float(), training.images, inputs, Inversion(), Generator().manual_seed(i))
+                score_patient(
+                    prior,
+                    name,
+                    truth.float(),
+                    training.images,
+                    inputs,
+                    Inversion(),
+                    Generator().manual_seed(i),
+                )
                 for i, (name, truth) in enumerate(chosen)
             ]
-            row = {"objective": objective, "seed": seed, **swd,
-                   "psnr_db": statistics.mean(float(r.scores["psnr_db"].nanmean()) for r in found)}  # fmt: skip
-            print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
+            row = {
+                "objective": objective,
+                "seed": seed,
+                **swd,
+                "psnr_db": statistics.mean(float(r.scores["psnr_db"].nanmean()) for r in found),
+            }
+            print(
+                json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}),
+                flush=True,
+            )
             rows.append(row)
     for objective in args.objectives:
         for key in ("swd", "psnr_db"):

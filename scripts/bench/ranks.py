@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Time per image of a prior's training: one process on one thread, one on two threads, two processes on one thread each.
+"""Time per image of a prior's training: one process on one thread, one on two threads, two
+processes on one thread each.
 
     python scripts/bench/ranks.py [--blocks 5] [--objectives posed hybrid]
 
-The recipe is the chest's quick one on phantoms (made when absent). A block is 20 steps that stand for a whole training: progress
-goes from 0 to 1, so that volume, ray and adversarial steps come in their shares. The three take turns, block by block; medians
-are compared. What a process exchanges with the other is on the clock: gradients, logits, logged numbers, the agreement to go on.
+The recipe is the chest's quick one on phantoms (made when absent). A block is 20 steps that stand
+for a whole training: progress goes from 0 to 1, so that volume, ray and adversarial steps come in
+their shares. The three take turns, block by block; medians are compared. What a process exchanges
+with the other is on the clock: gradients, logits, logged numbers, the agreement to go on.
 
-Wall time means something on idle cores only. Processor time (of the busiest process) is printed too: on a busy machine it bounds
-what idle cores would give.
+Wall time means something on idle cores only. Processor time (of the busiest process) is printed
+too: on a busy machine it bounds what idle cores would give.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ GOALS = {"one thread": 0.6, "two threads": 1.15}  # of their wall time
 
 
 def worker(task: Callable, environment: dict[str, str], threads: int, orders: Connection) -> None:
-    """Runs a block whenever it is told to and answers its seconds (wall, processor), until it is told nothing any more."""
+    """Runs a block whenever it is told to and answers its seconds (wall, processor), until it is
+    told nothing any more.
+    """
     torch.set_num_threads(threads)
     ranks: Ranks = started(environment)
     trained = task()
@@ -62,8 +66,13 @@ def employed(task: Callable, processes: int, threads: int) -> list[Connection]:
     stores.append(store)
     lines = []
     for rank in range(processes):
-        environment = {"RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
-                       "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}  # fmt: skip
+        environment = {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(processes),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(store.port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+        }
         mine, theirs = Pipe()
         if os.fork() == 0:
             for line in [mine, *lines, *opened]:  # else a worker would keep the others' pipes open
@@ -92,11 +101,17 @@ opened: list[Connection] = []
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--patients", type=int, default=16)
     parser.add_argument("--objectives", nargs="+", default=["posed", "hybrid"])
-    parser.add_argument("--without-threads", action="store_true", help="leave out two threads, which a busy machine slows most")
+    parser.add_argument(
+        "--without-threads",
+        action="store_true",
+        help="leave out two threads, which a busy machine slows most",
+    )
     args = parser.parse_args()
     ways = [way for way in WAYS if not (args.without_threads and way == "two threads")]
     torch.set_num_threads(1)
@@ -109,8 +124,11 @@ def main() -> None:
         own = {**recipe, "task": {**recipe["task"], "objective": objective}}
         for way in ways:
             processes, threads = WAYS[way]
-            crews[objective, way] = employed(lambda own=own: build_task(own, orbits, targets, seed=0, device="cpu"), processes,
-                                             threads)  # fmt: skip
+            crews[objective, way] = employed(
+                lambda own=own: build_task(own, orbits, targets, seed=0, device="cpu"),
+                processes,
+                threads,
+            )
     seconds: dict[tuple[str, str], list[list[float]]] = {key: [] for key in crews}
     for turn in range(args.blocks + 1):  # the first one warms up
         for key, lines in crews.items():
@@ -123,12 +141,27 @@ def main() -> None:
     images, rows = STEPS * recipe["task"]["batch"], []
     for objective in args.objectives:
         for k, clock in enumerate(("wall", "processor")):
-            ms = {way: 1e3 * statistics.median(times[k] for times in seconds[objective, way]) / images for way in ways}
+            ms = {
+                way: 1e3 * statistics.median(times[k] for times in seconds[objective, way]) / images
+                for way in ways
+            }
             ratios = {way: round(ms[PAIR] / ms[way], 3) for way in ways if way in GOALS}
-            rows.append({"objective": objective, "clock": clock, "ms_per_image": ms, "ratios": ratios})
-            print(f"{objective}, {clock}: " + ", ".join(f"{way} {value:.2f} ms per image" for way, value in ms.items()))
-            print("  the pair takes " + ", ".join(f"{r:.2f} of {way} (wanted {GOALS[way]})" for way, r in ratios.items()))
-    print(json.dumps({"dtype": str(dtype), "blocks": args.blocks, "cores": os.cpu_count(), "rows": rows}))
+            rows.append(
+                {"objective": objective, "clock": clock, "ms_per_image": ms, "ratios": ratios}
+            )
+            print(
+                f"{objective}, {clock}: "
+                + ", ".join(f"{way} {value:.2f} ms per image" for way, value in ms.items())
+            )
+            print(
+                "  the pair takes "
+                + ", ".join(f"{r:.2f} of {way} (wanted {GOALS[way]})" for way, r in ratios.items())
+            )
+    print(
+        json.dumps(
+            {"dtype": str(dtype), "blocks": args.blocks, "cores": os.cpu_count(), "rows": rows}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""Time, evaluations and memory of a training step of several scene runs, side by side: their steps take turns in one process.
+"""Time, evaluations and memory of a training step of several scene runs, side by side: their steps
+take turns in one process.
 
-Each run goes on from its last snapshot (nothing is written), so that what its sampler does is what it does on a trained field.
-Memory is the most that a step had resident above what lay there before it (Linux; freed blocks go back to the system at once).
+Each run goes on from its last snapshot (nothing is written), so that what its sampler does is what
+it does on a trained field. Memory is the most that a step had resident above what lay there before
+it (Linux; freed blocks go back to the system at once).
 
-python scripts/bench/scene_steps.py runs/ablate-samplers/lego/{importance,local_skip}/seed0/00000-lego --rounds 15
+python scripts/bench/scene_steps.py
+runs/ablate-samplers/lego/{importance,local_skip}/seed0/00000-lego --rounds 15
 """
 
 from __future__ import annotations
@@ -30,8 +33,15 @@ def resident_mib(key: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders; the first is the one the others are compared with")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        help="run folders; the first is the one the others are compared with",
+    )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
@@ -59,11 +69,21 @@ def main() -> None:
                 memory[i].append(resident_mib("VmHWM") - idle_mib)
     base_ms, base_evals = 1e3 * statistics.median(seconds[0]), statistics.mean(evaluations[0])
     base_mib = statistics.median(memory[0])
-    print(f"{'run':40s} {'evals/ray':>10s} {'ratio':>6s} {'ms/step':>9s} {'ratio':>6s} {'MiB':>7s} {'ratio':>6s}")
+    print(
+        f"{'run':40s} {'evals/ray':>10s} {'ratio':>6s} {'ms/step':>9s} {'ratio':>6s} "
+        f"{'MiB':>7s} {'ratio':>6s}"
+    )
     for folder, times, asked, most in zip(args.runs, seconds, evaluations, memory, strict=True):
-        ms, evals, mib = 1e3 * statistics.median(times), statistics.mean(asked), statistics.median(most)
-        print(f"{'/'.join(folder.parts[-3:]):40s} {evals:10.1f} {evals / base_evals:6.3f} {ms:9.1f} {ms / base_ms:6.3f} "
-              f"{mib:7.1f} {mib / base_mib:6.3f}")  # fmt: skip
+        ms, evals, mib = (
+            1e3 * statistics.median(times),
+            statistics.mean(asked),
+            statistics.median(most),
+        )
+        print(
+            f"{'/'.join(folder.parts[-3:]):40s} {evals:10.1f} {evals / base_evals:6.3f} "
+            f"{ms:9.1f} {ms / base_ms:6.3f} "
+            f"{mib:7.1f} {mib / base_mib:6.3f}"
+        )
 
 
 if __name__ == "__main__":

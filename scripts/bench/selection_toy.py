@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""Which pixels to supervise, tried on a picture: every selector fits the same 2-D image with the same number of rays.
+"""Which pixels to supervise, tried on a picture: every selector fits the same 2-D image with the
+same number of rays.
 
-    python scripts/bench/selection_toy.py [--image PICTURE] [--only random egra] [--histogram errors.png] [--overlay leaves.png]
+    python scripts/bench/selection_toy.py [--image PICTURE] [--only random egra] [--histogram
+    errors.png] [--overlay leaves.png]
 
-The field is four bilinear feature grids and a small MLP over (y, x), colour out; the loss is the weighted mean of squared errors.
-A ray is one asked pixel, and renders that only a selector wants are paid for with steps. Prints one Markdown table: PSNR of the
-whole picture (data range 1) and of its hardest tenth (largest 3×3 spread), mean ± standard deviation over seeds; rays until the
-final PSNR of `random` was passed, as a share of the budget; and the median time in the selector per step.
+The field is four bilinear feature grids and a small MLP over (y, x), colour out; the loss is the
+weighted mean of squared errors. A ray is one asked pixel, and renders that only a selector wants
+are paid for with steps. Prints one Markdown table: PSNR of the whole picture (data range 1) and of
+its hardest tenth (largest 3×3 spread), mean ± standard deviation over seeds; rays until the final
+PSNR of `random` was passed, as a share of the budget; and the median time in the selector per step.
 """
 
 from __future__ import annotations
@@ -30,14 +33,20 @@ CHECKS = 25
 
 
 class Field(nn.Module):
-    """Colour [N, C] at places yx [N, 2] in pixels: feature grids up to one node per pixel, then an MLP."""
+    """Colour [N, C] at places yx [N, 2] in pixels: feature grids up to one node per pixel, then an
+    MLP.
+    """
 
     def __init__(self, rows: int, cols: int, channels: int, rng: Generator) -> None:
         super().__init__()
         self.register_buffer("size", torch.tensor([rows - 1.0, cols - 1.0]))
-        self.grids = nn.ParameterList(0.1 * torch.randn(1, 4, max(rows // k, 2), max(cols // k, 2), generator=rng)
-                                      for k in (8, 4, 2, 1))  # fmt: skip
-        self.mlp = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, channels))
+        self.grids = nn.ParameterList(
+            0.1 * torch.randn(1, 4, max(rows // k, 2), max(cols // k, 2), generator=rng)
+            for k in (8, 4, 2, 1)
+        )
+        self.mlp = nn.Sequential(
+            nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, channels)
+        )
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=rng)
@@ -45,22 +54,31 @@ class Field(nn.Module):
 
     def forward(self, yx: Tensor) -> Tensor:
         place = (2 * yx / self.size - 1).flip(-1)[None, None]
-        features = [grid_sample(grid, place, align_corners=True, padding_mode="border")[0, :, 0].T for grid in self.grids]
+        features = [
+            grid_sample(grid, place, align_corners=True, padding_mode="border")[0, :, 0].T
+            for grid in self.grids
+        ]
         return self.mlp(torch.cat(features, -1)).sigmoid()
 
 
 def drawing(size: int) -> Tensor:
-    """A picture [H, W, 3] with a long tail: flat paper, a shaded ball, and small patches of stripes, checks, rings and dots."""
+    """A picture [H, W, 3] with a long tail: flat paper, a shaded ball, and small patches of
+    stripes, checks, rings and dots.
+    """
     y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
     paper = torch.stack([0.9 - 0.05 * y, 0.92 + 0 * y, 0.95 - 0.03 * x], -1)
     inside = (x + 0.35) ** 2 + (y + 0.3) ** 2 < 0.25
-    paper[inside] = torch.stack([0.75 - 0.5 * x, 0.35 - 0.2 * y, 0.3 + 0.2 * x], -1)[inside].clamp(0, 1)
+    paper[inside] = torch.stack([0.75 - 0.5 * x, 0.35 - 0.2 * y, 0.3 + 0.2 * x], -1)[inside].clamp(
+        0, 1
+    )
     fine = torch.arange(size)
     checks = (fine[:, None] // 2 + fine // 2) % 2
     rings = 0.5 + 0.5 * torch.sin(60 * ((x - 0.5) ** 2 + (y - 0.45) ** 2).sqrt())
-    for pattern, mask in (((checks + 0.0), (x > 0.35) & (x < 0.85) & (y > -0.8) & (y < -0.35)),
-                          (rings, (x - 0.5) ** 2 + (y - 0.45) ** 2 < 0.09),
-                          ((fine[None] % 3 == 0) + 0 * y, (x > -0.8) & (x < -0.2) & (y > 0.5) & (y < 0.7))):  # fmt: skip
+    for pattern, mask in (
+        ((checks + 0.0), (x > 0.35) & (x < 0.85) & (y > -0.8) & (y < -0.35)),
+        (rings, (x - 0.5) ** 2 + (y - 0.45) ** 2 < 0.09),
+        ((fine[None] % 3 == 0) + 0 * y, (x > -0.8) & (x < -0.2) & (y > 0.5) & (y < 0.7)),
+    ):
         paper[mask] = torch.stack([pattern, 0.2 + 0.6 * pattern, 1 - pattern], -1)[mask]
     dots = torch.rand(size, size, generator=Generator().manual_seed(0)) < 0.004
     paper[dots] = torch.tensor([0.05, 0.1, 0.3])
@@ -74,7 +92,9 @@ def read(path: Path, size: int) -> Tensor:
     picture = Image.open(path)
     if picture.mode != "L":
         picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert(
+            "RGB"
+        )
     picture.thumbnail((size, size), Image.Resampling.BOX)
     values = torch.from_numpy(np.asarray(picture, np.float32) / 255)
     return values if values.dim() == 3 else values[..., None]
@@ -93,7 +113,11 @@ class Fit:
         rows, cols, channels = image.shape
         self.field = Field(rows, cols, channels, Generator().manual_seed(seed))
         self.optimiser = torch.optim.Adam(self.field.parameters(), lr=1e-2)
-        self.every = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij"), -1).view(-1, 2).float()
+        self.every = (
+            torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij"), -1)
+            .view(-1, 2)
+            .float()
+        )
         self.rays, self.steps = 0, 0
         self.selecting_ms: list[float] = []
         self.curve: list[tuple[int, float]] = []
@@ -114,7 +138,11 @@ class Fit:
 
     def step(self, progress: float) -> None:
         selector, start = self.selector, time.perf_counter()
-        if selector.wants_full_error_every and self.steps % selector.wants_full_error_every == 0 and self.steps:
+        if (
+            selector.wants_full_error_every
+            and self.steps % selector.wants_full_error_every == 0
+            and self.steps
+        ):
             selector.observe_full(self.errors()[None])
         selector.advance(progress)
         pixels = selector.select(self.steps, self.rng)
@@ -139,17 +167,40 @@ class Fit:
 def contenders(n: int, steps: int) -> dict[str, tuple[dict, float]]:
     """Names of the rows, with the recipe's node and the share of the budget of rays."""
     side = round(n**0.5)
-    plain = ("random", "shuffled", "latin_hypercube", "egra", "context", "error_map", "imap", "quadtree", "soft_mining", "mask")
+    plain = (
+        "random",
+        "shuffled",
+        "latin_hypercube",
+        "egra",
+        "context",
+        "error_map",
+        "imap",
+        "quadtree",
+        "soft_mining",
+        "mask",
+    )
     rows: dict[str, dict] = {name: {} for name in plain}
-    rows |= {f"{name}, correction {c:g}": {"correction": c} for name in ("context", "error_map", "imap") for c in (0.5, 0.0)}
-    rows |= {"egra, correction 0": {"correction": 0.0}, "egra, shift": {"shift": True},
-             "error_map, exact": {"refresh": "exact", "every": 100}, "soft_mining, edges": {"start": "edges"},
-             "quadtree, correction 1": {"correction": 1.0}, "mask, correction 1": {"correction": 1.0}}  # fmt: skip
+    rows |= {
+        f"{name}, correction {c:g}": {"correction": c}
+        for name in ("context", "error_map", "imap")
+        for c in (0.5, 0.0)
+    }
+    rows |= {
+        "egra, correction 0": {"correction": 0.0},
+        "egra, shift": {"shift": True},
+        "error_map, exact": {"refresh": "exact", "every": 100},
+        "soft_mining, edges": {"start": "edges"},
+        "quadtree, correction 1": {"correction": 1.0},
+        "mask, correction 1": {"correction": 1.0},
+    }
     rows |= {"soft_mining, alpha 0": {"alpha": 0.0}, "soft_mining, alpha 0.3": {"alpha": 0.3}}
     for row in rows:
         if row.startswith("soft_mining"):
-            rows[row]["warmup_steps"] = round(0.03 * steps)  # as in the public recipe: 600 of 20 000
-    nodes = {row: ({"name": row.split(",")[0], "n": n, **options}, 1.0) for row, options in rows.items()}
+            # as in the public recipe: 600 of 20 000
+            rows[row]["warmup_steps"] = round(0.03 * steps)
+    nodes = {
+        row: ({"name": row.split(",")[0], "n": n, **options}, 1.0) for row, options in rows.items()
+    }
     return nodes | {
         "expansive": ({"name": "expansive", "n": 2 * n}, 1.0),
         "expansive, add": ({"name": "expansive", "n": 2 * n, "scale": "add"}, 1.0),
@@ -161,7 +212,9 @@ def contenders(n: int, steps: int) -> dict[str, tuple[dict, float]]:
 
 
 def histogram(image: Tensor, errors: Tensor, path: Path, share: float = 0.25) -> str:
-    """The long tail: how many pixels have which error, and how many of them are anchors of Expansive Supervision."""
+    """The long tail: how many pixels have which error, and how many of them are anchors of
+    Expansive Supervision.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -170,14 +223,29 @@ def histogram(image: Tensor, errors: Tensor, path: Path, share: float = 0.25) ->
     mask = anchors(gray(image), share=share)
     size = errors.sqrt()
     edges = np.geomspace(1e-4, 1, 41)
-    pixels, marked = (np.histogram(values.clamp(1e-4, 1).numpy(), edges)[0] for values in (size.flatten(), size[mask]))
+    pixels, marked = (
+        np.histogram(values.clamp(1e-4, 1).numpy(), edges)[0]
+        for values in (size.flatten(), size[mask])
+    )
     figure, left = pyplot.subplots(figsize=(7, 4), layout="constrained")
     left.stairs(pixels, edges, fill=True, color="0.8", label="all pixels")
-    left.stairs(marked, edges, fill=True, color="tab:orange", label=f"anchors ({mask.float().mean():.0%} of the pixels)")
-    left.set(xscale="log", xlabel="error of a pixel (root of the mean square over channels)", ylabel="pixels")
+    left.stairs(
+        marked,
+        edges,
+        fill=True,
+        color="tab:orange",
+        label=f"anchors ({mask.float().mean():.0%} of the pixels)",
+    )
+    left.set(
+        xscale="log",
+        xlabel="error of a pixel (root of the mean square over channels)",
+        ylabel="pixels",
+    )
     right = left.twinx()
     filled = pixels > 0
-    right.plot(np.sqrt(edges[:-1] * edges[1:])[filled], marked[filled] / pixels[filled], "k.-", lw=1)
+    right.plot(
+        np.sqrt(edges[:-1] * edges[1:])[filled], marked[filled] / pixels[filled], "k.-", lw=1
+    )
     right.set(ylim=(0, 1.02), ylabel="share of anchors (dots)")
     figure.legend(loc="outside upper center", ncols=2)
     with atomic(path) as temporary:
@@ -193,45 +261,85 @@ def spread(values: list[float], form: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--image", type=Path, help="fit this picture instead of the drawing")
     parser.add_argument("--size", type=int, default=128, help="its longer side in pixels")
     parser.add_argument("--n", type=int, default=256, help="rays per step")
-    parser.add_argument("--steps", type=int, default=300, help="steps of a plain selector: n·steps rays are the budget")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=300,
+        help="steps of a plain selector: n·steps rays are the budget",
+    )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", help="rows whose name starts with one of these; `random` always runs")
-    parser.add_argument("--histogram", type=Path, help="write the errors after `random` and the anchors' share in them")
-    parser.add_argument("--overlay", type=Path, help="write the quadtree's leaves and rays half-way")
+    parser.add_argument(
+        "--only", nargs="*", help="rows whose name starts with one of these; `random` always runs"
+    )
+    parser.add_argument(
+        "--histogram",
+        type=Path,
+        help="write the errors after `random` and the anchors' share in them",
+    )
+    parser.add_argument(
+        "--overlay", type=Path, help="write the quadtree's leaves and rays half-way"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     image = drawing(args.size) if args.image is None else read(args.image, args.size)
     rows, cols = image.shape[:2]
     prior = local_spread(gray(image))
     hard = prior >= prior.flatten().quantile(0.9)
-    facts = {"views": 1, "rows": rows, "cols": cols, "images": image[None], "masks": hard[None].float()}
-    print("| selector | rays | PSNR dB | hardest tenth dB | rays to `random`'s final | selector ms/step |")
+    facts = {
+        "views": 1,
+        "rows": rows,
+        "cols": cols,
+        "images": image[None],
+        "masks": hard[None].float(),
+    }
+    print(
+        "| selector | rays | PSNR dB | hardest tenth dB | rays to `random`'s final | selector "
+        "ms/step |"
+    )
     print("|---|---|---|---|---|---|")
     goal = 0.0
     for name, (node, share) in contenders(args.n, args.steps).items():
         if args.only and name != "random" and not name.startswith(tuple(args.only)):
             continue
         budget = int(args.n * args.steps * share)
-        fits = [Fit(image, SELECTORS.build(node, **facts), seed=seed, budget=budget).run() for seed in range(args.seeds)]
+        fits = [
+            Fit(image, SELECTORS.build(node, **facts), seed=seed, budget=budget).run()
+            for seed in range(args.seeds)
+        ]
         last = [fit.curve[-1][1] for fit in fits]
         goal = statistics.mean(last) if name == "random" else goal
         mean = [statistics.mean(fit.curve[i][1] for fit in fits) for i in range(len(fits[0].curve))]
-        passed = next((fits[0].curve[i][0] / (args.n * args.steps) for i, value in enumerate(mean) if value >= goal), None)
+        passed = next(
+            (
+                fits[0].curve[i][0] / (args.n * args.steps)
+                for i, value in enumerate(mean)
+                if value >= goal
+            ),
+            None,
+        )
         tenth = [psnr_db(fit.errors()[hard]) for fit in fits]
         cost = statistics.median(ms for fit in fits for ms in fit.selecting_ms)
-        print(f"| {name} | {share:g} | {spread(last, '.2f')} | {spread(tenth, '.2f')} | "
-              f"{'—' if passed is None else f'{passed:.2f}'} | {cost:.2f} |", flush=True)  # fmt: skip
+        print(
+            f"| {name} | {share:g} | {spread(last, '.2f')} | {spread(tenth, '.2f')} | "
+            f"{'—' if passed is None else f'{passed:.2f}'} | {cost:.2f} |",
+            flush=True,
+        )
         if name == "random" and args.histogram:
             print(histogram(image, fits[0].errors(), args.histogram))
     if args.overlay:
         from imageio.v3 import imwrite
 
         fit = Fit(
-            image, SELECTORS.build({"name": "quadtree", "n": args.n}, **facts), seed=0, budget=args.n * args.steps // 2
+            image,
+            SELECTORS.build({"name": "quadtree", "n": args.n}, **facts),
+            seed=0,
+            budget=args.n * args.steps // 2,
         ).run()
         leaves = fit.selector.overlay(0).repeat_interleave(4, 0).repeat_interleave(4, 1)
         with atomic(args.overlay) as temporary:

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""What a signed distance and its normal cost: microseconds a point, written out as in fields/neus.py and by autograd.
+"""What a signed distance and its normal cost: microseconds a point, written out as in
+fields/neus.py and by autograd.
 
 python scripts/bench/surface.py --width 64 --depth 4
 """
@@ -19,7 +20,9 @@ from mednerf_kit.fields.neus import Neus
 BOX = torch.tensor([[-1.0] * 3, [1.0] * 3])
 
 
-def by_autograd(field: Neus, x: Tensor, activation: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def by_autograd(
+    field: Neus, x: Tensor, activation: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Distance, normal and feature through ``autograd.grad`` with its graph kept."""
     x = x.detach().requires_grad_()
     h = field.inputs(x)
@@ -33,11 +36,17 @@ def by_autograd(field: Neus, x: Tensor, activation: Callable[[Tensor], Tensor]) 
 def taught(found: tuple[Tensor, Tensor, Tensor]) -> None:
     """A way back through all three."""
     distance, normal, feature = found
-    (distance.square().mean() + (normal.norm(dim=-1) - 1).square().mean() + feature.square().mean()).backward()
+    (
+        distance.square().mean()
+        + (normal.norm(dim=-1) - 1).square().mean()
+        + feature.square().mean()
+    ).backward()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--points", type=int, default=16384)
@@ -51,7 +60,9 @@ def main() -> None:
     ways: dict[str, Callable[[], object]] = {
         "distance alone, no way back": torch.no_grad()(lambda: field.sdf(x)),
         "normal written out": lambda: taught(field.at(x)),
-        "normal by autograd, softplus": lambda: taught(by_autograd(field, x, lambda z: softplus(z, 100))),
+        "normal by autograd, softplus": lambda: taught(
+            by_autograd(field, x, lambda z: softplus(z, 100))
+        ),
         "normal by autograd, ReLU": lambda: taught(by_autograd(field, x, torch.relu)),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}

@@ -1,1 +1,3 @@
-"""Posed pictures: scenes in the formats people have them in, read into one record. One file per format."""
+"""Posed pictures: scenes in the formats people have them in, read into one record. One file per
+format.
+"""

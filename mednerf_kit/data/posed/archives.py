@@ -1,7 +1,9 @@
-"""The public archives people fit scenes to: where they are, and how they are brought into ``data/``, whole or not at all.
+"""The public archives people fit scenes to: where they are, and how they are brought into
+``data/``, whole or not at all.
 
-No checksums were published with them, so none is invented: every file is checked against the archive's own CRC, and the
-SHA-256 of what came is written beside the scene, against which a later download of the same archive is compared.
+No checksums were published with them, so none is invented: every file is checked against the
+archive's own CRC, and the SHA-256 of what came is written beside the scene, against which a later
+download of the same archive is compared.
 """
 
 from __future__ import annotations
@@ -48,18 +50,50 @@ NERF = "nerf_synthetic"
 LLFF = "nerf_llff_data"
 BLENDER_SCENES = ("chair", "drums", "ficus", "hotdog", "materials", "mic", "ship")
 LLFF_SCENES = ("flower", "fortress", "horns", "leaves", "orchids", "room", "trex")
-NSVF_SCENES = ("Bike", "Lifestyle", "Palace", "Robot", "Spaceship", "Steamtrain", "Toad", "Wineholder")
+NSVF_SCENES = (
+    "Bike",
+    "Lifestyle",
+    "Palace",
+    "Robot",
+    "Spaceship",
+    "Steamtrain",
+    "Toad",
+    "Wineholder",
+)
 TANKS_SCENES = ("Barn", "Caterpillar", "Family", "Ignatius", "Truck")
 MODELS = "per model: CC0, CC BY, CC BY-NC or CC BY-SA (its README.txt)"
 
 ARCHIVES = (
-    Archive(f"{UCSD}/nerf_example_data.zip", {"lego": NERF}, "transforms_train.json", "CC BY-NC, model by Heinzelnisse"),
+    Archive(
+        f"{UCSD}/nerf_example_data.zip",
+        {"lego": NERF},
+        "transforms_train.json",
+        "CC BY-NC, model by Heinzelnisse",
+    ),
     Archive(f"{UCSD}/nerf_example_data.zip", {"fern": LLFF}, "poses_bounds.npy", "not stated"),
-    *(Archive(f"{MIRROR}/{scene}.zip", {scene: NERF}, "transforms_train.json", MODELS) for scene in BLENDER_SCENES),
-    Archive(f"{DRIVE}16VnMcF1KJYxN9QId6TClMsZRahHNMW5g", dict.fromkeys(LLFF_SCENES, LLFF), "poses_bounds.npy", "not stated"),
-    Archive(f"{NSVF}/Synthetic_NSVF.zip", dict.fromkeys(NSVF_SCENES, "Synthetic_NSVF"), "intrinsics.txt", "see NSVF's page"),
-    Archive(f"{NSVF}/TanksAndTemple.zip", dict.fromkeys(TANKS_SCENES, "TanksAndTemple"), "intrinsics.txt", "CC BY-NC-SA 3.0"),
-)  # fmt: skip
+    *(
+        Archive(f"{MIRROR}/{scene}.zip", {scene: NERF}, "transforms_train.json", MODELS)
+        for scene in BLENDER_SCENES
+    ),
+    Archive(
+        f"{DRIVE}16VnMcF1KJYxN9QId6TClMsZRahHNMW5g",
+        dict.fromkeys(LLFF_SCENES, LLFF),
+        "poses_bounds.npy",
+        "not stated",
+    ),
+    Archive(
+        f"{NSVF}/Synthetic_NSVF.zip",
+        dict.fromkeys(NSVF_SCENES, "Synthetic_NSVF"),
+        "intrinsics.txt",
+        "see NSVF's page",
+    ),
+    Archive(
+        f"{NSVF}/TanksAndTemple.zip",
+        dict.fromkeys(TANKS_SCENES, "TanksAndTemple"),
+        "intrinsics.txt",
+        "CC BY-NC-SA 3.0",
+    ),
+)
 
 
 def known_scenes() -> dict[str, Archive]:
@@ -68,12 +102,18 @@ def known_scenes() -> dict[str, Archive]:
 
 
 def get_scene(
-    name: str, *, into: str | Path = "data", url: str | None = None, say: Callable[[str], None] = lambda line: None
+    name: str,
+    *,
+    into: str | Path = "data",
+    url: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Download the archive of a scene and unpack the scenes it holds; returns the folder of the one asked for.
+    """Download the archive of a scene and unpack the scenes it holds; returns the folder of the one
+    asked for.
 
-    ``url`` is another place of the same zip (http, https, file or a plain path). A scene that is already there is left as it
-    is. Raises UserError for an unknown name, RunError when the archive cannot be had or is damaged.
+    ``url`` is another place of the same zip (http, https, file or a plain path). A scene that is
+    already there is left as it is. Raises UserError for an unknown name, RunError when the archive
+    cannot be had or is damaged.
     """
     catalogue = known_scenes()
     if name not in catalogue:
@@ -85,7 +125,9 @@ def get_scene(
         return target
     if target.exists():
         raise UserError(
-            f"got '{target}' without {archive.mark}", "wanted the whole scene or nothing there", "move that folder away"
+            f"got '{target}' without {archive.mark}",
+            "wanted the whole scene or nothing there",
+            "move that folder away",
         )
     source = url or archive.url
     if not urllib.parse.urlsplit(source).scheme:
@@ -99,25 +141,37 @@ def get_scene(
             for scene in unpack(file, archive, Path(into), source):
                 record(Path(into) / archive.scenes[scene], scene, source, digest, size, say)
     except OSError as error:
-        raise RunError(f"could not write into '{into}' ({error.strerror or error})", "wanted a writable disk with space",
-                       "free some, or choose another folder") from error  # fmt: skip
+        raise RunError(
+            f"could not write into '{into}' ({error.strerror or error})",
+            "wanted a writable disk with space",
+            "free some, or choose another folder",
+        ) from error
     if not target.is_dir():
         raise RunError(
-            f"got '{source}' without a scene '{name}'", f"wanted a folder {name}/ with {archive.mark}", "check the address"
+            f"got '{source}' without a scene '{name}'",
+            f"wanted a folder {name}/ with {archive.mark}",
+            "check the address",
         )
     say(f"licence: {archive.licence}")
     return target
 
 
 def fetch(url: str, file: BinaryIO, *, goal: Path) -> tuple[str, int]:
-    """Copy a URL into an open file; returns its SHA-256 and size. ``goal`` is what to put where by hand when it cannot be had."""
+    """Copy a URL into an open file; returns its SHA-256 and size. ``goal`` is what to put where by
+    hand when it cannot be had.
+    """
     digest, size = hashlib.sha256(), 0
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "mednerf-kit"})
         with urllib.request.urlopen(request, timeout=30) as answer:
             total = int(answer.headers.get("Content-Length") or 0)
             bar = tqdm(
-                total=total or None, unit="B", unit_scale=True, desc=url.rpartition("/")[2][:40], disable=None, file=sys.stderr
+                total=total or None,
+                unit="B",
+                unit_scale=True,
+                desc=url.rpartition("/")[2][:40],
+                disable=None,
+                file=sys.stderr,
             )
             with bar:
                 while piece := answer.read(1 << 20):
@@ -125,24 +179,43 @@ def fetch(url: str, file: BinaryIO, *, goal: Path) -> tuple[str, int]:
                     digest.update(piece)
                     size += len(piece)
                     bar.update(len(piece))
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
+    except (
+        urllib.error.URLError,
+        http.client.HTTPException,
+        TimeoutError,
+        ConnectionError,
+        ValueError,
+    ) as error:
         reason = getattr(error, "reason", None) or error
         raise RunError(
             f"could not get {url} ({reason})",
             "wanted the archive of this scene",
-            f"download it elsewhere and unpack it so that '{goal}' exists, or give its place with --url",
+            f"download it elsewhere and unpack it so that '{goal}' exists, or give its place with "
+            "--url",
         ) from None
     if total and size != total:
-        raise RunError(f"got {size} of {total} bytes of {url}", "wanted the whole archive", "try again")
+        raise RunError(
+            f"got {size} of {total} bytes of {url}", "wanted the whole archive", "try again"
+        )
     return digest.hexdigest(), size
 
 
 def unpack(file: BinaryIO, archive: Archive, into: Path, source: str) -> list[str]:
-    """Unpack the scenes of an archive that are not there yet, each whole or not at all; every file's CRC is checked."""
+    """Unpack the scenes of an archive that are not there yet, each whole or not at all; every
+    file's CRC is checked.
+    """
     try:
         with zipfile.ZipFile(file) as opened:
-            entries = [entry for entry in opened.infolist() if not entry.is_dir() and "__MACOSX" not in entry.filename]
-            roots = {PurePosixPath(e.filename).parent for e in entries if PurePosixPath(e.filename).name == archive.mark}
+            entries = [
+                entry
+                for entry in opened.infolist()
+                if not entry.is_dir() and "__MACOSX" not in entry.filename
+            ]
+            roots = {
+                PurePosixPath(e.filename).parent
+                for e in entries
+                if PurePosixPath(e.filename).name == archive.mark
+            }
             done = []
             for root in sorted(root for root in roots if root.name in archive.scenes):
                 target = into / archive.scenes[root.name] / root.name
@@ -154,7 +227,9 @@ def unpack(file: BinaryIO, archive: Archive, into: Path, source: str) -> list[st
         raise damaged(source, str(error)) from None
 
 
-def _unpack_scene(opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo], root: PurePosixPath, target: Path) -> None:
+def _unpack_scene(
+    opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo], root: PurePosixPath, target: Path
+) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     try:
@@ -172,8 +247,12 @@ def _unpack_scene(opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo], root:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def record(folder: Path, scene: str, source: str, digest: str, size: int, say: Callable[[str], None]) -> None:
-    """Write where a scene came from beside it; says so when the archive is not the one that was recorded before."""
+def record(
+    folder: Path, scene: str, source: str, digest: str, size: int, say: Callable[[str], None]
+) -> None:
+    """Write where a scene came from beside it; says so when the archive is not the one that was
+    recorded before.
+    """
     path = folder / f"{scene}.source.json"
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -186,5 +265,7 @@ def record(folder: Path, scene: str, source: str, digest: str, size: int, say: C
 def damaged(source: str, why: str) -> UserError:
     """The error for an archive that is not what it should be."""
     return RunError(
-        f"got {source}, which is damaged ({why})", "wanted a whole zip", "try again, or give another place with --url"
+        f"got {source}, which is damaged ({why})",
+        "wanted a whole zip",
+        "try again, or give another place with --url",
     )

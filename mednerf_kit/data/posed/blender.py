@@ -1,4 +1,6 @@
-"""Blender's format (``transforms_*.json``) and nerfstudio's (``transforms.json``), which differ in how they give the lens."""
+"""Blender's format (``transforms_*.json``) and nerfstudio's (``transforms.json``), which differ in
+how they give the lens.
+"""
 
 from __future__ import annotations
 
@@ -22,24 +24,45 @@ from .toy import toy_cameras, write_toy_picture
 
 CanonicalPose = dict[str, Any]
 ANGLES = ("camera_angle_x", "camera_angle_y")
-NUMBERS = (*ANGLES, "fl_x", "fl_y", "cx", "cy", "w", "h", "k1", "k2", "k3", "k4", "p1", "p2", "near", "far")
+NUMBERS = (
+    *ANGLES,
+    "fl_x",
+    "fl_y",
+    "cx",
+    "cy",
+    "w",
+    "h",
+    "k1",
+    "k2",
+    "k3",
+    "k4",
+    "p1",
+    "p2",
+    "near",
+    "far",
+)
 PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "RADIAL", "SIMPLE_RADIAL", "PERSPECTIVE", "")
 DEPTH_FAR = 8.0  # nerf_synthetic's depth pictures run from 8 (black, which is nothing) to 0 (white)
 
 
 @SCENES.register("blender")
 class Blender:
-    """Blender's transforms_train/val/test.json (nerf_synthetic), or nerfstudio's one transforms.json.
+    """Blender's transforms_train/val/test.json (nerf_synthetic), or nerfstudio's one
+    transforms.json.
 
-    Poses are OpenGL's. Depth pictures of nerf_synthetic's test views, ``r_N_depth_*.png``, are read as 8·(1 − v/255), in steps of
-    8/255. They are said to hold planar depth, but ``depth_kind`` is the distance along the ray unless told otherwise, because so
-    read the views agree with each other (data/README.md). ``transforms.json`` without ``SPLIT_filenames`` holds every ``hold``-th
-    view out. ``near``, ``far`` and ``box`` may stand in the file. Lenses with distortion are undistorted.
+    Poses are OpenGL's. Depth pictures of nerf_synthetic's test views, ``r_N_depth_*.png``, are read
+    as 8·(1 − v/255), in steps of 8/255. They are said to hold planar depth, but ``depth_kind`` is
+    the distance along the ray unless told otherwise, because so read the views agree with each
+    other (data/README.md). ``transforms.json`` without ``SPLIT_filenames`` holds every ``hold``-th
+    view out. ``near``, ``far`` and ``box`` may stand in the file. Lenses with distortion are
+    undistorted.
     """
 
     recipe = "lego_tensorf"
 
-    def __init__(self, *, hold: int = 8, depth_kind: Literal["distance", "planar"] = "distance") -> None:
+    def __init__(
+        self, *, hold: int = 8, depth_kind: Literal["distance", "planar"] = "distance"
+    ) -> None:
         self.hold, self.depth_kind = hold, depth_kind
 
     @staticmethod
@@ -54,53 +77,98 @@ class Blender:
             frames = []
             for v in range(cameras.count):
                 write_toy_picture(folder / split / f"r_{v}.png", cameras, v)
-                frames.append({"file_path": f"./{split}/r_{v}", "transform_matrix": [*cameras.c2w[v].tolist(), [0, 0, 0, 1]]})
+                frames.append(
+                    {
+                        "file_path": f"./{split}/r_{v}",
+                        "transform_matrix": [*cameras.c2w[v].tolist(), [0, 0, 0, 1]],
+                    }
+                )
             text = json.dumps({"camera_angle_x": angle, "frames": frames})
             (folder / f"transforms_{split}.json").write_text(text, encoding="utf-8")
         return folder
 
-    def load(self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None) -> Scene:
+    def load(
+        self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None
+    ) -> Scene:
         frames, every = self.frames(root, split)
         frames = chosen_views(frames, split, views, root)
         paths = [find_picture(root, str(frame["file_path"])) for frame in frames]
-        lenses, poses = [read_lens(frame, path) for frame, path in zip(frames, paths, strict=True)], poses_of(frames, root)
+        lenses, poses = (
+            [read_lens(frame, path) for frame, path in zip(frames, paths, strict=True)],
+            poses_of(frames, root),
+        )
         pictures = read_pictures(paths, downscale=downscale, background=background, lenses=lenses)
         bounds, notes = bounds_of_file(every[0], poses_of(every, root))
         zooms = torch.tensor([zoom(lens, *pictures.full) for lens in lenses])
         focal = torch.tensor([lens.focal_px for lens in lenses]) * zooms[:, None]
         centre = torch.tensor([lens.centre_px for lens in lenses])
-        cameras = Cameras(poses, focal, centre, *pictures.full, bounds.near, bounds.far).resized(*pictures.size)
+        cameras = Cameras(poses, focal, centre, *pictures.full, bounds.near, bounds.far).resized(
+            *pictures.size
+        )
         if any(lens.distorts for lens in lenses):
             notes.append(
-                f"lens distortion was taken out of the pictures, which enlarged them by up to {100 * (zooms.max() - 1):.0f} %"
+                "lens distortion was taken out of the pictures, which enlarged them by up to "
+                f"{100 * (zooms.max() - 1):.0f} %"
             )
-        stems = tuple(f"{frame['part']}/{path.stem}" if split == "all" and frame["part"] else path.stem
-                      for frame, path in zip(frames, paths, strict=True))  # fmt: skip
+        stems = tuple(
+            f"{frame['part']}/{path.stem}" if split == "all" and frame["part"] else path.stem
+            for frame, path in zip(frames, paths, strict=True)
+        )
         depth, unknown = read_depth(paths, pictures.size)
         if depth is not None and unknown:
-            notes.append(f"no depth for {len(unknown)} of {len(paths)} views (the first is '{unknown[0]}')")
+            notes.append(
+                f"no depth for {len(unknown)} of {len(paths)} views (the first is '{unknown[0]}')"
+            )
         if depth is not None and self.depth_kind == "planar":
             depth = depth * cameras.planar_factor(*pixel_grid(cameras))
-        splits_of = Counter(stem for stem, _ in {(Path(str(frame["file_path"])).stem, frame["part"]) for frame in every})
+        splits_of = Counter(
+            stem
+            for stem, _ in {(Path(str(frame["file_path"])).stem, frame["part"]) for frame in every}
+        )
         shared = frozenset(stem for stem, count in splits_of.items() if count > 1)
-        return Scene.of_pictures(root, "blender", split, stems, pictures, cameras, bounds.box, depth=depth, notes=notes,
-                                 shared=shared)  # fmt: skip
+        return Scene.of_pictures(
+            root,
+            "blender",
+            split,
+            stems,
+            pictures,
+            cameras,
+            bounds.box,
+            depth=depth,
+            notes=notes,
+            shared=shared,
+        )
 
     def frames(self, root: Path, split: str) -> tuple[list[CanonicalPose], list[CanonicalPose]]:
-        """The frames of a split, each with its file's values below its own, and those of the whole scene."""
+        """The frames of a split, each with its file's values below its own, and those of the whole
+        scene.
+        """
         parts = [part for part in SPLITS[:3] if (root / f"transforms_{part}.json").is_file()]
         if not parts:
             every = read_frames(root / "transforms.json")
-            lists = {part: frozenset(map(str, every[0].get(f"{part}_filenames") or ())) for part in ("test", "train", "val")}
+            lists = {
+                part: frozenset(map(str, every[0].get(f"{part}_filenames") or ()))
+                for part in ("test", "train", "val")
+            }
             if any(lists.values()):
                 for frame in every:
-                    frame["part"] = next((part for part, names in lists.items() if str(frame["file_path"]) in names), "")
-                return [frame for frame in every if split == "all" or str(frame["file_path"]) in lists[split]], every
+                    frame["part"] = next(
+                        (part for part, names in lists.items() if str(frame["file_path"]) in names),
+                        "",
+                    )
+                return [
+                    frame
+                    for frame in every
+                    if split == "all" or str(frame["file_path"]) in lists[split]
+                ], every
             every.sort(key=lambda frame: str(frame["file_path"]))
             return held_out(every, split, self.hold), every
         if split != "all" and split not in parts:
-            raise NoViews(f"got no transforms_{split}.json in '{root}'", f"wanted one of the splits {', '.join(parts)}",
-                            "choose one of them")  # fmt: skip
+            raise NoViews(
+                f"got no transforms_{split}.json in '{root}'",
+                f"wanted one of the splits {', '.join(parts)}",
+                "choose one of them",
+            )
         by_part = {part: read_frames(root / f"transforms_{part}.json", part) for part in parts}
         every = [frame for part in parts for frame in by_part[part]]
         return (every if split == "all" else by_part[split]), every
@@ -121,7 +189,11 @@ def read_frames(path: Path, part: str = "") -> list[CanonicalPose]:
             "correct it",
         ) from None
     if not frames:
-        raise UserError(f"got '{path}' without frames", "wanted at least one", "choose another split or correct the file")
+        raise UserError(
+            f"got '{path}' without frames",
+            "wanted at least one",
+            "choose another split or correct the file",
+        )
     for frame in frames:
         for key in NUMBERS:
             frame[key] = read_number(frame.get(key), key, path)
@@ -130,7 +202,11 @@ def read_frames(path: Path, part: str = "") -> list[CanonicalPose]:
 
 def read_number(value: Any, key: str, path: Path) -> float | None:
     """A number of a transforms file; None where it is not given."""
-    low, high, wanted = (0.0, math.pi, "an angle between 0 and π") if key in ANGLES else (-math.inf, math.inf, "a number")
+    low, high, wanted = (
+        (0.0, math.pi, "an angle between 0 and π")
+        if key in ANGLES
+        else (-math.inf, math.inf, "a number")
+    )
     try:
         number = None if value is None else float(value)
     except (TypeError, ValueError):
@@ -147,13 +223,18 @@ def poses_of(frames: Sequence[CanonicalPose], root: Path) -> Tensor:
     except (TypeError, ValueError):
         poses = torch.zeros(0)
     if poses.ndim != 3 or poses.shape[1] not in (3, 4) or poses.shape[2] != 4:
-        raise UserError(f"got a transform_matrix in '{root}' that is no 4×4 matrix", "wanted camera to world, row by row",
-                        "correct the transforms file")  # fmt: skip
+        raise UserError(
+            f"got a transform_matrix in '{root}' that is no 4×4 matrix",
+            "wanted camera to world, row by row",
+            "correct the transforms file",
+        )
     return poses[:, :3].float()
 
 
 def read_lens(frame: Mapping[str, Any], path: Path) -> Lens:
-    """A frame's lens in pixels of its picture: ``camera_angle_x``, or ``fl_x``, ``cx``, ``k1`` … for a picture of ``w``×``h``."""
+    """A frame's lens in pixels of its picture: ``camera_angle_x``, or ``fl_x``, ``cx``, ``k1`` …
+    for a picture of ``w``×``h``.
+    """
     rows, cols = picture_size(path)
     model = str(frame.get("camera_model", "")).upper()
     if model not in PINHOLES or frame["k3"] or frame["k4"]:
@@ -170,7 +251,11 @@ def read_lens(frame: Mapping[str, Any], path: Path) -> Lens:
         fx = 0.5 * cols / math.tan(0.5 * frame["camera_angle_x"])
         fy = 0.5 * rows / math.tan(0.5 * frame["camera_angle_y"]) if frame["camera_angle_y"] else fx
     else:
-        raise UserError(f"got frame '{frame['file_path']}' without a focal length", "wanted camera_angle_x or fl_x", "add it")
+        raise UserError(
+            f"got frame '{frame['file_path']}' without a focal length",
+            "wanted camera_angle_x or fl_x",
+            "add it",
+        )
     cx = (cols - 1) / 2 if frame["cx"] is None else frame["cx"] * wide - 0.5
     cy = (rows - 1) / 2 if frame["cy"] is None else frame["cy"] * high - 0.5
     k1, k2, p1, p2 = (frame[k] or 0.0 for k in ("k1", "k2", "p1", "p2"))
@@ -188,15 +273,19 @@ def bounds_of_file(frame: Mapping[str, Any], poses: Tensor) -> tuple[Bounds, lis
 
 
 def read_depth(paths: Sequence[Path], size: tuple[int, int]) -> tuple[Tensor | None, list[str]]:
-    """What ``STEM_depth_*.png`` beside the pictures say, [V, H, W], nan in the background, and the names of pictures without;
-    None where no view says anything.
+    """What ``STEM_depth_*.png`` beside the pictures say, [V, H, W], nan in the background, and the
+    names of pictures without; None where no view says anything.
     """
     maps, unknown = [], []
     for path in paths:
         beside = sorted(path.parent.glob(f"{path.stem}_depth_*.png"))
         if not beside:
             unknown.append(path.name)
-        grey = nearest(torch.from_numpy(read_levels(beside[0])), *size) if beside else torch.zeros(size)
+        grey = (
+            nearest(torch.from_numpy(read_levels(beside[0])), *size)
+            if beside
+            else torch.zeros(size)
+        )
         maps.append(torch.where(grey > 0, DEPTH_FAR * (1 - grey / 255), torch.nan))
     depth = torch.stack(maps)
     return (depth if bool(depth.isfinite().any()) else None), unknown

@@ -1,4 +1,6 @@
-"""The embedded scene ``blocks``: a few solids on a checkered floor, ray-traced in closed form, with exact depth and surface."""
+"""The embedded scene ``blocks``: a few solids on a checkered floor, ray-traced in closed form, with
+exact depth and surface.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +32,45 @@ TEST_VIEWS, VAL_VIEWS = 25, 10
 SUPERSAMPLE = 2  # along each side of a pixel
 
 BOX = torch.tensor([[-1.1, -1.1, -0.7], [1.1, 1.1, 0.6]])
-SURFACE = Surface((
-    Block((0.0, 0.0, -0.56), (1.0, 1.0, 0.06), Paint((0.82, 0.80, 0.76), (0.35, 0.36, 0.40), 0.25)),
-    Block((-0.45, 0.42, -0.255), (0.22, 0.22, 0.22), Paint((0.80, 0.16, 0.12), (0.92, 0.45, 0.15), 0.11), 25.0),
-    Block((0.48, 0.45, -0.06), (0.14, 0.20, 0.42), Paint((0.10, 0.25, 0.70), (0.10, 0.25, 0.70), shine=0.25), -35.0),
-    Block((0.02, 0.02, 0.27), (0.34, 0.09, 0.05), Paint((0.55, 0.36, 0.20), (0.72, 0.52, 0.32), 0.07), 60.0),
-    Ball((0.42, -0.42, -0.175), 0.30, Paint((0.95, 0.78, 0.10), (0.95, 0.78, 0.10), shine=0.7)),
-    Ball((-0.12, -0.68, -0.325), 0.15, Paint((0.92, 0.92, 0.95), (0.20, 0.20, 0.22), 0.1)),
-    Cylinder((-0.52, -0.38, -0.145), 0.20, 0.33, Paint((0.10, 0.55, 0.25), (0.75, 0.88, 0.45), 0.13, shine=0.2)),
-    Cylinder((0.02, 0.02, -0.13), 0.04, 0.34, Paint((0.30, 0.28, 0.32), (0.30, 0.28, 0.32), shine=0.4)),
-))  # fmt: skip
+SURFACE = Surface(
+    (
+        Block(
+            (0.0, 0.0, -0.56), (1.0, 1.0, 0.06), Paint((0.82, 0.80, 0.76), (0.35, 0.36, 0.40), 0.25)
+        ),
+        Block(
+            (-0.45, 0.42, -0.255),
+            (0.22, 0.22, 0.22),
+            Paint((0.80, 0.16, 0.12), (0.92, 0.45, 0.15), 0.11),
+            25.0,
+        ),
+        Block(
+            (0.48, 0.45, -0.06),
+            (0.14, 0.20, 0.42),
+            Paint((0.10, 0.25, 0.70), (0.10, 0.25, 0.70), shine=0.25),
+            -35.0,
+        ),
+        Block(
+            (0.02, 0.02, 0.27),
+            (0.34, 0.09, 0.05),
+            Paint((0.55, 0.36, 0.20), (0.72, 0.52, 0.32), 0.07),
+            60.0,
+        ),
+        Ball((0.42, -0.42, -0.175), 0.30, Paint((0.95, 0.78, 0.10), (0.95, 0.78, 0.10), shine=0.7)),
+        Ball((-0.12, -0.68, -0.325), 0.15, Paint((0.92, 0.92, 0.95), (0.20, 0.20, 0.22), 0.1)),
+        Cylinder(
+            (-0.52, -0.38, -0.145),
+            0.20,
+            0.33,
+            Paint((0.10, 0.55, 0.25), (0.75, 0.88, 0.45), 0.13, shine=0.2),
+        ),
+        Cylinder(
+            (0.02, 0.02, -0.13),
+            0.04,
+            0.34,
+            Paint((0.30, 0.28, 0.32), (0.30, 0.28, 0.32), shine=0.4),
+        ),
+    )
+)
 SUN = torch.nn.functional.normalize(torch.tensor([0.45, -0.55, 0.75]), dim=0)
 
 
@@ -47,16 +78,20 @@ SUN = torch.nn.functional.normalize(torch.tensor([0.45, -0.55, 0.75]), dim=0)
 class Blocks:
     """The embedded scene: solids on a floor with exact depth and surface; nothing to download.
 
-    Made on first use, in Blender's format, into the cache: ``train_views`` spread over the upper half-space, 10 validation views
-    and 25 test views of ``size``² pixels. Facts: ``surface``, a :class:`~.solids.Surface` (signed distance, samples).
+    Made on first use, in Blender's format, into the cache: ``train_views`` spread over the upper
+    half-space, 10 validation views and 25 test views of ``size``² pixels. Facts: ``surface``, a
+    :class:`~.solids.Surface` (signed distance, samples).
     """
 
     recipe = "lego_tensorf"
 
     def __init__(self, *, size: int = 200, train_views: int = 100) -> None:
         if size < 4 or train_views < 1:
-            raise UserError(f"got blocks of {size} pixels and {train_views} views", "wanted at least 4 pixels and one view",
-                            "correct the recipe's scene node")  # fmt: skip
+            raise UserError(
+                f"got blocks of {size} pixels and {train_views} views",
+                "wanted at least 4 pixels and one view",
+                "correct the recipe's scene node",
+            )
         self.size, self.train_views = size, train_views
 
     @staticmethod
@@ -68,18 +103,32 @@ class Blocks:
         make_blocks(folder, size=16, train_views=2)
         return Path("blocks")
 
-    def load(self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None) -> Scene:
+    def load(
+        self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None
+    ) -> Scene:
         folder = cache_dir() / "scenes" / f"blocks-{VERSION}-{self.size}px-{self.train_views}views"
         if not folder.is_dir():
             make_blocks(folder, size=self.size, train_views=self.train_views, progress=True)
-        scene = Blender().load(folder, split, downscale=downscale, background=background, views=views)
+        scene = Blender().load(
+            folder, split, downscale=downscale, background=background, views=views
+        )
         found = depth_beside(folder, split, scene.stems, scene.cameras)
         assert found is not None
-        return replace(scene, name="blocks", format="blocks", depth=found.depth, box=BOX, facts={"surface": SURFACE}, notes=())
+        return replace(
+            scene,
+            name="blocks",
+            format="blocks",
+            depth=found.depth,
+            box=BOX,
+            facts={"surface": SURFACE},
+            notes=(),
+        )
 
 
 def make_blocks(folder: Path, *, size: int, train_views: int, progress: bool = False) -> None:
-    """Render the scene into a folder in Blender's format, with ``depth_SPLIT.npz``; the folder is whole or absent."""
+    """Render the scene into a folder in Blender's format, with ``depth_SPLIT.npz``; the folder is
+    whole or absent.
+    """
     temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     cameras = {
@@ -87,8 +136,12 @@ def make_blocks(folder: Path, *, size: int, train_views: int, progress: bool = F
         "val": around(VAL_VIEWS, size, 35.0),
         "test": around(TEST_VIEWS, size, 25.0),
     }
-    bar = tqdm(total=sum(c.count for c in cameras.values()), desc=f"blocks into {folder}", disable=None if progress else True,
-               file=sys.stderr)  # fmt: skip
+    bar = tqdm(
+        total=sum(c.count for c in cameras.values()),
+        desc=f"blocks into {folder}",
+        disable=None if progress else True,
+        file=sys.stderr,
+    )
     try:
         for split, some in cameras.items():
             write_split(temporary, split, some, bar)
@@ -97,14 +150,19 @@ def make_blocks(folder: Path, *, size: int, train_views: int, progress: bool = F
         if not folder.is_dir():
             os.replace(temporary, folder)
     except OSError as error:
-        raise RunError(f"could not write '{folder}' ({error.strerror or error})", "wanted a writable disk with space",
-                       "free some, or set MEDNERF_KIT_CACHE to another folder") from error  # fmt: skip
+        raise RunError(
+            f"could not write '{folder}' ({error.strerror or error})",
+            "wanted a writable disk with space",
+            "free some, or set MEDNERF_KIT_CACHE to another folder",
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_split(folder: Path, split: str, cameras: Cameras, bar: tqdm | None = None) -> None:
-    """Render the views of a split into ``SPLIT/r_N.png``, ``transforms_SPLIT.json`` and ``depth_SPLIT.npz``."""
+    """Render the views of a split into ``SPLIT/r_N.png``, ``transforms_SPLIT.json`` and
+    ``depth_SPLIT.npz``.
+    """
     from PIL import Image
 
     (folder / split).mkdir(parents=True, exist_ok=True)
@@ -121,13 +179,16 @@ def write_split(folder: Path, split: str, cameras: Cameras, bar: tqdm | None = N
         if bar is not None:
             bar.update()
     save_depth(folder / f"depth_{split}.npz", stems, torch.stack(depths))
-    files.write_json(folder / f"transforms_{split}.json", {"camera_angle_x": ANGLE_X, "frames": frames})
+    files.write_json(
+        folder / f"transforms_{split}.json", {"camera_angle_x": ANGLE_X, "frames": frames}
+    )
 
 
 def train_cameras(views: int, size: int) -> Cameras:
     """Cameras spread evenly over the upper half-space, 3° to 80° high: a golden-angle spiral."""
     height = torch.linspace(math.sin(math.radians(3)), math.sin(math.radians(80)), views + 2)[1:-1]
-    # Views in the order of height would make the few evenly chosen ones a spiral stair: a fixed shuffle mixes them.
+    # Views in the order of height would make the few evenly chosen ones a spiral stair: a fixed
+    # shuffle mixes them.
     height = height[torch.randperm(views, generator=torch.Generator().manual_seed(0))]
     return standing(height.asin(), torch.arange(views) * math.pi * (3 - math.sqrt(5)), size)
 
@@ -141,15 +202,21 @@ def around(views: int, size: int, mean_deg: float) -> Cameras:
 def standing(elevation: Tensor, azimuth: Tensor, size: int) -> Cameras:
     """Cameras at angles [V] (radians) that look at the middle of the scene."""
     flat = elevation.cos()
-    position = DISTANCE * torch.stack([flat * azimuth.cos(), flat * azimuth.sin(), elevation.sin()], -1)
+    position = DISTANCE * torch.stack(
+        [flat * azimuth.cos(), flat * azimuth.sin(), elevation.sin()], -1
+    )
     poses = look_at(position, torch.tensor([0.0, 0.0, -0.15]), torch.tensor([0.0, 0.0, 1.0]))
     shape = (len(poses), 2)
     focal = 0.5 * size / math.tan(0.5 * ANGLE_X)
-    return Cameras(poses, torch.full(shape, focal), torch.full(shape, (size - 1) / 2), size, size, 2.0, 6.0)
+    return Cameras(
+        poses, torch.full(shape, focal), torch.full(shape, (size - 1) / 2), size, size, 2.0, 6.0
+    )
 
 
 def picture(cameras: Cameras, supersample: int = SUPERSAMPLE) -> tuple[Tensor, Tensor]:
-    """What one camera sees: colour times coverage [H, W, 3] and coverage [H, W], the mean of supersample² rays a pixel."""
+    """What one camera sees: colour times coverage [H, W, 3] and coverage [H, W], the mean of
+    supersample² rays a pixel.
+    """
     rows, cols = cameras.rows, cameras.cols
     origin, direction = dense_rays(cameras.resized(rows * supersample, cols * supersample))
     seen = torch.zeros(len(origin), 4)
@@ -161,7 +228,9 @@ def picture(cameras: Cameras, supersample: int = SUPERSAMPLE) -> tuple[Tensor, T
 
 
 def exact_depth(cameras: Cameras) -> Tensor:
-    """Distance [H, W] of the first surface along the ray of each pixel's centre, nan where there is none."""
+    """Distance [H, W] of the first surface along the ray of each pixel's centre, nan where there is
+    none.
+    """
     t, _, _ = SURFACE.first_hit(*dense_rays(cameras))
     return torch.where(t.isfinite(), t, torch.nan).view(cameras.rows, cameras.cols)
 
@@ -173,7 +242,9 @@ def dense_rays(cameras: Cameras) -> tuple[Tensor, Tensor]:
 
 
 def shade(origin: Tensor, direction: Tensor) -> Tensor:
-    """Colour times coverage, and coverage, [N, 4] of rays [N, 3]: sky and sun with its shadows, and Blinn's highlight."""
+    """Colour times coverage, and coverage, [N, 4] of rays [N, 3]: sky and sun with its shadows, and
+    Blinn's highlight.
+    """
     t, normal, which = SURFACE.first_hit(origin, direction)
     hit = t.isfinite().nonzero()[:, 0]
     out = torch.zeros(len(origin), 4)
@@ -185,10 +256,14 @@ def shade(origin: Tensor, direction: Tensor) -> Tensor:
     facing = (normal @ SUN).clamp_min(0)
     lit = torch.zeros(len(hit))
     bright = facing > 0
-    lit[bright] = (~SURFACE.blocked(x[bright] + 1e-4 * normal[bright], SUN.expand(int(bright.sum()), 3))).float()
+    lit[bright] = (
+        ~SURFACE.blocked(x[bright] + 1e-4 * normal[bright], SUN.expand(int(bright.sum()), 3))
+    ).float()
     sky = 0.32 + 0.13 * normal[:, 2]
     half = torch.nn.functional.normalize(SUN - direction[hit], dim=-1)
     gloss = shine * dot(normal, half).clamp_min(0) ** 40
-    out[hit, :3] = (color * (sky + 0.6 * lit * facing)[:, None] + (lit * gloss)[:, None]).clamp(0, 1)
+    out[hit, :3] = (color * (sky + 0.6 * lit * facing)[:, None] + (lit * gloss)[:, None]).clamp(
+        0, 1
+    )
     out[hit, 3] = 1.0
     return out

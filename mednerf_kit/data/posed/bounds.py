@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ...imaging.cameras import Cameras, nearest_to_axes
 
-SPREAD = 0.85  # the mean of viewing directions is shorter where they spread by more than some 30° about it
+# the mean of viewing directions is shorter where they spread by more than some 30° about it
+SPREAD = 0.85
 
 
 @dataclass(frozen=True)
@@ -26,23 +27,36 @@ class Bounds:
 def bounds_of_poses(c2w: Tensor) -> Bounds:
     """Bounds from poses [V, 3, 4] alone.
 
-    Cameras about an object look at one point, at a mean distance r: half and one and a half r bound it, and a cube of 0.375 r
-    half a side, which is 2, 6 and ±1.5 for the r = 4 of nerf_synthetic. Otherwise the cameras' own spread is all there is to go
-    by, and so it is where :func:`look_away` says that the poses are not what they should be.
+    Cameras about an object look at one point, at a mean distance r: half and one and a half r bound
+    it, and a cube of 0.375 r half a side, which is 2, 6 and ±1.5 for the r = 4 of nerf_synthetic.
+    Otherwise the cameras' own spread is all there is to go by, and so it is where :func:`look_away`
+    says that the poses are not what they should be.
     """
     point, distance, ahead = common_point(c2w)
     r, doubtful = float(distance.mean()), look_away(c2w)
     if ahead > 0.9 and not doubtful:
         if 3.5 < r < 4.6 and float(point.norm()) < 0.75:
-            return Bounds(2.0, 6.0, cube(torch.zeros(3), 1.5), "those of nerf_synthetic, whose cameras stand as far away")
+            return Bounds(
+                2.0,
+                6.0,
+                cube(torch.zeros(3), 1.5),
+                "those of nerf_synthetic, whose cameras stand as far away",
+            )
         near = max(float(distance.min()) - 0.5 * r, 0.05 * r)
-        return Bounds(near, float(distance.max()) + 0.5 * r, cube(point, 0.375 * r), "derived from the point the cameras look at")
+        return Bounds(
+            near,
+            float(distance.max()) + 0.5 * r,
+            cube(point, 0.375 * r),
+            "derived from the point the cameras look at",
+        )
     position = c2w[:, :, 3]
     middle = position.mean(0)
     spread = max(float((position - middle).norm(dim=-1).max()), 1e-3)
     how = "a guess from the spread of the cameras"
     if doubtful:
-        how += ", which look away from what they surround: OpenCV axes or world-to-camera matrices? "
+        how += (
+            ", which look away from what they surround: OpenCV axes or world-to-camera matrices? "
+        )
         how += "Write camera to world in the format's axes (data/README.md)"
     else:
         how += ": give near, far and box"
@@ -50,9 +64,11 @@ def bounds_of_poses(c2w: Tensor) -> Bounds:
 
 
 def common_point(c2w: Tensor) -> tuple[Tensor, Tensor, float]:
-    """The point [3] nearest to the optical axes, how far each camera is from it [V], and the share of cameras it lies ahead of.
+    """The point [3] nearest to the optical axes, how far each camera is from it [V], and the share
+    of cameras it lies ahead of.
 
-    That share is nan where there is no such point: axes that pass it, on average, by more than a quarter of that distance.
+    That share is nan where there is no such point: axes that pass it, on average, by more than a
+    quarter of that distance.
     """
     point = nearest_to_axes(c2w)
     away = c2w[:, :, 3] - point
@@ -66,8 +82,8 @@ def common_point(c2w: Tensor) -> tuple[Tensor, Tensor, float]:
 def look_away(c2w: Tensor) -> bool:
     """Whether poses [V, 3, 4] are those of cameras round a place in other axes, or their inverses.
 
-    In OpenCV's axes the place lies behind them. Of inverses only the inverses stand round a place, which is then near the origin.
-    Views from the front, whose axes hardly spread, say neither.
+    In OpenCV's axes the place lies behind them. Of inverses only the inverses stand round a place,
+    which is then near the origin. Views from the front, whose axes hardly spread, say neither.
     """
 
     def all_round(poses: Tensor) -> bool:
@@ -90,19 +106,32 @@ def bounds_of_box(c2w: Tensor, box: Tensor) -> Bounds:
 
 
 def bounds_of_points(c2w: Tensor, points: Tensor, depths: Tensor) -> Bounds:
-    """Bounds of a reconstruction from its points [N, 3] and the planar depths [M] at which they were seen, outliers left out."""
+    """Bounds of a reconstruction from its points [N, 3] and the planar depths [M] at which they
+    were seen, outliers left out.
+    """
     low, high = points.double().quantile(0.01, dim=0), points.double().quantile(0.99, dim=0)
     margin = 0.1 * (high - low).max()
     near, far = (float(depths.double().quantile(q)) for q in (0.005, 0.995))
-    return Bounds(0.8 * near, 1.25 * far, torch.stack([low - margin, high + margin]).float(), "derived from the points")
+    return Bounds(
+        0.8 * near,
+        1.25 * far,
+        torch.stack([low - margin, high + margin]).float(),
+        "derived from the points",
+    )
 
 
 def box_of_frusta(cameras: Cameras) -> Tensor:
-    """The box [2, 3] of everything the cameras see between near and far, in the space of their rays."""
-    corners = torch.tensor([[y, x] for y in (0.0, cameras.rows - 1.0) for x in (0.0, cameras.cols - 1.0)])
+    """The box [2, 3] of everything the cameras see between near and far, in the space of their
+    rays.
+    """
+    corners = torch.tensor(
+        [[y, x] for y in (0.0, cameras.rows - 1.0) for x in (0.0, cameras.cols - 1.0)]
+    )
     view = torch.arange(cameras.count)[:, None].expand(-1, 4)
     rays = cameras.rays(view, corners.expand(cameras.count, 4, 2))
-    ends = torch.cat([rays.origin + t[..., None] * rays.direction for t in (rays.near, rays.far)]).reshape(-1, 3)
+    ends = torch.cat(
+        [rays.origin + t[..., None] * rays.direction for t in (rays.near, rays.far)]
+    ).reshape(-1, 3)
     return torch.stack([ends.amin(0), ends.amax(0)])
 
 

@@ -1,4 +1,6 @@
-"""The pre-flight check of a scene: what a person wants to know before hours are spent on it, in sentences."""
+"""The pre-flight check of a scene: what a person wants to know before hours are spent on it, in
+sentences.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class Report:
 
 
 def examine(scene: Scene) -> Report:
-    """Counts, sizes, alpha, axes, near and far, box, depth. Raises UserError for what no field could be fitted to."""
+    """Counts, sizes, alpha, axes, near and far, box, depth. Raises UserError for what no field
+    could be fitted to.
+    """
     facts: list[str] = []
     warnings: list[str] = []
     _fatal(scene)
@@ -45,36 +49,62 @@ def _fatal(scene: Scene) -> None:
             "wanted one pose per picture",
             "remove the surplus or run the reconstruction again",
         )
-    if not bool(cameras.c2w.isfinite().all() and cameras.focal_px.isfinite().all() and (cameras.focal_px > 0).all()):
+    if not bool(
+        cameras.c2w.isfinite().all()
+        and cameras.focal_px.isfinite().all()
+        and (cameras.focal_px > 0).all()
+    ):
         raise UserError(
-            f"got poses or focal lengths of '{scene.name}' that are not finite", "wanted numbers", "correct the poses"
+            f"got poses or focal lengths of '{scene.name}' that are not finite",
+            "wanted numbers",
+            "correct the poses",
         )
     near = float(torch.as_tensor(cameras.near).min())
     if not near >= 0:
-        raise UserError(f"got near {near:g} for '{scene.name}'", "wanted a distance, 0 or more", "correct the scene's near")
+        raise UserError(
+            f"got near {near:g} for '{scene.name}'",
+            "wanted a distance, 0 or more",
+            "correct the scene's near",
+        )
     turns = cameras.c2w[:, :, :3]
     off = (turns.mT @ turns - torch.eye(3)).abs().amax((1, 2))
     if float(off.max()) > 1e-2:
         stem = scene.stems[int(off.argmax())]
-        raise UserError(f"got a pose of '{stem}' whose axes are not perpendicular unit vectors (off by {float(off.max()):.2g})",
-                        "wanted rotations", "take scale and shear out of the poses")  # fmt: skip
+        raise UserError(
+            f"got a pose of '{stem}' whose axes are not perpendicular unit vectors "
+            f"(off by {float(off.max()):.2g})",
+            "wanted rotations",
+            "take scale and shear out of the poses",
+        )
 
 
 def _pictures(scene: Scene) -> tuple[list[str], list[str]]:
     v, rows, cols, channels = scene.images.shape
-    kind = "line integrals" if scene.quantity == "line_integral" else "grey" if channels == 1 else "colour"
+    kind = (
+        "line integrals"
+        if scene.quantity == "line_integral"
+        else "grey"
+        if channels == 1
+        else "colour"
+    )
     facts = [f"{v} {scene.split} views of {cols}×{rows} pixels, {kind}, format {scene.format}"]
     warnings = []
     if scene.alpha is not None:
         cover = scene.alpha.float().mean((1, 2))
-        facts.append(f"alpha covers {100 * float(cover.mean()):.0f} % of the pixels, the rest is "
-                     f"{'white' if scene.background else 'black'}")  # fmt: skip
+        facts.append(
+            f"alpha covers {100 * float(cover.mean()):.0f} % of the pixels, the rest is "
+            f"{'white' if scene.background else 'black'}"
+        )
         empty = [stem for stem, c in zip(scene.stems, cover.tolist(), strict=True) if c < 1e-4]
         if empty:
             warnings.append(f"{len(empty)} views show nothing (the first is '{empty[0]}')")
     elif scene.quantity == "colour":
         facts.append("no alpha: the background belongs to the scene")
-    flat = [stem for stem, image in zip(scene.stems, scene.images, strict=True) if float(image.float().std()) < 1e-4]
+    flat = [
+        stem
+        for stem, image in zip(scene.stems, scene.images, strict=True)
+        if float(image.float().std()) < 1e-4
+    ]
     if flat and scene.alpha is None:
         warnings.append(f"{len(flat)} views are one flat colour (the first is '{flat[0]}')")
     return facts, warnings
@@ -90,13 +120,19 @@ def _poses(scene: Scene) -> tuple[list[str], list[str]]:
     distance = (cameras.position - point).norm(dim=-1)
     ahead = float((((cameras.position - point) * c2w[:, :, 2]).sum(-1) > 0).float().mean())
     up = c2w[:, :, 1].mean(0)
-    facts.append(f"cameras stand {float(distance.min()):.2f} to {float(distance.max()):.2f} from ({_numbers(point)}), "
-                 f"which {'they look at' if ahead > 0.5 else 'lies behind them'}; up is {_direction(up)}")  # fmt: skip
+    facts.append(
+        f"cameras stand {float(distance.min()):.2f} to {float(distance.max()):.2f} from "
+        f"({_numbers(point)}), "
+        f"which {'they look at' if ahead > 0.5 else 'lies behind them'}; up is "
+        f"{_direction(up)}"
+    )
     mirrored = int((torch.linalg.det(c2w[:, :, :3]) < 0).sum())
     if mirrored == cameras.count:
         facts.append("columns are mirrored, as on a radiograph")
     if mirrored and (mirrored < cameras.count or scene.quantity == "colour"):
-        warnings.append(f"{mirrored} of {cameras.count} poses are mirrored: one axis may have the wrong sign")
+        warnings.append(
+            f"{mirrored} of {cameras.count} poses are mirrored: one axis may have the wrong sign"
+        )
     if cameras.count > 1:
         gap = torch.pdist(torch.cat([c2w[:, :, 3], float(distance.mean()) * c2w[:, :, 2]], 1))
         if float(gap.min()) < 1e-6 * max(float(distance.mean()), 1e-6):
@@ -106,9 +142,15 @@ def _poses(scene: Scene) -> tuple[list[str], list[str]]:
 
 def _space(scene: Scene) -> tuple[list[str], list[str]]:
     cameras, box = scene.cameras, scene.box
-    near, far = float(torch.as_tensor(cameras.near).min()), float(torch.as_tensor(cameras.far).max())
-    facts = [f"near {near:.3g}, far {far:.3g}{' (normalised device coordinates)' if cameras.ndc else ''}, "
-             f"box ({_numbers(box[0])}) to ({_numbers(box[1])})"]  # fmt: skip
+    near, far = (
+        float(torch.as_tensor(cameras.near).min()),
+        float(torch.as_tensor(cameras.far).max()),
+    )
+    facts = [
+        f"near {near:.3g}, far "
+        f"{far:.3g}{' (normalised device coordinates)' if cameras.ndc else ''}, "
+        f"box ({_numbers(box[0])}) to ({_numbers(box[1])})"
+    ]
     view, yx = _some_pixels(scene)
     rays = replace(cameras, box=None).rays(view, yx)
     enter, leave = box_span(rays.origin, rays.direction, box)
@@ -116,16 +158,22 @@ def _space(scene: Scene) -> tuple[list[str], list[str]]:
     past = leave <= enter
     shown = _shows(scene, view, yx)
     share = float(past[shown].float().mean()) if bool(shown.any()) else 0.0
-    facts.append(f"{100 * float((~past).float().mean()):.0f} % of the rays meet the box between near and far")
+    facts.append(
+        f"{100 * float((~past).float().mean()):.0f} % of the rays meet the box between near and far"
+    )
     warnings = []
     if bool(past.all()):
         behind = box_span(rays.origin, -rays.direction, box)[1] > 0
-        hint = ("the cameras look away from it, as OpenCV poses read as OpenGL do" if float(behind.float().mean()) > 0.5
-                else "near, far or the box are wrong")  # fmt: skip
+        hint = (
+            "the cameras look away from it, as OpenCV poses read as OpenGL do"
+            if float(behind.float().mean()) > 0.5
+            else "near, far or the box are wrong"
+        )
         warnings.append(f"no ray meets the box: {hint}")
     elif share > 0.01:
         warnings.append(
-            f"{100 * share:.0f} % of the pixels that show something look past the box: give a larger box, near or far"
+            f"{100 * share:.0f} % of the pixels that show something look past the box: give a "
+            "larger box, near or far"
         )
     return facts, warnings
 
@@ -137,11 +185,18 @@ def _depth(scene: Scene) -> tuple[list[str], list[str]]:
     if not bool(known.any()):
         return ["no depth"], ["depth was found, but is unknown everywhere"]
     low, high = float(scene.depth[known].min()), float(scene.depth[known].max())
-    facts = [f"depth {low:.2f} to {high:.2f} on {100 * float(known.float().mean()):.0f} % of the pixels"]
-    near, far = float(torch.as_tensor(scene.cameras.near).min()), float(torch.as_tensor(scene.cameras.far).max())
+    facts = [
+        f"depth {low:.2f} to {high:.2f} on {100 * float(known.float().mean()):.0f} % of the pixels"
+    ]
+    near, far = (
+        float(torch.as_tensor(scene.cameras.near).min()),
+        float(torch.as_tensor(scene.cameras.far).max()),
+    )
     outside = float(((scene.depth[known] < near) | (scene.depth[known] > far)).float().mean())
     wrong = outside > 0.01 and not scene.cameras.ndc
-    return facts, [f"{100 * outside:.0f} % of the depth lies outside near and far: check its scale"] if wrong else []
+    return facts, [
+        f"{100 * outside:.0f} % of the depth lies outside near and far: check its scale"
+    ] if wrong else []
 
 
 def _some_pixels(scene: Scene) -> tuple[Tensor, Tensor]:

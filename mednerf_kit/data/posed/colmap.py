@@ -21,7 +21,8 @@ from .pictures import Lens, picture_size, pictures_in, read_pictures, zoom
 from .scene import SCENES, Scene, chosen_views, held_out
 from .toy import BALL, toy_cameras, write_toy_picture
 
-#: COLMAP's models by number, each with how many parameters it has; those without a place in :func:`lens_of` are refused.
+# : COLMAP's models by number, each with how many parameters it has; those without a place in
+# :func:`lens_of` are refused.
 MODELS = (
     ("SIMPLE_PINHOLE", 3),
     ("PINHOLE", 4),
@@ -75,13 +76,13 @@ class Model:
 
 @SCENES.register("colmap")
 class Colmap:
-    """A COLMAP model (sparse/0, sparse or the folder itself; text or binary) with images/ or images_N/, photos
-    in folders below them as the model names them.
+    """A COLMAP model (sparse/0, sparse or the folder itself; text or binary) with images/ or
+    images_N/, photos in folders below them as the model names them.
 
-    Lenses of SIMPLE_RADIAL, RADIAL and OPENCV are undistorted on reading; fisheye and fuller models are refused. The box, near
-    and far are those of the points, without the outermost 1 %. With ``sparse_depth`` the points seen in a view are its depth,
-    weighed by exp(−(error/mean error)²) (Deng et al. 2022, eq. 8). Every ``hold``-th view by name is held out. Facts:
-    ``points`` [N, 3].
+    Lenses of SIMPLE_RADIAL, RADIAL and OPENCV are undistorted on reading; fisheye and fuller models
+    are refused. The box, near and far are those of the points, without the outermost 1 %. With
+    ``sparse_depth`` the points seen in a view are its depth, weighed by exp(−(error/mean error)²)
+    (Deng et al. 2022, eq. 8). Every ``hold``-th view by name is held out. Facts: ``points`` [N, 3].
     """
 
     recipe = "lego_tensorf"
@@ -100,7 +101,9 @@ class Colmap:
         where = folder / "sparse" / "0"
         where.mkdir(parents=True)
         (fx, fy), (cx, cy) = cameras.focal_px[0].tolist(), (cameras.centre_px[0] + 0.5).tolist()
-        (where / "cameras.txt").write_text(f"# a comment\n1 PINHOLE 16 12 {fx} {fy} {cx} {cy}\n", encoding="utf-8")
+        (where / "cameras.txt").write_text(
+            f"# a comment\n1 PINHOLE 16 12 {fx} {fy} {cx} {cy}\n", encoding="utf-8"
+        )
         lines = []
         for v in range(cameras.count):
             write_toy_picture(folder / "images" / f"photo_{v}.png", cameras, v, alpha=False)
@@ -111,15 +114,23 @@ class Colmap:
             numbers = " ".join(str(n) for n in (*quaternion(turn), *shift.tolist()))
             lines.append(f"{v + 1} {numbers} 1 photo_{v}.png\n{seen}\n")
         (where / "images.txt").write_text("".join(lines), encoding="utf-8")
-        rows = [f"{k + 1} {x} {y} {z} 128 128 128 0.5 1 {k} 2 {k}\n" for k, (x, y, z) in enumerate(points.tolist())]
+        rows = [
+            f"{k + 1} {x} {y} {z} 128 128 128 0.5 1 {k} 2 {k}\n"
+            for k, (x, y, z) in enumerate(points.tolist())
+        ]
         (where / "points3D.txt").write_text("".join(rows), encoding="utf-8")
         return folder
 
-    def load(self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None) -> Scene:
+    def load(
+        self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None
+    ) -> Scene:
         where = find_model(root)
         if where is None:
-            raise UserError(f"got '{root}' without a COLMAP model", "wanted cameras, images and points3D in sparse/0",
-                            "run COLMAP's mapper, or give the folder above")  # fmt: skip
+            raise UserError(
+                f"got '{root}' without a COLMAP model",
+                "wanted cameras, images and points3D in sparse/0",
+                "run COLMAP's mapper, or give the folder above",
+            )
         model = read_model(where)
         folder, left, notes = picture_folder(root, downscale)
         files = {path.relative_to(folder).as_posix() for path in pictures_in(folder, deep=True)}
@@ -128,21 +139,46 @@ class Colmap:
             notes.append(f"{unposed} pictures have no pose and are left out")
         chosen = chosen_views(held_out(model.views, split, self.hold), split, views, root)
         paths = [folder / view.name for view in chosen]
-        lenses = [lens_of(model.cameras[view.camera], path) for view, path in zip(chosen, paths, strict=True)]
+        lenses = [
+            lens_of(model.cameras[view.camera], path)
+            for view, path in zip(chosen, paths, strict=True)
+        ]
         pictures = read_pictures(paths, downscale=left, background=background, lenses=lenses)
         zooms = torch.tensor([zoom(lens, *pictures.full) for lens in lenses])[:, None]
         if any(lens.distorts for lens in lenses):
             notes.append(
-                f"lens distortion was taken out of the pictures, which enlarged them by up to {100 * (zooms.max() - 1):.0f} %"
+                "lens distortion was taken out of the pictures, which enlarged them by up to "
+                f"{100 * (zooms.max() - 1):.0f} %"
             )
         near, far, box, how = self.bounds(model)
-        cameras = Cameras(torch.stack([view.pose for view in chosen]), torch.tensor([lens.focal_px for lens in lenses]) * zooms,
-                          torch.tensor([lens.centre_px for lens in lenses]), *pictures.full, near, far)  # fmt: skip
+        cameras = Cameras(
+            torch.stack([view.pose for view in chosen]),
+            torch.tensor([lens.focal_px for lens in lenses]) * zooms,
+            torch.tensor([lens.centre_px for lens in lenses]),
+            *pictures.full,
+            near,
+            far,
+        )
         cameras = cameras.resized(*pictures.size)
-        depth, confidence = sparse_depth(model, chosen, cameras) if self.sparse_depth and len(model.points) else (None, None)
+        depth, confidence = (
+            sparse_depth(model, chosen, cameras)
+            if self.sparse_depth and len(model.points)
+            else (None, None)
+        )
         stems = [str(Path(view.name).with_suffix("")) for view in chosen]
-        return Scene.of_pictures(root, "colmap", split, stems, pictures, cameras, box, depth=depth, confidence=confidence,
-                                 facts={"points": model.points}, notes=(*notes, *how))  # fmt: skip
+        return Scene.of_pictures(
+            root,
+            "colmap",
+            split,
+            stems,
+            pictures,
+            cameras,
+            box,
+            depth=depth,
+            confidence=confidence,
+            facts={"points": model.points},
+            notes=(*notes, *how),
+        )
 
     def bounds(self, model: Model) -> tuple[float, float, Tensor, list[str]]:
         """Near, far and box from the points seen, or without points from the poses."""
@@ -154,14 +190,21 @@ class Colmap:
         ]
         ahead = torch.cat(depths) if depths else torch.zeros(0)
         ahead = ahead[ahead > 0]
-        found = bounds_of_points(poses, model.points, ahead) if len(ahead) >= 10 else bounds_of_poses(poses)
+        found = (
+            bounds_of_points(poses, model.points, ahead)
+            if len(ahead) >= 10
+            else bounds_of_poses(poses)
+        )
         return found.near, found.far, found.box, [f"near, far, box: {found.how}"]
 
 
 def find_model(root: Path) -> Path | None:
     """The folder of the reconstruction."""
     for where in (root / "sparse" / "0", root / "sparse", root / "colmap" / "sparse" / "0", root):
-        if any(all((where / f"{name}{suffix}").is_file() for name in ("cameras", "images")) for suffix in (".bin", ".txt")):
+        if any(
+            all((where / f"{name}{suffix}").is_file() for name in ("cameras", "images"))
+            for suffix in (".bin", ".txt")
+        ):
             return where
     return None
 
@@ -177,8 +220,11 @@ def lens_of(camera: Camera, path: Path) -> Lens:
         "OPENCV": lambda: p,
     }
     if camera.model not in known:
-        raise UserError(f"got a COLMAP camera of model {camera.model}", f"wanted one of {', '.join(known)}",
-                        "undistort the pictures with COLMAP's image_undistorter")  # fmt: skip
+        raise UserError(
+            f"got a COLMAP camera of model {camera.model}",
+            f"wanted one of {', '.join(known)}",
+            "undistort the pictures with COLMAP's image_undistorter",
+        )
     rows, cols = picture_size(path)
     across, down = cols / camera.cols, rows / camera.rows
     fx, fy, cx, cy, k1, k2, p1, p2 = known[camera.model]()
@@ -186,7 +232,9 @@ def lens_of(camera: Camera, path: Path) -> Lens:
 
 
 def sparse_depth(model: Model, views: Sequence[View], cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """Distance to the points seen in each view at their pixels, nan elsewhere, and its confidence."""
+    """Distance to the points seen in each view at their pixels, nan elsewhere, and its
+    confidence.
+    """
     depth = torch.full((len(views), cameras.rows, cameras.cols), torch.nan)
     confidence = torch.zeros_like(depth)
     trust = torch.exp(-(model.errors / model.errors.mean().clamp_min(1e-9)).square())
@@ -198,7 +246,8 @@ def sparse_depth(model: Model, views: Sequence[View], cameras: Cameras) -> tuple
         distance = (points - view.pose[:, 3]).norm(dim=-1)
         inside = (ahead > 0) & (y >= 0) & (x >= 0) & (y < cameras.rows) & (x < cameras.cols)
         order = torch.nonzero(inside)[:, 0]
-        order = order[distance[order].argsort(descending=True)]  # where two share a pixel, the nearer is written last
+        # where two share a pixel, the nearer is written last
+        order = order[distance[order].argsort(descending=True)]
         for k in order.tolist():
             depth[v, y[k], x[k]], confidence[v, y[k], x[k]] = distance[k], trust[rows[k]]
     return depth, confidence
@@ -206,7 +255,9 @@ def sparse_depth(model: Model, views: Sequence[View], cameras: Cameras) -> tuple
 
 def seen_rows(model: Model, view: View) -> Tensor:
     """Rows in ``model.points`` of the points a view sees."""
-    return torch.tensor([model.rows[k] for k in view.seen.tolist() if k in model.rows], dtype=torch.long)
+    return torch.tensor(
+        [model.rows[k] for k in view.seen.tolist() if k in model.rows], dtype=torch.long
+    )
 
 
 def read_model(where: Path) -> Model:
@@ -223,12 +274,19 @@ def read_model(where: Path) -> Model:
         ) from None
     if not views:
         raise UserError(
-            f"got a COLMAP model in '{where}' without images", "wanted at least one that was placed", "run the mapper again"
+            f"got a COLMAP model in '{where}' without images",
+            "wanted at least one that was placed",
+            "run the mapper again",
         )
     rows = {number: row for row, number in enumerate(points)}
     values = np.array(list(points.values()), dtype=np.float64).reshape(-1, 4)
-    return Model(cameras, sorted(views, key=lambda view: view.name), torch.from_numpy(values[:, :3]).float(),
-                 torch.from_numpy(values[:, 3]).float(), rows)  # fmt: skip
+    return Model(
+        cameras,
+        sorted(views, key=lambda view: view.name),
+        torch.from_numpy(values[:, :3]).float(),
+        torch.from_numpy(values[:, 3]).float(),
+        rows,
+    )
 
 
 PosedModules = tuple[dict[int, Camera], list[View], dict[int, tuple[float, float, float, float]]]
@@ -237,7 +295,9 @@ PosedModules = tuple[dict[int, Camera], list[View], dict[int, tuple[float, float
 def _read_text(where: Path, suffix: str) -> PosedModules:
     cameras, views, points = {}, [], {}
     for words in _lines(where / f"cameras{suffix}"):
-        cameras[int(words[0])] = Camera(words[1], int(words[2]), int(words[3]), tuple(map(float, words[4:])))
+        cameras[int(words[0])] = Camera(
+            words[1], int(words[2]), int(words[3]), tuple(map(float, words[4:]))
+        )
     lines = (where / f"images{suffix}").read_text(encoding="utf-8").splitlines()
     lines = [line for line in lines if not line.startswith("#")]
     for head, seen in zip(lines[::2], lines[1::2] + [""], strict=False):
@@ -245,7 +305,12 @@ def _read_text(where: Path, suffix: str) -> PosedModules:
         if words:
             values = list(map(float, words[1:8]))
             views.append(
-                View(words[9], int(words[8]), pose_of(values[:4], values[4:]), np.array(seen.split()[2::3], dtype=np.int64))
+                View(
+                    words[9],
+                    int(words[8]),
+                    pose_of(values[:4], values[4:]),
+                    np.array(seen.split()[2::3], dtype=np.int64),
+                )
             )
     for words in _lines(where / f"points3D{suffix}"):
         points[int(words[0])] = (float(words[1]), float(words[2]), float(words[3]), float(words[7]))
@@ -270,7 +335,9 @@ def _read_binary(where: Path, suffix: str) -> PosedModules:
             _, *values, camera = _next(file, "<i7di")
             name = b"".join(iter(lambda: file.read(1) or b"\0", b"\0")).decode("utf-8")
             count = _next(file, "<Q")[0]
-            seen = np.frombuffer(file.read(24 * count), dtype=[("x", "<f8"), ("y", "<f8"), ("point", "<i8")])["point"]
+            seen = np.frombuffer(
+                file.read(24 * count), dtype=[("x", "<f8"), ("y", "<f8"), ("point", "<i8")]
+            )["point"]
             views.append(View(name, camera, pose_of(values[:4], values[4:]), seen))
     path = where / f"points3D{suffix}"
     if path.is_file():
@@ -288,7 +355,9 @@ def _next(file: BinaryIO, form: str) -> tuple:
 
 
 def pose_of(q: Sequence[float], t: Sequence[float]) -> Tensor:
-    """World-to-camera quaternion (w, x, y, z) and shift, OpenCV axes, as the camera's right, up, back and position [3, 4]."""
+    """World-to-camera quaternion (w, x, y, z) and shift, OpenCV axes, as the camera's right, up,
+    back and position [3, 4].
+    """
     from scipy.spatial.transform import Rotation
 
     turn = Rotation.from_quat([q[1], q[2], q[3], q[0]]).as_matrix()

@@ -1,8 +1,9 @@
 """Depth that lies beside a scene, and monocular depth brought to its scale.
 
-``depth_SPLIT.npz`` holds for each stem an array ``STEM`` [H, W], the distance along the unit ray, nan where unknown, and if
-wanted ``STEM.conf`` in [0, 1]. ``depth/SPLIT/STEM.png``, or ``depth/STEM.png`` where no two splits share a stem, are 16-bit
-pictures, 0 unknown, with ``depth/depth.json`` {"scale": scene units per grey level, "kind": "planar" or "distance"}.
+``depth_SPLIT.npz`` holds for each stem an array ``STEM`` [H, W], the distance along the unit ray,
+nan where unknown, and if wanted ``STEM.conf`` in [0, 1]. ``depth/SPLIT/STEM.png``, or
+``depth/STEM.png`` where no two splits share a stem, are 16-bit pictures, 0 unknown, with
+``depth/depth.json`` {"scale": scene units per grey level, "kind": "planar" or "distance"}.
 """
 
 from __future__ import annotations
@@ -34,13 +35,22 @@ class Depth:
 
 
 def depth_beside(
-    root: Path, split: str, stems: Sequence[str], cameras: Cameras, *, shared: frozenset[str] = frozenset()
+    root: Path,
+    split: str,
+    stems: Sequence[str],
+    cameras: Cameras,
+    *,
+    shared: frozenset[str] = frozenset(),
 ) -> Depth | None:
-    """The depth beside a scene for these views, resized with nearest; None where there is none. Arrays win over pictures.
+    """The depth beside a scene for these views, resized with nearest; None where there is none.
+    Arrays win over pictures.
 
-    ``shared`` are stems that views of several splits have, whose pictures must lie in their split's folder.
+    ``shared`` are stems that views of several splits have, whose pictures must lie in their split's
+    folder.
     """
-    archives = {part: root / f"depth_{part}.npz" for part in (PARTS if split == "all" else (split,))}
+    archives = {
+        part: root / f"depth_{part}.npz" for part in (PARTS if split == "all" else (split,))
+    }
     archives = {part: path for part, path in archives.items() if path.is_file()}
     if archives:
         maps, confidences = _from_archives(archives, stems)
@@ -57,14 +67,20 @@ def depth_beside(
     depth = cameras.along_ray(view, yx, torch.where(distance > 0, distance, torch.nan))
     confidence = None
     if confidences is not None and any(c is not None for c in confidences):
-        confidence = torch.stack([torch.ones(size) if c is None else nearest(c, *size) for c in confidences]).clamp(0, 1)
+        confidence = torch.stack(
+            [torch.ones(size) if c is None else nearest(c, *size) for c in confidences]
+        ).clamp(0, 1)
     missing = sum(m is None for m in maps)
     notes = (f"no depth for {missing} of {len(stems)} views",) if missing else ()
     return Depth(depth, confidence, notes)
 
 
-def _from_archives(archives: Mapping[str, Path], stems: Sequence[str]) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """Arrays of depth and confidence by stem; a stem ``train/r_0`` of the split "all" is ``r_0`` of its part."""
+def _from_archives(
+    archives: Mapping[str, Path], stems: Sequence[str]
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """Arrays of depth and confidence by stem; a stem ``train/r_0`` of the split "all" is ``r_0`` of
+    its part.
+    """
     maps: dict[str, Tensor] = {}
     for part, path in archives.items():
         try:
@@ -75,11 +91,17 @@ def _from_archives(archives: Mapping[str, Path], stems: Sequence[str]) -> tuple[
                         raise ValueError(f"'{key}' has shape {list(values.shape)}, not [H, W]")
                     maps[f"{part}/{key}"] = maps[key] = values
         except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise UserError(f"got '{path}', which cannot be read ({error})", "wanted an array [H, W] for each stem",
-                            "write it again or remove it") from None  # fmt: skip
+            raise UserError(
+                f"got '{path}', which cannot be read ({error})",
+                "wanted an array [H, W] for each stem",
+                "write it again or remove it",
+            ) from None
     if not any(stem in maps for stem in stems):
-        raise UserError(f"got '{next(iter(archives.values()))}' without an array for '{stems[0]}'",
-                        "wanted the stems of the pictures as names", "write it again or remove it")  # fmt: skip
+        raise UserError(
+            f"got '{next(iter(archives.values()))}' without an array for '{stems[0]}'",
+            "wanted the stems of the pictures as names",
+            "write it again or remove it",
+        )
     return [maps.get(stem) for stem in stems], [maps.get(f"{stem}.conf") for stem in stems]
 
 
@@ -96,18 +118,25 @@ def _from_pictures(
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"got depth pictures in '{folder}' without their scale",
-            'wanted depth.json there: {"scale": scene units per grey level, "kind": "planar" or "distance"}',
+            'wanted depth.json there: {"scale": scene units per grey level, "kind": "planar" or '
+            '"distance"}',
             "write it or move the pictures away",
         ) from None
     maps: list[Tensor | None] = []
     for v, stem in enumerate(stems):
-        path = next((p for p in (folder / split / f"{stem}.png", folder / f"{stem}.png") if p.is_file()), None)
+        path = next(
+            (p for p in (folder / split / f"{stem}.png", folder / f"{stem}.png") if p.is_file()),
+            None,
+        )
         if path is None:
             maps.append(None)
             continue
         if path.parent == folder and stem in shared:
-            raise UserError(f"got '{path}' in a scene with a view '{stem}' in several splits",
-                            f"wanted '{folder / split / path.name}'", "move the depth of each split into its folder")  # fmt: skip
+            raise UserError(
+                f"got '{path}' in a scene with a view '{stem}' in several splits",
+                f"wanted '{folder / split / path.name}'",
+                "move the depth of each split into its folder",
+            )
         grey = torch.from_numpy(read_levels(path))
         distance = torch.where(grey > 0, grey * scale, torch.nan)
         if kind == "planar":
@@ -126,7 +155,11 @@ def read_levels(path: Path) -> np.ndarray:
         with Image.open(path) as file:
             values = np.array(file, dtype=np.float32)
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"got '{path}', which is damaged ({error})", "wanted a depth picture", "copy the file again") from None
+        raise UserError(
+            f"got '{path}', which is damaged ({error})",
+            "wanted a depth picture",
+            "copy the file again",
+        ) from None
     return values if values.ndim == 2 else np.ascontiguousarray(values[..., 0])
 
 
@@ -135,7 +168,9 @@ def read_map(folder: Path, stem: str) -> Tensor:
     path = next((p for p in (folder / f"{stem}.npy", folder / f"{stem}.png") if p.is_file()), None)
     if path is None:
         raise UserError(
-            f"got '{folder}' without a map of '{stem}'", f"wanted {stem}.png or {stem}.npy", "name maps as pictures are"
+            f"got '{folder}' without a map of '{stem}'",
+            f"wanted {stem}.png or {stem}.npy",
+            "name maps as pictures are",
         )
     if path.suffix == ".png":
         return torch.from_numpy(read_levels(path))
@@ -144,37 +179,56 @@ def read_map(folder: Path, stem: str) -> Tensor:
         if values.ndim != 2:
             raise ValueError(f"shape {list(values.shape)}")
     except (OSError, ValueError) as error:
-        raise UserError(f"got '{path}', which cannot be read ({error})", "wanted an array [H, W]", "write it again") from None
+        raise UserError(
+            f"got '{path}', which cannot be read ({error})",
+            "wanted an array [H, W]",
+            "write it again",
+        ) from None
     return torch.from_numpy(values)
 
 
-def save_depth(path: str | Path, stems: Sequence[str], depth: Tensor, confidence: Tensor | None = None) -> None:
-    """Write ``depth_SPLIT.npz``: distances [V, H, W] along the scene's own unit rays and, if known, their confidence."""
+def save_depth(
+    path: str | Path, stems: Sequence[str], depth: Tensor, confidence: Tensor | None = None
+) -> None:
+    """Write ``depth_SPLIT.npz``: distances [V, H, W] along the scene's own unit rays and, if known,
+    their confidence.
+    """
     arrays = {stem: depth[v].numpy().astype(np.float32) for v, stem in enumerate(stems)}
     if confidence is not None:
-        arrays |= {f"{stem}.conf": confidence[v].numpy().astype(np.float16) for v, stem in enumerate(stems)}
+        arrays |= {
+            f"{stem}.conf": confidence[v].numpy().astype(np.float16) for v, stem in enumerate(stems)
+        }
     with atomic(path) as temporary:
         np.savez_compressed(temporary, allow_pickle=False, **arrays)
 
 
 def nearest(values: Tensor, rows: int, cols: int) -> Tensor:
-    """A map [H, W] at another size, each pixel the value at its centre: depth must not be averaged across an edge."""
-    y, x = (((torch.arange(n) + 0.5) * old / n).long() for n, old in zip((rows, cols), values.shape, strict=True))
+    """A map [H, W] at another size, each pixel the value at its centre: depth must not be averaged
+    across an edge.
+    """
+    y, x = (
+        ((torch.arange(n) + 0.5) * old / n).long()
+        for n, old in zip((rows, cols), values.shape, strict=True)
+    )
     return values[y[:, None], x]
 
 
 def pixel_grid(cameras: Cameras) -> tuple[Tensor, Tensor]:
     """View [V, H, W] and pixel [V, H, W, 2] of every pixel."""
-    yx = torch.stack(torch.meshgrid(torch.arange(cameras.rows), torch.arange(cameras.cols), indexing="ij"), -1).float()
+    yx = torch.stack(
+        torch.meshgrid(torch.arange(cameras.rows), torch.arange(cameras.cols), indexing="ij"), -1
+    ).float()
     shape = (cameras.count, cameras.rows, cameras.cols)
     return torch.arange(cameras.count)[:, None, None].expand(shape), yx.expand(*shape, 2)
 
 
 def fit_scale_shift(relative: Tensor, reference: Tensor, mask: Tensor) -> tuple[float, float]:
-    """Scale a and shift b that bring a monocular map to a reference: least squares of a·relative + b, robust by one reweighting.
+    """Scale a and shift b that bring a monocular map to a reference: least squares of a·relative +
+    b, robust by one reweighting.
 
-    The second fit weighs each pixel with Cauchy's 1/(1 + (residual/1.48 MAD)²), so that a minority of outliers has little say.
-    Give 1/depth as the reference of a map that predicts inverse depth. ``mask`` says which pixels count; nan never does.
+    The second fit weighs each pixel with Cauchy's 1/(1 + (residual/1.48 MAD)²), so that a minority
+    of outliers has little say. Give 1/depth as the reference of a map that predicts inverse depth.
+    ``mask`` says which pixels count; nan never does.
 
     >>> fit_scale_shift(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([3.0, 5.0, 7.0]), torch.ones(3))
     (2.0, 3.0)
@@ -182,12 +236,17 @@ def fit_scale_shift(relative: Tensor, reference: Tensor, mask: Tensor) -> tuple[
     known = (mask > 0) & relative.isfinite() & reference.isfinite()
     x, y = relative[known].double(), reference[known].double()
     if len(x) < 2 or float(x.std()) == 0:
-        raise UserError(f"got {len(x)} pixels to fit a depth map's scale and shift", "wanted two that differ",
-                        "give a reference that overlaps it")  # fmt: skip
+        raise UserError(
+            f"got {len(x)} pixels to fit a depth map's scale and shift",
+            "wanted two that differ",
+            "give a reference that overlaps it",
+        )
     weight = torch.ones_like(x)
     for _ in range(2):
         mean_x, mean_y = (weight * x).sum() / weight.sum(), (weight * y).sum() / weight.sum()
-        scale = (weight * (x - mean_x) * (y - mean_y)).sum() / (weight * (x - mean_x).square()).sum().clamp_min(1e-300)
+        scale = (weight * (x - mean_x) * (y - mean_y)).sum() / (
+            weight * (x - mean_x).square()
+        ).sum().clamp_min(1e-300)
         residual = y - scale * (x - mean_x) - mean_y
         shift = mean_y - scale * mean_x
         spread = (1.4826 * residual.abs().median()).clamp_min(1e-6 * y.abs().max().clamp_min(1e-12))

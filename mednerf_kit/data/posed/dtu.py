@@ -24,9 +24,10 @@ NAMES = ("cameras_sphere.npz", "cameras.npz")
 class Dtu:
     """NeuS and DTU: cameras_sphere.npz with world_mat_N and scale_mat_N, image/, mask/.
 
-    Lengths are those in which the object lies in the unit ball, so the box is ±1; facts: ``mm_per_unit`` (DTU's world is in
-    millimetres) and ``to_world`` [4, 4], back to the file's space. With ``masked`` the mask is the pictures' alpha; else they
-    stay whole. Every ``hold``-th view is held out (NeuS itself trains on all: split "all").
+    Lengths are those in which the object lies in the unit ball, so the box is ±1; facts:
+    ``mm_per_unit`` (DTU's world is in millimetres) and ``to_world`` [4, 4], back to the file's
+    space. With ``masked`` the mask is the pictures' alpha; else they stay whole. Every ``hold``-th
+    view is held out (NeuS itself trains on all: split "all").
     """
 
     recipe = "dtu_neus"
@@ -53,7 +54,11 @@ class Dtu:
             pose = (cameras.c2w[v] * OPENCV).double().numpy()
             centre = cameras.centre_px[v].tolist()
             k = np.array(
-                [[float(cameras.focal_px[v, 0]), 0, centre[0]], [0, float(cameras.focal_px[v, 1]), centre[1]], [0, 0, 1]]
+                [
+                    [float(cameras.focal_px[v, 0]), 0, centre[0]],
+                    [0, float(cameras.focal_px[v, 1]), centre[1]],
+                    [0, 0, 1],
+                ]
             )
             world = np.eye(4)
             world[:3] = k @ np.hstack([pose[:, :3].T, -pose[:, :3].T @ pose[:, 3:]])
@@ -61,8 +66,12 @@ class Dtu:
         np.savez(folder / NAMES[0], allow_pickle=False, **arrays)
         return folder
 
-    def load(self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None) -> Scene:
-        lenses, poses, scale_mat = read_cameras(next(root / name for name in NAMES if (root / name).is_file()))
+    def load(
+        self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None
+    ) -> Scene:
+        lenses, poses, scale_mat = read_cameras(
+            next(root / name for name in NAMES if (root / name).is_file())
+        )
         paths = pictures_in(root / "image")
         if len(paths) != len(poses):
             raise UserError(
@@ -78,20 +87,41 @@ class Dtu:
                 "remove the surplus, or set masked: false",
             )
         chosen = chosen_views(held_out(range(len(paths)), split, self.hold), split, views, root)
-        pictures = read_pictures([paths[i] for i in chosen], downscale=downscale, background=background,
-                                 masks=[masks[i] for i in chosen] if masks else None)  # fmt: skip
+        pictures = read_pictures(
+            [paths[i] for i in chosen],
+            downscale=downscale,
+            background=background,
+            masks=[masks[i] for i in chosen] if masks else None,
+        )
         bounds = bounds_of_box(poses, cube(torch.zeros(3), 1.0))
-        cameras = Cameras(poses[chosen], lenses[chosen, 0], lenses[chosen, 1], *pictures.full, bounds.near, bounds.far)
+        cameras = Cameras(
+            poses[chosen],
+            lenses[chosen, 0],
+            lenses[chosen, 1],
+            *pictures.full,
+            bounds.near,
+            bounds.far,
+        )
         facts = {"mm_per_unit": float(scale_mat[0, 0]), "to_world": scale_mat.float()}
         stems = [paths[i].stem for i in chosen]
-        return Scene.of_pictures(root, "dtu", split, stems, pictures, cameras.resized(*pictures.size), bounds.box, facts=facts)
+        return Scene.of_pictures(
+            root,
+            "dtu",
+            split,
+            stems,
+            pictures,
+            cameras.resized(*pictures.size),
+            bounds.box,
+            facts=facts,
+        )
 
 
 def read_cameras(path: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """Focal length and principal point [V, 2, 2], poses [V, 3, 4], and the matrix [4, 4] from the unit ball to the file's world.
+    """Focal length and principal point [V, 2, 2], poses [V, 3, 4], and the matrix [4, 4] from the
+    unit ball to the file's world.
 
-    P = world_mat · scale_mat = K [R | t] by RQ decomposition with a positive diagonal. The principal point is taken as it is:
-    DTU's calibration counts pixel centres.
+    P = world_mat · scale_mat = K [R | t] by RQ decomposition with a positive diagonal. The
+    principal point is taken as it is: DTU's calibration counts pixel centres.
     """
     from scipy.linalg import rq
 
@@ -103,8 +133,11 @@ def read_cameras(path: Path) -> tuple[Tensor, Tensor, Tensor]:
         if not count:
             raise ValueError("no world_mat_0")
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"got '{path}' that cannot be read ({error})", "wanted world_mat_N and scale_mat_N for each view",
-                        "make it again with NeuS's preprocessing") from None  # fmt: skip
+        raise UserError(
+            f"got '{path}' that cannot be read ({error})",
+            "wanted world_mat_N and scale_mat_N for each view",
+            "make it again with NeuS's preprocessing",
+        ) from None
     lenses, poses = [], []
     for v in range(count):
         p = (world[v] @ scale[v])[:3]

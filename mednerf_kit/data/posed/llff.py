@@ -1,4 +1,6 @@
-"""LLFF's format: photographs with ``poses_bounds.npy``, usually seen from the front, in normalised device coordinates."""
+"""LLFF's format: photographs with ``poses_bounds.npy``, usually seen from the front, in normalised
+device coordinates.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +24,42 @@ from .toy import toy_cameras, write_toy_picture
 class Llff:
     """LLFF's poses_bounds.npy with images/, or any images_N/ alone.
 
-    As Mildenhall et al. 2020 use it: lengths times 1/(``bd_factor`` · nearest bound), poses relative to their average
-    (``recentre``), every ``hold``-th view held out for val and test, ``ndc`` for views from the front. ``spherify`` is for turns
-    about an object: the point nearest to all optical axes becomes the origin, the cameras' mean distance from it 1 (and ``ndc``
-    is off). Facts: ``scale`` (scene lengths per length of the file), ``focus`` (how far ahead a spiral looks).
+    As Mildenhall et al. 2020 use it: lengths times 1/(``bd_factor`` · nearest bound), poses
+    relative to their average (``recentre``), every ``hold``-th view held out for val and test,
+    ``ndc`` for views from the front. ``spherify`` is for turns about an object: the point nearest
+    to all optical axes becomes the origin, the cameras' mean distance from it 1 (and ``ndc`` is
+    off). Facts: ``scale`` (scene lengths per length of the file), ``focus`` (how far ahead a spiral
+    looks).
     """
 
     recipe = "fern_tensorf"
 
-    def __init__(self, *, ndc: bool | None = None, recentre: bool = True, spherify: bool = False, hold: int = 8,
-                 bd_factor: float = 0.75) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        ndc: bool | None = None,
+        recentre: bool = True,
+        spherify: bool = False,
+        hold: int = 8,
+        bd_factor: float = 0.75,
+    ) -> None:
         if ndc and spherify:
-            raise UserError("got ndc with spherify", "wanted one of them", "views all round an object have no common front")
+            raise UserError(
+                "got ndc with spherify",
+                "wanted one of them",
+                "views all round an object have no common front",
+            )
         if bd_factor <= 0:
-            raise UserError(f"got bd_factor {bd_factor:g}", "wanted a positive number", "the usual one is 0.75")
+            raise UserError(
+                f"got bd_factor {bd_factor:g}", "wanted a positive number", "the usual one is 0.75"
+            )
         self.ndc = not spherify if ndc is None else ndc
-        self.recentre, self.spherify, self.hold, self.bd_factor = recentre or spherify, spherify, hold, bd_factor
+        self.recentre, self.spherify, self.hold, self.bd_factor = (
+            recentre or spherify,
+            spherify,
+            hold,
+            bd_factor,
+        )
 
     @staticmethod
     def detect(root: Path) -> bool:
@@ -49,20 +71,29 @@ class Llff:
         rows = []
         for v, pose in enumerate(cameras.c2w):
             write_toy_picture(folder / "images_4" / f"image{v:03d}.png", cameras, v, alpha=False)
-            lens = torch.tensor([4.0 * cameras.rows, 4.0 * cameras.cols, 4 * float(cameras.focal_px[v, 0])])
-            down_right_back = torch.stack([-pose[:, 1], pose[:, 0], pose[:, 2], pose[:, 3], lens], -1)
+            lens = torch.tensor(
+                [4.0 * cameras.rows, 4.0 * cameras.cols, 4 * float(cameras.focal_px[v, 0])]
+            )
+            down_right_back = torch.stack(
+                [-pose[:, 1], pose[:, 0], pose[:, 2], pose[:, 3], lens], -1
+            )
             rows.append([*down_right_back.reshape(-1).tolist(), 2.0, 6.0])
         np.save(folder / "poses_bounds.npy", np.array(rows))
         return folder
 
-    def load(self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None) -> Scene:
+    def load(
+        self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None
+    ) -> Scene:
         poses, lens, bounds = read_poses(root / "poses_bounds.npy")
         folder, left, notes = picture_folder(root, downscale)
         paths = pictures_in(folder)
         if len(paths) != len(poses):
-            raise UserError(f"got {len(paths)} pictures in '{folder}' and {len(poses)} poses in poses_bounds.npy",
-                            "wanted one pose per picture, in the order of their names",
-                            "remove the pictures COLMAP could not place, or run LLFF's imgs2poses.py again")  # fmt: skip
+            raise UserError(
+                f"got {len(paths)} pictures in '{folder}' and {len(poses)} poses in "
+                "poses_bounds.npy",
+                "wanted one pose per picture, in the order of their names",
+                "remove the pictures COLMAP could not place, or run LLFF's imgs2poses.py again",
+            )
         scale = 1 / (float(bounds.min()) * self.bd_factor)
         poses[:, :, 3] *= scale
         bounds = bounds * scale
@@ -76,26 +107,57 @@ class Llff:
         pictures = read_pictures([paths[i] for i in chosen], downscale=left, background=background)
         near, far = (0.0, 1.0) if self.ndc else (0.9 * nearest, farthest)
         size = torch.tensor([lens[0, 1], lens[0, 0]])
-        every = Cameras(poses, lens[:, 2:].expand(-1, 2), (size - 1).div(2).expand(len(poses), 2), round(float(lens[0, 0])),
-                        round(float(lens[0, 1])), near, far, self.ndc).resized(*pictures.size)  # fmt: skip
-        facts: dict[str, Any] = {"scale": scale, "focus": 1 / (0.25 / (0.9 * nearest) + 0.75 / (5 * farthest))}
+        every = Cameras(
+            poses,
+            lens[:, 2:].expand(-1, 2),
+            (size - 1).div(2).expand(len(poses), 2),
+            round(float(lens[0, 0])),
+            round(float(lens[0, 1])),
+            near,
+            far,
+            self.ndc,
+        ).resized(*pictures.size)
+        facts: dict[str, Any] = {
+            "scale": scale,
+            "focus": 1 / (0.25 / (0.9 * nearest) + 0.75 / (5 * farthest)),
+        }
         stems, box = [paths[i].stem for i in chosen], box_of_frusta(every)
-        return Scene.of_pictures(root, "llff", split, stems, pictures, every.take(chosen), box, facts=facts, notes=notes)
+        return Scene.of_pictures(
+            root, "llff", split, stems, pictures, every.take(chosen), box, facts=facts, notes=notes
+        )
 
 
 def read_poses(path: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """Poses [V, 3, 4] (right, up, back), rows, columns and focal length [V, 3], near and far bounds [V, 2] as in the file."""
+    """Poses [V, 3, 4] (right, up, back), rows, columns and focal length [V, 3], near and far bounds
+    [V, 2] as in the file.
+    """
     try:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"got '{path}' that cannot be read ({error})", "wanted an array of V×17", "make it again") from None
-    if values.ndim != 2 or values.shape[1] != 17 or not np.isfinite(values).all() or not (values[:, 15] > 0).all():
-        raise UserError(f"got '{path}' of shape {list(values.shape)}", "wanted V×17 finite numbers with positive bounds",
-                        "make it again with LLFF's imgs2poses.py")  # fmt: skip
+        raise UserError(
+            f"got '{path}' that cannot be read ({error})",
+            "wanted an array of V×17",
+            "make it again",
+        ) from None
+    if (
+        values.ndim != 2
+        or values.shape[1] != 17
+        or not np.isfinite(values).all()
+        or not (values[:, 15] > 0).all()
+    ):
+        raise UserError(
+            f"got '{path}' of shape {list(values.shape)}",
+            "wanted V×17 finite numbers with positive bounds",
+            "make it again with LLFF's imgs2poses.py",
+        )
     if (swapped := values[:, 15] > values[:, 16]).any():
         view = int(swapped.argmax())
-        raise UserError(f"got '{path}' whose view {view} has near {values[view, 15]:g} and far {values[view, 16]:g}",
-                        "wanted near < far in columns 16 and 17", "swap them")  # fmt: skip
+        raise UserError(
+            f"got '{path}' whose view {view} has near {values[view, 15]:g} and far "
+            f"{values[view, 16]:g}",
+            "wanted near < far in columns 16 and 17",
+            "swap them",
+        )
     rows = torch.from_numpy(values.astype(np.float64))
     matrix = rows[:, :15].reshape(-1, 3, 5)
     poses = torch.stack([matrix[..., 1], -matrix[..., 0], matrix[..., 2], matrix[..., 3]], -1)
@@ -103,9 +165,13 @@ def read_poses(path: Path) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def picture_folder(root: Path, downscale: int) -> tuple[Path, int, list[str]]:
-    """The folder to read, what is left to divide its pictures' sides by, and a remark when they are smaller than asked for."""
+    """The folder to read, what is left to divide its pictures' sides by, and a remark when they are
+    smaller than asked for.
+    """
     folders = {1: root / "images"}
-    folders |= {int(f.name[7:]): f for f in root.glob("images_*") if f.is_dir() and f.name[7:].isdigit()}
+    folders |= {
+        int(f.name[7:]): f for f in root.glob("images_*") if f.is_dir() and f.name[7:].isdigit()
+    }
     there = {factor: folder for factor, folder in folders.items() if pictures_in(folder, deep=True)}
     if not there:
         raise no_pictures(root, "images/ or images_N/")
@@ -113,7 +179,11 @@ def picture_folder(root: Path, downscale: int) -> tuple[Path, int, list[str]]:
     if fitting:
         return there[max(fitting)], downscale // max(fitting), []
     factor = min(there, key=lambda f: (f < downscale, abs(f - downscale)))
-    return there[factor], 1, [f"pictures are at 1/{factor}: '{there[factor].name}' is all there is for 1/{downscale}"]
+    return (
+        there[factor],
+        1,
+        [f"pictures are at 1/{factor}: '{there[factor].name}' is all there is for 1/{downscale}"],
+    )
 
 
 def in_frame(frame: Tensor, poses: Tensor) -> Tensor:
@@ -125,7 +195,9 @@ def in_frame(frame: Tensor, poses: Tensor) -> Tensor:
 
 
 def spherified(poses: Tensor) -> tuple[Tensor, float]:
-    """Poses about the origin at a mean distance of 1, their mean offset upwards (+z), and the scale that did it."""
+    """Poses about the origin at a mean distance of 1, their mean offset upwards (+z), and the scale
+    that did it.
+    """
     centre = nearest_to_axes(poses)
     up = normalize((poses[:, :, 3] - centre).mean(0), dim=0)
     helper = torch.eye(3)[int(up.abs().argmin())]

@@ -1,4 +1,6 @@
-"""NSVF's format, in which Synthetic-NSVF and Tanks-and-Temples are spread: rgb/, pose/, intrinsics.txt, bbox.txt."""
+"""NSVF's format, in which Synthetic-NSVF and Tanks-and-Temples are spread: rgb/, pose/,
+intrinsics.txt, bbox.txt.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,19 @@ from .scene import SCENES, Scene, chosen_views, held_out
 from .toy import toy_cameras, write_toy_picture
 
 PREFIXES = {"train": "0", "val": "1", "test": "2"}
-OPENCV = torch.tensor([1.0, -1.0, -1.0, 1.0])  # right, down, forward to right, up, back; the position stays
+# right, down, forward to right, up, back; the position stays
+OPENCV = torch.tensor([1.0, -1.0, -1.0, 1.0])
 
 
 @SCENES.register("nsvf")
 class Nsvf:
-    """NSVF and Tanks-and-Temples: rgb/ and pose/ (OpenCV poses) with intrinsics.txt in either form, and bbox.txt.
+    """NSVF and Tanks-and-Temples: rgb/ and pose/ (OpenCV poses) with intrinsics.txt in either form,
+    and bbox.txt.
 
-    The first character of a picture's name is its split: 0 train, 1 val, 2 test; the test split is 1 where there is no 2, and
-    names without such a digit are split by ``hold``. The box is that of bbox.txt times ``enlarge`` (None: 1, and 1.2 where the
-    intrinsics are a matrix, as in Tanks-and-Temples, whose boxes are tight); near and far follow from it.
+    The first character of a picture's name is its split: 0 train, 1 val, 2 test; the test split is
+    1 where there is no 2, and names without such a digit are split by ``hold``. The box is that of
+    bbox.txt times ``enlarge`` (None: 1, and 1.2 where the intrinsics are a matrix, as in
+    Tanks-and-Temples, whose boxes are tight); near and far follow from it.
     """
 
     recipe = "nsvf_tensorf"
@@ -35,7 +40,11 @@ class Nsvf:
 
     @staticmethod
     def detect(root: Path) -> bool:
-        return (root / "pose").is_dir() and (root / "rgb").is_dir() and (root / "intrinsics.txt").is_file()
+        return (
+            (root / "pose").is_dir()
+            and (root / "rgb").is_dir()
+            and (root / "intrinsics.txt").is_file()
+        )
 
     @staticmethod
     def example(folder: Path) -> Path:
@@ -48,12 +57,15 @@ class Nsvf:
                 np.savetxt(folder / "pose" / f"{part}_{v:04d}.txt", matrix)
         (fx, _), (cx, cy) = cameras.focal_px[0].tolist(), (cameras.centre_px[0] + 0.5).tolist()
         (folder / "intrinsics.txt").write_text(
-            f"{fx} {cx} {cy} 0.\n0. 0. 0.\n0.\n1.\n{cameras.rows} {cameras.cols}\n", encoding="utf-8"
+            f"{fx} {cx} {cy} 0.\n0. 0. 0.\n0.\n1.\n{cameras.rows} {cameras.cols}\n",
+            encoding="utf-8",
         )
         (folder / "bbox.txt").write_text("-1 -1 -1 1.2 1.1 1.3 0.4\n", encoding="utf-8")
         return folder
 
-    def load(self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None) -> Scene:
+    def load(
+        self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None
+    ) -> Scene:
         every = pictures_in(root / "rgb")
         if not every:
             raise no_pictures(root, "rgb/")
@@ -72,9 +84,25 @@ class Nsvf:
         focal, centre, matrix = read_intrinsics(root / "intrinsics.txt", pictures.full)
         bounds, notes = self.bounds(root, all_poses, tight=matrix)
         own = torch.stack([read_pose(poses[path.stem]) for path in paths])
-        cameras = Cameras(own, focal.expand(len(own), 2), centre.expand(len(own), 2), *pictures.full, bounds.near, bounds.far)
+        cameras = Cameras(
+            own,
+            focal.expand(len(own), 2),
+            centre.expand(len(own), 2),
+            *pictures.full,
+            bounds.near,
+            bounds.far,
+        )
         stems = [path.stem for path in paths]
-        return Scene.of_pictures(root, "nsvf", split, stems, pictures, cameras.resized(*pictures.size), bounds.box, notes=notes)
+        return Scene.of_pictures(
+            root,
+            "nsvf",
+            split,
+            stems,
+            pictures,
+            cameras.resized(*pictures.size),
+            bounds.box,
+            notes=notes,
+        )
 
     def of_split(self, every: list[Path], split: str) -> list[Path]:
         """The pictures of a split, by the digit their names begin with."""
@@ -83,7 +111,13 @@ class Nsvf:
             return every
         if "0" not in digits:
             return held_out(every, split, self.hold)
-        wanted = PREFIXES[split] if split == "train" or PREFIXES[split] in digits else "1" if split == "test" else "2"
+        wanted = (
+            PREFIXES[split]
+            if split == "train" or PREFIXES[split] in digits
+            else "1"
+            if split == "test"
+            else "2"
+        )
         return [path for path in every if path.name.startswith(f"{wanted}_")]
 
     def bounds(self, root: Path, poses: Tensor, *, tight: bool) -> tuple[Bounds, list[str]]:
@@ -95,11 +129,16 @@ class Nsvf:
         values = read_numbers(path)
         if len(values) < 6:
             raise UserError(
-                f"got '{path}' with {len(values)} numbers", "wanted xmin ymin zmin xmax ymax zmax", "correct or remove it"
+                f"got '{path}' with {len(values)} numbers",
+                "wanted xmin ymin zmin xmax ymax zmax",
+                "correct or remove it",
             )
         if not all(low < high for low, high in zip(values[:3], values[3:6], strict=True)):
-            raise UserError(f"got '{path}' with corners {values[:3]} and {values[3:6]}",
-                            "wanted the lower corner below the upper", "write xmin ymin zmin xmax ymax zmax")  # fmt: skip
+            raise UserError(
+                f"got '{path}' with corners {values[:3]} and {values[3:6]}",
+                "wanted the lower corner below the upper",
+                "write xmin ymin zmin xmax ymax zmax",
+            )
         box = torch.tensor(values[:6]).view(2, 3)
         enlarge = self.enlarge or (1.2 if tight else 1.0)
         middle = box.mean(0)
@@ -111,32 +150,44 @@ def read_numbers(path: Path) -> list[float]:
     try:
         return [float(word) for word in path.read_text(encoding="utf-8").split()]
     except (OSError, ValueError) as error:
-        raise UserError(f"got '{path}' that cannot be read ({error})", "wanted numbers", "correct it") from None
+        raise UserError(
+            f"got '{path}' that cannot be read ({error})", "wanted numbers", "correct it"
+        ) from None
 
 
 def read_pose(path: Path) -> Tensor:
     """A pose file (camera to world, OpenCV) as right, up, back and position [3, 4]."""
     values = read_numbers(path)
     if len(values) not in (12, 16):
-        raise UserError(f"got '{path}' with {len(values)} numbers", "wanted a 4×4 matrix", "correct it")
+        raise UserError(
+            f"got '{path}' with {len(values)} numbers", "wanted a 4×4 matrix", "correct it"
+        )
     return torch.tensor(values[:12]).view(3, 4) * OPENCV
 
 
 def read_intrinsics(path: Path, full: tuple[int, int]) -> tuple[Tensor, Tensor, bool]:
-    """Focal length and principal point [2] (x, y) in pixels of pictures of ``full`` rows and columns; whether a matrix gave them.
+    """Focal length and principal point [2] (x, y) in pixels of pictures of ``full`` rows and
+    columns; whether a matrix gave them.
 
-    Either a 3×3 or 4×4 matrix, or ``focal [cx cy …]`` first and rows and columns last. Files count pixels from the corner.
+    Either a 3×3 or 4×4 matrix, or ``focal [cx cy …]`` first and rows and columns last. Files count
+    pixels from the corner.
     """
     values = read_numbers(path)
     rows, cols = full
     if len(values) in (9, 16):
         k = torch.tensor(values).view(int(len(values) ** 0.5), -1)
-        focal, corner, size = [float(k[0, 0]), float(k[1, 1])], [float(k[0, 2]), float(k[1, 2])], [float(cols), float(rows)]
+        focal, corner, size = (
+            [float(k[0, 0]), float(k[1, 1])],
+            [float(k[0, 2]), float(k[1, 2])],
+            [float(cols), float(rows)],
+        )
     elif values:
         focal = [values[0], values[0]]
         corner = values[1:3] if len(values) >= 3 and min(values[1:3]) > 0 else [cols / 2, rows / 2]
         size = [values[-1], values[-2]] if len(values) >= 11 else [float(cols), float(rows)]
     else:
-        raise UserError(f"got '{path}', which is empty", "wanted a focal length or a matrix", "copy it again")
+        raise UserError(
+            f"got '{path}', which is empty", "wanted a focal length or a matrix", "copy it again"
+        )
     scale = torch.tensor([cols / size[0], rows / size[1]])
     return torch.tensor(focal) * scale, torch.tensor(corner) * scale - 0.5, len(values) in (9, 16)

@@ -1,4 +1,6 @@
-"""One patient of a set of DRRs as a posed scene: tomography from a few views by the same command as any other scene."""
+"""One patient of a set of DRRs as a posed scene: tomography from a few views by the same command as
+any other scene.
+"""
 
 from __future__ import annotations
 
@@ -28,18 +30,26 @@ MARKS = (
 
 @SCENES.register("orbit")
 class Orbit:
-    """One ``patient`` of a set of DRRs (data/README.md: own, folders, flat), or of the phantom cohorts ``chest`` and ``knee``.
+    """One ``patient`` of a set of DRRs (data/README.md: own, folders, flat), or of the phantom
+    cohorts ``chest`` and ``knee``.
 
-    Lengths are field units (half the field of view at the isocentre); pictures have one channel, the line integral over its
-    scale. Every 8th view is held out; with ``views`` so many of the whole turn are the training views and all others are the
-    test. A number names the patient it is the number of (YAML reads 05 as 5). ``support`` is the half-width of the box;
-    ``fov_deg`` replaces the opening angle, for sets that came without distances. Facts: ``geometry``, ``mm_per_unit``,
-    ``line_integral_scale`` (or None), ``patient``.
+    Lengths are field units (half the field of view at the isocentre); pictures have one channel,
+    the line integral over its scale. Every 8th view is held out; with ``views`` so many of the
+    whole turn are the training views and all others are the test. A number names the patient it is
+    the number of (YAML reads 05 as 5). ``support`` is the half-width of the box; ``fov_deg``
+    replaces the opening angle, for sets that came without distances. Facts: ``geometry``,
+    ``mm_per_unit``, ``line_integral_scale`` (or None), ``patient``.
     """
 
     recipe = None  # a set of them teaches a prior: the anatomy decides
 
-    def __init__(self, *, patient: str | int | None = None, support: float = 1.4, fov_deg: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        patient: str | int | None = None,
+        support: float = 1.4,
+        fov_deg: float | None = None,
+    ) -> None:
         self.patient, self.support, self.fov_deg = patient, support, fov_deg
 
     @staticmethod
@@ -48,7 +58,9 @@ class Orbit:
             return True
         if not root.is_dir() or any((root / mark).exists() for mark in MARKS):
             return False
-        return (root / "geometry.json").is_file() or any(FLAT.fullmatch(path.name) for path in root.glob("*.png"))
+        return (root / "geometry.json").is_file() or any(
+            FLAT.fullmatch(path.name) for path in root.glob("*.png")
+        )
 
     @staticmethod
     def example(folder: Path) -> Path:
@@ -57,23 +69,43 @@ class Orbit:
         geometry = replace(DEFAULTS["chest"].resized(16).orbit(8), offset_mm=(6.0, -3.0))
         geometry.save(folder / "geometry.json")
         for number, name in enumerate(("anna", "ben")):
-            integrals = ball_integrals(geometry, radius=0.5 + 0.1 * number) * geometry.half_width_mm * 0.02
-            write_patient(folder / name, integrals, scale=geometry.line_integral_scale, record={"identity": f"toy:{number}"})
+            integrals = (
+                ball_integrals(geometry, radius=0.5 + 0.1 * number) * geometry.half_width_mm * 0.02
+            )
+            write_patient(
+                folder / name,
+                integrals,
+                scale=geometry.line_integral_scale,
+                record={"identity": f"toy:{number}"},
+            )
         return folder
 
-    def load(self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None) -> Scene:
+    def load(
+        self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None
+    ) -> Scene:
         if background:
-            raise UserError("got a white background for X-rays", "wanted black, where nothing attenuates", "leave background out")
+            raise UserError(
+                "got a white background for X-rays",
+                "wanted black, where nothing attenuates",
+                "leave background out",
+            )
         orbits = self.read(root)
         geometry, count = orbits.geometry, orbits.geometry.views
         orbits = orbits.resized(max(1, geometry.cols // downscale))
         chosen = self.of_split(count, split, views, root)
         cameras = cameras_of(orbits.geometry, support=self.support)
-        facts = {"geometry": geometry, "mm_per_unit": geometry.half_width_mm, "line_integral_scale": geometry.line_integral_scale,
-                 "patient": orbits.patients[0]}  # fmt: skip
+        facts = {
+            "geometry": geometry,
+            "mm_per_unit": geometry.half_width_mm,
+            "line_integral_scale": geometry.line_integral_scale,
+            "patient": orbits.patients[0],
+        }
         notes = orbits.notes
         if self.patient is None:
-            notes = (*notes, f"patient '{orbits.patients[0]}' was taken: set patient to choose another")
+            notes = (
+                *notes,
+                f"patient '{orbits.patients[0]}' was taken: set patient to choose another",
+            )
         box = cameras.box
         assert box is not None
         return Scene(
@@ -96,7 +128,11 @@ class Orbit:
     def read(self, root: Path) -> OrbitSet:
         """The set with the wanted patient, or its first, alone, under the wanted opening angle."""
         orbits = self._read(root)
-        return orbits if self.fov_deg is None else replace(orbits, geometry=orbits.geometry.with_fov(self.fov_deg))
+        return (
+            orbits
+            if self.fov_deg is None
+            else replace(orbits, geometry=orbits.geometry.with_fov(self.fov_deg))
+        )
 
     def _read(self, root: Path) -> OrbitSet:
         if str(root) not in DEFAULTS:
@@ -107,17 +143,28 @@ class Orbit:
         number = name.rpartition("-")[2]
         if not name.startswith(f"{root}-") or not number.isdigit():
             raise UserError(
-                f"got patient '{name}' of the {root} phantoms", f"wanted {root}-NNNNN", f"say for example {root}-20000"
+                f"got patient '{name}' of the {root} phantoms",
+                f"wanted {root}-NNNNN",
+                f"say for example {root}-20000",
             )
-        part = max((part for part, first in FIRST_SEED.items() if first <= int(number)), key=FIRST_SEED.__getitem__)
-        cohort = {other: int(number) - first + 1 if other == part else 0 for other, first in FIRST_SEED.items()}
+        part = max(
+            (part for part, first in FIRST_SEED.items() if first <= int(number)),
+            key=FIRST_SEED.__getitem__,
+        )
+        cohort = {
+            other: int(number) - first + 1 if other == part else 0
+            for other, first in FIRST_SEED.items()
+        }
         return load_orbits(str(root), split=part, patients=[name], cohort=cohort)
 
     def named(self, root: Path) -> str:
         """The patient's name: a number is found among names that are numbers."""
         if isinstance(self.patient, int):
             known = find_pictures(root)[1]
-            return next((name for name in known if name.isdigit() and int(name) == self.patient), str(self.patient))
+            return next(
+                (name for name in known if name.isdigit() and int(name) == self.patient),
+                str(self.patient),
+            )
         return str(self.patient)
 
     def of_split(self, count: int, split: str, views: int | None, root: Path) -> list[int]:
@@ -133,9 +180,11 @@ class Orbit:
 
 
 def cameras_of(geometry: Geometry, *, support: float = 1.4) -> Cameras:
-    """The views of an X-ray set-up as cameras in field units; their rays are those of :meth:`Geometry.field_rays`.
+    """The views of an X-ray set-up as cameras in field units; their rays are those of
+    :meth:`Geometry.field_rays`.
 
-    The box is the support cylinder's in the orbit's plane, and across it all that any ray inside the cylinder reaches.
+    The box is the support cylinder's in the orbit's plane, and across it all that any ray inside
+    the cylinder reaches.
     """
     angles = torch.tensor(geometry.angles_deg, dtype=torch.float64)
     source, _, right, up = geometry.frames(angles)
@@ -144,26 +193,45 @@ def cameras_of(geometry: Geometry, *, support: float = 1.4) -> Cameras:
     focal = torch.full((geometry.views, 2), geometry.distance * geometry.cols / 2)
     shift = torch.tensor([-geometry.offset_mm[0], geometry.offset_mm[1]]) / geometry.pixel_mm
     centre = torch.tensor([(geometry.cols - 1) / 2, (geometry.rows - 1) / 2]) + shift
-    cameras = Cameras(c2w, focal, centre.expand(geometry.views, 2), geometry.rows, geometry.cols,
-                      max(0.0, geometry.distance - 2 * support), geometry.distance + 2 * support)  # fmt: skip
+    cameras = Cameras(
+        c2w,
+        focal,
+        centre.expand(geometry.views, 2),
+        geometry.rows,
+        geometry.cols,
+        max(0.0, geometry.distance - 2 * support),
+        geometry.distance + 2 * support,
+    )
     return replace(cameras, box=_support_box(geometry, support))
 
 
 def _support_box(geometry: Geometry, support: float) -> Tensor:
-    """The box [2, 3] of the support cylinder, as high as the rays of the outermost rows reach inside it."""
+    """The box [2, 3] of the support cylinder, as high as the rays of the outermost rows reach
+    inside it.
+    """
     across = torch.linspace(-0.5, geometry.cols - 0.5, 9)
-    yx = torch.cat([torch.stack([torch.full_like(across, y), across], -1) for y in (-0.5, geometry.rows - 0.5)])
+    yx = torch.cat(
+        [torch.stack([torch.full_like(across, y), across], -1) for y in (-0.5, geometry.rows - 0.5)]
+    )
     yx = yx.expand(geometry.views, -1, -1)
     angles = torch.tensor(geometry.angles_deg)[:, None].expand(yx.shape[:-1])
     rays = geometry.field_rays(angles, yx, geometry.distance, support)
     axis = "xyz".index(geometry.axis)
     half = torch.full((3,), support)
-    half[axis] = torch.stack([rays.origin[..., axis] + t * rays.direction[..., axis] for t in (rays.near, rays.far)]).abs().max()
+    half[axis] = (
+        torch.stack(
+            [rays.origin[..., axis] + t * rays.direction[..., axis] for t in (rays.near, rays.far)]
+        )
+        .abs()
+        .max()
+    )
     return torch.stack([-half, half])
 
 
 def ball_integrals(geometry: Geometry, *, radius: float) -> Tensor:
-    """Chords [V, rows, cols], in field units, of a ball of this radius (field units) about (0.2, −0.1, 0.15)."""
+    """Chords [V, rows, cols], in field units, of a ball of this radius (field units) about (0.2,
+    −0.1, 0.15).
+    """
     yx = geometry.pixel_grid()[None].expand(geometry.views, -1, -1, -1)
     angles = torch.tensor(geometry.angles_deg)[:, None, None].expand(yx.shape[:-1])
     rays = geometry.field_rays(angles, yx, geometry.distance)

@@ -1,4 +1,6 @@
-"""Reading the pictures of a scene: any file Pillow knows, composited on the background, smaller by the area filter."""
+"""Reading the pictures of a scene: any file Pillow knows, composited on the background, smaller by
+the area filter.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Lens:
-    """Pinhole intrinsics in pixels (centres at integers) with radial and tangential distortion, Brown's model as in OpenCV."""
+    """Pinhole intrinsics in pixels (centres at integers) with radial and tangential distortion,
+    Brown's model as in OpenCV.
+    """
 
     focal_px: tuple[float, float]
     centre_px: tuple[float, float]
@@ -49,11 +53,15 @@ class Lens:
         return any((*self.radial, *self.tangential))
 
     def distort(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the lens images the direction (x, y, 1): the same plane, after x·(1 + k1 r² + k2 r⁴) and the tangential terms."""
+        """Where the lens images the direction (x, y, 1): the same plane, after x·(1 + k1 r² + k2
+        r⁴) and the tangential terms.
+        """
         (k1, k2), (p1, p2) = self.radial, self.tangential
         r2 = x * x + y * y
         factor = 1 + k1 * r2 + k2 * r2 * r2
-        return x * factor + 2 * p1 * x * y + p2 * (r2 + 2 * x * x), y * factor + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
+        return x * factor + 2 * p1 * x * y + p2 * (r2 + 2 * x * x), y * factor + p1 * (
+            r2 + 2 * y * y
+        ) + 2 * p2 * x * y
 
 
 def read_pictures(
@@ -65,10 +73,12 @@ def read_pictures(
     lenses: Sequence[Lens] | None = None,
     own_background: float = 1.0,
 ) -> Pictures:
-    """Read pictures of one size, remove their lens's distortion, make them 1/downscale as large and put them on the background.
+    """Read pictures of one size, remove their lens's distortion, make them 1/downscale as large and
+    put them on the background.
 
-    Transparent pixels count by their coverage; ``masks`` are coverage in files of their own. Without transparency the
-    background is black unless asked for. Raises UserError for a missing or damaged file and for two sizes.
+    Transparent pixels count by their coverage; ``masks`` are coverage in files of their own.
+    Without transparency the background is black unless asked for. Raises UserError for a missing or
+    damaged file and for two sizes.
     """
     images: list[Tensor] = []
     covers: list[Tensor | None] = []
@@ -80,7 +90,8 @@ def read_pictures(
         full = full if i else (values.shape[0], values.shape[1])
         if values.shape[:2] != full:
             raise UserError(
-                f"got '{paths[0].name}' of {full[1]}×{full[0]} and '{path.name}' of {values.shape[1]}×{values.shape[0]} pixels",
+                f"got '{paths[0].name}' of {full[1]}×{full[0]} and '{path.name}' of "
+                f"{values.shape[1]}×{values.shape[0]} pixels",
                 "wanted one size in a scene",
                 f"resize or remove the odd one in '{path.parent}'",
             )
@@ -95,7 +106,9 @@ def read_pictures(
     if all(cover is None for cover in covers):
         return Pictures(torch.stack(images), None, full, background or 0.0)
     whole = torch.ones(images[0].shape[:2], dtype=torch.float16)
-    return Pictures(torch.stack(images), torch.stack([whole if c is None else c for c in covers]), full, level)
+    return Pictures(
+        torch.stack(images), torch.stack([whole if c is None else c for c in covers]), full, level
+    )
 
 
 def read_picture(path: Path) -> Tensor:
@@ -132,13 +145,19 @@ def picture_size(path: Path) -> tuple[int, int]:
 def missing(path: Path) -> UserError:
     """The error for a frame without its picture."""
     return UserError(
-        f"got no picture '{path}'", "wanted the frame that its pose belongs to", "copy it there, or take its pose away"
+        f"got no picture '{path}'",
+        "wanted the frame that its pose belongs to",
+        "copy it there, or take its pose away",
     )
 
 
 def damaged(path: Path, error: Exception) -> UserError:
     """The error for a picture that cannot be read."""
-    why = "which is empty" if path.is_file() and not path.stat().st_size else f"which is damaged ({error})"
+    why = (
+        "which is empty"
+        if path.is_file() and not path.stat().st_size
+        else f"which is damaged ({error})"
+    )
     return UserError(f"got '{path}', {why}", "wanted a picture", "copy the file again")
 
 
@@ -151,24 +170,41 @@ def smaller(values: Tensor, downscale: int) -> Tensor:
 
 
 def undistorted(values: Tensor, lens: Lens) -> Tensor:
-    """The picture [H, W, C] that a pinhole with the focal length times :func:`zoom` sees, bilinear."""
+    """The picture [H, W, C] that a pinhole with the focal length times :func:`zoom` sees,
+    bilinear.
+    """
     rows, cols = values.shape[:2]
-    y, x = torch.meshgrid(torch.arange(rows, dtype=torch.float64), torch.arange(cols, dtype=torch.float64), indexing="ij")
+    y, x = torch.meshgrid(
+        torch.arange(rows, dtype=torch.float64),
+        torch.arange(cols, dtype=torch.float64),
+        indexing="ij",
+    )
     seen_x, seen_y = _source(lens, x, y, zoom(lens, rows, cols))
     grid = torch.stack([(seen_x + 0.5) * 2 / cols - 1, (seen_y + 0.5) * 2 / rows - 1], -1).float()
-    return grid_sample(values.movedim(-1, 0)[None], grid[None], padding_mode="border", align_corners=False)[0].movedim(0, -1)
+    return grid_sample(
+        values.movedim(-1, 0)[None], grid[None], padding_mode="border", align_corners=False
+    )[0].movedim(0, -1)
 
 
 def zoom(lens: Lens, rows: int, cols: int) -> float:
-    """The smallest enlargement of the focal length, in steps of 1 %, by which all of the pinhole's picture was photographed."""
+    """The smallest enlargement of the focal length, in steps of 1 %, by which all of the pinhole's
+    picture was photographed.
+    """
     if not lens.distorts:
         return 1.0
-    across, down = torch.linspace(0, cols - 1, 65, dtype=torch.float64), torch.linspace(0, rows - 1, 65, dtype=torch.float64)
+    across, down = (
+        torch.linspace(0, cols - 1, 65, dtype=torch.float64),
+        torch.linspace(0, rows - 1, 65, dtype=torch.float64),
+    )
     x = torch.cat([across, across, torch.zeros(65), torch.full((65,), cols - 1.0)])
     y = torch.cat([torch.zeros(65), torch.full((65,), rows - 1.0), down, down])
     for step in range(200):
         seen_x, seen_y = _source(lens, x, y, 1 + step / 100)
-        if min(seen_x.min(), seen_y.min()) >= -0.5 and seen_x.max() <= cols - 0.5 and seen_y.max() <= rows - 0.5:
+        if (
+            min(seen_x.min(), seen_y.min()) >= -0.5
+            and seen_x.max() <= cols - 0.5
+            and seen_y.max() <= rows - 0.5
+        ):
             return 1 + step / 100
     raise UserError(
         f"got a lens with distortion {lens.radial + lens.tangential}",
@@ -185,28 +221,43 @@ def _source(lens: Lens, x: Tensor, y: Tensor, enlarged: float) -> tuple[Tensor, 
 
 
 def find_picture(root: Path, name: str) -> Path:
-    """The file of a frame: as named, or with any picture suffix; the bare name where there is none."""
+    """The file of a frame: as named, or with any picture suffix; the bare name where there is
+    none.
+    """
     path = root / name
     if path.suffix.lower() in SUFFIXES and path.is_file():
         return path
-    for suffix in SUFFIXES:  # the usual spelling first: to look for every spelling, the folder is read
+    # the usual spelling first: to look for every spelling, the folder is read
+    for suffix in SUFFIXES:
         if (usual := path.with_name(path.name + suffix)).is_file():
             return usual
     others = sorted(path.parent.glob(f"{glob.escape(path.name)}.*"))
-    return next((found for found in others if found.stem == path.name and found.suffix.lower() in SUFFIXES), path)
+    return next(
+        (found for found in others if found.stem == path.name and found.suffix.lower() in SUFFIXES),
+        path,
+    )
 
 
 def natural(path: Path) -> list[tuple[int, str]]:
     """Sorting key by which view 10 follows view 9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+    return [
+        (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)
+    ]
 
 
 def pictures_in(folder: Path, *, deep: bool = False) -> list[Path]:
     """The pictures of a folder in natural order, with ``deep`` those of the folders in it too."""
     found = folder.glob("**/*" if deep else "*")
-    return sorted((p for p in found if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")), key=natural)
+    return sorted(
+        (p for p in found if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")),
+        key=natural,
+    )
 
 
 def no_pictures(root: Path, places: str) -> UserError:
     """The error for a scene without pictures in the places where its format has them."""
-    return UserError(f"got no pictures in '{root}'", f"wanted *{', *'.join(SUFFIXES)} in {places}", "copy them there")
+    return UserError(
+        f"got no pictures in '{root}'",
+        f"wanted *{', *'.join(SUFFIXES)} in {places}",
+        "copy them there",
+    )

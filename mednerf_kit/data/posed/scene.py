@@ -1,6 +1,8 @@
-"""A scene: posed pictures with what is known of the space they show. ``load_scene`` finds the format and checks what it read.
+"""A scene: posed pictures with what is known of the space they show. ``load_scene`` finds the
+format and checks what it read.
 
-A format is a class registered in :data:`SCENES`, in a file of its own; its keyword-only arguments are its options.
+A format is a class registered in :data:`SCENES`, in a file of its own; its keyword-only arguments
+are its options.
 """
 
 from __future__ import annotations
@@ -36,26 +38,58 @@ class Scene:
     format: str
     split: str
     stems: tuple[str, ...]  # one per view
-    images: Tensor  # [V, H, W, C] float16 in [0, 1], composited on ``background``; C is 3, or 1 for line integrals
+    # [V, H, W, C] float16 in [0, 1], composited on ``background``; C is 3, or 1 for line integrals
+    images: Tensor
     alpha: Tensor | None  # [V, H, W] coverage, where the pictures have it
-    depth: Tensor | None  # [V, H, W] float32 distance along the ray of ``cameras.rays``, nan where unknown and in the background
+    # [V, H, W] float32 distance along the ray of ``cameras.rays``, nan where unknown and in the
+    # background
+    depth: Tensor | None
     confidence: Tensor | None  # [V, H, W] in [0, 1], of ``depth``
     cameras: Cameras
     box: Tensor  # [2, 3] corners of what is to be fitted, in the space of the rays
     background: float  # 1 white, 0 black
     quantity: Literal["colour", "line_integral"] = "colour"
-    facts: dict[str, Any] = field(default_factory=dict)  # what only this format knows: see its docstring
+    # what only this format knows: see its docstring
+    facts: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what was assumed or looks wrong, a sentence each
     shared: frozenset[str] = frozenset()  # stems that views of other splits have too
 
     @classmethod
-    def of_pictures(cls, root: Path, kind: str, split: str, stems: Sequence[str], pictures: Pictures, cameras: Cameras,
-                    box: Tensor, *, depth: Tensor | None = None, confidence: Tensor | None = None,
-                    facts: dict[str, Any] | None = None, notes: Sequence[str] = (),
-                    shared: frozenset[str] = frozenset()) -> Scene:  # fmt: skip
-        """A folder's coloured pictures in format ``kind``, seen by ``cameras`` of the size they were read at."""
-        return cls(root.resolve().name, kind, split, tuple(stems), pictures.images, pictures.alpha, depth, confidence, cameras,
-                   box, pictures.background, facts=facts or {}, notes=tuple(notes), shared=shared)  # fmt: skip
+    def of_pictures(
+        cls,
+        root: Path,
+        kind: str,
+        split: str,
+        stems: Sequence[str],
+        pictures: Pictures,
+        cameras: Cameras,
+        box: Tensor,
+        *,
+        depth: Tensor | None = None,
+        confidence: Tensor | None = None,
+        facts: dict[str, Any] | None = None,
+        notes: Sequence[str] = (),
+        shared: frozenset[str] = frozenset(),
+    ) -> Scene:
+        """A folder's coloured pictures in format ``kind``, seen by ``cameras`` of the size they
+        were read at.
+        """
+        return cls(
+            root.resolve().name,
+            kind,
+            split,
+            tuple(stems),
+            pictures.images,
+            pictures.alpha,
+            depth,
+            confidence,
+            cameras,
+            box,
+            pictures.background,
+            facts=facts or {},
+            notes=tuple(notes),
+            shared=shared,
+        )
 
     @property
     def count(self) -> int:
@@ -85,7 +119,9 @@ class Format(Protocol):
 
     @property
     def recipe(self) -> str | None:
-        """A class attribute: the recipe of a scene of this format where none is named; None leaves it to the dataset's name."""
+        """A class attribute: the recipe of a scene of this format where none is named; None leaves
+        it to the dataset's name.
+        """
 
     @staticmethod
     def detect(root: Path) -> bool:
@@ -95,8 +131,12 @@ class Format(Protocol):
     def example(folder: Path) -> Path:
         """Write a toy set of two views; returns its root."""
 
-    def load(self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None) -> Scene:
-        """Read a split at 1/downscale, on this background (None: the format's own); ``views`` thins a training split out."""
+    def load(
+        self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None
+    ) -> Scene:
+        """Read a split at 1/downscale, on this background (None: the format's own); ``views`` thins
+        a training split out.
+        """
 
 
 SCENES: Registry[Format] = Registry("scene format", home=__package__)
@@ -111,13 +151,18 @@ def find_format(dataset: str | Path) -> str | None:
     root = Path(dataset).expanduser()
     found = [name for name, entry in sorted(SCENES.entries.items()) if entry.detect(root)]  # type: ignore[attr-defined]
     if len(found) > 1:
-        raise UserError(f"got '{root}', which could be {' or '.join(found)}", "wanted one scene format",
-                        f"name it, as in --set scene.format={found[0]}, or in `data check` --format {found[0]}")  # fmt: skip
+        raise UserError(
+            f"got '{root}', which could be {' or '.join(found)}",
+            "wanted one scene format",
+            f"name it, as in --set scene.format={found[0]}, or in `data check` --format {found[0]}",
+        )
     return found[0] if found else None
 
 
 def default_recipe(dataset: str | Path, format: str | None = None) -> str | None:
-    """The recipe named by the format of a folder or of an embedded scene; None where there is no format, or it names none."""
+    """The recipe named by the format of a folder or of an embedded scene; None where there is no
+    format, or it names none.
+    """
     name = format or find_format(dataset)
     return None if name is None else SCENES[name].recipe  # type: ignore[attr-defined]
 
@@ -126,11 +171,16 @@ def detect_format(dataset: str | Path) -> str:
     """The format of a scene; a UserError where no format knows it."""
     name = find_format(dataset)
     if name is None:
-        what = "where no scene format was recognised" if Path(dataset).expanduser().is_dir() else "which is no folder"
+        what = (
+            "where no scene format was recognised"
+            if Path(dataset).expanduser().is_dir()
+            else "which is no folder"
+        )
         raise UserError(
             f"got scene '{dataset}', {what}",
             f"wanted 'blocks' or one of the layouts {', '.join(sorted(SCENES.entries))}",
-            "data/README.md shows how each lies on the disk; `mednerf-kit data get` downloads the known ones",
+            "data/README.md shows how each lies on the disk; `mednerf-kit data get` downloads the "
+            "known ones",
         )
     return name
 
@@ -152,38 +202,66 @@ def load_scene(
 ) -> Scene:
     """Read one split (train, val, test, all) of a scene: a folder, or ``blocks``, the embedded one.
 
-    ``downscale`` divides the pictures' sides (area filter). ``background`` is what transparent pixels stand on (None: white for
-    pictures with transparency). ``views`` keeps so many of the training views, evenly chosen; other splits stay whole. ``near``,
-    ``far`` and ``box`` ([[x, y, z], [x, y, z]]) replace those of the files or of the poses; ``clip`` bounds rays by the box.
-    ``options`` are those of the format, such as ``ndc`` of llff or ``patient`` of orbit. Depth that lies beside the scene
-    (:func:`~.depth.depth_beside`), or in the folder ``depth``, is read too; where val and test come with depth of their own it
-    stays, as what scores are measured against.
+    ``downscale`` divides the pictures' sides (area filter). ``background`` is what transparent
+    pixels stand on (None: white for pictures with transparency). ``views`` keeps so many of the
+    training views, evenly chosen; other splits stay whole. ``near``, ``far`` and ``box`` ([[x, y,
+    z], [x, y, z]]) replace those of the files or of the poses; ``clip`` bounds rays by the box.
+    ``options`` are those of the format, such as ``ndc`` of llff or ``patient`` of orbit. Depth that
+    lies beside the scene (:func:`~.depth.depth_beside`), or in the folder ``depth``, is read too;
+    where val and test come with depth of their own it stays, as what scores are measured against.
 
-    Raises UserError for an unknown format, split or option, missing or damaged files, counts or sizes that differ, a split
-    without views, poses that are none, near ≥ far.
+    Raises UserError for an unknown format, split or option, missing or damaged files, counts or
+    sizes that differ, a split without views, poses that are none, near ≥ far.
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     hints = typing.get_type_hints(load_scene)
-    common = {"downscale": downscale, "background": background, "views": views, "near": near, "far": far, "clip": clip}
+    common = {
+        "downscale": downscale,
+        "background": background,
+        "views": views,
+        "near": near,
+        "far": far,
+        "clip": clip,
+    }
     for key, value in common.items():
         checked(value, hints[key], where=f"scene option '{key}'")
     for what, number in (("downscale", downscale), ("views", views)):
         if number is not None and number < 1:
-            raise UserError(f"got {what} {number}", "wanted a whole number from 1 on", "correct the recipe's scene node")
+            raise UserError(
+                f"got {what} {number}",
+                "wanted a whole number from 1 on",
+                "correct the recipe's scene node",
+            )
     root = Path(dataset).expanduser()
     reader = SCENES.build({"name": format or detect_format(dataset), **options})
     chosen = None if background is None else BACKGROUNDS[background]
     scene = reader.load(root, split, downscale=downscale, background=chosen, views=views)
     home = root if depth is None else Path(depth).expanduser()
     broadcast_text = scene.depth is not None and split in SCORED
-    found = None if broadcast_text or not home.is_dir() else depth_beside(home, split, scene.stems, scene.cameras, shared=scene.shared)
+    found = (
+        None
+        if broadcast_text or not home.is_dir()
+        else depth_beside(home, split, scene.stems, scene.cameras, shared=scene.shared)
+    )
     if found is not None:
-        scene = replace(scene, depth=found.depth, confidence=found.confidence, notes=(*scene.notes, *found.notes))
+        scene = replace(
+            scene,
+            depth=found.depth,
+            confidence=found.confidence,
+            notes=(*scene.notes, *found.notes),
+        )
     corners = scene.box if box is None else as_box(box)
     cameras = scene.cameras
-    nearest, farthest = (cameras.near if near is None else near), (cameras.far if far is None else far)
-    scene = replace(scene, box=corners, cameras=replace(cameras, near=nearest, far=farthest, box=corners if clip else None))
+    nearest, farthest = (
+        (cameras.near if near is None else near),
+        (cameras.far if far is None else far),
+    )
+    scene = replace(
+        scene,
+        box=corners,
+        cameras=replace(cameras, near=nearest, far=farthest, box=corners if clip else None),
+    )
     return replace(scene, notes=(*scene.notes, *examine(scene).warnings))
 
 
@@ -200,7 +278,11 @@ def as_box(corners: Sequence[Sequence[float]]) -> Tensor:
     except (TypeError, ValueError):
         box = torch.zeros(0)
     if box.shape != (2, 3) or not bool((box[0] < box[1]).all()):
-        raise UserError(f"got box {corners}", "wanted [[x, y, z], [x, y, z]], the lower corner first", "correct the scene's box")
+        raise UserError(
+            f"got box {corners}",
+            "wanted [[x, y, z], [x, y, z]], the lower corner first",
+            "correct the scene's box",
+        )
     return box
 
 
@@ -223,17 +305,25 @@ def chosen_views(items: Sequence[T], split: str, views: int | None, where: str |
     ['a', 'c', 'f']
     """
     if not items:
-        raise NoViews(f"got '{where}', whose {split} split has no views left", "wanted at least one",
-                        "choose another split, or hold fewer views out")  # fmt: skip
+        raise NoViews(
+            f"got '{where}', whose {split} split has no views left",
+            "wanted at least one",
+            "choose another split, or hold fewer views out",
+        )
     if views is None or split != "train":
         return list(items)
     if views > len(items):
-        raise UserError(f"got views {views}", f"wanted at most the {len(items)} training views of '{where}'", "lower it")
+        raise UserError(
+            f"got views {views}",
+            f"wanted at most the {len(items)} training views of '{where}'",
+            "lower it",
+        )
     return evenly(items, views)
 
 
 def evenly(items: Sequence[T], n: int) -> list[T]:
-    """``n`` of the items at equal steps, from the first on: of a closed orbit both ends would be neighbours.
+    """``n`` of the items at equal steps, from the first on: of a closed orbit both ends would be
+    neighbours.
 
     >>> evenly("abcdefgh", 3)
     ['a', 'c', 'f']

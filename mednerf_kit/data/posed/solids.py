@@ -1,4 +1,6 @@
-"""Convex solids whose rays, distances and surfaces are known in closed form: what the embedded scene is built of."""
+"""Convex solids whose rays, distances and surfaces are known in closed form: what the embedded
+scene is built of.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ Color = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Paint:
-    """Two colours in a checker of cubes ``check`` wide (one colour twice: plain), and how strongly the surface shines."""
+    """Two colours in a checker of cubes ``check`` wide (one colour twice: plain), and how strongly
+    the surface shines.
+    """
 
     first: Color
     second: Color
@@ -171,11 +175,14 @@ class Cylinder:
 
     def distance(self, x: Tensor) -> Tensor:
         o = x - x.new_tensor(self.centre)
-        q = torch.stack([o[..., :2].norm(dim=-1) - self.radius, o[..., 2].abs() - self.half_height], -1)
+        q = torch.stack(
+            [o[..., :2].norm(dim=-1) - self.radius, o[..., 2].abs() - self.half_height], -1
+        )
         return q.clamp_min(0).norm(dim=-1) + q.amax(-1).clamp_max(0)
 
     def sample(self, n: int, rng: Generator) -> Tensor:
-        share = torch.tensor([2 * self.half_height, self.radius / 2, self.radius / 2])  # wall and caps, by area
+        # wall and caps, by area
+        share = torch.tensor([2 * self.half_height, self.radius / 2, self.radius / 2])
         part = torch.multinomial(share, n, replacement=True, generator=rng)
         u, v, w = torch.rand((3, n), generator=rng)
         r = torch.where(part == 0, 1.0, u.sqrt()) * self.radius
@@ -197,11 +204,19 @@ class Surface:
     def sample(self, n: int, rng: Generator) -> Tensor:
         """Points [n, 3] spread evenly over all surfaces."""
         area = torch.tensor([solid.area for solid in self.solids])
-        counts = torch.multinomial(area, n, replacement=True, generator=rng).bincount(minlength=len(area)).tolist()
-        return torch.cat([solid.sample(k, rng) for solid, k in zip(self.solids, counts, strict=True)])
+        counts = (
+            torch.multinomial(area, n, replacement=True, generator=rng)
+            .bincount(minlength=len(area))
+            .tolist()
+        )
+        return torch.cat(
+            [solid.sample(k, rng) for solid, k in zip(self.solids, counts, strict=True)]
+        )
 
     def first_hit(self, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Distance [N] (inf: nothing), normal [N, 3] and number of the solid [N] that rays [N, 3] from outside meet first."""
+        """Distance [N] (inf: nothing), normal [N, 3] and number of the solid [N] that rays [N, 3]
+        from outside meet first.
+        """
         best = torch.full(origin.shape[:1], torch.inf)
         normal, which = torch.zeros_like(origin), torch.zeros(len(origin), dtype=torch.long)
         for k, solid in enumerate(self.solids):
@@ -230,5 +245,7 @@ def passing(solid: Solid, origin: Tensor, direction: Tensor) -> Tensor:
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products [N] of [N, k]; a product with ones is several times faster than a sum over so short an axis."""
+    """Inner products [N] of [N, k]; a product with ones is several times faster than a sum over so
+    short an axis.
+    """
     return (a * b) @ a.new_ones(a.shape[-1])

@@ -19,16 +19,24 @@ def toy_cameras() -> Cameras:
     """Two cameras of 16×12 pixels, 4 away from the origin, which they look at."""
     position = torch.tensor([[2.4, -2.4, 2.1166], [-3.0, -2.0, 1.7321]])
     poses = look_at(position, torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))
-    return Cameras(poses, torch.full((2, 2), 20.0), torch.tensor([[7.5, 5.5]] * 2), 12, 16, 2.0, 6.0)
+    return Cameras(
+        poses, torch.full((2, 2), 20.0), torch.tensor([[7.5, 5.5]] * 2), 12, 16, 2.0, 6.0
+    )
 
 
 def toy_picture(cameras: Cameras, view: int) -> Tensor:
     """The ball as seen by a camera, [H, W, 4] with coverage 0 or 1."""
-    origin, direction = (v.reshape(-1, 3) for v in cameras.take([view]).world_rays(*pixel_grid(cameras.take([view]))))
+    origin, direction = (
+        v.reshape(-1, 3) for v in cameras.take([view]).world_rays(*pixel_grid(cameras.take([view])))
+    )
     enter, leave, normal = BALL.span(origin, direction)
     hit = (leave > enter)[:, None]
-    color = BALL.paint(origin + enter.nan_to_num(posinf=0)[:, None] * direction) * (0.6 + 0.4 * normal[:, 2:])
-    return (torch.cat([color, torch.ones_like(hit, dtype=color.dtype)], -1) * hit).view(cameras.rows, cameras.cols, 4)
+    color = BALL.paint(origin + enter.nan_to_num(posinf=0)[:, None] * direction) * (
+        0.6 + 0.4 * normal[:, 2:]
+    )
+    return (torch.cat([color, torch.ones_like(hit, dtype=color.dtype)], -1) * hit).view(
+        cameras.rows, cameras.cols, 4
+    )
 
 
 def write_toy_picture(path: Path, cameras: Cameras, view: int, *, alpha: bool = True) -> None:

@@ -1,4 +1,6 @@
-"""A scene as nerfstudio's ``transforms.json`` with the pictures it names: for other programs, and for format ``blender``."""
+"""A scene as nerfstudio's ``transforms.json`` with the pictures it names: for other programs, and
+for format ``blender``.
+"""
 
 from __future__ import annotations
 
@@ -15,30 +17,48 @@ from .scene import Scene
 
 
 def check_transforms(scene: Scene) -> None:
-    """Refuse what the file has no words for: radiographs, mirrored cameras, normalised device coordinates."""
+    """Refuse what the file has no words for: radiographs, mirrored cameras, normalised device
+    coordinates.
+    """
     if scene.quantity != "colour":
-        raise UserError("got radiographs for transforms.json", "wanted a scene of photographs", "export its volume instead")
+        raise UserError(
+            "got radiographs for transforms.json",
+            "wanted a scene of photographs",
+            "export its volume instead",
+        )
     if bool((torch.linalg.det(scene.cameras.c2w[:, :, :3]) < 0).any()):
         raise UserError(
-            "got mirrored cameras for transforms.json", "wanted poses that are rotations", "mirror the pictures first"
+            "got mirrored cameras for transforms.json",
+            "wanted poses that are rotations",
+            "mirror the pictures first",
         )
     if scene.cameras.ndc:
-        raise UserError("got a forward-facing scene in NDC for transforms.json, where near and far are distances",
-                        "wanted a scene in its own space", "fit it with --set scene.ndc=false")  # fmt: skip
+        raise UserError(
+            "got a forward-facing scene in NDC for transforms.json, where near and "
+            "far are distances",
+            "wanted a scene in its own space",
+            "fit it with --set scene.ndc=false",
+        )
 
 
 def write_transforms(splits: Iterable[Scene], folder: str | Path) -> None:
-    """Write splits of one scene into ``folder``: ``transforms.json``, and the pictures as ``images/SPLIT/STEM.png``.
+    """Write splits of one scene into ``folder``: ``transforms.json``, and the pictures as
+    ``images/SPLIT/STEM.png``.
 
-    The pictures are those that were read: at their size, without their lens's distortion, RGBA where their coverage is known.
-    ``SPLIT_filenames`` lists the views of each split; a val that is the test, which must come before it, is not written again.
-    Raises UserError as :func:`check_transforms` does.
+    The pictures are those that were read: at their size, without their lens's distortion, RGBA
+    where their coverage is known. ``SPLIT_filenames`` lists the views of each split; a val that is
+    the test, which must come before it, is not written again. Raises UserError as
+    :func:`check_transforms` does.
     """
     folder, frames, test = Path(folder), [], None
     lists: dict[str, list[str]] = {}
     for scene in splits:
         check_transforms(scene)
-        if test is not None and scene.stems == test.stems and torch.equal(scene.cameras.c2w, test.cameras.c2w):
+        if (
+            test is not None
+            and scene.stems == test.stems
+            and torch.equal(scene.cameras.c2w, test.cameras.c2w)
+        ):
             lists[f"{scene.split}_filenames"] = lists["test_filenames"]
             continue
         names = [f"images/{scene.split}/{stem.replace('/', '_')}.png" for stem in scene.stems]
@@ -47,26 +67,43 @@ def write_transforms(splits: Iterable[Scene], folder: str | Path) -> None:
             frames.append({"file_path": name, **camera(scene, v)})
         lists[f"{scene.split}_filenames"] = names
         test = scene if scene.split == "test" else test
-    near, far = (torch.as_tensor(value, dtype=torch.float64) for value in (scene.cameras.near, scene.cameras.far))
+    near, far = (
+        torch.as_tensor(value, dtype=torch.float64)
+        for value in (scene.cameras.near, scene.cameras.far)
+    )
     space = {"near": float(near.min()), "far": float(far.max()), "box": scene.box.tolist()}
-    files.write_json(folder / "transforms.json", {"camera_model": "OPENCV", **space, **lists, "frames": frames})
+    files.write_json(
+        folder / "transforms.json", {"camera_model": "OPENCV", **space, **lists, "frames": frames}
+    )
 
 
 def camera(scene: Scene, view: int) -> dict[str, Any]:
-    """Lens and pose of a view. nerfstudio counts pixels from the corner of the first, half a pixel before our zero."""
+    """Lens and pose of a view. nerfstudio counts pixels from the corner of the first, half a pixel
+    before our zero.
+    """
     cameras = scene.cameras
     (fl_x, fl_y), (cx, cy) = cameras.focal_px[view].tolist(), cameras.centre_px[view].tolist()
-    return {"fl_x": fl_x, "fl_y": fl_y, "cx": cx + 0.5, "cy": cy + 0.5, "w": cameras.cols, "h": cameras.rows,
-            "transform_matrix": [*cameras.c2w[view].tolist(), [0.0, 0.0, 0.0, 1.0]]}  # fmt: skip
+    return {
+        "fl_x": fl_x,
+        "fl_y": fl_y,
+        "cx": cx + 0.5,
+        "cy": cy + 0.5,
+        "w": cameras.cols,
+        "h": cameras.rows,
+        "transform_matrix": [*cameras.c2w[view].tolist(), [0.0, 0.0, 0.0, 1.0]],
+    }
 
 
 def write_picture(path: Path, scene: Scene, view: int) -> None:
-    """Write a view as an 8-bit PNG: colours, or with coverage α the colours c of α c + (1 − α) background, and α."""
+    """Write a view as an 8-bit PNG: colours, or with coverage α the colours c of α c + (1 − α)
+    background, and α.
+    """
     from PIL import Image
 
     values = scene.images[view].float()
     if scene.alpha is not None:
-        alpha = (255 * scene.alpha[view, ..., None].float()).round() / 255  # as it will be read, so that the mixture stays
+        # as it will be read, so that the mixture stays
+        alpha = (255 * scene.alpha[view, ..., None].float()).round() / 255
         straight = (values - (1 - alpha) * scene.background) / alpha.clamp_min(1 / 255)
         values = torch.cat([straight, alpha], -1)
     with files.atomic(path) as temporary:

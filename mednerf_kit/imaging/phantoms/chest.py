@@ -1,7 +1,8 @@
 """The chest phantom: what varies between patients, and the order in which they are painted.
 
-Own frame, mm, of an average adult lying on the back with the arms up: x to the left, y to the back, z up, lung apex near z = 125,
-right dome of the diaphragm near −68. Pose and three scales turn it into a patient.
+Own frame, mm, of an average adult lying on the back with the arms up: x to the left, y to the back,
+z up, lung apex near z = 125, right dome of the diaphragm near −68. Pose and three scales turn it
+into a patient.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def draw(rng: np.random.Generator) -> tuple[Chest, float]:
     return Chest(
         female=female,
         fat_mm=float(np.clip(11 + 7 * build + rng.normal() * 3 + 3 * female, 3, 32)),
-        breast=float(np.clip(0.8 + 0.3 * build + 0.25 * rng.normal(), 0.3, 1.6)) if female else float(max(0, 0.15 * build)),
+        breast=float(np.clip(0.8 + 0.3 * build + 0.25 * rng.normal(), 0.3, 1.6))
+        if female
+        else float(max(0, 0.15 * build)),
         belly_mm=float(np.clip(6 + 12 * build + 6 * rng.normal(), -8, 40)),
         dome_mm=float(np.clip(rng.normal() * 14 + 4 * build, -30, 34)),
         dome_gap_mm=float(np.clip(11 + 7 * rng.normal(), -8, 28)),
@@ -81,16 +84,24 @@ def body(c: Chest) -> tuple[Column, Column, Column]:
     s = c.shoulders_mm
     z = [-230, -150, -100, -50, 0, 40, 80, 110 + s, 130 + s, 150 + s, 172 + s, 195 + s, 240 + s]
     fat = c.fat_mm - 11
-    width = Profile(z, np.array([152, 152, 152, 154, 156, 154, 150, 144, 130, 100, 72, 62, 60]) + fat * np.linspace(1, 0.3, 13))
+    width = Profile(
+        z,
+        np.array([152, 152, 152, 154, 156, 154, 150, 144, 130, 100, 72, 62, 60])
+        + fat * np.linspace(1, 0.3, 13),
+    )
     front = Profile(
         z,
         np.array([-112, -112, -112, -111, -108, -101, -86, -68, -55, -44, -38, -38, -44])
         - 0.6 * fat
         - c.belly_mm * np.array([1, 0.9, 0.45, 0.1, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
     )
-    back = Profile(z, np.array([102, 104, 108, 113, 117, 117, 113, 107, 99, 90, 78, 66, 60]) + 0.4 * fat)
+    back = Profile(
+        z, np.array([102, 104, 108, 113, 117, 117, 113, 107, 99, 90, 78, 66, 60]) + 0.4 * fat
+    )
     skin = Column(width, front, back, -260, 260)
-    flesh = Column(width, front, back, -260, 260, (c.fat_mm, 0.5 * c.fat_mm + 2, 0.4 * c.fat_mm + 3))
+    flesh = Column(
+        width, front, back, -260, 260, (c.fat_mm, 0.5 * c.fat_mm + 2, 0.4 * c.fat_mm + 3)
+    )
     z = [-200, -120, -80, -40, 0, 40, 75, 100, 120, 140]
     cavity = Column(
         Profile(z, [120, 128, 130, 128, 123, 113, 99, 86, 74, 62]),
@@ -114,7 +125,15 @@ def _outside(c: Chest, skin: Column, flesh: Column) -> list[Layer]:
         for side in (1, -1)
     }
     whole = Union(
-        [skin, *(p for side in (1, -1) for p in tube(arms[side], [46, 46, 42 + 0.3 * c.fat_mm, 38 + 0.3 * c.fat_mm]))], 36
+        [
+            skin,
+            *(
+                p
+                for side in (1, -1)
+                for p in tube(arms[side], [46, 46, 42 + 0.3 * c.fat_mm, 38 + 0.3 * c.fat_mm])
+            ),
+        ],
+        36,
     )
     meat = Union([flesh, *(p for side in (1, -1) for p in tube(arms[side], [38, 37, 33, 28]))], 36)
     whole.lo[2] = meat.lo[2] = 20 + s
@@ -123,7 +142,10 @@ def _outside(c: Chest, skin: Column, flesh: Column) -> list[Layer]:
         for side in (1, -1):
             middle = np.array([side * (72 + 10 * c.breast), -74 - 0.5 * c.fat_mm, -8])
             breasts.append(
-                (blob(middle, np.array([62, 36, 62]) * c.breast**0.5), blob(middle, np.array([34, 26, 36]) * c.breast**0.5))
+                (
+                    blob(middle, np.array([62, 36, 62]) * c.breast**0.5),
+                    blob(middle, np.array([34, 26, 36]) * c.breast**0.5),
+                )
             )
     result = [Layer("skin", [skin, whole], -95)]
     for outer, _ in breasts:
@@ -146,7 +168,11 @@ def chest(*, seed: int) -> Phantom:
     tall = size * float(np.clip(1 - 0.015 * build + 0.075 * rng.normal(), 0.82, 1.18))
     top = 125 + float(rng.uniform(4, 42))
     bottom = -70 + min(c.dome_mm, 5) - float(rng.uniform(30, 130))
-    shift = (rng.normal() * 6, rng.normal() * 8 - 4, -0.5 * (top + bottom) * tall + rng.normal() * 3)
+    shift = (
+        rng.normal() * 6,
+        rng.normal() * 8 - 4,
+        -0.5 * (top + bottom) * tall + rng.normal() * 3,
+    )
     turn = np.clip(rng.normal(size=3), -2, 2) * (3.0, 2.5, 5.0)
     pose = Pose.draw(rng, scale=(wide, deep, tall), angles_deg=turn, shift_mm=shift, wobble_mm=7.0)
     half = 0.5 * (top - bottom) * tall

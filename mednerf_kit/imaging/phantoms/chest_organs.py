@@ -1,4 +1,6 @@
-"""Organs of the chest phantom: lungs with fissures and vessels, heart, great vessels, airways, and the upper abdomen."""
+"""Organs of the chest phantom: lungs with fissures and vessels, heart, great vessels, airways, and
+the upper abdomen.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 
 
 def dome(c: Chest, side: int) -> Callable[[Array, Array], Array]:
-    """Height of the diaphragm on one side (+1 left, −1 right), falling to the side, the back and less to the front."""
+    """Height of the diaphragm on one side (+1 left, −1 right), falling to the side, the back and
+    less to the front.
+    """
     top = -68 + c.dome_mm - (c.dome_gap_mm if side > 0 else 0)
     middle = 62.0 * side
 
@@ -44,7 +48,9 @@ def dome(c: Chest, side: int) -> Callable[[Array, Array], Array]:
 
 
 def lung(c: Chest, cavity: Column, side: int) -> Cut:
-    """One lung: the cavity above the diaphragm, under the apical dome and beside the mediastinum."""
+    """One lung: the cavity above the diaphragm, under the apical dome and beside the
+    mediastinum.
+    """
     height = dome(c, side)
     waist = Profile([-95, -62, -32, 0, 30, 60, 95], [4, 6, 16, 25, 20, 16, 15])
 
@@ -66,14 +72,22 @@ def lung(c: Chest, cavity: Column, side: int) -> Cut:
 
 
 def fissures(c: Chest, side: int, rng: np.random.Generator) -> Layer:
-    """Oblique fissure of a lung, and the horizontal one of the right: curved sheets of tissue one or two mm thick."""
+    """Oblique fissure of a lung, and the horizontal one of the right: curved sheets of tissue one
+    or two mm thick.
+    """
     tilt = rng.normal(size=2) * 6
     centre = np.array([60 * side, 0, 5 + tilt[0]])
     normal = (0.12 * side, 0.62, 0.78)  # from high behind to low in front
     sheets: list[Solid] = [blob(centre, (75, 130, 1.0), axes_along(normal), 2)]
     if side < 0:
         sheets.append(blob((-65, -50, 18 + tilt[1]), (65, 45, 0.8), axes_along((0.1, -0.05, 1)), 2))
-    return Layer(f"fissure {'left' if side > 0 else 'right'}", sheets, -300, opacity=0.7, within=f"lung {side}")
+    return Layer(
+        f"fissure {'left' if side > 0 else 'right'}",
+        sheets,
+        -300,
+        opacity=0.7,
+        within=f"lung {side}",
+    )
 
 
 def fluid(depth_mm: float) -> Region:
@@ -97,7 +111,12 @@ def lungs(c: Chest, cavity: Column, rng: np.random.Generator) -> list[Layer]:
         for n, tip, lift in ((80, 1.5, 0), (50, 1.3, -16)):  # arteries, then veins from lower down
             ends = scattered(solid, n, rng, margin_mm=4)
             result.append(
-                Layer(f"vessels {name}", vessel_tree(hilum + (0, -6 * (lift < 0), lift), ends, tip_mm=tip), 40, within=mask)
+                Layer(
+                    f"vessels {name}",
+                    vessel_tree(hilum + (0, -6 * (lift < 0), lift), ends, tip_mm=tip),
+                    40,
+                    within=mask,
+                )
             )
         result += opacities(c, solid, mask, rng)
         if effusion:
@@ -106,7 +125,9 @@ def lungs(c: Chest, cavity: Column, rng: np.random.Generator) -> list[Layer]:
         for k in range(c.nodules):
             if rng.random() < 0.5:
                 r = float(rng.uniform(4, 13))
-                result.append(Layer("nodule", [blob(place[k], (r, r * 0.9, r * 1.1))], 35, within=mask))
+                result.append(
+                    Layer("nodule", [blob(place[k], (r, r * 0.9, r * 1.1))], 35, within=mask)
+                )
     return result
 
 
@@ -175,9 +196,22 @@ def mediastinum(c: Chest) -> list[Layer]:
             ((-24, -14, 92), (28, -32, 104), 6),
         )
     ]
-    folds = Union([blob((-2, -18, 56), (37, 36, 56)), blob((0, 40, 0), (27, 26, 140)), blob((16, -4, 40), (26, 26, 26))], 10)
-    vessels = [*tube(trunk, [15, 15, 13, 10, 10, 9, 9, 8]), *tube(right, [13, 12, 11, 11, 10, 9, 8]), *tube(cava, 10)]
-    gullet = tube(smooth_path([(4, 32, 170), (2, 34, 90), (6, 40, 20), (10, 34, -60), (24, 10, -88)], 10), 6)
+    folds = Union(
+        [
+            blob((-2, -18, 56), (37, 36, 56)),
+            blob((0, 40, 0), (27, 26, 140)),
+            blob((16, -4, 40), (26, 26, 26)),
+        ],
+        10,
+    )
+    vessels = [
+        *tube(trunk, [15, 15, 13, 10, 10, 9, 9, 8]),
+        *tube(right, [13, 12, 11, 11, 10, 9, 8]),
+        *tube(cava, 10),
+    ]
+    gullet = tube(
+        smooth_path([(4, 32, 170), (2, 34, 90), (6, 40, 20), (10, 34, -60), (24, 10, -88)], 10), 6
+    )
     return [
         Layer("mediastinum", [folds], -10),
         Layer("mediastinum", pads, -80, blur_mm=8),
@@ -200,20 +234,39 @@ def airways(c: Chest) -> list[Layer]:
 
 
 def abdomen(c: Chest, cavity: Column, rng: np.random.Generator) -> list[Layer]:
-    """Fat, liver, spleen, stomach with its bubble (gas lies in front: the patient is on the back) and gas in the bowel."""
+    """Fat, liver, spleen, stomach with its bubble (gas lies in front: the patient is on the back)
+    and gas in the bowel.
+    """
     under = Column(cavity.width, cavity.front, cavity.back, -240, 60, (2, -6, 2))
     right, left = dome(c, -1), dome(c, 1)
-    fat = Cut(under, keep=[Region(lambda x, y, z: (z + 3 - np.maximum(left(x, y), right(x, y))) * np.float32(0.8))])
-    wedge = Region(
-        lambda x, y, z: (x - np.float32(18) + (y + 30) * np.float32(0.5) - (z + 110) * np.float32(0.35)) * np.float32(0.8)
+    fat = Cut(
+        under,
+        keep=[
+            Region(lambda x, y, z: (z + 3 - np.maximum(left(x, y), right(x, y))) * np.float32(0.8))
+        ],
     )
-    liver = Cut(under, keep=[Region(lambda x, y, z: (z + 4 - right(x, y)) * np.float32(0.8)), wedge])
+    wedge = Region(
+        lambda x, y, z: (
+            (x - np.float32(18) + (y + 30) * np.float32(0.5) - (z + 110) * np.float32(0.35))
+            * np.float32(0.8)
+        )
+    )
+    liver = Cut(
+        under, keep=[Region(lambda x, y, z: (z + 4 - right(x, y)) * np.float32(0.8)), wedge]
+    )
     top = float(left(np.array(55.0), np.array(-10.0)))
     stomach = blob((52, -18, top - 42), (44, 50, 38), axes_along((0.3, 0.2, 1)))
     level = float(rng.uniform(-34, -10))
     gas = Cut(
-        blob((54, -20, top - 10 - 26 * c.gas), np.array([36, 42, 26]) * c.gas, axes_along((0.3, 0.2, 1))),
-        keep=[Region(lambda x, y, z: y - np.float32(level)), Region(lambda x, y, z: (z + 6 - left(x, y)) * np.float32(0.8))],
+        blob(
+            (54, -20, top - 10 - 26 * c.gas),
+            np.array([36, 42, 26]) * c.gas,
+            axes_along((0.3, 0.2, 1)),
+        ),
+        keep=[
+            Region(lambda x, y, z: y - np.float32(level)),
+            Region(lambda x, y, z: (z + 6 - left(x, y)) * np.float32(0.8)),
+        ],
     )
     spleen = blob((92, 46, top - 48), (30, 40, 44), axes_along((0.2, 0.3, 1)))
     bubbles = []

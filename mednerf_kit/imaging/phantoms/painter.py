@@ -1,4 +1,6 @@
-"""A phantom is a list of layers painted in order, on a grid or on points, in the patient's own (warped) frame."""
+"""A phantom is a list of layers painted in order, on a grid or on points, in the patient's own
+(warped) frame.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ class Layer:
     opacity: float = 1.0
     keep: str = ""  # remember the coverage under this name ...
     within: str = ""  # ... and paint only there
-    onto_hu: float | None = None  # what lies there for certain (the cortex around a marrow): keeps the mass of thin shells
+    # what lies there for certain (the cortex around a marrow): keeps the mass of thin shells
+    onto_hu: float | None = None
 
     @property
     def lo(self) -> Array:
@@ -43,9 +46,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Pose:
-    """World millimetres to the patient's own frame: q = A (p − shift), then a smooth wobble of at most ``wobble_mm``.
+    """World millimetres to the patient's own frame: q = A (p − shift), then a smooth wobble of at
+    most ``wobble_mm``.
 
-    wobble_i(q) = (wobble_mm / K) Σ_k a_ik sin(w_k · q + φ_ik), |a| ≤ 1: it takes the ruler out of the shapes.
+    wobble_i(q) = (wobble_mm / K) Σ_k a_ik sin(w_k · q + φ_ik), |a| ≤ 1: it takes the ruler out of
+    the shapes.
     """
 
     matrix: Array  # [3, 3] rotation and scale, world to own frame
@@ -67,7 +72,9 @@ class Pose:
         wavelength_mm: tuple[float, float] = (110.0, 260.0),
         mirrored: bool = False,
     ) -> Pose:
-        """A pose of given scale (x, y, z) and turn about x, y and z, with a random wobble of three waves."""
+        """A pose of given scale (x, y, z) and turn about x, y and z, with a random wobble of three
+        waves.
+        """
         from scipy.spatial.transform import Rotation
 
         turn = Rotation.from_euler("xyz", angles_deg, degrees=True).as_matrix()
@@ -95,7 +102,8 @@ class Pose:
         for k, wave in enumerate(self.waves):
             phase = wave[0] * own[0] + wave[1] * own[1] + wave[2] * own[2]
             sine, cosine = share * np.sin(phase), share * np.cos(phase)
-            for i in range(3):  # sin(phase + φ) from one sine and one cosine for the three coordinates
+            # sin(phase + φ) from one sine and one cosine for the three coordinates
+            for i in range(3):
                 moved[i] += (self.amplitudes[i, k] * np.cos(self.phases[i, k])) * sine
                 moved[i] += (self.amplitudes[i, k] * np.sin(self.phases[i, k])) * cosine
         return moved
@@ -119,9 +127,18 @@ class _Grid:
 
     def boxes(self, lo: Array, hi: Array) -> Iterable[tuple[slice, ...] | None]:
         lo, hi = self.pose.world_bounds(lo, hi)
-        edges = [(np.searchsorted(a, lo[:, i]), np.searchsorted(a, hi[:, i], side="right")) for i, a in enumerate(self.axes)]
-        for (x0, x1), (y0, y1), (z0, z1) in zip(*(zip(*e, strict=True) for e in edges), strict=True):
-            yield (slice(z0, z1), slice(y0, y1), slice(x0, x1)) if x0 < x1 and y0 < y1 and z0 < z1 else None
+        edges = [
+            (np.searchsorted(a, lo[:, i]), np.searchsorted(a, hi[:, i], side="right"))
+            for i, a in enumerate(self.axes)
+        ]
+        for (x0, x1), (y0, y1), (z0, z1) in zip(
+            *(zip(*e, strict=True) for e in edges), strict=True
+        ):
+            yield (
+                (slice(z0, z1), slice(y0, y1), slice(x0, x1))
+                if x0 < x1 and y0 < y1 and z0 < z1
+                else None
+            )
 
 
 class _Points:
@@ -136,7 +153,10 @@ class _Points:
 
     def boxes(self, lo: Array, hi: Array) -> Iterable[Array | None]:
         lo, hi = self.pose.world_bounds(lo, hi)
-        first, last = np.searchsorted(self.heights, lo[:, 2]), np.searchsorted(self.heights, hi[:, 2], side="right")
+        first, last = (
+            np.searchsorted(self.heights, lo[:, 2]),
+            np.searchsorted(self.heights, hi[:, 2], side="right"),
+        )
         for box_lo, box_hi, i, j in zip(lo, hi, first, last, strict=True):
             near = self.order[i:j]
             across = self.world[near, :2]
@@ -146,9 +166,11 @@ class _Points:
 
 @dataclass(frozen=True)
 class Phantom:
-    """One procedural patient: layers in the patient's own frame, a pose, and the slab that was scanned.
+    """One procedural patient: layers in the patient's own frame, a pose, and the slab that was
+    scanned.
 
-    Values are HU in world millimetres (LPS, isocentre at the origin); outside the slab there is air, as in a CT cut from a body.
+    Values are HU in world millimetres (LPS, isocentre at the origin); outside the slab there is
+    air, as in a CT cut from a body.
     """
 
     anatomy: str
@@ -164,7 +186,9 @@ class Phantom:
 
     @property
     def half_extent_mm(self) -> float:
-        """Half the default grid: 1.4 half-widths of the anatomy's usual detector, so that bodies cut by its edge still exist."""
+        """Half the default grid: 1.4 half-widths of the anatomy's usual detector, so that bodies
+        cut by its edge still exist.
+        """
         return 1.4 * DEFAULTS[self.anatomy].half_width_mm
 
     def _paint(self, canvas: _Grid | _Points, edge_mm: float) -> Array:
@@ -172,16 +196,26 @@ class Phantom:
         cover = np.zeros(canvas.shape, np.float32)  # of the layer at hand, nothing between layers
         kept: dict[str, Array] = {}
         margin = np.array([[max(edge_mm, layer.blur_mm)] for layer in self.layers], np.float32)
-        whole = canvas.boxes(np.stack([v.lo for v in self.layers]) - margin, np.stack([v.hi for v in self.layers]) + margin)
+        whole = canvas.boxes(
+            np.stack([v.lo for v in self.layers]) - margin,
+            np.stack([v.hi for v in self.layers]) + margin,
+        )
         each = margin.repeat([len(layer.solids) for layer in self.layers], 0)
         solids = [s for layer in self.layers for s in layer.solids]
-        parts = iter(canvas.boxes(np.stack([s.lo for s in solids]) - each, np.stack([s.hi for s in solids]) + each))
+        parts = iter(
+            canvas.boxes(
+                np.stack([s.lo for s in solids]) - each, np.stack([s.hi for s in solids]) + each
+            )
+        )
         for layer, here in zip(self.layers, whole, strict=True):
             soft = max(edge_mm, layer.blur_mm)
-            for solid, box in zip(layer.solids, parts, strict=False):  # as many of the boxes as there are solids
+            # as many of the boxes as there are solids
+            for solid, box in zip(layer.solids, parts, strict=False):
                 if box is not None:
                     x, y, z = (v[box] for v in canvas.own)
-                    cover[box] = np.maximum(cover[box], solid.coverage(x, y, z, soft, layer.inset_mm))
+                    cover[box] = np.maximum(
+                        cover[box], solid.coverage(x, y, z, soft, layer.inset_mm)
+                    )
             if here is None:
                 continue
             share = cover[here] * np.float32(layer.opacity)
@@ -196,23 +230,31 @@ class Phantom:
         return values
 
     def hu(self, points_mm: Tensor, *, edge_mm: float = 1.0) -> Tensor:
-        """HU at points [..., 3] in world mm; ``edge_mm`` is how soft an edge is. Returns [...] float32 on the points' device."""
+        """HU at points [..., 3] in world mm; ``edge_mm`` is how soft an edge is. Returns [...]
+        float32 on the points' device.
+        """
         flat = points_mm.detach().reshape(-1, 3).cpu().numpy().astype(np.float32)
         scanned = self._scanned(flat[:, 2], edge_mm)
         values = np.full(len(flat), AIR_HU, np.float32)
         inside = np.flatnonzero(scanned)
         if len(inside):
-            values[inside] += (self._paint(_Points(self.pose, flat[inside]), edge_mm) - AIR_HU) * scanned[inside]
+            values[inside] += (
+                self._paint(_Points(self.pose, flat[inside]), edge_mm) - AIR_HU
+            ) * scanned[inside]
         return torch.from_numpy(values).reshape(points_mm.shape[:-1]).to(points_mm.device)
 
     def _scanned(self, z: Array, edge_mm: float) -> Array:
         bottom, top = self.slab_mm
         return np.clip(0.5 + np.minimum(z - bottom, top - z) / np.float32(edge_mm), 0, 1)
 
-    def voxelise(self, size: int = 128, half_extent_mm: float | None = None) -> tuple[Tensor, tuple[float, float, float]]:
-        """Voxels of a cube centred at the isocentre: HU [size, size, size] (z, y, x) float32, and the spacing (x, y, z) in mm.
+    def voxelise(
+        self, size: int = 128, half_extent_mm: float | None = None
+    ) -> tuple[Tensor, tuple[float, float, float]]:
+        """Voxels of a cube centred at the isocentre: HU [size, size, size] (z, y, x) float32, and
+        the spacing (x, y, z) in mm.
 
-        Values are taken at voxel centres with edges one voxel wide, which keeps the mass of thin structures.
+        Values are taken at voxel centres with edges one voxel wide, which keeps the mass of thin
+        structures.
         """
         half = self.half_extent_mm if half_extent_mm is None else half_extent_mm
         if size < 1 or not half > 0:

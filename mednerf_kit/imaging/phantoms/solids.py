@@ -1,7 +1,8 @@
-"""Solids as implicit functions: signed distances in mm (negative inside) that turn into soft coverage.
+"""Solids as implicit functions: signed distances in mm (negative inside) that turn into soft
+coverage.
 
-A solid has bounds ``lo``, ``hi`` [3] and ``distance(x, y, z)`` on coordinate arrays that broadcast together; distances are
-first-order, exact at the surface: f / |∇f|.
+A solid has bounds ``lo``, ``hi`` [3] and ``distance(x, y, z)`` on coordinate arrays that broadcast
+together; distances are first-order, exact at the surface: f / |∇f|.
 """
 
 from __future__ import annotations
@@ -28,11 +29,17 @@ class Solid:
         raise NotImplementedError
 
     def widened(self, edge_mm: float) -> tuple[Solid, float]:
-        """A solid no thinner than a soft edge, and the opacity that keeps its mass (a thin vessel must not gain weight)."""
+        """A solid no thinner than a soft edge, and the opacity that keeps its mass (a thin vessel
+        must not gain weight).
+        """
         return self, 1.0
 
-    def coverage(self, x: Array, y: Array, z: Array, edge_mm: float, inset_mm: float = 0.0) -> Array:
-        """Share of a voxel of size ``edge_mm`` that lies inside the solid shrunk by ``inset_mm``; in [0, 1]."""
+    def coverage(
+        self, x: Array, y: Array, z: Array, edge_mm: float, inset_mm: float = 0.0
+    ) -> Array:
+        """Share of a voxel of size ``edge_mm`` that lies inside the solid shrunk by ``inset_mm``;
+        in [0, 1].
+        """
         solid, opacity = self.widened(edge_mm) if inset_mm == 0 else (self, 1.0)
         inside = 0.5 - (solid.distance(x, y, z) + inset_mm) / np.float32(edge_mm)
         return np.clip(inside, 0, 1, out=inside) * np.float32(opacity)
@@ -56,7 +63,8 @@ def axes_along(direction: ArrayLike) -> Array:
 class Blob(Solid):
     """An ellipsoid (``flat`` 2) or a puck with flatter ends and an elliptic section (4, 8).
 
-    (u² + v²)^(n/2) + wⁿ = 1 with u, v, w the coordinates along the rows of ``rotation`` over the half axes.
+    (u² + v²)^(n/2) + wⁿ = 1 with u, v, w the coordinates along the rows of ``rotation`` over the
+    half axes.
 
     >>> ball = blob((0, 0, 0), (5, 5, 5))
     >>> ball.distance(*(np.float32(v) for v in (7, 0, 0))).round(3)
@@ -104,7 +112,9 @@ def blob(centre: ArrayLike, axes: ArrayLike, rotation: Array | None = None, flat
 
 @dataclass(eq=False)
 class Segment(Solid):
-    """A round cone with round caps from ``a`` to ``b``; ``wide`` stretches its section ``ratio`` times along a direction."""
+    """A round cone with round caps from ``a`` to ``b``; ``wide`` stretches its section ``ratio``
+    times along a direction.
+    """
 
     a: Array
     b: Array
@@ -127,35 +137,63 @@ class Segment(Solid):
         if self.wide is not None:
             across = x * self.wide[0] + y * self.wide[1] + z * self.wide[2]
             square -= across * across * np.float32(1 - 1 / self.ratio**2)
-        return np.sqrt(np.maximum(square, 0)) - (np.float32(self.ra) + np.float32(self.rb - self.ra) * t)
+        return np.sqrt(np.maximum(square, 0)) - (
+            np.float32(self.ra) + np.float32(self.rb - self.ra) * t
+        )
 
     def widened(self, edge_mm: float) -> tuple[Solid, float]:
-        # A disc of radius r with a linear edge of width e has the area π (r² + e²/12), and needs r ≥ e/2 to have a full middle.
-        a, b = (float(np.sqrt(max(r * r - edge_mm**2 / 12, edge_mm**2 / 4))) for r in (self.ra, self.rb))
+        # A disc of radius r with a linear edge of width e has the area π (r² + e²/12), and needs r
+        # ≥ e/2 to have a full middle.
+        a, b = (
+            float(np.sqrt(max(r * r - edge_mm**2 / 12, edge_mm**2 / 4))) for r in (self.ra, self.rb)
+        )
         return replace(self, ra=a, rb=b), min(1.0, 0.75 * (self.ra + self.rb) ** 2 / edge_mm**2)
 
 
-def tube(points: Sequence[Any] | Array, radius: ArrayLike, *, wide: ArrayLike | None = None, ratio: float = 1.0) -> list[Solid]:
-    """A polyline swept with a round section (or a flat one: ``ratio`` times wider along ``wide``), as segments."""
+def tube(
+    points: Sequence[Any] | Array,
+    radius: ArrayLike,
+    *,
+    wide: ArrayLike | None = None,
+    ratio: float = 1.0,
+) -> list[Solid]:
+    """A polyline swept with a round section (or a flat one: ``ratio`` times wider along ``wide``),
+    as segments.
+    """
     path = np.asarray(points, np.float32)
     radii = np.broadcast_to(np.asarray(radius, np.float32), len(path))
     result: list[Solid] = []
     for i in range(len(path) - 1):
         along = unit(path[i + 1] - path[i])
-        across = None if wide is None else unit(np.asarray(wide, np.float32) - (along @ np.asarray(wide, np.float32)) * along)
+        across = (
+            None
+            if wide is None
+            else unit(np.asarray(wide, np.float32) - (along @ np.asarray(wide, np.float32)) * along)
+        )
         result.append(
-            Segment(path[i], path[i + 1], float(radii[i]), float(radii[i + 1]), across, ratio if wide is not None else 1.0)
+            Segment(
+                path[i],
+                path[i + 1],
+                float(radii[i]),
+                float(radii[i + 1]),
+                across,
+                ratio if wide is not None else 1.0,
+            )
         )
     return result
 
 
 def smooth_path(points: Sequence[Any] | Array, n: int) -> Array:
-    """``n`` points of a cubic spline through control points, at equal steps of chord length, [n, 3]."""
+    """``n`` points of a cubic spline through control points, at equal steps of chord length, [n,
+    3].
+    """
     from scipy.interpolate import CubicSpline
 
     path = np.asarray(points, float)
     chord = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
-    return CubicSpline(chord, path, bc_type="natural")(np.linspace(0, chord[-1], n)).astype(np.float32)
+    return CubicSpline(chord, path, bc_type="natural")(np.linspace(0, chord[-1], n)).astype(
+        np.float32
+    )
 
 
 @dataclass(eq=False)
@@ -203,7 +241,8 @@ class Cut(Solid):
 
 
 class Profile:
-    """A smooth function of one coordinate through knots, as a table with 2 mm steps (constant beyond its ends).
+    """A smooth function of one coordinate through knots, as a table with 2 mm steps (constant
+    beyond its ends).
 
     >>> Profile([0, 10, 20], [1, 2, 1])(np.array([10.0, 50.0], np.float32))
     array([2., 1.], dtype=float32)
@@ -228,33 +267,43 @@ class Profile:
         return float(self(np.array(z_mm, np.float32)))
 
     def __call__(self, z: Array) -> Array:
-        place = np.clip((z - np.float32(self.start)) * np.float32(1 / self.step_mm), 0, len(self.slope) - 1e-3)
+        place = np.clip(
+            (z - np.float32(self.start)) * np.float32(1 / self.step_mm), 0, len(self.slope) - 1e-3
+        )
         cell = place.astype(np.int32)
         return self.table[cell] + self.slope[cell] * (place - cell.astype(np.float32))
 
 
 @dataclass(eq=False)
 class Column(Solid):
-    """A trunk along z: at each height a rounded section |u|^2.5 + |v|^2.5 = 1 between profiles of half width, front and back."""
+    """A trunk along z: at each height a rounded section |u|^2.5 + |v|^2.5 = 1 between profiles of
+    half width, front and back.
+    """
 
     width: Profile
     front: Profile
     back: Profile
     bottom: float
     top: float
-    inset: tuple[float, float, float] = (0.0, 0.0, 0.0)  # taken off the half width, the front and the back, mm
+    # taken off the half width, the front and the back, mm
+    inset: tuple[float, float, float] = (0.0, 0.0, 0.0)
     middle: Profile | None = None  # where the section is centred across; 0 if not given
 
     def __post_init__(self) -> None:
         w, f, b = self.inset
         reach = self.width.table.max() - w
         aside = np.zeros(1) if self.middle is None else self.middle.table
-        self.lo = np.array([aside.min() - reach, self.front.table.min() + f, self.bottom], np.float32)
+        self.lo = np.array(
+            [aside.min() - reach, self.front.table.min() + f, self.bottom], np.float32
+        )
         self.hi = np.array([aside.max() + reach, self.back.table.max() - b, self.top], np.float32)
 
     def section(self, z: Array) -> tuple[Array, Array, Array]:
         """Half width, centre and half depth at a height, in mm."""
-        front, back = self.front(z) + np.float32(self.inset[1]), self.back(z) - np.float32(self.inset[2])
+        front, back = (
+            self.front(z) + np.float32(self.inset[1]),
+            self.back(z) - np.float32(self.inset[2]),
+        )
         return (
             np.maximum(self.width(z) - np.float32(self.inset[0]), 1),
             (front + back) * np.float32(0.5),
@@ -271,11 +320,20 @@ class Column(Solid):
         return np.maximum(side, np.maximum(z - np.float32(self.top), np.float32(self.bottom) - z))
 
     def ring(self, angle: Array, z: Array, out_mm: float = 0.0) -> Array:
-        """Points [n, 3] of the outline grown by ``out_mm``: angle 0 is the back, 90° the side, 180° the front (radians)."""
+        """Points [n, 3] of the outline grown by ``out_mm``: angle 0 is the back, 90° the side, 180°
+        the front (radians).
+        """
         half, centre, depth = self.section(np.asarray(z, np.float32))
         s, c = np.sin(angle), np.cos(angle)
         r = (np.abs(s) ** 2.5 + np.abs(c) ** 2.5) ** -0.4
-        return np.stack([r * s * (half + out_mm), centre + r * c * (depth + out_mm), np.broadcast_to(z, np.shape(s))], -1)
+        return np.stack(
+            [
+                r * s * (half + out_mm),
+                centre + r * c * (depth + out_mm),
+                np.broadcast_to(z, np.shape(s)),
+            ],
+            -1,
+        )
 
 
 @dataclass(eq=False)

@@ -7,11 +7,14 @@ import numpy as np
 from .solids import Array, Segment, Solid
 
 
-def vessel_tree(root: Array, targets: Array, *, tip_mm: float, reach: float = 0.45, exponent: float = 2.6) -> list[Solid]:
-    """A tree from ``root`` [3] to every target [N, 3]: each node walks part of the way to its targets' mean and halves them.
+def vessel_tree(
+    root: Array, targets: Array, *, tip_mm: float, reach: float = 0.45, exponent: float = 2.6
+) -> list[Solid]:
+    """A tree from ``root`` [3] to every target [N, 3]: each node walks part of the way to its
+    targets' mean and halves them.
 
-    Radii follow Murray's law, r_parent^exponent = Σ r_child^exponent, from tips of ``tip_mm``; ``reach`` is the share of the
-    way walked.
+    Radii follow Murray's law, r_parent^exponent = Σ r_child^exponent, from tips of ``tip_mm``;
+    ``reach`` is the share of the way walked.
     """
     result: list[Solid] = []
 
@@ -32,7 +35,9 @@ def vessel_tree(root: Array, targets: Array, *, tip_mm: float, reach: float = 0.
 
 
 def scattered(solid: Solid, n: int, rng: np.random.Generator, *, margin_mm: float = 0.0) -> Array:
-    """``n`` points inside a solid, at least ``margin_mm`` deep, evenly spread (best of a few candidates each), [n, 3]."""
+    """``n`` points inside a solid, at least ``margin_mm`` deep, evenly spread (best of a few
+    candidates each), [n, 3].
+    """
     found: list[Array] = []
     while sum(map(len, found)) < 4 * n:
         candidates = rng.uniform(solid.lo, solid.hi, (16 * n, 3)).astype(np.float32)

@@ -12,22 +12,30 @@ from .base import SAMPLERS, Previous, a_share, at_least_one, spread, together
 
 @SAMPLERS.register("guided")
 class Guided:
-    """Known depth D: a ``share`` of the n nodes in [D − eps/2, D + eps/2], the others over the rest of [near, far].
+    """Known depth D: a ``share`` of the n nodes in [D − eps/2, D + eps/2], the others over the rest
+    of [near, far].
 
-    Both parts are stratified and every node stands for its stratum, so that the whole ray is covered (with ``share`` 1 only the
-    window is, for studies of a few samples at the surface). eps falls from ``window`` to ``window_end`` over the training,
-    geometrically, in the units of the scene. A ray of unknown depth (nan, or a window outside [near, far]) is sampled evenly with
-    all n nodes. Training needs rays with depth; test renders of views without it are even too, since a scored view's depth may
-    not be used.
+    Both parts are stratified and every node stands for its stratum, so that the whole ray is
+    covered (with ``share`` 1 only the window is, for studies of a few samples at the surface). eps
+    falls from ``window`` to ``window_end`` over the training, geometrically, in the units of the
+    scene. A ray of unknown depth (nan, or a window outside [near, far]) is sampled evenly with all
+    n nodes. Training needs rays with depth; test renders of views without it are even too, since a
+    scored view's depth may not be used.
     """
 
     needs_depth = True
 
-    def __init__(self, *, n: int = 64, share: float = 0.5, window: float = 0.3, window_end: float = 0.05) -> None:
+    def __init__(
+        self, *, n: int = 64, share: float = 0.5, window: float = 0.3, window_end: float = 0.05
+    ) -> None:
         self.n, self.share = at_least_one(n), a_share(share, "share")
         for name, value in (("window", window), ("window_end", window_end)):
             if value <= 0:
-                raise UserError(f"got {name} {value:g}", "wanted a length above 0", "give it in the units of the scene")
+                raise UserError(
+                    f"got {name} {value:g}",
+                    "wanted a length above 0",
+                    "give it in the units of the scene",
+                )
         self.window, self.window_end, self.progress = window, window_end, 1.0
 
     def advance(self, progress: float) -> None:
@@ -40,20 +48,30 @@ class Guided:
         return self.window * (self.window_end / self.window) ** self.progress
 
     @torch.no_grad()
-    def __call__(self, rays: Rays, previous: Previous = None, rng: Generator | None = None) -> Samples:
+    def __call__(
+        self, rays: Rays, previous: Previous = None, rng: Generator | None = None
+    ) -> Samples:
         near, far = rays.near, rays.far
         if rays.depth is None and rng is not None:
-            raise UserError("got sampler 'guided' on rays without depth", "wanted a scene with depth",
-                            "add depth (`mednerf-kit data depth`) or use 'stratified'")  # fmt: skip
+            raise UserError(
+                "got sampler 'guided' on rays without depth",
+                "wanted a scene with depth",
+                "add depth (`mednerf-kit data depth`) or use 'stratified'",
+            )
         depth = torch.full_like(near, torch.nan) if rays.depth is None else rays.depth
         low, high = (depth - 0.5 * self.eps).maximum(near), (depth + 0.5 * self.eps).minimum(far)
         inside = max(1, round(self.share * self.n)) if self.share else 0
         known = (low < high) & (inside > 0)  # false for nan
-        # Without a window its nodes take the beginning of the ray, as many strata of the common length as there are nodes.
+        # Without a window its nodes take the beginning of the ray, as many strata of the common
+        # length as there are nodes.
         low = torch.where(known, low, near)
         high = torch.where(known, high, near + (far - near) * (inside / self.n))
         outside = torch.stack([near, high], -1), torch.stack([low - near, far - high], -1)
         if not inside:
             return spread(*outside, self.n, rng)
         at_surface = spread(low[..., None], (high - low)[..., None], inside, rng)
-        return at_surface if inside == self.n else together(at_surface, spread(*outside, self.n - inside, rng))
+        return (
+            at_surface
+            if inside == self.n
+            else together(at_surface, spread(*outside, self.n - inside, rng))
+        )

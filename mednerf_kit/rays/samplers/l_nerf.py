@@ -26,33 +26,61 @@ from .base import (
 
 @SAMPLERS.register("local")
 class Local:
-    """L-NeRF's local sampling: fine nodes by inverse transform of only those coarse weights that reach a threshold, per ray.
+    """L-NeRF's local sampling: fine nodes by inverse transform of only those coarse weights that
+    reach a threshold, per ray.
 
-    ``threshold`` is absolute (5e-4 unless given), or a share of the ray's largest weight with ``relative``. The study's own
-    default is 0.0, which every weight reaches: then this is importance sampling with ``kappa · n`` fine nodes. A ray on which no
-    cell passes is sampled over its full length. While the training's progress is below ``warmup`` all n nodes follow all weights,
-    as in importance sampling. Test renders follow the same rule.
+    ``threshold`` is absolute (5e-4 unless given), or a share of the ray's largest weight with
+    ``relative``. The study's own default is 0.0, which every weight reaches: then this is
+    importance sampling with ``kappa · n`` fine nodes. A ray on which no cell passes is sampled over
+    its full length. While the training's progress is below ``warmup`` all n nodes follow all
+    weights, as in importance sampling. Test renders follow the same rule.
 
-    The coarse nodes stay (``merge``), so that what is left out of the refinement is still in the integral: at 64+128 and
-    ``kappa`` 0.4 a ray costs 64 + 64 + 51 = 179 evaluations, 0.70 of importance sampling's 256. With ``skip_masked`` the fine
-    pass leaves out the coarse nodes below the threshold, and their cells: what the fine field would show there is lost, at most
-    the sum of their weights. ``explore`` is the share of fine nodes that look beyond the cells that passed: over the whole ray,
-    or with ``skip_masked`` over the cells left out, whose length they then stand for.
+    The coarse nodes stay (``merge``), so that what is left out of the refinement is still in the
+    integral: at 64+128 and ``kappa`` 0.4 a ray costs 64 + 64 + 51 = 179 evaluations, 0.70 of
+    importance sampling's 256. With ``skip_masked`` the fine pass leaves out the coarse nodes below
+    the threshold, and their cells: what the fine field would show there is lost, at most the sum of
+    their weights. ``explore`` is the share of fine nodes that look beyond the cells that passed:
+    over the whole ray, or with ``skip_masked`` over the cells left out, whose length they then
+    stand for.
 
-    ``compat: released`` does what the public code of L-NeRF does, for comparison (see :func:`released`); of the other options
-    only ``n`` and ``threshold`` apply, and the threshold is then 0.0 unless given.
+    ``compat: released`` does what the public code of L-NeRF does, for comparison (see
+    :func:`released`); of the other options only ``n`` and ``threshold`` apply, and the threshold is
+    then 0.0 unless given.
     """
 
     refines = True
 
-    def __init__(self, *, n: int = 64, threshold: float | None = None, relative: bool = False, kappa: float = 0.4,
-                 merge: bool = True, skip_masked: bool = False, explore: float = 0.0, warmup: float = 0.0,
-                 compat: Literal["released"] | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        n: int = 64,
+        threshold: float | None = None,
+        relative: bool = False,
+        kappa: float = 0.4,
+        merge: bool = True,
+        skip_masked: bool = False,
+        explore: float = 0.0,
+        warmup: float = 0.0,
+        compat: Literal["released"] | None = None,
+    ) -> None:
         if kappa <= 0:
-            raise UserError(f"got kappa {kappa:g}", "wanted a factor above 0 on the fine samples", "set kappa=0.4")
-        self.n, self.kept_n, self.relative, self.merge = at_least_one(n), max(1, round(n * kappa)), relative, merge
+            raise UserError(
+                f"got kappa {kappa:g}",
+                "wanted a factor above 0 on the fine samples",
+                "set kappa=0.4",
+            )
+        self.n, self.kept_n, self.relative, self.merge = (
+            at_least_one(n),
+            max(1, round(n * kappa)),
+            relative,
+            merge,
+        )
         self.threshold = threshold if threshold is not None else 0.0 if compat else 5e-4
-        self.skip_masked, self.explore, self.warmup = skip_masked, a_share(explore, "explore"), a_share(warmup, "warmup")
+        self.skip_masked, self.explore, self.warmup = (
+            skip_masked,
+            a_share(explore, "explore"),
+            a_share(warmup, "warmup"),
+        )
         self.compat, self.progress = compat, 1.0
 
     def advance(self, progress: float) -> None:
@@ -75,9 +103,20 @@ class Local:
         local = keep * (w + 1e-5)
         if not self.skip_masked:
             local = (1 - self.explore) * normalised(local) + self.explore * normalised(length)
-            return by_weight(rays, coarse, start, length, local, self.kept_n, merge=self.merge, rng=rng)
+            return by_weight(
+                rays, coarse, start, length, local, self.kept_n, merge=self.merge, rng=rng
+            )
         beyond = min(round(self.explore * self.kept_n), self.kept_n - 1)
-        fine = by_weight(rays, coarse, start, keep * length, local, self.kept_n - beyond, merge=self.merge, rng=rng)
+        fine = by_weight(
+            rays,
+            coarse,
+            start,
+            keep * length,
+            local,
+            self.kept_n - beyond,
+            merge=self.merge,
+            rng=rng,
+        )
         return together(fine, spread(start, ~keep * length, beyond, rng)) if beyond else fine
 
 
@@ -86,14 +125,19 @@ def normalised(w: Tensor) -> Tensor:
     return w / w.sum(-1, keepdim=True).clamp_min(1e-12)
 
 
-def released(rays: Rays, coarse: Samples, w: Tensor, n: int, threshold: float, rng: Generator | None) -> Tensor:
-    """Fine nodes [..., ≤ n] as the public code of L-NeRF places them (commit 2c3aab6, read for its behaviour).
+def released(
+    rays: Rays, coarse: Samples, w: Tensor, n: int, threshold: float, rng: Generator | None
+) -> Tensor:
+    """Fine nodes [..., ≤ n] as the public code of L-NeRF places them (commit 2c3aab6, read for its
+    behaviour).
 
-    Edges are the middles between coarse nodes and weights the inner S − 2, cut to 0 below the threshold, plus 1e-5. One window
-    [first, last] of passing cells over *all* rays of the chunk slices the edges, the CDF **and the list of random numbers**: at
-    most S − 2 nodes come back however many were asked for, rays depend on their partners, and with u = linspace(0, 1, n) of test
-    mode 64+128 only u ≤ 0.48 survives, so nothing behind the middle of a surface is seen. Where no ray passes the code places all
-    nodes at the camera; here they sit at ``near``, where their length is all but 0.
+    Edges are the middles between coarse nodes and weights the inner S − 2, cut to 0 below the
+    threshold, plus 1e-5. One window [first, last] of passing cells over *all* rays of the chunk
+    slices the edges, the CDF **and the list of random numbers**: at most S − 2 nodes come back
+    however many were asked for, rays depend on their partners, and with u = linspace(0, 1, n) of
+    test mode 64+128 only u ≤ 0.48 survives, so nothing behind the middle of a surface is seen.
+    Where no ray passes the code places all nodes at the camera; here they sit at ``near``, where
+    their length is all but 0.
     """
     edges, inner = 0.5 * (coarse.t[..., 1:] + coarse.t[..., :-1]), w[..., 1:-1]
     passes = inner >= threshold

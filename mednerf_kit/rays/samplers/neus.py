@@ -1,4 +1,6 @@
-"""Sections about a surface: even at first, then split where a signed distance says that the ray goes through it."""
+"""Sections about a surface: even at first, then split where a signed distance says that the ray
+goes through it.
+"""
 
 from __future__ import annotations
 
@@ -27,57 +29,102 @@ class SignedDistance(Protocol):
 
 @SAMPLERS.register("neus")
 class Sections:
-    """NeuS's up-sampling (Wang et al. 2021, §3.3): n even sections, then ``refine`` borders more in ``rounds``.
+    """NeuS's up-sampling (Wang et al. 2021, §3.3): n even sections, then ``refine`` borders more in
+    ``rounds``.
 
-    Round i puts its borders by inverse transform of the weights that the distances at the borders give at sharpness
-    ``sharpness`` · 2ⁱ (per longest half side of the box), so that they close in on the surface; only new borders are asked for
-    their distance. The nodes are the middles of the sections: there the field reckons from both ends. In training the even
-    sections of a ray shift together by up to half of one.
+    Round i puts its borders by inverse transform of the weights that the distances at the borders
+    give at sharpness ``sharpness`` · 2ⁱ (per longest half side of the box), so that they close in
+    on the surface; only new borders are asked for their distance. The nodes are the middles of the
+    sections: there the field reckons from both ends. In training the even sections of a ray shift
+    together by up to half of one.
 
-    A section is left out (length 0) where its optical depth at the field's own sharpness is at most ``faint`` even if a surface
-    of slope 1 passes as near as it may, or where less than ``faint`` of the light is left: on a trained surface most are, and
-    what costs is the field's normals and colours, not these distances (a sixth, which evaluations per ray do not count).
-    ``faint`` 0 keeps all. Sections lie within the box; with ``outside``, so many nodes follow behind it, even in disparity, for a
-    background (a scene of ``clip: false``).
+    A section is left out (length 0) where its optical depth at the field's own sharpness is at most
+    ``faint`` even if a surface of slope 1 passes as near as it may, or where less than ``faint`` of
+    the light is left: on a trained surface most are, and what costs is the field's normals and
+    colours, not these distances (a sixth, which evaluations per ray do not count). ``faint`` 0
+    keeps all. Sections lie within the box; with ``outside``, so many nodes follow behind it, even
+    in disparity, for a background (a scene of ``clip: false``).
 
-    ``field`` is the level's own, a fact like ``box`` and no option. The rounds could also be levels of weight 0, but a level
-    hands on weights at the learned sharpness, has no distances left where these are 0, and would pay for colours; and what
-    ``observe`` shows is not there when a trained scene is opened. Without a field there is nothing to close in on: the sections
-    stay even.
+    ``field`` is the level's own, a fact like ``box`` and no option. The rounds could also be levels
+    of weight 0, but a level hands on weights at the learned sharpness, has no distances left where
+    these are 0, and would pay for colours; and what ``observe`` shows is not there when a trained
+    scene is opened. Without a field there is nothing to close in on: the sections stay even.
     """
 
-    def __init__(self, *, n: int = 64, refine: int = 64, rounds: int = 4, sharpness: float = 64.0, faint: float = 1e-3,
-                 outside: int = 0, box: Tensor | None = None, field: SignedDistance | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        n: int = 64,
+        refine: int = 64,
+        rounds: int = 4,
+        sharpness: float = 64.0,
+        faint: float = 1e-3,
+        outside: int = 0,
+        box: Tensor | None = None,
+        field: SignedDistance | None = None,
+    ) -> None:
         if min(refine, rounds, outside) < 0 or (refine and refine < rounds) or sharpness <= 0:
             raise UserError(
-                f"got refine {refine} in {rounds} rounds, sharpness {sharpness:g}, outside {outside}",
+                f"got refine {refine} in {rounds} rounds, sharpness {sharpness:g}, outside "
+                f"{outside}",
                 "wanted at least one new border a round and a sharpness above 0",
                 "correct the level's sampler",
             )
         if field is not None and not hasattr(field, "sdf"):
-            raise UserError("got sampler 'neus' on a field without signed distances", "wanted a field such as 'neus'",
-                            "use 'importance' or 'occupancy' here")  # fmt: skip
+            raise UserError(
+                "got sampler 'neus' on a field without signed distances",
+                "wanted a field such as 'neus'",
+                "use 'importance' or 'occupancy' here",
+            )
         if outside and box is None:
-            raise UserError("got sampler 'neus' with outside, without a box", "wanted a scene with bounds", "set outside=0")
-        self.n, self.refine, self.rounds, self.sharpness = at_least_one(n), refine, rounds, sharpness
-        self.faint, self.outside, self.box, self.field = a_share(faint, "faint"), outside, box, field
+            raise UserError(
+                "got sampler 'neus' with outside, without a box",
+                "wanted a scene with bounds",
+                "set outside=0",
+            )
+        self.n, self.refine, self.rounds, self.sharpness = (
+            at_least_one(n),
+            refine,
+            rounds,
+            sharpness,
+        )
+        self.faint, self.outside, self.box, self.field = (
+            a_share(faint, "faint"),
+            outside,
+            box,
+            field,
+        )
 
     @torch.no_grad()
-    def __call__(self, rays: Rays, previous: Previous = None, rng: Generator | None = None) -> Samples:
+    def __call__(
+        self, rays: Rays, previous: Previous = None, rng: Generator | None = None
+    ) -> Samples:
         enter, leave = self.span(rays)
         shift = strata(enter.shape, rng, enter.device)
-        inner = enter + (torch.arange(1, self.n, device=enter.device) - 0.5 + shift) * (leave - enter) / self.n
+        inner = (
+            enter
+            + (torch.arange(1, self.n, device=enter.device) - 0.5 + shift)
+            * (leave - enter)
+            / self.n
+        )
         t = torch.cat([enter, inner, leave], -1)
         found = self.sections(t) if self.field is None else self.refined(rays, t, self.field, rng)
         if not self.outside:
             return found
-        far, borders = rays.far[..., None], torch.arange(self.outside + 1, device=enter.device) / self.outside
+        far, borders = (
+            rays.far[..., None],
+            torch.arange(self.outside + 1, device=enter.device) / self.outside,
+        )
         ends = between_in_disparity(leave.clamp_min(1e-6), far.clamp_min(1e-6), borders)
         behind = self.sections(ends.minimum(far).maximum(leave))
         return Samples(torch.cat([found.t, behind.t], -1), torch.cat([found.dt, behind.dt], -1))
 
-    def refined(self, rays: Rays, t: Tensor, field: SignedDistance, rng: Generator | None) -> Samples:
-        """The sections between borders t [..., n + 1] after all rounds, [..., n + refine], those that matter."""
+    def refined(
+        self, rays: Rays, t: Tensor, field: SignedDistance, rng: Generator | None
+    ) -> Samples:
+        """The sections between borders t [..., n + 1] after all rounds, [..., n + refine], those
+        that matter.
+        """
         f = distances(field, rays, t)
         unit = 1.0 if self.box is None else 0.5 * float((self.box[1] - self.box[0]).max())
         for i in range(self.rounds if self.refine else 0):
@@ -96,19 +143,28 @@ class Sections:
         return Samples(0.5 * (t[..., 1:] + t[..., :-1]), t.diff(dim=-1))
 
     def span(self, rays: Rays) -> tuple[Tensor, Tensor]:
-        """Where rays enter and leave the box within [near, far], [..., 1] each; both at ``near`` for those that miss it."""
+        """Where rays enter and leave the box within [near, far], [..., 1] each; both at ``near``
+        for those that miss it.
+        """
         if self.box is None:
             return rays.near[..., None], rays.far[..., None]
         slow = rays.direction.abs() < 1e-12
         speed = torch.where(slow, 1e-12, rays.direction)
         ends = (self.box.to(rays.origin) - rays.origin[..., None, :]) / speed[..., None, :]
-        enter, leave = ends.amin(-2).amax(-1).maximum(rays.near), ends.amax(-2).amin(-1).minimum(rays.far)
+        enter, leave = (
+            ends.amin(-2).amax(-1).maximum(rays.near),
+            ends.amax(-2).amin(-1).minimum(rays.far),
+        )
         hit = leave > enter
-        return torch.where(hit, enter, rays.near)[..., None], torch.where(hit, leave, rays.near)[..., None]
+        return torch.where(hit, enter, rays.near)[..., None], torch.where(hit, leave, rays.near)[
+            ..., None
+        ]
 
 
 def distances(field: SignedDistance, rays: Rays, t: Tensor) -> Tensor:
-    """Signed distance at places t [..., S] of rays; a ray without length, which misses the support, is not asked."""
+    """Signed distance at places t [..., S] of rays; a ray without length, which misses the support,
+    is not asked.
+    """
     hit = rays.far > rays.near
     x = rays.origin[hit][:, None] + t[hit][..., None] * rays.direction[hit][:, None]
     f = torch.full_like(t, FAR_AWAY)
@@ -117,10 +173,12 @@ def distances(field: SignedDistance, rays: Rays, t: Tensor) -> Tensor:
 
 
 def section_weights(f: Tensor, t: Tensor, s: float) -> Tensor:
-    """Weights [..., S] of the sections between borders t [..., S + 1] with distances f, at sharpness s.
+    """Weights [..., S] of the sections between borders t [..., S + 1] with distances f, at
+    sharpness s.
 
-    A section's slope is (f⁺ − f⁻)/dt, or that of the section before where this is steeper (and 0 where the ray leaves): a
-    surface that a border has just passed still draws nodes. The slope runs through the mean of f⁻ and f⁺.
+    A section's slope is (f⁺ − f⁻)/dt, or that of the section before where this is steeper (and 0
+    where the ray leaves): a surface that a border has just passed still draws nodes. The slope runs
+    through the mean of f⁻ and f⁺.
 
     >>> section_weights(torch.tensor([0.2, 0.1, -0.1, -0.2]), torch.tensor([0.0, 0.1, 0.3, 0.4]), 50.0).argmax()
     tensor(1)
@@ -134,9 +192,11 @@ def section_weights(f: Tensor, t: Tensor, s: float) -> Tensor:
 
 
 def visible(f: Tensor, dt: Tensor, s: Tensor, faint: float) -> Tensor:
-    """Which sections [..., S] between borders of distances f [..., S + 1] can be seen at sharpness s.
+    """Which sections [..., S] between borders of distances f [..., S + 1] can be seen at sharpness
+    s.
 
-    Between two borders a distance of slope 1 falls to (f⁻ + f⁺ − dt)/2 at most, so tau ≤ log(1 + exp(−s · that)).
+    Between two borders a distance of slope 1 falls to (f⁻ + f⁺ − dt)/2 at most, so tau ≤ log(1 +
+    exp(−s · that)).
     """
     lowest = 0.5 * (f[..., 1:] + f[..., :-1] - dt)
     depth = softplus(-s * f)

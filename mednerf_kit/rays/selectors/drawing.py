@@ -1,4 +1,6 @@
-"""Drawing pixels from chances: inverse cumulative sums, tiles, pixels inside and outside a mask, and importance weights."""
+"""Drawing pixels from chances: inverse cumulative sums, tiles, pixels inside and outside a mask,
+and importance weights.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,21 @@ def in_range(name: str, value: float, low: float, high: float, *, strictly: bool
     """Refuse an option outside [low, high], or on its ends too with ``strictly``."""
     if not low <= value <= high or (strictly and value in (low, high)):
         words = "strictly between" if strictly else "between"
-        raise UserError(f"got selector option {name} = {value:g}", f"wanted it {words} {low:g} and {high:g}", "change the option")
+        raise UserError(
+            f"got selector option {name} = {value:g}",
+            f"wanted it {words} {low:g} and {high:g}",
+            "change the option",
+        )
 
 
 def enough(n: int, least: int, what: str) -> int:
     """A batch of n rays, refused when it holds less than one for each of ``least`` of ``what``."""
     if n < least:
-        raise UserError(f"got a batch of {n} rays for {least} {what}", f"wanted at least {least}", "set the selector's n higher")
+        raise UserError(
+            f"got a batch of {n} rays for {least} {what}",
+            f"wanted at least {least}",
+            "set the selector's n higher",
+        )
     return n
 
 
@@ -46,19 +56,26 @@ def uniform(n: int, rng: Generator) -> Tensor:
 
 
 def systematic(n: int, rng: Generator) -> Tensor:
-    """n evenly spaced numbers of [0, 1) with one random offset: as many in any interval as its length says, give or take one."""
+    """n evenly spaced numbers of [0, 1) with one random offset: as many in any interval as its
+    length says, give or take one.
+    """
     u = torch.rand(1, generator=rng, device=rng.device, dtype=torch.float64)
     return (torch.arange(n, device=u.device) + u) / n
 
 
 def cumulative(chances: Tensor) -> Tensor:
     """The cumulative sum [M + 1] of chances [M], from 0 to 1, in double precision."""
-    total = torch.cat([chances.new_zeros(1, dtype=torch.float64), chances.flatten().double().cumsum(0)])
+    total = torch.cat(
+        [chances.new_zeros(1, dtype=torch.float64), chances.flatten().double().cumsum(0)]
+    )
     return total / total[-1]
 
 
-def invert(cdf: Tensor, u: Tensor, start: Tensor | None = None, end: Tensor | None = None) -> Tensor:
-    """The cells [N] of a cumulative sum [M + 1] in which u [N] falls; u is within the cells [start, end) where they are given.
+def invert(
+    cdf: Tensor, u: Tensor, start: Tensor | None = None, end: Tensor | None = None
+) -> Tensor:
+    """The cells [N] of a cumulative sum [M + 1] in which u [N] falls; u is within the cells [start,
+    end) where they are given.
 
     >>> invert(cumulative(torch.tensor([1.0, 0.0, 3.0])), torch.tensor([0.1, 0.3], dtype=torch.float64)).tolist()
     [0, 2]
@@ -72,8 +89,8 @@ def invert(cdf: Tensor, u: Tensor, start: Tensor | None = None, end: Tensor | No
 def importance(density: Tensor, correction: float) -> Tensor:
     """Weights of pixels drawn at ``density`` [N] times the uniform chance: density^−correction.
 
-    1 makes any weighted mean unbiased, with mean weight 1 in expectation; 0 leaves the emphasis in the loss; what lies between is
-    scaled to mean 1 over the batch.
+    1 makes any weighted mean unbiased, with mean weight 1 in expectation; 0 leaves the emphasis in
+    the loss; what lies between is scaled to mean 1 over the batch.
     """
     weight = density.pow(-correction)
     return weight if correction in (0.0, 1.0) else weight / weight.mean()
@@ -94,11 +111,15 @@ class Strata(nn.Module):
         self.share = len(self.inside) / len(flat)
 
     def draw(self, inside: Tensor, u: Tensor) -> Tensor:
-        """Places [N] of pixels: inside where the mask ``inside`` [N] says so, by uniform numbers u [N]."""
+        """Places [N] of pixels: inside where the mask ``inside`` [N] says so, by uniform numbers u
+        [N].
+        """
         n = torch.where(inside, len(self.inside), len(self.outside))
         k = (u * n).long().minimum(n - 1)
         return torch.where(
-            inside, self.inside[k.clamp_max(len(self.inside) - 1)], self.outside[k.clamp_max(len(self.outside) - 1)]
+            inside,
+            self.inside[k.clamp_max(len(self.inside) - 1)],
+            self.outside[k.clamp_max(len(self.outside) - 1)],
         )
 
 
@@ -112,11 +133,17 @@ class Tiles:
 
     def __init__(self, rows: int, cols: int, down: int, across: int) -> None:
         if not 1 <= down <= rows or not 1 <= across <= cols:
-            raise UserError(f"got {down}×{across} tiles for pictures of {rows}×{cols}", "wanted at most one per pixel",
-                            "make the selector's grid coarser")  # fmt: skip
+            raise UserError(
+                f"got {down}×{across} tiles for pictures of {rows}×{cols}",
+                "wanted at most one per pixel",
+                "make the selector's grid coarser",
+            )
         self.rows, self.cols, self.down, self.across = rows, cols, down, across
         self.count = down * across
-        top, left = self._starts(torch.arange(down + 1), rows, down), self._starts(torch.arange(across + 1), cols, across)
+        top, left = (
+            self._starts(torch.arange(down + 1), rows, down),
+            self._starts(torch.arange(across + 1), cols, across),
+        )
         self.pixels = (top.diff()[:, None] * left.diff()).flatten()
 
     @staticmethod
@@ -132,7 +159,12 @@ class Tiles:
     def draw(self, tile: Tensor, rng: Generator) -> Tensor:
         """A pixel centre [N, 2] of each tile [N], uniform within it."""
         i, j = tile // self.across, tile % self.across
-        ends = [(self._starts(k, length, tiles), self._starts(k + 1, length, tiles))
-                for k, length, tiles in ((i, self.rows, self.down), (j, self.cols, self.across))]  # fmt: skip
-        parts = [(start + uniform(len(tile), rng) * (end - start)).floor().minimum(end - 1) for start, end in ends]
+        ends = [
+            (self._starts(k, length, tiles), self._starts(k + 1, length, tiles))
+            for k, length, tiles in ((i, self.rows, self.down), (j, self.cols, self.across))
+        ]
+        parts = [
+            (start + uniform(len(tile), rng) * (end - start)).floor().minimum(end - 1)
+            for start, end in ends
+        ]
         return torch.stack(parts, -1).float()

@@ -1,4 +1,6 @@
-"""Selectors that keep a map of the error and aim at it: multinomial error maps and iMAP's blocks."""
+"""Selectors that keep a map of the error and aim at it: multinomial error maps and iMAP's
+blocks.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,20 @@ from .drawing import Tiles, cumulative, enough, importance, in_range, invert, sy
 def tile_means(tile: Tensor, values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The mean of values [N] in each of ``count`` tiles, and how many fell there."""
     hits = torch.bincount(tile, minlength=count)
-    return torch.zeros(count, device=values.device).index_add(0, tile, values) / hits.clamp_min(1), hits
+    return torch.zeros(count, device=values.device).index_add(0, tile, values) / hits.clamp_min(
+        1
+    ), hits
 
 
 @SELECTORS.register("error_map")
 class ErrorMap(RaySelector):
-    """A multinomial draw by the error: a share ``explore`` of the chance is uniform, the rest proportional to |error|.
+    """A multinomial draw by the error: a share ``explore`` of the chance is uniform, the rest
+    proportional to |error|.
 
-    ``refresh: tiles`` keeps the mean error of grid×grid tiles per view, updated by the rays themselves: new = keep·old + (1 −
-    keep)·seen. It costs nothing; a tile never visited counts as an error of 1. ``refresh: exact`` keeps every pixel's error
-    from a render of all views every ``every`` steps, whose rays are counted in ``evaluations``; it holds 18 bytes per pixel.
+    ``refresh: tiles`` keeps the mean error of grid×grid tiles per view, updated by the rays
+    themselves: new = keep·old + (1 − keep)·seen. It costs nothing; a tile never visited counts as
+    an error of 1. ``refresh: exact`` keeps every pixel's error from a render of all views every
+    ``every`` steps, whose rays are counted in ``evaluations``; it holds 18 bytes per pixel.
     """
 
     errors: Tensor
@@ -32,21 +38,42 @@ class ErrorMap(RaySelector):
     refreshes: Tensor
     cdf: Tensor | None
 
-    def __init__(self, *, n: int = 1024, refresh: Literal["tiles", "exact"] = "tiles", grid: int = 32, keep: float = 0.5,
-                 every: int = 1000, explore: float = 0.2, correction: float = 1.0, views: int, rows: int,
-                 cols: int) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        n: int = 1024,
+        refresh: Literal["tiles", "exact"] = "tiles",
+        grid: int = 32,
+        keep: float = 0.5,
+        every: int = 1000,
+        explore: float = 0.2,
+        correction: float = 1.0,
+        views: int,
+        rows: int,
+        cols: int,
+    ) -> None:
         super().__init__()
         in_range("keep", keep, 0, 1)
         in_range("explore", explore, 0, 1)
         in_range("correction", correction, 0, 1)
         in_range("every", every, 1, float("inf"))
-        self.n, self.keep, self.explore, self.correction = enough(n, 1, "batch"), keep, explore, correction
+        self.n, self.keep, self.explore, self.correction = (
+            enough(n, 1, "batch"),
+            keep,
+            explore,
+            correction,
+        )
         self.unbiased = correction == 1 and explore > 0
         self.exact = refresh == "exact"
         self.wants_full_error_every = every if self.exact else 0
         self.tiles = Tiles(rows, cols, rows, cols) if self.exact else Tiles(rows, cols, grid, grid)
         self.views, self.cdf = views, None
-        self.register_buffer("errors", torch.ones(views, self.tiles.count, dtype=torch.float16 if self.exact else torch.float32))
+        self.register_buffer(
+            "errors",
+            torch.ones(
+                views, self.tiles.count, dtype=torch.float16 if self.exact else torch.float32
+            ),
+        )
         self.register_buffer("pixels", self.tiles.pixels, persistent=False)
         self.register_buffer("refreshes", torch.zeros((), dtype=torch.int64))
         self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "cdf", None))
@@ -85,23 +112,42 @@ class ErrorMap(RaySelector):
 
 @SELECTORS.register("imap")
 class IMap(RaySelector):
-    """iMAP's active sampling (Sucar et al., ICCV 2021): ``frames`` random views per step, each with a uniform pilot and the
-    rest of its rays shared out over blocks×blocks in proportion to their mean error, evenly within a block.
+    """iMAP's active sampling (Sucar et al., ICCV 2021): ``frames`` random views per step, each with
+    a uniform pilot and the rest of its rays shared out over blocks×blocks in proportion to their
+    mean error, evenly within a block.
 
-    A block's mean is that of the latest pilot rays that fell in it (1 before any did): no second render in the same step.
+    A block's mean is that of the latest pilot rays that fell in it (1 before any did): no second
+    render in the same step.
     """
 
     errors: Tensor
     pixels: Tensor
 
-    def __init__(self, *, n: int = 1024, blocks: int = 8, frames: int = 5, pilot: float = 0.5, correction: float = 1.0,
-                 views: int, rows: int, cols: int) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        n: int = 1024,
+        blocks: int = 8,
+        frames: int = 5,
+        pilot: float = 0.5,
+        correction: float = 1.0,
+        views: int,
+        rows: int,
+        cols: int,
+    ) -> None:
         super().__init__()
         in_range("pilot", pilot, 0, 1, strictly=True)
         in_range("frames", frames, 1, float("inf"))
         in_range("correction", correction, 0, 1)
-        self.frames, self.views, self.correction, self.unbiased = min(frames, views), views, correction, correction == 1
-        self.each = enough(n, 2 * self.frames, "pilot and guided rays of the step's views") // self.frames
+        self.frames, self.views, self.correction, self.unbiased = (
+            min(frames, views),
+            views,
+            correction,
+            correction == 1,
+        )
+        self.each = (
+            enough(n, 2 * self.frames, "pilot and guided rays of the step's views") // self.frames
+        )
         self.pilots = min(max(round(pilot * self.each), 1), self.each - 1)
         self.tiles = Tiles(rows, cols, blocks, blocks)
         self.register_buffer("errors", torch.ones(views, self.tiles.count))
@@ -113,7 +159,10 @@ class IMap(RaySelector):
         mass = (self.errors[frames] * self.pixels).double() + 1e-12
         share = mass / mass.sum(-1, keepdim=True)
         count = self.tiles.count
-        start = torch.arange(self.frames, device=device).repeat_interleave(self.each - self.pilots) * count
+        start = (
+            torch.arange(self.frames, device=device).repeat_interleave(self.each - self.pilots)
+            * count
+        )
         u = torch.cat([systematic(self.each - self.pilots, rng) for _ in range(self.frames)])
         guided = invert(cumulative(share), u, start, start + count) % count
         pilot = invert(cumulative(self.pixels), uniform(self.frames * self.pilots, rng))
@@ -121,10 +170,16 @@ class IMap(RaySelector):
         share_of = share.gather(1, tile) * self.pixels.sum() / self.pixels[tile]
         density = (self.pilots + (self.each - self.pilots) * share_of) / self.each
         yx = self.tiles.draw(tile.flatten(), rng)
-        return Pixels(frames.repeat_interleave(self.each), yx, importance(density.flatten(), self.correction).float())
+        return Pixels(
+            frames.repeat_interleave(self.each),
+            yx,
+            importance(density.flatten(), self.correction).float(),
+        )
 
     def observe(self, pixels: Pixels, error: Tensor, gradient: Tensor | None = None) -> None:
         is_pilot = torch.arange(len(error), device=self.errors.device) % self.each < self.pilots
         tile = (pixels.view * self.tiles.count + self.tiles.of(pixels.yx))[is_pilot]
         mean, hits = tile_means(tile, error.to(self.errors).sqrt()[is_pilot], self.errors.numel())
-        self.errors.copy_(torch.where(hits.view_as(self.errors) > 0, mean.view_as(self.errors), self.errors))
+        self.errors.copy_(
+            torch.where(hits.view_as(self.errors) > 0, mean.view_as(self.errors), self.errors)
+        )

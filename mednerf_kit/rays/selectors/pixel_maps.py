@@ -1,4 +1,6 @@
-"""What a picture says about where its detail is: edges, local spread, gradients and the anchors of Expansive Supervision."""
+"""What a picture says about where its detail is: edges, local spread, gradients and the anchors of
+Expansive Supervision.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,16 @@ from ...core.errors import UserError
 def gray(image: Tensor) -> Tensor:
     """Luma (Rec. 601) of an image [H, W, C], C 1 or 3, rounded to 8 bits; [H, W] in [0, 1]."""
     image = image.float()
-    luma = image @ image.new_tensor([0.299, 0.587, 0.114]) if image.shape[-1] == 3 else image[..., 0]
+    luma = (
+        image @ image.new_tensor([0.299, 0.587, 0.114]) if image.shape[-1] == 3 else image[..., 0]
+    )
     return luma.clamp(0, 1).mul(255).round() / 255
 
 
 def per_view(images: Tensor, operator: Callable[[Tensor], Tensor]) -> Tensor:
-    """An operator of gray pictures over images [V, H, W, C], one view at a time to bound the memory; [V, H, W]."""
+    """An operator of gray pictures over images [V, H, W, C], one view at a time to bound the
+    memory; [V, H, W].
+    """
     return torch.stack([operator(gray(image)) for image in images])
 
 
@@ -28,21 +34,33 @@ def edge_maps(images: Tensor, operator: Callable[[Tensor], Tensor]) -> Tensor:
     masks = per_view(images, operator)
     bare = (~masks.flatten(1).any(1)).nonzero().flatten().tolist()
     if bare:
-        raise UserError(f"got view {bare[0]} without a single edge", "wanted edges to aim at in every view",
-                        "leave the view out, or choose the selector 'random'")  # fmt: skip
+        raise UserError(
+            f"got view {bare[0]} without a single edge",
+            "wanted edges to aim at in every view",
+            "leave the view out, or choose the selector 'random'",
+        )
     return masks
 
 
 def ridges(picture: Tensor) -> np.ndarray:
-    """Sobel magnitude [H, W] of 8-bit values where it is the largest across its edge (Canny's thinning, no smoothing), else 0."""
+    """Sobel magnitude [H, W] of 8-bit values where it is the largest across its edge (Canny's
+    thinning, no smoothing), else 0.
+    """
     from kornia.filters import canny
 
-    strength = canny(picture[None, None], 1e-3, 1e-2, kernel_size=(1, 1), hysteresis=False)[0][0, 0].cpu().numpy() * 255
+    strength = (
+        canny(picture[None, None], 1e-3, 1e-2, kernel_size=(1, 1), hysteresis=False)[0][0, 0]
+        .cpu()
+        .numpy()
+        * 255
+    )
     return np.where(strength > 0.5, strength, 0.0)
 
 
 def strongest_of_chain(strength: np.ndarray, low: float) -> np.ndarray:
-    """For every pixel above ``low`` the largest strength in its 8-connected chain of such pixels; 0 elsewhere."""
+    """For every pixel above ``low`` the largest strength in its 8-connected chain of such pixels; 0
+    elsewhere.
+    """
     from scipy import ndimage
 
     chain, count = ndimage.label(strength > low, structure=np.ones((3, 3)))
@@ -50,7 +68,8 @@ def strongest_of_chain(strength: np.ndarray, low: float) -> np.ndarray:
 
 
 def canny_edges(picture: Tensor, *, low: float, high: float) -> Tensor:
-    """Canny edges [H, W] of a gray picture without smoothing; thresholds on the Sobel magnitude of 8-bit values (as OpenCV).
+    """Canny edges [H, W] of a gray picture without smoothing; thresholds on the Sobel magnitude of
+    8-bit values (as OpenCV).
 
     Hysteresis by labelling chains: the same set as growing from the strong pixels, in one pass.
     """
@@ -65,8 +84,9 @@ def sobel_magnitude(picture: Tensor) -> Tensor:
 
 
 def local_spread(picture: Tensor) -> Tensor:
-    """Chances [H, W] of the context prior (Zhang et al., TIP 2023): the standard deviation of each 3×3 neighbourhood, at least a
-    hundredth of its mean over the picture; they sum to 1, so every view weighs the same."""
+    """Chances [H, W] of the context prior (Zhang et al., TIP 2023): the standard deviation of each
+    3×3 neighbourhood, at least a hundredth of its mean over the picture; they sum to 1, so every
+    view weighs the same."""
     from kornia.filters import box_blur
 
     x = picture[None, None].double()
@@ -76,12 +96,15 @@ def local_spread(picture: Tensor) -> Tensor:
 
 
 def anchors(picture: Tensor, *, share: float) -> Tensor:
-    """The anchors [H, W] of Expansive Supervision: dilated Canny edges that cover ``share`` of the picture.
+    """The anchors [H, W] of Expansive Supervision: dilated Canny edges that cover ``share`` of the
+    picture.
 
-    With Otsu's level A, edges rank by the strongest pixel of the 8-connected chain of pixels above A/2 that they belong to (what
-    Canny's hysteresis keeps at a high threshold), then single pixels below A/2 by their own strength; the best are dilated by 2×2
-    until the share is reached. This finds at once the threshold the public code searches for in up to 100 trials, and drops the
-    weakest surplus pixels where that drops random ones. A picture with fewer edges has fewer anchors.
+    With Otsu's level A, edges rank by the strongest pixel of the 8-connected chain of pixels above
+    A/2 that they belong to (what Canny's hysteresis keeps at a high threshold), then single pixels
+    below A/2 by their own strength; the best are dilated by 2×2 until the share is reached. This
+    finds at once the threshold the public code searches for in up to 100 trials, and drops the
+    weakest surplus pixels where that drops random ones. A picture with fewer edges has fewer
+    anchors.
     """
     from scipy import ndimage
     from skimage.filters import threshold_otsu

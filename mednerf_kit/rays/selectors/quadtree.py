@@ -1,4 +1,6 @@
-"""Adaptive quadtree: leaves that still err keep all their pixels, the others a handful (Zhang et al., TIP 2023)."""
+"""Adaptive quadtree: leaves that still err keep all their pixels, the others a handful (Zhang et
+al., TIP 2023).
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,11 @@ from .drawing import (
 
 
 def z_order(rows: int, cols: int, depth: int) -> tuple[Tensor, Tensor]:
-    """Which of 4^depth cells each pixel [rows·cols] is in, and the first [4^depth + 1] of each among pixels sorted by cell.
+    """Which of 4^depth cells each pixel [rows·cols] is in, and the first [4^depth + 1] of each
+    among pixels sorted by cell.
 
-    Cells are numbered by interleaving the bits of their row and column, so every node of the quadtree is a run of cells.
+    Cells are numbered by interleaving the bits of their row and column, so every node of the
+    quadtree is a run of cells.
 
     >>> z_order(2, 4, 1)[0].tolist()
     [0, 0, 1, 1, 2, 2, 3, 3]
@@ -42,7 +46,9 @@ def z_order(rows: int, cols: int, depth: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Plan:
-    """The leaves of one epoch: for L leaves of all views, their pixels' run in z-order and their share of the rays."""
+    """The leaves of one epoch: for L leaves of all views, their pixels' run in z-order and their
+    share of the rays.
+    """
 
     view: Tensor  # [L]
     start: Tensor  # [L]
@@ -53,12 +59,14 @@ class Plan:
 
 @SELECTORS.register("quadtree")
 class Quadtree(RaySelector):
-    """Every view is a quadtree, from ``depth`` on. An epoch gives an open leaf a ray per pixel, a closed one ``n0``.
+    """Every view is a quadtree, from ``depth`` on. An epoch gives an open leaf a ray per pixel, a
+    closed one ``n0``.
 
-    After ``refresh_epochs`` epochs an open leaf whose mean error (√ of the squared one, from its own rays) exceeds
-    ``threshold`` is split in four, down to ``max_depth``; the others are closed for good. Within a leaf a share ``prior`` of
-    the chance follows the context prior, the rest is uniform. From ``uniform_from`` of the training on, all pixels are drawn
-    uniformly. The published method renders every view for its refresh and has ``correction`` 0.
+    After ``refresh_epochs`` epochs an open leaf whose mean error (√ of the squared one, from its
+    own rays) exceeds ``threshold`` is split in four, down to ``max_depth``; the others are closed
+    for good. Within a leaf a share ``prior`` of the chance follows the context prior, the rest is
+    uniform. From ``uniform_from`` of the training on, all pixels are drawn uniformly. The published
+    method renders every view for its refresh and has ``correction`` 0.
     """
 
     depth: Tensor
@@ -74,9 +82,20 @@ class Quadtree(RaySelector):
     hits: Tensor
     background: Tensor
 
-    def __init__(self, *, n: int = 1024, depth: int = 2, max_depth: int = 6, threshold: float = 0.015, n0: int = 10,
-                 refresh_epochs: int = 1, prior: float = 0.5, uniform_from: float = 11 / 12, correction: float = 0.0,
-                 images: Tensor) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        n: int = 1024,
+        depth: int = 2,
+        max_depth: int = 6,
+        threshold: float = 0.015,
+        n0: int = 10,
+        refresh_epochs: int = 1,
+        prior: float = 0.5,
+        uniform_from: float = 11 / 12,
+        correction: float = 0.0,
+        images: Tensor,
+    ) -> None:
         super().__init__()
         self.views, self.rows, self.cols = images.shape[:3]
         deepest = int(math.log2(min(self.rows, self.cols)))
@@ -85,20 +104,44 @@ class Quadtree(RaySelector):
         in_range("threshold", threshold, 0, float("inf"))
         in_range("n0", n0, 1, float("inf"))
         in_range("refresh_epochs", refresh_epochs, 1, float("inf"))
-        for name, value in (("prior", prior), ("uniform_from", uniform_from), ("correction", correction)):
+        for name, value in (
+            ("prior", prior),
+            ("uniform_from", uniform_from),
+            ("correction", correction),
+        ):
             in_range(name, value, 0, 1)
-        self.n, self.max_depth, self.threshold = enough(n, 1, "batch"), min(max_depth, deepest), threshold
-        self.n0, self.refresh_epochs, self.prior, self.uniform_from = n0, refresh_epochs, prior, uniform_from
+        self.n, self.max_depth, self.threshold = (
+            enough(n, 1, "batch"),
+            min(max_depth, deepest),
+            threshold,
+        )
+        self.n0, self.refresh_epochs, self.prior, self.uniform_from = (
+            n0,
+            refresh_epochs,
+            prior,
+            uniform_from,
+        )
         self.correction, self.unbiased, self.progress = correction, correction == 1, 0.0
         cell, first = z_order(self.rows, self.cols, self.max_depth)
         order = cell.argsort(stable=True)
         chances = pixel_maps.per_view(images, pixel_maps.local_spread).flatten(1)[:, order]
-        fixed = {"cell": cell, "first": first, "order": order, "rank": order.argsort(), "prior_cdf": cumulative(chances),
-                 "hits": torch.zeros(self.views, self.rows, self.cols, dtype=torch.bool),
-                 "background": torch.stack([pixel_maps.gray(image).half() for image in images])}  # fmt: skip
+        fixed = {
+            "cell": cell,
+            "first": first,
+            "order": order,
+            "rank": order.argsort(),
+            "prior_cdf": cumulative(chances),
+            "hits": torch.zeros(self.views, self.rows, self.cols, dtype=torch.bool),
+            "background": torch.stack([pixel_maps.gray(image).half() for image in images]),
+        }
         shape = (self.views, 4**self.max_depth)
-        state = {"depth": torch.full(shape, depth), "closed": torch.zeros(shape, dtype=torch.bool), "error": torch.zeros(shape),
-                 "seen": torch.zeros(shape), "drawn": torch.zeros((), dtype=torch.int64)}  # fmt: skip
+        state = {
+            "depth": torch.full(shape, depth),
+            "closed": torch.zeros(shape, dtype=torch.bool),
+            "error": torch.zeros(shape),
+            "seen": torch.zeros(shape),
+            "drawn": torch.zeros((), dtype=torch.int64),
+        }
         for key, buffer in {**fixed, **state}.items():
             self.register_buffer(key, buffer, persistent=key in state)
         self.plan: Plan | None = None
@@ -108,14 +151,18 @@ class Quadtree(RaySelector):
         self.progress = progress
 
     def heads(self) -> Tensor:
-        """For every cell [V, 4^max_depth] the first cell of its leaf: leaves are told apart by it."""
+        """For every cell [V, 4^max_depth] the first cell of its leaf: leaves are told apart by
+        it.
+        """
         cell = torch.arange(self.depth.shape[1], device=self.depth.device)
         return cell - cell % 4 ** (self.max_depth - self.depth)
 
     def planned(self) -> Plan:
         """The rays of an epoch over the leaves as they are now."""
         heads = self.heads()
-        view, head = (heads == torch.arange(heads.shape[1], device=heads.device)).nonzero().unbind(-1)
+        view, head = (
+            (heads == torch.arange(heads.shape[1], device=heads.device)).nonzero().unbind(-1)
+        )
         start = self.first[head]
         end = self.first[head + 4 ** (self.max_depth - self.depth[view, head])]
         rays = torch.where(self.closed[view, head], (end - start).clamp_max(self.n0), end - start)
@@ -143,7 +190,9 @@ class Quadtree(RaySelector):
         return chosen
 
     def emphasis(self, view: Tensor, z: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        """How much likelier than uniform pixels z [N] (in z-order) are within their leaves' runs [start, end)."""
+        """How much likelier than uniform pixels z [N] (in z-order) are within their leaves' runs
+        [start, end).
+        """
         run = view * self.rows * self.cols
         own = self.prior_cdf[run + z + 1] - self.prior_cdf[run + z]
         whole = self.prior_cdf[run + end] - self.prior_cdf[run + start]
@@ -156,7 +205,9 @@ class Quadtree(RaySelector):
         cell = self.cell[place]
         size = 4 ** (self.max_depth - self.depth[pixels.view, cell])
         head = cell - cell % size
-        weight = 1 / self.emphasis(pixels.view, self.rank[place], self.first[head], self.first[head + size])
+        weight = 1 / self.emphasis(
+            pixels.view, self.rank[place], self.first[head], self.first[head + size]
+        )
         leaf = pixels.view * self.depth.shape[1] + head
         self.error.view(-1).index_add_(0, leaf, (weight * error.to(weight).sqrt()).to(self.error))
         self.seen.view(-1).index_add_(0, leaf, weight.to(self.seen))
@@ -174,14 +225,19 @@ class Quadtree(RaySelector):
         self.plan = None
 
     def overlay(self, view: int) -> Tensor:
-        """A picture [H, W, 3] of a view: open leaves outlined in green, closed in blue, the rays since the refresh in red."""
+        """A picture [H, W, 3] of a view: open leaves outlined in green, closed in blue, the rays
+        since the refresh in red.
+        """
         picture = 0.6 * self.background[view].float()[..., None].repeat(1, 1, 3)
         leaf = self.heads()[view][self.cell].view(self.rows, self.cols)
         closed = self.closed[view][self.cell].view(self.rows, self.cols)
         border = torch.zeros_like(closed)
         border[1:] |= leaf.diff(dim=0) != 0
         border[:, 1:] |= leaf.diff(dim=1) != 0
-        for mask, colour in ((self.hits[view], (1.0, 0.2, 0.1)), (border & ~closed, (0.2, 0.9, 0.3)),
-                             (border & closed, (0.3, 0.5, 1.0))):  # fmt: skip
+        for mask, colour in (
+            (self.hits[view], (1.0, 0.2, 0.1)),
+            (border & ~closed, (0.2, 0.9, 0.3)),
+            (border & closed, (0.3, 0.5, 1.0)),
+        ):
             picture[mask] = picture.new_tensor(colour)
         return picture

@@ -1,4 +1,6 @@
-"""Soft mining: walkers that climb the error by Langevin Monte Carlo (Kheradmand et al., CVPR 2024)."""
+"""Soft mining: walkers that climb the error by Langevin Monte Carlo (Kheradmand et al., CVPR
+2024).
+"""
 
 from __future__ import annotations
 
@@ -18,15 +20,16 @@ PUBLIC_BATCH = 4096
 
 @SELECTORS.register("soft_mining")
 class SoftMining(RaySelector):
-    """Each ray is a walker x in the unit square of its own view: x ← x + (a/4096)·∇log(error) + b·noise, ∇ per pixel (the
-    public code, whose 4096 rays share one mean, at any n).
+    """Each ray is a walker x in the unit square of its own view: x ← x + (a/4096)·∇log(error) +
+    b·noise, ∇ per pixel (the public code, whose 4096 rays share one mean, at any n).
 
-    Walkers find density in proportion to the error, and the weight Q^−α, Q = √error, takes back the share α of that emphasis: 0
-    is hard mining, 1 plain importance sampling. α grows linearly over ``warmup_steps``; weights lie between 0.2 and mean plus
-    standard deviation before they are scaled to mean 1 over the batch. Each step the ``idle`` share with the least error and
-    the walkers that left start again from an edge (chance by Sobel magnitude), and the last ``explore`` share is drawn
-    uniformly. n is rounded down to whole walkers per view. Not unbiased: the walkers' density is known only up to its
-    stationary law.
+    Walkers find density in proportion to the error, and the weight Q^−α, Q = √error, takes back the
+    share α of that emphasis: 0 is hard mining, 1 plain importance sampling. α grows linearly over
+    ``warmup_steps``; weights lie between 0.2 and mean plus standard deviation before they are
+    scaled to mean 1 over the batch. Each step the ``idle`` share with the least error and the
+    walkers that left start again from an edge (chance by Sobel magnitude), and the last ``explore``
+    share is drawn uniformly. n is rounded down to whole walkers per view. Not unbiased: the
+    walkers' density is known only up to its stationary law.
     """
 
     wants_gradient = True
@@ -36,9 +39,19 @@ class SoftMining(RaySelector):
     born: Tensor
     edge_cdf: Tensor
 
-    def __init__(self, *, n: int = 1024, alpha: float = 0.6, a: float = 20.0, b: float = 0.02, warmup_steps: int = 600,
-                 start: Literal["uniform", "edges"] = "uniform", explore: float = 0.1, idle: float = 0.1,
-                 images: Tensor) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        n: int = 1024,
+        alpha: float = 0.6,
+        a: float = 20.0,
+        b: float = 0.02,
+        warmup_steps: int = 600,
+        start: Literal["uniform", "edges"] = "uniform",
+        explore: float = 0.1,
+        idle: float = 0.1,
+        images: Tensor,
+    ) -> None:
         super().__init__()
         for name, value in (("alpha", alpha), ("explore", explore), ("idle", idle)):
             in_range(name, value, 0, 1)
@@ -48,8 +61,11 @@ class SoftMining(RaySelector):
         self.views, self.rows, self.cols = images.shape[:3]
         self.n = enough(n, self.views, "views") // self.views * self.views
         if self.n > self.views * self.rows * self.cols:
-            raise UserError(f"got {self.n} walkers", f"wanted at most the {self.views * self.rows * self.cols} pixels there are",
-                            "set the selector's n lower")  # fmt: skip
+            raise UserError(
+                f"got {self.n} walkers",
+                f"wanted at most the {self.views * self.rows * self.cols} pixels there are",
+                "set the selector's n lower",
+            )
         self.alpha, self.a, self.b, self.warmup_steps, self.start = alpha, a, b, warmup_steps, start
         self.explorers, self.idlers, self.step = round(explore * self.n), round(idle * self.n), 0
         slope = pixel_maps.per_view(images, pixel_maps.sobel_magnitude)
@@ -87,7 +103,9 @@ class SoftMining(RaySelector):
         pixels = self.rows * self.cols
         u = torch.rand((3, self.n), generator=rng, device=rng.device, dtype=torch.float64)
         place = invert(self.edge_cdf, u[0], view * pixels, (view + 1) * pixels) % pixels
-        yx = torch.stack([(place // self.cols + u[1]) / self.rows, (place % self.cols + u[2]) / self.cols], -1)
+        yx = torch.stack(
+            [(place // self.cols + u[1]) / self.rows, (place % self.cols + u[2]) / self.cols], -1
+        )
         return yx.float().clamp_max(1 - 1e-6)
 
     def weigh(self, pixels: Pixels, error: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""The picture of an ablation: a dot per seed and a bar at their mean, one row a cell, one panel a metric and scene."""
+"""The picture of an ablation: a dot per seed and a bar at their mean, one row a cell, one panel a
+metric and scene.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ MOST_METRICS = 4
 
 
 def as_png(ablation: Ablation, results: Sequence[Result]) -> bytes:
-    """``figure.png``: panels of the first metrics that any finished cell reports, one line of panels a scene.
+    """``figure.png``: panels of the first metrics that any finished cell reports, one line of
+    panels a scene.
 
     The dashed line is the mean of the first cell; where there are no dots the panel says why.
     """
@@ -24,11 +27,15 @@ def as_png(ablation: Ablation, results: Sequence[Result]) -> bytes:
     from matplotlib import pyplot
 
     reported = {name for r in results if r.status == "done" for name in r.scores.metrics}
-    metrics = [name for name in ablation.metrics if name in reported][:MOST_METRICS] or list(ablation.metrics[:1])
+    metrics = [name for name in ablation.metrics if name in reported][:MOST_METRICS] or list(
+        ablation.metrics[:1]
+    )
     scenes = list(dict.fromkeys(r.cell.scene for r in results))
     cells = list(ablation.cells)
     size = (1.9 + 2.6 * len(metrics), len(scenes) * (0.75 + 0.27 * len(cells)) + 0.45)
-    figure, axes = pyplot.subplots(len(scenes), len(metrics), figsize=size, squeeze=False, sharey=True, layout="constrained")
+    figure, axes = pyplot.subplots(
+        len(scenes), len(metrics), figsize=size, squeeze=False, sharey=True, layout="constrained"
+    )
     for row, scene in zip(axes, scenes, strict=True):
         for panel, metric in zip(row, metrics, strict=True):
             draw(panel, [r for r in results if r.cell.scene == scene], cells, metric)
@@ -38,7 +45,9 @@ def as_png(ablation: Ablation, results: Sequence[Result]) -> bytes:
     for panel, metric in zip(axes[-1], metrics, strict=True):
         panel.set_xlabel(metric)
     seeds = len(ablation.seeds)
-    figure.suptitle(f"{ablation.name}: a dot per seed ({seeds}), bar = mean, dashed = {cells[0]}", fontsize=9)
+    figure.suptitle(
+        f"{ablation.name}: a dot per seed ({seeds}), bar = mean, dashed = {cells[0]}", fontsize=9
+    )
     try:
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=130)
@@ -57,16 +66,46 @@ def draw(panel: Any, results: Sequence[Result], cells: Sequence[str], metric: st
         panel.spines[side].set_visible(False)
     for y, cell in enumerate(cells):
         mine = [r for r in results if r.cell.name == cell]
-        values = [r.scores.metrics[metric] for r in mine if r.status == "done" and metric in r.scores.metrics]
+        values = [
+            r.scores.metrics[metric]
+            for r in mine
+            if r.status == "done" and metric in r.scores.metrics
+        ]
         if not values:
             word = "failed" if any(r.status == "failed" for r in mine) else "not run"
             word = "–" if any(r.status == "done" for r in mine) else word
             box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
             across = panel.get_yaxis_transform()
-            panel.text(0.02, y, word, transform=across, color="#777777", fontsize=7, va="center", style="italic", bbox=box)
+            panel.text(
+                0.02,
+                y,
+                word,
+                transform=across,
+                color="#777777",
+                fontsize=7,
+                va="center",
+                style="italic",
+                bbox=box,
+            )
             continue
         mean = sum(values) / len(values)
         if y == 0:
             panel.axvline(mean, color=REFERENCE, linewidth=0.9, linestyle="--", zorder=1)
-        panel.plot([mean, mean], [y - 0.32, y + 0.32], color=BAR, linewidth=2, solid_capstyle="butt", zorder=2)
-        panel.plot(values, [y] * len(values), "o", color=DOT, markersize=5, alpha=0.75, markeredgewidth=0, zorder=3)
+        panel.plot(
+            [mean, mean],
+            [y - 0.32, y + 0.32],
+            color=BAR,
+            linewidth=2,
+            solid_capstyle="butt",
+            zorder=2,
+        )
+        panel.plot(
+            values,
+            [y] * len(values),
+            "o",
+            color=DOT,
+            markersize=5,
+            alpha=0.75,
+            markeredgewidth=0,
+            zorder=3,
+        )

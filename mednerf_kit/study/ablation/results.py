@@ -16,7 +16,8 @@ from ...core.errors import UserError
 from .grid import Cell
 
 CELL_FILE = "cell.json"
-UNITS = {"per_view": ("view", "stem"), "per_patient": ("patient", "patient")}  # an evaluation's list -> unit, key of its name
+# an evaluation's list -> unit, key of its name
+UNITS = {"per_view": ("view", "stem"), "per_patient": ("patient", "patient")}
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Scores:
 
     metrics: dict[str, float]  # only what is a finite number
     unit: str = ""  # "view" or "patient", where there are scores of single ones
-    units: dict[str, dict[str, float]] = field(default_factory=dict)  # name of the view or patient -> metric -> score
+    # name of the view or patient -> metric -> score
+    units: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,11 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= {f"{name}.{k}": v for k, v in numbers(value).items()} if isinstance(value, Mapping) else {name: value}
+        flat |= (
+            {f"{name}.{k}": v for k, v in numbers(value).items()}
+            if isinstance(value, Mapping)
+            else {name: value}
+        )
     return {
         name: float(value)
         for name, value in flat.items()
@@ -58,7 +64,9 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def scores_of(found: Mapping[str, Any]) -> Scores:
-    """The scores of an evaluation: its plain numbers, and its list per view or per patient where it has one."""
+    """The scores of an evaluation: its plain numbers, and its list per view or per patient where it
+    has one.
+    """
     for entry, (unit, key) in UNITS.items():
         if rows := found.get(entry):
             return Scores(numbers(found), unit, {str(row[key]): numbers(row) for row in rows})
@@ -68,9 +76,20 @@ def scores_of(found: Mapping[str, Any]) -> Scores:
 def write(folder: Path, result: Result) -> None:
     """Keep what became of a cell, atomically."""
     scores = result.scores
-    files.write_json(folder / result.cell.place / CELL_FILE, {
-        "status": result.status, "error": result.error, "metrics": scores.metrics, "unit": scores.unit, "units": scores.units,
-        "device": result.device, "run": result.run, "seconds": result.seconds, "cell": result.cell.to_json()})  # fmt: skip
+    files.write_json(
+        folder / result.cell.place / CELL_FILE,
+        {
+            "status": result.status,
+            "error": result.error,
+            "metrics": scores.metrics,
+            "unit": scores.unit,
+            "units": scores.units,
+            "device": result.device,
+            "run": result.run,
+            "seconds": result.seconds,
+            "cell": result.cell.to_json(),
+        },
+    )
 
 
 def load(path: Path) -> Result:
@@ -78,15 +97,27 @@ def load(path: Path) -> Result:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         scores = Scores(kept["metrics"], kept["unit"], kept["units"])
-        return Result(Cell(**kept["cell"]), kept["status"], scores, kept["error"], kept["device"], kept["run"],
-                      kept["seconds"])  # fmt: skip
+        return Result(
+            Cell(**kept["cell"]),
+            kept["status"],
+            scores,
+            kept["error"],
+            kept["device"],
+            kept["run"],
+            kept["seconds"],
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"got '{path}', which is no result of a cell ({error})", "wanted what `mednerf-kit ablate` wrote",
-                        "delete that file") from None  # fmt: skip
+        raise UserError(
+            f"got '{path}', which is no result of a cell ({error})",
+            "wanted what `mednerf-kit ablate` wrote",
+            "delete that file",
+        ) from None
 
 
 def read(folder: Path, cell: Cell) -> Result:
-    """What became of a cell of the grid. A finished one of other settings is refused: it would stand for what it is not."""
+    """What became of a cell of the grid. A finished one of other settings is refused: it would
+    stand for what it is not.
+    """
     path = folder / cell.place / CELL_FILE
     if not path.is_file():
         return Result(cell, "not run")
@@ -94,8 +125,11 @@ def read(folder: Path, cell: Cell) -> Result:
     if result.cell.to_json() == json.loads(json.dumps(cell.to_json())):
         return result
     if result.status == "done":
-        raise UserError(f"got '{path.parent}', which was run with other settings", "wanted the cells of this grid",
-                        "choose another --outdir, or delete that folder")  # fmt: skip
+        raise UserError(
+            f"got '{path.parent}', which was run with other settings",
+            "wanted the cells of this grid",
+            "choose another --outdir, or delete that folder",
+        )
     return Result(cell, "not run")
 
 
@@ -104,10 +138,25 @@ def as_csv(results: Sequence[Result]) -> str:
     names = sorted({name for result in results for name in result.scores.metrics})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["scene", "cell", "seed", "status", *names, "cell_seconds", "settings", "device", "run", "error"])
+    writer.writerow(
+        [
+            "scene",
+            "cell",
+            "seed",
+            "status",
+            *names,
+            "cell_seconds",
+            "settings",
+            "device",
+            "run",
+            "error",
+        ]
+    )
     for r in results:
         values = [r.scores.metrics.get(name, "") for name in names]
         where = (r.cell.place / r.run).as_posix() if r.run else ""
         broadcast_text = [r.seconds, " ".join(r.cell.settings), r.device, where, r.error]
-        writer.writerow([r.cell.scene, r.cell.name, r.cell.seed, r.status, *values, *broadcast_text])
+        writer.writerow(
+            [r.cell.scene, r.cell.name, r.cell.seed, r.status, *values, *broadcast_text]
+        )
     return text.getvalue()

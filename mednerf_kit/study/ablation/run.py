@@ -1,4 +1,6 @@
-"""``mednerf-kit ablate``: plan the grid, run what is not done yet, here or in processes of their own, and write what it shows."""
+"""``mednerf-kit ablate``: plan the grid, run what is not done yet, here or in processes of their
+own, and write what it shows.
+"""
 
 from __future__ import annotations
 
@@ -25,23 +27,46 @@ from .grid import Ablation, Cell
 from .results import Result
 from .scoring import train_and_score
 
-RunCell = Callable[[Cell, Path, str], Mapping[str, Any]]  # cell, its folder, device -> what evaluation found, and "run"
+# cell, its folder, device -> what evaluation found, and "run"
+RunCell = Callable[[Cell, Path, str], Mapping[str, Any]]
 
 
-def ablate(source: str, *, dataset: str | None = None, scenes: str | None = None, cells: Sequence[str] = (),
-           seeds: Sequence[int] | None = None, preset: str | None = None, settings: Sequence[str] = (),
-           max_minutes: float | None = None, limit_minutes: float | None = None, device: str = "auto", jobs: int | None = None,
-           outdir: Path | None = None, dry_run: bool = False, run_cell: RunCell | None = None) -> Path | None:  # fmt: skip
-    """Run an ablation (or what of it is not done yet); returns the folder of its tables, None for a dry run.
+def ablate(
+    source: str,
+    *,
+    dataset: str | None = None,
+    scenes: str | None = None,
+    cells: Sequence[str] = (),
+    seeds: Sequence[int] | None = None,
+    preset: str | None = None,
+    settings: Sequence[str] = (),
+    max_minutes: float | None = None,
+    limit_minutes: float | None = None,
+    device: str = "auto",
+    jobs: int | None = None,
+    outdir: Path | None = None,
+    dry_run: bool = False,
+    run_cell: RunCell | None = None,
+) -> Path | None:
+    """Run an ablation (or what of it is not done yet); returns the folder of its tables, None for a
+    dry run.
 
-    Every run is a process of its own, so that one that dies takes no other along and memory is its own; ``run_cell`` runs
-    them here instead. A ``preset`` replaces the file's own size. Raises :class:`RunError` at the end when cells failed.
+    Every run is a process of its own, so that one that dies takes no other along and memory is its
+    own; ``run_cell`` runs them here instead. A ``preset`` replaces the file's own size. Raises
+    :class:`RunError` at the end when cells failed.
     """
-    ablation = overridden(grid.read(source), dataset=dataset, seeds=seeds, preset=preset, max_minutes=max_minutes)
+    ablation = overridden(
+        grid.read(source), dataset=dataset, seeds=seeds, preset=preset, max_minutes=max_minutes
+    )
     for name in cells:
         if name not in ablation.cells:
             raise unknown_name("cell", name, ablation.cells)
-    planned = grid.plan(ablation, grid.datasets(ablation.dataset, scenes or ablation.scenes, is_scene), resolve, settings)
+    planned = grid.plan(
+        ablation,
+        grid.datasets(ablation.dataset, scenes or ablation.scenes, is_scene),
+        resolve,
+        settings,
+    )
     folder = Path(outdir or Path("runs") / f"ablate-{ablation.name}")
     known = [results.read(folder, cell) for cell in planned]
     if dry_run:
@@ -50,30 +75,50 @@ def ablate(source: str, *, dataset: str | None = None, scenes: str | None = None
     todo = [r.cell for r in known if r.status != "done" and (not cells or r.cell.name in cells)]
     devices = named(device)
     deadline = time.monotonic() + 60 * limit_minutes if limit_minutes else float("inf")
-    report(f"{ablation.name}: {len(planned)} runs, {len(planned) - len(todo)} done or not asked for")
+    report(
+        f"{ablation.name}: {len(planned)} runs, {len(planned) - len(todo)} done or not asked for"
+    )
     try:
         if run_cell is not None:
             run_here(todo, folder, devices[0], deadline, run_cell)
         else:
-            run_apart(todo, folder, [devices[i % len(devices)] for i in range(jobs or len(devices))], deadline, process)
+            run_apart(
+                todo,
+                folder,
+                [devices[i % len(devices)] for i in range(jobs or len(devices))],
+                deadline,
+                process,
+            )
     finally:
         found = write_tables(folder, ablation, planned)
     failed = [r for r in found if r.status == "failed"]
     if failed:
-        raise RunError(f"got {len(failed)} of {len(found)} cells that failed (the first: {failed[0].error.rstrip('.?!')})",
-                       "wanted none", f"read {folder / 'table.md'} and start again: done cells stay")  # fmt: skip
+        raise RunError(
+            f"got {len(failed)} of {len(found)} cells that failed (the first: "
+            f"{failed[0].error.rstrip('.?!')})",
+            "wanted none",
+            f"read {folder / 'table.md'} and start again: done cells stay",
+        )
     return folder
 
 
 def named(device: str) -> list[str]:
-    """The devices of a list such as ``cuda:0,cuda:1``; ``auto`` are all the CUDA devices there are, else the processor."""
+    """The devices of a list such as ``cuda:0,cuda:1``; ``auto`` are all the CUDA devices there are,
+    else the processor.
+    """
     there = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     several = there if len(there) > 1 else [str(select_device("auto"))]
     return [one for name in device.split(",") for one in (several if name == "auto" else [name])]
 
 
-def overridden(ablation: Ablation, *, dataset: str | None, seeds: Sequence[int] | None, preset: str | None,
-               max_minutes: float | None) -> Ablation:  # fmt: skip
+def overridden(
+    ablation: Ablation,
+    *,
+    dataset: str | None,
+    seeds: Sequence[int] | None,
+    preset: str | None,
+    max_minutes: float | None,
+) -> Ablation:
     """The ablation with what the command line says instead."""
     if preset is not None:
         ablation = grid.resized(ablation, preset)
@@ -103,19 +148,27 @@ def is_scene(folder: Path) -> bool:
 
 
 def listing(ablation: Ablation, known: Sequence[Result]) -> Iterator[str]:
-    """What ``--dry-run`` shows: every cell with what its recipe changes in the first one's, and how far it is."""
+    """What ``--dry-run`` shows: every cell with what its recipe changes in the first one's, and how
+    far it is.
+    """
     yield f"{ablation.name}: {ablation.about}" if ablation.about else ablation.name
     first = known[0].cell
     for name in ablation.cells:
         mine = [r for r in known if r.cell.name == name]
-        states = [f"{n} {status}" for status in ("done", "failed", "started", "not run")
-                  if (n := sum(r.status == status for r in mine))]  # fmt: skip
+        states = [
+            f"{n} {status}"
+            for status in ("done", "failed", "started", "not run")
+            if (n := sum(r.status == status for r in mine))
+        ]
         changes = grid.differences(first.recipe, mine[0].cell.recipe)
         yield f"{name} ({', '.join(states)}): {'; '.join(changes) or 'recipe ' + mine[0].cell.base}"
     scenes = dict.fromkeys(r.cell.dataset for r in known)
     minutes = f", at most {ablation.max_minutes:g} min each" if ablation.max_minutes else ""
-    yield (f"{len(known)} runs: {len(ablation.cells)} cells × seeds {', '.join(map(str, ablation.seeds))} × "
-           f"{', '.join(scenes)}; {first.base}, preset {first.preset}{minutes}")  # fmt: skip
+    yield (
+        f"{len(known)} runs: {len(ablation.cells)} cells × seeds "
+        f"{', '.join(map(str, ablation.seeds))} × "
+        f"{', '.join(scenes)}; {first.base}, preset {first.preset}{minutes}"
+    )
 
 
 def report(line: str) -> None:
@@ -124,19 +177,28 @@ def report(line: str) -> None:
 
 
 def work(cell: Cell, folder: Path, device: str, run_cell: RunCell) -> Result:
-    """Run one cell in this process and keep what became of it; only an interruption passes through."""
+    """Run one cell in this process and keep what became of it; only an interruption passes
+    through.
+    """
     home = folder / cell.place
     results.write(folder, Result(cell, "started", device=device))
     start = time.perf_counter()
     try:
         found = dict(run_cell(cell, home, device))
-        result = Result(cell, "done", results.scores_of(found), device=device, run=str(found.get("run", "")))
+        result = Result(
+            cell, "done", results.scores_of(found), device=device, run=str(found.get("run", ""))
+        )
     except UserError as error:
         result = Result(cell, "failed", error=str(error), device=device)
     except Exception as error:
         files.write_text(home / "traceback.txt", traceback.format_exc())
         first = (str(error).strip().splitlines() or ["without a message"])[0]
-        result = Result(cell, "failed", error=f"{type(error).__name__}: {first} (see traceback.txt)", device=device)
+        result = Result(
+            cell,
+            "failed",
+            error=f"{type(error).__name__}: {first} (see traceback.txt)",
+            device=device,
+        )
     result = replace(result, seconds=round(time.perf_counter() - start, 1))
     results.write(folder, result)
     return result
@@ -148,7 +210,9 @@ def work_on(home: Path, device: str) -> Result:
     return work(cell, home.parents[len(cell.place.parts) - 1], device, train_and_score)
 
 
-def run_here(todo: Sequence[Cell], folder: Path, device: str, deadline: float, run_cell: RunCell) -> None:
+def run_here(
+    todo: Sequence[Cell], folder: Path, device: str, deadline: float, run_cell: RunCell
+) -> None:
     """One cell after the other; none is begun after the deadline."""
     for cell in todo:
         if time.monotonic() >= deadline:
@@ -166,16 +230,36 @@ def process(home: Path, device: str, slots: int) -> subprocess.Popen:
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     if index:
         visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-        environment["CUDA_VISIBLE_DEVICES"] = visible[int(index)] if int(index) < len(visible) else index
-    command = [sys.executable, "-m", __name__.partition(".")[0], "ablate", "--cell", str(home), "--device", kind]
+        environment["CUDA_VISIBLE_DEVICES"] = (
+            visible[int(index)] if int(index) < len(visible) else index
+        )
+    command = [
+        sys.executable,
+        "-m",
+        __name__.partition(".")[0],
+        "ablate",
+        "--cell",
+        str(home),
+        "--device",
+        kind,
+    ]
     with open(home / "log.txt" if slots > 1 else os.devnull, "ab") as log:
         errors = log if slots > 1 else None
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=errors, env=environment)
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=errors, env=environment
+        )
 
 
-def run_apart(todo: Sequence[Cell], folder: Path, slots: Sequence[str], deadline: float,
-              start: Callable[[Path, str, int], subprocess.Popen]) -> None:  # fmt: skip
-    """As many processes at a time as there are ``slots``, each the name of a device; a free one takes the next cell."""
+def run_apart(
+    todo: Sequence[Cell],
+    folder: Path,
+    slots: Sequence[str],
+    deadline: float,
+    start: Callable[[Path, str, int], subprocess.Popen],
+) -> None:
+    """As many processes at a time as there are ``slots``, each the name of a device; a free one
+    takes the next cell.
+    """
     waiting, free = list(todo), list(slots)
     with asked_to_stop() as stop, ended() as running:
         while running or (waiting and time.monotonic() < deadline):
@@ -194,7 +278,9 @@ def run_apart(todo: Sequence[Cell], folder: Path, slots: Sequence[str], deadline
 
 @contextmanager
 def ended() -> Iterator[list[tuple[subprocess.Popen, Cell, str]]]:
-    """A list of running processes; whichever are left when the block is over are asked to stop, and waited for."""
+    """A list of running processes; whichever are left when the block is over are asked to stop, and
+    waited for.
+    """
     running: list[tuple[subprocess.Popen, Cell, str]] = []
     try:
         yield running
@@ -209,7 +295,9 @@ def close(folder: Path, cell: Cell, device: str, code: int) -> None:
     """A process is over: one that left no result has failed."""
     result = results.read(folder, cell)
     if result.status == "started":
-        result = Result(cell, "failed", error=f"its process ended with code {code} and no result", device=device)
+        result = Result(
+            cell, "failed", error=f"its process ended with code {code} and no result", device=device
+        )
         results.write(folder, result)
     tell(result)
 

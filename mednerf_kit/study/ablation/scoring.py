@@ -16,28 +16,54 @@ from ...rays.render import Level, render
 from ...rays.samplers.base import SAMPLERS
 from .grid import Cell
 
-OVERFITTED = 0.8  # r_t above it: the discriminator knows four in five real pictures by heart, and ADA (which aims at 0.6) has lost
+# r_t above it: the discriminator knows four in five real pictures by heart, and ADA (which aims at
+# 0.6) has lost
+OVERFITTED = 0.8
 FAKES, VIEWS_OF_ONE = 128, 8  # pictures of random patients: enough to rank cells, not to quote
 
 
 def train_and_score(cell: Cell, folder: Path, device: str) -> dict[str, Any]:
-    """Train a cell's recipe and score it as ``evaluate`` does; an interrupted run goes on from its last snapshot."""
+    """Train a cell's recipe and score it as ``evaluate`` does; an interrupted run goes on from its
+    last snapshot.
+    """
     from ...engine.session import train
 
-    run = train(dataset=cell.dataset, config=cell.base, preset=cell.preset, settings=cell.settings, outdir=folder,
-                resume="latest", seed=cell.seed, device=device, max_minutes=cell.max_minutes)  # fmt: skip
+    run = train(
+        dataset=cell.dataset,
+        config=cell.base,
+        preset=cell.preset,
+        settings=cell.settings,
+        outdir=folder,
+        resume="latest",
+        seed=cell.seed,
+        device=device,
+        max_minutes=cell.max_minutes,
+    )
     assert run is not None
     trained = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     found = (score_prior if "generator" in cell.recipe else score_scene)(cell, run, device)
-    return found | trained | {"run": run.name, "seconds_per_step": trained["train_seconds"] / max(trained["steps"], 1)}
+    return (
+        found
+        | trained
+        | {"run": run.name, "seconds_per_step": trained["train_seconds"] / max(trained["steps"], 1)}
+    )
 
 
 def score_prior(cell: Cell, run: Path, device: str) -> dict[str, Any]:
-    """How well patients it never saw are found from their frontal view, and how real its random patients look."""
+    """How well patients it never saw are found from their frontal view, and how real its random
+    patients look.
+    """
     from ...invert.evaluate import evaluate
     from ..generation.score import score
 
-    drawn = score(run=str(run), fakes=FAKES, views=VIEWS_OF_ONE, samples=FAKES // VIEWS_OF_ONE, seed=cell.seed, device=device)
+    drawn = score(
+        run=str(run),
+        fakes=FAKES,
+        views=VIEWS_OF_ONE,
+        samples=FAKES // VIEWS_OF_ONE,
+        seed=cell.seed,
+        device=device,
+    )
     found = evaluate(run=str(run), seed=cell.seed, device=device, limit=cell.limit)
     length = kimg_before_overfitting(read_stats(run))
     return drawn | found | length | {"evals_per_ray": evaluations_per_ray(cell.recipe["levels"])}
@@ -46,9 +72,11 @@ def score_prior(cell: Cell, run: Path, device: str) -> dict[str, Any]:
 def kimg_before_overfitting(
     rows: Sequence[Mapping[str, float]], *, limit: float = OVERFITTED, share: float = 0.05
 ) -> dict[str, float]:
-    """Thousands of real pictures judged before r_t, averaged over a window of ``share`` of the training, stays above ``limit``.
+    """Thousands of real pictures judged before r_t, averaged over a window of ``share`` of the
+    training, stays above ``limit``.
 
-    r_t = E[sign D(real)] (arXiv 2006.06676, section 3.1). All that were judged, where it never does; nothing without a discriminator.
+    r_t = E[sign D(real)] (arXiv 2006.06676, section 3.1). All that were judged, where it never
+    does; nothing without a discriminator.
 
     >>> rows = [{"kimg": k / 10, "r_t": 0.2 if k < 60 else 1.0} for k in range(1, 101)]
     >>> kimg_before_overfitting(rows)
@@ -67,7 +95,9 @@ def kimg_before_overfitting(
 
 
 def score_scene(cell: Cell, run: Path, device: str) -> dict[str, Any]:
-    """The fit's test views, and what it forgot of its training views where it kept snapshots on the way."""
+    """The fit's test views, and what it forgot of its training views where it kept snapshots on the
+    way.
+    """
     from ...scene.evaluate import evaluate_scene
     from ...scene.forgetting import forgetting
     from ...scene.load import load_fit

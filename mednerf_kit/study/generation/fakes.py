@@ -1,4 +1,6 @@
-"""Random patients by the thousand: each is baked into voxels once, and all its pictures come from these voxels."""
+"""Random patients by the thousand: each is baked into voxels once, and all its pictures come from
+these voxels.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,11 @@ class Drawn:
 
 
 class BakedField:
-    """A scene in voxels on the cube ±HALF_EXTENT: the field protocol over density and any colours, trilinear in between.
+    """A scene in voxels on the cube ±HALF_EXTENT: the field protocol over density and any colours,
+    trilinear in between.
 
-    A colour that depends on the direction is that seen along ``direction``, whatever the ray: what voxels can hold.
+    A colour that depends on the direction is that seen along ``direction``, whatever the ray: what
+    voxels can hold.
     """
 
     def __init__(self, asked: Any, code: MlpWeights, *, size: int, direction: Tensor) -> None:
@@ -47,22 +51,37 @@ class BakedField:
         points = torch.stack([x, y, z], -1).view(1, 1, -1, 3)
         planes = []
         for some in points.split(2**18, 2):
-            answer = asked(some, direction.to(device).view(1, 1, 1, 3), torch.ones(some.shape[:-1], device=device), code)
-            planes.append(torch.cat([answer.tau[..., None], *([] if answer.color is None else [answer.color])], -1)[0, 0])
+            answer = asked(
+                some,
+                direction.to(device).view(1, 1, 1, 3),
+                torch.ones(some.shape[:-1], device=device),
+                code,
+            )
+            planes.append(
+                torch.cat(
+                    [answer.tau[..., None], *([] if answer.color is None else [answer.color])], -1
+                )[0, 0]
+            )
         self.grid = torch.cat(planes).T.view(1, -1, size, size, size)
 
     def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: MlpWeights) -> FieldOutput:
         """Samples x [1, R, S, 3] of lengths dt [1, R, S]."""
-        found = grid_sample(self.grid, (x / HALF_EXTENT).flatten(1, -2)[:, None, None], align_corners=False)[0, :, 0, 0]
+        found = grid_sample(
+            self.grid, (x / HALF_EXTENT).flatten(1, -2)[:, None, None], align_corners=False
+        )[0, :, 0, 0]
         values = found.T.view(*dt.shape, -1)
         return FieldOutput(values[..., 0] * dt, values[..., 1:] if values.shape[-1] > 1 else None)
 
 
 @torch.no_grad()
-def baked_views(prior: Prior, code: MlpWeights, angles_deg: Sequence[float], *, size: int | None = None) -> Tensor:
-    """Views [V, rows, cols] of one scene at these angles, without gains: from voxels, by the physics of the prior's recipe.
+def baked_views(
+    prior: Prior, code: MlpWeights, angles_deg: Sequence[float], *, size: int | None = None
+) -> Tensor:
+    """Views [V, rows, cols] of one scene at these angles, without gains: from voxels, by the
+    physics of the prior's recipe.
 
-    Line integrals are projected; what absorbs, and what only part of the depth was trained on, is marched through the voxels.
+    Line integrals are projected; what absorbs, and what only part of the depth was trained on, is
+    marched through the voxels.
     """
     geometry = prior.geometry.at(angles_deg)
     size = size or grid_size(geometry.cols)
@@ -75,16 +94,22 @@ def baked_views(prior: Prior, code: MlpWeights, angles_deg: Sequence[float], *, 
 
 @torch.no_grad()
 def own_views(prior: Prior, code: MlpWeights, angles_deg: Sequence[float]) -> Tensor:
-    """The same views [V, rows, cols] as training sees them: every ray marched through the generated field itself."""
+    """The same views [V, rows, cols] as training sees them: every ray marched through the generated
+    field itself.
+    """
     return _marched(prior, prior.generator.field, code, prior.geometry.at(angles_deg))
 
 
-def drawn_codes(prior: Prior, count: int, rng: Generator, *, truncation: float = 1.0) -> Iterator[MlpWeights]:
+def drawn_codes(
+    prior: Prior, count: int, rng: Generator, *, truncation: float = 1.0
+) -> Iterator[MlpWeights]:
     """Random scenes one by one; the first n are the same however many are asked for."""
     for _ in range(count):
         eps = torch.randn(1, prior.generator.latent_dim, generator=rng)
         with torch.no_grad():
-            yield prior.generator.weights(prior.generator.latent((truncation * eps).to(prior.device)))
+            yield prior.generator.weights(
+                prior.generator.latent((truncation * eps).to(prior.device))
+            )
 
 
 def spread_views(views: int, each: int, rng: Generator) -> Tensor:
@@ -97,20 +122,37 @@ def spread_views(views: int, each: int, rng: Generator) -> Tensor:
     return (start + torch.arange(each) * views // each) % views
 
 
-def draw(prior: Prior, extractors: Mapping[str, Extractor], *, count: int, views: int, keep: int, orbits: int,
-         orbit_deg: Sequence[float], rng: Generator, truncation: float = 1.0) -> Drawn:  # fmt: skip
-    """``count`` pictures in [0, 1] of random patients, ``views`` of each at the prior's angles, and their features.
+def draw(
+    prior: Prior,
+    extractors: Mapping[str, Extractor],
+    *,
+    count: int,
+    views: int,
+    keep: int,
+    orbits: int,
+    orbit_deg: Sequence[float],
+    rng: Generator,
+    truncation: float = 1.0,
+) -> Drawn:
+    """``count`` pictures in [0, 1] of random patients, ``views`` of each at the prior's angles, and
+    their features.
 
-    ``keep`` pictures stay, and the first ``orbits`` patients at ``orbit_deg``. Views get the gain their angle has on average.
+    ``keep`` pictures stay, and the first ``orbits`` patients at ``orbit_deg``. Views get the gain
+    their angle has on average.
     """
     scenes = max(-(-count // views), orbits)
     features: dict[str, list[Tensor]] = {name: [] for name in extractors}
     angles = torch.tensor(prior.geometry.angles_deg)
     kept, shown, waiting, seen = [], [], torch.empty(0), 0
-    for i, code in enumerate(tqdm(drawn_codes(prior, scenes, rng, truncation=truncation), total=scenes, desc="patients")):
+    for i, code in enumerate(
+        tqdm(drawn_codes(prior, scenes, rng, truncation=truncation), total=scenes, desc="patients")
+    ):
         chosen = angles[spread_views(len(angles), views, rng)].tolist()
         asked = [*chosen, *orbit_deg] if i < orbits else chosen
-        pictures = (baked_views(prior, code, asked).cpu() * prior.expected_gain(torch.tensor(asked))[:, None, None]).clamp(0, 1)
+        pictures = (
+            baked_views(prior, code, asked).cpu()
+            * prior.expected_gain(torch.tensor(asked))[:, None, None]
+        ).clamp(0, 1)
         shown += [pictures[views:]] if i < orbits else []
         pictures = pictures[: min(views, count - seen)]
         kept += [pictures[: max(0, keep - seen)]]
@@ -120,13 +162,21 @@ def draw(prior: Prior, extractors: Mapping[str, Extractor], *, count: int, views
             for name, extractor in extractors.items():
                 features[name].append(read(extractor, waiting, prior.device))
             waiting = torch.empty(0)
-    return Drawn({k: torch.cat(v) for k, v in features.items()}, torch.cat(kept), torch.stack(shown), count, scenes)
+    return Drawn(
+        {k: torch.cat(v) for k, v in features.items()},
+        torch.cat(kept),
+        torch.stack(shown),
+        count,
+        scenes,
+    )
 
 
 def enlarged(images: Tensor, least_px: int = 128) -> Tensor:
     """Small pictures [N, H, W] magnified to at least ``least_px``, so that labels fit."""
     scale = -(-least_px // images.shape[-1])
-    return images if scale <= 1 else images.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    return (
+        images if scale <= 1 else images.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    )
 
 
 def _marched(prior: Prior, asked: Any, code: MlpWeights, geometry: Geometry) -> Tensor:

@@ -1,4 +1,6 @@
-"""Does a generator copy its training patients? Every sample's nearest patient, and how near patients are to each other."""
+"""Does a generator copy its training patients? Every sample's nearest patient, and how near
+patients are to each other.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-LARGEST_PX = 64  # orbits are compared at this size at most: copies are told by anatomy, not by pixels
+# orbits are compared at this size at most: copies are told by anatomy, not by pixels
+LARGEST_PX = 64
 
 
 def orbit_rmse(a: Tensor, b: Tensor) -> Tensor:
-    """Root mean squared difference between orbits a [S, V, H, W] and b [P, V, H, W] at the same angles -> [S, P].
+    """Root mean squared difference between orbits a [S, V, H, W] and b [P, V, H, W] at the same
+    angles -> [S, P].
 
     >>> orbit_rmse(torch.zeros(1, 2, 4, 4), torch.tensor([0.0, 0.5]).view(2, 1, 1, 1).expand(2, 2, 4, 4))
     tensor([[0.0000, 0.5000]])
@@ -25,24 +29,40 @@ def orbit_rmse(a: Tensor, b: Tensor) -> Tensor:
 def nearest(
     samples: Tensor, orbits: Tensor, columns: Sequence[int], turns: Sequence[int] = (0,)
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Samples [S, n, H, W] at the views ``columns`` of orbits [P, V, H, W]: distance to the nearest, which it is, how turned [S].
+    """Samples [S, n, H, W] at the views ``columns`` of orbits [P, V, H, W]: distance to the
+    nearest, which it is, how turned [S].
 
-    ``turns`` are the numbers of views by which a patient may be turned against a sample: a generator that was never told an
-    angle has its own zero.
+    ``turns`` are the numbers of views by which a patient may be turned against a sample: a
+    generator that was never told an angle has its own zero.
     """
-    apart = torch.stack([orbit_rmse(samples, orbits[:, [(c + turn) % orbits.shape[1] for c in columns]]) for turn in turns], 1)
+    apart = torch.stack(
+        [
+            orbit_rmse(samples, orbits[:, [(c + turn) % orbits.shape[1] for c in columns]])
+            for turn in turns
+        ],
+        1,
+    )
     least, place = apart.flatten(1).min(1)
     return least, place % len(orbits), torch.tensor(turns)[place // len(orbits)]
 
 
-def memorisation(samples: Tensor, training: Tensor, names: Sequence[str], columns: Sequence[int], *, unseen: Tensor | None = None,
-                 turns: Sequence[int] = (0,)) -> dict[str, Any]:  # fmt: skip
-    """Samples' distances to their nearest training patients, as ratios to the distance from patient to patient.
+def memorisation(
+    samples: Tensor,
+    training: Tensor,
+    names: Sequence[str],
+    columns: Sequence[int],
+    *,
+    unseen: Tensor | None = None,
+    turns: Sequence[int] = (0,),
+) -> dict[str, Any]:
+    """Samples' distances to their nearest training patients, as ratios to the distance from patient
+    to patient.
 
-    Samples [S, n, H, W] are seen at the views ``columns`` of the training orbits [P, V, H, W]. ``patient_rmse`` is the median
-    over training patients of the distance to the nearest other one. A ratio near 0 is a copy; ``unseen_ratio`` is the median
-    ratio of patients the generator has not seen, which honest samples resemble. With fewer than two patients, or two alike,
-    there is no ratio (None).
+    Samples [S, n, H, W] are seen at the views ``columns`` of the training orbits [P, V, H, W].
+    ``patient_rmse`` is the median over training patients of the distance to the nearest other one.
+    A ratio near 0 is a copy; ``unseen_ratio`` is the median ratio of patients the generator has not
+    seen, which honest samples resemble. With fewer than two patients, or two alike, there is no
+    ratio (None).
 
     >>> orbit = torch.tensor([0.0, 0.1, 0.3]).view(3, 1, 1, 1).expand(3, 2, 8, 8)
     >>> found = memorisation(orbit[:1] + 0.02, orbit, "abc", [0, 1])
@@ -56,16 +76,26 @@ def memorisation(samples: Tensor, training: Tensor, names: Sequence[str], column
     distance, which, turn = nearest(samples, training, columns, turns)
     others = None if unseen is None else nearest(unseen[:, columns], training, columns)[0]
     entries = [
-        {"sample": i, "patient": names[k], "rmse": d, "ratio": d * scale if scale else None, "turned_views": t}
-        for i, (d, k, t) in enumerate(zip(distance.tolist(), which.tolist(), turn.tolist(), strict=True))
+        {
+            "sample": i,
+            "patient": names[k],
+            "rmse": d,
+            "ratio": d * scale if scale else None,
+            "turned_views": t,
+        }
+        for i, (d, k, t) in enumerate(
+            zip(distance.tolist(), which.tolist(), turn.tolist(), strict=True)
+        )
     ]
     return {
         "patient_rmse": typical if scale else None,
         "ratio_median": float(distance.median()) * scale if scale else None,
         "ratio_least": float(distance.min()) * scale if scale else None,
         "unseen_ratio": float(others.median()) * scale if scale and others is not None else None,
-        "n_patients": len(training), "n_views": len(columns), "nearest": entries,
-    }  # fmt: skip
+        "n_patients": len(training),
+        "n_views": len(columns),
+        "nearest": entries,
+    }
 
 
 def _reduced(x: Tensor) -> Tensor:

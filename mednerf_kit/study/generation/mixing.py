@@ -1,4 +1,6 @@
-"""Style mixing (Karras et al. 2019, section 3.1): the first layers of one patient's network, the last of another's."""
+"""Style mixing (Karras et al. 2019, section 3.1): the first layers of one patient's network, the
+last of another's.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +15,40 @@ from ...prior.load import Prior
 from ...viz import figures
 from .fakes import baked_views, drawn_codes, enlarged
 
-PAIRS, FRAMES, GRID = 3, 36, 56  # pairs in the sheet; views of the clip, and its voxels along a side
+# pairs in the sheet; views of the clip, and its voxels along a side
+PAIRS, FRAMES, GRID = 3, 36, 56
 
 
 def crossed(a: MlpWeights, b: MlpWeights, k: int) -> MlpWeights:
     """The layers before ``k`` of scene a, the rest of scene b, standing where a stands.
 
-    Every layer is made from the style alone, so that this is the generator with a's style below layer k and b's from there on.
+    Every layer is made from the style alone, so that this is the generator with a's style below
+    layer k and b's from there on.
     """
     return MlpWeights(a.layers[:k] + b.layers[k:], a.frame, a.gain)
 
 
 def write_mixing(folder: Path, prior: Prior, *, seed: int, truncation: float = 1.0) -> None:
-    """``mixing.png``, a row per pair of patients from A to B, a layer more of B's per step; ``mixing.gif`` turns the first."""
-    codes = list(drawn_codes(prior, 2 * PAIRS, Generator().manual_seed(seed), truncation=truncation))
+    """``mixing.png``, a row per pair of patients from A to B, a layer more of B's per step;
+    ``mixing.gif`` turns the first.
+    """
+    codes = list(
+        drawn_codes(prior, 2 * PAIRS, Generator().manual_seed(seed), truncation=truncation)
+    )
     layers = len(codes[0].layers)
     steps = range(layers, -1, -1)
     labels = ["A", *(f"A<{k}" for k in steps[1:-1]), "B's style"]
-    rows = [baked_views(prior, crossed(a, b, k), [FRONTAL_DEG])[0].cpu() for a, b in zip(codes[::2], codes[1::2], strict=True)
-            for k in steps]  # fmt: skip
-    figures.write_png8(folder / "mixing.png", figures.strip(enlarged(torch.stack(rows)), layers + 1, labels * PAIRS))
+    rows = [
+        baked_views(prior, crossed(a, b, k), [FRONTAL_DEG])[0].cpu()
+        for a, b in zip(codes[::2], codes[1::2], strict=True)
+        for k in steps
+    ]
+    figures.write_png8(
+        folder / "mixing.png",
+        figures.strip(enlarged(torch.stack(rows)), layers + 1, labels * PAIRS),
+    )
     angles = [360.0 * k / FRAMES for k in range(FRAMES)]
-    turning = [baked_views(prior, crossed(codes[0], codes[1], k), angles, size=GRID).cpu() for k in steps]
+    turning = [
+        baked_views(prior, crossed(codes[0], codes[1], k), angles, size=GRID).cpu() for k in steps
+    ]
     figures.write_gif(folder / "mixing.gif", torch.cat(turning, -1))

@@ -1,4 +1,6 @@
-"""``mednerf-kit score``: how a prior's random patients compare with real ones, and whether they copy those it was trained on."""
+"""``mednerf-kit score``: how a prior's random patients compare with real ones, and whether they
+copy those it was trained on.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,20 @@ from .memory import memorisation
 from .mixing import write_mixing
 
 CONVENTIONS = (
-    "Pictures lie in [0, 1], bone bright. Fakes come from scenes baked once and projected at the set's angles, each scene "
-    "at equally spaced ones from a random one on. fid and kid are those of InceptionV3 (torchvision's ImageNet weights, not the "
-    "TensorFlow graph of published figures); under features every extractor has its own Fréchet and kernel distance. Kernel "
-    "distances are unbiased, Fréchet distances grow as sets shrink: compare equal counts. Precision, recall and swd read as many "
-    "views of a patient as of a scene. floor compares training patients with unseen ones: what a perfect generator would get."
+    "Pictures lie in [0, 1], bone bright. Fakes come from scenes baked once and projected at the "
+    "set's angles, each scene "
+    "at equally spaced ones from a random one on. fid and kid are those of InceptionV3 "
+    "(torchvision's ImageNet weights, not the "
+    "TensorFlow graph of published figures); under features every extractor has its own Fréchet "
+    "and kernel distance. Kernel "
+    "distances are unbiased, Fréchet distances grow as sets shrink: compare equal counts. "
+    "Precision, recall and swd read as many "
+    "views of a patient as of a scene. floor compares training patients with unseen ones: what a "
+    "perfect generator would get."
 )
 NOT_ASKED = "FID and KID were not computed: InceptionV3 was not asked for."
-SWD_MOST, NEIGHBOURS_MOST = 2048, 10_000  # pictures of a set, at most, in what needs them all in memory at once
+# pictures of a set, at most, in what needs them all in memory at once
+SWD_MOST, NEIGHBOURS_MOST = 2048, 10_000
 ORBIT_VIEWS = 8  # at which samples and patients are compared
 CHECKED_SCENES, CHECKED_VIEWS = 2, 4  # whose voxels are compared with rays
 
@@ -49,27 +57,42 @@ class Side:
     spread: int  # so many of the first are evenly spread views of each patient
 
 
-def extractors(name: str | Mapping[str, Extractor], weights: str | Path | None) -> tuple[dict[str, Extractor], str | None]:
+def extractors(
+    name: str | Mapping[str, Extractor], weights: str | Path | None
+) -> tuple[dict[str, Extractor], str | None]:
     """The extractors to use by name, and why InceptionV3 is not among them.
 
-    ``auto`` is the hand-made one, and InceptionV3 where its weights are on this disk; a named one must work.
+    ``auto`` is the hand-made one, and InceptionV3 where its weights are on this disk; a named one
+    must work.
     """
     pyramid = EXTRACTORS.build("pyramid")
     if isinstance(name, Mapping):
         return {"pyramid": pyramid, **name}, NOT_ASKED
     if name != "auto" or weights is not None:
-        node = {"name": "inception" if name == "auto" else name} | ({"weights": str(weights)} if weights else {})
+        node = {"name": "inception" if name == "auto" else name} | (
+            {"weights": str(weights)} if weights else {}
+        )
         return {"pyramid": pyramid, str(node["name"]): EXTRACTORS.build(node)}, NOT_ASKED
     if inception_path() is None:
         return {"pyramid": pyramid}, (
-            f"FID and KID were not computed: InceptionV3's weights '{INCEPTION_FILE}' are not on this disk; "
-            "name them with --weights or $MEDNERF_KIT_INCEPTION, or let --extractor inception download them.")  # fmt: skip
+            f"FID and KID were not computed: InceptionV3's weights '{INCEPTION_FILE}' are not on "
+            "this disk; "
+            "name them with --weights or $MEDNERF_KIT_INCEPTION, or let --extractor inception "
+            "download them."
+        )
     return {"pyramid": pyramid, "inception": EXTRACTORS.build("inception")}, None
 
 
-def real_sets(prior: prior_load.Prior, dataset: str, split: str, limit: int | None) -> tuple[OrbitSet, OrbitSet, OrbitSet | None]:
-    """The patients to compare with, the training patients, and patients the prior has not seen (None where there are none)."""
-    node, trained_on = prior.meta["recipe"]["dataset"], (str(prior.meta["dataset"]), str(prior.meta["split"]))
+def real_sets(
+    prior: prior_load.Prior, dataset: str, split: str, limit: int | None
+) -> tuple[OrbitSet, OrbitSet, OrbitSet | None]:
+    """The patients to compare with, the training patients, and patients the prior has not seen
+    (None where there are none).
+    """
+    node, trained_on = (
+        prior.meta["recipe"]["dataset"],
+        (str(prior.meta["dataset"]), str(prior.meta["split"])),
+    )
     known = prior.meta["patients"][:limit]
     training = read_set(trained_on[0], node, split=trained_on[1], patients=known, limit=limit)
     own = (dataset, split) == trained_on
@@ -79,30 +102,54 @@ def real_sets(prior: prior_load.Prior, dataset: str, split: str, limit: int | No
         if not own:
             raise
         return training, training, None
-    if reals.geometry.angles_deg != prior.geometry.angles_deg or reals.geometry.rows != prior.geometry.rows:
-        raise UserError(f"got a set of {reals.geometry.views} views of {reals.geometry.cols}×{reals.geometry.rows}",
-                        f"wanted the {prior.geometry.views} angles and the size of the prior's set",
-                        "make it with the same --views and --size")  # fmt: skip
+    if (
+        reals.geometry.angles_deg != prior.geometry.angles_deg
+        or reals.geometry.rows != prior.geometry.rows
+    ):
+        raise UserError(
+            f"got a set of {reals.geometry.views} views of "
+            f"{reals.geometry.cols}×{reals.geometry.rows}",
+            f"wanted the {prior.geometry.views} angles and the size of the prior's set",
+            "make it with the same --views and --size",
+        )
     unseen = None if reals.known(prior.meta["identities"]) else reals
     return (training if own else reals), training, unseen
 
 
-def side_of(images: Tensor, chosen: Mapping[str, Extractor], views: int, most: int, rng: Generator, device: Any) -> Side:
-    """A set of patients [P, V, rows, cols]: first ``views`` evenly spread views of each, then the others, in random order."""
+def side_of(
+    images: Tensor,
+    chosen: Mapping[str, Extractor],
+    views: int,
+    most: int,
+    rng: Generator,
+    device: Any,
+) -> Side:
+    """A set of patients [P, V, rows, cols]: first ``views`` evenly spread views of each, then the
+    others, in random order.
+    """
     count = images.shape[1]
     first = torch.cat([i * count + spread_views(count, views, rng) for i in range(len(images))])
     rest = torch.ones(len(images) * count, dtype=torch.bool)
     rest[first] = False
     others = rest.nonzero()[:, 0]
     order = torch.cat(
-        [first[torch.randperm(len(first), generator=rng)], others[torch.randperm(len(others), generator=rng)]]
+        [
+            first[torch.randperm(len(first), generator=rng)],
+            others[torch.randperm(len(others), generator=rng)],
+        ]
     )
     shown = images.flatten(0, 1)[order[:most]]
-    return Side({k: read(e, shown, device) for k, e in chosen.items()}, shown[:SWD_MOST].float(), min(len(first), most))
+    return Side(
+        {k: read(e, shown, device) for k, e in chosen.items()},
+        shown[:SWD_MOST].float(),
+        min(len(first), most),
+    )
 
 
 def compare(a: Side, b: Side, seed: int) -> dict[str, Any]:
-    """Distances between two sets, by every extractor and by sliced projections; ``a`` holds the manifold for precision."""
+    """Distances between two sets, by every extractor and by sliced projections; ``a`` holds the
+    manifold for precision.
+    """
     found: dict[str, Any] = {"features": {}}
     for name in a.features:
         x, y = a.features[name], b.features[name]
@@ -111,47 +158,88 @@ def compare(a: Side, b: Side, seed: int) -> dict[str, Any]:
         enough = min(len(near), len(far)) > 3
         precision, recall = precision_recall(near, far) if enough else (None, None)
         found["features"][name] = {
-            "frechet": frechet_distance(x, y), "kernel": kernel, "kernel_std": deviation, "precision": precision,
-            "recall": recall, "n_features": x.shape[1], "n": [len(x), len(y)], "n_neighbours": [len(near), len(far)],
-        }  # fmt: skip
+            "frechet": frechet_distance(x, y),
+            "kernel": kernel,
+            "kernel_std": deviation,
+            "precision": precision,
+            "recall": recall,
+            "n_features": x.shape[1],
+            "n": [len(x), len(y)],
+            "n_neighbours": [len(near), len(far)],
+        }
     n = min(len(a.pictures), len(b.pictures), a.spread, b.spread)
-    levels = image_metrics.sliced_wasserstein(a.pictures[:n, None], b.pictures[:n, None], Generator().manual_seed(seed))
+    levels = image_metrics.sliced_wasserstein(
+        a.pictures[:n, None], b.pictures[:n, None], Generator().manual_seed(seed)
+    )
     return found | {"swd": levels.pop("swd"), "swd_levels": levels, "swd_n": n}
 
 
 def consistency(prior: prior_load.Prior, rng: Generator) -> dict[str, Any]:
-    """Views of baked scenes against the same scenes marched ray by ray: PSNR in dB, mean and least over scenes and views."""
+    """Views of baked scenes against the same scenes marched ray by ray: PSNR in dB, mean and least
+    over scenes and views.
+    """
     step = max(1, prior.geometry.views // CHECKED_VIEWS)
     angles = prior.geometry.angles_deg[::step][:CHECKED_VIEWS]
     codes = list(drawn_codes(prior, CHECKED_SCENES, rng))
-    psnr_db = torch.cat([image_metrics.psnr_db(baked_views(prior, c, angles), own_views(prior, c, angles)) for c in codes])
-    return {"psnr_db": float(psnr_db.mean()), "psnr_db_least": float(psnr_db.min()), "n_scenes": len(codes),
-            "n_views": len(angles), "grid": outputs.grid_size(prior.geometry.cols)}  # fmt: skip
+    psnr_db = torch.cat(
+        [
+            image_metrics.psnr_db(baked_views(prior, c, angles), own_views(prior, c, angles))
+            for c in codes
+        ]
+    )
+    return {
+        "psnr_db": float(psnr_db.mean()),
+        "psnr_db_least": float(psnr_db.min()),
+        "n_scenes": len(codes),
+        "n_views": len(angles),
+        "grid": outputs.grid_size(prior.geometry.cols),
+    }
 
 
 def diversity(samples: Tensor, training: Tensor) -> dict[str, Any]:
-    """How much one random patient differs from the next, and one real one: RMSE, and LPIPS where its weights are at hand."""
+    """How much one random patient differs from the next, and one real one: RMSE, and LPIPS where
+    its weights are at hand.
+    """
     found: dict[str, Any] = {}
     for name, orbits in (("fakes", samples), ("reals", training[: len(samples)].float())):
         distances, reason = (
-            image_metrics.lpips_distance(orbits[:-1], orbits[1:]) if len(orbits) > 1 else (None, "LPIPS wants two orbits.")
+            image_metrics.lpips_distance(orbits[:-1], orbits[1:])
+            if len(orbits) > 1
+            else (None, "LPIPS wants two orbits.")
         )
         found[f"rmse_{name}"] = (
-            float((orbits[:-1] - orbits[1:]).square().mean((1, 2, 3)).sqrt().mean()) if len(orbits) > 1 else None
+            float((orbits[:-1] - orbits[1:]).square().mean((1, 2, 3)).sqrt().mean())
+            if len(orbits) > 1
+            else None
         )
         found[f"lpips_{name}"] = None if distances is None else float(distances.mean())
         found |= {"lpips_note": reason} if reason else {}
     return found
 
 
-def score(*, run: str = "bundled:chest", dataset: str | None = None, split: str | None = None, fakes: int = 1000, views: int = 8,
-          reals: int = 10_000, limit: int | None = None, samples: int = 32, truncation: float = 1.0,
-          extractor: str | Mapping[str, Extractor] = "auto", weights: str | Path | None = None, out: str | Path | None = None,
-          seed: int = 0, device: str = "auto") -> dict[str, Any]:  # fmt: skip
-    """Score a prior's random patients; writes score.json, pictures and a clip of mixed styles, and returns what is in score.json.
+def score(
+    *,
+    run: str = "bundled:chest",
+    dataset: str | None = None,
+    split: str | None = None,
+    fakes: int = 1000,
+    views: int = 8,
+    reals: int = 10_000,
+    limit: int | None = None,
+    samples: int = 32,
+    truncation: float = 1.0,
+    extractor: str | Mapping[str, Extractor] = "auto",
+    weights: str | Path | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Score a prior's random patients; writes score.json, pictures and a clip of mixed styles, and
+    returns what is in score.json.
 
-    ``fakes`` pictures, ``views`` of each random patient, against at most ``reals`` of the set's first ``limit`` patients;
-    ``samples`` patients are looked up among those the prior was trained on.
+    ``fakes`` pictures, ``views`` of each random patient, against at most ``reals`` of the set's
+    first ``limit`` patients; ``samples`` patients are looked up among those the prior was trained
+    on.
     """
     started = time.perf_counter()
     chosen, missing = extractors(extractor, weights)
@@ -159,13 +247,27 @@ def score(*, run: str = "bundled:chest", dataset: str | None = None, split: str 
     prior.check_xray()
     place = select_device(device)
     prior.generator.to(place)
-    folder = outputs.made_folder(out or (prior.path.parent if "bundled" not in str(run) else Path("out")) / "score")
+    folder = outputs.made_folder(
+        out or (prior.path.parent if "bundled" not in str(run) else Path("out")) / "score"
+    )
     dataset, split = dataset or str(prior.meta["dataset"]), split or str(prior.meta["split"])
     compared, training, unseen = real_sets(prior, dataset, split, limit)
     count, angles = prior.geometry.views, prior.geometry.angles_deg
-    views, columns = min(views, count), [k * count // min(ORBIT_VIEWS, count) for k in range(min(ORBIT_VIEWS, count))]
-    drawn = draw(prior, chosen, count=fakes, views=views, keep=SWD_MOST, orbits=samples, orbit_deg=[angles[c] for c in columns],
-                 rng=Generator().manual_seed(seed), truncation=truncation)  # fmt: skip
+    views, columns = (
+        min(views, count),
+        [k * count // min(ORBIT_VIEWS, count) for k in range(min(ORBIT_VIEWS, count))],
+    )
+    drawn = draw(
+        prior,
+        chosen,
+        count=fakes,
+        views=views,
+        keep=SWD_MOST,
+        orbits=samples,
+        orbit_deg=[angles[c] for c in columns],
+        rng=Generator().manual_seed(seed),
+        truncation=truncation,
+    )
 
     def side(orbits: OrbitSet) -> Side:
         return side_of(orbits.images, chosen, views, reals, Generator().manual_seed(seed), place)
@@ -176,32 +278,65 @@ def score(*, run: str = "bundled:chest", dataset: str | None = None, split: str 
     posed = prior.meta["recipe"].get("task", {}).get("name", "prior") == "prior"
     turns = range(1 if posed else count)
     result = {
-        "fid": inception.get("frechet"), "kid": inception.get("kernel"), "kid_std": inception.get("kernel_std"),
-        "fid_note": None if inception else missing, **found,
+        "fid": inception.get("frechet"),
+        "kid": inception.get("kernel"),
+        "kid_std": inception.get("kernel_std"),
+        "fid_note": None if inception else missing,
+        **found,
         "extractors": {name: e.rule for name, e in chosen.items()},
-        "floor": None if unseen is None else compare(real if compared is training else side(training),
-                                                     real if compared is unseen else side(unseen), seed),
-        "memorisation": memorisation(drawn.orbits, training.images, training.patients, columns, turns=turns,
-                                     unseen=None if unseen is None else unseen.images),
+        "floor": None
+        if unseen is None
+        else compare(
+            real if compared is training else side(training),
+            real if compared is unseen else side(unseen),
+            seed,
+        ),
+        "memorisation": memorisation(
+            drawn.orbits,
+            training.images,
+            training.patients,
+            columns,
+            turns=turns,
+            unseen=None if unseen is None else unseen.images,
+        ),
         "diversity": diversity(drawn.orbits, training.images[:, columns]),
         "consistency": consistency(prior, Generator().manual_seed(seed)),
-        "n_fakes": drawn.count, "n_scenes": drawn.scenes, "views_per_scene": views, "n_reals": len(real.features["pyramid"]),
-        "n_patients": len(compared.patients), "dataset": dataset, "split": split, "seed": seed,
-        "truncation": truncation, "image_px": prior.geometry.cols, "seconds": round(time.perf_counter() - started, 1),
-        "conventions": CONVENTIONS, "note": DISCLAIMER,
-    }  # fmt: skip
+        "n_fakes": drawn.count,
+        "n_scenes": drawn.scenes,
+        "views_per_scene": views,
+        "n_reals": len(real.features["pyramid"]),
+        "n_patients": len(compared.patients),
+        "dataset": dataset,
+        "split": split,
+        "seed": seed,
+        "truncation": truncation,
+        "image_px": prior.geometry.cols,
+        "seconds": round(time.perf_counter() - started, 1),
+        "conventions": CONVENTIONS,
+        "note": DISCLAIMER,
+    }
     files.write_json(folder / "score.json", result)
     write_sheets(folder, real, drawn, training, columns, result["memorisation"]["nearest"])
     write_mixing(folder, prior, seed=seed, truncation=truncation)
     return result
 
 
-def write_sheets(folder: Path, real: Side, drawn: Drawn, training: OrbitSet, columns: Sequence[int],
-                 nearest: Sequence[Mapping[str, Any]]) -> None:  # fmt: skip
-    """``reals_fakes.png``, random views of both; ``memorisation.png``, the samples nearest to a patient above that patient."""
+def write_sheets(
+    folder: Path,
+    real: Side,
+    drawn: Drawn,
+    training: OrbitSet,
+    columns: Sequence[int],
+    nearest: Sequence[Mapping[str, Any]],
+) -> None:
+    """``reals_fakes.png``, random views of both; ``memorisation.png``, the samples nearest to a
+    patient above that patient.
+    """
     n = min(16, len(real.pictures), len(drawn.pictures))
     sheet = torch.cat([real.pictures[:n], drawn.pictures[:: len(drawn.pictures) // n][:n]])
-    figures.write_png8(folder / "reals_fakes.png", figures.strip(enlarged(sheet), 8, ["real"] * n + ["fake"] * n))
+    figures.write_png8(
+        folder / "reals_fakes.png", figures.strip(enlarged(sheet), 8, ["real"] * n + ["fake"] * n)
+    )
     shown, angles = slice(None, None, max(1, len(columns) // 4)), training.geometry.angles_deg
     rows, labels = [], []
     for entry in sorted(nearest, key=lambda e: e["rmse"])[:4]:
@@ -211,4 +346,7 @@ def write_sheets(folder: Path, real: Side, drawn: Drawn, training: OrbitSet, col
         ratio = "" if entry["ratio"] is None else f" ({entry['ratio']:.2f})"
         labels += [f"sample {entry['sample']}, {angles[c]:g}°" for c in columns[shown]]
         labels += [f"{entry['patient']}{ratio}, {angles[c]:g}°" for c in same]
-    figures.write_png8(folder / "memorisation.png", figures.strip(enlarged(torch.cat(rows)), len(columns[shown]), labels))
+    figures.write_png8(
+        folder / "memorisation.png",
+        figures.strip(enlarged(torch.cat(rows)), len(columns[shown]), labels),
+    )
