@@ -16,7 +16,21 @@ from ..core import config
 from ..core.errors import unknown_name
 
 # where variants register themselves
-LAYERS = ("core", "imaging", "rays", "fields", "gan", "data", "train")
+LAYERS = (
+    "core",
+    "imaging",
+    "rays",
+    "fields",
+    "gan",
+    "data",
+    "metrics",
+    "engine",
+    "recon",
+    "prior",
+    "scene",
+    "invert",
+    "study",
+)
 
 
 @click.command("list")

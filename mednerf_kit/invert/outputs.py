@@ -19,8 +19,7 @@ from ..gan.generator import Latent
 from ..imaging.geometry import DEFAULTS, FRONTAL_DEG, LATERAL_DEG, Geometry
 from ..imaging.volume import Volume, write_volume
 from ..prior.load import Prior
-from ..prior.training_volumes import HALF_EXTENT
-from ..recon.field_volume import at_distance
+from ..recon.field_volume import HALF_EXTENT, at_distance
 from ..viz import figures
 from .posterior import Posterior
 from .predict import Orbit

@@ -22,10 +22,8 @@ from ..data.cohort import cache_dir
 from ..data.orbits import OrbitSet
 from ..imaging.geometry import Geometry
 from ..imaging.volume import files_at_hand, read_volume
+from ..recon.field_volume import HALF_EXTENT
 from ..recon.sart import agreed_fovs_deg, fov_curve, lift
-
-# of the cube that holds a volume, in field units: the support cylinder fits into it
-HALF_EXTENT = 1.4
 
 
 @dataclass(frozen=True)

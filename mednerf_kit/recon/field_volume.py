@@ -11,7 +11,9 @@ from ..fields.hyper import MlpWeights
 from ..gan.generator import SceneGenerator
 from ..imaging.geometry import Geometry
 from ..imaging.projector import project
-from ..prior.training_volumes import HALF_EXTENT
+
+# of the cube that holds a volume, in field units: the support cylinder fits into it
+HALF_EXTENT = 1.4
 
 
 @torch.no_grad()

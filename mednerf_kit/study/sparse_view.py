@@ -30,9 +30,9 @@ from ..invert.fine_tuning import inversion_of
 from ..invert.posterior import Inversion
 from ..metrics import image as image_metrics
 from ..prior import load as prior_load
-from ..prior.training_volumes import HALF_EXTENT, known_volume, scaled_by_view
+from ..prior.training_volumes import known_volume, scaled_by_view
 from ..recon import rtk
-from ..recon.field_volume import bake, project_field
+from ..recon.field_volume import HALF_EXTENT, bake, project_field
 from ..recon.sart import cylinder, fdk, fov_curve, lift, peak
 from ..scene.load import Fit, finest_field, load_fit
 

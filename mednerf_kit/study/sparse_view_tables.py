@@ -17,7 +17,7 @@ from .. import DISCLAIMER
 from ..core import files
 from ..imaging.volume import Volume, files_at_hand, write_volume
 from ..invert.outputs import made_folder
-from ..prior.training_volumes import HALF_EXTENT
+from ..recon.field_volume import HALF_EXTENT
 from ..viz import figures
 
 if TYPE_CHECKING:

@@ -20,8 +20,7 @@ from ...invert.outputs import grid_size
 from ...metrics.features import BATCH, Extractor, read
 from ...prior.load import Prior
 from ...prior.rendering import Renderer, poses_of
-from ...prior.training_volumes import HALF_EXTENT
-from ...recon.field_volume import at_distance, bake, project_field
+from ...recon.field_volume import HALF_EXTENT, at_distance, bake, project_field
 
 
 @dataclass(frozen=True)

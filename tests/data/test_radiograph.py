@@ -283,7 +283,7 @@ def test_a_side_car_that_is_no_geometry_is_named(tmp_path, unit):
 
 
 def test_the_samples_are_small_and_bring_their_geometry():
-    folder = Path(__file__).parent.parent / "data" / "samples"
+    folder = Path(__file__).parents[2] / "data" / "samples"
     pictures = sorted(folder.glob("*.png"))
     assert pictures and sum(path.stat().st_size for path in folder.iterdir()) < 1_000_000
     for path in pictures:

@@ -25,7 +25,7 @@ from mednerf_kit.engine.loop import Loop
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior.posed import PriorTask, cylinder_points
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 OBJECTIVES = ["posed", "gan", "hybrid"]
 
 

@@ -44,7 +44,7 @@ from mednerf_kit.rays.render import Level
 from mednerf_kit.rays.samplers.base import SAMPLERS
 from mednerf_kit.study.ablation import run as ablation
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 STEPS = 6
 HYBRID = [
     *SETTINGS,

@@ -14,12 +14,11 @@ from mednerf_kit.data.orbits import load_orbits
 from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.imaging.projector import project
 from mednerf_kit.prior.training_volumes import (
-    HALF_EXTENT,
     TrainingVolumes,
     make_training_volumes,
     reconstructed_volume,
 )
-from mednerf_kit.recon.field_volume import project_field
+from mednerf_kit.recon.field_volume import HALF_EXTENT, project_field
 from mednerf_kit.recon.sart import (
     FOVS_DEG,
     agreed_fovs_deg,

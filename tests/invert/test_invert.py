@@ -30,10 +30,9 @@ from mednerf_kit.invert.posterior import Inversion, Posterior, Problem
 from mednerf_kit.invert.predict import SPREAD_FLOOR, calibration, predict
 from mednerf_kit.metrics import image as image_metrics
 from mednerf_kit.prior.load import Prior, load_prior
-from mednerf_kit.prior.training_volumes import HALF_EXTENT
 from mednerf_kit.rays.render import Level, render
 from mednerf_kit.rays.samplers.base import Stratified
-from mednerf_kit.recon.field_volume import at_distance, bake, project_field
+from mednerf_kit.recon.field_volume import HALF_EXTENT, at_distance, bake, project_field
 
 QUICK = Inversion(samples=2, candidates=24, code_steps=40, pivot_steps=10, rays=128, nodes=16)
 FASTEST = Inversion(samples=2, candidates=8, code_steps=10, pivot_steps=5, rays=64, nodes=8)

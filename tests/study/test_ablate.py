@@ -26,7 +26,7 @@ from mednerf_kit.core.errors import RunError, UserError
 from mednerf_kit.study.ablation import figure, grid, results, run, scoring, statistics, table
 from mednerf_kit.study.ablation.results import Result, Scores
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TEXT = """# What it shows.
 # What it costs.
 base: chest
