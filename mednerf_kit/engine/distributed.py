@@ -50,7 +50,7 @@ R = TypeVar("R", Rays, Samples)
 class BatchShard:
     """Part ``index`` of ``of`` equal parts of a batch: rows that follow each other.
 
-    >>> Share(1, 2).take(torch.arange(6)).tolist()
+    >>> BatchShard(1, 2).take(torch.arange(6)).tolist()
     [3, 4, 5]
     """
 
@@ -151,7 +151,7 @@ class Ranks:
     """One of ``world`` processes that train together; alone it does nothing and costs nothing.
 
     >>> alone = Ranks()
-    >>> alone.leads, [share.rows(8) for share in alone.parts(2)]
+    >>> alone.is_rank_zero, [share.rows(8) for share in alone.parts(2)]
     (True, [slice(0, 4, None), slice(4, 8, None)])
     """
 

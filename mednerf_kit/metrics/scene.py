@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from . import image
+from . import image as image_metrics
 
 CONVENTIONS = (
     "Images lie in [0, 1], composited on the scene's background; the data range is 1. Every score "
@@ -63,13 +63,13 @@ def image_scores(image: Tensor, truth: Tensor) -> dict[str, Tensor]:
     """
     off = image - truth
     mse = off.square().mean((1, 2, 3))
-    ssim = image.ssim(image.movedim(-1, 1), truth.movedim(-1, 1)).mean(1)
+    ssim = image_metrics.ssim(image.movedim(-1, 1), truth.movedim(-1, 1)).mean(1)
     return {"psnr_db": decibels(mse), "ssim": ssim, "mse": mse, "mae": off.abs().mean((1, 2, 3))}
 
 
 def decibels(mse: Tensor) -> Tensor:
     """−10·log10(MSE) at data range 1; equal pictures score 120 dB, nan stays nan."""
-    return -10 * mse.clamp_min(image.LEAST_MSE).log10()
+    return -10 * mse.clamp_min(image_metrics.LEAST_MSE).log10()
 
 
 def depth_scores(depth: Tensor, truth: Tensor, opacity: Tensor) -> dict[str, Tensor]:

@@ -16,7 +16,8 @@ from ..data.posed.transforms import check_transforms, write_transforms
 from ..engine import run_folder as run_folders
 from ..imaging.cameras import Cameras, orbit, spiral
 from ..imaging.volume import Volume, write_volume
-from . import export, outputs
+from ..viz import figures
+from . import export, load, outputs
 from .evaluate import evaluate_scene
 from .load import Fit, load_fit
 
@@ -102,11 +103,11 @@ def render_run(
     if cameras is not None:
         seen = outputs.write_video(fit, cameras, out)
         for i, image in enumerate(seen.image):
-            outputs.pictures.write_png8(
+            figures.write_png8(
                 out / "frames" / f"{i:03d}.png", outputs.as_picture(image.clamp(0, 1))
             )
         if compare:
-            others = [outputs.runs.render_views(other, cameras).image for other in fits[1:]]
+            others = [load.render_views(other, cameras).image for other in fits[1:]]
             outputs.compare(dict(zip(labels, [seen.image, *others], strict=True)), out / "compare")
     if points:
         export.export_points(fit, out / "points.ply")
@@ -162,7 +163,7 @@ def camera_path(
 
 def write_attenuation(fit: Fit, scene: Scene, out: Path) -> None:
     """The density of a fitted orbit of radiographs as ``volume.nii.gz`` with millimetre spacing."""
-    values, box = outputs.runs.density_grid(fit, VOLUME)
+    values, box = load.density_grid(fit, VOLUME)
     unit_mm, scale = float(scene.facts["mm_per_unit"]), scene.facts.get("line_integral_scale")
     spacing_mm = tuple(float(v) for v in (box[1] - box[0]) * unit_mm / VOLUME)
     values = values * (scale or 1.0) / unit_mm

@@ -21,7 +21,7 @@ SIDE = 16
 @pytest.fixture
 def unit():
     """A picture in [0, 1], its corner bright, symmetric under nothing."""
-    values = np.random.default_rng(0).rng((SIDE, SIDE)) * 0.8
+    values = np.random.default_rng(0).random((SIDE, SIDE)) * 0.8
     values[0, :3] = 1
     return values
 

@@ -28,7 +28,7 @@ from mednerf_kit.engine import run_folder as folders
 from mednerf_kit.engine.session import resolve, task_type_of, train
 from mednerf_kit.rays.render import Level, LevelRendering, render
 from mednerf_kit.rays.samplers.base import Stratified
-from mednerf_kit.scene import model
+from mednerf_kit.scene import model as scene_model
 from mednerf_kit.scene import render as scene_render
 from mednerf_kit.scene.depth_teacher import write_depth
 from mednerf_kit.scene.forgetting import forgetting
@@ -90,7 +90,7 @@ def prepared(folder: Path, **changes):
     return task_type_of(recipe).prepare(choice, torch.device("cpu")).task
 
 
-def midpoints(model: model.Model, rays: Rays) -> list[LevelRendering]:
+def midpoints(model: scene_model.Model, rays: Rays) -> list[LevelRendering]:
     """The model's pictures without jitter along the rays, so that parts see what the whole sees."""
     return render(rays, None, model.levels, picture=model.picture)
 
@@ -404,7 +404,7 @@ def test_a_flat_picture_starts_again(tmp_path, monkeypatch, capsys):
 
 
 def test_a_chunk_that_does_not_fit_is_halved(run, monkeypatch, capsys):
-    fit, real = load_fit(run, device="cpu"), model.finest
+    fit, real = load_fit(run, device="cpu"), scene_model.finest
 
     def small_memory(model, rays):
         if len(rays.near) > 200:
@@ -413,7 +413,7 @@ def test_a_chunk_that_does_not_fit_is_halved(run, monkeypatch, capsys):
 
     cameras = fit.scene("test").cameras.take([1])
     expected = render_views(fit, cameras).image
-    monkeypatch.setattr(model, "finest", small_memory)
+    monkeypatch.setattr(scene_model, "finest", small_memory)
     torch.testing.assert_close(
         render_views(fit, cameras, chunk=576).image, expected, atol=1e-5, rtol=0
     )
@@ -427,7 +427,7 @@ def test_rays_that_do_not_fit_together_are_halved(selector, tmp_path, monkeypatc
     """The step is the one of all rays at once: losses, gradients and what the selector is told."""
     whole, split = (prepared(tmp_path / name, selector=selector) for name in "ab")
     monkeypatch.setattr(
-        model.Model, "render", lambda model, rays, generator=None: midpoints(model, rays)
+        scene_model.Model, "render", lambda model, rays, rng=None: midpoints(model, rays)
     )
     expected = [whole.step(0.1 * i, i) for i in range(3)]
     real = split.rendered
@@ -551,12 +551,12 @@ def test_a_teachers_depth_survives_normalised_device_coordinates(tmp_path):
     given = {}
 
     class Spy(Stratified):
-        def __call__(self, rays, previous=None, generator=None):
+        def __call__(self, rays, previous=None, rng=None):
             given.setdefault("depth", rays.depth)
-            return super().__call__(rays, previous, generator)
+            return super().__call__(rays, previous, rng)
 
     model = replace(fit.model, levels=[replace(fit.model.levels[0], sampler=Spy(n=8))])
-    model.render_cameras(
+    scene_model.render_cameras(
         model, taught.cameras.take([0]), depth=taught.depth, chunk=10**6, progress=False
     )
     assert torch.equal(given["depth"].nan_to_num(), taught.depth[0].flatten().nan_to_num())

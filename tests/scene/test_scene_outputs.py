@@ -17,7 +17,7 @@ from ball_scene import BOX, FROM, RADIUS, SAMPLES, Ball, ball_fit, colour_of, xr
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.core.types import FieldOutput
 from mednerf_kit.imaging.cameras import Cameras, orbit
-from mednerf_kit.scene import export, outputs, render
+from mednerf_kit.scene import export, load, outputs, render
 from mednerf_kit.scene.evaluate import evaluate_scene
 from mednerf_kit.viz import figures
 
@@ -230,7 +230,7 @@ def test_curves_show_what_was_logged(tmp_path):
 
 
 def test_the_running_mean_is_a_brute_force_one():
-    values = np.random.default_rng(0).rng(500)
+    values = np.random.default_rng(0).random(500)
     assert outputs.smoothed(values) == pytest.approx(
         [values[max(0, k - 4) : k + 1].mean() for k in range(500)]
     )
@@ -238,7 +238,7 @@ def test_the_running_mean_is_a_brute_force_one():
 
 def test_the_depth_scale_covers_what_is_hit():
     fit = ball_fit(views=1)
-    seen = outputs.runs.render_views(fit, fit.known.cameras)
+    seen = load.render_views(fit, fit.known.cameras)
     low, high = outputs.depth_window(None, seen)
     assert FROM - RADIUS - 0.1 < low < high < FROM
     assert outputs.depth_window(torch.tensor([1.0, 2.0, torch.nan]), seen) == (1.0, 2.0)

@@ -576,8 +576,8 @@ def test_the_board_shows_grids_a_clip_gains_and_the_field_of_view(tmp_path):
             return {"distance": 1.0, "log_gain_profile": [0.0, math.log(2.0)]}
 
     writer = SummaryWriter(str(tmp_path / "board"))
-    tensorboard.show(writer, Task(), 5)
-    tensorboard.show(writer, object(), 6)  # a task with nothing to show
+    tensorboard.write_pictures(writer, Task(), 5)
+    tensorboard.write_pictures(writer, object(), 6)  # a task with nothing to show
     writer.close()
     events = logged(tmp_path / "board")
     assert set(events.Tags()["images"]) == {"grid/reals", "grid/fakes", "clip/orbit"}
