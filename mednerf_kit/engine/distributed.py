@@ -12,9 +12,9 @@ a module whose forward is the whole loss; a step here goes backward several time
 parts, once through a gradient's gradient (R1), and trains tables of codes that belong to no module.
 For models of a few megabytes nothing is lost by not overlapping the two.
 
-A task takes part by a method ``join(ranks)``, by working on the parts that :meth:`Ranks.parts`
-gives, and by :meth:`Ranks.average_gradients` before its optimiser's step; everything else is the
-loop's.
+A task takes part by a method ``set_distributed(ranks)``, by working on the parts that
+:meth:`Ranks.parts` gives, and by :meth:`Ranks.average_gradients` before its optimiser's step;
+everything else is the loop's.
 """
 
 from __future__ import annotations
@@ -35,8 +35,6 @@ from torch import Generator, Tensor, nn
 
 from ..core.errors import RunError, UserError
 from ..core.types import Rays, Sampler, Samples
-from ..fields import hyper
-from ..gan.generator import Latent, SceneGenerator
 from ..rays.render import Level
 from .device import select_device
 
@@ -420,21 +418,6 @@ def number(environment: Mapping[str, str], name: str, default: str | None = None
     return int(text)
 
 
-def agree_precision(field: Any, ranks: Ranks, device: str | torch.device) -> None:
-    """Let every process compute a generated field in the precision that the first one found
-    fastest.
-    """
-    mlp = getattr(field, "mlp", field)
-    fastest = mlp.dtype or hyper.fastest_dtype(torch.device(device))
-    mlp.dtype = getattr(torch, ranks.broadcast_text(str(fastest).removeprefix("torch.")))
-
-
-def random_patients(generator: SceneGenerator, n: int, share: BatchShard, rng: Generator) -> Latent:
-    """A share of n random scenes: what ``generator.draw(n, rng)`` would make of these rows."""
-    eps = torch.randn((n, generator.latent_dim), generator=rng, device=rng.device)
-    return generator.latent(share.take(eps).to(next(generator.parameters())))
-
-
 def mean_of(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of numbers that were logged part by part.
 
@@ -442,17 +425,3 @@ def mean_of(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     {'a': 2.0}
     """
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
-
-
-def group_size_note(discriminator: Any, batch: int, parts: int) -> list[str]:
-    """What to say when a discriminator that compares the pictures of a batch sees fewer of them at
-    a time.
-    """
-    group = getattr(discriminator, "mbstd_group", 1)
-    alone, here = math.gcd(batch, group), math.gcd(batch // parts, group)
-    if alone == here:
-        return []
-    return [
-        f"note: the discriminator compares {here} pictures at a time instead of {alone}: it sees "
-        f"{batch // parts} of the {batch}"
-    ]

@@ -33,8 +33,8 @@ class Task(Protocol):
     """What the loop trains. One with pictures for the board also has ``pictures(index)`` (see
     :mod:`.tensorboard`).
 
-    One that can be trained by several processes has ``join(ranks)``, which refuses what cannot be
-    dealt out among them and answers remarks for the log (see :mod:`.distributed`).
+    One that can be trained by several processes has ``set_distributed(ranks)``, which refuses what
+    cannot be dealt out among them and answers remarks for the log (see :mod:`.distributed`).
     """
 
     def step(self, progress: float, index: int) -> dict[str, float]: ...
@@ -172,7 +172,7 @@ class Loop:
         """Train to the end; returns the last snapshot. Raises KeyboardInterrupt after saving when
         asked to stop.
         """
-        self.meet()
+        self.sync_state()
         is_rank_zero = self.ranks.is_rank_zero
         shown = None if self.progress_bar and is_rank_zero else True
         bar = tqdm(
@@ -223,12 +223,13 @@ class Loop:
         bar.close()
         return self.save() if saved != self.index else run_folder.snapshots(self.folder)[-1]
 
-    def meet(self) -> None:
+    def sync_state(self) -> None:
         """Hand the task its ranks; what the first of several has made or read becomes the state of
         all.
         """
-        for remark in self.task.join(self.ranks) if hasattr(self.task, "join") else ():
-            self.log(remark)
+        if hasattr(self.task, "set_distributed"):
+            for remark in self.task.set_distributed(self.ranks):
+                self.log(remark)
         if self.ranks.world == 1:
             return
         tensors, state = self.task.state() if self.ranks.is_rank_zero else ({}, {})

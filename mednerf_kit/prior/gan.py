@@ -31,10 +31,7 @@ from ..engine.distributed import (
     BatchShard,
     Ranks,
     RngSnapshot,
-    agree_precision,
-    group_size_note,
     mean_of,
-    random_patients,
 )
 from ..engine.loop import TASKS
 from ..engine.optim import GanOptimizers, in_one_pass
@@ -49,6 +46,7 @@ from ..rays.render import Level
 from ..rays.selectors.base import PatchSelector, sample_bilinear
 from . import previews
 from .cameras import Poses, ViewGain
+from .distributed import agree_precision, group_size_note, random_patients
 from .rendering import Renderer, physics
 
 
@@ -162,7 +160,7 @@ class AdversarialTask:
                 {"params": list(self.gain.parameters()), "peak": rate}
             )
 
-    def join(self, ranks: Ranks) -> list[str]:
+    def set_distributed(self, ranks: Ranks) -> list[str]:
         """Share every batch with other processes; answers what is worth knowing about that."""
         parts = ranks.world * self.accumulate
         ranks.check({"task.batch": self.batch}, self.accumulate)

@@ -32,10 +32,7 @@ from ..engine.distributed import (
     BatchShard,
     Ranks,
     RngSnapshot,
-    agree_precision,
-    group_size_note,
     mean_of,
-    random_patients,
 )
 from ..engine.loop import TASKS
 from ..engine.optim import in_one_pass, on_gpu
@@ -47,6 +44,7 @@ from ..imaging.geometry import Geometry
 from ..rays.render import IMAGE_MODELS, Level, render
 from ..rays.selectors.base import RandomRays, StridedPatch, sample_bilinear
 from . import previews
+from .distributed import agree_precision, group_size_note, random_patients
 from .training_volumes import TrainingVolumes
 
 
@@ -153,7 +151,7 @@ class PriorTask:
         )
         self.gan_steps = 0
 
-    def join(self, ranks: Ranks) -> list[str]:
+    def set_distributed(self, ranks: Ranks) -> list[str]:
         """Share every batch with other processes; answers what is worth knowing about that."""
         sizes = {"posed": {"task.batch": self.batch}, "gan": {"task.gan_batch": self.gan_batch}}
         ranks.check(sizes.get(self.objective, sizes["posed"] | sizes["gan"]), self.accumulate)

@@ -182,7 +182,7 @@ class FitTask:
         """The training cameras, corrected where poses are refined."""
         return self.poses.applied(self.scene.cameras) if self.poses else self.scene.cameras
 
-    def join(self, ranks: Ranks) -> list[str]:
+    def set_distributed(self, ranks: Ranks) -> list[str]:
         """Become one of several processes."""
         self.ranks = ranks
         (self.share,) = ranks.parts(1)

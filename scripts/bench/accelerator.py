@@ -275,8 +275,8 @@ def timed(names: Sequence[str], data: Path, device: str) -> Iterator[str]:
         recipe = resolve(dataset, config, "default", [f"task.batch={batch}"] if batch else [])
         choice = {"dataset": dataset, "recipe": recipe, "seed": 0, "split": "train", "limit": 12}
         task = task_type_of(recipe).prepare(choice, select_device(device)).task
-        if hasattr(task, "join"):
-            task.join(Ranks())
+        if hasattr(task, "set_distributed"):
+            task.set_distributed(Ranks())
         spent, index = [], 0
         while len(spent) < 5 or (sum(spent[3:]) < 2.0 and len(spent) < 200):
             start = time.perf_counter()

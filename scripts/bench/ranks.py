@@ -48,7 +48,7 @@ def worker(task: Callable, environment: dict[str, str], threads: int, orders: Co
     torch.set_num_threads(threads)
     ranks: Ranks = started(environment)
     trained = task()
-    trained.join(ranks)
+    trained.set_distributed(ranks)
     first = 0
     while orders.recv():
         start = time.perf_counter(), time.process_time()

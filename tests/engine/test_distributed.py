@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_scene_fit import fitted, recipe_file
 from tiny import SETTINGS, SIZE, make_set
+from tiny_scene import fitted, recipe_file
 from torch import Generator
 
 from mednerf_kit import cli
@@ -33,12 +33,12 @@ from mednerf_kit.engine.distributed import (
     Ranks,
     RngSnapshot,
     ShardedSampler,
-    group_size_note,
     started,
 )
 from mednerf_kit.engine.loop import Loop
 from mednerf_kit.fields import hyper
 from mednerf_kit.prior import posed_recipes
+from mednerf_kit.prior.distributed import group_size_note
 from mednerf_kit.prior.posed import PriorTask
 from mednerf_kit.rays.render import Level
 from mednerf_kit.rays.samplers.base import SAMPLERS
