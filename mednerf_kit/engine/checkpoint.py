@@ -1,6 +1,4 @@
-"""A task's parts as named tensors and back: what makes a resumed run equal to an uninterrupted
-one.
-"""
+"""A task's parts as named tensors and back, so that a resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -10,15 +8,16 @@ import torch
 from torch import Generator, Tensor, nn
 
 
-def named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under ``prefix.``."""
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, each named ``prefix.NAME``."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What :func:`named` put under this prefix.
+def strip_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that :func:`with_prefix` put under this prefix, by their own names.
 
-    >>> part("a", named("a", {"w": torch.zeros(1)}) | named("b", {"w": torch.ones(1)}))
+    >>> both = with_prefix("a", {"w": torch.zeros(1)}) | with_prefix("b", {"w": torch.ones(1)})
+    >>> strip_prefix("a", both)
     {'w': tensor([0.])}
     """
     return {
@@ -29,7 +28,16 @@ def part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Its slots by ``parameter.slot``."""
+    """What an optimiser remembers of each parameter (Adam's moments, say), as
+    ``PARAMETER.SLOT`` with the parameter's number.
+
+    >>> weight = nn.Parameter(torch.ones(2))
+    >>> sgd = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    >>> weight.sum().backward()
+    >>> sgd.step()
+    >>> optimiser_tensors(sgd)
+    {'0.momentum_buffer': tensor([1., 1.])}
+    """
     return {
         f"{i}.{slot}": torch.as_tensor(value)
         for i, slots in optimiser.state_dict()["state"].items()
@@ -38,29 +46,29 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Continue from :func:`optimiser_tensors`; rates stay the optimiser's own."""
+    """Let an optimiser continue from :func:`optimiser_tensors`; its rates stay its own."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         i, _, slot = key.partition(".")
         state.setdefault(int(i), {})[slot] = value
-    optimiser.load_state_dict(
-        {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}
-    )
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
 
 
 def seeded_generator(device: str | torch.device, seed: int, rank: int = 0) -> Generator:
-    """Random numbers of a device's own, beside those that ``seed`` itself gives on the CPU; one
-    stream a process.
+    """A random generator on ``device``; its numbers differ from those of ``seed`` itself and from
+    those of every other ``rank``.
     """
     return Generator(device=device).manual_seed(1000 * seed + 1 + rank)
 
 
-def resume(rng: Generator, state: Tensor) -> None:
-    """Continue a generator from its saved state; one of another kind of device cannot be continued
-    and stays as it is.
+def set_rng_state(rng: Generator, state: Tensor) -> None:
+    """Continue a random generator from its saved state.
+
+    The state of another kind of device cannot be continued; then the generator stays as it is.
 
     >>> rng = Generator().manual_seed(0)
-    >>> resume(rng, torch.zeros(16, dtype=torch.uint8))  # a GPU's
+    >>> set_rng_state(rng, torch.zeros(16, dtype=torch.uint8))  # a GPU's
     >>> rng.initial_seed()
     0
     """
@@ -69,10 +77,11 @@ def resume(rng: Generator, state: Tensor) -> None:
 
 
 @torch.no_grad()
-def ema_update(slow: nn.Module, fast: nn.Module, keep: float) -> None:
-    """Exponential moving average of parameters, slow ← keep·slow + (1 − keep)·fast; buffers are
-    copied.
+def ema_update(average: nn.Module, current: nn.Module, keep: float) -> None:
+    """Move an exponential moving average of a module's parameters one step on.
+
+    average ← keep·average + (1 − keep)·current; buffers are copied.
     """
-    torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), 1 - keep)
-    for buffer, newest in zip(slow.buffers(), fast.buffers(), strict=True):
+    torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1 - keep)
+    for buffer, newest in zip(average.buffers(), current.buffers(), strict=True):
         buffer.copy_(newest)

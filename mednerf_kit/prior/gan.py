@@ -20,12 +20,12 @@ from ..core.errors import UserError
 from ..core.types import DiscriminatorOutput, FieldOutput, Pixels
 from ..engine.checkpoint import (
     ema_update,
-    named,
     optimiser_tensors,
-    part,
     restore_optimiser,
-    resume,
     seeded_generator,
+    set_rng_state,
+    strip_prefix,
+    with_prefix,
 )
 from ..engine.distributed import (
     BatchShard,
@@ -338,12 +338,14 @@ class AdversarialTask:
         values.
         """
         p = self.parts
-        tensors = named("model", p.generator.state_dict()) | named("ema", self.ema.state_dict())
-        tensors |= named("judge", p.discriminator.state_dict())
-        tensors |= named("optim.maker", optimiser_tensors(p.optimisers.generator))
-        tensors |= named("optim.judge", optimiser_tensors(p.optimisers.discriminator))
+        tensors = with_prefix("model", p.generator.state_dict()) | with_prefix(
+            "ema", self.ema.state_dict()
+        )
+        tensors |= with_prefix("judge", p.discriminator.state_dict())
+        tensors |= with_prefix("optim.maker", optimiser_tensors(p.optimisers.generator))
+        tensors |= with_prefix("optim.judge", optimiser_tensors(p.optimisers.discriminator))
         tensors |= {"random": self.rng.get_state(), "dust": self.ray_rng.get_state()}
-        tensors |= {"codes": torch.zeros(0, p.generator.latent_dim)} | named(
+        tensors |= {"codes": torch.zeros(0, p.generator.latent_dim)} | with_prefix(
             "gain", self.gain.state_dict()
         )
         return tensors, {"task_state": {"probability": p.probability.state()}, **self.fitted()}
@@ -365,12 +367,12 @@ class AdversarialTask:
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
         p = self.parts
-        p.generator.load_state_dict(part("model", tensors))
-        self.ema.load_state_dict(part("ema", tensors))
-        p.discriminator.load_state_dict(part("judge", tensors))
-        self.gain.load_state_dict(part("gain", tensors))
-        restore_optimiser(p.optimisers.generator, part("optim.maker", tensors))
-        restore_optimiser(p.optimisers.discriminator, part("optim.judge", tensors))
-        resume(self.rng, tensors["random"])
-        resume(self.ray_rng, tensors["dust"])
+        p.generator.load_state_dict(strip_prefix("model", tensors))
+        self.ema.load_state_dict(strip_prefix("ema", tensors))
+        p.discriminator.load_state_dict(strip_prefix("judge", tensors))
+        self.gain.load_state_dict(strip_prefix("gain", tensors))
+        restore_optimiser(p.optimisers.generator, strip_prefix("optim.maker", tensors))
+        restore_optimiser(p.optimisers.discriminator, strip_prefix("optim.judge", tensors))
+        set_rng_state(self.rng, tensors["random"])
+        set_rng_state(self.ray_rng, tensors["dust"])
         p.probability.load(meta["probability"])

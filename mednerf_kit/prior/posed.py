@@ -21,12 +21,12 @@ from torch import Generator, Tensor, nn
 from ..core.types import Pixels, Rays
 from ..engine.checkpoint import (
     ema_update,
-    named,
     optimiser_tensors,
-    part,
     restore_optimiser,
-    resume,
     seeded_generator,
+    set_rng_state,
+    strip_prefix,
+    with_prefix,
 )
 from ..engine.distributed import (
     BatchShard,
@@ -358,10 +358,10 @@ class PriorTask:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything a continued run needs: named tensors, and plain values."""
         p = self.parts
-        tensors = named("model", p.generator.state_dict()) | named(
+        tensors = with_prefix("model", p.generator.state_dict()) | with_prefix(
             "ema", self.finished().state_dict()
         )
-        tensors |= named("judge", p.discriminator.state_dict()) | named(
+        tensors |= with_prefix("judge", p.discriminator.state_dict()) | with_prefix(
             "slow", self.ema.state_dict()
         )
         tensors |= {
@@ -370,7 +370,7 @@ class PriorTask:
             "log_distance": self.log_distance,
         }
         tensors |= {"random": self.rng.get_state(), "dust": self.ray_rng.get_state()}
-        tensors |= named("optim.g", optimiser_tensors(self.g_optimiser)) | named(
+        tensors |= with_prefix("optim.g", optimiser_tensors(self.g_optimiser)) | with_prefix(
             "optim.d", optimiser_tensors(self.d_optimiser)
         )
         state = {"gan_steps": self.gan_steps, "probability": self.parts.probability.state()}
@@ -393,16 +393,16 @@ class PriorTask:
 
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
-        self.parts.generator.load_state_dict(part("model", tensors))
-        self.parts.discriminator.load_state_dict(part("judge", tensors))
-        self.ema.load_state_dict(part("slow", tensors))
+        self.parts.generator.load_state_dict(strip_prefix("model", tensors))
+        self.parts.discriminator.load_state_dict(strip_prefix("judge", tensors))
+        self.ema.load_state_dict(strip_prefix("slow", tensors))
         with torch.no_grad():
             for name in ("codes", "log_gains", "log_distance"):
                 getattr(self, name).copy_(tensors[name])
-        resume(self.rng, tensors["random"])
-        resume(self.ray_rng, tensors["dust"])
-        restore_optimiser(self.g_optimiser, part("optim.g", tensors))
-        restore_optimiser(self.d_optimiser, part("optim.d", tensors))
+        set_rng_state(self.rng, tensors["random"])
+        set_rng_state(self.ray_rng, tensors["dust"])
+        restore_optimiser(self.g_optimiser, strip_prefix("optim.g", tensors))
+        restore_optimiser(self.d_optimiser, strip_prefix("optim.d", tensors))
         self.gan_steps = meta["gan_steps"]
         self.parts.probability.load(meta["probability"])
 

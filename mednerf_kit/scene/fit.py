@@ -18,7 +18,14 @@ from ..core.errors import RunError, UserError
 from ..core.types import Pixels, Rays
 from ..data.posed.scene import Scene
 from ..data.radiograph import area_resized
-from ..engine.checkpoint import resume, seeded_generator
+from ..engine.checkpoint import (
+    optimiser_tensors,
+    restore_optimiser,
+    seeded_generator,
+    set_rng_state,
+    strip_prefix,
+    with_prefix,
+)
 from ..engine.distributed import BatchShard, Ranks
 from ..engine.loop import TASKS
 from ..imaging.cameras import Cameras
@@ -26,7 +33,7 @@ from ..imaging.motion import about, apart, exp_se3
 from ..rays.render import LevelRendering
 from ..rays.selectors.base import RaySelector
 from .losses import Loss, Outcome
-from .model import Model, evaluations, on_device, out_of_memory, part, render_cameras, smaller_chunk
+from .model import Model, evaluations, on_device, out_of_memory, render_cameras, smaller_chunk
 
 CHECKS, CHECK_EVERY = (100, 200), 400  # steps after which the pictures are looked at for a collapse
 MOST_RESTARTS = 3
@@ -105,7 +112,7 @@ class PoseCorrections:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Continue from :meth:`state`."""
         self.twist.data.copy_(tensors["poses.twist"])
-        slots = part(tensors, "poses.optim.")
+        slots = strip_prefix("poses.optim", tensors)
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict(
             {"state": {0: slots} if slots else {}, "param_groups": groups}
@@ -457,9 +464,8 @@ class FitTask:
             "random": self.rng.get_state(),
             "noise": self.noise.get_state(),
         }
-        for i, slots in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optim.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
-        tensors |= {f"selector.{k}": v for k, v in self.parts.selector.state_dict().items()}
+        tensors |= with_prefix("optim", optimiser_tensors(self.optimiser))
+        tensors |= with_prefix("selector", self.parts.selector.state_dict())
         tensors |= self.poses.state() if self.poses else {}
         return tensors, {
             "task_state": {
@@ -478,16 +484,10 @@ class FitTask:
         )
         self.model.load(tensors)
         self.new_optimiser()
-        slots: dict[int, dict[str, Tensor]] = {}
-        for key, value in part(tensors, "optim.").items():
-            i, slot = key.split(".", 1)
-            slots.setdefault(int(i), {})[slot] = value
-        self.optimiser.load_state_dict(
-            {"state": slots, "param_groups": self.optimiser.state_dict()["param_groups"]}
-        )
-        resume(self.rng, tensors["random"])
-        resume(self.noise, tensors["noise"])
-        self.parts.selector.load_state_dict(part(tensors, "selector."))
+        restore_optimiser(self.optimiser, strip_prefix("optim", tensors))
+        set_rng_state(self.rng, tensors["random"])
+        set_rng_state(self.noise, tensors["noise"])
+        self.parts.selector.load_state_dict(strip_prefix("selector", tensors))
         if self.poses:
             self.poses.load(tensors)
 

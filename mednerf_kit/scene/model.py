@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ..core.errors import RunError, UserError, unknown_name
 from ..core.types import FieldOutput, Rays, Rendering
+from ..engine.checkpoint import strip_prefix, with_prefix
 from ..fields.base import FIELDS, SceneField
 from ..imaging.cameras import Cameras
 from ..rays.render import IMAGE_MODELS, Level, LevelRendering, render
@@ -74,21 +75,16 @@ class Model:
 
     def state(self) -> dict[str, Tensor]:
         """Everything learned, as named tensors."""
-        parts = (("field", self.fields), ("sampler", self.samplers))
-        return {f"{name}.{k}": v for name, module in parts for k, v in module.state_dict().items()}
+        fields, samplers = self.fields.state_dict(), self.samplers.state_dict()
+        return with_prefix("field", fields) | with_prefix("sampler", samplers)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over :meth:`state`; fields first grow to the shapes they were saved with."""
         for name, field in self.fields.items():
             assert isinstance(field, SceneField)
-            field.shape_like(part(tensors, f"field.{name}."))
-        self.fields.load_state_dict(part(tensors, "field."))
-        self.samplers.load_state_dict(part(tensors, "sampler."))
-
-
-def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors below a prefix, by the rest of their names."""
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            field.shape_like(strip_prefix(f"field.{name}", tensors))
+        self.fields.load_state_dict(strip_prefix("field", tensors))
+        self.samplers.load_state_dict(strip_prefix("sampler", tensors))
 
 
 def build_model(
