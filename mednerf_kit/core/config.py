@@ -1,13 +1,15 @@
-"""Names and recipes: small registries, and YAML nodes that bind to constructors.
+"""Registries and recipes: small registries of variants, and YAML nodes that bind to constructors.
 
 The constructor is the configuration: a node ``{name: local, n: 48}`` looks up ``local`` and calls
-its constructor with the keyword-only argument ``n``. Unknown names and options answer with the
-nearest known one.
+its constructor with the keyword-only argument ``n``. A constructor with many options takes them as
+one frozen dataclass, a parameter named ``options``; in the node they stand side by side all the
+same. Unknown names and options are answered with the nearest known one.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -15,12 +17,14 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import yaml
 
 from .errors import UserError, unknown_name
+from .former_names import current_recipe, current_setting, recipe_name
 
 T = TypeVar("T")
 
@@ -113,32 +117,78 @@ class Registry(Generic[T]):
         return str(name), options
 
 
+@dataclass(frozen=True)
+class Option:
+    """One option of a registered entry."""
+
+    name: str
+    type: Any  # the annotation, resolved
+    default: Any  # inspect.Parameter.empty where the option must be given
+
+
+def options_of(entry: Callable, facts: Iterable[str] = ()) -> list[Option]:
+    """The options of a registered entry in the order of its signature.
+
+    They are the fields of the dataclass that annotates its parameter ``options``, or else its
+    keyword-only parameters. ``facts`` are the names of parameters that the program supplies.
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class BallOptions:
+    ...     radius_mm: float = 1.0
+    ...     label: str | None = None
+    >>> class Ball:
+    ...     def __init__(self, options: BallOptions, *, device: str): ...
+    >>> [(option.name, option.default) for option in options_of(Ball)]
+    [('radius_mm', 1.0), ('label', None)]
+    """
+    record = _options_class(entry)
+    source = entry if record is None else record
+    hints = _hints(source)
+    return [
+        Option(name, hints.get(name, Any), p.default)
+        for name, p in inspect.signature(source).parameters.items()
+        if p.kind is p.KEYWORD_ONLY and name not in facts
+    ]
+
+
 def bind(entry: Callable[..., T], options: Mapping[str, Any], *, where: str, **facts: Any) -> T:
-    """Call ``entry`` with options from a recipe, checked against its typed keyword-only
-    signature.
+    """Call ``entry`` with options from a recipe, checked against their types: as its keyword-only
+    arguments, or as the dataclass that its parameter ``options`` wants. Facts that it has no
+    parameter for are left out.
     """
     parameters = inspect.signature(entry).parameters
     values = bound(entry, options, where=where, facts=facts)
+    record = _options_class(entry)
+    if record is not None:
+        values = {"options": record(**values)}
     return entry(**values, **{key: value for key, value in facts.items() if key in parameters})
 
 
 def bound(
     entry: Callable, options: Mapping[str, Any], *, where: str, facts: Iterable[str]
 ) -> dict[str, Any]:
-    """The options as the types their parameters have; an unknown one answers with the nearest
+    """The options as the types they are declared with; an unknown one is answered with the nearest
     name.
     """
-    parameters = inspect.signature(entry).parameters
-    hints = typing.get_type_hints(entry.__init__ if inspect.isclass(entry) else entry)
-    known = [
-        name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY and name not in facts
-    ]
+    known = {option.name: option.type for option in options_of(entry, facts)}
     values = {}
     for key, value in options.items():
         if key not in known:
             raise unknown_name(f"option of {where}", key, known)
-        values[key] = checked(value, hints.get(key, Any), where=f"{where} option '{key}'")
+        values[key] = checked(value, known[key], where=f"{where} option '{key}'")
     return values
+
+
+def _options_class(entry: Callable) -> type | None:
+    """The dataclass that holds the entry's options; None where they are its own parameters."""
+    if "options" not in inspect.signature(entry).parameters:
+        return None
+    hint = _hints(entry).get("options")
+    return hint if inspect.isclass(hint) and dataclasses.is_dataclass(hint) else None
+
+
+def _hints(entry: Callable) -> dict[str, Any]:
+    return typing.get_type_hints(entry.__init__ if inspect.isclass(entry) else entry)
 
 
 def checked(value: Any, hint: Any, *, where: str) -> Any:
@@ -188,8 +238,10 @@ def folder() -> Path:
 
 
 def load(name_or_path: str, *, above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Read a recipe by name (of ``configs/``) or path; ``base: NAME`` in it is read first and
-    overlaid (``above``: who asked).
+    """A recipe by its name in ``configs/`` or by the path of its file, under the present names.
+
+    The recipe that its ``base: NAME`` names is read first, and this one laid over it. ``above``
+    are the recipes on whose behalf it is read.
     """
     if name_or_path in above:
         raise UserError(
@@ -200,6 +252,8 @@ def load(name_or_path: str, *, above: tuple[str, ...] = ()) -> dict[str, Any]:
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = folder() / f"{name_or_path}.yaml"
+        if not path.is_file():
+            path = folder() / f"{recipe_name(name_or_path)}.yaml"
         if not path.is_file():
             raise unknown_name("recipe", name_or_path, (p.stem for p in folder().glob("*.yaml")))
     if not path.is_file():
@@ -222,7 +276,11 @@ def load(name_or_path: str, *, above: tuple[str, ...] = ()) -> dict[str, Any]:
             "start from a file of configs/",
         )
     base = recipe.pop("base", None)
-    return overlaid(load(str(base), above=(*above, name_or_path)), recipe) if base else recipe
+    recipe = current_recipe(recipe)
+    if base:
+        # once more: an option of a node without a name belongs to the variant that the base names
+        recipe = current_recipe(overlaid(load(str(base), above=(*above, name_or_path)), recipe))
+    return recipe
 
 
 def overlaid(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -255,7 +313,7 @@ def with_settings(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]
     >>> with_settings({"levels": [{"n": 40}, {"n": 8}]}, ["levels.1.n=16"])
     {'levels': [{'n': 40}, {'n': 16}]}
     """
-    result = copy.deepcopy(recipe)
+    result = current_recipe(copy.deepcopy(recipe))
     for setting in settings:
         key, sign, text = setting.partition("=")
         if not sign or not key:
@@ -276,7 +334,7 @@ def with_settings(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]
             r"[-+]?\d+(\.\d*)?e[-+]?\d+", value, re.IGNORECASE
         ):
             value = float(value)
-        *path, last = key.split(".")
+        *path, last = current_setting(key, result).split(".")
         if not path and last not in result:
             raise unknown_name("recipe key", last, result)
         node: dict[str, Any] | list[Any] = result
@@ -296,7 +354,7 @@ def with_settings(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]
             node[_place(node, last, setting)] = value
         else:
             node[last] = value
-    return result
+    return current_recipe(result)
 
 
 def _place(entries: list[Any], part: str, setting: str) -> int:

@@ -4,13 +4,50 @@ overlay.
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import dataclass
 from typing import Literal
 
 import pytest
 
-from mednerf_kit.core import config
-from mednerf_kit.core.config import Registry, bind, checked, load, overlaid, with_settings
+from mednerf_kit.commands.about import variants
+from mednerf_kit.core import config, former_names
+from mednerf_kit.core.config import (
+    Option,
+    Registry,
+    bind,
+    checked,
+    load,
+    options_of,
+    overlaid,
+    with_settings,
+)
 from mednerf_kit.core.errors import RunError, UserError, unknown_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConeOptions:
+    """What a recipe may say of a cone."""
+
+    height_mm: float = 1.0
+    tip: Literal["sharp", "round"] = "sharp"
+    sides: int | None = None
+
+
+class Cone:
+    """A cone, whose options are a record."""
+
+    def __init__(self, options: ConeOptions, *, size: int, device: str = "cpu") -> None:
+        self.options, self.size, self.device = options, size, device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prism:
+    """A prism, which is its own record of options."""
+
+    edges: int
+    height_mm: float = 1.0
+    size: int = 0
 
 
 @pytest.fixture
@@ -48,6 +85,8 @@ def shapes(monkeypatch):
     def box(*, side_mm: float = 2.0) -> float:
         return side_mm
 
+    registry.register("cone")(Cone)
+    registry.register("prism")(Prism)
     return registry
 
 
@@ -78,6 +117,59 @@ def test_checking_builds_nothing(shapes):
     assert built == []
 
 
+def test_a_record_of_options_is_built_from_the_same_flat_node(shapes):
+    cone = shapes.build({"name": "cone", "height_mm": 3, "tip": "round"}, size=7, wall_mm=1.0)
+    assert cone.options == ConeOptions(height_mm=3.0, tip="round") and cone.size == 7
+    assert isinstance(cone.options.height_mm, float), "checked and converted like any option"
+    assert shapes.build("cone", size=1, device="cuda").device == "cuda"
+    assert shapes.build({"name": "prism", "edges": 5}, size=2) == Prism(edges=5, size=2)
+
+
+@pytest.mark.parametrize(
+    "node, said",
+    [
+        (
+            {"name": "cone", "height": 3},
+            "option of shape 'cone' 'height'; wanted one of height_mm, sides, tip: "
+            "did you mean 'height_mm'",
+        ),
+        ({"name": "cone", "height_mm": "tall"}, "'tall'.*'cone' option 'height_mm'.*float"),
+        ({"name": "cone", "tip": "rond"}, "'rond'.*round, sharp.*did you mean 'round'"),
+        ({"name": "cone", "sides": 2.5}, "2.5.*'sides'.*int"),
+        ({"name": "cone", "options": {"sides": 3}}, "option of shape 'cone' 'options'"),
+        ({"name": "cone", "device": "cuda"}, "option of shape 'cone' 'device'"),
+        ({"name": "prism", "edge": 5}, "option of shape 'prism' 'edge'.*did you mean 'edges'"),
+        ({"name": "prism", "edges": 5, "size": 3}, "option of shape 'prism' 'size'"),
+    ],
+)
+def test_a_record_of_options_refuses_as_a_signature_does(shapes, node, said):
+    with pytest.raises(UserError, match=said) as built:
+        shapes.build(node, size=7)
+    with pytest.raises(UserError) as checked_only:
+        shapes.check(node, "size")
+    assert str(checked_only.value) == str(built.value)
+
+
+def test_options_are_listed_in_the_order_of_the_signature(shapes):
+    assert options_of(Cone) == [
+        Option("height_mm", float, 1.0),
+        Option("tip", Literal["sharp", "round"], "sharp"),
+        Option("sides", int | None, None),
+    ]
+    assert options_of(Prism, ["size"]) == [
+        Option("edges", int, inspect.Parameter.empty),
+        Option("height_mm", float, 1.0),
+    ]
+    assert [option.name for option in options_of(shapes["ball"], ["size"])] == [
+        "radius_mm",
+        "label",
+        "kind",
+        "n",
+        "centre",
+        "open",
+    ]
+
+
 def test_facts_an_entry_does_not_want_are_left_out(shapes):
     assert shapes.build("box", size=7) == 2.0
 
@@ -85,8 +177,8 @@ def test_facts_an_entry_does_not_want_are_left_out(shapes):
 @pytest.mark.parametrize(
     "node, said",
     [
-        ({"name": "bal"}, "shape 'bal'.*ball, box.*did you mean 'ball'"),
-        ({"radius_mm": 2}, "without a name.*ball, box"),
+        ({"name": "bal"}, "shape 'bal'.*ball, box, cone, prism.*did you mean 'ball'"),
+        ({"radius_mm": 2}, "without a name.*ball, box, cone, prism"),
         (
             {"name": "ball", "radius": 2},
             "option of shape 'ball' 'radius'.*did you mean 'radius_mm'",
@@ -124,8 +216,7 @@ def test_a_name_is_registered_once(shapes):
 
 
 def test_every_registry_is_listed_and_every_entry_says_what_it_is():
-    import mednerf_kit.prior.posed_recipes  # noqa: F401  (its imports register everything the recipes name)
-
+    variants()  # imports every module that registers something
     assert {
         "sampler",
         "selector",
@@ -275,6 +366,22 @@ def test_a_recipe_stands_on_its_base(tmp_path):
     (tmp_path / "second.yaml").write_text(f"base: {tmp_path / 'first.yaml'}\ntask: {{batch: 4}}\n")
     (tmp_path / "third.yaml").write_text(f"base: {tmp_path / 'second.yaml'}\nsteps: 5\n")
     assert load(str(tmp_path / "third.yaml")) == {"steps": 5, "task": {"name": "prior", "batch": 4}}
+
+
+def test_a_former_name_finds_the_recipe_and_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "folder", lambda: tmp_path)
+    monkeypatch.setattr(former_names, "PENDING", set())
+    (tmp_path / "nerf.yaml").write_text("picture: emission_absorption\nlosses: {mse: 1, l1: 2}\n")
+    (tmp_path / "mine.yaml").write_text("base: lego_nerf\nlosses: {l1: 3}\n")
+    wanted = {"image_model": "emission_absorption", "losses": {"mse": 1, "density_l1": 2}}
+    assert load("lego_nerf") == load("nerf") == wanted
+    assert load("mine")["losses"] == {"mse": 1, "density_l1": 3}
+    assert with_settings(load("nerf"), ["losses.l1=4", "picture=line_integral"]) == {
+        "image_model": "line_integral",
+        "losses": {"mse": 1, "density_l1": 4},
+    }
+    (tmp_path / "lego_nerf.yaml").write_text("steps: 1\n")
+    assert load("lego_nerf") == {"steps": 1}, "a file of that very name goes first"
 
 
 def test_an_unknown_recipe_offers_the_nearest():
