@@ -33,3 +33,16 @@ def no_network(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+@pytest.fixture
+def example(tmp_path):
+    """Writes a scene format's toy set and answers its root."""
+    from mednerf_kit.data.posed.scene import SCENES
+
+    def write(name):
+        folder = tmp_path / name
+        folder.mkdir()
+        return SCENES[name].example(folder)
+
+    return write

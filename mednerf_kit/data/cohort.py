@@ -34,7 +34,7 @@ from ..imaging.volume import AIR, Volume, files_at_hand, read_volume, write_volu
 from .radiograph import area_resized
 
 FIRST_SEED = {"train": 0, "val": 10000, "test": 20000}
-# : Patients of the cohorts that --dataset chest and --dataset knee mean, unless a recipe says
+#: Patients of the cohorts that --dataset chest and --dataset knee mean, unless a recipe says
 # otherwise.
 COHORT = {"train": 48, "val": 8, "test": 8}
 

@@ -1,6 +1,4 @@
-"""Fitting scenes: the task on the shared loop, its losses, what starts again or is refused, runs
-opened again, teacher depth.
-"""
+"""A scene fitted, resumed, opened again, scored and rendered; collapse and memory."""
 
 from __future__ import annotations
 
@@ -11,34 +9,23 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from tiny_scene import RECIPE, fitted, prepared, recipe_file
-from torch import Tensor
+from tiny_scene import RECIPE, fitted, prepared
 
 from mednerf_kit.cli import main
 from mednerf_kit.core import files
-from mednerf_kit.core.errors import RunError, UserError
-from mednerf_kit.core.raymath import emission_absorption
-from mednerf_kit.core.types import FieldOutput, Rays, Rendering, Samples
+from mednerf_kit.core.errors import RunError
+from mednerf_kit.core.types import Rays
 from mednerf_kit.data.posed.depth import pixel_grid
 from mednerf_kit.data.posed.scene import load_scene
 from mednerf_kit.engine import run_folder as folders
-from mednerf_kit.engine.session import resolve, train
-from mednerf_kit.rays.render import Level, LevelRendering, render
-from mednerf_kit.rays.samplers.base import Stratified
+from mednerf_kit.engine.session import train
+from mednerf_kit.rays.render import LevelRendering, render
 from mednerf_kit.scene import model as scene_model
 from mednerf_kit.scene import render as scene_render
-from mednerf_kit.scene.depth_teacher import write_depth
 from mednerf_kit.scene.forgetting import forgetting
 from mednerf_kit.scene.load import is_scene_run, load_fit, render_views
-from mednerf_kit.scene.losses import LOSSES, Outcome, build_losses
-
-
-def midpoints(model: scene_model.Model, rays: Rays) -> list[LevelRendering]:
-    """The model's pictures without jitter along the rays, so that parts see what the whole sees."""
-    return render(rays, None, model.levels, picture=model.picture)
 
 
 @pytest.fixture(scope="module")
@@ -46,142 +33,9 @@ def run(tmp_path_factory) -> Path:
     return fitted(tmp_path_factory.mktemp("fit"))
 
 
-def outcome(
-    w: Tensor,
-    t: Tensor,
-    *,
-    depth: Tensor,
-    tau: Tensor | None = None,
-    confidence: Tensor | None = None,
-    alpha: Tensor | None = None,
-) -> Outcome:
-    """Rays with these weights [R, S] at these nodes."""
-    dt = torch.full_like(t, 0.1)
-    nothing = torch.zeros(len(t), 3)
-    rays = Rays(nothing, nothing, t[:, 0], t[:, -1], depth=depth)
-    seen = LevelRendering(
-        Rendering(nothing, w),
-        Samples(t, dt),
-        FieldOutput(torch.zeros_like(t) if tau is None else tau),
-    )
-    return Outcome(
-        [seen],
-        [Level(Stratified(n=1))],
-        rays,
-        nothing + 0.5,
-        torch.ones(len(t)),
-        0.5,
-        alpha,
-        confidence,
-    )
-
-
-# Losses
-
-
-def test_depth_losses_are_their_formulas():
-    t = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
-    w = torch.tensor([[0.0, 0.5, 0.5], [0.2, 0.2, 0.2]])
-    record = outcome(
-        w,
-        t,
-        depth=torch.tensor([2.0, torch.nan]),
-        tau=torch.tensor([[0.3, 0.1, 9.0], [9.0, 9.0, 9.0]]),
-    )
-    mean, variance = 2.5, 0.5 * 4 + 0.5 * 9 - 2.5**2
-    losses = build_losses({"depth_soft": 1.0, "depth_free": {"margin": 0.5}, "depth_surface": 1.0})
-    assert float(losses["depth_soft"](record)) == pytest.approx((mean - 2) ** 2)
-    # only the node at 1 lies before 2 − 0.5
-    assert float(losses["depth_free"](record)) == pytest.approx(0.3 / 0.1)
-    assert float(losses["depth_surface"](record)) == pytest.approx(abs(mean - 2) + 0.1 * variance)
-
-
-def test_depth_losses_weigh_with_confidence_and_do_without_depth():
-    t = torch.tensor([[1.0, 2.0], [1.0, 2.0]])
-    w = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    loss = build_losses({"depth_soft": 1.0})["depth_soft"]
-    both = outcome(w, t, depth=torch.tensor([1.0, 1.0]), confidence=torch.tensor([1.0, 0.25]))
-    assert float(loss(both)) == pytest.approx(0.25 / 1.25)
-    assert float(loss(outcome(w, t, depth=torch.full((2,), torch.nan)))) == 0.0
-
-
-def test_a_transparent_pixel_is_free_space_to_the_end():
-    t = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
-    w = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.5, 0.5]])
-    tau = torch.tensor([[0.3, 9.0, 9.0], [0.1, 0.2, 0.3]])
-    losses = build_losses({"depth_soft": 1.0, "depth_free": {"margin": 0.5}, "depth_sight": 1.0})
-    facts = {
-        "depth": torch.tensor([2.0, torch.nan]),
-        "tau": tau,
-        "confidence": torch.tensor([0.5, torch.nan]),
-    }
-    empty = outcome(w, t, **facts, alpha=torch.tensor([1.0, 0.0]))
-    assert float(losses["depth_free"](empty)) == pytest.approx((0.5 * 0.3 / 0.1 + 0.6 / 0.3) / 1.5)
-    assert float(losses["depth_sight"](empty)) == pytest.approx((0.5 * 0.0 + 0.5) / 1.5)
-    assert float(losses["depth_soft"](empty)) == 0.0
-    unknown = outcome(w, t, **facts, alpha=torch.tensor([1.0, 0.1]))
-    assert float(losses["depth_free"](unknown)) == pytest.approx(0.3 / 0.1)
-
-
-def test_line_of_sight_is_least_at_the_bell():
-    t = torch.linspace(0.05, 3.95, 40)[None]
-    loss = build_losses({"depth_sight": {"window": 0.6, "window_end": 0.6}})["depth_sight"]
-    bell = torch.exp(-0.5 * ((t - 2.0) / 0.2).square())
-    right, early = bell / bell.sum(), torch.exp(-0.5 * ((t - 1.0) / 0.2).square())
-    depth = torch.tensor([2.0])
-    assert (
-        float(loss(outcome(right, t, depth=depth)))
-        < 2e-5
-        < 0.01
-        < float(loss(outcome(early / early.sum(), t, depth=depth)))
-    )
-
-
-@pytest.mark.parametrize("name", LOSSES.entries)
-def test_every_loss_has_the_gradient_of_its_differences(name):
-    rng = torch.Generator().manual_seed(0)
-    rays, samples = 4, 8
-
-    def some(*shape: int) -> Tensor:
-        return 0.1 + 0.4 * torch.rand(shape, generator=rng, dtype=torch.float64)
-
-    t = torch.linspace(0.1, 0.9, samples, dtype=torch.float64).expand(rays, samples)
-    tau, color, truth, weight = (
-        some(rays, samples),
-        some(rays, samples, 3),
-        some(rays, 3),
-        some(rays),
-    )
-    depth = torch.tensor([0.5, 0.63, 0.4, torch.nan], dtype=torch.float64)
-    # several would have gains, which have no gradient on purpose
-    one_view = torch.zeros(rays, 3, dtype=torch.float64)
-    seen = Rays(one_view, some(rays, 3), t[:, 0], t[:, -1], depth=depth)
-
-    def value(tau: Tensor) -> Tensor:
-        level = LevelRendering(
-            emission_absorption(tau, color),
-            Samples(t, torch.full_like(t, 0.1)),
-            FieldOutput(tau, color),
-        )
-        record = Outcome(
-            [level],
-            [Level(Stratified(n=samples))],
-            seen,
-            truth,
-            weight,
-            0.5,
-            alpha=weight,
-            confidence=weight,
-            regularisers=[{name: tau.square().mean()}],
-        )
-        return LOSSES.build({"name": name})(record)
-
-    found = value(tau)
-    assert found.isfinite() and found.shape == ()
-    assert torch.autograd.gradcheck(value, tau.requires_grad_(True))
-
-
-# Training
+def midpoints(model: scene_model.Model, rays: Rays) -> list[LevelRendering]:
+    """The model's pictures without jitter along the rays, so that parts see what the whole sees."""
+    return render(rays, None, model.levels, picture=model.picture)
 
 
 def test_a_fit_learns_and_keeps_its_folder(run):
@@ -454,168 +308,6 @@ def test_a_run_opens_from_elsewhere_and_where_its_scene_was_moved(tmp_path, monk
 def test_the_board_shows_a_view(tmp_path):
     (shown,) = prepared(tmp_path).pictures(0).values()
     assert shown.shape == (2, 24, 24, 3) and float(shown.min()) >= 0 and float(shown.max()) <= 1
-
-
-# Depth
-
-
-def test_a_teachers_depth_serves_a_guided_fit(run, tmp_path):
-    path, score = write_depth(run=run, out=tmp_path / "depth", device="cpu")
-    taught = load_scene("blocks", split="train", size=24, train_views=6, depth=path.parent)
-    assert (
-        taught.depth is not None and taught.confidence is not None and taught.confidence.max() <= 1
-    )
-    assert score["n_views"] == 5 and score["depth_l1"] > 0
-    guided = [{"sampler": {"name": "guided", "n": 16}, "field": "scene"}]
-    fitted(
-        tmp_path,
-        scene={**RECIPE["scene"], "depth": str(path.parent)},
-        levels=guided,
-        losses={"mse": 1.0, "depth_soft": 0.01},
-        steps=3,
-        snapshot_steps=3,
-    )
-
-
-def test_a_teachers_depth_survives_normalised_device_coordinates(tmp_path):
-    from mednerf_kit.data.posed.llff import Llff
-
-    folder = Llff.example(tmp_path / "toy")
-    scene = {"background": "black"}
-    haze = {"scene": {**RECIPE["fields"]["scene"], "shift": 0.0, "masks": [], "upsample": []}}
-    teacher = fitted(
-        tmp_path, dataset=str(folder), scene=scene, fields=haze, steps=2, snapshot_steps=2
-    )
-    path, _ = write_depth(run=teacher, device="cpu")
-    fit, taught = load_fit(teacher, device="cpu"), load_scene(folder)
-    seen = render_views(fit, taught.cameras).median_depth
-    known = seen.isfinite()
-    assert (
-        path.parent == folder and bool(known.any()) and torch.equal(taught.depth.isfinite(), known)
-    )
-    torch.testing.assert_close(taught.depth[known], seen[known], atol=1e-3, rtol=1e-3)
-    given = {}
-
-    class Spy(Stratified):
-        def __call__(self, rays, previous=None, rng=None):
-            given.setdefault("depth", rays.depth)
-            return super().__call__(rays, previous, rng)
-
-    model = replace(fit.model, levels=[replace(fit.model.levels[0], sampler=Spy(n=8))])
-    scene_model.render_cameras(
-        model, taught.cameras.take([0]), depth=taught.depth, chunk=10**6, progress=False
-    )
-    assert torch.equal(given["depth"].nan_to_num(), taught.depth[0].flatten().nan_to_num())
-
-
-def test_a_teacher_stays_away_from_scored_views(run, tmp_path):
-    from mednerf_kit.data.posed.blender import Blender
-
-    folder = Blender.example(tmp_path / "toy")
-    quick = {"dataset": str(folder), "scene": {}, "steps": 2, "snapshot_steps": 2}
-    teacher = fitted(tmp_path, **quick)
-    for split, out in (("test", None), ("all", None), ("val", folder)):
-        with pytest.raises(UserError, match="scored views to keep"):
-            write_depth(run=teacher, split=split, out=out, device="cpu")
-    assert not list(folder.glob("depth_*.npz"))
-    assert write_depth(
-        run=teacher, split="test", out=tmp_path / "elsewhere", limit=1, device="cpu"
-    )[0].is_file()
-    config = recipe_file(tmp_path, scene={}, steps=2, snapshot_steps=2)
-    saw_all = train(
-        dataset=str(folder), config=config, outdir=tmp_path / "runs", device="cpu", split="all"
-    )
-    with pytest.raises(UserError, match="never saw a scored view"):
-        write_depth(run=saw_all, device="cpu")
-
-
-@pytest.mark.parametrize("kind", ["inverse", "depth"])
-def test_monocular_maps_are_brought_to_the_teachers_scale(kind):
-    from mednerf_kit.data.posed.depth import pixel_grid
-    from mednerf_kit.scene.depth_teacher import monocular
-
-    scene = load_scene("blocks", split="test", size=24).take([0])
-    factor = scene.cameras.planar_factor(*pixel_grid(scene.cameras))
-    planar = torch.where(scene.depth.isfinite(), scene.depth / factor, 6.0)
-    relative = 0.3 * (1 / planar if kind == "inverse" else planar) - 0.02
-    trust = scene.depth.isfinite().float()
-    distance, confidence = monocular(
-        relative, scene.depth, trust, scene.cameras, inverse=kind == "inverse"
-    )
-    torch.testing.assert_close(distance, planar * factor, rtol=1e-3, atol=1e-3)
-    assert bool((confidence > 0.999).all()) and confidence.shape == distance.shape
-    noise = torch.rand(relative.shape, generator=torch.Generator().manual_seed(0))
-    assert (
-        float(
-            monocular(noise, scene.depth, trust, scene.cameras, inverse=kind == "inverse")[1].max()
-        )
-        < 0.3
-    )
-
-
-def test_monocular_maps_reach_a_scene(run, tmp_path):
-    maps = tmp_path / "maps"
-    maps.mkdir()
-    scene = load_scene("blocks", split="train", size=24, train_views=6)
-    for i, stem in enumerate(scene.stems):
-        (maps / stem).parent.mkdir(parents=True, exist_ok=True)
-        np.save(maps / f"{stem}.npy", 1 / scene.depth[i].nan_to_num(6.0).numpy()[None])
-    path, _ = write_depth(run=run, mono=maps, out=tmp_path / "out", device="cpu")
-    taught = load_scene("blocks", split="train", size=24, train_views=6, depth=path.parent)
-    assert bool(taught.depth.isfinite().any()) and bool(
-        (taught.confidence.flatten(1).std(1) < 1e-3).all()
-    )
-    (maps / f"{scene.stems[-1]}.npy").unlink()
-    with pytest.raises(UserError, match="without a map of"):
-        write_depth(run=run, mono=maps, out=tmp_path / "out", device="cpu")
-
-
-def test_depth_is_asked_for_where_it_is_needed(tmp_path):
-    from mednerf_kit.data.posed.blender import Blender
-
-    folder = Blender.example(tmp_path / "toy")
-    bare = {k: v for k, v in RECIPE["scene"].items() if k == "downscale"}
-    with pytest.raises(UserError, match="which has no depth"):
-        fitted(tmp_path, dataset=str(folder), scene=bare, losses={"mse": 1.0, "depth_soft": 0.1})
-    with pytest.raises(UserError, match="got guided on scene 'toy'"):
-        fitted(
-            tmp_path,
-            dataset=str(folder),
-            scene=bare,
-            levels=[{"sampler": {"name": "guided", "n": 16}, "field": "scene"}],
-        )
-
-
-# Recipes
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"levels": [{"sampler": {"name": "importance"}, "field": "scene"}]}, "on the first level"),
-        ({"levels": [{"sampler": {"name": "stratified"}, "field": "scenes"}]}, "scene"),
-        ({"levels": [{"sample": {"name": "stratified"}}]}, "sampler"),
-        ({"losses": {"msee": 1.0}}, "mse"),
-        ({"losses": {"depth_soft": 0.01}}, "none looks at the picture"),
-        ({"steps": 0}, "wanted at least 1"),
-        ({"picture": "line_integral"}, "line_integral for radiographs"),
-        ({"scene": {"sizes": 24}}, "size"),
-    ],
-)
-def test_bad_recipes_are_refused_in_one_sentence(tmp_path, change, sentence):
-    with pytest.raises(UserError, match=sentence):
-        fitted(tmp_path, **change)
-
-
-def test_shipped_scene_recipes_resolve():
-    from mednerf_kit.core import config
-
-    for path in sorted(config.folder().glob("*.yaml")):
-        node = config.load(path.stem)
-        if node["task"].get("name") == "fit":
-            for preset in ("quick", "default", "paper"):
-                assert resolve("blocks", path.stem, preset, [])["task"]["name"] == "fit"
-            assert len(path.read_text().splitlines()) <= 40 and path.read_text().startswith("# ")
 
 
 def test_what_a_fit_forgot_is_read_from_its_snapshots(run):

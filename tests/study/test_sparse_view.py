@@ -25,8 +25,7 @@ from mednerf_kit.imaging.volume import read_volume
 from mednerf_kit.rays.render import Level, LevelRendering
 from mednerf_kit.rays.samplers.base import Stratified
 from mednerf_kit.recon import rtk
-from mednerf_kit.scene.gains import SquaredErrorUpToGain, fitted_gains
-from mednerf_kit.scene.losses import Outcome
+from mednerf_kit.scene.losses import Outcome, SquaredErrorUpToGain, fitted_gains
 from mednerf_kit.study import sparse_view
 
 BOX = torch.tensor([[-1.0, -1.5, -0.5], [1.0, 1.5, 1.5]])
