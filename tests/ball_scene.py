@@ -16,7 +16,7 @@ from mednerf_kit.data.posed.scene import Scene
 from mednerf_kit.fields.base import SceneField
 from mednerf_kit.imaging.cameras import Cameras, look_at
 from mednerf_kit.rays.render import IMAGE_MODELS, Level
-from mednerf_kit.rays.samplers.base import Stratified
+from mednerf_kit.rays.samplers.stratified import Stratified
 from mednerf_kit.scene.model import Model
 
 RADIUS, FROM, SAMPLES = 0.8, 3.0, 96

@@ -195,7 +195,7 @@ def test_every_field_is_fitted(device, name, options):
 def test_every_sampler_serves_a_fit(device, name, options):
     first = (
         [{"sampler": {"name": "stratified", "n": 6}, "field": "scene"}]
-        if getattr(SAMPLERS[name], "refines", False)
+        if SAMPLERS[name].refines
         else []
     )
     fields = (

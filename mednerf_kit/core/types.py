@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from torch import Generator, Tensor
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -84,25 +84,6 @@ class DiscriminatorOutput:
 
     heads: Tensor  # [B, K]
     extras: dict[str, Tensor] = field(default_factory=dict)
-
-
-class Sampler(Protocol):
-    """Chooses where along a ray the field is asked. No gradient flows through the answer."""
-
-    def __call__(
-        self, rays: Rays, previous: tuple[Samples, Tensor] | None, rng: Generator | None
-    ) -> Samples:
-        """``previous`` holds the coarser level's samples and their weights w [..., S]; without a
-        generator: midpoints.
-        """
-
-
-class Selector(Protocol):
-    """Chooses which pixels are supervised. One that learns from mistakes also has ``observe(pixels,
-    error)``.
-    """
-
-    def select(self, step: int, rng: Generator) -> Pixels: ...
 
 
 class Field(Protocol):

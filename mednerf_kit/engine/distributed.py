@@ -34,8 +34,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..core.errors import RunError, UserError
-from ..core.types import Rays, Sampler, Samples
+from ..core.types import Rays, Samples
 from ..rays.render import Level
+from ..rays.samplers.base import Previous, Sampler
 from .device import select_device
 
 # for the others in a step: a process that is gone is noticed at once, one that hangs is not
@@ -80,7 +81,7 @@ class BatchShard:
 
 
 @dataclass(frozen=True)
-class ShardedSampler:
+class ShardedSampler(Sampler):
     """A sampler that chooses nodes for the whole batch and answers those of a share.
 
     Which numbers come out of a generator depends on how many are asked for, not on the rays: so the
@@ -91,8 +92,12 @@ class ShardedSampler:
     sampler: Sampler
     share: BatchShard
 
+    @property
+    def n(self) -> int:  # type: ignore[override]
+        return self.sampler.n
+
     def __call__(
-        self, rays: Rays, previous: tuple[Samples, Tensor] | None, rng: Generator | None
+        self, rays: Rays, previous: Previous = None, rng: Generator | None = None
     ) -> Samples:
         before = (
             None if previous is None else (self._whole(previous[0]), self._repeated(previous[1]))

@@ -30,7 +30,7 @@ from ..fields.hyper import MlpWeights
 from ..gan.generator import HyperGenerator, Latent
 from ..prior.load import INVERSIONS, Prior
 from ..rays.render import Level, render, xray
-from ..rays.samplers.base import Stratified
+from ..rays.samplers.stratified import Stratified
 
 
 @dataclass(frozen=True)

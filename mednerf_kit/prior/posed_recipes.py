@@ -61,7 +61,7 @@ def check(recipe: Mapping[str, Any]) -> None:
             "write levels: [{name: stratified}]",
         )
     samplers = [SAMPLERS.build(node) for node in recipe["levels"]]
-    if getattr(samplers[0], "refines", False):
+    if samplers[0].refines:
         raise UserError(
             f"got sampler '{recipe['levels'][0]['name']}' on the first level",
             "wanted a coarser level before it",

@@ -45,7 +45,7 @@ class Renderer:
     @property
     def nodes(self) -> int:
         """Samples along a ray, as far as the levels say."""
-        return sum(int(getattr(level.sampler, "n", 48)) for level in self.levels)
+        return sum(level.sampler.n for level in self.levels)
 
     def image(
         self, asked: Any, rays: Rays, code: MlpWeights, rng: Generator | None = None

@@ -14,7 +14,8 @@ from torch import Generator, Tensor
 
 from ..core.config import Registry
 from ..core.raymath import emission_absorption, line_integral, transmission
-from ..core.types import Field, FieldOutput, Rays, Rendering, Sampler, Samples
+from ..core.types import Field, FieldOutput, Rays, Rendering, Samples
+from .samplers.base import Previous, Sampler
 
 IMAGE_MODELS: Registry[Rendering] = Registry("picture")
 
@@ -79,7 +80,7 @@ def render(
     scenes, one code each.
     """
     results: list[LevelRendering] = []
-    previous = None
+    previous: Previous = None
     for level in levels:
         samples = level.sampler(rays, previous, rng)
         chosen = level.field or field

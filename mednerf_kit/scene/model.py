@@ -62,15 +62,14 @@ class Model:
     def advance(self, progress: float) -> bool:
         """Tell fields and samplers how far the training is; True when parameters were replaced."""
         for level in self.levels:
-            if hasattr(level.sampler, "advance"):
-                level.sampler.advance(progress)
+            level.sampler.advance(progress)
         replaced = [field.advance(progress) for field in self.scene_fields()]
         return any(replaced)
 
     def observe(self, step: int) -> None:
         """Let samplers that keep a map of space look at their level's field."""
         for level in self.levels:
-            if hasattr(level.sampler, "observe"):
+            if level.field is not None:
                 level.sampler.observe(step, level.field)
 
     def state(self) -> dict[str, Tensor]:
@@ -102,7 +101,7 @@ def build_model(
         assert isinstance(field, SceneField)
         fields[name] = field
     levels = [read_level(node, fields, box) for node in recipe["levels"]]
-    if getattr(levels[0].sampler, "refines", False):
+    if levels[0].sampler.refines:
         raise UserError(
             f"got sampler '{SAMPLERS.name_of(levels[0].sampler)}' on the first level",
             "wanted a coarser level before it",
@@ -318,9 +317,5 @@ def smaller_chunk(chunk: int, error: Exception) -> int:
 
 def needs(levels: Sequence[Level], losses: Mapping[str, Any]) -> list[str]:
     """Names of what cannot work without depth."""
-    found = [
-        SAMPLERS.name_of(level.sampler)
-        for level in levels
-        if getattr(level.sampler, "needs_depth", False)
-    ]
+    found = [SAMPLERS.name_of(level.sampler) for level in levels if level.sampler.needs_depth]
     return found + [name for name, loss in losses.items() if getattr(loss, "needs_depth", False)]

@@ -31,7 +31,7 @@ from mednerf_kit.invert.predict import SPREAD_FLOOR, calibration, predict
 from mednerf_kit.metrics import image as image_metrics
 from mednerf_kit.prior.load import Prior, load_prior
 from mednerf_kit.rays.render import Level, render
-from mednerf_kit.rays.samplers.base import Stratified
+from mednerf_kit.rays.samplers.stratified import Stratified
 from mednerf_kit.recon.field_volume import HALF_EXTENT, at_distance, bake, project_field
 
 QUICK = Inversion(samples=2, candidates=24, code_steps=40, pivot_steps=10, rays=128, nodes=16)

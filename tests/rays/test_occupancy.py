@@ -12,8 +12,9 @@ import torch
 from mednerf_kit.core.errors import RunError, UserError
 from mednerf_kit.core.raymath import emission_absorption
 from mednerf_kit.core.types import Rays, Samples
-from mednerf_kit.rays.samplers.base import Importance, Stratified
+from mednerf_kit.rays.samplers.importance import Importance
 from mednerf_kit.rays.samplers.occupancy import Occupancy
+from mednerf_kit.rays.samplers.stratified import Stratified
 
 BOX = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
 DIAGONAL = 2 * math.sqrt(3)

@@ -13,8 +13,9 @@ from mednerf_kit.core.raymath import transmission
 from mednerf_kit.core.types import FieldOutput, Rays
 from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.rays.render import IMAGE_MODELS, Level, ask, photo, render, xray
-from mednerf_kit.rays.samplers.base import Importance, Stratified
+from mednerf_kit.rays.samplers.importance import Importance
 from mednerf_kit.rays.samplers.l_nerf import Local
+from mednerf_kit.rays.samplers.stratified import Stratified
 
 GEOMETRY = Geometry(
     source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=24, cols=24, pixel_mm=15

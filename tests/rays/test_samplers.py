@@ -14,21 +14,21 @@ from mednerf_kit.core.raymath import emission_absorption
 from mednerf_kit.core.types import Rays, Samples
 from mednerf_kit.rays.samplers.base import (
     SAMPLERS,
-    Importance,
-    Stratified,
     by_weight,
     cells,
     spread,
     together,
 )
 from mednerf_kit.rays.samplers.depth_guided import Guided
+from mednerf_kit.rays.samplers.importance import Importance
 from mednerf_kit.rays.samplers.l_nerf import Local
+from mednerf_kit.rays.samplers.stratified import Stratified
 
 COARSE = 12
 BOX = torch.tensor([[-9.0] * 3, [9.0] * 3])
 KINDS = ["even", "spike", "nothing", "one_nothing", "random", "tiny"]
 NAMES = sorted(SAMPLERS.entries)
-REFINING = [name for name in NAMES if getattr(SAMPLERS[name], "refines", False)]
+REFINING = [name for name in NAMES if SAMPLERS[name].refines]
 COVERING = [(name, {}) for name in NAMES] + [  # the whole of [near, far], whatever the weights
     ("stratified", {"disparity": True}),
     ("local", {"relative": True, "threshold": 0.5}),

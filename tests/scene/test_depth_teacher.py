@@ -13,7 +13,7 @@ from tiny_scene import RECIPE, fitted, recipe_file
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.posed.scene import load_scene
 from mednerf_kit.engine.session import train
-from mednerf_kit.rays.samplers.base import Stratified
+from mednerf_kit.rays.samplers.stratified import Stratified
 from mednerf_kit.scene import model as scene_model
 from mednerf_kit.scene.depth_teacher import write_depth
 from mednerf_kit.scene.load import load_fit, render_views

@@ -36,7 +36,8 @@ from mednerf_kit.core.raymath import cell_lengths, emission_absorption, inverse_
 from mednerf_kit.core.types import Rays
 from mednerf_kit.fields.encoding import frequency_encoding
 from mednerf_kit.imaging.cameras import Cameras
-from mednerf_kit.rays.samplers.base import Importance, Stratified
+from mednerf_kit.rays.samplers.importance import Importance
+from mednerf_kit.rays.samplers.stratified import Stratified
 
 H, W, FOCAL = 6, 8, 9.0
 # A quarter turn about the vertical and a nod of 30°, off the origin.

@@ -9,7 +9,7 @@ from torch import Tensor
 from mednerf_kit.core.raymath import emission_absorption
 from mednerf_kit.core.types import FieldOutput, Rays, Rendering, Samples
 from mednerf_kit.rays.render import Level, LevelRendering
-from mednerf_kit.rays.samplers.base import Stratified
+from mednerf_kit.rays.samplers.stratified import Stratified
 from mednerf_kit.scene.losses import LOSSES, Outcome, build_losses
 
 

@@ -23,7 +23,7 @@ from mednerf_kit.engine.session import resolve, train
 from mednerf_kit.fields.voxels import Voxels
 from mednerf_kit.imaging.volume import read_volume
 from mednerf_kit.rays.render import Level, LevelRendering
-from mednerf_kit.rays.samplers.base import Stratified
+from mednerf_kit.rays.samplers.stratified import Stratified
 from mednerf_kit.recon import rtk
 from mednerf_kit.scene.losses import Outcome, SquaredErrorUpToGain, fitted_gains
 from mednerf_kit.study import sparse_view

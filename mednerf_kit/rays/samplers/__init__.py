@@ -1,3 +1,1 @@
-"""Samplers: where along a ray a field is evaluated. One file a method; the contract is in
-`base`.
-"""
+"""Samplers: where along a ray a field is evaluated. One file a method; ``base`` is the contract."""

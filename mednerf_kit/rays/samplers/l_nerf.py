@@ -14,38 +14,45 @@ from ...core.types import Rays, Samples
 from .base import (
     SAMPLERS,
     Previous,
-    a_share,
+    Sampler,
     at_least_one,
     by_weight,
     cells,
-    needed,
+    coarser_level,
+    in_unit_interval,
     spread,
     together,
 )
 
 
 @SAMPLERS.register("local")
-class Local:
-    """L-NeRF's local sampling: fine nodes by inverse transform of only those coarse weights that
-    reach a threshold, per ray.
+class Local(Sampler):
+    """L-NeRF's local sampling: fine nodes only where the coarse weights reach a threshold.
 
-    ``threshold`` is absolute (5e-4 unless given), or a share of the ray's largest weight with
-    ``relative``. The study's own default is 0.0, which every weight reaches: then this is
-    importance sampling with ``kappa · n`` fine nodes. A ray on which no cell passes is sampled over
-    its full length. While the training's progress is below ``warmup`` all n nodes follow all
-    weights, as in importance sampling. Test renders follow the same rule.
+    Fine nodes are drawn per ray by inverse transform of the weights of those coarse cells that
+    pass. A ray on which no cell passes is sampled over its full length. Test renders follow the
+    same rule. With the threshold 0.0, the study's own default, every weight passes: this is then
+    importance sampling with kappa · n fine nodes.
 
-    The coarse nodes stay (``merge``), so that what is left out of the refinement is still in the
-    integral: at 64+128 and ``kappa`` 0.4 a ray costs 64 + 64 + 51 = 179 evaluations, 0.70 of
-    importance sampling's 256. With ``skip_masked`` the fine pass leaves out the coarse nodes below
-    the threshold, and their cells: what the fine field would show there is lost, at most the sum of
-    their weights. ``explore`` is the share of fine nodes that look beyond the cells that passed:
-    over the whole ray, or with ``skip_masked`` over the cells left out, whose length they then
-    stand for.
+    The coarse nodes stay, so that what is left out of the refinement is still in the integral: at
+    64+128 and ``kappa`` 0.4 a ray costs 64 + 64 + 51 = 179 evaluations, 0.70 of importance
+    sampling's 256.
 
-    ``compat: released`` does what the public code of L-NeRF does, for comparison (see
-    :func:`released`); of the other options only ``n`` and ``threshold`` apply, and the threshold is
-    then 0.0 unless given.
+    Options:
+        n: fine samples per ray before ``kappa``, the number that importance sampling would take.
+        threshold: the weight that a coarse cell must reach; 5e-4 unless given (0.0 with
+            ``compat``).
+        relative: take the threshold as a share of the ray's largest weight.
+        kappa: factor on n, the share of fine samples that the refinement is worth.
+        merge: keep the coarser level's nodes too.
+        skip_masked: leave the coarse nodes below the threshold and their cells out of the fine
+            pass. What the fine field would show there is lost, at most the sum of their weights.
+        explore: share of the fine nodes that look beyond the cells that passed: over the whole
+            ray, or with ``skip_masked`` over the cells left out, whose length they then stand for.
+        warmup: share of the training in which all n nodes follow all weights, as in importance
+            sampling.
+        compat: ``released`` does what the public code of L-NeRF does, for comparison (see
+            :func:`released`); only ``n`` and ``threshold`` apply then.
     """
 
     refines = True
@@ -69,27 +76,27 @@ class Local:
                 "wanted a factor above 0 on the fine samples",
                 "set kappa=0.4",
             )
-        self.n, self.kept_n, self.relative, self.merge = (
-            at_least_one(n),
-            max(1, round(n * kappa)),
-            relative,
-            merge,
-        )
-        self.threshold = threshold if threshold is not None else 0.0 if compat else 5e-4
-        self.skip_masked, self.explore, self.warmup = (
-            skip_masked,
-            a_share(explore, "explore"),
-            a_share(warmup, "warmup"),
-        )
-        self.compat, self.progress = compat, 1.0
+        self.n = at_least_one(n)
+        self.kept_n = max(1, round(n * kappa))
+        if threshold is None:
+            threshold = 0.0 if compat else 5e-4
+        self.threshold = threshold
+        self.relative = relative
+        self.merge = merge
+        self.skip_masked = skip_masked
+        self.explore = in_unit_interval(explore, "explore")
+        self.warmup = in_unit_interval(warmup, "warmup")
+        self.compat = compat
+        self.progress = 1.0
 
     def advance(self, progress: float) -> None:
-        """How far the training is, in [0, 1]; a sampler that is never told is past its warm-up."""
         self.progress = progress
 
     @torch.no_grad()
-    def __call__(self, rays: Rays, previous: Previous, rng: Generator | None = None) -> Samples:
-        coarse, w = needed(previous, "local")
+    def __call__(
+        self, rays: Rays, previous: Previous = None, rng: Generator | None = None
+    ) -> Samples:
+        coarse, w = coarser_level(previous, "local")
         if self.compat == "released":
             t = released(rays, coarse, w, self.n, self.threshold, rng)
             t = torch.cat([coarse.t, t], -1).sort(-1).values
@@ -107,39 +114,34 @@ class Local:
                 rays, coarse, start, length, local, self.kept_n, merge=self.merge, rng=rng
             )
         beyond = min(round(self.explore * self.kept_n), self.kept_n - 1)
-        fine = by_weight(
-            rays,
-            coarse,
-            start,
-            keep * length,
-            local,
-            self.kept_n - beyond,
-            merge=self.merge,
-            rng=rng,
-        )
-        return together(fine, spread(start, ~keep * length, beyond, rng)) if beyond else fine
+        inside = self.kept_n - beyond
+        kept = keep * length
+        fine = by_weight(rays, coarse, start, kept, local, inside, merge=self.merge, rng=rng)
+        if not beyond:
+            return fine
+        return together(fine, spread(start, ~keep * length, beyond, rng))
 
 
 def normalised(w: Tensor) -> Tensor:
-    """w [..., S] with sum 1, or 0."""
+    """Weights w [..., S] scaled to a sum of 1 per ray; a ray without weight stays 0."""
     return w / w.sum(-1, keepdim=True).clamp_min(1e-12)
 
 
 def released(
     rays: Rays, coarse: Samples, w: Tensor, n: int, threshold: float, rng: Generator | None
 ) -> Tensor:
-    """Fine nodes [..., ≤ n] as the public code of L-NeRF places them (commit 2c3aab6, read for its
-    behaviour).
+    """Fine nodes [..., ≤ n] as the public code of L-NeRF (commit 2c3aab6) places them.
 
     Edges are the middles between coarse nodes and weights the inner S − 2, cut to 0 below the
     threshold, plus 1e-5. One window [first, last] of passing cells over *all* rays of the chunk
     slices the edges, the CDF **and the list of random numbers**: at most S − 2 nodes come back
     however many were asked for, rays depend on their partners, and with u = linspace(0, 1, n) of
     test mode 64+128 only u ≤ 0.48 survives, so nothing behind the middle of a surface is seen.
-    Where no ray passes the code places all nodes at the camera; here they sit at ``near``, where
-    their length is all but 0.
+    Where no ray passes that code places all nodes at the camera; here they lie at ``near``, where
+    their length is all but 0. The commit was read for its behaviour.
     """
-    edges, inner = 0.5 * (coarse.t[..., 1:] + coarse.t[..., :-1]), w[..., 1:-1]
+    edges = 0.5 * (coarse.t[..., 1:] + coarse.t[..., :-1])
+    inner = w[..., 1:-1]
     passes = inner >= threshold
     if not bool(passes.any()):
         return rays.near[..., None].expand(*rays.near.shape, n)
@@ -151,7 +153,8 @@ def released(
     u = even if rng is None else torch.rand(shape, generator=rng, device=rng.device).to(w.device)
     u, cdf, edges = (v[..., window].contiguous() for v in (u, cdf, edges))
     above = torch.searchsorted(cdf, u, right=True)
-    low, high = (above - 1).clamp_min(0), above.clamp_max(cdf.shape[-1] - 1)
+    low = (above - 1).clamp_min(0)
+    high = above.clamp_max(cdf.shape[-1] - 1)
     rise = cdf.gather(-1, high) - cdf.gather(-1, low)
     share = (u - cdf.gather(-1, low)) / torch.where(rise < 1e-5, 1.0, rise)
     t = edges.gather(-1, low) + share * (edges.gather(-1, high) - edges.gather(-1, low))

@@ -1,6 +1,4 @@
-"""Occupancy sampling: even steps along the ray, of which only those in occupied cells of a grid are
-asked.
-"""
+"""Occupancy sampling: even steps along the ray, evaluated only in the occupied cells of a grid."""
 
 from __future__ import annotations
 
@@ -10,28 +8,34 @@ from torch import Generator, Tensor, nn
 from ...core.errors import RunError, UserError
 from ...core.raymath import exclusive_sum
 from ...core.types import Field, Rays, Samples
-from .base import SAMPLERS, Previous, at_least_one, by_weight, cells, spread, strata
+from .base import SAMPLERS, Previous, Sampler, at_least_one, by_weight, cells, spread, strata
 
-CHUNK = 1 << 17  # points the field is asked at once
+CHUNK = 1 << 17  # points at which the field is evaluated at once
 
 
 @SAMPLERS.register("occupancy")
-class Occupancy(nn.Module):
-    """Even steps, those in empty cells of a grid left out (instant-NGP, Müller et al. 2022 §E.2;
-    NerfAcc, Li et al. 2023).
+class Occupancy(Sampler, nn.Module):
+    """Even steps without those in empty cells of a grid (Instant-NGP, Müller et al. 2022, §E.2).
 
-    A step is 1/n of the box's diagonal, or of the ray where that is longer; with n ≥ √3 ·
-    ``resolution`` no cell is stepped over. Nodes are the middles of the steps; in training all
-    steps of a ray shift together by up to half of one. The grid remembers, for each of its
-    resolution³ cells, the optical depth of a step, v ← max(``decay`` · v, density · step at a
-    random point), every ``every`` training steps: all cells in the first ``warmup_steps``, then a
-    random quarter and as many of the occupied. A cell is occupied when v ≥ min(mean v,
-    ``threshold``). Unobserved, every cell is; outside the box none is.
+    See NerfAcc (Li et al. 2023) too. Nodes are the middles of the steps; in training all steps of a
+    ray shift together by up to half of one. For each of its cells the grid remembers the optical
+    depth of a step, v ← max(decay · v, density · step at a random point). A cell is occupied when
+    v ≥ min(mean v, threshold). Before the first observation every cell is occupied; outside the box
+    none is.
 
-    ``keep`` gathers the occupied nodes of a ray into the first ``keep`` places, so that memory
-    falls with them; a ray that has more is given ``keep`` longer steps over its occupied part.
-    ``refine`` adds as many nodes by inverse transform of the previous level's weights, inside
-    occupied cells only (the first level has none to follow and adds nothing).
+    Options:
+        n: steps per ray. A step is 1/n of the box's diagonal, or of the ray where that is longer;
+            with n ≥ √3 · ``resolution`` no cell is stepped over.
+        resolution: cells along each side of the box.
+        threshold: optical depth of a step from which a cell is occupied, whatever the mean is.
+        decay: factor on what a cell remembers, at each observation.
+        every: training steps between observations.
+        warmup_steps: training steps in which all cells are observed; later a random quarter of
+            them, and as many of the occupied ones.
+        keep: gather the occupied nodes of a ray into so many places, so that memory falls with
+            them; a ray that has more gets ``keep`` longer steps over its occupied part. 0: off.
+        refine: add so many nodes by inverse transform of the coarser level's weights, in occupied
+            cells only; the first level has no weights to follow and adds nothing.
     """
 
     box: Tensor
@@ -65,28 +69,27 @@ class Occupancy(nn.Module):
                 "wanted at least 1",
                 "correct the recipe or --set",
             )
-        self.n, self.resolution, self.threshold, self.decay = (
-            at_least_one(n),
-            resolution,
-            threshold,
-            decay,
-        )
-        self.every, self.warmup_steps, self.keep, self.refine = every, warmup_steps, keep, refine
+        self.n = at_least_one(n)
+        self.resolution = resolution
+        self.threshold = threshold
+        self.decay = decay
+        self.every = every
+        self.warmup_steps = warmup_steps
+        self.keep = keep
+        self.refine = refine
         self.register_buffer("box", box.detach().float().clone())
         self.register_buffer("value", torch.zeros(resolution**3))
         self.register_buffer("occupied", torch.ones(resolution**3, dtype=torch.bool))
         self.register_buffer("age", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def forward(
+    def __call__(
         self, rays: Rays, previous: Previous = None, rng: Generator | None = None
     ) -> Samples:
         edges = self.steps(rays, rng)
-        start, length, t = (
-            edges[..., :-1],
-            edges.diff(dim=-1),
-            0.5 * (edges[..., 1:] + edges[..., :-1]),
-        )
+        start = edges[..., :-1]
+        length = edges.diff(dim=-1)
+        t = 0.5 * (edges[..., 1:] + edges[..., :-1])
         x = rays.origin[..., None, :] + t[..., None] * rays.direction[..., None, :]
         length = torch.where(self.is_occupied(x), length, 0.0)
         found = Samples(t, length)
@@ -99,10 +102,9 @@ class Occupancy(nn.Module):
         return by_weight(rays, found, start, length, w, self.refine, merge=True, rng=rng)
 
     def steps(self, rays: Rays, rng: Generator | None) -> Tensor:
-        """Ends of the steps along each ray, [..., n + 1]; those past the ray's end have length
-        0.
-        """
-        near, far = rays.near[..., None], rays.far[..., None]
+        """Ends of the steps along each ray, [..., n + 1]; steps past the ray's end have length 0."""
+        near = rays.near[..., None]
+        far = rays.far[..., None]
         step = (far - near).maximum((self.box[1] - self.box[0]).norm()) / self.n
         shift = strata(near.shape, rng, near.device)
         inner = near + (torch.arange(1, self.n, device=near.device) - 0.5 + shift) * step
@@ -116,7 +118,8 @@ class Occupancy(nn.Module):
         k = min(self.keep, self.n)
         far = rays.far[..., None]
         t, order = torch.where(here, samples.t, torch.inf).sort(-1)
-        few, dt = t[..., :k].minimum(far), samples.dt.gather(-1, order[..., :k])
+        few = t[..., :k].minimum(far)
+        dt = samples.dt.gather(-1, order[..., :k])
         many = spread(start, samples.dt, k, rng)
         crowded = here.sum(-1, keepdim=True) > k
         return Samples(torch.where(crowded, many.t, few), torch.where(crowded, many.dt, dt))
@@ -130,21 +133,20 @@ class Occupancy(nn.Module):
 
     @torch.no_grad()
     def observe(self, step: int, field: Field) -> None:
-        """Look at the field where it is this sampler's turn; call after or before every training
-        step.
+        """Evaluate the field in some of the cells, on every ``every``-th call.
+
+        Raises:
+            RunError: when no cell is occupied any more after the warm-up.
         """
         age = int(self.age)
         self.age += 1
         if age % self.every:
             return
         warm = age < self.warmup_steps
-        # Its own dice, thrown anew from the age: a resumed training sees the same cells.
+        # A generator of its own, seeded by the age: a resumed training sees the same cells.
         rng = Generator(self.value.device).manual_seed(age)
-        chosen = (
-            torch.arange(len(self.value), device=self.value.device)
-            if warm
-            else self.some_cells(rng)
-        )
+        everywhere = torch.arange(len(self.value), device=self.value.device)
+        chosen = everywhere if warm else self.some_cells(rng)
         step_length = (self.box[1] - self.box[0]).norm() / self.n
         for part in chosen.split(CHUNK):
             seen = field.density(self.points(part, rng)) * step_length
@@ -162,9 +164,7 @@ class Occupancy(nn.Module):
         self.occupied.fill_(True)
 
     def some_cells(self, rng: Generator) -> Tensor:
-        """A random quarter of all cells, and of the occupied as many at most: indices, each
-        once.
-        """
+        """Indices of a random quarter of all cells, and of at most as many of the occupied ones."""
         roll = torch.rand(self.value.shape, generator=rng, device=self.value.device)
         share = 0.25 * len(self.value) / self.occupied.sum().clamp_min(1)
         again = torch.rand(self.value.shape, generator=rng, device=self.value.device) < share
@@ -181,17 +181,18 @@ class Occupancy(nn.Module):
 def weight_within(
     rays: Rays, previous: tuple[Samples, Tensor], start: Tensor, length: Tensor
 ) -> Tensor:
-    """How much of the previous level's weight falls into each of the cells [start, start + length]
-    [..., S].
+    """How much of the coarser level's weight falls into each of the cells, [..., S].
+
+    The cells are [start, start + length], [..., S] both; a coarse node's weight is spread evenly
+    over its own cell.
     """
     samples, w = previous
     old_start, old_length = cells(rays, samples)
     before = exclusive_sum(w)
 
     def up_to(t: Tensor) -> Tensor:
-        k = (torch.searchsorted(old_start.contiguous(), t.contiguous(), right=True) - 1).clamp_min(
-            0
-        )
+        after = torch.searchsorted(old_start.contiguous(), t.contiguous(), right=True)
+        k = (after - 1).clamp_min(0)
         share = (t - old_start.gather(-1, k)) / old_length.gather(-1, k).clamp_min(1e-12)
         return before.gather(-1, k) + w.gather(-1, k) * share.clamp(0, 1)
 
