@@ -67,7 +67,7 @@ class ColouredField:
 
     def _raw(self, points: Tensor, code: MlpWeights) -> Tensor:
         """The trunk's outputs at room coordinates [B, N, 3] -> [B, N, out]."""
-        anatomy = points if code.frame is None else code.frame.to_anatomy(points)
+        anatomy = points if code.pose is None else code.pose.to_anatomy(points)
         trunk = replace(code, layers=code.layers[:-2]) if self.branch else code
         return self.mlp.heads(anatomy.expand(code.batch, -1, -1), trunk)
 
@@ -87,8 +87,8 @@ class ColouredField:
                     "d: the colour of this field depends on the viewing direction "
                     "and needs one per ray"
                 )
-            if code.frame is not None:
-                d = d @ rotation_matrix(code.frame.rotation)[:, None].transpose(-2, -1)
+            if code.pose is not None:
+                d = d @ rotation_matrix(code.pose.rotation)[:, None].transpose(-2, -1)
             seen = frequency_encoding(d, self.view_octaves)
             hidden = hidden + applied(seen, w[..., n:], torch.zeros_like(b))
         return applied(hidden.relu(), w_out, b_out)

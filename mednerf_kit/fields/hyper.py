@@ -22,6 +22,7 @@ from .mlp import TiledMlp
 # Of a tile, over all scenes: its activations stay in a CPU core's cache; larger products run at
 # half the speed.
 TILE_POINTS = 8_192
+SHARP_EDGE = 0.02  # field units over which a finished scan ends, above and below
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,12 @@ class CanonicalPose:
     log_scale: Tensor  # [B, 3]
     rotation: Tensor  # [B, 3] rotation vector, radians
     extent: Tensor  # [B, 2] bottom and top of the scan
-    edge: float = 0.02
+    edge: float = SHARP_EDGE
+
+    def take(self, index: slice | Tensor) -> CanonicalPose:
+        """The poses of some of the patients."""
+        per_patient = ("shift", "log_scale", "rotation", "extent")
+        return replace(self, **{name: getattr(self, name)[index] for name in per_patient})
 
     def to_anatomy(self, x: Tensor) -> Tensor:
         """Room coordinates [B, N, 3] to anatomical ones."""
@@ -63,7 +69,7 @@ class MlpWeights:
     """One NeRF per scene: what the hypernetwork's samples are."""
 
     layers: tuple[tuple[Tensor, Tensor], ...]  # (W [B, out, in], b [B, out]) per layer
-    frame: CanonicalPose | None = None
+    pose: CanonicalPose | None = None
     gain: Tensor | None = None  # [B] factor on density
 
     @property
@@ -76,18 +82,9 @@ class MlpWeights:
 
     def take(self, index: slice | Tensor) -> MlpWeights:
         """Some of the scenes."""
-        frame = self.frame
-        if frame is not None:
-            frame = replace(
-                frame,
-                **{
-                    k: getattr(frame, k)[index]
-                    for k in ("shift", "log_scale", "rotation", "extent")
-                },
-            )
         return MlpWeights(
             tuple((w[index], b[index]) for w, b in self.layers),
-            frame,
+            None if self.pose is None else self.pose.take(index),
             None if self.gain is None else self.gain[index],
         )
 
@@ -133,11 +130,11 @@ class HyperField:
         return self._answer(x, code)[0]
 
     def _answer(self, x: Tensor, code: MlpWeights) -> tuple[Tensor, Tensor]:
-        anatomy = x if code.frame is None else code.frame.to_anatomy(x)
+        anatomy = x if code.pose is None else code.pose.to_anatomy(x)
         raw = self.heads(anatomy, code)
         density = softplus(raw[..., 0] - 1)
-        if code.frame is not None:
-            density = density * code.frame.window(x)
+        if code.pose is not None:
+            density = density * code.pose.window(x)
         if code.gain is not None:
             density = density * code.gain[:, None]
         return density * (x[..., :2].square().sum(-1) < self.support**2), raw[..., 1:]

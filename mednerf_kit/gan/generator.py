@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..core.config import Registry
 from ..core.errors import UserError
-from ..fields.hyper import CanonicalPose, HyperField, MlpWeights, padded_width
+from ..fields.hyper import SHARP_EDGE, CanonicalPose, HyperField, MlpWeights, padded_width
 
 GENERATORS: Registry[SceneGenerator] = Registry("generator", home=__package__)
 POSE_DIM = 11  # shift 3, log-scale 3, rotation 3, scan extent 2
@@ -146,7 +146,6 @@ class HyperGenerator(SceneGenerator):
         n = code_dim + POSE_DIM
         self.register_buffer("prior_mean", torch.zeros(n))
         self.register_buffer("prior_factor", torch.eye(n))
-        self.edge = 0.02
 
     @property
     def latent_dim(self) -> int:
@@ -182,13 +181,17 @@ class HyperGenerator(SceneGenerator):
         """z [B, code_dim] -> w [B, code_dim]."""
         return self.mapping(z)
 
-    def frame(self, pose: Tensor) -> CanonicalPose:
-        """Standardised pose codes [B, POSE_DIM] as shift, scale, rotation and scan extent."""
+    def canonical_pose(self, pose: Tensor, *, edge: float = SHARP_EDGE) -> CanonicalPose:
+        """Standardised pose codes [B, POSE_DIM] as shift, scale, rotation and scan extent; ``edge``
+        (field units) is how softly the scan ends.
+        """
         p = self.pose_mean + self.pose_log_std.exp() * pose
-        return CanonicalPose(p[:, :3], p[:, 3:6], p[:, 6:9], p[:, 9:11], self.edge)
+        return CanonicalPose(p[:, :3], p[:, 3:6], p[:, 6:9], p[:, 9:11], edge)
 
-    def weights(self, latent: Latent, gain: Tensor | None = None) -> MlpWeights:
-        """The NeRF of each scene: all layers' weights, made once for the whole batch."""
+    def weights(self, latent: Latent, *, edge: float = SHARP_EDGE) -> MlpWeights:
+        """The NeRF of each scene: all layers' weights, made once for the whole batch; ``edge`` as
+        in :meth:`canonical_pose`.
+        """
         layers = []
         for k, (shared, bias, affine) in enumerate(
             zip(self.shared, self.bias, self.affine, strict=True)
@@ -203,7 +206,7 @@ class HyperGenerator(SceneGenerator):
             layers.append(
                 (self.modulate(shared, left @ right / math.sqrt(self.rank)), bias + shift)
             )
-        return MlpWeights(tuple(layers), self.frame(latent.pose), gain)
+        return MlpWeights(tuple(layers), self.canonical_pose(latent.pose, edge=edge))
 
     def modulate(self, shared: Tensor, m: Tensor) -> Tensor:
         """W = S ⊙ (1 + act(M)), [B, out, in]."""

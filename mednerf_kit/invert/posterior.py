@@ -26,11 +26,16 @@ from torch import Generator, Tensor
 from tqdm import trange
 
 from ..core.types import Rays
-from ..fields.hyper import MlpWeights
+from ..fields.hyper import SHARP_EDGE, MlpWeights
 from ..gan.generator import HyperGenerator, Latent
 from ..prior.load import INVERSIONS, Prior
 from ..rays.render import Level, render, xray
 from ..rays.samplers.stratified import Stratified
+
+
+# Field units over which a scan ends, above and below, while codes are searched: a soft end lets a
+# patient be moved along the axis.
+SOFT_EDGE = 0.08
 
 
 @dataclass(frozen=True)
@@ -135,10 +140,12 @@ class Problem:
             ]
         )
         pixels = self._draw(160)
-        g.edge = 0.08
         with torch.no_grad():
             error = torch.cat(
-                [self._misfit(self._fresh(some), pixels, gain_fit=True) for some in eps.split(16)]
+                [
+                    self._misfit(self._fresh(some), pixels, edge=SOFT_EDGE, gain_fit=True)
+                    for some in eps.split(16)
+                ]
             )
         order = error.argsort()[: 1 + o.samples]
         self.wanted = torch.cat(
@@ -169,7 +176,13 @@ class Problem:
         return self.training[torch.randint(len(self.training), (n,), generator=self.rng)]
 
     def _misfit(
-        self, state: State, pixels: Tensor, *, gain_fit: bool = False, rng: Generator | None = None
+        self,
+        state: State,
+        pixels: Tensor,
+        *,
+        edge: float = SHARP_EDGE,
+        gain_fit: bool = False,
+        rng: Generator | None = None,
     ) -> Tensor:
         """Mean squared error of each member at pixels [R, 3] (view, row, column): [M]."""
         view, yx = pixels[:, 0].to(self.device), pixels[:, 1:].float().to(self.device)
@@ -183,7 +196,7 @@ class Problem:
                 for v in (rays.origin, rays.direction, rays.near, rays.far)
             )
         )
-        code = self.g.weights(self.latent(state))
+        code = self.g.weights(self.latent(state), edge=edge)
         seen = render(rays, self.g.field, self.sampler, picture=xray, code=code, rng=rng)[
             -1
         ].picture.image[..., 0]
@@ -225,8 +238,8 @@ class Problem:
                     * min(1, (i + 1) / 5)
                     * (0.5 + 0.5 * math.cos(math.pi * i / steps))
                 )
-            self.g.edge = 0.02 if pivot else max(0.02, 0.08 * (1 - 1.5 * i / steps))
-            fit = self._misfit(state, self._draw(o.rays), rng=self.rng)
+            edge = SHARP_EDGE if pivot else max(SHARP_EDGE, SOFT_EDGE * (1 - 1.5 * i / steps))
+            fit = self._misfit(state, self._draw(o.rays), edge=edge, rng=self.rng)
             loss = (fit + self._penalty(state, pivot)).sum()
             adam.zero_grad()
             loss.backward()
@@ -246,7 +259,6 @@ class Problem:
         """Mean squared error over members at the pixels kept aside, of the finished (sharp-edged)
         scenes.
         """
-        self.g.edge = 0.02
         return float(self._misfit(state, self.held_out).mean())
 
     def _penalty(self, state: State, pivot: bool) -> Tensor:
@@ -269,7 +281,6 @@ class Problem:
     @torch.no_grad()
     def result(self, state: State, seconds: float) -> Posterior:
         """The finished scenes."""
-        self.g.edge = 0.02
         latent = self.latent(state)
         distance = self.prior.distance * float(state.log_distance.exp())
         return Posterior(

@@ -17,7 +17,7 @@ from ..core import files
 from ..core.config import Registry
 from ..core.errors import UserError, unknown_name
 from ..engine.run_folder import find_folder, newest_readable
-from ..gan.generator import GENERATORS, HyperGenerator, SceneGenerator
+from ..gan.generator import GENERATORS, SceneGenerator
 from ..imaging.geometry import Geometry
 
 # beside the snapshots: the uncertainty's factors, fitted after training
@@ -133,6 +133,4 @@ def load_prior(run: str | Path) -> Prior:
                 "delete it",
             ) from None
     generator.requires_grad_(False).eval()
-    if isinstance(generator, HyperGenerator):
-        generator.edge = 0.02
     return Prior(generator, geometry, codes, meta, path)

@@ -36,6 +36,7 @@ from ..engine.distributed import (
 )
 from ..engine.loop import TASKS
 from ..engine.optim import in_one_pass, on_gpu
+from ..fields.hyper import SHARP_EDGE
 from ..gan.augment import apply as augmented
 from ..gan.discriminator import Discriminator
 from ..gan.generator import POSE_DIM, HyperGenerator, Latent
@@ -46,6 +47,10 @@ from ..rays.selectors.base import RandomRays, StridedPatch, sample_bilinear
 from . import previews
 from .distributed import agree_precision, group_size_note, random_patients
 from .training_volumes import TrainingVolumes
+
+# Field units over which a scan ends, above and below, at the start of a training: a soft end lets
+# patients be moved along the axis.
+SOFT_EDGE = 0.15
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,7 @@ class PriorTask:
     def step(self, progress: float, index: int) -> dict[str, float]:
         """One step at ``progress`` in [0, 1] through the training."""
         g = self.parts.generator
-        g.edge = self.ema.edge = max(0.02, 0.15 * (1 - 2 * progress))
+        edge = max(SHARP_EDGE, SOFT_EDGE * (1 - 2 * progress))
         rate = min(1.0, (index + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * progress)) + 0.01
         for group in self.g_optimiser.param_groups:
             group["lr"] = group["peak"] * rate
@@ -179,9 +184,9 @@ class PriorTask:
         )
         logged = {"rate": rate}
         if self.objective != "gan":
-            logged |= self._posed(by_rays=progress >= 1 - self.ray_share)
+            logged |= self._posed(by_rays=progress >= 1 - self.ray_share, edge=edge)
         if adversarial:
-            logged |= self._adversarial()
+            logged |= self._adversarial(edge)
         self.ranks.average_gradients(
             p for group in self.g_optimiser.param_groups for p in group["params"]
         )
@@ -192,7 +197,7 @@ class PriorTask:
         ema_update(self.ema, g, keep)
         return logged
 
-    def _posed(self, *, by_rays: bool) -> dict[str, float]:
+    def _posed(self, *, by_rays: bool, edge: float) -> dict[str, float]:
         """Gradient of one posed batch."""
         g, k, losses, name = (
             self.parts.generator,
@@ -208,7 +213,8 @@ class PriorTask:
             noise = self.code_noise * share.take(
                 torch.randn(self.batch, g.code_dim, generator=self.rng)
             ).to(u)
-            code = g.weights(Latent(g.map(u[:, : g.code_dim] + noise), u[:, g.code_dim :]))
+            latent = Latent(g.map(u[:, : g.code_dim] + noise), u[:, g.code_dim :])
+            code = g.weights(latent, edge=edge)
             if by_rays:
                 loss = self._ray_loss(ids, code, share)
             else:
@@ -254,7 +260,7 @@ class PriorTask:
         )
         return rendered[-1].picture.image.mean(-1)
 
-    def _patches(self, share: BatchShard) -> tuple[Tensor, Tensor]:
+    def _patches(self, share: BatchShard, edge: float) -> tuple[Tensor, Tensor]:
         """Patches of real views, and of random patients seen from there: [B, 1, n, n] each."""
         g, n, size = self.parts.generator, self.gan_batch, self.parts.discriminator.size
         ids = share.take(torch.randint(len(self.codes), (n,), generator=self.rng)).to(self.device)
@@ -267,7 +273,7 @@ class PriorTask:
             every, Pixels(ids[:, None] * self.geometry.views + view, yx, weight)
         ).float()
         reals = reals.view(-1, 1, size, size)
-        code = g.weights(random_patients(g, n, share, self.rng))
+        code = g.weights(random_patients(g, n, share, self.rng), edge=edge)
         rays = self._rays(view, yx, self.log_distance.detach()[ids].exp()[:, None])
         fakes = self._image(rays, code, share).view_as(reals)
         if self.targets.per_view_scale:
@@ -305,7 +311,7 @@ class PriorTask:
             logged["r1"] = float(penalty.detach())
         return loss, logged, real_heads[:, 0].detach()
 
-    def _adversarial(self) -> dict[str, float]:
+    def _adversarial(self, edge: float) -> dict[str, float]:
         """One discriminator step, then the generator's gradient."""
         discriminator, ranks, k, probability = (
             self.parts.discriminator,
@@ -320,7 +326,7 @@ class PriorTask:
         self.d_optimiser.zero_grad(set_to_none=True)
         for share in ranks.parts(k, self.rng, self.ray_rng, discriminator):
             with torch.set_grad_enabled(k == 1):
-                reals, fakes = self._patches(share)
+                reals, fakes = self._patches(share, edge)
             d_loss, numbers, real_logits = self._discriminator_loss(reals, fakes.detach(), share)
             (d_loss / k).backward()
             logged.append(numbers)
@@ -333,7 +339,7 @@ class PriorTask:
         for share in ranks.parts(k, self.rng, discriminator):
             if k > 1:  # one part's graph at a time: made again, of the same numbers
                 with start.replayed():
-                    _, fakes = self._patches(share)
+                    _, fakes = self._patches(share, edge)
             g_loss = nonsaturating_g(
                 self._discriminate(fakes, share), discriminator.dag_weight
             ).mean()
@@ -350,7 +356,6 @@ class PriorTask:
     def finished(self) -> HyperGenerator:
         """The averaged generator with the latent prior of its patients."""
         ema = copy.deepcopy(self.ema)
-        ema.edge = 0.02
         if self.objective != "gan":
             ema.fit_prior(self.codes.detach())
         return ema

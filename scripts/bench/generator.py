@@ -28,14 +28,14 @@ from mednerf_kit.gan.generator import HyperGenerator
 
 def plain_density(g: HyperGenerator, x: Tensor, code: MlpWeights, chunk: int) -> Tensor:
     """The same field, one sample and one chunk at a time."""
-    assert code.frame is not None
+    assert code.pose is not None
     rows = []
     for b in range(code.batch):
         one = code.one(b)
-        assert one.frame is not None
+        assert one.pose is not None
         parts = []
         for piece in x[b].split(chunk):
-            anatomy = one.frame.to_anatomy(piece[None])[0]
+            anatomy = one.pose.to_anatomy(piece[None])[0]
             waves = [
                 f(anatomy * 2.0**k) for k in range(g.field.octaves) for f in (torch.sin, torch.cos)
             ]
@@ -44,7 +44,7 @@ def plain_density(g: HyperGenerator, x: Tensor, code: MlpWeights, chunk: int) ->
                 h = linear(h, w[0, :, : h.shape[-1]], bias[0])
                 h = torch.relu(h) if i < len(one.layers) - 1 else h
             inside = piece[:, :2].square().sum(-1) < g.field.support**2
-            parts.append(softplus(h[:, 0] - 1) * one.frame.window(piece[None])[0] * inside)
+            parts.append(softplus(h[:, 0] - 1) * one.pose.window(piece[None])[0] * inside)
         rows.append(torch.cat(parts))
     return torch.stack(rows)
 
@@ -73,7 +73,6 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     g = HyperGenerator(width=128, depth=8, rank=10, octaves=10)
-    g.edge = 0.02
     latent = g.draw(args.batch, torch.Generator().manual_seed(0))
     n = args.size**2 * args.nodes
     x = torch.rand(args.batch, n, 3) * 2 - 1

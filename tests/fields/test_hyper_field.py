@@ -163,8 +163,8 @@ def test_taking_scenes_takes_their_frames_and_gains():
         torch.randn(3, 3), torch.randn(3, 3), torch.randn(3, 3), torch.randn(3, 2), edge=0.07
     )
     taken = MlpWeights(network().layers, frame, torch.arange(3.0)).take(torch.tensor([2, 1]))
-    assert taken.batch == 2 and taken.gain.tolist() == [2.0, 1.0] and taken.frame.edge == 0.07
-    assert torch.equal(taken.frame.extent, frame.extent[[2, 1]])
+    assert taken.batch == 2 and taken.gain.tolist() == [2.0, 1.0] and taken.pose.edge == 0.07
+    assert torch.equal(taken.pose.extent, frame.extent[[2, 1]])
 
 
 def raw_outputs(

@@ -16,6 +16,7 @@ from tiny import SETTINGS, SIZE, SPLIT, VIEWS, make_set, random_prior
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.orbits import load_orbits
 from mednerf_kit.engine import session
+from mednerf_kit.fields.hyper import SHARP_EDGE
 from mednerf_kit.invert import calibrate as calibrating
 from mednerf_kit.invert import evaluate as scoring
 from mednerf_kit.invert.evaluate import (
@@ -183,10 +184,34 @@ def test_inversion_repeats_by_seed_and_leaves_the_prior_alone(prior, scenes):
         and one.held_out_mse == same.held_out_mse
     )
     assert not torch.equal(one.latent.w, other.latent.w)
-    assert (
-        all(torch.equal(v, before[k]) for k, v in prior.generator.state_dict().items())
-        and prior.generator.edge == 0.02
-    )
+    assert all(torch.equal(v, before[k]) for k, v in prior.generator.state_dict().items())
+
+
+def test_an_interrupted_inversion_leaves_the_prior_alone(prior, scenes, monkeypatch):
+    """Ctrl-C in the middle of the search for codes, where the scan still ends softly."""
+    generator = prior.generator
+
+    def everything() -> dict[str, object]:
+        return {k: v for k, v in vars(generator).items() if not k.startswith("_")}
+
+    attributes = everything()
+    before = {k: v.clone() for k, v in generator.state_dict().items()}
+    code = generator.weights(generator.latent(torch.zeros(1, generator.latent_dim)))
+    steps, step = [], torch.optim.Adam.step
+
+    def interrupted(self, *args, **kwargs):
+        steps.append(step(self, *args, **kwargs))
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.optim.Adam, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        inverted(prior, scenes[2][1], options=FASTEST)
+    assert len(steps) == 3 and everything() == attributes
+    assert all(torch.equal(v, before[k]) for k, v in generator.state_dict().items())
+    again = generator.weights(generator.latent(torch.zeros(1, generator.latent_dim)))
+    assert again.pose.edge == code.pose.edge == SHARP_EDGE
+    assert all(p.grad is None and not p.requires_grad for p in generator.parameters())
 
 
 def test_two_views_say_more_than_one(prior, scenes):

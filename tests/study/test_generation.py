@@ -348,7 +348,7 @@ def test_mixing_takes_the_first_layers_of_one_and_the_last_of_the_other(tmp_path
         for i, (w, bias) in enumerate(mixed.layers):
             source = codes[0] if i < k else codes[1]
             assert w is source.layers[i][0] and bias is source.layers[i][1]
-        assert mixed.frame is codes[0].frame
+        assert mixed.pose is codes[0].pose
     views = [
         fakes.baked_views(prior, mixing.crossed(*codes, k), (270.0,))
         for k in range(len(codes[0].layers) + 1)

@@ -25,7 +25,7 @@ def crossed(a: MlpWeights, b: MlpWeights, k: int) -> MlpWeights:
     Every layer is made from the style alone, so that this is the generator with a's style below
     layer k and b's from there on.
     """
-    return MlpWeights(a.layers[:k] + b.layers[k:], a.frame, a.gain)
+    return MlpWeights(a.layers[:k] + b.layers[k:], a.pose, a.gain)
 
 
 def write_mixing(folder: Path, prior: Prior, *, seed: int, truncation: float = 1.0) -> None:
