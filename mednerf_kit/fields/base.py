@@ -54,8 +54,8 @@ class SceneField(nn.Module):
         return False
 
     def regularisers(self) -> Mapping[str, Tensor]:
-        """Named scalars a recipe may weigh in its loss, such as ``l1`` and ``tv_density``, each
-        computed when looked up.
+        """Named scalars that a recipe may weigh in its loss, such as ``density_l1`` and
+        ``tv_density``, each computed when it is looked up.
         """
         return {}
 
@@ -78,9 +78,9 @@ class Penalties(Mapping[str, Tensor]):
     """Scalars by name, each computed when it is looked up: a recipe pays only for those it weighs.
 
     >>> import torch
-    >>> penalties = Penalties({"l1": lambda: torch.tensor(2.0)})
-    >>> list(penalties), float(penalties["l1"])
-    (['l1'], 2.0)
+    >>> penalties = Penalties({"density_l1": lambda: torch.tensor(2.0)})
+    >>> list(penalties), float(penalties["density_l1"])
+    (['density_l1'], 2.0)
     """
 
     def __init__(self, calculators: Mapping[str, Callable[[], Tensor]]) -> None:

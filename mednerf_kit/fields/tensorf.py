@@ -148,7 +148,7 @@ class TensoRF(SceneField):
         )
 
     def regularisers(self) -> Penalties:
-        calculators = {"l1": self.density_grid.l1, "tv_density": self.density_grid.tv}
+        calculators = {"density_l1": self.density_grid.l1, "tv_density": self.density_grid.tv}
         return Penalties(
             calculators | ({"tv_appearance": self.appearance_grid.tv} if self.channels else {})
         )

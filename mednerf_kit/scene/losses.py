@@ -111,8 +111,8 @@ def build_losses(node: Mapping[str, Mapping[str, Any] | float]) -> dict[str, Los
 
     Any of them takes ``anneal``, the share of its weight that is left at the end.
 
-    >>> [(name, loss.weight) for name, loss in build_losses({"mse": 1.0, "l1": {"weight": 0}}).items()]
-    [('mse', 1.0)]
+    >>> list(build_losses({"mse": 1.0, "mask": {"weight": 0}}))
+    ['mse']
     >>> build_losses({"depth_soft": {"weight": 1.0, "anneal": 0.25}})["depth_soft"].weight_at(0.5)
     0.5
     """
@@ -152,7 +152,7 @@ class SquaredError(Loss):
         )
 
 
-@LOSSES.register("l1_colour")
+@LOSSES.register("photometric_l1")
 class AbsoluteError(Loss):
     """Weighted mean absolute error of the picture, summed over the supervised levels."""
 
@@ -327,10 +327,10 @@ class Regulariser(Loss):
         return torch.stack(found).sum() if found else outcome.truth.new_zeros(())
 
 
-@LOSSES.register("l1")
-def l1(*, weight: float = 8e-5) -> Loss:
+@LOSSES.register("density_l1")
+def density_l1(*, weight: float = 8e-5) -> Loss:
     """Mean absolute value of a grid's density features: what is not needed is let go."""
-    return Regulariser("l1", weight)
+    return Regulariser("density_l1", weight)
 
 
 @LOSSES.register("tv_density")
@@ -360,8 +360,9 @@ def fitted_gains(image: Tensor, truth: Tensor, weight: Tensor, view: Tensor, vie
     """Least-squares gains [V] of truth [R, C] for image [R, C], rays of weight [R] from view [R];
     their mean is 1.
 
-    >>> truth = torch.tensor([[1.0], [2.0], [1.0], [3.0]])
-    >>> fitted_gains(truth * torch.tensor([[0.8], [0.8], [1.2], [1.2]]), truth, torch.ones(4), torch.tensor([0, 0, 1, 1]), 2)
+    >>> truth, view = torch.tensor([[1.0], [2.0], [1.0], [3.0]]), torch.tensor([0, 0, 1, 1])
+    >>> image = truth * torch.tensor([[0.8], [0.8], [1.2], [1.2]])
+    >>> fitted_gains(image, truth, torch.ones(4), view, 2)
     tensor([0.8000, 1.2000])
     """
     both = image.new_zeros(2, views)

@@ -71,7 +71,7 @@ def check(recipe: Mapping[str, Any]) -> None:
     if not any(loss.sees_picture for loss in losses.values()):
         raise UserError(
             f"got losses {', '.join(losses) or 'none'}, of which none looks at the picture",
-            "wanted mse or l1_colour too",
+            "wanted mse or photometric_l1 too",
             "add losses.mse=1.0",
         )
     for key in ("steps", "snapshot_steps"):

@@ -54,7 +54,7 @@ SHOWN = (
     "seconds_per_step",
     "train_seconds",
 )
-TIMED = ("lego_nerf", "lego_lnerf", "chest_hypernerfgan", "chest_hypernerfgan:32")
+TIMED = ("nerf", "lnerf", "chest_hypernerfgan", "chest_hypernerfgan:32")
 SMALL_NERF = {
     f"fields.{level}.{key}": value
     for level in ("coarse", "fine")
@@ -112,7 +112,7 @@ def lanes(data: Path, lego: Path, out: Path, steps: Callable[[int], int]) -> lis
                     "--dataset",
                     str(lego),
                     "--config",
-                    "lego_tensorf",
+                    "tensorf",
                     "--outdir",
                     str(out / "tensorf"),
                     *fit,
@@ -188,7 +188,7 @@ def lanes(data: Path, lego: Path, out: Path, steps: Callable[[int], int]) -> lis
                     "--dataset",
                     "blocks",
                     "--config",
-                    "lego_neus",
+                    "neus",
                     "--outdir",
                     str(out / "neus"),
                     *settings(steps=steps(5000), snapshot_steps=5000, task__warmup_steps=250),

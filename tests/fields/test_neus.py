@@ -479,7 +479,7 @@ def test_distances_far_from_the_surface_are_settled_by_blocks(size):
 
 
 @pytest.mark.parametrize("preset", ["quick", "default", "paper"])
-@pytest.mark.parametrize("name", ["lego_neus", "dtu_neus"])
+@pytest.mark.parametrize("name", ["neus", "neus_dtu"])
 def test_recipes_are_whole(name, preset):
     recipe = resolve("blocks", name, preset, [])
     assert recipe["fields"]["scene"]["name"] == "neus" and recipe["losses"]["eikonal"] > 0
@@ -511,14 +511,14 @@ def test_a_fit_learns_a_surface(tmp_path, selector):
     ]
     run = train(
         dataset="blocks",
-        config="lego_neus",
+        config="neus",
         preset="quick",
         settings=TINY + small,
         outdir=tmp_path,
         device="cpu",
     )
     rows = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
-    assert {"l1_colour", "eikonal", "mask"} <= rows[0].keys()
+    assert {"photometric_l1", "eikonal", "mask"} <= rows[0].keys()
     run_training, ended = (
         sum(row["mask"] for row in some) / len(some) for some in (rows[:3], rows[-10:])
     )
@@ -539,11 +539,11 @@ def test_a_fit_of_dtu_may_do_without_masks(tmp_path):
     for settings in ([], unmasked):
         run = train(
             dataset=dataset,
-            config="dtu_neus",
+            config="neus_dtu",
             preset="quick",
             settings=[*TINY, "scene.downscale=1", *settings],
             outdir=tmp_path / "runs",
             device="cpu",
         )
         first, last = first_and_last(run)
-        assert last["l1_colour"] < first["l1_colour"] and ("mask" in last) == (not settings)
+        assert last["photometric_l1"] < first["photometric_l1"] and ("mask" in last) == (not settings)

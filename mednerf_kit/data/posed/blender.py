@@ -58,7 +58,7 @@ class Blender:
     undistorted.
     """
 
-    recipe = "lego_tensorf"
+    recipe = "tensorf"
 
     def __init__(
         self, *, hold: int = 8, depth_kind: Literal["distance", "planar"] = "distance"

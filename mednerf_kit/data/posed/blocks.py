@@ -83,7 +83,7 @@ class Blocks:
     :class:`~.solids.Surface` (signed distance, samples).
     """
 
-    recipe = "lego_tensorf"
+    recipe = "tensorf"
 
     def __init__(self, *, size: int = 200, train_views: int = 100) -> None:
         if size < 4 or train_views < 1:

@@ -85,7 +85,7 @@ class Colmap:
     (Deng et al. 2022, eq. 8). Every ``hold``-th view by name is held out. Facts: ``points`` [N, 3].
     """
 
-    recipe = "lego_tensorf"
+    recipe = "tensorf"
 
     def __init__(self, *, hold: int = 8, sparse_depth: bool = True) -> None:
         self.hold, self.sparse_depth = hold, sparse_depth

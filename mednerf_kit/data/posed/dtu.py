@@ -30,7 +30,7 @@ class Dtu:
     view is held out (NeuS itself trains on all: split "all").
     """
 
-    recipe = "dtu_neus"
+    recipe = "neus_dtu"
 
     def __init__(self, *, hold: int = 8, masked: bool = True) -> None:
         self.hold, self.masked = hold, masked

@@ -32,7 +32,7 @@ class Llff:
     looks).
     """
 
-    recipe = "fern_tensorf"
+    recipe = "tensorf_ndc"
 
     def __init__(
         self,

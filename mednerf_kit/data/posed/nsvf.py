@@ -33,7 +33,7 @@ class Nsvf:
     Tanks-and-Temples, whose boxes are tight); near and far follow from it.
     """
 
-    recipe = "nsvf_tensorf"
+    recipe = "tensorf_nsvf"
 
     def __init__(self, *, hold: int = 8, enlarge: float | None = None) -> None:
         self.hold, self.enlarge = hold, enlarge

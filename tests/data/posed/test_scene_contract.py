@@ -200,17 +200,17 @@ def test_take_keeps_what_belongs_together(example):
 def test_every_format_names_a_recipe_that_fits_a_scene():
     named = {name: entry.recipe for name, entry in SCENES.entries.items()}
     assert named == {
-        "blender": "lego_tensorf",
-        "blocks": "lego_tensorf",
-        "colmap": "lego_tensorf",
-        "dtu": "dtu_neus",
-        "llff": "fern_tensorf",
-        "nsvf": "nsvf_tensorf",
+        "blender": "tensorf",
+        "blocks": "tensorf",
+        "colmap": "tensorf",
+        "dtu": "neus_dtu",
+        "llff": "tensorf_ndc",
+        "nsvf": "tensorf_nsvf",
         "orbit": None,
     }
     assert all(config.load(recipe)["task"]["name"] == "fit" for recipe in named.values() if recipe)
     assert [session.default_recipe(name) for name in ("blocks", "chest", "knee")] == [
-        "lego_tensorf",
+        "tensorf",
         "chest",
         "knee",
     ]
@@ -221,12 +221,12 @@ def test_a_new_format_brings_its_recipe_along(tmp_path, monkeypatch):
 
     @SCENES.register("postcards")
     class Postcards:
-        recipe = "lego_hash"
+        recipe = "hash"
 
         @staticmethod
         def detect(root):
             return (root / "postcards.txt").is_file()
 
     (tmp_path / "postcards.txt").touch()
-    assert session.default_recipe(str(tmp_path)) == "lego_hash"
+    assert session.default_recipe(str(tmp_path)) == "hash"
     assert session.resolve(str(tmp_path), None, "quick", [])["fields"]["scene"]["name"] == "hash"

@@ -46,7 +46,7 @@ def test_a_folder_of_two_formats_asks_for_one(example):
     recipe = session.resolve(str(root), None, "quick", ["scene.format=nsvf"])
     assert (
         recipe["scene"]["format"] == "nsvf"
-        and session.default_recipe(str(root), ["scene.format=nsvf"]) == "nsvf_tensorf"
+        and session.default_recipe(str(root), ["scene.format=nsvf"]) == "tensorf_nsvf"
     )
     with pytest.raises(UserError, match="did you mean 'nsvf'"):
         session.resolve(str(root), None, "quick", ["scene.format=nsfv"])
