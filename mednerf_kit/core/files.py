@@ -4,10 +4,13 @@ them.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,6 +68,41 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write JSON atomically (NaN is refused: it is not JSON)."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def csv_text(
+    rows: Iterable[Mapping[str, Any]],
+    columns: Sequence[str] | None = None,
+    *,
+    line_end: str = "\n",
+) -> str:
+    """Rows as CSV with a header. ``columns`` name what is written, in their order: by default every
+    key, in the order of first appearance. A value that is absent or None leaves its cell empty.
+
+    >>> print(csv_text([{"view": "a", "psnr_db": 30.5}, {"view": "b, c"}]), end="")
+    view,psnr_db
+    a,30.5
+    "b, c",
+    """
+    rows = list(rows)
+    if columns is None:
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator=line_end)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def natural_key(path: Path) -> list[tuple[int, str]]:
+    """Sorting key of file names by which view 10 follows view 9, with or without leading zeros.
+
+    >>> [path.name for path in sorted(map(Path, ["v10.png", "v9.png"]), key=natural_key)]
+    ['v9.png', 'v10.png']
+    """
+    return [
+        (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)
+    ]
 
 
 def save_tensors(

@@ -16,6 +16,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+#: Radius of the cylinder in which matter may lie, and half the side of the cube of voxels around
+#: it, in field units: where nothing else is said.
+SUPPORT = 1.4
+
 
 @dataclass(frozen=True)
 class Pixels:

@@ -21,9 +21,11 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UserError, unknown_name
+from ..core.files import natural_key
+from ..core.resampling import area_resized
 from ..imaging.geometry import DEFAULTS, Geometry
 from .cohort import COHORT, phantom_cohort, split_patients
-from .radiograph import area_resized, as_unit, read_grey
+from .radiograph import as_unit, read_grey
 
 FLAT = re.compile(r"(?P<patient>.+?)(?:_bbg)?_xray(?P<view>\d+)\.png", re.IGNORECASE)
 SPLITS = ("train", "val", "test", "all")
@@ -183,7 +185,7 @@ def find_pictures(root: Path) -> tuple[str, dict[str, dict[int, Path]]]:
     for folder in sorted(
         path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")
     ):
-        pictures = sorted(folder.glob("*.png"), key=_natural)
+        pictures = sorted(folder.glob("*.png"), key=natural_key)
         if pictures and FLAT.fullmatch(pictures[0].name):
             raise UserError(
                 f"got '{root}', a folder of sets",
@@ -218,13 +220,6 @@ def _flat(pictures: list[Path]) -> dict[str, dict[int, Path]]:
             )
         views[view] = path
     return found
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sorting key by which view 10 follows view 9, with or without leading zeros."""
-    return [
-        (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)
-    ]
 
 
 def _numbered(pictures: list[Path]) -> dict[int, Path]:

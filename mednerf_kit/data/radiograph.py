@@ -1,9 +1,8 @@
 """One X-ray picture in: PNG, TIFF or NPY to a square image in [0, 1], bone bright, linear in the
 line integral.
 
-Also the two things every reader of pictures here shares: grey pixels as they were stored
-(:func:`read_grey`) and the exact area filter (:func:`area_matrix`). Sets of views are read in
-``orbits.py``.
+Every reader of grey pictures here takes the pixels as they were stored from :func:`read_grey`.
+Sets of views are read in ``orbits.py``.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UserError, unknown_name
+from ..core.resampling import area_matrix
 from ..imaging.geometry import Geometry
 
 if TYPE_CHECKING:
@@ -223,40 +223,6 @@ CONVERT: dict[
     "transmission": _from_transmission,
     "display": _from_display,
 }
-
-
-def area_matrix(n_in: int, n_out: int, *, span: float | None = None) -> Tensor:
-    """The area filter along one axis as weights [n_out, n_in]; ``span`` input pixels about the
-    centre fill the output.
-
-    Each output pixel averages the input over its own extent, but never less than one input pixel,
-    which is the mean over the covered area when shrinking and linear interpolation when enlarging.
-    Where the span reaches past the input, that is black.
-
-    >>> area_matrix(4, 2).tolist()
-    [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
-    >>> area_matrix(2, 4, span=4).tolist()
-    [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
-    """
-    span = float(n_in if span is None else span)
-    step, start = span / n_out, (n_in - span) / 2
-    middle = start + (torch.arange(n_out, dtype=torch.float64)[:, None] + 0.5) * step
-    half = max(step, 1.0) / 2
-    pixel = torch.arange(n_in, dtype=torch.float64)
-    low, high = middle - half, middle + half
-    covered = (torch.minimum(high, pixel + 1) - torch.maximum(low, pixel)).clamp_min(0)
-    # An enlarging footprint that leaves both picture and span at the border would darken the edge:
-    # it counts only what exists.
-    whole = high.clamp(max=max(n_in, start + span)) - low.clamp(min=min(0.0, start))
-    return (covered / whole).float()
-
-
-def area_resized(images: Tensor, rows: int, cols: int) -> Tensor:
-    """Pictures [..., H, W] at another size by :func:`area_matrix`; the mean is kept when
-    shrinking.
-    """
-    down, across = area_matrix(images.shape[-2], rows), area_matrix(images.shape[-1], cols)
-    return down @ images.float() @ across.T
 
 
 def squared(geometry: Geometry, rows: int, cols: int, side: int, size: int) -> Geometry:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UserError
-from .radiograph import area_resized
+from ..core.resampling import area_resized
 
 ENDINGS = (".png", ".jpg", ".jpeg")
 NO_PHOTOGRAPH = ("_depth", "_normal", "_alpha")  # what Blender sets keep beside their pictures

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..core.types import FieldOutput
+from ..core.types import SUPPORT, FieldOutput
 from .encoding import frequency_encoding
 from .hyper import HyperField, MlpWeights, rotation_matrix
 
@@ -34,7 +34,7 @@ class ColouredField:
         *,
         octaves: int,
         skip: int = 0,
-        support: float = 1.4,
+        support: float = SUPPORT,
         branch: bool = False,
         view_octaves: int = 0,
         dtype: torch.dtype | None = None,

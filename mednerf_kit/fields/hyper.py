@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ..core.types import FieldOutput
+from ..core.types import SUPPORT, FieldOutput
 from .encoding import encoded_width
 from .mlp import TiledMlp
 
@@ -112,7 +112,7 @@ class HyperField:
         *,
         octaves: int = 7,
         skip: int = 0,
-        support: float = 1.4,
+        support: float = SUPPORT,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.octaves, self.skip, self.support, self.dtype = octaves, skip, support, dtype

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..core.config import Registry
 from ..core.errors import UserError
+from ..core.types import SUPPORT
 from ..fields.hyper import SHARP_EDGE, CanonicalPose, HyperField, MlpWeights, padded_width
 
 GENERATORS: Registry[SceneGenerator] = Registry("generator", home=__package__)
@@ -97,7 +98,7 @@ class HyperGenerator(SceneGenerator):
         modulation: Literal["demod", "tanh", "sigmoid"] = "tanh",
         mapping_width: int = 128,
         outputs: Literal[1, 4] = 1,
-        support: float = 1.4,
+        support: float = SUPPORT,
     ) -> None:
         super().__init__()
         if (

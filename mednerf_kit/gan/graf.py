@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import UserError
+from ..core.types import SUPPORT
 from ..fields.coloured import ColouredField, Layer, no_shift, shifted
 from ..fields.encoding import encoded_width
 from ..fields.hyper import MlpWeights, padded_width
@@ -42,7 +43,7 @@ class GrafGenerator(SceneGenerator):
         skip: int = 5,
         octaves: int = 10,
         view_octaves: int = 4,
-        support: float = 1.4,
+        support: float = SUPPORT,
     ) -> None:
         super().__init__()
         if (

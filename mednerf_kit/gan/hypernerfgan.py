@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import UserError
+from ..core.types import SUPPORT
 from ..fields.coloured import ColouredField, Layer, no_shift, shifted
 from ..fields.encoding import encoded_width
 from ..fields.hyper import MlpWeights, padded_width
@@ -49,7 +50,7 @@ class HyperNerfGan(SceneGenerator):
         rank: int = 10,
         modulation: Literal["demod", "tanh", "sigmoid"] = "demod",
         outputs: Literal[1, 4] = 4,
-        support: float = 1.4,
+        support: float = SUPPORT,
     ) -> None:
         super().__init__()
         if min(code_dim, width, depth, octaves, rank) < 1 or not 0 <= skip <= depth or support <= 0:

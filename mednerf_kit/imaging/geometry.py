@@ -11,17 +11,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from ..core import files
 from ..core.errors import UserError, unknown_name
-from ..core.types import Rays
+from ..core.types import SUPPORT, Rays
 
 SYNONYMS = {
     "SAD": "source_to_isocentre_mm",
@@ -186,7 +186,7 @@ class Geometry:
         return self.source_to_isocentre_mm / self.half_width_mm
 
     def field_rays(
-        self, angles_deg: Tensor, yx: Tensor, distance: Tensor | float, support: float = 1.4
+        self, angles_deg: Tensor, yx: Tensor, distance: Tensor | float, support: float = SUPPORT
     ) -> Rays:
         """Rays in field units through pixels, with the source at ``distance`` (differentiable):
         fits an unknown field of view.
@@ -241,14 +241,14 @@ class Geometry:
 
         ``angles_deg`` [...] and ``yx`` [..., 2] (row and column, pixel centres at integers) share
         their leading shape. ``near`` and ``far`` bound the ray inside the support cylinder of that
-        radius about the orbit's axis (default 1.4 half-widths).
+        radius about the orbit's axis (default :data:`~mednerf_kit.core.types.SUPPORT` half-widths).
         """
         source, centre, right, up = self.frames(angles_deg)
         u = (yx[..., 1] - (self.cols - 1) / 2) * self.pixel_mm
         v = ((self.rows - 1) / 2 - yx[..., 0]) * self.pixel_mm
         target = centre + u[..., None] * right + v[..., None] * up
         direction = torch.nn.functional.normalize(target - source, dim=-1)
-        radius = 1.4 * self.half_width_mm if support_mm is None else support_mm
+        radius = SUPPORT * self.half_width_mm if support_mm is None else support_mm
         near, far = cylinder_span(source, direction, radius, "xyz".index(self.axis))
         return Rays(source.expand_as(direction), direction, near, far)
 
@@ -296,6 +296,49 @@ class Geometry:
     def save(self, path: str | Path) -> None:
         """Write ``geometry.json``."""
         files.write_json(path, self.to_json())
+
+
+@overload
+def angle_difference_deg(a: float, b: float) -> float: ...
+@overload
+def angle_difference_deg(a: Tensor, b: Tensor | float) -> Tensor: ...
+def angle_difference_deg(a: float | Tensor, b: float | Tensor) -> float | Tensor:
+    """The turn from angle ``b`` to angle ``a``, the short way round, in [−180, 180).
+
+    >>> angle_difference_deg(350.0, 10.0), angle_difference_deg(torch.tensor([5, 185]), 355)
+    (-20.0, tensor([  10, -170]))
+    """
+    return (a - b + 180) % 360 - 180
+
+
+def nearest_view(angles_deg: Sequence[float], wanted_deg: float) -> int:
+    """Index of the view whose angle is nearest to the wanted one; the first of equals.
+
+    >>> nearest_view((0.0, 90.0, 180.0, 270.0), 359.0)
+    0
+    """
+    return min(
+        range(len(angles_deg)), key=lambda k: abs(angle_difference_deg(angles_deg[k], wanted_deg))
+    )
+
+
+def interpolated_by_angle(
+    values: Tensor, angles_deg: Sequence[float], wanted_deg: Tensor | Sequence[float]
+) -> Tensor:
+    """Values [N] known at N angles, interpolated linearly between the two that are nearest to each
+    wanted angle: [H]. One value alone holds everywhere.
+
+    >>> interpolated_by_angle(torch.tensor([1.0, 2.0, 3.0]), (0.0, 90.0, 180.0), (45.0, 100.0))
+    tensor([1.5000, 2.1111])
+    """
+    if len(values) == 1:
+        return values.expand(len(wanted_deg))
+    wanted = torch.as_tensor(wanted_deg)[:, None]
+    near, which = (
+        angle_difference_deg(wanted, torch.tensor(angles_deg)).abs().topk(2, largest=False)
+    )
+    share = near.flip(1) / near.sum(1, keepdim=True).clamp_min(1e-6)
+    return (share * values[which]).sum(1)
 
 
 def cylinder_span(

@@ -4,8 +4,6 @@ could do without a model.
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from ..core import files
 from ..core.errors import UserError
 from ..data.orbits import OrbitSet
 from ..engine.device import select_device
+from ..imaging.geometry import angle_difference_deg, nearest_view
 from ..metrics import image as image_metrics
 from ..prior import load as prior_load
 from ..prior.load import Search
@@ -49,9 +48,8 @@ def input_views(angles_deg: Sequence[float], wanted_deg: Sequence[float]) -> lis
     """Indices of the views at these angles (to within 0.5°)."""
     found = []
     for wanted in wanted_deg:
-        gaps = [abs((a - wanted + 180) % 360 - 180) for a in angles_deg]
-        k = min(range(len(gaps)), key=gaps.__getitem__)
-        if gaps[k] > 0.5:
+        k = nearest_view(angles_deg, wanted)
+        if abs(angle_difference_deg(angles_deg[k], wanted)) > 0.5:
             raise UserError(
                 f"got input angle {wanted:g}°",
                 f"wanted an angle of the set (the nearest is {angles_deg[k]:g}°)",
@@ -279,11 +277,9 @@ def write_tables(
     first patients.
     """
     files.write_json(folder / "metrics.json", found)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ["angle_deg", "psnr_db", "ssim", "mae"])
-    writer.writeheader()
-    writer.writerows(found["per_angle"])
-    files.write_text(folder / "error_by_angle.csv", text.getvalue())
+    names = ["angle_deg", "psnr_db", "ssim", "mae"]
+    table = files.csv_text(found["per_angle"], names, line_end="\r\n")
+    files.write_text(folder / "error_by_angle.csv", table)
     rows = [r for r in found["per_angle"] if r["psnr_db"] is not None]
     with files.atomic(folder / "error_by_angle.png") as path:
         path.write_bytes(

@@ -21,7 +21,7 @@ from ..core import files
 from ..core.errors import UserError
 from ..data.radiograph import Radiograph, read_radiograph, view_angle_deg
 from ..engine.device import select_device
-from ..imaging.geometry import Geometry
+from ..imaging.geometry import Geometry, angle_difference_deg
 from ..imaging.volume import Volume
 from ..prior import load as prior_load
 from ..prior.rendering import grey_views
@@ -215,7 +215,7 @@ def disagreements(found: Geometry, prior: Geometry, angle_deg: float) -> list[st
                 f"has {name} {getattr(found, name)}, the prior {getattr(prior, name)}: the result "
                 "follows the prior"
             )
-    if found.views == 1 and abs((found.angles_deg[0] - angle_deg + 180) % 360 - 180) > 0.5:
+    if found.views == 1 and abs(angle_difference_deg(found.angles_deg[0], angle_deg)) > 0.5:
         texts.append(
             f"says {found.angles_deg[0]:g}°, whereas it is used as the view at {angle_deg:g}°"
         )

@@ -18,7 +18,7 @@ from ..core.config import Registry
 from ..core.errors import UserError, unknown_name
 from ..engine.run_folder import find_folder, newest_readable
 from ..gan.generator import GENERATORS, SceneGenerator
-from ..imaging.geometry import Geometry
+from ..imaging.geometry import Geometry, interpolated_by_angle
 
 # beside the snapshots: the uncertainty's factors, fitted after training
 CALIBRATION = "calibration.json"
@@ -75,11 +75,9 @@ class Prior:
         profile = self.meta.get("log_gain_profile")
         if not profile:
             return torch.ones_like(angles_deg)
-        known = torch.tensor(self.geometry.angles_deg)
-        apart = ((angles_deg[:, None].cpu() - known + 180) % 360 - 180).abs()
-        near, which = apart.topk(2, largest=False)
-        share = near.flip(1) / near.sum(1, keepdim=True).clamp_min(1e-6)
-        return (share * torch.tensor(profile)[which]).sum(1).exp().to(angles_deg)
+        known_deg = self.geometry.angles_deg
+        log_gain = interpolated_by_angle(torch.tensor(profile), known_deg, angles_deg.cpu())
+        return log_gain.exp().to(angles_deg)
 
 
 Search = Callable[[Prior, Tensor, Tensor, Generator], Any]

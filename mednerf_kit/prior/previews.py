@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..gan.generator import SceneGenerator
-from ..imaging.geometry import FRONTAL_DEG, LATERAL_DEG, Geometry
+from ..imaging.geometry import FRONTAL_DEG, LATERAL_DEG, Geometry, nearest_view
 from ..recon.field_volume import bake, project_field
 from .rendering import Renderer
 
@@ -26,13 +26,7 @@ def radiographs(
     """
     code = generator.weights(generator.draw(SCENES, Generator().manual_seed(0)))
     values = bake(generator, code, size=GRID)
-    shown = [
-        min(
-            range(geometry.views),
-            key=lambda k: abs((geometry.angles_deg[k] - wanted + 180) % 360 - 180),
-        )
-        for wanted in (FRONTAL_DEG, LATERAL_DEG)
-    ]
+    shown = [nearest_view(geometry.angles_deg, wanted) for wanted in (FRONTAL_DEG, LATERAL_DEG)]
     reals = images[:SCENES, shown].float().flatten(0, 1)
     fakes = project_field(
         values, geometry.at(geometry.angles_deg[k] for k in shown), distance

@@ -7,13 +7,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..core.types import SUPPORT
 from ..fields.hyper import MlpWeights
 from ..gan.generator import SceneGenerator
 from ..imaging.geometry import Geometry
 from ..imaging.projector import project
 
 # of the cube that holds a volume, in field units: the support cylinder fits into it
-HALF_EXTENT = 1.4
+HALF_EXTENT = SUPPORT
 
 
 @torch.no_grad()

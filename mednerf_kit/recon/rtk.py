@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UserError
+from ..core.types import SUPPORT
 from ..imaging.geometry import Geometry
 
 
@@ -38,7 +39,7 @@ def fdk(
     geometry: Geometry,
     *,
     size: int,
-    half_extent: float = 1.4,
+    half_extent: float = SUPPORT,
     hann: float = 1.0,
     extend: float = 1.0,
 ) -> Tensor:
@@ -65,7 +66,7 @@ def sart(
     geometry: Geometry,
     *,
     size: int,
-    half_extent: float = 1.4,
+    half_extent: float = SUPPORT,
     epochs: int = 16,
     relax: float = 1.0,
 ) -> Tensor:

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, pad
 
+from ..core.resampling import area_resized
+from ..core.types import SUPPORT
 from ..imaging.geometry import Geometry
 from ..imaging.projector import Projector
 
@@ -41,7 +43,7 @@ def lift(
     geometry: Geometry,
     *,
     size: int = 64,
-    half_extent: float = 1.4,
+    half_extent: float = SUPPORT,
     epochs: int = 5,
     subset_views: int = 6,
     relax: float = 0.8,
@@ -152,7 +154,7 @@ def fdk(
     geometry: Geometry,
     *,
     size: int = 64,
-    half_extent: float = 1.4,
+    half_extent: float = SUPPORT,
     cutoff: float = 1.0,
     extend: float = 1.0,
 ) -> Tensor:
@@ -246,9 +248,7 @@ def fov_curve(
     """
     step = max(1, len(images) // views)
     small = geometry.at(geometry.angles_deg[::step]).resized(min(64, geometry.cols))
-    coarse = torch.nn.functional.interpolate(
-        images[::step, None].float(), size=(small.rows, small.cols), mode="area"
-    )[:, 0]
+    coarse = area_resized(images[::step], small.rows, small.cols)
     options: dict[str, Any] = {"size": size, "epochs": epochs, "subset_views": 4, "fit_gains": True}
     return torch.tensor(
         [lift(coarse, small.with_fov(fov_deg), **options).fit_db for fov_deg in FOVS_DEG]

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..core.errors import RunError, UserError
 from ..core.types import Pixels, Rays
 from ..data.posed.scene import Scene
-from ..data.radiograph import area_resized
+from ..core.resampling import area_resized
 from ..engine.checkpoint import (
     optimiser_tensors,
     restore_optimiser,

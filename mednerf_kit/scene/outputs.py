@@ -4,7 +4,6 @@ by side, training curves.
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,12 +55,7 @@ def write_tables(out: Path, found: Mapping[str, Any]) -> None:
     """``scene.json`` and ``per_view.csv`` of what :func:`~.evaluate.evaluate_scene` found."""
     files.write_json(out / "metrics.json", found)
     rows = found["per_view"]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_text(out / "per_view.csv", text.getvalue())
+    files.write_text(out / "per_view.csv", files.csv_text(rows))
 
 
 def as_picture(image: Tensor) -> Tensor:

@@ -22,9 +22,9 @@ from .. import DISCLAIMER
 from ..core import config
 from ..core.config import Registry
 from ..core.errors import UserError
+from ..core.resampling import area_resized
 from ..data.posed.orbit import Orbit
-from ..data.radiograph import area_resized
-from ..imaging.geometry import Geometry
+from ..imaging.geometry import Geometry, interpolated_by_angle
 from ..imaging.volume import files_at_hand
 from ..invert.fine_tuning import inversion_of
 from ..invert.posterior import Inversion
@@ -67,7 +67,9 @@ class Case:
 
     def shown(self, values: Tensor) -> Tensor:
         """A volume from the held-out angles, with the gains expected there: [H, rows, cols]."""
-        gains = between(self.gains, self.geometry.angles_deg, self.held_geometry.angles_deg)
+        gains = interpolated_by_angle(
+            self.gains, self.geometry.angles_deg, self.held_geometry.angles_deg
+        )
         return project_field(values, self.held_geometry) * gains[:, None, None]
 
 
@@ -228,21 +230,6 @@ class FromPrior:
         values = bake(prior.generator, posterior.code, size=case.size).mean(0).cpu()
         seen = project_field(values, case.geometry)
         return values * ((seen * case.images).sum() / seen.square().sum().clamp_min(1e-9))
-
-
-def between(gains: Tensor, angles_deg: Sequence[float], wanted_deg: Sequence[float]) -> Tensor:
-    """Gains [N] known at some angles, interpolated linearly between the two nearest of each wanted
-    one: [H].
-
-    >>> between(torch.tensor([1.0, 2.0, 3.0]), (0.0, 90.0, 180.0), (45.0, 100.0))
-    tensor([1.5000, 2.1111])
-    """
-    if len(gains) == 1:
-        return gains.expand(len(wanted_deg))
-    apart = ((torch.tensor(wanted_deg)[:, None] - torch.tensor(angles_deg) + 180) % 360 - 180).abs()
-    near, which = apart.topk(2, largest=False)
-    share = near.flip(1) / near.sum(1, keepdim=True).clamp_min(1e-6)
-    return (share * gains[which]).sum(1)
 
 
 def read_case(

@@ -4,8 +4,6 @@ method, views side by side.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from .. import DISCLAIMER
 from ..core import files
+from ..imaging.geometry import nearest_view
 from ..imaging.volume import Volume, files_at_hand, write_volume
 from ..invert.outputs import made_folder
 from ..recon.field_volume import HALF_EXTENT
@@ -83,12 +82,8 @@ def as_volume(case: Case, values: Tensor, what: str = "Estimate.") -> Volume:
 
 def views_side_by_side(case: Case, shown: Mapping[str, Tensor]) -> Any:
     """Held-out views, a row each: the truth, then every method."""
-    angles = torch.tensor(case.held_geometry.angles_deg)
-    rows = list(
-        dict.fromkeys(
-            int(((angles - wanted + 180) % 360 - 180).abs().argmin()) for wanted in SHOWN_DEG
-        )
-    )
+    angles = case.held_geometry.angles_deg
+    rows = list(dict.fromkeys(nearest_view(angles, wanted) for wanted in SHOWN_DEG))
     tiles = [views[k] for k in rows for views in (case.held, *shown.values())]
     labels = [name for k in rows for name in (f"{angles[k]:g}°, held out", *shown)]
     return figures.strip(torch.stack(tiles), 1 + len(shown), labels)
@@ -104,11 +99,8 @@ def cells(table: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
 def as_csv(table: Mapping[str, Any]) -> str:
     """The table with every digit."""
     known, rows = cells(table)
-    memory = io.StringIO()
-    writer = csv.writer(memory, lineterminator="\n")
-    writer.writerow(["method", *known])
-    writer.writerows(["" if value is None else value for value in row] for row in rows)
-    return memory.getvalue()
+    columns = ["method", *known]
+    return files.csv_text([dict(zip(columns, row, strict=True)) for row in rows], columns)
 
 
 def as_markdown(table: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from torch.nn import functional
 from .. import DISCLAIMER
 from ..core.errors import RunError, UserError
 from ..core.files import atomic
+from ..core.resampling import area_resized
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -327,11 +328,9 @@ def write_gif(path: str | Path, frames: Tensor, fps: float = 20) -> None:
     import imageio.v3
 
     if frames.shape[2] > GIF_WIDTH_PX:
-        size = (round(frames.shape[1] * GIF_WIDTH_PX / frames.shape[2]), GIF_WIDTH_PX)
+        rows = round(frames.shape[1] * GIF_WIDTH_PX / frames.shape[2])
         colours = frames if frames.ndim == 4 else frames[..., None]
-        frames = functional.interpolate(colours.movedim(-1, 1).float(), size, mode="area").movedim(
-            1, -1
-        )
+        frames = area_resized(colours.movedim(-1, 1), rows, GIF_WIDTH_PX).movedim(1, -1)
         frames = frames if frames.shape[-1] == 3 else frames[..., 0]
     with atomic(path) as temporary:
         imageio.v3.imwrite(

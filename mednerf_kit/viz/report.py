@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from .. import DISCLAIMER
 from ..core.files import write_text
+from ..core.resampling import area_resized
+from ..imaging.geometry import nearest_view
 from . import figures
 from .figures import GREY, HEAT, SIGNED
 
@@ -144,12 +145,12 @@ def _input_section(content: ReportContent) -> str:
 
 def _orbit_section(content: ReportContent, orbit: Tensor) -> str:
     angles = [float(a) for a in content.orbit_angles_deg]
-    inputs = {_nearest(angles, a) for a in content.input_angles_deg}
+    inputs = {nearest_view(angles, a) for a in content.input_angles_deg}
     names = [_degrees(a) + (" (input)" if k in inputs else "") for k, a in enumerate(angles)]
     count = min(STRIP_VIEWS, len(angles))
     shown = [k * len(angles) // count for k in range(count)]
     sheet = figures.strip(_shrunk(orbit[shown], 144), 6, [names[k] for k in shown], gap_px=4)
-    start = _nearest(angles, content.input_angles_deg[0])
+    start = nearest_view(angles, content.input_angles_deg[0])
     panes = [
         _scrub_pane(figures.to_uint8(_shrunk(orbit, SCRUB_FRAME_PX)), "The model's view", start)
     ]
@@ -194,7 +195,7 @@ def _uncertainty_section(content: ReportContent) -> str:
         widest = int(content.orbit_spread.flatten(1).mean(1).argmax())
         limit = figures.nice_limit(content.orbit_spread)
         shown = [
-            (_nearest(angles, content.input_angles_deg[0]), "at the input"),
+            (nearest_view(angles, content.input_angles_deg[0]), "at the input"),
             (widest, "where it is widest"),
         ]
         panels = [
@@ -295,8 +296,8 @@ def _shrunk(images: Tensor, most_px: int) -> Tensor:
     scale = most_px / max(images.shape[-2:])
     if scale >= 1:
         return images.float()
-    size = [max(1, round(n * scale)) for n in images.shape[-2:]]
-    return functional.interpolate(images[:, None].float(), size, mode="area")[:, 0]
+    rows, cols = (max(1, round(n * scale)) for n in images.shape[-2:])
+    return area_resized(images, rows, cols)
 
 
 def _percentile_window(volume: Tensor) -> tuple[float, float]:
@@ -304,10 +305,6 @@ def _percentile_window(volume: Tensor) -> tuple[float, float]:
     values = values[:: max(1, len(values) // 1_000_000)]
     low, high = torch.quantile(values, torch.tensor([0.005, 0.995], dtype=values.dtype)).tolist()
     return float(f"{low:.2g}"), float(f"{high:.2g}")
-
-
-def _nearest(angles: Sequence[float], angle: float) -> int:
-    return min(range(len(angles)), key=lambda k: abs((angles[k] - angle + 180) % 360 - 180))
 
 
 def _degrees(angle: float) -> str:

@@ -13,7 +13,46 @@ import pytest
 import torch
 
 from mednerf_kit.core.errors import RunError, UserError
-from mednerf_kit.core.files import atomic, load_tensors, save_tensors, write_json, write_text
+from mednerf_kit.core.files import (
+    atomic,
+    csv_text,
+    load_tensors,
+    natural_key,
+    save_tensors,
+    write_json,
+    write_text,
+)
+
+
+def test_rows_become_csv():
+    rows = [
+        {"name": "a", "psnr_db": 0.1 + 0.2, "n": 1},
+        {"name": 'b, "c"', "psnr_db": None, "ssim": 1e-7},
+    ]
+    assert csv_text(rows) == (
+        'name,psnr_db,n,ssim\na,0.30000000000000004,1,\n"b, ""c""",,,1e-07\n'
+    ), "every digit; what is absent or None leaves its cell empty"
+    assert csv_text([{"b": 1}], ["a", "b"], line_end="\r\n") == "a,b\r\n,1\r\n"
+    assert csv_text([], ["a"]) == "a\n"
+
+
+def test_a_row_with_an_unnamed_column_is_refused():
+    with pytest.raises(ValueError, match="b"):
+        csv_text([{"b": 1}], ["a"])
+
+
+def test_names_sort_by_their_numbers():
+    names = ["v10.png", "a2_1.png", "v9.png", "v09b.png", "a10_0.png", "a2_0.png", "b.png"]
+    ordered = [path.name for path in sorted(map(Path, names), key=natural_key)]
+    assert ordered == [
+        "a2_0.png",
+        "a2_1.png",
+        "a10_0.png",
+        "b.png",
+        "v9.png",
+        "v09b.png",
+        "v10.png",
+    ]
 
 
 def full_disk(*_, **__):

@@ -12,7 +12,6 @@ from PIL import Image
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.data import orbits
 from mednerf_kit.data.orbits import load_orbits, split_patients
-from mednerf_kit.data.radiograph import area_matrix, area_resized
 from mednerf_kit.imaging.geometry import DEFAULTS
 
 VIEWS, SIDE = 6, 16
@@ -111,22 +110,6 @@ def test_size_averages_areas_and_scales_the_pixels(tmp_path):
     assert torch.allclose(small.images.float(), blocks, atol=1e-3)
     assert small.geometry.pixel_mm == pytest.approx(4 * full.geometry.pixel_mm)
     assert small.geometry.half_width_mm == pytest.approx(full.geometry.half_width_mm)
-
-
-@pytest.mark.parametrize("n_in, n_out", [(128, 64), (100, 37), (37, 100), (5, 5)])
-def test_area_filter_keeps_constants_and_the_mean(n_in, n_out):
-    weights = area_matrix(n_in, n_out)
-    assert torch.allclose(weights.sum(1), torch.ones(n_out), atol=1e-6)
-    if n_out <= n_in:
-        image = torch.rand(n_in, n_in, generator=torch.Generator().manual_seed(0))
-        assert area_resized(image, n_out, n_out).mean() == pytest.approx(
-            float(image.mean()), abs=1e-6
-        )
-    ramp = (torch.arange(n_in) + 0.5) / n_in
-    inner = slice(n_out // 8, -n_out // 8)
-    assert torch.allclose(
-        (weights @ ramp)[inner], ((torch.arange(n_out) + 0.5) / n_out)[inner], atol=0.1 / n_in
-    )
 
 
 def test_split_by_patient_is_a_partition_fixed_by_the_seed(tmp_path):

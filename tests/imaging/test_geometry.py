@@ -13,7 +13,15 @@ import torch
 
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.core.types import Rays
-from mednerf_kit.imaging.geometry import AXES, DEFAULTS, Geometry, cylinder_span
+from mednerf_kit.imaging.geometry import (
+    AXES,
+    DEFAULTS,
+    Geometry,
+    angle_difference_deg,
+    cylinder_span,
+    interpolated_by_angle,
+    nearest_view,
+)
 
 BASE = {
     "source_to_isocentre_mm": 1000,
@@ -330,3 +338,31 @@ def test_wrong_orbits_and_angles_are_refused():
     ):
         with pytest.raises(UserError):
             call()
+
+
+# Angles
+
+
+@pytest.mark.parametrize(
+    "a, b, turn",
+    [(10, 350, 20), (350, 10, -20), (0, 180, -180), (180, 0, -180), (725, 0, 5), (-90, 90, -180)],
+)
+def test_the_short_way_between_two_angles(a, b, turn):
+    assert angle_difference_deg(float(a), float(b)) == turn
+    assert angle_difference_deg(torch.tensor([float(a)]), torch.tensor(float(b))).tolist() == [turn]
+
+
+def test_the_nearest_view_looks_across_the_full_turn():
+    angles = (0.0, 90.0, 180.0, 270.0)
+    assert [nearest_view(angles, wanted) for wanted in (350.0, 44.0, 46.0, -90.0)] == [0, 0, 1, 3]
+    assert nearest_view(angles, 45.0) == 0, "the first of two that are equally near"
+
+
+def test_values_between_angles_are_those_of_the_two_beside():
+    values, angles = torch.tensor([1.0, 2.0, 3.0, 5.0]), (0.0, 90.0, 180.0, 270.0)
+    wanted = (0.0, 90.0, 22.5, 315.0)
+    expected = torch.tensor([1.0, 2.0, 1.25, 3.0])  # 315° lies between 270° and 0°
+    torch.testing.assert_close(interpolated_by_angle(values, angles, wanted), expected)
+    found = interpolated_by_angle(values, angles, torch.tensor(wanted))
+    torch.testing.assert_close(found, expected)
+    assert interpolated_by_angle(torch.tensor([7.0]), (12.0,), (0.0, 200.0)).tolist() == [7.0, 7.0]

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ...core.errors import UserError
+from ...core.files import natural_key
 from ...imaging.cameras import Cameras
 from .bounds import Bounds, bounds_of_box, bounds_of_poses
-from .pictures import natural, no_pictures, pictures_in, read_pictures
+from .pictures import no_pictures, pictures_in, read_pictures
 from .scene import SCENES, Scene, chosen_views, held_out
 from .toy import toy_cameras, write_toy_picture
 
@@ -69,7 +70,7 @@ class Nsvf:
         every = pictures_in(root / "rgb")
         if not every:
             raise no_pictures(root, "rgb/")
-        poses = {path.stem: path for path in sorted((root / "pose").glob("*.txt"), key=natural)}
+        poses = {path.stem: path for path in sorted((root / "pose").glob("*.txt"), key=natural_key)}
         unposed = [path.name for path in every if path.stem not in poses]
         if unposed or len(poses) != len(every):
             hint = f" ('{unposed[0]}' has no pose)" if unposed else ""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import UserError
+from ...core.types import SUPPORT
 from ...imaging.cameras import Cameras
 from ...imaging.geometry import DEFAULTS, Geometry
 from ..cohort import FIRST_SEED
@@ -47,7 +48,7 @@ class Orbit:
         self,
         *,
         patient: str | int | None = None,
-        support: float = 1.4,
+        support: float = SUPPORT,
         fov_deg: float | None = None,
     ) -> None:
         self.patient, self.support, self.fov_deg = patient, support, fov_deg
@@ -179,7 +180,7 @@ class Orbit:
         return chosen_views(some, split, None, root)
 
 
-def cameras_of(geometry: Geometry, *, support: float = 1.4) -> Cameras:
+def cameras_of(geometry: Geometry, *, support: float = SUPPORT) -> Cameras:
     """The views of an X-ray set-up as cameras in field units; their rays are those of
     :meth:`Geometry.field_rays`.
 

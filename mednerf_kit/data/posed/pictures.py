@@ -5,7 +5,6 @@ the area filter.
 from __future__ import annotations
 
 import glob
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from ...core.errors import UserError
-from ..radiograph import area_resized
+from ...core.files import natural_key
+from ...core.resampling import area_resized
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")  # in upper or lower case
 
@@ -238,19 +238,12 @@ def find_picture(root: Path, name: str) -> Path:
     )
 
 
-def natural(path: Path) -> list[tuple[int, str]]:
-    """Sorting key by which view 10 follows view 9."""
-    return [
-        (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)
-    ]
-
-
 def pictures_in(folder: Path, *, deep: bool = False) -> list[Path]:
     """The pictures of a folder in natural order, with ``deep`` those of the folders in it too."""
     found = folder.glob("**/*" if deep else "*")
     return sorted(
         (p for p in found if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")),
-        key=natural,
+        key=natural_key,
     )
 
 

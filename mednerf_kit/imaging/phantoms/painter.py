@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...core.config import Registry
 from ...core.errors import UserError
+from ...core.types import SUPPORT
 from ..geometry import DEFAULTS
 from .solids import Array, Solid
 
@@ -186,10 +187,10 @@ class Phantom:
 
     @property
     def half_extent_mm(self) -> float:
-        """Half the default grid: 1.4 half-widths of the anatomy's usual detector, so that bodies
+        """Half the default grid: ``SUPPORT`` half-widths of the anatomy's usual detector, so that bodies
         cut by its edge still exist.
         """
-        return 1.4 * DEFAULTS[self.anatomy].half_width_mm
+        return SUPPORT * DEFAULTS[self.anatomy].half_width_mm
 
     def _paint(self, canvas: _Grid | _Points, edge_mm: float) -> Array:
         values = np.full(canvas.shape, AIR_HU, np.float32)

@@ -19,7 +19,7 @@ from ...core.types import Pixels
 
 
 class RaySelector(nn.Module):
-    """What a selector may promise beside the :class:`~mednerf_kit.core.types.Selector` protocol;
+    """What a selector may promise beside ``select``;
     state sits in buffers.
 
     ``error`` [N] is always the mean over channels of the squared difference at the pixels of the

@@ -4,8 +4,6 @@ views it knows.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -22,6 +20,7 @@ from tqdm import tqdm
 from ... import DISCLAIMER
 from ...core import files
 from ...core.errors import UserError, unknown_name
+from ...core.resampling import area_resized
 from ...data.posed.pictures import read_pictures
 from ...data.posed.scene import SPLITS, Scene
 from ...imaging.cameras import Cameras
@@ -284,9 +283,7 @@ def write_convergence(fit: Fit, camera: Cameras, photo: Tensor, path: Tensor, ou
     seen = outputs.three_channels(
         render_views(fit, seen_from(camera, path).resized(rows, cols)).image.clamp(0, 1)
     )
-    small = torch.nn.functional.interpolate(photo.movedim(-1, 0)[None], (rows, cols), mode="area")[
-        0
-    ].movedim(0, -1)
+    small = area_resized(photo.movedim(-1, 0), rows, cols).movedim(0, -1)
     frames = 0.5 * (seen + outputs.three_channels(small[None]))
     figures.write_gif(out, torch.cat([frames, frames[-1:].expand(8, -1, -1, -1)]), fps=8)
 
@@ -396,7 +393,7 @@ def report_run(
         "conventions": CONVENTIONS,
     } | ({"note": DISCLAIMER} if scene.quantity == "line_integral" else {})
     files.write_json(out / "report.json", record)
-    write_rows(out / "starts.csv", rows)
+    files.write_text(out / "starts.csv", files.csv_text(rows))
     figures.write_png8(out / "success.png", success_picture(record))
     return record
 
@@ -449,15 +446,6 @@ def summary(rows: Sequence[Mapping[str, Any]], name: str, angle_deg: float) -> d
             for end, some in zip(ends, bins, strict=True)
         ],
     }
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A table as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_text(path, text.getvalue())
 
 
 def success_picture(record: Mapping[str, Any]) -> np.ndarray:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -136,27 +134,20 @@ def read(folder: Path, cell: Cell) -> Result:
 def as_csv(results: Sequence[Result]) -> str:
     """One row a run: scene, cell, seed, status, every number, and where it lies."""
     names = sorted({name for result in results for name in result.scores.metrics})
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        [
-            "scene",
-            "cell",
-            "seed",
-            "status",
-            *names,
-            "cell_seconds",
-            "settings",
-            "device",
-            "run",
-            "error",
-        ]
-    )
-    for r in results:
-        values = [r.scores.metrics.get(name, "") for name in names]
-        where = (r.cell.place / r.run).as_posix() if r.run else ""
-        broadcast_text = [r.seconds, " ".join(r.cell.settings), r.device, where, r.error]
-        writer.writerow(
-            [r.cell.scene, r.cell.name, r.cell.seed, r.status, *values, *broadcast_text]
-        )
-    return text.getvalue()
+    outcome = ["cell_seconds", "settings", "device", "run", "error"]
+    rows = [
+        {
+            "scene": r.cell.scene,
+            "cell": r.cell.name,
+            "seed": r.cell.seed,
+            "status": r.status,
+            **r.scores.metrics,
+            "cell_seconds": r.seconds,
+            "settings": " ".join(r.cell.settings),
+            "device": r.device,
+            "run": (r.cell.place / r.run).as_posix() if r.run else "",
+            "error": r.error,
+        }
+        for r in results
+    ]
+    return files.csv_text(rows, ["scene", "cell", "seed", "status", *names, *outcome])

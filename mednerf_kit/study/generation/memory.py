@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
+
+from ...core.resampling import area_resized
 
 # orbits are compared at this size at most: copies are told by anatomy, not by pixels
 LARGEST_PX = 64
@@ -101,4 +102,4 @@ def memorisation(
 def _reduced(x: Tensor) -> Tensor:
     rows, cols = x.shape[-2:]
     scale = LARGEST_PX / max(rows, cols)
-    return adaptive_avg_pool2d(x, (max(1, round(rows * scale)), max(1, round(cols * scale))))
+    return area_resized(x, max(1, round(rows * scale)), max(1, round(cols * scale)))
