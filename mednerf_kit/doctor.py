@@ -68,7 +68,7 @@ def compute() -> dict[str, Any]:
         import torch
 
         from .data.cohort import cache_dir
-        from .metrics.image import LPIPS_BACKBONE
+        from .metrics.perceptual import LPIPS_BACKBONE
     except Exception as error:  # a broken installation fails in many ways
         return {"device": None, "torch_error": str(error).strip().partition("\n")[0]}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

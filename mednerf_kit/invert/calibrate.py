@@ -14,7 +14,8 @@ from tqdm import tqdm
 from ..core import files
 from ..core.errors import UserError
 from ..engine.loop import Loop
-from ..metrics import image as image_metrics
+from ..metrics.image import body_mask
+from ..metrics.uncertainty import calibrate_scale
 from ..prior.load import CALIBRATION, Prior, load_prior
 from ..prior.sets import read_set
 from .evaluate import input_views
@@ -59,11 +60,11 @@ def calibrate(
                 bare, truth[inputs], torch.tensor(angles_deg), Generator().manual_seed(seed + i)
             )
             orbit = predict(bare, posterior, orbits.geometry)
-            mask = image_metrics.body_mask(truth[rest])
+            mask = body_mask(truth[rest])
             spreads.append(1.645 * orbit.spread[rest][mask])
             errors.append((orbit.views[rest] - truth[rest])[mask])
         if spreads:
-            factors[key] = image_metrics.calibrate_scale(torch.cat(spreads), torch.cat(errors))
+            factors[key] = calibrate_scale(torch.cat(spreads), torch.cat(errors))
     return factors
 
 

@@ -21,6 +21,8 @@ from ..data.orbits import OrbitSet
 from ..engine.device import select_device
 from ..imaging.geometry import angle_difference_deg, nearest_view
 from ..metrics import image as image_metrics
+from ..metrics import perceptual, uncertainty
+from ..metrics.volume import volume_errors
 from ..prior import load as prior_load
 from ..prior.load import Search
 from ..prior.sets import read_set
@@ -99,10 +101,10 @@ def score_patient(
     band = 1.645 * orbit.spread[rest]
     seen, mask = orbit.views[rest], image_metrics.body_mask(truth[rest])
     covered = {
-        "coverage_90": image_metrics.coverage(seen - band, seen + band, truth[rest], mask),
+        "coverage_90": uncertainty.coverage(seen - band, seen + band, truth[rest], mask),
         **{
             f"spread_error_{k}": v
-            for k, v in image_metrics.spread_error_correlation(
+            for k, v in uncertainty.spread_error_correlation(
                 orbit.spread[rest], (seen - truth[rest]).abs(), mask
             ).items()
         },
@@ -111,9 +113,7 @@ def score_patient(
     volume = None
     if ct is not None and prior.scale is not None:
         known = known_volume(ct, geometry, orbit.values.shape[-1])
-        volume = image_metrics.volume_errors(
-            orbit.values, known, float(known.amax()), with_ssim=True
-        )
+        volume = volume_errors(orbit.values, known, float(known.amax()), with_ssim=True)
     shared = {k: scored(v) for k, v in baseline_orbits(training, truth, inputs).items()}
     return Scored(
         name, scored(orbit.views), shared, orbit, volume, covered, time.perf_counter() - started
@@ -244,7 +244,7 @@ def evaluate(
         results.append(
             score_patient(prior, name, orbits.images[i].float(), training, inputs, search, rng, ct)
         )
-    distances, reason = image_metrics.lpips_distance(
+    distances, reason = perceptual.lpips_distance(
         torch.cat([r.orbit.views for r in results]), orbits.images.float().flatten(0, 1)
     )
     lpips = (None if distances is None else float(distances.mean()), reason)

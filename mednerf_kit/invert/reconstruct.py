@@ -23,6 +23,7 @@ from ..data.radiograph import Radiograph, read_radiograph, view_angle_deg
 from ..engine.device import select_device
 from ..imaging.geometry import Geometry, angle_difference_deg
 from ..imaging.volume import Volume
+from ..metrics.image import psnr_from_mse_db
 from ..prior import load as prior_load
 from ..prior.rendering import grey_views
 from ..recon.field_volume import at_distance, project_field
@@ -249,8 +250,8 @@ class Result:
 
     @property
     def held_out_psnr_db(self) -> float:
-        """Fit of the input on its held-out pixels: −10 log10 of their mean squared error."""
-        return -10 * math.log10(max(self.posterior.held_out_mse, 1e-12))
+        """Fit of the input on its held-out pixels, as a PSNR."""
+        return psnr_from_mse_db(self.posterior.held_out_mse)
 
     @property
     def warnings(self) -> list[str]:

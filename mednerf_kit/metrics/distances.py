@@ -1,9 +1,12 @@
-"""Distances between two sets of feature vectors [N, F]: pure functions, computed in float64."""
+"""Distances between two sets: of feature vectors [N, F], computed in float64, or of images
+[N, C, H, W] patch by patch (sliced Wasserstein). Pure functions.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional
 
 from ..core.errors import UserError
 
@@ -74,6 +77,77 @@ def precision_recall(reals: Tensor, fakes: Tensor, *, k: int = 3) -> tuple[float
     return _share_inside(fakes, reals, k), _share_inside(reals, fakes, k)
 
 
+def sliced_wasserstein(
+    reals: Tensor,
+    fakes: Tensor,
+    rng: Generator,
+    *,
+    patches: int = 128,
+    patch_px: int = 7,
+    directions: int = 128,
+    repeats: int = 4,
+    smallest_px: int = 16,
+) -> dict[str, float]:
+    """Sliced Wasserstein distance ×1000 between two sets of images [N, C, H, W], per level of the
+    Laplacian pyramid and mean.
+
+    Karras et al. 2018, section 5: 7×7 patches of every level down to 16 px, each set normalised per
+    channel, mean |difference| of sorted projections on 4×128 random unit directions. One deviation:
+    every image of both sets gives its patches at the same random places, so identical sets are
+    exactly 0 and the order of images matters by round-off only. Compare figures of equal N and
+    equal seed: the seed alone moves them by a few per cent.
+
+    >>> x = torch.rand(4, 1, 32, 32)
+    >>> sliced_wasserstein(x, x.clone(), torch.Generator().manual_seed(0))
+    {'swd_32': 0.0, 'swd_16': 0.0, 'swd': 0.0}
+    """
+    if reals.shape != fakes.shape or reals.ndim != 4 or min(reals.shape[-2:]) < patch_px:
+        raise UserError(
+            f"got sets of shape {tuple(reals.shape)} and {tuple(fakes.shape)}",
+            f"wanted two equal shapes [N, C, H, W] of at least {patch_px} px",
+            "draw as many fakes as there are reals",
+        )
+    result = {}
+    for real, fake in zip(
+        laplacian_pyramid(reals, smallest_px), laplacian_pyramid(fakes, smallest_px), strict=True
+    ):
+        rows, cols = (n - patch_px + 1 for n in real.shape[-2:])
+        place = torch.randperm(rows * cols, generator=rng, device=rng.device)[:patches].to(
+            real.device
+        )
+        a, b = (
+            _descriptors(level, place // cols, place % cols, patch_px) for level in (real, fake)
+        )
+        distance = 0.0
+        for _ in range(repeats):
+            axes = torch.randn(directions, a.shape[1], generator=rng, device=rng.device).to(a)
+            axes = functional.normalize(axes, dim=1)
+            distance += (
+                float(((axes @ a.T).sort(1).values - (axes @ b.T).sort(1).values).abs().mean())
+                / repeats
+            )
+        result[f"swd_{real.shape[-2]}"] = 1e3 * distance
+    result["swd"] = sum(result.values()) / len(result)
+    return result
+
+
+def laplacian_pyramid(images: Tensor, smallest_px: int = 16) -> list[Tensor]:
+    """Band-pass levels of [N, C, H, W] (Burt & Adelson 1983), halving down to ``smallest_px``; the
+    last one is the low-pass rest.
+
+    >>> [level.shape[-1] for level in laplacian_pyramid(torch.rand(1, 1, 64, 64))]
+    [64, 32, 16]
+    """
+    levels = []
+    while min(images.shape[-2:]) // 2 >= smallest_px:
+        coarse = _binomial(images)[..., ::2, ::2]
+        spread = torch.zeros_like(images)
+        spread[..., ::2, ::2] = coarse
+        levels.append(images - 4 * _binomial(spread))
+        images = coarse
+    return [*levels, images]
+
+
 def _share_inside(points: Tensor, others: Tensor, k: int) -> float:
     """Share of the points that lie in a ball of the others."""
     radius = torch.cat(
@@ -118,3 +192,20 @@ def _refuse_small(a: Tensor, b: Tensor, least: int) -> None:
             f"wanted at least {least} in each",
             "ask for more of them",
         )
+
+
+def _descriptors(level: Tensor, rows: Tensor, cols: Tensor, patch_px: int) -> Tensor:
+    # [N, C, P, patch, patch]
+    patches = level.unfold(2, patch_px, 1).unfold(3, patch_px, 1)[:, :, rows, cols]
+    over = (0, 2, 3, 4)
+    centred = patches - patches.mean(over, keepdim=True)
+    normal = centred / centred.square().mean(over, keepdim=True).sqrt().clamp_min(1e-8)
+    return normal.transpose(1, 2).flatten(0, 1).flatten(1)
+
+
+def _binomial(x: Tensor) -> Tensor:
+    taps = torch.tensor([1.0, 4, 6, 4, 1], dtype=x.dtype, device=x.device) / 16
+    kernel = (taps[:, None] * taps).expand(x.shape[1], 1, 5, 5)
+    return functional.conv2d(
+        functional.pad(x, (2, 2, 2, 2), mode="reflect"), kernel, groups=x.shape[1]
+    )

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ..core.config import Registry
 from ..core.errors import UserError
-from . import image
+from .distances import laplacian_pyramid
 
 EXTRACTORS: Registry[Extractor] = Registry("extractor")
 INCEPTION_URL = "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth"
@@ -31,7 +31,7 @@ class Extractor(Protocol):
 
 
 @EXTRACTORS.register("pyramid")
-class Pyramid:
+class PyramidFeatures:
     """Hand-made features that need no weights: the picture in 8×8 cells, and how much detail each
     cell holds, band by band.
 
@@ -39,7 +39,7 @@ class Pyramid:
     pyramid down to 8 px in ``cells``×``cells`` cells: half the detail in a cell moves its feature
     by 0.3, a cell twice as bright by as much or less.
 
-    >>> Pyramid()(torch.rand(5, 32, 32)).shape
+    >>> PyramidFeatures()(torch.rand(5, 32, 32)).shape
     torch.Size([5, 96])
     """
 
@@ -53,7 +53,7 @@ class Pyramid:
         )
 
     def __call__(self, images: Tensor) -> Tensor:
-        *bands, _ = image.laplacian_pyramid(images[:, None].float(), 8)
+        *bands, _ = laplacian_pyramid(images[:, None].float(), 8)
         detail = [
             functional.adaptive_avg_pool2d(band.square(), self.cells).sqrt().flatten(1)
             for band in bands

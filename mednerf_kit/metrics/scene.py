@@ -11,32 +11,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from . import image as image_metrics
+from .image import psnr_from_mse_db, ssim
 
 CONVENTIONS = (
     "Images lie in [0, 1], composited on the scene's background; the data range is 1. Every score "
-    "is computed per view, then "
-    "averaged over views; the spread is the population standard deviation over views. PSNR is "
-    "over all pixels and channels; SSIM "
-    "is Gaussian (11×11, sigma 1.5) per channel, averaged over channels and over pixels whose "
-    "whole window lies in the image. "
-    "Depth is Σ w t / Σ w along the unit ray, scored where the true depth is known; a ray that "
-    "hits nothing there misses delta "
-    "(share within a factor of 1.25) and is left out of L1 and RMSE; depth_seen is the share of "
-    "these pixels with opacity over "
-    "0.5. Alpha IoU compares opacity > 0.5 with alpha > 0.5. The edge band is 3 px each way about "
-    "the outline of alpha, or about "
-    "Canny edges of the truth where there is no alpha. Sharpness is the mean length over which "
-    "accumulated opacity rises from 10 "
-    "to 90 % of its end value along rays of opacity > 0.5, in scene units: less is sharper. "
-    "Chamfer, where the exact surface is "
-    "known, is the mean of accuracy (mesh to truth) and completeness (truth to mesh, hidden sides "
-    "included), mean distances as "
-    "shares of the scene's size, which is the diagonal of the true surface's bounding box; the "
-    "mesh is cut on 128 cells a side, "
-    "at signed distance 0 or where half the light is stopped within one cell, and closed at the "
-    "box; watertight: each of its "
-    "edges belongs to two faces. Peak memory is that of the evaluating process, or of its GPU."
+    "is computed per view, then averaged over views; the spread is the population standard "
+    "deviation over views. PSNR is over all pixels and channels; SSIM is Gaussian (11×11, sigma "
+    "1.5) per channel, averaged over channels and over pixels whose whole window lies in the "
+    "image. Depth is Σ w t / Σ w along the unit ray, scored where the true depth is known; a ray "
+    "that hits nothing there misses delta (share within a factor of 1.25) and is left out of L1 "
+    "and RMSE; depth_seen is the share of these pixels with opacity over 0.5. Alpha IoU compares "
+    "opacity > 0.5 with alpha > 0.5. The edge band is 3 px each way about the outline of alpha, "
+    "or about Canny edges of the truth where there is no alpha. Sharpness is the mean length over "
+    "which accumulated opacity rises from 10 to 90 % of its end value along rays of opacity > "
+    "0.5, in scene units: less is sharper. Chamfer, where the exact surface is known, is the mean "
+    "of accuracy (mesh to truth) and completeness (truth to mesh, hidden sides included), mean "
+    "distances as shares of the scene's size, which is the diagonal of the true surface's "
+    "bounding box; the mesh is cut on 128 cells a side, at signed distance 0 or where half the "
+    "light is stopped within one cell, and closed at the box; watertight: each of its edges "
+    "belongs to two faces. Peak memory is that of the evaluating process, or of its GPU."
 )
 OPAQUE = 0.5
 EDGE_BAND_PX = 3
@@ -63,13 +56,12 @@ def image_scores(image: Tensor, truth: Tensor) -> dict[str, Tensor]:
     """
     off = image - truth
     mse = off.square().mean((1, 2, 3))
-    ssim = image_metrics.ssim(image.movedim(-1, 1), truth.movedim(-1, 1)).mean(1)
-    return {"psnr_db": decibels(mse), "ssim": ssim, "mse": mse, "mae": off.abs().mean((1, 2, 3))}
-
-
-def decibels(mse: Tensor) -> Tensor:
-    """−10·log10(MSE) at data range 1; equal pictures score 120 dB, nan stays nan."""
-    return -10 * mse.clamp_min(image_metrics.LEAST_MSE).log10()
+    return {
+        "psnr_db": psnr_from_mse_db(mse),
+        "ssim": ssim(image.movedim(-1, 1), truth.movedim(-1, 1)).mean(1),
+        "mse": mse,
+        "mae": off.abs().mean((1, 2, 3)),
+    }
 
 
 def depth_scores(depth: Tensor, truth: Tensor, opacity: Tensor) -> dict[str, Tensor]:
@@ -80,8 +72,9 @@ def depth_scores(depth: Tensor, truth: Tensor, opacity: Tensor) -> dict[str, Ten
     share of all pixels of known depth with max(d/D, D/d) < 1.25 (Eigen et al. 2014), ``depth_seen``
     their share with opacity > 0.5. A view without any is nan.
 
-    >>> nan, scores = torch.nan, depth_scores
-    >>> found = scores(torch.tensor([[[2.0, 4.4, nan, 1.0]]]), torch.tensor([[[2.0, 4.0, 3.0, nan]]]), torch.ones(1, 1, 4))
+    >>> depth = torch.tensor([[[2.0, 4.4, torch.nan, 1.0]]])
+    >>> truth = torch.tensor([[[2.0, 4.0, 3.0, torch.nan]]])
+    >>> found = depth_scores(depth, truth, torch.ones(1, 1, 4))
     >>> {k: round(float(v), 3) for k, v in found.items()}
     {'depth_l1': 0.2, 'depth_rmse': 0.283, 'depth_delta': 0.667, 'depth_seen': 1.0}
     """
@@ -157,7 +150,7 @@ def masked_psnr_db(image: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
     """PSNR of pictures [V, H, W, C] over the pixels of a mask [V, H, W] -> [V]; nan for an empty
     mask.
     """
-    return decibels(share((image - truth).square().mean(-1), mask))
+    return psnr_from_mse_db(share((image - truth).square().mean(-1), mask))
 
 
 def rise_width(w: Tensor, t: Tensor, dt: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from ..core.resampling import area_resized
 from ..core.types import SUPPORT
 from ..imaging.geometry import Geometry
 from ..imaging.projector import Projector
+from ..metrics.image import psnr_from_mse_db
 
 # of the dual iteration after each pass: what is left of the gap shrinks with the next pass
 TV_STEPS = 12
@@ -102,7 +103,7 @@ def lift(
     gains = raw / raw.mean()
     seen = torch.cat([p.forward(values) / unit_mm for p in projectors])
     error = (seen - (gains[:, None, None] * images)[torch.cat(order)]).square().mean()
-    return Reconstruction(values, 1 / gains, half_extent, -10 * math.log10(float(error) + 1e-12))
+    return Reconstruction(values, 1 / gains, half_extent, psnr_from_mse_db(float(error)))
 
 
 def cylinder(size: int) -> Tensor:

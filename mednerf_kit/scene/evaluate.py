@@ -21,7 +21,7 @@ from ..core.errors import UserError
 from ..data.posed.scene import evenly
 from ..engine import run_folder as run_folders
 from ..metrics import scene as scene_metrics
-from ..metrics.image import lpips_of_colours
+from ..metrics.perceptual import lpips_of_colours
 from . import load, outputs
 from .model import Chunks, Views, on_device, rays_at_once
 from .pose.search import aligned

@@ -30,6 +30,7 @@ from ..engine.distributed import BatchShard, Ranks
 from ..engine.loop import TASKS
 from ..imaging.cameras import Cameras
 from ..imaging.motion import about, apart, exp_se3
+from ..metrics.image import psnr_from_mse_db
 from ..rays.render import LevelRendering
 from ..rays.selectors.base import RaySelector
 from .losses import Loss, Outcome
@@ -251,7 +252,7 @@ class FitTask:
                 None if pixels.yx.grad is None else self.ranks.gather(pixels.yx.grad * len(error))
             )
             selector.observe(replace(chosen, weight=weight), every, slope)
-        psnr_db = -10 * error.mean().clamp_min(1e-10).log10()
+        psnr_db = psnr_from_mse_db(error.mean())
         logged = numbers(
             {**losses, "psnr_db": psnr_db, "evals_per_ray": seen.asked / len(error)}
         ) | {

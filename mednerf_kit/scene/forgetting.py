@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..engine import run_folder
+from ..metrics.image import psnr_from_mse_db
 from .load import Fit, load_fit
 from .model import on_device
 
@@ -66,7 +67,8 @@ def summary(errors: Tensor) -> dict[str, Any]:
     """
     easy = errors[0].argsort()[: errors.shape[1] // 2]
     is_easy = torch.zeros(errors.shape[1], dtype=torch.bool).index_fill(0, easy, True)
-    easy_db, hard_db = psnr_db(errors[:, is_easy]), psnr_db(errors[:, ~is_easy])
+    easy_db = psnr_from_mse_db(errors[:, is_easy].mean(1))
+    hard_db = psnr_from_mse_db(errors[:, ~is_easy].mean(1))
     return {
         "easy_psnr_db": float(easy_db[-1]),
         "hard_psnr_db": float(hard_db[-1]),
@@ -76,8 +78,3 @@ def summary(errors: Tensor) -> dict[str, Any]:
         ),
         "course": {"easy_psnr_db": easy_db.tolist(), "hard_psnr_db": hard_db.tolist()},
     }
-
-
-def psnr_db(errors: Tensor) -> Tensor:
-    """PSNR of the mean of squared errors [T, N] at each time, [T]."""
-    return -10 * errors.mean(1).clamp_min(1e-10).log10()

@@ -16,6 +16,7 @@ from ..core.errors import UserError
 from ..data.posed.scene import Scene
 from ..engine.loop import TASKS, Loop, PreparedRun, TaskType
 from ..fields.base import FIELDS
+from ..metrics.image import psnr_from_mse_db
 from ..rays.render import IMAGE_MODELS
 from ..rays.samplers.base import SAMPLERS
 from ..rays.selectors.base import SELECTORS
@@ -167,7 +168,7 @@ def look_back(loop: Loop, device: torch.device) -> dict[str, Any]:
     truth = scene.images.float()
 
     def psnr_db(image: torch.Tensor) -> float:
-        return float(-10 * (image.clamp(0, 1) - truth).square().mean().clamp_min(1e-10).log10())
+        return float(psnr_from_mse_db((image.clamp(0, 1) - truth).square().mean()))
 
     seen = render_views(fit, scene.cameras)
     found = {"preview_psnr_db": psnr_db(seen.image)}

@@ -29,6 +29,7 @@ from ..imaging.volume import files_at_hand
 from ..invert.fine_tuning import inversion_of
 from ..invert.posterior import Inversion
 from ..metrics import image as image_metrics
+from ..metrics.volume import volume_errors
 from ..prior import load as prior_load
 from ..prior.training_volumes import known_volume, scaled_by_view
 from ..recon import rtk
@@ -342,7 +343,7 @@ def scores(case: Case, values: Tensor) -> tuple[dict[str, Any], Tensor]:
     if case.truth is not None:
         mask = seen_by_all(case.size, case.geometry.distance)
         top = float(case.truth[mask].max())
-        found |= image_metrics.volume_errors(values, case.truth, top, mask=mask)
+        found |= volume_errors(values, case.truth, top, mask=mask)
         found["mae"] = found["mae"] / top
     found["per_view_psnr_db"] = [round(v, 3) for v in psnr.tolist()]
     return found, shown

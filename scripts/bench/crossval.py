@@ -21,6 +21,7 @@ from mednerf_kit.engine.loop import Loop
 from mednerf_kit.engine.session import resolve
 from mednerf_kit.invert.evaluate import input_views, score_patient
 from mednerf_kit.invert.posterior import Inversion
+from mednerf_kit.metrics.image import psnr_db
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior.posed_recipes import build_task, describe
 from mednerf_kit.prior.sets import read_set
@@ -58,7 +59,7 @@ def fold(args: argparse.Namespace, k: int, recipe: dict) -> list[dict]:
         first = torch.where(
             r.scores["psnr_db"].isnan(),
             torch.nan,
-            -10 * (r.orbit.members[0] - truth).square().mean((1, 2)).log10(),
+            psnr_db(r.orbit.members[0], truth),
         )
         row = {
             "fold": k,

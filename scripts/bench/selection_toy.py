@@ -26,6 +26,7 @@ from torch.nn.functional import grid_sample
 
 from mednerf_kit.core.files import atomic
 from mednerf_kit.core.types import Pixels
+from mednerf_kit.metrics.image import psnr_from_mse_db
 from mednerf_kit.rays.selectors.base import SELECTORS, RaySelector
 from mednerf_kit.rays.selectors.pixel_maps import anchors, gray, local_spread
 
@@ -101,7 +102,7 @@ def read(path: Path, size: int) -> Tensor:
 
 
 def psnr_db(errors: Tensor) -> float:
-    return float(-10 * errors.mean().clamp_min(1e-10).log10())
+    return float(psnr_from_mse_db(errors.mean()))
 
 
 class Fit:

@@ -29,7 +29,7 @@ from mednerf_kit.invert.evaluate import (
 )
 from mednerf_kit.invert.posterior import Inversion, Posterior, Problem
 from mednerf_kit.invert.predict import SPREAD_FLOOR, calibration, predict
-from mednerf_kit.metrics import image as image_metrics
+from mednerf_kit.metrics import perceptual
 from mednerf_kit.prior.load import Prior, load_prior
 from mednerf_kit.rays.render import Level, render
 from mednerf_kit.rays.samplers.stratified import Stratified
@@ -468,7 +468,7 @@ def run(tiny_set, tmp_path_factory) -> Path:
 def hurry(monkeypatch):
     """A short search and no perceptual network, whose weights are not at hand."""
     monkeypatch.setattr(scoring, "Inversion", lambda **options: replace(FASTEST, **options))
-    monkeypatch.setattr(image_metrics, "lpips_distance", lambda *_: (None, "no weights here"))
+    monkeypatch.setattr(perceptual, "lpips_distance", lambda *_: (None, "no weights here"))
 
 
 def test_evaluation_answers_with_every_key(run, tiny_set, hurry):

@@ -11,7 +11,6 @@ import torch
 from ball_scene import FROM, RADIUS, SAMPLES, Ball, ball_fit, xray_fit
 
 from mednerf_kit.core.errors import UserError
-from mednerf_kit.metrics import image as image_metrics
 from mednerf_kit.metrics import scene
 from mednerf_kit.scene.evaluate import evaluate_scene, scored_views, summary
 from mednerf_kit.scene.load import render_views
@@ -240,32 +239,3 @@ def test_an_empty_fit_is_scored_without_nan():
 def test_exact_depth_is_the_distance_along_the_ray():
     scene = ball_fit(views=1, size=41).known
     assert float(scene.depth[0, 20, 20]) == pytest.approx(FROM - RADIUS, abs=1e-5)
-
-
-def test_lpips_of_colours_says_why_it_is_absent_and_where_it_looks(tmp_path, monkeypatch):
-    class MeanDifference(torch.nn.Module):
-        def forward(self, x, y, normalize):
-            return (x - y).abs().mean((1, 2, 3))
-
-    asked = []
-
-    def model(path, net):
-        asked.append((path.name, net))
-        return MeanDifference()
-
-    a = torch.rand(2, 3, 40, 40, generator=rng())
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    for net, name in (("alex", "alexnet"), ("vgg", "vgg16")):
-        value, reason = image_metrics.lpips_of_colours(a, a, net=net)
-        assert (
-            value is None
-            and name in reason
-            and "MEDNERF_KIT_LPIPS" in reason
-            and reason.endswith(".")
-        )
-    monkeypatch.setattr(image_metrics, "_lpips_model", model)
-    monkeypatch.setenv("MEDNERF_KIT_LPIPS", str(tmp_path))
-    value, reason = image_metrics.lpips_of_colours(a, a + 0.1, net="vgg")
-    assert reason is None and value.tolist() == pytest.approx([0.1, 0.1])
-    image_metrics.lpips_of_colours(a, a, tmp_path / "mine.pth", net="alex")
-    assert asked == [("vgg16-397923af.pth", "vgg"), ("mine.pth", "alex")]

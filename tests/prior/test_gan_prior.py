@@ -28,8 +28,8 @@ from mednerf_kit.gan.selfsup import SelfSupervisedDiscriminator, quadrant
 from mednerf_kit.invert import evaluate as scoring
 from mednerf_kit.invert.fine_tuning import FineTuning, FineTuningProblem, uncertainty_weighted
 from mednerf_kit.invert.reconstruct import project
-from mednerf_kit.metrics import image as image_metrics
-from mednerf_kit.metrics.perceptual import Pyramid
+from mednerf_kit.metrics import perceptual
+from mednerf_kit.metrics.perceptual import PyramidDistance
 from mednerf_kit.prior import gan_recipes
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior.cameras import Poses
@@ -271,8 +271,10 @@ def test_the_substitute_for_lpips_sees_edges():
     flat, edges = torch.full((1, 1, 16, 16), 0.1), torch.zeros(1, 1, 16, 16)
     edges[..., ::2] = 0.2
     zero = torch.zeros_like(flat)
-    assert float(Pyramid()(zero, zero)) == 0 and float(Pyramid()(flat, zero)) == pytest.approx(0.1)
-    assert float(Pyramid()(edges, zero)) > float(Pyramid()(flat, zero))
+    assert float(PyramidDistance()(zero, zero)) == 0 and float(
+        PyramidDistance()(flat, zero)
+    ) == pytest.approx(0.1)
+    assert float(PyramidDistance()(edges, zero)) > float(PyramidDistance()(flat, zero))
 
 
 # Recipes
@@ -370,7 +372,7 @@ def test_restored_defects_act_and_are_named(toys, tmp_path):
     "name", ["chest_hypernerfgan", "chest_graf", "knee_hypernerfgan", "knee_mednerf"]
 )
 def test_a_preset_trains_inverts_and_is_scored(name, toys, tmp_path, monkeypatch):
-    monkeypatch.setattr(image_metrics, "lpips_distance", lambda *_: (None, "no weights here"))
+    monkeypatch.setattr(perceptual, "lpips_distance", lambda *_: (None, "no weights here"))
     folder = trained(name, toys, tmp_path, *(["dataset.limit=1"] if "hyper" in name else []))
     rows = stats(folder)
     assert len(rows) == 2 and {"d_loss", "g_loss", "r_t", "p", "kimg"} <= set(rows[0])

@@ -157,15 +157,15 @@ def test_sets_too_small_are_refused(distance):
 
 @pytest.mark.parametrize("shape", [(32, 32), (24, 40), (17, 17)])
 def test_pyramid_features_are_finite_for_any_size(shape):
-    found = features.Pyramid()(torch.rand(3, *shape, generator=seeded()).half())
+    found = features.PyramidFeatures()(torch.rand(3, *shape, generator=seeded()).half())
     assert found.shape[0] == 3 and bool(found.isfinite().all())
-    assert bool(features.Pyramid()(torch.zeros(1, *shape)).isfinite().all())
+    assert bool(features.PyramidFeatures()(torch.zeros(1, *shape)).isfinite().all())
 
 
 def test_pyramid_features_notice_brightness_and_blur():
     images = torch.rand(8, 64, 64, generator=seeded())
     blurred = torch.nn.functional.avg_pool2d(images[:, None], 3, 1, 1)[:, 0]
-    extract = features.Pyramid()
+    extract = features.PyramidFeatures()
     apart = [
         float((extract(x) - extract(images)).norm(dim=1).mean())
         for x in (images, 0.9 * images, blurred)
@@ -175,10 +175,10 @@ def test_pyramid_features_notice_brightness_and_blur():
 
 def test_features_are_read_in_batches(monkeypatch):
     images = torch.rand(7, 16, 16, generator=seeded())
-    whole = features.read(features.Pyramid(), images)
+    whole = features.read(features.PyramidFeatures(), images)
     monkeypatch.setattr(features, "BATCH", 3)
     assert (
-        torch.equal(features.read(features.Pyramid(), images), whole)
+        torch.equal(features.read(features.PyramidFeatures(), images), whole)
         and whole.dtype == torch.float64
     )
 
@@ -311,7 +311,7 @@ def test_the_first_fakes_are_the_same_however_many(tmp_path):
     prior = prior_of(tmp_path)
     options = {"views": 3, "keep": 4, "orbits": 2, "orbit_deg": (0.0, 90.0)}
     few, many = (
-        fakes.draw(prior, {"pyramid": features.Pyramid()}, count=n, rng=seeded(), **options)
+        fakes.draw(prior, {"pyramid": features.PyramidFeatures()}, count=n, rng=seeded(), **options)
         for n in (2, 8)
     )
     assert (
@@ -325,7 +325,7 @@ def test_the_first_fakes_are_the_same_however_many(tmp_path):
         and many.scenes == 3
     )
     assert torch.allclose(
-        features.read(features.Pyramid(), many.pictures), many.features["pyramid"][:4]
+        features.read(features.PyramidFeatures(), many.pictures), many.features["pyramid"][:4]
     )
     assert float(many.pictures.min()) >= 0 and float(many.pictures.max()) <= 1
 

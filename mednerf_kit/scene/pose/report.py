@@ -5,7 +5,6 @@ views it knows.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from ...data.posed.pictures import read_pictures
 from ...data.posed.scene import SPLITS, Scene
 from ...imaging.cameras import Cameras
 from ...imaging.motion import about, apart, exp_se3, square
+from ...metrics.image import psnr_from_mse_db
 from ...viz import figures
 from .. import outputs
 from ..load import Fit, load_fit, render_views
@@ -172,7 +172,7 @@ def look(
 
 def scores(mse: float, pose: Tensor, truth: Tensor | None) -> dict[str, float]:
     """Error of a picture, and of its pose where the true one is known."""
-    found = {"mse": mse, "psnr_db": -10 * math.log10(max(mse, 1e-10))}
+    found = {"mse": mse, "psnr_db": psnr_from_mse_db(mse)}
     if truth is not None:
         turn, shift = apart(pose, truth)
         found |= {"rotation_error_deg": float(turn), "shift_error": float(shift)}

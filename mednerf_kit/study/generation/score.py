@@ -20,7 +20,13 @@ from ...data.orbits import OrbitSet
 from ...engine.device import select_device
 from ...invert import outputs
 from ...metrics import image as image_metrics
-from ...metrics.distances import frechet_distance, kernel_distance, precision_recall
+from ...metrics import perceptual
+from ...metrics.distances import (
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+    sliced_wasserstein,
+)
 from ...metrics.features import EXTRACTORS, INCEPTION_FILE, Extractor, inception_path, read
 from ...prior import load as prior_load
 from ...prior.sets import read_set
@@ -168,7 +174,7 @@ def compare(a: Side, b: Side, seed: int) -> dict[str, Any]:
             "n_neighbours": [len(near), len(far)],
         }
     n = min(len(a.pictures), len(b.pictures), a.spread, b.spread)
-    levels = image_metrics.sliced_wasserstein(
+    levels = sliced_wasserstein(
         a.pictures[:n, None], b.pictures[:n, None], Generator().manual_seed(seed)
     )
     return found | {"swd": levels.pop("swd"), "swd_levels": levels, "swd_n": n}
@@ -203,7 +209,7 @@ def diversity(samples: Tensor, training: Tensor) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, orbits in (("fakes", samples), ("reals", training[: len(samples)].float())):
         distances, reason = (
-            image_metrics.lpips_distance(orbits[:-1], orbits[1:])
+            perceptual.lpips_distance(orbits[:-1], orbits[1:])
             if len(orbits) > 1
             else (None, "LPIPS wants two orbits.")
         )
