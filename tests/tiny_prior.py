@@ -11,7 +11,7 @@ from mednerf_kit.gan.generator import HyperGenerator
 from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.invert.posterior import Inversion
 from mednerf_kit.prior import load as prior_load
-from mednerf_kit.recon.field_volume import bake, project_field
+from mednerf_kit.recon.field_volume import bake
 
 NODE = {"name": "hyper", "code_dim": 8, "width": 16, "depth": 2, "octaves": 3}
 PATIENTS = 5
@@ -63,7 +63,5 @@ def orbit_of(
     """Views [V, 32, 32] of one of its patients."""
     g = prior.generator
     code = g.weights(g.latent(g.whiten(prior.codes[patient : patient + 1])))
-    return (
-        scale
-        * project_field(bake(g, code, size=48), prior.geometry.at(angles_deg), prior.distance)[0]
-    )
+    volume = bake(g, code, prior.geometry, size=48)
+    return scale * volume.project(prior.geometry.at(angles_deg), prior.distance)[0]

@@ -26,11 +26,11 @@ from ..metrics.volume import volume_errors
 from ..prior import load as prior_load
 from ..prior.load import Search
 from ..prior.sets import read_set
-from ..prior.training_volumes import known_volume
+from ..recon.field_volume import FieldVolume
 from ..viz import figures
 from .fine_tuning import inversion_of
 from .posterior import Inversion
-from .predict import Orbit, predict
+from .predict import PredictedViews, predict
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Scored:
     name: str
     scores: dict[str, Tensor]  # metric -> [V], NaN at the input views
     baselines: dict[str, dict[str, Tensor]]
-    orbit: Orbit
+    orbit: PredictedViews
     volume: dict[str, float] | None
     coverage: dict[str, float]
     seconds: float
@@ -112,8 +112,9 @@ def score_patient(
     }
     volume = None
     if ct is not None and prior.scale is not None:
-        known = known_volume(ct, geometry, orbit.values.shape[-1])
-        volume = volume_errors(orbit.values, known, float(known.amax()), with_ssim=True)
+        found = orbit.volume.values
+        known = FieldVolume.from_ct(ct, geometry, size=found.shape[-1]).values
+        volume = volume_errors(found, known, float(known.amax()), with_ssim=True)
     shared = {k: scored(v) for k, v in baseline_orbits(training, truth, inputs).items()}
     return Scored(
         name, scored(orbit.views), shared, orbit, volume, covered, time.perf_counter() - started

@@ -19,10 +19,10 @@ from ..gan.generator import Latent
 from ..imaging.geometry import DEFAULTS, FRONTAL_DEG, LATERAL_DEG, Geometry
 from ..imaging.volume import Volume, write_volume
 from ..prior.load import Prior
-from ..recon.field_volume import HALF_EXTENT, at_distance
+from ..recon.field_volume import at_distance
 from ..viz import figures
 from .posterior import Posterior
-from .predict import Orbit
+from .predict import PredictedViews
 
 
 def grid_size(cols: int) -> int:
@@ -64,31 +64,8 @@ def write_orbit(folder: Path, views: Tensor, geometry: Geometry, distance: float
             path.unlink()
 
 
-def as_volume(prior: Prior, values: Tensor, *, spread: bool = False) -> Volume:
-    """A baked cube [D, H, W] in image value per field unit as a volume about the isocentre, or its
-    standard deviation.
-
-    Where the line integral of an image value of 1 is known, mu = value · scale / half-width is
-    given in Hounsfield units (a spread in their differences); elsewhere the values stay as they
-    are, relative.
-    """
-    geometry, scale = prior.geometry, prior.scale
-    spacing_mm = 2 * HALF_EXTENT * geometry.half_width_mm / values.shape[-1]
-    note = f"{'Std dev.' if spread else 'Estimate.'} {DISCLAIMER}"
-    if scale is None:
-        return Volume.centred(values.cpu(), spacing_mm, "relative", note=note)
-    volume = Volume.centred(
-        values.cpu() * (scale / geometry.half_width_mm), spacing_mm, "mu_per_mm", note=note
-    )
-    if not spread:
-        return volume.to_hu()
-    return Volume.centred(
-        1000 * volume.values / volume.mu_water_per_mm, spacing_mm, "hu", note=note
-    )
-
-
 def unit_of(prior: Prior) -> str:
-    """What the voxels of :func:`as_volume` are."""
+    """What the voxels of a prior's volumes are."""
     if not prior.is_line_integral:
         return "density per half field width (of emission and absorption: no attenuation)"
     return (
@@ -231,14 +208,12 @@ def angle_labels(angles_deg: Sequence[float]) -> list[str]:
     return [f"{a:g}°{names.get(a, '')}" for a in angles_deg]
 
 
-def write_volumes(folder: Path, prior: Prior, orbit: Orbit) -> tuple[Volume, Volume]:
+def write_volumes(folder: Path, predicted: PredictedViews) -> tuple[Volume, Volume]:
     """``volume.nii.gz`` and ``uncertainty.nii.gz``: the mean over members and its standard
     deviation, in one unit.
     """
-    volume, spread = (
-        as_volume(prior, orbit.values),
-        as_volume(prior, orbit.values_spread, spread=True),
-    )
+    volume = predicted.volume.to_volume()
+    spread = predicted.volume_spread.to_volume("Std dev.", difference=True)
     write_volume(volume, folder / "volume.nii.gz")
     write_volume(spread, folder / "uncertainty.nii.gz")
     return volume, spread

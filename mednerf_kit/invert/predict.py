@@ -1,8 +1,8 @@
-"""What a posterior predicts: the orbit's mean picture and its spread, and the volume's."""
+"""What a posterior predicts: the mean and the spread of every view, and of the volume."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from ..imaging.geometry import Geometry
 from ..prior.load import Prior
 from ..prior.rendering import grey_views
-from ..recon.field_volume import bake, project_field
+from ..recon.field_volume import FieldVolume, bake
 from .posterior import Posterior
 
 # image values: what no member disagrees about is still not known better than this
@@ -18,20 +18,20 @@ SPREAD_FLOOR = 0.01
 
 
 @dataclass(frozen=True)
-class Orbit:
-    """Predicted views, and the volumes they came from."""
+class PredictedViews:
+    """Views of a patient, and the volume they came from."""
 
     views: Tensor  # [V, rows, cols] the mean over members
     # [V, rows, cols] standard deviation over members, floored, times the prior's calibration
     spread: Tensor
     members: Tensor  # [M, V, rows, cols]
-    values: Tensor  # [D, H, W] mean volume, image value per field unit
-    values_spread: Tensor  # [D, H, W] standard deviation over members, calibrated
+    volume: FieldVolume  # [D, H, W] the mean over members
+    volume_spread: FieldVolume  # [D, H, W] standard deviation over members, calibrated
 
 
 def predict(
     prior: Prior, posterior: Posterior, geometry: Geometry, *, size: int | None = None
-) -> Orbit:
+) -> PredictedViews:
     """Bake every member once and project it at ``geometry.angles_deg``; ``size`` is the grid's
     (default: as fine as the pixels).
 
@@ -40,23 +40,24 @@ def predict(
     that was scaled view by view a view gets the gain its angle had on average.
     """
     size = size or min(128, max(48, round(geometry.cols * 0.9)))
-    volumes = bake(prior.generator, posterior.code, size=size)
+    volumes = bake(prior.generator, posterior.code, geometry, size=size)
+    volumes = replace(volumes, scale=prior.scale)
     if prior.is_line_integral:
-        members = project_field(volumes, geometry, posterior.distance).cpu()
+        members = volumes.project(geometry, posterior.distance).cpu()
     else:
         members = grey_views(prior, posterior.code, geometry).cpu()
     volumes = volumes.cpu()
     members = members * prior.expected_gain(torch.tensor(geometry.angles_deg))[:, None, None]
     factor = calibration(prior, len(posterior.angles_deg))
-    spread, values_spread = (
-        torch.std(t, 0) if len(t) > 1 else torch.zeros_like(t[0]) for t in (members, volumes)
+    spread, volume_spread = (
+        torch.std(t, 0) if len(t) > 1 else torch.zeros_like(t[0]) for t in (members, volumes.values)
     )
-    return Orbit(
+    return PredictedViews(
         members.mean(0),
         factor * (spread + SPREAD_FLOOR),
         members,
-        volumes.mean(0),
-        factor * values_spread,
+        volumes.with_values(volumes.values.mean(0)),
+        volumes.with_values(factor * volume_spread),
     )
 
 

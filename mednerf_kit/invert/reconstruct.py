@@ -26,13 +26,13 @@ from ..imaging.volume import Volume
 from ..metrics.image import psnr_from_mse_db
 from ..prior import load as prior_load
 from ..prior.rendering import grey_views
-from ..recon.field_volume import at_distance, project_field
+from ..recon.field_volume import at_distance
 from ..viz import figures
 from ..viz.report import UNCERTAINTY_MEANING, ReportContent, write_report
 from . import outputs
 from .fine_tuning import inversion_of
 from .posterior import Inversion, Posterior
-from .predict import Orbit, calibration, predict
+from .predict import PredictedViews, calibration, predict
 
 # below this on held-out pixels of the input itself, the prior does not know such a picture
 POOR_FIT_DB = 20.0
@@ -230,7 +230,7 @@ class Result:
     prior: prior_load.Prior
     films: tuple[InputXray, ...]
     posterior: Posterior
-    orbit: Orbit
+    orbit: PredictedViews
     geometry: Geometry  # of the orbit
     seed: int
     seconds: dict[str, float]
@@ -242,7 +242,7 @@ class Result:
         prior, posterior = self.prior, self.posterior
         geometry = prior.geometry.at(posterior.angles_deg.tolist())
         if prior.is_line_integral:
-            seen = project_field(self.orbit.values, geometry, posterior.distance)
+            seen = self.orbit.volume.project(geometry, posterior.distance)
         else:
             seen = grey_views(prior, posterior.code, geometry).mean(0)
         expected = prior.expected_gain(torch.tensor([film.angle_deg for film in self.films]))
@@ -286,7 +286,7 @@ def write(folder: Path, result: Result) -> None:
     figures.write_png8(folder / "target.png", torch.cat(list(targets), -1))
     figures.write_png8(folder / "proj.png", torch.cat(list(projections), -1))
     outputs.write_orbit(folder, result.orbit.views, result.geometry, result.posterior.distance)
-    volume, spread = outputs.write_volumes(folder, result.prior, result.orbit)
+    volume, spread = outputs.write_volumes(folder, result.orbit)
     outputs.save_latent(folder / "latent.safetensors", result.prior, result.posterior)
     files.write_json(folder / "metrics.json", metrics(result, volume))
     write_report(folder / "report.html", report(result, targets, projections, volume, spread))

@@ -56,7 +56,7 @@ def render(
     orbit = predict(prior, scene, geometry, size=outputs.grid_size(geometry.cols))
     outputs.write_orbit(folder, orbit.views, geometry, scene.distance)
     if volume:
-        write_volume(outputs.as_volume(prior, orbit.values), folder / "volume.nii.gz")
+        write_volume(orbit.volume.to_volume(), folder / "volume.nii.gz")
     if video:
         figures.write_orbit_video(folder / "orbit.mp4", orbit.views)
     return folder

@@ -20,7 +20,7 @@ from ..gan.discriminator import DISCRIMINATORS
 from ..gan.generator import GENERATORS, HyperGenerator
 from ..rays.render import Level
 from ..rays.samplers.base import SAMPLERS
-from ..recon.field_volume import bake, project_field
+from ..recon.field_volume import bake
 from ..viz.figures import strip, write_png8
 from .load import Prior, load_prior
 from .posed import PosedModules, PriorTask
@@ -212,12 +212,9 @@ def prepare(choice: Mapping[str, Any], device: str | torch.device) -> PreparedRu
 
 def preview(folder: Path, prior: Prior) -> None:
     """A contact sheet of random patients, frontal and lateral."""
-    values = bake(
-        prior.generator,
-        prior.generator.weights(prior.generator.draw(4, Generator().manual_seed(0))),
-        size=48,
-    )
-    views = project_field(values, prior.geometry.at((270.0, 0.0)), prior.distance)
+    code = prior.generator.weights(prior.generator.draw(4, Generator().manual_seed(0)))
+    volumes = bake(prior.generator, code, prior.geometry, size=48)
+    views = volumes.project(prior.geometry.at((270.0, 0.0)), prior.distance)
     files_path = folder / "previews" / "samples.png"
     write_png8(files_path, strip(views.flatten(0, 1), columns=4))
 

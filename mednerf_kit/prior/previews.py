@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from ..gan.generator import SceneGenerator
 from ..imaging.geometry import FRONTAL_DEG, LATERAL_DEG, Geometry, nearest_view
-from ..recon.field_volume import bake, project_field
+from ..recon.field_volume import bake
 from .rendering import Renderer
 
 SCENES, FRAMES, GRID = 8, 24, 48  # patients of the sheet; views of the clip; voxels along a side
@@ -25,13 +25,13 @@ def radiographs(
     The same scenes every time, so that one can watch them grow.
     """
     code = generator.weights(generator.draw(SCENES, Generator().manual_seed(0)))
-    values = bake(generator, code, size=GRID)
+    volumes = bake(generator, code, geometry, size=GRID)
     shown = [nearest_view(geometry.angles_deg, wanted) for wanted in (FRONTAL_DEG, LATERAL_DEG)]
     reals = images[:SCENES, shown].float().flatten(0, 1)
-    fakes = project_field(
-        values, geometry.at(geometry.angles_deg[k] for k in shown), distance
-    ).flatten(0, 1)
-    orbit = project_field(values[:1], geometry.orbit(FRAMES), distance)[0]
+    shown_geometry = geometry.at(geometry.angles_deg[k] for k in shown)
+    fakes = volumes.project(shown_geometry, distance).flatten(0, 1)
+    first = volumes.with_values(volumes.values[0])
+    orbit = first.project(geometry.orbit(FRAMES), distance)
     return {"grid/reals": reals.cpu(), "grid/fakes": fakes.cpu(), "clip/orbit": orbit.cpu()}
 
 

@@ -2,7 +2,7 @@
 pictures.
 
 Where a patient's CT is at hand it is resampled; elsewhere the orbit is reconstructed once
-(:mod:`.tomography`) and cached.
+(:mod:`mednerf_kit.recon.sart`) and cached.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample
 from tqdm import tqdm
 
 from ..core import files
 from ..data.cohort import cache_dir
 from ..data.orbits import OrbitSet
 from ..imaging.geometry import Geometry
-from ..imaging.volume import files_at_hand, read_volume
-from ..recon.field_volume import HALF_EXTENT
-from ..recon.sart import agreed_fovs_deg, fov_curve, lift
+from ..imaging.volume import files_at_hand
+from ..recon.field_volume import FieldVolume, sample_trilinear
+from ..recon.opening_angle import agreed_fovs_deg, fov_curve
+from ..recon.sart import sart
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TrainingVolumes:
     """P patients as the prior sees them while training."""
 
     images: Tensor  # [P, V, rows, cols]
-    volumes: Tensor  # [P, D, H, W] image value per field unit over the cube ±HALF_EXTENT
+    volumes: Tensor  # [P, D, H, W] image value per field unit as in a FieldVolume
     log_gains: Tensor  # [P, V] of the views; zero for sets with one scale
     distance: Tensor  # [P] source to isocentre in field units
     per_view_scale: bool  # every view was stretched to its own maximum
@@ -46,10 +46,7 @@ class TrainingVolumes:
 
     def values_at(self, ids: Tensor, x: Tensor) -> Tensor:
         """Trilinear values of the chosen patients' volumes at points [B, N, 3] -> [B, N]."""
-        found = grid_sample(
-            self.volumes[ids][:, None], (x / HALF_EXTENT)[:, :, None, None], align_corners=False
-        )
-        return found[:, 0, :, 0, 0]
+        return sample_trilinear(self.volumes[ids][:, None], x)[:, 0]
 
 
 def scaled_by_view(orbits: OrbitSet) -> bool:
@@ -78,7 +75,9 @@ def make_training_volumes(
         disable=None if progress else True,
     ):
         if name not in fov_deg:
-            volumes.append(known_volume(str(orbits.volumes[name]), geometry, size))
+            volumes.append(
+                FieldVolume.from_ct(str(orbits.volumes[name]), geometry, size=size).values
+            )
             gains.append(torch.ones(geometry.views))
             distances.append(geometry.distance)
             continue
@@ -115,23 +114,6 @@ def field_angles(
     return agreed_fovs_deg(torch.stack(curves), orbits.geometry.fov_deg)
 
 
-def known_volume(path: str, geometry: Geometry, size: int) -> Tensor:
-    """A CT as image value per field unit on the cube ±HALF_EXTENT about the isocentre, [size]³."""
-    volume = read_volume(path).aligned().to_mu()
-    line_mm = ((torch.arange(size) + 0.5) / size * 2 - 1) * HALF_EXTENT * geometry.half_width_mm
-    place = [
-        2 * (line_mm - centre) / (n * spacing)
-        for centre, n, spacing in zip(
-            volume.centre_mm, reversed(volume.shape), volume.spacing_mm, strict=True
-        )
-    ]
-    z, y, x = torch.meshgrid(place[2].float(), place[1].float(), place[0].float(), indexing="ij")
-    values = grid_sample(
-        volume.values[None, None].float(), torch.stack([x, y, z], -1)[None], align_corners=False
-    )[0, 0]
-    return values * geometry.half_width_mm / (geometry.line_integral_scale or 1.0)
-
-
 def reconstructed_volume(
     orbit: Tensor, geometry: Geometry, size: int, per_view: bool, mark: str
 ) -> tuple[Tensor, Tensor]:
@@ -142,11 +124,10 @@ def reconstructed_volume(
     if path.is_file():
         tensors, _ = files.load_tensors(path)
         return tensors["values"], tensors["gains"]
-    found = lift(orbit, geometry, size=size, half_extent=HALF_EXTENT, fit_gains=per_view)
-    files.save_tensors(
-        path, {"values": found.values, "gains": found.gains}, {"fit_db": found.fit_db}
-    )
-    return found.values, found.gains
+    found = sart(orbit, geometry, size=size, fit_gains=per_view)
+    tensors = {"values": found.volume.values, "gains": found.gains}
+    files.save_tensors(path, tensors, {"fit_db": found.fit_db})
+    return tensors["values"], tensors["gains"]
 
 
 def cached(*facts: object) -> Path:

@@ -1,54 +1,190 @@
-"""Baking: a generated field evaluated once into voxels, which the Joseph projector then turns into
-any number of views.
+"""The voxel volume of the learned units: what a field is baked into, what is projected, and what
+becomes a scan in millimetres and Hounsfield units.
+
+One field unit is half the detector's width as seen at the isocentre, so that the field of view is
+±1. A voxel holds the *image value per field unit*: its sum along a ray, times the length in field
+units, is the image value of a pixel. With ``scale``, the line integral of an image value of 1,
+
+    mu [1/mm] = value · scale / unit_mm,        HU = 1000 · (mu / mu_water − 1).
+
+This module is the only place that converts between the two.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
+from .. import DISCLAIMER
 from ..core.types import SUPPORT
-from ..fields.hyper import MlpWeights
-from ..gan.generator import SceneGenerator
 from ..imaging.geometry import Geometry
 from ..imaging.projector import project
+from ..imaging.volume import Volume, read_volume
+
+if TYPE_CHECKING:
+    from ..fields.hyper import MlpWeights
+    from ..gan.generator import SceneGenerator
 
 # of the cube that holds a volume, in field units: the support cylinder fits into it
 HALF_EXTENT = SUPPORT
+# field units above and below the isocentre that are baked: a cone beam sees nothing beyond
+BAKED_HALF_HEIGHT = 1.2
+
+
+@dataclass(frozen=True)
+class FieldVolume:
+    """Voxels [..., D, H, W] = [z, y, x] about the isocentre, with what turns them into millimetres
+    and attenuation.
+
+    >>> volume = FieldVolume(torch.full((4, 4, 4), 0.2), unit_mm=100.0, scale=8.2)
+    >>> volume.spacing_mm, round(float(volume.per_mm[0, 0, 0]), 4)
+    ((70.0, 70.0, 70.0), 0.0164)
+    >>> round(float(volume.to_volume().values[0, 0, 0]))  # mu of water: 0.0205 per mm
+    -200
+    """
+
+    values: Tensor  # image value per field unit
+    unit_mm: float  # of one field unit
+    scale: float | None = None  # line integral of an image value of 1; None: unknown
+    # (x, y, z) of the box around the isocentre, in field units
+    half_extents: tuple[float, float, float] = (HALF_EXTENT,) * 3
+
+    @classmethod
+    def of(cls, values: Tensor, geometry: Geometry) -> FieldVolume:
+        """Voxels on the cube ±HALF_EXTENT in the units and on the scale of a geometry."""
+        return cls(values, geometry.half_width_mm, geometry.line_integral_scale)
+
+    @classmethod
+    def from_ct(cls, path: str, geometry: Geometry, *, size: int) -> FieldVolume:
+        """A CT file resampled (trilinear) to [size, size, size] about its world's origin."""
+        ct = read_volume(path).aligned().to_mu()
+        axis_mm = voxel_axis(size) * geometry.half_width_mm
+        place = [
+            2 * (axis_mm - centre) / (n * spacing)
+            for centre, n, spacing in zip(
+                ct.centre_mm, reversed(ct.shape), ct.spacing_mm, strict=True
+            )
+        ]
+        z, y, x = torch.meshgrid(
+            place[2].float(), place[1].float(), place[0].float(), indexing="ij"
+        )
+        mu = grid_sample(
+            ct.values[None, None].float(), torch.stack([x, y, z], -1)[None], align_corners=False
+        )[0, 0]
+        return cls.of(mu * geometry.half_width_mm / (geometry.line_integral_scale or 1.0), geometry)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Of the voxels, (x, y, z)."""
+        counts = reversed(self.values.shape[-3:])
+        x, y, z = (
+            2 * half * self.unit_mm / n for half, n in zip(self.half_extents, counts, strict=True)
+        )
+        return x, y, z
+
+    @property
+    def per_mm(self) -> Tensor:
+        """Attenuation per mm [..., D, H, W]; image value per mm where the scale is unknown."""
+        return self.values * ((self.scale or 1.0) / self.unit_mm)
+
+    def with_values(self, values: Tensor) -> FieldVolume:
+        """Other voxels in the same units."""
+        return replace(self, values=values)
+
+    def cpu(self) -> FieldVolume:
+        """The same in main memory."""
+        return self.with_values(self.values.cpu())
+
+    def project(self, geometry: Geometry, distance: float | None = None) -> Tensor:
+        """Views [..., V, rows, cols] at ``geometry.angles_deg``, in image values.
+
+        ``distance`` (field units) replaces the geometry's own source distance, where it was fitted.
+        """
+        if distance is not None:
+            geometry = at_distance(geometry, distance)
+        return project(self.values, self.spacing_mm, geometry) / self.unit_mm
+
+    def to_volume(self, what: str = "Estimate.", *, difference: bool = False) -> Volume:
+        """As a scan [D, H, W] about the isocentre, whose note begins with ``what``: in Hounsfield
+        units where the scale is known, else the values as they are, relative.
+
+        ``difference`` is for a standard deviation: 1000 · mu / mu_water, without HU's offset.
+        """
+        note = f"{what} {DISCLAIMER}"
+        if self.scale is None:
+            return Volume.centred(self.values.cpu(), self.spacing_mm, "relative", note=note)
+        mu = Volume.centred(self.cpu().per_mm, self.spacing_mm, "mu_per_mm", note=note)
+        if not difference:
+            return mu.to_hu()
+        return Volume.centred(
+            1000 * mu.values / mu.mu_water_per_mm, self.spacing_mm, "hu", note=note
+        )
 
 
 @torch.no_grad()
 def bake(
-    generator: SceneGenerator, code: MlpWeights, *, size: int = 96, half_height: float = 1.2
-) -> Tensor:
-    """Image value per field unit on the cube ±HALF_EXTENT: [B, size, size, size] (z, y, x).
+    generator: SceneGenerator, code: MlpWeights, geometry: Geometry, *, size: int = 96
+) -> FieldVolume:
+    """Evaluate a generated field once at the voxels' centres: [B, size, size, size].
 
-    Only the support cylinder up to ``half_height`` is evaluated; a cone beam sees nothing beyond.
+    Only the support cylinder up to BAKED_HALF_HEIGHT is evaluated; elsewhere the voxels are zero.
     """
     device = code.layers[0][0].device
-    line = ((torch.arange(size, device=device) + 0.5) / size * 2 - 1) * HALF_EXTENT
-    z, y, x = torch.meshgrid(line, line, line, indexing="ij")
-    inside = (x**2 + y**2 < generator.field.support**2) & (z.abs() < half_height)
-    points = torch.stack([x[inside], y[inside], z[inside]], -1)[None]
+    points = voxel_centres(size, device=device)
+    x, y, z = points.unbind(-1)
+    inside = (x**2 + y**2 < generator.field.support**2) & (z.abs() < BAKED_HALF_HEIGHT)
+    points = points[inside][None]
     values = torch.zeros(code.batch, *inside.shape, device=device)
     for i in range(code.batch):
         values[i, inside] = generator.field.density(points, code.one(i))[0]
-    return values
-
-
-def project_field(values: Tensor, geometry: Geometry, distance: float | None = None) -> Tensor:
-    """Orbit pictures [..., V, rows, cols] of baked volumes [..., D, H, W] at
-    ``geometry.angles_deg``.
-
-    ``distance`` (field units) replaces the geometry's own source distance, where it was fitted.
-    """
-    unit_mm = geometry.half_width_mm
-    if distance is not None:
-        geometry = at_distance(geometry, distance)
-    spacing_mm = (2 * HALF_EXTENT * unit_mm / values.shape[-1],) * 3
-    return project(values, spacing_mm, geometry) / unit_mm
+    return FieldVolume.of(values, geometry)
 
 
 def at_distance(geometry: Geometry, distance: float) -> Geometry:
     """The geometry with its source at ``distance`` half-widths."""
     return geometry.with_fov(2 * torch.rad2deg(torch.atan(torch.tensor(1.0 / distance))).item())
+
+
+def cell_axis(size: int, *, device: torch.device | None = None) -> Tensor:
+    """Centres of ``size`` equal cells of the interval [0, 1]: [size].
+
+    >>> cell_axis(4)
+    tensor([0.1250, 0.3750, 0.6250, 0.8750])
+    """
+    return (torch.arange(size, device=device) + 0.5) / size
+
+
+def voxel_axis(size: int, *, device: torch.device | None = None) -> Tensor:
+    """Centres of a cube's voxels along one axis, in field units: [size]."""
+    return (cell_axis(size, device=device) * 2 - 1) * HALF_EXTENT
+
+
+def voxel_centres(size: int, *, device: torch.device | None = None) -> Tensor:
+    """Centres (x, y, z) of a cube's voxels, in field units: [size, size, size, 3] = [z, y, x, 3]."""
+    return grid_points(voxel_axis(size, device=device))
+
+
+def grid_points(axis: Tensor) -> Tensor:
+    """Points (x, y, z) of a cubic grid with the same ``axis`` [N] in all directions: [N, N, N, 3] =
+    [z, y, x, 3].
+    """
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    return torch.stack([x, y, z], -1)
+
+
+def cylinder(size: int) -> Tensor:
+    """The voxels of a cube [size, size, size] inside the upright cylinder that touches its
+    sides.
+    """
+    axis = cell_axis(size) * 2 - 1
+    return (axis[:, None] ** 2 + axis**2 < 1).expand(size, size, size)
+
+
+def sample_trilinear(values: Tensor, x: Tensor) -> Tensor:
+    """Channels of cubes [B, C, D, H, W] at points x [B, N, 3] in field units: [B, C, N]."""
+    found = grid_sample(values, (x / HALF_EXTENT)[:, :, None, None], align_corners=False)
+    return found[..., 0, 0]

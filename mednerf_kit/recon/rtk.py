@@ -1,8 +1,8 @@
-"""The classical baselines of another house: FDK and SART of RTK (Rit et al. 2014), where its
-package ``itk-rtk`` is installed.
+"""FDK and SART of RTK (Rit et al., J. Phys. Conf. Ser. 489, 2014), where the package ``itk-rtk`` is
+installed: baselines by another implementation.
 
-RTK turns about y with a right-handed detector, so that x, y, z there are y, z, x here and columns
-are mirrored on the way in.
+RTK's orbit turns about y and its detector is right-handed, so that x, y, z there are y, z, x here
+and columns are mirrored on the way in.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UserError
-from ..core.types import SUPPORT
 from ..imaging.geometry import Geometry
+from .field_volume import FieldVolume
 
 
 def installed() -> bool:
-    """Whether ``itk-rtk`` is there."""
+    """Whether the package ``itk-rtk`` is installed."""
     try:
         return bool(metadata.version("itk-rtk"))
     except metadata.PackageNotFoundError:
@@ -28,7 +28,7 @@ def installed() -> bool:
 
 
 def load() -> None:
-    """Import it now: that takes seconds, which are no method's."""
+    """Import RTK now: that takes seconds, which must not count as a method's time."""
     import itk
 
     itk.RTK.ThreeDCircularProjectionGeometry.New()
@@ -39,18 +39,19 @@ def fdk(
     geometry: Geometry,
     *,
     size: int,
-    half_extent: float = SUPPORT,
     hann: float = 1.0,
     extend: float = 1.0,
-) -> Tensor:
-    """RTK's FDK of an orbit [V, rows, cols] -> [size, size, size], image value per field unit.
+) -> FieldVolume:
+    """RTK's FDK of an orbit [V, rows, cols] -> [size, size, size].
 
-    ``hann`` is the cut of the window (0: none), ``extend`` the share of a row that is continued on
-    both sides.
+    Options:
+        size: voxels along each side of the cube.
+        hann: where the Hann window ends, as a share of the Nyquist frequency; 0: no window.
+        extend: share of a row by which it is continued on both sides.
     """
     from itk import RTK as rtk  # noqa: N811
 
-    setup, stack, start = _inputs(images, geometry, size, half_extent)
+    setup, stack, start = _inputs(images, geometry, size)
     method = rtk.FDKConeBeamReconstructionFilter[_image_type()].New()
     method.SetInput(0, start)
     method.SetInput(1, stack)
@@ -66,16 +67,19 @@ def sart(
     geometry: Geometry,
     *,
     size: int,
-    half_extent: float = SUPPORT,
     epochs: int = 16,
     relax: float = 1.0,
-) -> Tensor:
-    """RTK's SART of an orbit [V, rows, cols], one view at a time, values kept positive -> [size,
-    size, size].
+) -> FieldVolume:
+    """RTK's SART of an orbit [V, rows, cols], values kept positive -> [size, size, size].
+
+    Options:
+        size: voxels along each side of the cube.
+        epochs: passes over all views, one view at a time.
+        relax: share of each correction that is applied.
     """
     from itk import RTK as rtk  # noqa: N811
 
-    setup, stack, start = _inputs(images, geometry, size, half_extent)
+    setup, stack, start = _inputs(images, geometry, size)
     kind = _image_type()
     method = rtk.SARTConeBeamReconstructionFilter[kind, kind].New()
     method.SetInput(0, start)
@@ -94,10 +98,8 @@ def _image_type() -> Any:
     return itk.Image[itk.F, 3]
 
 
-def _inputs(
-    images: Tensor, geometry: Geometry, size: int, half_extent: float
-) -> tuple[Any, Any, Any]:
-    """RTK's geometry, the stack of projections and the empty volume."""
+def _inputs(images: Tensor, geometry: Geometry, size: int) -> tuple[Any, Any, Any]:
+    """RTK's geometry, the stack of projections and the empty volume it fills."""
     import itk
     from itk import RTK as rtk  # noqa: N811
 
@@ -122,16 +124,17 @@ def _inputs(
     pixel = geometry.pixel_mm
     stack.SetSpacing([pixel, pixel, 1.0])
     stack.SetOrigin([-pixel * (geometry.cols - 1) / 2, -pixel * (geometry.rows - 1) / 2, 0.0])
-    start = itk.image_from_array(np.zeros((size,) * 3, np.float32))
-    voxel_mm = 2 * half_extent * geometry.half_width_mm / size
-    start.SetSpacing([voxel_mm] * 3)
-    start.SetOrigin([-voxel_mm * (size - 1) / 2] * 3)
+    empty = FieldVolume.of(torch.zeros(size, size, size), geometry)
+    start = itk.image_from_array(empty.values.numpy())
+    start.SetSpacing(empty.spacing_mm)
+    start.SetOrigin([-voxel_mm * (size - 1) / 2 for voxel_mm in empty.spacing_mm])
     return setup, stack, start
 
 
-def _output(image: Any, geometry: Geometry) -> Tensor:
-    """RTK's volume, per millimetre over [x, z, y] of ours, as [z, y, x] per field unit."""
+def _output(image: Any, geometry: Geometry) -> FieldVolume:
+    """RTK's volume, image value per millimetre over [x, z, y] of ours, in field units."""
     import itk
 
-    values = torch.from_numpy(np.array(itk.array_from_image(image)))
-    return values.permute(1, 2, 0).contiguous() * geometry.half_width_mm
+    per_mm = torch.from_numpy(np.array(itk.array_from_image(image)))
+    values = per_mm.permute(1, 2, 0).contiguous() * geometry.half_width_mm
+    return FieldVolume.of(values, geometry)

@@ -18,6 +18,7 @@ from ..engine import run_folder
 from ..engine.device import select_device
 from ..fields.base import SceneField
 from ..imaging.cameras import Cameras
+from ..recon.field_volume import cell_axis, grid_points
 from .fit import PoseCorrections
 from .model import Chunks, Model, Views, build_model, render_cameras
 
@@ -186,9 +187,7 @@ def cell_centres(fit: Fit, size: int) -> tuple[Tensor, Tensor]:
     3].
     """
     box = torch.tensor(fit.meta["box"])
-    line = (torch.arange(size) + 0.5) / size
-    z, y, x = torch.meshgrid(line, line, line, indexing="ij")
-    return box[0] + torch.stack([x, y, z], -1) * (box[1] - box[0]), box
+    return box[0] + grid_points(cell_axis(size)) * (box[1] - box[0]), box
 
 
 @torch.no_grad()

@@ -15,7 +15,8 @@ from ..data.posed.scene import NoViews, Scene
 from ..data.posed.transforms import check_transforms, write_transforms
 from ..engine import run_folder as run_folders
 from ..imaging.cameras import Cameras, orbit, spiral
-from ..imaging.volume import Volume, write_volume
+from ..imaging.volume import Quantity, Volume, write_volume
+from ..recon.field_volume import FieldVolume
 from ..viz import figures
 from . import export, load, outputs
 from .evaluate import evaluate_scene
@@ -164,10 +165,11 @@ def camera_path(
 def write_attenuation(fit: Fit, scene: Scene, out: Path) -> None:
     """The density of a fitted orbit of radiographs as ``volume.nii.gz`` with millimetre spacing."""
     values, box = load.density_grid(fit, VOLUME)
-    unit_mm, scale = float(scene.facts["mm_per_unit"]), scene.facts.get("line_integral_scale")
-    spacing_mm = tuple(float(v) for v in (box[1] - box[0]) * unit_mm / VOLUME)
-    values = values * (scale or 1.0) / unit_mm
-    volume = Volume.centred(values, spacing_mm, "relative" if scale is None else "mu_per_mm")
+    scale = scene.facts.get("line_integral_scale")
+    x, y, z = box[1].tolist()
+    field = FieldVolume(values, float(scene.facts["mm_per_unit"]), scale, (x, y, z))
+    quantity: Quantity = "relative" if scale is None else "mu_per_mm"
+    volume = Volume.centred(field.per_mm, field.spacing_mm, quantity)
     write_volume(volume, out / "volume.nii.gz")
 
 

@@ -31,10 +31,12 @@ from ..invert.posterior import Inversion
 from ..metrics import image as image_metrics
 from ..metrics.volume import volume_errors
 from ..prior import load as prior_load
-from ..prior.training_volumes import known_volume, scaled_by_view
+from ..prior.training_volumes import scaled_by_view
 from ..recon import rtk
-from ..recon.field_volume import HALF_EXTENT, bake, project_field
-from ..recon.sart import cylinder, fdk, fov_curve, lift, peak
+from ..recon.fdk import fdk
+from ..recon.field_volume import FieldVolume, bake, cylinder, voxel_axis, voxel_centres
+from ..recon.opening_angle import fov_curve, peak
+from ..recon.sart import sart
 from ..scene.load import Fit, finest_field, load_fit
 
 # a side of the grid on which gains are found: few unknowns, so that views cannot hide them
@@ -61,24 +63,24 @@ class Case:
     held: Tensor  # [H, rows, cols] as stored
     held_geometry: Geometry
     held_stems: tuple[str, ...]
-    truth: Tensor | None  # [size, size, size] of the CT, where there is one
+    truth: FieldVolume | None  # [size, size, size] of the CT, where there is one
     size: int
     scaled_by_view: bool
     notes: tuple[str, ...]
 
-    def shown(self, values: Tensor) -> Tensor:
+    def shown(self, volume: FieldVolume) -> Tensor:
         """A volume from the held-out angles, with the gains expected there: [H, rows, cols]."""
         gains = interpolated_by_angle(
             self.gains, self.geometry.angles_deg, self.held_geometry.angles_deg
         )
-        return project_field(values, self.held_geometry) * gains[:, None, None]
+        return volume.project(self.held_geometry) * gains[:, None, None]
 
 
 class Method(Protocol):
     """How a volume is found; the options are the constructor's."""
 
-    def __call__(self, case: Case) -> Tensor:
-        """Image value per field unit on the cube ±1.4, [size, size, size]."""
+    def __call__(self, case: Case) -> FieldVolume:
+        """The patient's volume, [size, size, size]."""
 
 
 METHODS: Registry[Method] = Registry("tomography method")
@@ -93,16 +95,11 @@ class Feldkamp:
     def __init__(self, *, cutoff: float = 0.25, extend: float = 1.0) -> None:
         self.cutoff, self.extend = cutoff, extend
 
-    def __call__(self, case: Case) -> Tensor:
+    def __call__(self, case: Case) -> FieldVolume:
         found = fdk(
-            case.images,
-            case.geometry,
-            size=case.size,
-            half_extent=HALF_EXTENT,
-            cutoff=self.cutoff,
-            extend=self.extend,
+            case.images, case.geometry, size=case.size, cutoff=self.cutoff, extend=self.extend
         )
-        return found.clamp_min(0)
+        return found.with_values(found.values.clamp_min(0))
 
 
 @METHODS.register("sart")
@@ -114,19 +111,18 @@ class Sart:
     ) -> None:
         self.epochs, self.relax, self.decay, self.smooth = epochs, relax, decay, smooth
 
-    def __call__(self, case: Case, start: Tensor | None = None) -> Tensor:
-        return lift(
+    def __call__(self, case: Case, start: FieldVolume | None = None) -> FieldVolume:
+        return sart(
             case.images,
             case.geometry,
             size=case.size,
-            half_extent=HALF_EXTENT,
             epochs=self.epochs,
             subset_views=1,
             relax=self.relax,
             decay=self.decay,
             smooth=self.smooth,
             start=start,
-        ).values
+        ).volume
 
 
 @METHODS.register("sart_tv")
@@ -145,10 +141,11 @@ class RtkFeldkamp:
         self.hann, self.extend = hann, extend
         rtk.load()
 
-    def __call__(self, case: Case) -> Tensor:
-        return rtk.fdk(
+    def __call__(self, case: Case) -> FieldVolume:
+        found = rtk.fdk(
             case.images, case.geometry, size=case.size, hann=self.hann, extend=self.extend
-        ).clamp_min(0)
+        )
+        return found.with_values(found.values.clamp_min(0))
 
 
 @METHODS.register("rtk_sart")
@@ -159,7 +156,7 @@ class RtkSart:
         self.epochs, self.relax = epochs, relax
         rtk.load()
 
-    def __call__(self, case: Case) -> Tensor:
+    def __call__(self, case: Case) -> FieldVolume:
         return rtk.sart(
             case.images, case.geometry, size=case.size, epochs=self.epochs, relax=self.relax
         )
@@ -173,14 +170,13 @@ class TrainedField:
         self.fit = fit
 
     @torch.no_grad()
-    def __call__(self, case: Case) -> Tensor:
-        line = ((torch.arange(case.size) + 0.5) / case.size * 2 - 1) * HALF_EXTENT
-        z, y, x = torch.meshgrid(line, line, line, indexing="ij")
-        points, field = torch.stack([x, y, z], -1).view(-1, 3), finest_field(self.fit)
+    def __call__(self, case: Case) -> FieldVolume:
+        points, field = voxel_centres(case.size).view(-1, 3), finest_field(self.fit)
         values = torch.cat(
             [field.density(some.to(self.fit.device)).cpu() for some in points.split(1 << 17)]
         )
-        return values.view_as(x) * cylinder(case.size)
+        inside = cylinder(case.size)
+        return FieldVolume.of(values.view_as(inside) * inside, case.geometry)
 
 
 @METHODS.register("prior")
@@ -203,11 +199,11 @@ class FromPrior:
         self.sart = Sart(epochs=epochs, relax=relax, decay=decay, smooth=smooth)
         self.samples, self.seed, self.prior = samples, seed, prior
 
-    def __call__(self, case: Case) -> Tensor:
+    def __call__(self, case: Case) -> FieldVolume:
         start = self.guess(case)
         return self.sart(case, start) if self.sart.epochs else start
 
-    def guess(self, case: Case) -> Tensor:
+    def guess(self, case: Case) -> FieldVolume:
         """The mean of the prior's patients that explain the views, on the scale of the views."""
         prior = prior_load.load_prior(self.prior)
         prior.check_xray()
@@ -228,9 +224,11 @@ class FromPrior:
             torch.tensor(case.geometry.angles_deg),
             Generator().manual_seed(self.seed),
         )
-        values = bake(prior.generator, posterior.code, size=case.size).mean(0).cpu()
-        seen = project_field(values, case.geometry)
-        return values * ((seen * case.images).sum() / seen.square().sum().clamp_min(1e-9))
+        members = bake(prior.generator, posterior.code, case.geometry, size=case.size)
+        mean = members.with_values(members.values.mean(0).cpu())
+        seen = mean.project(case.geometry)
+        factor = (seen * case.images).sum() / seen.square().sum().clamp_min(1e-9)
+        return mean.with_values(mean.values * factor)
 
 
 def read_case(
@@ -279,7 +277,7 @@ def read_case(
     gains = view_gains(pictures[given], given_geometry) if by_view else torch.ones(views)
     truth = None
     if geometry.line_integral_scale is not None and name in orbits.volumes and files_at_hand():
-        truth = known_volume(str(orbits.volumes[name]), geometry, size)
+        truth = FieldVolume.from_ct(str(orbits.volumes[name]), geometry, size=size)
     stems = tuple(f"xray_{k:03d}" for k in held)  # as the scene reader calls them
     return Case(
         name,
@@ -300,11 +298,10 @@ def view_gains(images: Tensor, geometry: Geometry) -> Tensor:
     """Gains [N] of pictures [N, rows, cols] that were scaled one by one: with them one coarse,
     smooth volume explains all.
     """
-    found = lift(
+    found = sart(
         images,
         geometry,
         size=GAIN_VOXELS,
-        half_extent=HALF_EXTENT,
         epochs=16,
         subset_views=1,
         relax=1.0,
@@ -316,21 +313,21 @@ def view_gains(images: Tensor, geometry: Geometry) -> Tensor:
 
 
 def seen_by_all(size: int, distance: float) -> Tensor:
-    """The voxels of the cube ±1.4 that lie in every view's cone, bool [size, size, size] (square
+    """The voxels of a FieldVolume's cube that lie in every view's cone, bool [size, size, size] (square
     pictures).
 
     At radius r from the axis: r ≤ D / sqrt(1 + D²) and |z| ≤ (D − r) / D, in field units.
     """
-    line = ((torch.arange(size) + 0.5) / size * 2 - 1) * HALF_EXTENT
+    line = voxel_axis(size)
     radius = (line[:, None] ** 2 + line**2).sqrt()
     return (radius <= distance / (1 + distance**2) ** 0.5) & (
         line.abs()[:, None, None] <= (distance - radius) / distance
     )
 
 
-def scores(case: Case, values: Tensor) -> tuple[dict[str, Any], Tensor]:
+def scores(case: Case, volume: FieldVolume) -> tuple[dict[str, Any], Tensor]:
     """What a volume is worth, JSON-ready, and its held-out views [H, rows, cols]."""
-    shown = case.shown(values)
+    shown = case.shown(volume)
     psnr, ssim = (
         image_metrics.psnr_db(shown.clamp(0, 1), case.held),
         image_metrics.ssim(shown.clamp(0, 1), case.held),
@@ -342,8 +339,9 @@ def scores(case: Case, values: Tensor) -> tuple[dict[str, Any], Tensor]:
         )
     if case.truth is not None:
         mask = seen_by_all(case.size, case.geometry.distance)
-        top = float(case.truth[mask].max())
-        found |= volume_errors(values, case.truth, top, mask=mask)
+        truth = case.truth.values
+        top = float(truth[mask].max())
+        found |= volume_errors(volume.values, truth, top, mask=mask)
         found["mae"] = found["mae"] / top
     found["per_view_psnr_db"] = [round(v, 3) for v in psnr.tolist()]
     return found, shown
@@ -484,11 +482,7 @@ def conventions(case: Case) -> str:
     if case.truth is None:
         return text + "No CT: no score in 3-D."
     mask = seen_by_all(case.size, case.geometry.distance)
-    top = (
-        float(case.truth[mask].max())
-        * (case.geometry.line_integral_scale or 1.0)
-        / case.geometry.half_width_mm
-    )
+    top = float(case.truth.per_mm[mask].max())
     return text + (
         f"In 3-D: over the voxels that every view sees ({float(mask.float().mean()):.0%} of the "
         "cube), attenuation, "

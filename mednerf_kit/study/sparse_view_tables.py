@@ -14,9 +14,9 @@ from torch import Tensor
 from .. import DISCLAIMER
 from ..core import files
 from ..imaging.geometry import nearest_view
-from ..imaging.volume import Volume, files_at_hand, write_volume
+from ..imaging.volume import files_at_hand, write_volume
 from ..invert.outputs import made_folder
-from ..recon.field_volume import HALF_EXTENT
+from ..recon.field_volume import FieldVolume
 from ..viz import figures
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def write_all(
     out: Path,
     case: Case,
     table: Mapping[str, Any],
-    volumes: Mapping[str, Tensor],
+    volumes: Mapping[str, FieldVolume],
     shown: Mapping[str, Tensor],
 ) -> None:
     """Everything of one comparison."""
@@ -50,34 +50,19 @@ def write_all(
     files.write_text(folder / "table.md", as_markdown(table))
     figures.write_png8(folder / "views.png", views_side_by_side(case, shown))
     everything = {**volumes, **({} if case.truth is None else {"truth": case.truth})}
-    window = (
-        0.0,
-        float(
-            torch.stack(
-                [v.flatten().kthvalue(round(0.998 * v.numel())).values for v in everything.values()]
-            ).median()
-        ),
-    )
-    for name, values in everything.items():
-        figures.write_png8(folder / f"{name}_slices.png", figures.slices_picture(values, window))
+    brightest = [bright_value(volume.values) for volume in everything.values()]
+    window = (0.0, float(torch.stack(brightest).median()))
+    for name, volume in everything.items():
+        slices = figures.slices_picture(volume.values, window)
+        figures.write_png8(folder / f"{name}_slices.png", slices)
         if files_at_hand():
-            write_volume(
-                as_volume(case, values, "The CT." if name == "truth" else "Estimate."),
-                folder / f"{name}.nii.gz",
-            )
+            what = "The CT." if name == "truth" else "Estimate."
+            write_volume(volume.to_volume(what), folder / f"{name}.nii.gz")
 
 
-def as_volume(case: Case, values: Tensor, what: str = "Estimate.") -> Volume:
-    """A cube in image value per field unit about the isocentre: in Hounsfield units where the scale
-    is known, else relative.
-    """
-    geometry, scale = case.geometry, case.geometry.line_integral_scale
-    spacing_mm, note = 2 * HALF_EXTENT * geometry.half_width_mm / case.size, f"{what} {DISCLAIMER}"
-    if scale is None:
-        return Volume.centred(values, spacing_mm, "relative", note=note)
-    return Volume.centred(
-        values * (scale / geometry.half_width_mm), spacing_mm, "mu_per_mm", note=note
-    ).to_hu()
+def bright_value(values: Tensor) -> Tensor:
+    """The value that 99.8 % of the voxels do not exceed, []."""
+    return values.flatten().kthvalue(round(0.998 * values.numel())).values
 
 
 def views_side_by_side(case: Case, shown: Mapping[str, Tensor]) -> Any:

@@ -27,7 +27,7 @@ from mednerf_kit.invert.posterior import Inversion
 from mednerf_kit.metrics.distances import sliced_wasserstein
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior.sets import read_set
-from mednerf_kit.recon.field_volume import bake, project_field
+from mednerf_kit.recon.field_volume import bake
 
 
 def fakes_like(
@@ -39,11 +39,8 @@ def fakes_like(
         code = prior.generator.weights(prior.generator.draw(1, rng))
         some = views[start : start + per_patient].tolist()
         geometry = prior.geometry.at([prior.geometry.angles_deg[v] for v in some])
-        found.append(
-            project_field(bake(prior.generator, code, size=64)[0], geometry, prior.distance).clamp(
-                0, 1
-            )
-        )
+        volume = bake(prior.generator, code, geometry, size=64)
+        found.append(volume.project(geometry, prior.distance)[0].clamp(0, 1))
     return torch.cat(found)[:, None]
 
 

@@ -33,7 +33,7 @@ from mednerf_kit.metrics import perceptual
 from mednerf_kit.prior.load import Prior, load_prior
 from mednerf_kit.rays.render import Level, render
 from mednerf_kit.rays.samplers.stratified import Stratified
-from mednerf_kit.recon.field_volume import HALF_EXTENT, at_distance, bake, project_field
+from mednerf_kit.recon.field_volume import bake, voxel_axis
 
 QUICK = Inversion(samples=2, candidates=24, code_steps=40, pivot_steps=10, rays=128, nodes=16)
 FASTEST = Inversion(samples=2, candidates=8, code_steps=10, pivot_steps=5, rays=64, nodes=8)
@@ -71,8 +71,8 @@ def scenes(prior):
     code = prior.generator.weights(
         prior.generator.latent(torch.randn(3, prior.generator.latent_dim, generator=seeded(5)))
     )
-    volumes = bake(prior.generator, code, size=48)
-    return code, volumes, project_field(volumes, prior.geometry)
+    volumes = bake(prior.generator, code, prior.geometry, size=48)
+    return code, volumes, volumes.project(prior.geometry)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def mean_orbit(prior):
     code = prior.generator.weights(
         prior.generator.latent(torch.zeros(1, prior.generator.latent_dim))
     )
-    return project_field(bake(prior.generator, code, size=48), prior.geometry)[0]
+    return bake(prior.generator, code, prior.geometry, size=48).project(prior.geometry)[0]
 
 
 def inverted(
@@ -117,17 +117,17 @@ def marched(prior: Prior, code, angle_deg: float, distance: float, nodes: int = 
 
 def test_baked_values_are_the_fields_at_voxel_centres(prior, scenes):
     code, volumes, _ = scenes
-    line = ((torch.arange(48) + 0.5) / 48 * 2 - 1) * HALF_EXTENT
+    line, values = voxel_axis(48), volumes.values
     for z, y, x in ((24, 24, 24), (10, 30, 20), (35, 12, 31)):
         point = torch.stack([line[x], line[y], line[z]]).expand(3, 1, 3)
         torch.testing.assert_close(
             prior.generator.field.density(point, code)[:, 0],
-            volumes[:, z, y, x],
+            values[:, z, y, x],
             rtol=1e-4,
             atol=1e-5,
         )
     outside = (line[:, None] ** 2 + line**2) >= prior.generator.field.support**2
-    assert volumes[:, :, outside].abs().max() == 0 and volumes[:, line.abs() > 1.2].abs().max() == 0
+    assert values[:, :, outside].abs().max() == 0 and values[:, line.abs() > 1.2].abs().max() == 0
 
 
 @pytest.mark.parametrize("angle_deg", [0.0, 45.0, 270.0])
@@ -135,16 +135,9 @@ def test_baked_values_are_the_fields_at_voxel_centres(prior, scenes):
 def test_projecting_what_was_baked_agrees_with_marching(prior, scenes, angle_deg, factor):
     code, volumes, _ = scenes
     distance = factor * prior.geometry.distance
-    seen = project_field(volumes[:1], prior.geometry.at([angle_deg]), distance)[0, 0]
+    seen = volumes.project(prior.geometry.at([angle_deg]), distance)[0, 0]
     truth = marched(prior, code.one(0), angle_deg, distance)
     assert float(-10 * ((seen - truth) / truth.amax()).square().mean().log10()) > 38
-
-
-def test_at_distance_moves_the_source_and_keeps_the_field(prior):
-    moved = at_distance(prior.geometry, 5.0)
-    assert moved.distance == pytest.approx(5.0, rel=1e-5) and moved.half_width_mm == pytest.approx(
-        prior.geometry.half_width_mm
-    )
 
 
 # Inversion
@@ -170,9 +163,10 @@ def test_the_fitted_geometry_stays_near_the_true_one(prior, posterior):
 
 def test_the_volume_is_found_too(prior, scenes, posterior):
     found = predict(prior, posterior, prior.geometry, size=48)
-    inside = scenes[1][0] > 0
-    error = (found.values - scenes[1][0])[inside].square().mean()
-    assert error < 0.3 * (scenes[1][0][inside] - scenes[1][0][inside].mean()).square().mean()
+    truth = scenes[1].values[0]
+    inside = truth > 0
+    error = (found.volume.values - truth)[inside].square().mean()
+    assert error < 0.3 * (truth[inside] - truth[inside].mean()).square().mean()
 
 
 def test_inversion_repeats_by_seed_and_leaves_the_prior_alone(prior, scenes):
@@ -295,10 +289,14 @@ def test_held_out_pixels_are_never_fitted(prior, scenes):
 
 def test_the_orbit_is_the_members_mean_and_spread(prior, posterior):
     found = predict(prior, posterior, prior.geometry, size=32)
-    assert found.members.shape == (3, VIEWS, SIZE, SIZE) and found.values.shape == (32, 32, 32)
+    assert found.members.shape == (3, VIEWS, SIZE, SIZE) and found.volume.values.shape == (
+        32,
+        32,
+        32,
+    )
     torch.testing.assert_close(found.views, found.members.mean(0))
     torch.testing.assert_close(found.spread, found.members.std(0) + SPREAD_FLOOR)
-    seen = project_field(found.values, prior.geometry, posterior.distance)
+    seen = found.volume.project(prior.geometry, posterior.distance)
     (
         torch.testing.assert_close(found.views, seen, rtol=1e-3, atol=1e-4),
         "a mean of line integrals is the line integral of the mean",
@@ -312,7 +310,7 @@ def test_calibration_widens_the_spread_by_the_number_of_views(prior, posterior):
     ) == 1.0
     plain, wide = (predict(p, posterior, prior.geometry, size=16) for p in (prior, calibrated))
     torch.testing.assert_close(wide.spread, 2 * plain.spread)
-    torch.testing.assert_close(wide.values_spread, 2 * plain.values_spread)
+    torch.testing.assert_close(wide.volume_spread.values, 2 * plain.volume_spread.values)
 
 
 def test_views_of_a_set_scaled_one_by_one_get_their_angles_mean_gain(prior, posterior):
@@ -340,7 +338,7 @@ def test_one_scene_has_no_spread_but_the_floor(prior, posterior):
     found = predict(prior, alone, prior.geometry, size=16)
     assert (
         found.spread.unique().tolist() == pytest.approx([SPREAD_FLOOR])
-        and found.values_spread.abs().max() == 0
+        and found.volume_spread.values.abs().max() == 0
     )
 
 

@@ -16,7 +16,6 @@ from mednerf_kit import DISCLAIMER, cli
 from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.imaging.projector import project as line_integrals
 from mednerf_kit.imaging.volume import read_volume
-from mednerf_kit.invert import outputs
 from mednerf_kit.invert import reconstruct as module
 from mednerf_kit.metrics.image import psnr_db
 from mednerf_kit.prior import load as prior_load
@@ -171,28 +170,6 @@ def test_metrics_say_what_was_given_fitted_and_trusted(done, place):
     )
     assert found["provenance"]["trained_on"].startswith("5 procedural phantoms")
     assert found["warnings"] == ["prior: a set of nobody"]
-
-
-def test_a_set_of_unknown_scale_gives_relative_values():
-    geometry = Geometry.from_json({**GEOMETRY.to_json(), "line_integral_scale": None})
-    values = torch.rand(4, 4, 4)
-    for line_integral_scale, quantity in ((None, "relative"), (9.0, "hu")):
-        known = Geometry.from_json(
-            {**geometry.to_json(), "line_integral_scale": line_integral_scale}
-        )
-        prior = prior_load.Prior(None, known, torch.zeros(1, 1), {}, None)
-        volume, spread = (
-            outputs.as_volume(prior, values),
-            outputs.as_volume(prior, values, spread=True),
-        )
-        assert volume.quantity == spread.quantity == quantity
-        mu = values * 9.0 / GEOMETRY.half_width_mm
-        assert torch.allclose(
-            volume.values, values if quantity == "relative" else 1000 * (mu / 0.0205 - 1), atol=1e-2
-        )
-        assert torch.allclose(
-            spread.values, values if quantity == "relative" else 1000 * mu / 0.0205, atol=1e-2
-        )
 
 
 def test_an_ap_film_is_the_mirrored_view_from_the_front(place, tmp_path):

@@ -259,7 +259,7 @@ def test_sart_goes_on_from_the_prior(tiny_set, tmp_path, monkeypatch):
     )
     prior = str(snapshot(tmp_path / "prior"))
     alone, after = (sparse_view.FromPrior(prior=prior, epochs=n)(case) for n in (0, 2))
-    assert alone.shape == after.shape == (24, 24, 24)
+    assert alone.values.shape == after.values.shape == (24, 24, 24)
     assert (
         sparse_view.scores(case, after)[0]["psnr_db"]
         > sparse_view.scores(case, alone)[0]["psnr_db"]
@@ -274,7 +274,7 @@ def test_rtk_agrees_where_every_view_sees(tiny_set):
     mask = sparse_view.seen_by_all(24, case.geometry.distance)
     ours = sparse_view.fdk(case.images, case.geometry, size=24, cutoff=torch.inf, extend=0.0)
     theirs = rtk.fdk(case.images, case.geometry, size=24, hann=0.0, extend=0.0)
-    torch.testing.assert_close(ours[mask], theirs[mask], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(ours.values[mask], theirs.values[mask], rtol=1e-3, atol=1e-4)
 
 
 # What is refused

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import grid_sample
 from tqdm import tqdm
 
 from ...core.types import FieldOutput
@@ -20,7 +19,7 @@ from ...invert.outputs import grid_size
 from ...metrics.features import BATCH, Extractor, read
 from ...prior.load import Prior
 from ...prior.rendering import Renderer, poses_of
-from ...recon.field_volume import HALF_EXTENT, at_distance, bake, project_field
+from ...recon.field_volume import at_distance, bake, sample_trilinear, voxel_centres
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Drawn:
 
 
 class BakedField:
-    """A scene in voxels on the cube ±HALF_EXTENT: the field protocol over density and any colours,
+    """A scene in the voxels of a FieldVolume's cube: the field protocol over density and any colours,
     trilinear in between.
 
     A colour that depends on the direction is that seen along ``direction``, whatever the ray: what
@@ -44,10 +43,8 @@ class BakedField:
 
     def __init__(self, asked: Any, code: MlpWeights, *, size: int, direction: Tensor) -> None:
         device = code.layers[0][0].device
-        line = ((torch.arange(size, device=device) + 0.5) / size * 2 - 1) * HALF_EXTENT
-        z, y, x = torch.meshgrid(line, line, line, indexing="ij")
         self.support = asked.support
-        points = torch.stack([x, y, z], -1).view(1, 1, -1, 3)
+        points = voxel_centres(size, device=device).view(1, 1, -1, 3)
         planes = []
         for some in points.split(2**18, 2):
             answer = asked(
@@ -65,10 +62,7 @@ class BakedField:
 
     def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: MlpWeights) -> FieldOutput:
         """Samples x [1, R, S, 3] of lengths dt [1, R, S]."""
-        found = grid_sample(
-            self.grid, (x / HALF_EXTENT).flatten(1, -2)[:, None, None], align_corners=False
-        )[0, :, 0, 0]
-        values = found.T.view(*dt.shape, -1)
+        values = sample_trilinear(self.grid, x.flatten(1, -2))[0].T.view(*dt.shape, -1)
         return FieldOutput(values[..., 0] * dt, values[..., 1:] if values.shape[-1] > 1 else None)
 
 
@@ -85,7 +79,7 @@ def baked_views(
     geometry = prior.geometry.at(angles_deg)
     size = size or grid_size(geometry.cols)
     if prior.is_line_integral and poses_of(prior.meta["recipe"]).depth is None:
-        return project_field(bake(prior.generator, code, size=size), geometry, prior.distance)[0]
+        return bake(prior.generator, code, geometry, size=size).project(geometry, prior.distance)[0]
     towards = -geometry.frames(torch.tensor(angles_deg[:1]))[0][0]
     field = BakedField(prior.generator.field, code, size=size, direction=towards / towards.norm())
     return _marched(prior, field, code, geometry)
