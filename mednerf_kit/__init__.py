@@ -28,7 +28,7 @@ PUBLIC = {
     "read_volume": "imaging.volume:read_volume",
     "write_volume": "imaging.volume:write_volume",
     "Projector": "imaging.projector:Projector",
-    "project_volume": "imaging.projector:project",
+    "project_volume": "imaging.projector:project_volume",
     "phantom": "imaging.phantoms:phantom",
     "load_orbits": "data.orbits:load_orbits",
     "read_radiograph": "data.radiograph:read_radiograph",

@@ -29,7 +29,7 @@ from ..core import files
 from ..core.errors import RunError, UserError, unknown_name
 from ..imaging import phantoms
 from ..imaging.geometry import DEFAULTS, Geometry
-from ..imaging.projector import project
+from ..imaging.projector import project_volume
 from ..imaging.volume import AIR, Volume, files_at_hand, read_volume, write_volume
 from ..core.resampling import area_resized
 
@@ -67,7 +67,7 @@ def render_orbit(
         else [c - i for c, i in zip(volume.centre_mm, isocentre_mm, strict=True)]
     )
     fine = geometry.resized(geometry.cols * supersample)
-    integrals = project(volume.values, volume.spacing_mm, fine, centre_mm=away)
+    integrals = project_volume(volume.values, volume.spacing_mm, fine, centre_mm=away)
     return integrals if supersample == 1 else area_resized(integrals, geometry.rows, geometry.cols)
 
 

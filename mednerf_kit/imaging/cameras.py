@@ -169,7 +169,7 @@ class Cameras:
         z = 2 / (t * self._normalised(origin, direction)[1][..., 2] - 2)
         return (z - origin[..., 2]) / direction[..., 2]
 
-    def project(self, view: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def to_pixels(self, view: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Pixel (row, column) [..., 2] and planar depth [...] of points x [..., 3]; behind the
         camera the depth is negative.
         """
@@ -233,7 +233,7 @@ def nearest_to_axes(c2w: Tensor) -> Tensor:
     return torch.linalg.pinv(across.sum(0), rtol=1e-6) @ (across @ c2w[:, :, 3:]).sum(0).squeeze(-1)
 
 
-def orbit(
+def circle_path(
     like: Cameras,
     *,
     views: int = 40,

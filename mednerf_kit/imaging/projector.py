@@ -86,7 +86,7 @@ class Bundle:
         )
 
 
-def project(
+def project_volume(
     values: Tensor,
     spacing_mm: Sequence[float] | Tensor,
     geometry: Geometry,
@@ -101,7 +101,7 @@ def project(
     to the geometry's. Leading axes are projected together.
 
     >>> g = Geometry(source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=1, cols=1, pixel_mm=1, angles_deg=(0, 90))
-    >>> project(torch.full((8, 8, 8), 0.02), (5, 5, 5), g).flatten()  # 40 mm of water, two views
+    >>> project_volume(torch.full((8, 8, 8), 0.02), (5, 5, 5), g).flatten()  # 40 mm of water, two views
     tensor([0.8000, 0.8000])
     """
     angles_deg = _angles(geometry, angles_deg)
@@ -125,7 +125,7 @@ class Projector:
     """The projector A of one grid and a fixed set of views, with the rays aimed once: 20 bytes a
     ray, or all their points where these are few.
 
-    ``forward`` is :func:`project`; ``adjoint`` is its transpose, unfiltered back-projection: <A x,
+    ``forward`` is :func:`project_volume`; ``adjoint`` is its transpose, unfiltered back-projection: <A x,
     y> = <x, Aᵀ y>. The slices of the latest volume without gradient (up to three copies of it) are
     kept for the next call with the same tensor; a change made in place through torch is noticed,
     one made behind its back through NumPy is not.

@@ -22,7 +22,7 @@ from torch.nn.functional import grid_sample
 from .. import DISCLAIMER
 from ..core.types import SUPPORT
 from ..imaging.geometry import Geometry
-from ..imaging.projector import project
+from ..imaging.projector import project_volume
 from ..imaging.volume import Volume, read_volume
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class FieldVolume:
         """
         if distance is not None:
             geometry = at_distance(geometry, distance)
-        return project(self.values, self.spacing_mm, geometry) / self.unit_mm
+        return project_volume(self.values, self.spacing_mm, geometry) / self.unit_mm
 
     def to_volume(self, what: str = "Estimate.", *, difference: bool = False) -> Volume:
         """As a scan [D, H, W] about the isocentre, whose note begins with ``what``: in Hounsfield

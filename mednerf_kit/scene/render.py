@@ -14,7 +14,7 @@ from ..core.errors import UserError
 from ..data.posed.scene import NoViews, Scene
 from ..data.posed.transforms import check_transforms, write_transforms
 from ..engine import run_folder as run_folders
-from ..imaging.cameras import Cameras, orbit, spiral
+from ..imaging.cameras import Cameras, circle_path, spiral
 from ..imaging.volume import Quantity, Volume, write_volume
 from ..recon.field_volume import FieldVolume
 from ..viz import figures
@@ -156,7 +156,7 @@ def camera_path(
         focus = float(scene.facts.get("focus", focus))
         cameras = spiral(scene.cameras, focus=focus, views=views)
     else:
-        cameras = orbit(scene.cameras, views=views)
+        cameras = circle_path(scene.cameras, views=views)
     if size:
         cameras = cameras.resized(round(size * cameras.rows / cameras.cols), size)
     return cameras

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d, grid_sample
 
 from mednerf_kit.imaging.geometry import Geometry
-from mednerf_kit.imaging.projector import Projector, project
+from mednerf_kit.imaging.projector import Projector, project_volume
 
 ANGLES_DEG = (0.0, 30.0, 45.0, 60.0, 90.0, 137.0)
 # centre and radius mm, mu per mm
@@ -174,7 +174,7 @@ def contenders(values: Tensor, samples: int) -> dict[str, list[Callable[[], obje
         "joseph": [lambda a=a: a(values) for a in fast],
         "joseph, a new volume": [lambda a=a: a(values[...]) for a in other],
         "joseph, rays and volume new": [
-            lambda a=a: project(values, (SPACING_MM,) * 3, GEOMETRY, a) for a in angles
+            lambda a=a: project_volume(values, (SPACING_MM,) * 3, GEOMETRY, a) for a in angles
         ],
         "marching + backward": [
             with_gradient(lambda v, r=r: march(v, r, samples, *ways[True]), values) for r in clipped
@@ -191,7 +191,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     values, truths = phantom(), [chords(a) for a in ANGLES_DEG]
     ours = nrmse(
-        [project(values, (SPACING_MM,) * 3, GEOMETRY, torch.tensor([a]))[0] for a in ANGLES_DEG],
+        [
+            project_volume(values, (SPACING_MM,) * 3, GEOMETRY, torch.tensor([a]))[0]
+            for a in ANGLES_DEG
+        ],
         truths,
     )
     errors = {

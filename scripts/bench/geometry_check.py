@@ -22,7 +22,7 @@ import numpy as np
 
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.imaging.geometry import Geometry
-from mednerf_kit.imaging.projector import project
+from mednerf_kit.imaging.projector import project_volume
 from mednerf_kit.imaging.volume import read_volume
 
 # LPS, from knee_03_xray0000_geometry.txt, as are the distances
@@ -58,7 +58,7 @@ def projected_views(
         air_below_hu=-800
     )
     centre_mm = np.subtract(volume.centre_mm, isocentre_mm)
-    return project(volume.values, volume.spacing_mm, geometry, centre_mm=centre_mm).numpy()
+    return project_volume(volume.values, volume.spacing_mm, geometry, centre_mm=centre_mm).numpy()
 
 
 def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -13,9 +13,9 @@ from mednerf_kit.imaging.cameras import (
     Cameras,
     average_pose,
     box_span,
+    circle_path,
     look_at,
     nearest_to_axes,
-    orbit,
     path,
     spiral,
 )
@@ -76,7 +76,7 @@ def test_the_ray_of_a_points_pixel_passes_through_the_point():
                 float(depth) * float(cameras.planar_factor(torch.tensor(view), yx.float())),
                 rel=1e-5,
             )
-            own_yx, own_depth = cameras.project(torch.tensor(view), point)
+            own_yx, own_depth = cameras.to_pixels(torch.tensor(view), point)
             assert torch.allclose(own_yx, yx.float(), atol=1e-3) and float(
                 own_depth
             ) == pytest.approx(float(depth), rel=1e-5)
@@ -236,7 +236,7 @@ def test_orbit_keeps_distance_height_and_picture():
             Z,
         ),
     )
-    turn = orbit(cameras, views=8, up=Z)
+    turn = circle_path(cameras, views=8, up=Z)
     assert turn.count == 8 and (turn.rows, turn.cols, turn.near, turn.far) == (16, 20, 2.0, 6.0)
     away = turn.position - nearest_to_axes(cameras.c2w)
     assert (
@@ -253,7 +253,7 @@ def test_orbit_keeps_distance_height_and_picture():
 def test_orbit_of_mirrored_cameras_is_mirrored():
     cameras = some_cameras(6)
     mirrored = replace(cameras, c2w=cameras.c2w * torch.tensor([-1.0, 1, 1, 1]))
-    assert bool((torch.linalg.det(orbit(mirrored, up=Z).c2w[:, :, :3]) < 0).all())
+    assert bool((torch.linalg.det(circle_path(mirrored, up=Z).c2w[:, :, :3]) < 0).all())
     assert bool((torch.linalg.det(path(mirrored, cameras.c2w).c2w[:, :, :3]) < 0).all())
     assert bool((torch.linalg.det(path(cameras, cameras.c2w).c2w[:, :, :3]) > 0).all())
 

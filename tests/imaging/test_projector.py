@@ -15,7 +15,7 @@ from torch.nn.functional import avg_pool3d, grid_sample
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.imaging import projector as joseph
 from mednerf_kit.imaging.geometry import DEFAULTS, Geometry
-from mednerf_kit.imaging.projector import Projector, aim, project
+from mednerf_kit.imaging.projector import Projector, aim, project_volume
 
 ANGLES_DEG = (0.0, 30.0, 45.0, 60.0, 90.0, 137.0)
 # centre and radius mm, mu per mm
@@ -107,14 +107,14 @@ def nrmse(image: Tensor, truth: Tensor) -> float:
 
 
 def test_three_spheres_at_six_angles():
-    truth, images = chords(BENCH), project(spheres(128, 2.0), (2, 2, 2), BENCH)
+    truth, images = chords(BENCH), project_volume(spheres(128, 2.0), (2, 2, 2), BENCH)
     assert [nrmse(a, b) < 0.004 for a, b in zip(images, truth, strict=True)] == [True] * 6
 
 
 def test_a_slab_is_crossed_along_its_thickness():
     """Through a wide plate every line integral is mu·thickness / cos(angle to its normal)."""
     geometry = SMALL.at([90.0])
-    image = project(torch.full((60, 8, 60), 0.02), (5, 5, 5), geometry)[0]
+    image = project_volume(torch.full((60, 8, 60), 0.02), (5, 5, 5), geometry)[0]
     rays = geometry.rays(torch.full((9, 11), 90.0), geometry.pixel_grid())
     torch.testing.assert_close(image, 0.02 * 40 / rays.direction[..., 1].abs(), rtol=1e-5, atol=0)
 
@@ -142,7 +142,7 @@ def test_equals_dense_marching(change):
         torch.tensor([4.0, -7.0, 5.0]),
     )
     truth = march(values, spacing, geometry, centre)
-    assert nrmse(project(values, spacing, geometry, centre_mm=centre), truth) < 0.005
+    assert nrmse(project_volume(values, spacing, geometry, centre_mm=centre), truth) < 0.005
     assert truth.max() > 10
 
 
@@ -152,7 +152,10 @@ def test_worst_obliquity_of_the_knee_set_up():
     )
     values, spacing = blobs((48, 48, 48), seed=1), torch.tensor([4.0, 4.0, 4.0])
     assert (
-        nrmse(project(values, spacing, geometry), march(values, spacing, geometry, torch.zeros(3)))
+        nrmse(
+            project_volume(values, spacing, geometry),
+            march(values, spacing, geometry, torch.zeros(3)),
+        )
         < 0.005
     )
 
@@ -188,7 +191,7 @@ def test_every_gradient_is_the_finite_difference():
     centre = torch.tensor([1.0, 2.0, -3.0], dtype=torch.float64, requires_grad=True)
 
     def run(x, angles, centre):
-        return project(x, (21, 16, 20), geometry, angles, centre_mm=centre)
+        return project_volume(x, (21, 16, 20), geometry, angles, centre_mm=centre)
 
     assert torch.autograd.gradcheck(run, (x, angles, centre), eps=1e-5)
     assert torch.autograd.gradgradcheck(
@@ -200,7 +203,7 @@ def test_every_gradient_is_the_finite_difference():
 def test_gradients_stay_finite(value):
     x = torch.full((8, 8, 8), value, requires_grad=True)
     angles = torch.tensor([0.0, 45.0, 90.0], requires_grad=True)
-    image = project(x, (10, 10, 10), SMALL, angles)
+    image = project_volume(x, (10, 10, 10), SMALL, angles)
     image.sum().backward()
     assert all(torch.isfinite(t).all() for t in (image, x.grad, angles.grad))
 
@@ -234,11 +237,11 @@ def test_orientation(spot_zyx, angle_deg, right, up):
     geometry = Geometry(
         source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=64, cols=64, pixel_mm=3.0
     )
-    found = column_row(project(values, (5, 5, 5), geometry, torch.tensor([angle_deg]))[0])
+    found = column_row(project_volume(values, (5, 5, 5), geometry, torch.tensor([angle_deg]))[0])
     # 30 mm at the isocentre, magnified 1.5, in 3 mm pixels
     assert found == pytest.approx((15 * right, 15 * up), abs=0.05)
     mirrored = dataclasses.replace(geometry, columns_flipped=False)
-    assert column_row(project(values, (5, 5, 5), mirrored, torch.tensor([angle_deg]))[0])[
+    assert column_row(project_volume(values, (5, 5, 5), mirrored, torch.tensor([angle_deg]))[0])[
         0
     ] == pytest.approx(-15 * right, abs=0.05)
 
@@ -251,7 +254,7 @@ def test_magnification_tells_near_from_far():
     )
     near, far = (
         column_row(image)[1]
-        for image in project(values, (5, 5, 5), geometry, torch.tensor([0.0, 180.0]))
+        for image in project_volume(values, (5, 5, 5), geometry, torch.tensor([0.0, 180.0]))
     )
     assert (near, far) == (
         pytest.approx(30 * 450 / 270, abs=0.1),
@@ -270,21 +273,23 @@ def test_centre_and_offset_move_the_picture():
         pixel_mm=1.0,
         angles_deg=(270,),
     )
-    moved = project(values, (5, 5, 5), geometry, centre_mm=(6, 0, -4))[0]
+    moved = project_volume(values, (5, 5, 5), geometry, centre_mm=(6, 0, -4))[0]
     assert column_row(moved) == pytest.approx((12, -8), abs=0.05)
-    shifted = project(values, (5, 5, 5), dataclasses.replace(geometry, offset_mm=(5.0, -3.0)))[0]
+    shifted = project_volume(
+        values, (5, 5, 5), dataclasses.replace(geometry, offset_mm=(5.0, -3.0))
+    )[0]
     assert column_row(shifted) == pytest.approx((-5, 3), abs=0.05)
 
 
 def test_a_batch_is_its_members_and_an_orbit_its_views():
     values = torch.rand(2, 3, 12, 10, 14, generator=torch.Generator().manual_seed(0))
-    whole = project(values, (6, 7, 5), SMALL)
+    whole = project_volume(values, (6, 7, 5), SMALL)
     assert whole.shape == (2, 3, 4, 9, 11)
     for i in range(2):
         for j in range(3):
             for v, angle in enumerate(SMALL.angles_deg):
                 torch.testing.assert_close(
-                    project(values[i, j], (6, 7, 5), SMALL, torch.tensor([angle]))[0],
+                    project_volume(values[i, j], (6, 7, 5), SMALL, torch.tensor([angle]))[0],
                     whole[i, j, v],
                 )
 
@@ -295,7 +300,7 @@ def test_chunks_change_nothing(monkeypatch):
     angles = torch.tensor(SMALL.angles_deg, requires_grad=True)
 
     def everything() -> tuple[Tensor, Tensor, Tensor]:
-        image = project(values, (6, 7, 5), SMALL, angles)
+        image = project_volume(values, (6, 7, 5), SMALL, angles)
         (to_angles,) = torch.autograd.grad((image * y).sum(), angles)
         return image.detach(), to_angles, Projector((20, 18, 22), (6, 7, 5), SMALL).adjoint(y)
 
@@ -327,8 +332,8 @@ def test_a_volume_out_of_the_picture():
 def test_half_precision_is_summed_in_single():
     values = torch.rand(8, 8, 8).to(torch.bfloat16)
     torch.testing.assert_close(
-        project(values, (10, 10, 10), SMALL),
-        project(values.float(), (10, 10, 10), SMALL),
+        project_volume(values, (10, 10, 10), SMALL),
+        project_volume(values.float(), (10, 10, 10), SMALL),
         rtol=0,
         atol=0,
     )
@@ -338,30 +343,30 @@ def test_an_orbit_about_a_turned_body_is_the_same_orbit():
     """A body that is round about z looks alike from every side, to the accuracy of its voxels."""
     c = torch.arange(48) - 23.5
     body = (1 + torch.tanh(16 - (c**2 + c[:, None] ** 2).sqrt())).expand(48, 48, 48)
-    images = project(body, (2, 2, 2), DEFAULTS["knee"].resized(48).orbit(12))
+    images = project_volume(body, (2, 2, 2), DEFAULTS["knee"].resized(48).orbit(12))
     assert (images - images.mean(0)).abs().max() < 0.01 * images.max()
 
 
 def test_refuses_what_it_cannot_project():
     with pytest.raises(UserError, match="reaches the X-ray source"):
-        project(torch.ones(8, 8, 8), (100, 100, 100), SMALL)
+        project_volume(torch.ones(8, 8, 8), (100, 100, 100), SMALL)
     with pytest.raises(UserError, match="reaches the X-ray source"):
-        project(torch.ones(8, 8, 8), (5, 5, 5), SMALL, centre_mm=(290, 0, 0))
+        project_volume(torch.ones(8, 8, 8), (5, 5, 5), SMALL, centre_mm=(290, 0, 0))
     # long but thin: reaches far up, not to the source
-    project(torch.ones(60, 8, 8), (5, 5, 20), SMALL)
+    project_volume(torch.ones(60, 8, 8), (5, 5, 20), SMALL)
     with pytest.raises(ValueError, match="at least one view"):
-        project(torch.ones(8, 8, 8), (5, 5, 5), SMALL, torch.tensor([]))
+        project_volume(torch.ones(8, 8, 8), (5, 5, 5), SMALL, torch.tensor([]))
     with pytest.raises(ValueError, match="spacing"):
-        project(torch.ones(8, 8, 8), (5, 0, 5), SMALL)
+        project_volume(torch.ones(8, 8, 8), (5, 0, 5), SMALL)
     with pytest.raises(ValueError, match=r"expected \[..., 8, 8, 8\]"):
         Projector((8, 8, 8), (5, 5, 5), SMALL)(torch.ones(8, 8, 9))
     with pytest.raises(ValueError, match=r"expected \[..., 4, 9, 11\]"):
         Projector((8, 8, 8), (5, 5, 5), SMALL).adjoint(torch.ones(4, 9, 9))
     assert math.isclose(
         float(
-            project(torch.ones(1, 1, 1), (5, 5, 5), dataclasses.replace(SMALL, rows=1, cols=1))[
-                0, 0, 0
-            ]
+            project_volume(
+                torch.ones(1, 1, 1), (5, 5, 5), dataclasses.replace(SMALL, rows=1, cols=1)
+            )[0, 0, 0]
         ),
         5.0,
         rel_tol=1e-6,

@@ -14,7 +14,7 @@ from tiny_prior import GEOMETRY, QUICK, orbit_of, snapshot
 
 from mednerf_kit import DISCLAIMER, cli
 from mednerf_kit.imaging.geometry import Geometry
-from mednerf_kit.imaging.projector import project as line_integrals
+from mednerf_kit.imaging.projector import project_volume
 from mednerf_kit.imaging.volume import read_volume
 from mednerf_kit.invert import reconstruct as module
 from mednerf_kit.metrics.image import psnr_db
@@ -126,7 +126,7 @@ def test_the_volume_is_in_hounsfield_units_and_its_projections_are_the_orbit(don
     assert volume.spacing_mm == pytest.approx([2 * 1.4 * GEOMETRY.half_width_mm / 48] * 3)
     assert volume.centre_mm == pytest.approx((0, 0, 0), abs=1e-3)
     assert float(volume.values.min()) >= -1000.001
-    views = line_integrals(
+    views = project_volume(
         volume.to_mu().values, volume.spacing_mm, geometry.at(geometry.angles_deg[::9])
     )
     written = torch.stack(

@@ -16,7 +16,7 @@ from ball_scene import BOX, FROM, RADIUS, SAMPLES, Ball, ball_fit, colour_of, xr
 
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.core.types import FieldOutput
-from mednerf_kit.imaging.cameras import Cameras, orbit
+from mednerf_kit.imaging.cameras import Cameras, circle_path
 from mednerf_kit.scene import export, load, outputs, render
 from mednerf_kit.scene.evaluate import evaluate_scene
 from mednerf_kit.viz import figures
@@ -109,7 +109,7 @@ def test_error_maps_tell_sign_or_size():
 
 def test_videos_of_colour_and_depth_can_be_read_back(tmp_path):
     fit = ball_fit(views=3)
-    seen = outputs.write_video(fit, orbit(fit.known.cameras, views=5), tmp_path)
+    seen = outputs.write_video(fit, circle_path(fit.known.cameras, views=5), tmp_path)
     assert seen.image.shape == (5, 40, 40, 3)
     colour, depth = (
         imageio.v3.imread(tmp_path / name, plugin="FFMPEG") for name in ("orbit.mp4", "depth.mp4")

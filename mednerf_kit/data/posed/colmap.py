@@ -109,7 +109,7 @@ class Colmap:
             write_toy_picture(folder / "images" / f"photo_{v}.png", cameras, v, alpha=False)
             pose = cameras.c2w[v] * OPENCV
             turn, shift = pose[:, :3].T, -pose[:, :3].T @ pose[:, 3]
-            yx, _ = cameras.project(torch.full((40,), v), points)
+            yx, _ = cameras.to_pixels(torch.full((40,), v), points)
             seen = " ".join(f"{x + 0.5} {y + 0.5} {k + 1}" for k, (y, x) in enumerate(yx.tolist()))
             numbers = " ".join(str(n) for n in (*quaternion(turn), *shift.tolist()))
             lines.append(f"{v + 1} {numbers} 1 photo_{v}.png\n{seen}\n")
@@ -241,7 +241,7 @@ def sparse_depth(model: Model, views: Sequence[View], cameras: Cameras) -> tuple
     for v, view in enumerate(views):
         rows = seen_rows(model, view)
         points = model.points[rows]
-        yx, ahead = cameras.project(torch.full((len(points),), v), points)
+        yx, ahead = cameras.to_pixels(torch.full((len(points),), v), points)
         y, x = yx.round().long().unbind(-1)
         distance = (points - view.pose[:, 3]).norm(dim=-1)
         inside = (ahead > 0) & (y >= 0) & (x >= 0) & (y < cameras.rows) & (x < cameras.cols)

@@ -12,7 +12,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .painter import PHANTOMS, Layer, Phantom, Pose
-from .solids import Array, Column, Cut, Profile, Segment, Union, axes_along, blob, smooth_path, tube
+from .solids import (
+    Array,
+    Column,
+    Cut,
+    Profile,
+    Segment,
+    Union,
+    axes_along,
+    blob,
+    smooth_path,
+    tube,
+)
 
 
 @dataclass(frozen=True)

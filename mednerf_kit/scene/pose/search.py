@@ -501,7 +501,7 @@ def _carried(
     count, tries, n = *poses.shape[:2], points.shape[1]
     owner = torch.arange(count).repeat_interleave(tries)
     view = torch.arange(len(owner))[:, None].expand(-1, n)
-    yx, depth = replace(cameras.take(owner), c2w=poses.flatten(0, 1)).project(view, points[owner])
+    yx, depth = replace(cameras.take(owner), c2w=poses.flatten(0, 1)).to_pixels(view, points[owner])
     ahead = (depth > 1e-3) & yx.isfinite().all(-1)
     at = Pixels(
         which[owner][:, None].expand(-1, n), torch.where(ahead[..., None], yx, 0.0), torch.ones(())

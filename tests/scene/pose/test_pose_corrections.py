@@ -102,7 +102,7 @@ def errors(cameras: Cameras, truth: Cameras) -> tuple[float, float]:
         cameras = replace(cameras, c2w=cameras.c2w.detach()).moved(exp_se3(step))
     x = Blobs().middles
     view = torch.arange(truth.count)[:, None].expand(-1, len(x))
-    yx, true_yx = (c.project(view, x.expand(truth.count, -1, -1))[0] for c in (cameras, truth))
+    yx, true_yx = (c.to_pixels(view, x.expand(truth.count, -1, -1))[0] for c in (cameras, truth))
     return float(apart(cameras.c2w, truth.c2w)[0].mean()), float((yx - true_yx).norm(dim=-1).mean())
 
 
