@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mednerf_kit.core.types import FieldOutput
-from mednerf_kit.data.posed.scene import Scene
+from mednerf_kit.data.posed.types import Scene
 from mednerf_kit.fields.base import SceneField
 from mednerf_kit.imaging.cameras import Cameras, look_at
 from mednerf_kit.rays.render import IMAGE_MODELS, Level

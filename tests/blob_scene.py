@@ -10,7 +10,7 @@ from ball_scene import BOX, BallFit, cameras
 from torch import Tensor, nn
 
 from mednerf_kit.core.types import FieldOutput
-from mednerf_kit.data.posed.scene import Scene
+from mednerf_kit.data.posed.types import Scene
 from mednerf_kit.fields.base import SceneField
 from mednerf_kit.imaging.cameras import Cameras
 from mednerf_kit.imaging.motion import about, exp_se3, square

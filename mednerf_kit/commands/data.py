@@ -230,14 +230,15 @@ def check(
 ) -> None:
     """Read SCENE (a folder, or blocks) and print the pre-flight report of its splits."""
     from ..core.config import with_settings
-    from ..data.posed.scene import NoViews, load_scene, report
+    from ..data.posed.scene import load_scene, preflight_report
+    from ..data.posed.splits import NoViews
 
     node = with_settings(
         {"scene": {"downscale": downscale}}, [f"scene.{setting}" for setting in settings]
     )["scene"]
     for part in SPLITS[:3] if split == "each" else [split]:
         try:
-            found = report(load_scene(scene, format=format_, split=part, **node))
+            found = preflight_report(load_scene(scene, format=format_, split=part, **node))
         except NoViews as error:
             if split != "each":
                 raise

@@ -27,11 +27,11 @@ from torch import Tensor
 
 from ..core import files
 from ..core.errors import RunError, UserError, unknown_name
+from ..core.resampling import area_resized
 from ..imaging import phantoms
 from ..imaging.geometry import DEFAULTS, Geometry
 from ..imaging.projector import project_volume
 from ..imaging.volume import AIR, Volume, files_at_hand, read_volume, write_volume
-from ..core.resampling import area_resized
 
 FIRST_SEED = {"train": 0, "val": 10000, "test": 20000}
 #: Patients of the cohorts that --dataset chest and --dataset knee mean, unless a recipe says

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..core.errors import UserError
-from ..data.posed.depth import fit_scale_shift, nearest, pixel_grid, read_map, save_depth
+from ..data.posed.depth import fit_scale_shift, pixel_grid, read_map, resized_nearest, save_depth
 from ..imaging.cameras import Cameras
 from .evaluate import evaluate_scene
 from .load import Fit, load_fit, render_views
@@ -87,7 +87,7 @@ def write_depth(
         )
         if mono is not None:
             distance, trust = monocular(
-                nearest(read_map(mono, stem), camera.rows, camera.cols)[None],
+                resized_nearest(read_map(mono, stem), camera.rows, camera.cols)[None],
                 distance,
                 trust,
                 camera,

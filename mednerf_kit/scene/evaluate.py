@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from .. import DISCLAIMER
 from ..core.errors import UserError
-from ..data.posed.scene import evenly
+from ..data.posed.splits import evenly
 from ..engine import run_folder as run_folders
 from ..metrics import scene as scene_metrics
 from ..metrics.perceptual import lpips_of_colours
@@ -28,7 +28,7 @@ from .pose.search import aligned
 from .surface import surface_scores
 
 if TYPE_CHECKING:
-    from ..data.posed.scene import Scene
+    from ..data.posed.types import Scene
     from .load import Fit
 
 SCORES = (

@@ -15,9 +15,9 @@ from torch import Generator, Tensor
 from tqdm import tqdm
 
 from ..core.errors import RunError, UserError
-from ..core.types import Pixels, Rays
-from ..data.posed.scene import Scene
 from ..core.resampling import area_resized
+from ..core.types import Pixels, Rays
+from ..data.posed.types import Scene
 from ..engine.checkpoint import (
     optimiser_tensors,
     restore_optimiser,

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..core import config, files
 from ..core.errors import UserError
-from ..data.posed.scene import Scene, load_scene
+from ..data.posed.scene import load_scene
+from ..data.posed.types import Scene
 from ..engine import run_folder
 from ..engine.device import select_device
 from ..fields.base import SceneField

@@ -21,7 +21,7 @@ from ..viz import figures
 from . import load
 
 if TYPE_CHECKING:
-    from ..data.posed.scene import Scene
+    from ..data.posed.types import Scene
     from ..imaging.cameras import Cameras
     from .load import Fit
     from .model import Views

@@ -13,7 +13,7 @@ import torch
 from .. import DISCLAIMER
 from ..core import config
 from ..core.errors import UserError
-from ..data.posed.scene import Scene
+from ..data.posed.types import Scene
 from ..engine.loop import TASKS, Loop, PreparedRun, TaskType
 from ..fields.base import FIELDS
 from ..metrics.image import psnr_from_mse_db

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..core.errors import UserError
-from ..data.posed.scene import NoViews, Scene
+from ..data.posed.splits import NoViews
 from ..data.posed.transforms import check_transforms, write_transforms
+from ..data.posed.types import Scene
 from ..engine import run_folder as run_folders
 from ..imaging.cameras import Cameras, circle_path, spiral
 from ..imaging.volume import Quantity, Volume, write_volume

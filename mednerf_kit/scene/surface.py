@@ -19,7 +19,7 @@ from ..core.errors import UserError
 from . import load
 
 if TYPE_CHECKING:
-    from ..data.posed.scene import Scene
+    from ..data.posed.types import Scene
     from ..imaging.cameras import Cameras
     from .load import Fit
 

@@ -23,7 +23,7 @@ from ..core import config
 from ..core.config import Registry
 from ..core.errors import UserError
 from ..core.resampling import area_resized
-from ..data.posed.orbit import Orbit
+from ..data.posed.orbit import OrbitScene
 from ..imaging.geometry import Geometry, interpolated_by_angle
 from ..imaging.volume import files_at_hand
 from ..invert.fine_tuning import inversion_of
@@ -250,7 +250,7 @@ def read_case(
             "raise --size",
         )
     root = Path(dataset).expanduser()
-    reader = Orbit(patient=patient, fov_deg=fov_deg)
+    reader = OrbitScene(patient=patient, fov_deg=fov_deg)
     orbits = reader.read(root)
     geometry, count, notes = orbits.geometry, orbits.geometry.views, list(orbits.notes)
     if geometry.axis != "z" or geometry.tilt_deg:

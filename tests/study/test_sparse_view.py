@@ -17,7 +17,7 @@ from mednerf_kit.commands import tomography as command
 from mednerf_kit.core import config
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.core.types import FieldOutput, Rays, Rendering, Samples
-from mednerf_kit.data.posed.orbit import Orbit
+from mednerf_kit.data.posed.orbit import OrbitScene
 from mednerf_kit.data.posed.scene import load_scene
 from mednerf_kit.engine.session import resolve, train
 from mednerf_kit.fields.voxels import Voxels
@@ -135,7 +135,7 @@ def test_an_orbit_opens_as_told_and_its_patient_may_be_a_number(tmp_path):
     held = load_scene(root, patient=5, views=3, split="test")
     assert not set(held.stems) & set(scene.stems) and len(held.stems) == 5
     with pytest.raises(UserError, match="patient '7'"):
-        Orbit(patient=7).read(root)
+        OrbitScene(patient=7).read(root)
 
 
 # What all methods share

@@ -16,13 +16,15 @@ from torch import Tensor
 
 from ...core.errors import UserError
 from ...imaging.cameras import Cameras
-from .bounds import Bounds, bounds_of_poses
-from .depth import nearest, pixel_grid, read_levels
+from .bounds import Bounds, as_box, bounds_of_poses
+from .depth import pixel_grid, read_levels, resized_nearest
 from .pictures import Lens, find_picture, picture_size, read_pictures, zoom
-from .scene import SCENES, SPLITS, NoViews, Scene, as_box, chosen_views, held_out
+from .scene import SCENES
+from .splits import NoViews, chosen_views, held_out
 from .toy import toy_cameras, write_toy_picture
+from .types import SPLITS, Scene
 
-CanonicalPose = dict[str, Any]
+FrameRecord = dict[str, Any]
 ANGLES = ("camera_angle_x", "camera_angle_y")
 NUMBERS = (
     *ANGLES,
@@ -95,10 +97,10 @@ class Blender:
         paths = [find_picture(root, str(frame["file_path"])) for frame in frames]
         lenses, poses = (
             [read_lens(frame, path) for frame, path in zip(frames, paths, strict=True)],
-            poses_of(frames, root),
+            frame_poses(frames, root),
         )
         pictures = read_pictures(paths, downscale=downscale, background=background, lenses=lenses)
-        bounds, notes = bounds_of_file(every[0], poses_of(every, root))
+        bounds, notes = bounds_of_file(every[0], frame_poses(every, root))
         zooms = torch.tensor([zoom(lens, *pictures.full) for lens in lenses])
         focal = torch.tensor([lens.focal_px for lens in lenses]) * zooms[:, None]
         centre = torch.tensor([lens.centre_px for lens in lenses])
@@ -114,7 +116,7 @@ class Blender:
             f"{frame['part']}/{path.stem}" if split == "all" and frame["part"] else path.stem
             for frame, path in zip(frames, paths, strict=True)
         )
-        depth, unknown = read_depth(paths, pictures.size)
+        depth, unknown = read_depth_pictures(paths, pictures.size)
         if depth is not None and unknown:
             notes.append(
                 f"no depth for {len(unknown)} of {len(paths)} views (the first is '{unknown[0]}')"
@@ -139,7 +141,7 @@ class Blender:
             shared=shared,
         )
 
-    def frames(self, root: Path, split: str) -> tuple[list[CanonicalPose], list[CanonicalPose]]:
+    def frames(self, root: Path, split: str) -> tuple[list[FrameRecord], list[FrameRecord]]:
         """The frames of a split, each with its file's values below its own, and those of the whole
         scene.
         """
@@ -174,7 +176,7 @@ class Blender:
         return (every if split == "all" else by_part[split]), every
 
 
-def read_frames(path: Path, part: str = "") -> list[CanonicalPose]:
+def read_frames(path: Path, part: str = "") -> list[FrameRecord]:
     """The frames of a transforms file, each with the file's own values where it has none."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -216,7 +218,7 @@ def read_number(value: Any, key: str, path: Path) -> float | None:
     raise UserError(f"got {key} {value!r} in '{path}'", f"wanted {wanted}", "correct it")
 
 
-def poses_of(frames: Sequence[CanonicalPose], root: Path) -> Tensor:
+def frame_poses(frames: Sequence[FrameRecord], root: Path) -> Tensor:
     """Poses [V, 3, 4] of frames."""
     try:
         poses = torch.tensor([frame["transform_matrix"] for frame in frames], dtype=torch.float64)
@@ -272,7 +274,9 @@ def bounds_of_file(frame: Mapping[str, Any], poses: Tensor) -> tuple[Bounds, lis
     return bounds, [f"{', '.join(assumed)}: {found.how}"] if assumed else []
 
 
-def read_depth(paths: Sequence[Path], size: tuple[int, int]) -> tuple[Tensor | None, list[str]]:
+def read_depth_pictures(
+    paths: Sequence[Path], size: tuple[int, int]
+) -> tuple[Tensor | None, list[str]]:
     """What ``STEM_depth_*.png`` beside the pictures say, [V, H, W], nan in the background, and the
     names of pictures without; None where no view says anything.
     """
@@ -282,7 +286,7 @@ def read_depth(paths: Sequence[Path], size: tuple[int, int]) -> tuple[Tensor | N
         if not beside:
             unknown.append(path.name)
         grey = (
-            nearest(torch.from_numpy(read_levels(beside[0])), *size)
+            resized_nearest(torch.from_numpy(read_levels(beside[0])), *size)
             if beside
             else torch.zeros(size)
         )

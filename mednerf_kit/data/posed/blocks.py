@@ -22,8 +22,9 @@ from ...imaging.cameras import Cameras, box_span, look_at
 from ..cohort import cache_dir
 from .blender import Blender
 from .depth import depth_beside, pixel_grid, save_depth
-from .scene import SCENES, Scene
+from .scene import SCENES
 from .solids import Ball, Block, Cylinder, Paint, Surface, dot
+from .types import Scene
 
 VERSION = 1  # of the scene: a change makes cached pictures anew
 ANGLE_X = 0.6911112070083618  # opening angle of nerf_synthetic, radians

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ...core.errors import UserError
 from ...imaging.cameras import Cameras, nearest_to_axes
 
 # the mean of viewing directions is shorter where they spread by more than some 30° about it
@@ -138,3 +140,18 @@ def box_of_frusta(cameras: Cameras) -> Tensor:
 def cube(centre: Tensor, half: float) -> Tensor:
     """A cube of 2·half a side as a box [2, 3]."""
     return torch.stack([centre - half, centre + half]).float()
+
+
+def as_box(corners: Sequence[Sequence[float]]) -> Tensor:
+    """Two corners as a box [2, 3]."""
+    try:
+        box = torch.tensor(corners, dtype=torch.float32)
+    except (TypeError, ValueError):
+        box = torch.zeros(0)
+    if box.shape != (2, 3) or not bool((box[0] < box[1]).all()):
+        raise UserError(
+            f"got box {corners}",
+            "wanted [[x, y, z], [x, y, z]], the lower corner first",
+            "correct the scene's box",
+        )
+    return box

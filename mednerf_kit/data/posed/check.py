@@ -1,35 +1,31 @@
-"""The pre-flight check of a scene: what a person wants to know before hours are spent on it, in
-sentences.
-"""
+"""The pre-flight check of a scene: in sentences, what a person wants to know before a long fit."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ...core.errors import UserError
 from ...imaging.cameras import Cameras, box_span, nearest_to_axes
+from .types import Scene
 
-if TYPE_CHECKING:
-    from .scene import Scene
-
-LOOKED_AT = 20000  # pixels that stand for all
+SAMPLED_PIXELS = 20000  # pixels, evenly spread over all views, that stand for all
 
 
 @dataclass(frozen=True)
 class Report:
-    """Sentences about a scene: how it is, and what looks wrong or was assumed."""
+    """Sentences about a scene: facts, and what looks wrong or was assumed."""
 
     facts: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
-def examine(scene: Scene) -> Report:
-    """Counts, sizes, alpha, axes, near and far, box, depth. Raises UserError for what no field
-    could be fitted to.
+def examine_scene(scene: Scene) -> Report:
+    """Facts and warnings about counts, sizes, alpha, axes, near and far, box and depth.
+
+    Raises UserError for a scene that no field could be fitted to.
     """
     facts: list[str] = []
     warnings: list[str] = []
@@ -42,6 +38,7 @@ def examine(scene: Scene) -> Report:
 
 
 def _fatal(scene: Scene) -> None:
+    """Raise UserError for what no field could be fitted to."""
     cameras = scene.cameras
     if cameras.count != len(scene.images) or cameras.count != len(scene.stems):
         raise UserError(
@@ -203,7 +200,7 @@ def _some_pixels(scene: Scene) -> tuple[Tensor, Tensor]:
     """Pixels spread evenly over all views."""
     cameras: Cameras = scene.cameras
     total = cameras.count * cameras.rows * cameras.cols
-    index = torch.linspace(0, total - 1, min(total, LOOKED_AT), dtype=torch.float64).long()
+    index = torch.linspace(0, total - 1, min(total, SAMPLED_PIXELS), dtype=torch.float64).long()
     view, pixel = index // (cameras.rows * cameras.cols), index % (cameras.rows * cameras.cols)
     return view, torch.stack([pixel // cameras.cols, pixel % cameras.cols], -1).float()
 

@@ -18,8 +18,10 @@ from .bounds import bounds_of_points, bounds_of_poses
 from .llff import picture_folder
 from .nsvf import OPENCV
 from .pictures import Lens, picture_size, pictures_in, read_pictures, zoom
-from .scene import SCENES, Scene, chosen_views, held_out
+from .scene import SCENES
+from .splits import chosen_views, held_out
 from .toy import BALL, toy_cameras, write_toy_picture
+from .types import Scene
 
 # : COLMAP's models by number, each with how many parameters it has; those without a place in
 # :func:`lens_of` are refused.
@@ -44,7 +46,7 @@ OTHERS = (
 
 
 @dataclass(frozen=True)
-class Camera:
+class ColmapCamera:
     """A line of cameras.txt."""
 
     model: str
@@ -54,7 +56,7 @@ class Camera:
 
 
 @dataclass(frozen=True)
-class View:
+class ColmapView:
     """A line of images.txt."""
 
     name: str
@@ -64,11 +66,11 @@ class View:
 
 
 @dataclass(frozen=True)
-class Model:
+class ColmapModel:
     """A reconstruction."""
 
-    cameras: dict[int, Camera]
-    views: list[View]  # by name
+    cameras: dict[int, ColmapCamera]
+    views: list[ColmapView]  # by name
     points: Tensor  # [N, 3]
     errors: Tensor  # [N] mean reprojection error, pixels
     rows: dict[int, int]  # number of a point -> its row in ``points``
@@ -180,7 +182,7 @@ class Colmap:
             notes=(*notes, *how),
         )
 
-    def bounds(self, model: Model) -> tuple[float, float, Tensor, list[str]]:
+    def bounds(self, model: ColmapModel) -> tuple[float, float, Tensor, list[str]]:
         """Near, far and box from the points seen, or without points from the poses."""
         poses = torch.stack([view.pose for view in model.views])
         depths = [
@@ -209,7 +211,7 @@ def find_model(root: Path) -> Path | None:
     return None
 
 
-def lens_of(camera: Camera, path: Path) -> Lens:
+def lens_of(camera: ColmapCamera, path: Path) -> Lens:
     """The lens in pixels of a picture, which may be smaller than what was reconstructed."""
     p = camera.params
     known = {
@@ -231,7 +233,9 @@ def lens_of(camera: Camera, path: Path) -> Lens:
     return Lens((fx * across, fy * down), (cx * across - 0.5, cy * down - 0.5), (k1, k2), (p1, p2))
 
 
-def sparse_depth(model: Model, views: Sequence[View], cameras: Cameras) -> tuple[Tensor, Tensor]:
+def sparse_depth(
+    model: ColmapModel, views: Sequence[ColmapView], cameras: Cameras
+) -> tuple[Tensor, Tensor]:
     """Distance to the points seen in each view at their pixels, nan elsewhere, and its
     confidence.
     """
@@ -253,14 +257,14 @@ def sparse_depth(model: Model, views: Sequence[View], cameras: Cameras) -> tuple
     return depth, confidence
 
 
-def seen_rows(model: Model, view: View) -> Tensor:
+def seen_rows(model: ColmapModel, view: ColmapView) -> Tensor:
     """Rows in ``model.points`` of the points a view sees."""
     return torch.tensor(
         [model.rows[k] for k in view.seen.tolist() if k in model.rows], dtype=torch.long
     )
 
 
-def read_model(where: Path) -> Model:
+def read_model(where: Path) -> ColmapModel:
     """Read cameras, images and points3D; binary wins where both are there."""
     binary = (where / "cameras.bin").is_file() and (where / "images.bin").is_file()
     suffix, read = (".bin", _read_binary) if binary else (".txt", _read_text)
@@ -280,7 +284,7 @@ def read_model(where: Path) -> Model:
         )
     rows = {number: row for row, number in enumerate(points)}
     values = np.array(list(points.values()), dtype=np.float64).reshape(-1, 4)
-    return Model(
+    return ColmapModel(
         cameras,
         sorted(views, key=lambda view: view.name),
         torch.from_numpy(values[:, :3]).float(),
@@ -289,13 +293,15 @@ def read_model(where: Path) -> Model:
     )
 
 
-PosedModules = tuple[dict[int, Camera], list[View], dict[int, tuple[float, float, float, float]]]
+Parts = tuple[
+    dict[int, ColmapCamera], list[ColmapView], dict[int, tuple[float, float, float, float]]
+]
 
 
-def _read_text(where: Path, suffix: str) -> PosedModules:
+def _read_text(where: Path, suffix: str) -> Parts:
     cameras, views, points = {}, [], {}
     for words in _lines(where / f"cameras{suffix}"):
-        cameras[int(words[0])] = Camera(
+        cameras[int(words[0])] = ColmapCamera(
             words[1], int(words[2]), int(words[3]), tuple(map(float, words[4:]))
         )
     lines = (where / f"images{suffix}").read_text(encoding="utf-8").splitlines()
@@ -305,7 +311,7 @@ def _read_text(where: Path, suffix: str) -> PosedModules:
         if words:
             values = list(map(float, words[1:8]))
             views.append(
-                View(
+                ColmapView(
                     words[9],
                     int(words[8]),
                     pose_of(values[:4], values[4:]),
@@ -323,13 +329,13 @@ def _lines(path: Path) -> list[list[str]]:
     return [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
-def _read_binary(where: Path, suffix: str) -> PosedModules:
+def _read_binary(where: Path, suffix: str) -> Parts:
     cameras, views, points = {}, [], {}
     with open(where / f"cameras{suffix}", "rb") as file:
         for _ in range(_next(file, "<Q")[0]):
             number, model, cols, rows = _next(file, "<iiQQ")
             name, count = MODELS[model]
-            cameras[number] = Camera(name, cols, rows, _next(file, f"<{count}d"))
+            cameras[number] = ColmapCamera(name, cols, rows, _next(file, f"<{count}d"))
     with open(where / f"images{suffix}", "rb") as file:
         for _ in range(_next(file, "<Q")[0]):
             _, *values, camera = _next(file, "<i7di")
@@ -338,7 +344,7 @@ def _read_binary(where: Path, suffix: str) -> PosedModules:
             seen = np.frombuffer(
                 file.read(24 * count), dtype=[("x", "<f8"), ("y", "<f8"), ("point", "<i8")]
             )["point"]
-            views.append(View(name, camera, pose_of(values[:4], values[4:]), seen))
+            views.append(ColmapView(name, camera, pose_of(values[:4], values[4:]), seen))
     path = where / f"points3D{suffix}"
     if path.is_file():
         with open(path, "rb") as file:

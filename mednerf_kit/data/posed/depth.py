@@ -62,13 +62,13 @@ def depth_beside(
         return None
     size = (cameras.rows, cameras.cols)
     unknown = torch.full(size, torch.nan)
-    distance = torch.stack([unknown if m is None else nearest(m, *size) for m in maps])
+    distance = torch.stack([unknown if m is None else resized_nearest(m, *size) for m in maps])
     view, yx = pixel_grid(cameras)
     depth = cameras.along_ray(view, yx, torch.where(distance > 0, distance, torch.nan))
     confidence = None
     if confidences is not None and any(c is not None for c in confidences):
         confidence = torch.stack(
-            [torch.ones(size) if c is None else nearest(c, *size) for c in confidences]
+            [torch.ones(size) if c is None else resized_nearest(c, *size) for c in confidences]
         ).clamp(0, 1)
     missing = sum(m is None for m in maps)
     notes = (f"no depth for {missing} of {len(stems)} views",) if missing else ()
@@ -202,7 +202,7 @@ def save_depth(
         np.savez_compressed(temporary, allow_pickle=False, **arrays)
 
 
-def nearest(values: Tensor, rows: int, cols: int) -> Tensor:
+def resized_nearest(values: Tensor, rows: int, cols: int) -> Tensor:
     """A map [H, W] at another size, each pixel the value at its centre: depth must not be averaged
     across an edge.
     """

@@ -14,8 +14,10 @@ from ...imaging.cameras import Cameras
 from .bounds import bounds_of_box, cube
 from .nsvf import OPENCV
 from .pictures import pictures_in, read_pictures
-from .scene import SCENES, Scene, chosen_views, held_out
+from .scene import SCENES
+from .splits import chosen_views, held_out
 from .toy import toy_cameras, toy_picture, write_toy_picture
+from .types import Scene
 
 NAMES = ("cameras_sphere.npz", "cameras.npz")
 

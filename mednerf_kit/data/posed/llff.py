@@ -16,8 +16,10 @@ from ...core.errors import UserError
 from ...imaging.cameras import Cameras, average_pose, nearest_to_axes
 from .bounds import box_of_frusta
 from .pictures import no_pictures, pictures_in, read_pictures
-from .scene import SCENES, Scene, chosen_views, held_out
+from .scene import SCENES
+from .splits import chosen_views, held_out
 from .toy import toy_cameras, write_toy_picture
+from .types import Scene
 
 
 @SCENES.register("llff")

@@ -15,8 +15,10 @@ from ...core.files import natural_key
 from ...imaging.cameras import Cameras
 from .bounds import Bounds, bounds_of_box, bounds_of_poses
 from .pictures import no_pictures, pictures_in, read_pictures
-from .scene import SCENES, Scene, chosen_views, held_out
+from .scene import SCENES
+from .splits import chosen_views, held_out
 from .toy import toy_cameras, write_toy_picture
+from .types import Scene
 
 PREFIXES = {"train": "0", "val": "1", "test": "2"}
 # right, down, forward to right, up, back; the position stays

@@ -16,7 +16,9 @@ from ...imaging.cameras import Cameras
 from ...imaging.geometry import DEFAULTS, Geometry
 from ..cohort import FIRST_SEED
 from ..orbits import FLAT, OrbitSet, find_pictures, load_orbits
-from .scene import SCENES, Scene, chosen_views
+from .scene import SCENES
+from .splits import chosen_views
+from .types import Scene
 
 HOLD, OFFSET = 8, 3  # held-out views: every 8th, none of them at 0°, 90°, 180° or 270° of 72 views
 MARKS = (
@@ -30,7 +32,7 @@ MARKS = (
 
 
 @SCENES.register("orbit")
-class Orbit:
+class OrbitScene:
     """One ``patient`` of a set of DRRs (data/README.md: own, folders, flat), or of the phantom
     cohorts ``chest`` and ``knee``.
 

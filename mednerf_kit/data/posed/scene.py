@@ -1,153 +1,60 @@
-"""A scene: posed pictures with what is known of the space they show. ``load_scene`` finds the
-format and checks what it read.
+"""Scenes read from the disk: :func:`load_scene` finds a scene's format, reads a split and checks it.
 
-A format is a class registered in :data:`SCENES`, in a file of its own; its keyword-only arguments
-are its options.
+A format is a class registered in :data:`SCENES`, in a file of its own in this folder; its
+keyword-only arguments are the options that a recipe's ``scene`` node may set.
 """
 
 from __future__ import annotations
 
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
-
-import torch
-from torch import Tensor
+from typing import Any, Literal, Protocol
 
 from ...core.config import Registry, checked
 from ...core.errors import UserError, unknown_name
-from ...imaging.cameras import Cameras
-from .check import Report, examine
+from .bounds import as_box
+from .check import Report, examine_scene
 from .depth import depth_beside
-from .pictures import Pictures
+from .types import SPLITS, Scene
 
-SPLITS = ("train", "val", "test", "all")
 SCORED = ("val", "test")
 BACKGROUNDS = {"white": 1.0, "black": 0.0}
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Scene:
-    """V posed pictures of one scene."""
-
-    name: str
-    format: str
-    split: str
-    stems: tuple[str, ...]  # one per view
-    # [V, H, W, C] float16 in [0, 1], composited on ``background``; C is 3, or 1 for line integrals
-    images: Tensor
-    alpha: Tensor | None  # [V, H, W] coverage, where the pictures have it
-    # [V, H, W] float32 distance along the ray of ``cameras.rays``, nan where unknown and in the
-    # background
-    depth: Tensor | None
-    confidence: Tensor | None  # [V, H, W] in [0, 1], of ``depth``
-    cameras: Cameras
-    box: Tensor  # [2, 3] corners of what is to be fitted, in the space of the rays
-    background: float  # 1 white, 0 black
-    quantity: Literal["colour", "line_integral"] = "colour"
-    # what only this format knows: see its docstring
-    facts: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()  # what was assumed or looks wrong, a sentence each
-    shared: frozenset[str] = frozenset()  # stems that views of other splits have too
-
-    @classmethod
-    def of_pictures(
-        cls,
-        root: Path,
-        kind: str,
-        split: str,
-        stems: Sequence[str],
-        pictures: Pictures,
-        cameras: Cameras,
-        box: Tensor,
-        *,
-        depth: Tensor | None = None,
-        confidence: Tensor | None = None,
-        facts: dict[str, Any] | None = None,
-        notes: Sequence[str] = (),
-        shared: frozenset[str] = frozenset(),
-    ) -> Scene:
-        """A folder's coloured pictures in format ``kind``, seen by ``cameras`` of the size they
-        were read at.
-        """
-        return cls(
-            root.resolve().name,
-            kind,
-            split,
-            tuple(stems),
-            pictures.images,
-            pictures.alpha,
-            depth,
-            confidence,
-            cameras,
-            box,
-            pictures.background,
-            facts=facts or {},
-            notes=tuple(notes),
-            shared=shared,
-        )
-
-    @property
-    def count(self) -> int:
-        """How many views."""
-        return len(self.stems)
-
-    def take(self, index: Sequence[int]) -> Scene:
-        """The same scene with these views only, in this order."""
-        chosen = torch.as_tensor(index, dtype=torch.long)
-
-        def some(values: Tensor | None) -> Tensor | None:
-            return None if values is None else values[chosen]
-
-        return replace(
-            self,
-            stems=tuple(self.stems[i] for i in chosen.tolist()),
-            images=self.images[chosen],
-            alpha=some(self.alpha),
-            depth=some(self.depth),
-            confidence=some(self.confidence),
-            cameras=self.cameras.take(chosen),
-        )
-
 
 class Format(Protocol):
-    """What a scene format promises."""
+    """The contract of a scene format."""
 
     @property
     def recipe(self) -> str | None:
-        """A class attribute: the recipe of a scene of this format where none is named; None leaves
-        it to the dataset's name.
+        """A class attribute: the recipe that a scene of this format is fitted with where none is
+        named. None leaves the choice to the dataset's name.
         """
 
     @staticmethod
     def detect(root: Path) -> bool:
-        """Whether a path, or the name of an embedded scene, is of this format."""
+        """Whether a folder, or the name of an embedded scene, is of this format."""
 
     @staticmethod
     def example(folder: Path) -> Path:
-        """Write a toy set of two views; returns its root."""
+        """Write a toy scene of two views into a folder; returns its root."""
 
     def load(
         self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None
     ) -> Scene:
-        """Read a split at 1/downscale, on this background (None: the format's own); ``views`` thins
-        a training split out.
+        """Read a split, its pictures at 1/downscale of their size.
+
+        ``background`` is what transparent pixels stand on (None: the format's default); ``views``
+        keeps that many of the training views.
         """
 
 
 SCENES: Registry[Format] = Registry("scene format", home=__package__)
 
 
-class NoViews(UserError):
-    """A split of a scene without views."""
-
-
 def find_format(dataset: str | Path) -> str | None:
-    """The format of a folder or of an embedded scene; None where no format knows it."""
+    """The format of a folder or of an embedded scene; None where no format recognises it."""
     root = Path(dataset).expanduser()
     found = [name for name, entry in sorted(SCENES.entries.items()) if entry.detect(root)]  # type: ignore[attr-defined]
     if len(found) > 1:
@@ -159,16 +66,16 @@ def find_format(dataset: str | Path) -> str | None:
     return found[0] if found else None
 
 
-def default_recipe(dataset: str | Path, format: str | None = None) -> str | None:
-    """The recipe named by the format of a folder or of an embedded scene; None where there is no
-    format, or it names none.
+def format_recipe(dataset: str | Path, format: str | None = None) -> str | None:
+    """The recipe that the format of a folder or of an embedded scene names; None where no format is
+    recognised or the format names none.
     """
     name = format or find_format(dataset)
     return None if name is None else SCENES[name].recipe  # type: ignore[attr-defined]
 
 
 def detect_format(dataset: str | Path) -> str:
-    """The format of a scene; a UserError where no format knows it."""
+    """The format of a scene; raises UserError where no format recognises it."""
     name = find_format(dataset)
     if name is None:
         what = (
@@ -200,18 +107,25 @@ def load_scene(
     depth: str | Path | None = None,
     **options: Any,
 ) -> Scene:
-    """Read one split (train, val, test, all) of a scene: a folder, or ``blocks``, the embedded one.
+    """Read one split of a scene: a folder, or ``blocks``, the embedded scene.
 
-    ``downscale`` divides the pictures' sides (area filter). ``background`` is what transparent
-    pixels stand on (None: white for pictures with transparency). ``views`` keeps so many of the
-    training views, evenly chosen; other splits stay whole. ``near``, ``far`` and ``box`` ([[x, y,
-    z], [x, y, z]]) replace those of the files or of the poses; ``clip`` bounds rays by the box.
-    ``options`` are those of the format, such as ``ndc`` of llff or ``patient`` of orbit. Depth that
-    lies beside the scene (:func:`~.depth.depth_beside`), or in the folder ``depth``, is read too;
-    where val and test come with depth of their own it stays, as what scores are measured against.
+    Options:
+        format: name of the scene's format; None recognises it.
+        split: train, val, test or all.
+        downscale: divides the sides of the pictures (area filter).
+        background: what transparent pixels stand on; None is white for pictures with transparency.
+        views: keeps that many of the training views, evenly chosen; other splits stay whole.
+        near: distance at which rays begin, instead of the one of the files or of the poses.
+        far: distance at which rays end, likewise.
+        box: corners [[x, y, z], [x, y, z]] of what is fitted, likewise.
+        clip: rays end at the box.
+        depth: folder of the depth maps (:func:`~.depth.depth_beside`); None is the scene's own.
+        options: those of the format, such as ``ndc`` of llff or ``patient`` of orbit.
 
-    Raises UserError for an unknown format, split or option, missing or damaged files, counts or
-    sizes that differ, a split without views, poses that are none, near ≥ far.
+    Where val and test views come with depth of their own it stays, since scores are measured
+    against it. Raises UserError for an unknown format, split or option, for missing or damaged
+    files, counts or sizes that differ, a split without views, poses that are no rotations, and
+    near ≥ far.
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
@@ -238,94 +152,30 @@ def load_scene(
     chosen = None if background is None else BACKGROUNDS[background]
     scene = reader.load(root, split, downscale=downscale, background=chosen, views=views)
     home = root if depth is None else Path(depth).expanduser()
-    broadcast_text = scene.depth is not None and split in SCORED
-    found = (
-        None
-        if broadcast_text or not home.is_dir()
-        else depth_beside(home, split, scene.stems, scene.cameras, shared=scene.shared)
-    )
-    if found is not None:
-        scene = replace(
-            scene,
-            depth=found.depth,
-            confidence=found.confidence,
-            notes=(*scene.notes, *found.notes),
-        )
+    has_true_depth = scene.depth is not None and split in SCORED
+    if home.is_dir() and not has_true_depth:
+        scene = _with_depth_beside(scene, home, split)
     corners = scene.box if box is None else as_box(box)
-    cameras = scene.cameras
-    nearest, farthest = (
-        (cameras.near if near is None else near),
-        (cameras.far if far is None else far),
+    cameras = replace(
+        scene.cameras,
+        near=scene.cameras.near if near is None else near,
+        far=scene.cameras.far if far is None else far,
+        box=corners if clip else None,
     )
-    scene = replace(
-        scene,
-        box=corners,
-        cameras=replace(cameras, near=nearest, far=farthest, box=corners if clip else None),
-    )
-    return replace(scene, notes=(*scene.notes, *examine(scene).warnings))
+    scene = replace(scene, box=corners, cameras=cameras)
+    return replace(scene, notes=(*scene.notes, *examine_scene(scene).warnings))
 
 
-def report(scene: Scene) -> Report:
+def _with_depth_beside(scene: Scene, home: Path, split: str) -> Scene:
+    """The scene with the depth maps that lie in a folder, if any do."""
+    found = depth_beside(home, split, scene.stems, scene.cameras, shared=scene.shared)
+    if found is None:
+        return scene
+    notes = (*scene.notes, *found.notes)
+    return replace(scene, depth=found.depth, confidence=found.confidence, notes=notes)
+
+
+def preflight_report(scene: Scene) -> Report:
     """What the pre-flight check says of a scene that was read: facts, then warnings."""
-    found = examine(scene)
+    found = examine_scene(scene)
     return Report(found.facts, tuple(dict.fromkeys((*scene.notes, *found.warnings))))
-
-
-def as_box(corners: Sequence[Sequence[float]]) -> Tensor:
-    """Two corners as a box [2, 3]."""
-    try:
-        box = torch.tensor(corners, dtype=torch.float32)
-    except (TypeError, ValueError):
-        box = torch.zeros(0)
-    if box.shape != (2, 3) or not bool((box[0] < box[1]).all()):
-        raise UserError(
-            f"got box {corners}",
-            "wanted [[x, y, z], [x, y, z]], the lower corner first",
-            "correct the scene's box",
-        )
-    return box
-
-
-def held_out(items: Sequence[T], split: str, hold: int) -> list[T]:
-    """Every ``hold``-th item, from the first on, for val and test; the others for train.
-
-    >>> held_out("abcdefghij", "test", 8), held_out("abc", "train", 8)
-    (['a', 'i'], ['b', 'c'])
-    """
-    if split == "all":
-        return list(items)
-    apart = range(0, len(items), hold) if hold > 0 else range(0)
-    return [item for i, item in enumerate(items) if (i in apart) != (split == "train")]
-
-
-def chosen_views(items: Sequence[T], split: str, views: int | None, where: str | Path) -> list[T]:
-    """The views of a split that are read: all, or for train ``views`` of them, evenly chosen.
-
-    >>> chosen_views("abcdefgh", "train", 3, "x")
-    ['a', 'c', 'f']
-    """
-    if not items:
-        raise NoViews(
-            f"got '{where}', whose {split} split has no views left",
-            "wanted at least one",
-            "choose another split, or hold fewer views out",
-        )
-    if views is None or split != "train":
-        return list(items)
-    if views > len(items):
-        raise UserError(
-            f"got views {views}",
-            f"wanted at most the {len(items)} training views of '{where}'",
-            "lower it",
-        )
-    return evenly(items, views)
-
-
-def evenly(items: Sequence[T], n: int) -> list[T]:
-    """``n`` of the items at equal steps, from the first on: of a closed orbit both ends would be
-    neighbours.
-
-    >>> evenly("abcdefgh", 3)
-    ['a', 'c', 'f']
-    """
-    return [items[i * len(items) // n] for i in range(n)]

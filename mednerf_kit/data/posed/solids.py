@@ -35,7 +35,7 @@ class Paint:
         return (1 - odd) * x.new_tensor(self.first) + odd * x.new_tensor(self.second)
 
 
-class Solid(Protocol):
+class ConvexSolid(Protocol):
     """A convex solid."""
 
     @property
@@ -195,7 +195,7 @@ class Cylinder:
 class Surface:
     """Solids that do not touch: the exact surface of a scene."""
 
-    solids: tuple[Solid, ...]
+    solids: tuple[ConvexSolid, ...]
 
     def distance(self, x: Tensor) -> Tensor:
         """Signed distance of points [..., 3] to the nearest surface, negative inside a solid."""
@@ -237,7 +237,7 @@ class Surface:
         return found
 
 
-def passing(solid: Solid, origin: Tensor, direction: Tensor) -> Tensor:
+def passing(solid: ConvexSolid, origin: Tensor, direction: Tensor) -> Tensor:
     """Numbers of the rays [N, 3] that meet the ball about a solid: the others need not be asked."""
     away = origin.new_tensor(solid.centre) - origin
     along = dot(away, direction)

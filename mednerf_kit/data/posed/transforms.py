@@ -13,7 +13,7 @@ import torch
 
 from ...core import files
 from ...core.errors import UserError
-from .scene import Scene
+from .types import Scene
 
 
 def check_transforms(scene: Scene) -> None:

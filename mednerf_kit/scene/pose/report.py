@@ -21,7 +21,7 @@ from ...core import files
 from ...core.errors import UserError, unknown_name
 from ...core.resampling import area_resized
 from ...data.posed.pictures import read_pictures
-from ...data.posed.scene import SPLITS, Scene
+from ...data.posed.types import SPLITS, Scene
 from ...imaging.cameras import Cameras
 from ...imaging.motion import about, apart, exp_se3, square
 from ...metrics.image import psnr_from_mse_db

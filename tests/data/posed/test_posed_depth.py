@@ -11,8 +11,8 @@ from scene_files import refused
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.posed.depth import (
     fit_scale_shift,
-    nearest,
     pixel_grid,
+    resized_nearest,
     save_depth,
 )
 from mednerf_kit.data.posed.scene import load_scene
@@ -124,10 +124,10 @@ def test_depth_of_an_ndc_scene_is_along_its_rays(example):
 
 def test_nearest_takes_the_pixel_at_the_centre():
     values = torch.arange(36.0).view(6, 6)
-    assert torch.equal(nearest(values, 2, 2), values[[[1], [4]], [[1, 4]]]) and torch.equal(
-        nearest(values, 6, 6), values
+    assert torch.equal(resized_nearest(values, 2, 2), values[[[1], [4]], [[1, 4]]]) and torch.equal(
+        resized_nearest(values, 6, 6), values
     )
-    assert nearest(values, 12, 12).shape == (12, 12)
+    assert resized_nearest(values, 12, 12).shape == (12, 12)
 
 
 def test_scale_and_shift_of_a_monocular_map_survive_outliers():

@@ -8,7 +8,7 @@ from scene_files import changed
 from mednerf_kit import cli
 from mednerf_kit.data.posed.bounds import bounds_of_poses
 from mednerf_kit.data.posed.depth import save_depth
-from mednerf_kit.data.posed.scene import load_scene, report
+from mednerf_kit.data.posed.scene import load_scene, preflight_report
 from mednerf_kit.imaging.cameras import look_at
 from mednerf_kit.imaging.motion import square
 
@@ -55,7 +55,7 @@ def test_the_check_sees_other_axes_and_inverses_where_nothing_else_tells(example
     if not inverted:
         assert any(
             ("lies behind them" if found else "they look at") in fact
-            for fact in report(load_scene(root)).facts
+            for fact in preflight_report(load_scene(root)).facts
         )
 
 

@@ -11,14 +11,8 @@ from mednerf_kit.data.posed import toy
 from mednerf_kit.data.posed.depth import pixel_grid
 from mednerf_kit.data.posed.llff import in_frame
 from mednerf_kit.data.posed.pictures import read_pictures
-from mednerf_kit.data.posed.scene import (
-    SCENES,
-    chosen_views,
-    detect_format,
-    held_out,
-    load_scene,
-    report,
-)
+from mednerf_kit.data.posed.scene import SCENES, detect_format, load_scene, preflight_report
+from mednerf_kit.data.posed.splits import chosen_views, held_out
 from mednerf_kit.engine import session
 from mednerf_kit.imaging.cameras import average_pose
 
@@ -49,7 +43,7 @@ def test_an_example_is_recognised_and_loads(example, name):
             float((rays.far - rays.near).min()) >= 0
             and float((rays.far > rays.near).float().mean()) > 0.5
         )
-        assert all(len(line) > 5 for line in report(scene).facts)
+        assert all(len(line) > 5 for line in preflight_report(scene).facts)
 
 
 @pytest.mark.parametrize("name", ON_DISK)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.core.types import FieldOutput
-from mednerf_kit.data.posed.scene import Scene
+from mednerf_kit.data.posed.types import Scene
 from mednerf_kit.fields.base import SceneField
 from mednerf_kit.imaging.cameras import Cameras, look_at
 from mednerf_kit.imaging.motion import apart, exp_se3, log_se3, square

@@ -15,7 +15,7 @@ from blob_scene import away, blob_fit, seeded, small_scene
 from mednerf_kit import cli
 from mednerf_kit.commands import pose as command
 from mednerf_kit.core.errors import UserError
-from mednerf_kit.data.posed.scene import Scene
+from mednerf_kit.data.posed.types import Scene
 from mednerf_kit.imaging.cameras import look_at
 from mednerf_kit.imaging.motion import apart, square
 from mednerf_kit.scene.pose import report

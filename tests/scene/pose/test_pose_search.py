@@ -10,7 +10,7 @@ from ball_scene import BOX
 from blob_scene import away, blob_model, seeded, small_scene
 
 from mednerf_kit.core.errors import UserError
-from mednerf_kit.data.posed.scene import Scene
+from mednerf_kit.data.posed.types import Scene
 from mednerf_kit.imaging.motion import apart
 from mednerf_kit.scene.pose.search import (
     PixelSets,
