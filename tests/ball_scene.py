@@ -124,7 +124,7 @@ def ball_fit(
 def xray_fit(**options: Any) -> BallFit:
     """The same ball in X-rays: line integrals, no colour, no surface."""
     fit = ball_fit(field=Ball(peak=0.5, channels=0), **options)
-    model = replace(fit.model, picture=IMAGE_MODELS["line_integral"])
+    model = replace(fit.model, image_model=IMAGE_MODELS["line_integral"])
     scene = fit.known
     # the entry lies half a chord before the middle, for central rays
     half = (scene.depth - FROM).nan_to_num().abs()

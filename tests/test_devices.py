@@ -95,7 +95,7 @@ SCENE: dict[str, Any] = {
     "levels": [{"sampler": {"name": "stratified", "n": 6}, "field": "scene"}],
     "selector": {"name": "random", "n": 32},
     "losses": {"mse": 1.0},
-    "picture": "emission_absorption",
+    "image_model": "emission_absorption",
     "steps": 4,
     "snapshot_steps": 1,
 }
@@ -184,7 +184,13 @@ def assert_there(module: torch.nn.Module) -> None:
     [(name, options) for name in FIELDS.entries for options in FIELD_OPTIONS.get(name, [{}])],
 )
 def test_every_field_is_fitted(device, name, options):
-    losses = {"mse": 1.0, "density_l1": 1e-4, "tv_density": 1e-3, "tv_appearance": 1e-3, "eikonal": 0.1}
+    losses = {
+        "mse": 1.0,
+        "density_l1": 1e-4,
+        "tv_density": 1e-3,
+        "tv_appearance": 1e-3,
+        "eikonal": 0.1,
+    }
     fitted(device, fields={"scene": {**options, "name": name}}, losses=losses)
 
 

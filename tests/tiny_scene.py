@@ -28,7 +28,7 @@ RECIPE = {
     "levels": [{"sampler": {"name": "stratified", "n": 24}, "field": "scene"}],
     "selector": {"name": "random", "n": 128},
     "losses": {"mse": 1.0, "density_l1": 1.0e-5},
-    "picture": "emission_absorption",
+    "image_model": "emission_absorption",
     "steps": 100,
     "snapshot_steps": 50,
 }

@@ -58,7 +58,7 @@ TENSORS = {
 }
 
 #: Former keys and variants under which the code still finds what they name; they stay as they are.
-PENDING = {"picture", "relaxed"}
+PENDING = {"relaxed"}
 
 # The kind of the nodes under a recipe key; under any other key they are of the kind around it.
 KINDS = {

@@ -70,7 +70,7 @@ class FieldOutput:
 
     tau: Tensor  # [..., S] optical depth of each sample, >= 0
     color: Tensor | None = None  # [..., S, C]; None for a density-only field
-    asked: int | None = None  # how many samples were evaluated; None: all that are there
+    n_evaluated: int | None = None  # samples that were evaluated; None: all that are there
     extras: dict[str, Tensor] = field(default_factory=dict)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from .. import DISCLAIMER, __version__
 from ..core import files
 from ..core.errors import UserError, unknown_name
+from ..core.former_names import current_recipe
 
 NUMBERED = re.compile(r"(\d{5})-.+")
 KEPT = 3  # snapshots that stay on disk
@@ -80,17 +81,13 @@ def latest_matching(outdir: Path, choice: Mapping[str, Any]) -> Path | None:
     """
     for folder in sorted(outdir.glob("[0-9]" * 5 + "-*"), reverse=True) if outdir.is_dir() else []:
         path = folder / "config.yaml"
-        if (
-            path.is_file()
-            and yaml.safe_load(path.read_text(encoding="utf-8")) == choice
-            and snapshots(folder)
-        ):
+        if path.is_file() and read_run_config(folder) == choice and snapshots(folder):
             return folder
     return None
 
 
 def read_run_config(folder: Path) -> dict[str, Any]:
-    """What a run was started with: dataset, recipe, seed, split, limit."""
+    """What a run was started with: dataset, recipe (under the present names), seed, split, limit."""
     path = folder / "config.yaml"
     if not path.is_file():
         raise UserError(
@@ -98,7 +95,13 @@ def read_run_config(folder: Path) -> dict[str, Any]:
             "wanted a run folder",
             "give a folder made by `mednerf-kit train`",
         )
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return _with_current_recipe(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def _with_current_recipe(facts: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a run, with its recipe under the present names."""
+    recipe = facts.get("recipe") if isinstance(facts, dict) else None
+    return {**facts, "recipe": current_recipe(recipe)} if isinstance(recipe, dict) else facts
 
 
 def snapshots(folder: Path) -> list[Path]:
@@ -119,6 +122,12 @@ def save_snapshot(
     return path
 
 
+def load_snapshot(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of a snapshot, its recipe under the present names."""
+    tensors, meta = files.load_tensors(path)
+    return tensors, _with_current_recipe(meta)
+
+
 def newest_readable(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any], list[str]]:
     """The newest readable snapshot of a run: path, tensors, metadata, and a sentence for each
     damaged one passed over.
@@ -126,7 +135,7 @@ def newest_readable(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, An
     remarks: list[str] = []
     for path in reversed(snapshots(folder)):
         try:
-            return path, *files.load_tensors(path), remarks
+            return path, *load_snapshot(path), remarks
         except UserError as error:
             remarks.append(str(error))
     raise UserError(

@@ -48,9 +48,9 @@ class ColouredField:
 
     def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: MlpWeights) -> FieldOutput:
         """Samples x [B, R, S, 3] of lengths dt [B, R, S] seen along d [B, R, 1, 3]."""
-        return self.answer(x, d, dt, code)
+        return self.evaluate(x, d, dt, code)
 
-    def answer(
+    def evaluate(
         self, x: Tensor, d: Tensor | None, dt: Tensor, code: MlpWeights, noise: Tensor | None = None
     ) -> FieldOutput:
         """As a call, with ``noise`` [B, R, S] added to the density before its ReLU (NeRF's

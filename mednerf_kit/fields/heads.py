@@ -36,11 +36,11 @@ def query_present(
 
     ``density(points [N, 3])`` answers attenuation per unit length [N] and rows about the points;
     ``color(rows, directions [N, 3])`` answers [N, C], and with ``faint`` is asked only where a
-    sample's weight in its ray, w = exp(−Σ_before tau)(1 − exp(−tau)), exceeds it. ``asked`` in the
-    answer is N of the densities.
+    sample's weight in its ray, w = exp(−Σ_before tau)(1 − exp(−tau)), exceeds it. ``n_evaluated``
+    in the result is N of the densities.
     """
     spots = there.reshape(-1).nonzero()[:, 0]
-    asked = len(spots)
+    n_evaluated = len(spots)
     attenuation, rows = density(x.reshape(-1, 3).index_select(0, spots))
     tau = (
         torch.zeros(dt.numel(), device=x.device, dtype=attenuation.dtype)
@@ -49,7 +49,7 @@ def query_present(
         * dt
     )
     if color is None:
-        return FieldOutput(tau, asked=asked)
+        return FieldOutput(tau, n_evaluated=n_evaluated)
     if faint is not None:
         with torch.no_grad():
             w = torch.exp(-exclusive_sum(tau)) * -torch.expm1(-tau)
@@ -62,7 +62,7 @@ def query_present(
     colors = (
         seen.new_zeros(dt.numel(), seen.shape[-1]).index_copy(0, spots, seen).view(*dt.shape, -1)
     )
-    return FieldOutput(tau, colors, asked)
+    return FieldOutput(tau, colors, n_evaluated)
 
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:

@@ -235,13 +235,14 @@ class Neus(SceneField):
         )
         tau = found.new_zeros(dt.numel()).index_copy(0, spots, found).view(dt.shape)
         behind: FieldOutput | None = None
-        asked: int | None = len(spots)
+        n_evaluated: int | None = len(spots)
         if self.background is not None:
             behind = self.background(self.folded(x), d, torch.where(inside, 0.0, dt))
             tau = tau + behind.tau
-            asked = None if behind.asked is None else len(spots) + behind.asked
+            n_behind = behind.n_evaluated
+            n_evaluated = None if n_behind is None else len(spots) + n_behind
         if not self.channels:
-            return FieldOutput(tau, asked=asked)
+            return FieldOutput(tau, n_evaluated=n_evaluated)
         with torch.no_grad():
             w = torch.exp(-exclusive_sum(tau)) * -torch.expm1(-tau)
             kept = (w.reshape(-1).index_select(0, spots) > self.faint).nonzero()[:, 0]
@@ -253,9 +254,9 @@ class Neus(SceneField):
             0, spots.index_select(0, kept), seen
         )
         color = color.view(*dt.shape, self.channels)
-        return FieldOutput(
-            tau, color if behind is None or behind.color is None else color + behind.color, asked
-        )
+        if behind is not None and behind.color is not None:
+            color = color + behind.color
+        return FieldOutput(tau, color, n_evaluated)
 
     def folded(self, x: Tensor) -> Tensor:
         """Points outside the box as the background sees them: (2 − 1/|u|∞) u/|u|∞, |u|∞ = 1 on the

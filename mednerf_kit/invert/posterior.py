@@ -29,9 +29,8 @@ from ..core.types import Rays
 from ..fields.hyper import SHARP_EDGE, MlpWeights
 from ..gan.generator import HyperGenerator, Latent
 from ..prior.load import INVERSIONS, Prior
-from ..rays.render import Level, render, xray
+from ..rays.render import Level, line_integral, render
 from ..rays.samplers.stratified import Stratified
-
 
 # Field units over which a scan ends, above and below, while codes are searched: a soft end lets a
 # patient be moved along the axis.
@@ -197,9 +196,9 @@ class Problem:
             )
         )
         code = self.g.weights(self.latent(state), edge=edge)
-        seen = render(rays, self.g.field, self.sampler, picture=xray, code=code, rng=rng)[
-            -1
-        ].picture.image[..., 0]
+        seen = render(
+            rays, self.g.field, self.sampler, image_model=line_integral, code=code, rng=rng
+        )[-1].rendering.image[..., 0]
         truth = self.images[view, pixels[:, 1], pixels[:, 2]]
         gain = state.log_gain.exp()[:, view]
         seen = seen * self.expected_gain[view]

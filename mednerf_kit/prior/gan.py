@@ -99,7 +99,7 @@ class Noisy:
 
     def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any) -> FieldOutput:
         noise = self.std * self.share.randn(dt.shape, self.rng)
-        return self.field.answer(x, d, dt, code, noise)
+        return self.field.evaluate(x, d, dt, code, noise)
 
 
 @TASKS.register("adversarial")
@@ -120,7 +120,9 @@ class AdversarialTask:
     def __init__(
         self,
         *,
-        picture: Literal["line_integral", "transmission", "emission_absorption"] = "line_integral",
+        image_model: Literal[
+            "line_integral", "transmission", "emission_absorption"
+        ] = "line_integral",
         background: float = 0.0,
         batch: int = 4,
         density_noise: float = 1.0,
@@ -147,7 +149,7 @@ class AdversarialTask:
             accumulate,
             Ranks(),
         )
-        self.renderer = Renderer(parts.levels, physics(picture, background), parts.poses)
+        self.renderer = Renderer(parts.levels, physics(image_model, background), parts.poses)
         self.channels = 3 if parts.generator.field_outputs == 4 else 1
         self.rng = Generator().manual_seed(seed)  # choices: the same on every device
         # jitter and noise along rays, made where they are used

@@ -109,12 +109,12 @@ def check(recipe: Mapping[str, Any]) -> None:
         GENERATORS.build(recipe["generator"]),
         DISCRIMINATORS.build(recipe["discriminator"], channels=1),
     )
-    picture = task.get("picture", "line_integral")
-    if (picture == "emission_absorption") != (generator.field_outputs == 4):
+    image_model = task.get("image_model", "line_integral")
+    if (image_model == "emission_absorption") != (generator.field_outputs == 4):
         raise UserError(
-            f"got picture '{picture}' of a generator with {generator.field_outputs} outputs",
-            "wanted emission_absorption with 4 outputs, or another picture with 1",
-            "set task.picture or generator.outputs",
+            f"got image model '{image_model}' of a generator with {generator.field_outputs} outputs",
+            "wanted emission_absorption with 4 outputs, or another image model with 1",
+            "set task.image_model or generator.outputs",
         )
     side = int(recipe["dataset"].get("size", discriminator.size))
     if not isinstance(
@@ -135,13 +135,11 @@ def check(recipe: Mapping[str, Any]) -> None:
         )
     OPTIMISERS.check(recipe["optimiser"], "generator", "discriminator", "d_interval")
     INVERSIONS.check(recipe["inversion"])
-    if recipe["inversion"]["name"] == "posterior" and (recipe["generator"]["name"], picture) != (
-        "hyper",
-        "line_integral",
-    ):
+    learned = (recipe["generator"]["name"], image_model)
+    if recipe["inversion"]["name"] == "posterior" and learned != ("hyper", "line_integral"):
         raise UserError(
             f"got inversion 'posterior' of generator '{recipe['generator']['name']}' "
-            f"and picture '{picture}'",
+            f"and image model '{image_model}'",
             "wanted generator 'hyper' and line integrals",
             "set inversion={name: relaxed}",
         )
@@ -321,7 +319,7 @@ def radiographed(choice: Mapping[str, Any]) -> tuple[Reals, Geometry, dict[str, 
         *orbits.notes,
         *(
             []
-            if recipe["task"].get("picture", "line_integral") == "line_integral"
+            if recipe["task"].get("image_model", "line_integral") == "line_integral"
             else [NO_ATTENUATION]
         ),
     ]

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ..core import files
 from ..core.config import Registry
 from ..core.errors import UserError, unknown_name
-from ..engine.run_folder import find_folder, newest_readable
+from ..engine.run_folder import find_folder, load_snapshot, newest_readable
 from ..gan.generator import GENERATORS, SceneGenerator
 from ..imaging.geometry import Geometry, interpolated_by_angle
 
@@ -50,7 +49,7 @@ class Prior:
         attenuation can be stated.
         """
         return (
-            self.meta.get("recipe", {}).get("task", {}).get("picture", "line_integral")
+            self.meta.get("recipe", {}).get("task", {}).get("image_model", "line_integral")
             == "line_integral"
         )
 
@@ -102,10 +101,10 @@ def load_prior(run: str | Path) -> Prior:
                 "wanted mednerf_kit/bundled/*.safetensors",
                 "train one with `mednerf-kit train` and give --run",
             )
-        tensors, meta = files.load_tensors(path)
+        tensors, meta = load_snapshot(path)
     elif name.endswith(".safetensors"):
         path = Path(name)
-        tensors, meta = files.load_tensors(path)
+        tensors, meta = load_snapshot(path)
     else:
         path, tensors, meta, _ = newest_readable(find_folder(name))
     try:

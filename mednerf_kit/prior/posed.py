@@ -78,7 +78,7 @@ class PriorTask:
         self,
         *,
         objective: Literal["gan", "posed", "hybrid"] = "hybrid",
-        picture: str = "line_integral",
+        image_model: str = "line_integral",
         batch: int = 16,
         points: int = 768,
         rays: int = 96,
@@ -119,7 +119,7 @@ class PriorTask:
             geometry,
             device,
         )
-        self.picture = IMAGE_MODELS[picture]
+        self.image_model = IMAGE_MODELS[image_model]
         self.rng = Generator().manual_seed(seed)  # choices: the same on every device
         self.ray_rng = seeded_generator(device, seed)  # jitter along rays, made where it is used
         g, patients, views = parts.generator, len(targets.images), geometry.views
@@ -254,11 +254,11 @@ class PriorTask:
             rays,
             self.parts.generator.field,
             levels,
-            picture=self.picture,
+            image_model=self.image_model,
             code=code,
             rng=self.ray_rng,
         )
-        return rendered[-1].picture.image.mean(-1)
+        return rendered[-1].rendering.image.mean(-1)
 
     def _patches(self, share: BatchShard, edge: float) -> tuple[Tensor, Tensor]:
         """Patches of real views, and of random patients seen from there: [B, 1, n, n] each."""

@@ -67,9 +67,9 @@ def check(recipe: Mapping[str, Any]) -> None:
             "wanted a coarser level before it",
             "put 'stratified' first",
         )
-    if recipe["task"].get("picture") == "emission_absorption" and generator.field_outputs == 1:
+    if recipe["task"].get("image_model") == "emission_absorption" and generator.field_outputs == 1:
         raise UserError(
-            "got picture 'emission_absorption' of a generator without colour",
+            "got image model 'emission_absorption' of a generator without colour",
             "wanted generator.outputs 4",
             "set generator.outputs=4",
         )

@@ -19,7 +19,7 @@ from ..core import config
 from ..core.types import FieldOutput, Rays, Rendering
 from ..fields.hyper import MlpWeights
 from ..imaging.geometry import Geometry
-from ..rays.render import IMAGE_MODELS, Level, photo, render
+from ..rays.render import IMAGE_MODELS, Level, emission_absorption, render
 from ..rays.samplers.base import SAMPLERS
 from .cameras import Poses
 from .load import Prior
@@ -32,14 +32,14 @@ class Renderer:
     """How a generator's scenes are seen: the recipe's levels, physics and cameras."""
 
     levels: Sequence[Level]
-    picture: Callable[[FieldOutput], Rendering]
+    image_model: Callable[[FieldOutput], Rendering]
     poses: Poses = field(default_factory=Poses)
 
     @classmethod
     def of(cls, recipe: Mapping[str, Any]) -> Renderer:
         """What a recipe says."""
         task = recipe.get("task", {})
-        seen = physics(task.get("picture", "line_integral"), task.get("background", 0.0))
+        seen = physics(task.get("image_model", "line_integral"), task.get("background", 0.0))
         return cls(levels_of(recipe), seen, poses_of(recipe))
 
     @property
@@ -51,9 +51,9 @@ class Renderer:
         self, asked: Any, rays: Rays, code: MlpWeights, rng: Generator | None = None
     ) -> Tensor:
         """Colours of rays [B, R] of a batch of scenes, [B, R, C]; ``asked`` is the field."""
-        return render(rays, asked, self.levels, picture=self.picture, code=code, rng=rng)[
+        return render(rays, asked, self.levels, image_model=self.image_model, code=code, rng=rng)[
             -1
-        ].picture.image
+        ].rendering.image
 
     @torch.no_grad()
     def views(self, asked: Any, code: MlpWeights, geometry: Geometry) -> Tensor:
@@ -83,9 +83,9 @@ class Renderer:
 
 
 def physics(name: str, background: float) -> Callable[[FieldOutput], Rendering]:
-    """The picture of this name; ``background`` shows where nothing absorbs."""
+    """The image model of this name; ``background`` shows where nothing absorbs."""
     return (
-        partial(photo, background=float(background))
+        partial(emission_absorption, background=float(background))
         if name == "emission_absorption"
         else IMAGE_MODELS[name]
     )

@@ -1,7 +1,7 @@
-"""From rays to pictures: a level is (sampler, field), a recipe is a list of levels.
+"""From rays to pixels: a level is (sampler, field), and a recipe is a list of levels.
 
-Each level's samples and weights guide the next level's sampler. The physics is one of the pure
-functions of ``core.raymath``.
+Each level's samples and weights guide the next level's sampler. An image model says how what a
+field answers becomes the value of a pixel; the sums along a ray are those of ``core.raymath``.
 """
 
 from __future__ import annotations
@@ -12,56 +12,58 @@ from typing import Any
 
 from torch import Generator, Tensor
 
+from ..core import raymath
 from ..core.config import Registry
-from ..core.raymath import emission_absorption, line_integral, transmission
 from ..core.types import Field, FieldOutput, Rays, Rendering, Samples
 from .samplers.base import Previous, Sampler
 
-IMAGE_MODELS: Registry[Rendering] = Registry("picture")
+IMAGE_MODELS: Registry[Rendering] = Registry("image model")
 
 
 @IMAGE_MODELS.register("line_integral")
-def xray(answer: FieldOutput) -> Rendering:
-    """p = Σ tau: a DRR, bone bright, no background."""
-    return line_integral(answer.tau)
+def line_integral(output: FieldOutput) -> Rendering:
+    """p = Σ tau: the value of a DRR, in which bone is bright; there is no background."""
+    return raymath.line_integral(output.tau)
 
 
 @IMAGE_MODELS.register("transmission")
-def film(answer: FieldOutput) -> Rendering:
-    """exp(−Σ tau): detector counts relative to no patient."""
-    return transmission(answer.tau)
+def transmission(output: FieldOutput) -> Rendering:
+    """T = exp(−Σ tau), Beer–Lambert: what a detector counts, relative to no patient."""
+    return raymath.transmission(output.tau)
 
 
 @IMAGE_MODELS.register("emission_absorption")
-def photo(answer: FieldOutput, *, background: Tensor | float = 0.0) -> Rendering:
-    """Emission–absorption of coloured density over black, or over another ``background``."""
-    if answer.color is None:
+def emission_absorption(output: FieldOutput, *, background: Tensor | float = 0.0) -> Rendering:
+    """Σ w · colour of a glowing medium, over black or over another background.
+
+    Options:
+        background: value behind the medium, a number or colours [..., C].
+    """
+    if output.color is None:
         raise ValueError("emission_absorption needs a field with colour")
-    return emission_absorption(answer.tau, answer.color, background)
+    return raymath.emission_absorption(output.tau, output.color, background)
 
 
 @dataclass(frozen=True)
 class Level:
-    """One pass along the rays; ``field=None`` asks the field given to :func:`render`, ``weight`` is
-    its share in the loss.
-    """
+    """One pass along the rays."""
 
     sampler: Sampler
-    field: Field | None = None
-    weight: float = 1.0
+    field: Field | None = None  # None: the field that is given to :func:`render`
+    weight: float = 1.0  # of this level in the loss
 
 
 @dataclass(frozen=True)
 class LevelRendering:
-    """What one level saw."""
+    """What one level gave: pixels, where the field was evaluated, and what it answered there."""
 
-    picture: Rendering
+    rendering: Rendering
     samples: Samples
-    answer: FieldOutput
+    output: FieldOutput
 
 
-def ask(field: Field, rays: Rays, samples: Samples, code: Any = None) -> FieldOutput:
-    """The field's answer at samples [..., R, S]."""
+def query(field: Field, rays: Rays, samples: Samples, code: Any = None) -> FieldOutput:
+    """What a field answers at samples [..., R, S] along rays [..., R]."""
     x = rays.origin[..., None, :] + samples.t[..., None] * rays.direction[..., None, :]
     d = rays.direction if rays.viewing is None else rays.viewing
     return field(x, d[..., None, :], samples.dt, code)
@@ -72,12 +74,14 @@ def render(
     field: Field | None,
     levels: Sequence[Level],
     *,
-    picture: Callable[[FieldOutput], Rendering] = xray,
+    image_model: Callable[[FieldOutput], Rendering] = line_integral,
     code: Any = None,
     rng: Generator | None = None,
 ) -> list[LevelRendering]:
-    """Render rays [..., R] level by level; the last entry is the finest. Rays [B, R] see a batch of
-    scenes, one code each.
+    """Render rays [..., R] level by level; the last entry is the finest.
+
+    Rays [B, R] see a batch of generated patients, of which ``code`` holds one each. Without ``rng``
+    every sampler takes its middles, so that the result is deterministic.
     """
     results: list[LevelRendering] = []
     previous: Previous = None
@@ -86,8 +90,8 @@ def render(
         chosen = level.field or field
         if chosen is None:
             raise ValueError("a level without a field needs one to be given")
-        answer = ask(chosen, rays, samples, code)
-        seen = picture(answer)
-        previous = (samples, seen.w.detach())
-        results.append(LevelRendering(seen, samples, answer))
+        output = query(chosen, rays, samples, code)
+        rendering = image_model(output)
+        previous = (samples, rendering.w.detach())
+        results.append(LevelRendering(rendering, samples, output))
     return results

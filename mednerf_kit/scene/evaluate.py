@@ -192,7 +192,7 @@ def surface_width(fit: Fit, scene: Scene, i: int, opacity: Tensor) -> Tensor:
     def widths(rows: slice) -> Tensor:
         rays = scene.cameras.rays(torch.full((len(yx[rows]),), i), yx[rows].float())
         seen = fit.model.render(on_device(rays, fit.device))[-1]
-        return scene_metrics.rise_width(seen.picture.w, seen.samples.t, seen.samples.dt)
+        return scene_metrics.rise_width(seen.rendering.w, seen.samples.t, seen.samples.dt)
 
     return torch.cat(Chunks(rays_at_once(fit.device))(len(yx), widths)).mean()
 

@@ -58,7 +58,7 @@ class Seen:
     image: Tensor  # [R, C] of the finest level
     truth: Tensor  # [R, C]
     importance: Tensor  # [R]
-    asked: Tensor  # samples evaluated, all levels together
+    n_evaluated: Tensor  # samples evaluated, all levels together
 
 
 class PoseCorrections:
@@ -254,7 +254,7 @@ class FitTask:
             selector.observe(replace(chosen, weight=weight), every, slope)
         psnr_db = psnr_from_mse_db(error.mean())
         logged = numbers(
-            {**losses, "psnr_db": psnr_db, "evals_per_ray": seen.asked / len(error)}
+            {**losses, "psnr_db": psnr_db, "evals_per_ray": seen.n_evaluated / len(error)}
         ) | {
             "rate": rate,
             "restarts": float(self.restarts),
@@ -336,20 +336,22 @@ class FitTask:
             totals = {
                 name: value.detach() + totals.get(name, 0.0) for name, value in losses.items()
             }
-            asked = torch.stack([evaluations(level) for level in outcome.rendered]).sum()
+            n_evaluated = torch.stack([evaluations(level) for level in outcome.rendered]).sum()
             found.append(
                 Seen(
-                    outcome.rendered[-1].picture.image.detach(),
+                    outcome.rendered[-1].rendering.image.detach(),
                     outcome.truth,
                     outcome.importance,
-                    asked,
+                    n_evaluated,
                 )
             )
         image, truth, importance = (
             torch.cat(rows)
             for rows in zip(*((s.image, s.truth, s.importance) for s in found), strict=True)
         )
-        return totals, Seen(image, truth, importance, torch.stack([s.asked for s in found]).sum())
+        return totals, Seen(
+            image, truth, importance, torch.stack([s.n_evaluated for s in found]).sum()
+        )
 
     def weights(self, chosen: Pixels, errors: Sequence[Tensor]) -> Tensor:
         """Weights of this process's rows, by their errors where the selector weighs with them."""
@@ -520,4 +522,4 @@ def numbers(values: dict[str, Tensor]) -> dict[str, float]:
 
 def squared_error(seen: LevelRendering, truth: Tensor) -> Tensor:
     """Mean over channels of the squared error of rays, [R], without gradient."""
-    return (seen.picture.image.detach() - truth).square().mean(-1)
+    return (seen.rendering.image.detach() - truth).square().mean(-1)

@@ -52,7 +52,7 @@ def squared_errors(fit: Fit, pixels: int) -> Tensor:
         rays = on_device(
             cameras.rays(view[some], torch.stack([y[some], x[some]], -1).float()), fit.device
         )
-        seen = fit.model.render(rays)[-1].picture.image.cpu().clamp(0, 1)
+        seen = fit.model.render(rays)[-1].rendering.image.cpu().clamp(0, 1)
         found.append((seen - scene.images[view[some], y[some], x[some]].float()).square().mean(-1))
     return torch.cat(found)
 

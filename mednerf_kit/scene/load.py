@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import config, files
+from ..core import config
 from ..core.errors import UserError
 from ..data.posed.scene import load_scene
 from ..data.posed.types import Scene
@@ -124,7 +124,7 @@ def is_scene_run(run: str | Path) -> bool:
 def read_snapshot(run: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
     """The newest whole snapshot of a run, or the one that is named."""
     if str(run).endswith(".safetensors"):
-        return Path(run), *files.load_tensors(Path(run))
+        return Path(run), *run_folder.load_snapshot(Path(run))
     return run_folder.newest_readable(run_folder.find_folder(run))[:3]
 
 

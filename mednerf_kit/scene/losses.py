@@ -147,7 +147,7 @@ class SquaredError(Loss):
     def __call__(self, outcome: Outcome) -> Tensor:
         return outcome.over_levels(
             lambda seen: (
-                outcome.importance * (seen.picture.image - outcome.truth).square().mean(-1)
+                outcome.importance * (seen.rendering.image - outcome.truth).square().mean(-1)
             ).mean()
         )
 
@@ -162,7 +162,7 @@ class AbsoluteError(Loss):
     def __call__(self, outcome: Outcome) -> Tensor:
         return outcome.over_levels(
             lambda seen: (
-                outcome.importance * (seen.picture.image - outcome.truth).abs().mean(-1)
+                outcome.importance * (seen.rendering.image - outcome.truth).abs().mean(-1)
             ).mean()
         )
 
@@ -184,11 +184,11 @@ class SquaredErrorUpToGain(Loss):
 
         def term(seen: LevelRendering) -> Tensor:
             gain = fitted_gains(
-                seen.picture.image.detach(), outcome.truth, outcome.importance, view, len(sources)
+                seen.rendering.image.detach(), outcome.truth, outcome.importance, view, len(sources)
             )
             return (
                 outcome.importance
-                * (seen.picture.image - gain[view, None] * outcome.truth).square().mean(-1)
+                * (seen.rendering.image - gain[view, None] * outcome.truth).square().mean(-1)
             ).mean()
 
         return outcome.over_levels(term)
@@ -210,7 +210,7 @@ class Coverage(Loss):
     def __call__(self, outcome: Outcome) -> Tensor:
         if outcome.alpha is None:
             raise ValueError("the mask loss needs pictures with alpha")
-        opacity = outcome.rendered[-1].picture.w.sum(-1).clamp(1e-3, 1 - 1e-3)
+        opacity = outcome.rendered[-1].rendering.w.sum(-1).clamp(1e-3, 1 - 1e-3)
         return torch.nn.functional.binary_cross_entropy(opacity, outcome.alpha, outcome.importance)
 
 
@@ -253,7 +253,7 @@ class FreeSpace(Loss):
             before = (seen.samples.t < depth[:, None] - self.margin) & (seen.samples.dt > 0)
             length = (seen.samples.dt * before).sum(-1)
             return outcome.over_known_free(
-                (seen.answer.tau * before).sum(-1) / length.clamp_min(1e-6)
+                (seen.output.tau * before).sum(-1) / length.clamp_min(1e-6)
             )
 
         return outcome.over_levels(term)
@@ -271,9 +271,9 @@ class SurfaceConcentration(Loss):
     def __call__(self, outcome: Outcome) -> Tensor:
         def term(seen: LevelRendering) -> Tensor:
             mean = expected_depth(seen)
-            spread = ((seen.picture.w * seen.samples.t.square()).sum(-1) - mean.square()).clamp_min(
-                0
-            )
+            spread = (
+                (seen.rendering.w * seen.samples.t.square()).sum(-1) - mean.square()
+            ).clamp_min(0)
             return outcome.over_known_depth(
                 (mean - outcome.known_depth()).abs() + self.variance * spread
             )
@@ -305,8 +305,8 @@ class LineOfSight(Loss):
             away = seen.samples.t - depth[:, None]
             bell = torch.exp(-0.5 * (away / (eps / 3)).square()) * seen.samples.dt
             bell = bell / bell.sum(-1, keepdim=True).clamp_min(1e-9)
-            near = (seen.picture.w - bell).square() * (away.abs() < eps)
-            empty = seen.picture.w.square() * (away < -eps)
+            near = (seen.rendering.w - bell).square() * (away.abs() < eps)
+            empty = seen.rendering.w.square() * (away < -eps)
             return outcome.over_known_free((near + empty).sum(-1))
 
         return outcome.over_levels(term)
@@ -353,7 +353,7 @@ def eikonal(*, weight: float = 0.1) -> Loss:
 
 def expected_depth(seen: LevelRendering) -> Tensor:
     """Σ w t along each ray, [R]."""
-    return (seen.picture.w * seen.samples.t).sum(-1)
+    return (seen.rendering.w * seen.samples.t).sum(-1)
 
 
 def fitted_gains(image: Tensor, truth: Tensor, weight: Tensor, view: Tensor, views: int) -> Tensor:

@@ -36,11 +36,11 @@ class Model:
     fields: nn.ModuleDict  # by the recipe's names
     samplers: nn.ModuleDict  # those with a state, by the level's index
     levels: list[Level]
-    picture: Callable[[FieldOutput], Rendering]
+    image_model: Callable[[FieldOutput], Rendering]
 
     def render(self, rays: Rays, rng: torch.Generator | None = None) -> list[LevelRendering]:
         """Render rays [R] level by level."""
-        return render(rays, None, self.levels, picture=self.picture, rng=rng)
+        return render(rays, None, self.levels, image_model=self.image_model, rng=rng)
 
     def scene_fields(self) -> list[SceneField]:
         """The fields, each once."""
@@ -112,10 +112,10 @@ def build_model(
     )
     fields.to(device)
     samplers.to(device)
-    picture = IMAGE_MODELS[recipe["picture"]]
-    if "background" in inspect.signature(picture).parameters:
-        picture = partial(picture, background=background)
-    return Model(fields, samplers, levels, picture)
+    image_model = IMAGE_MODELS[recipe["image_model"]]
+    if "background" in inspect.signature(image_model).parameters:
+        image_model = partial(image_model, background=background)
+    return Model(fields, samplers, levels, image_model)
 
 
 def read_level(node: Mapping[str, Any], fields: nn.ModuleDict, box: Tensor) -> Level:
@@ -222,7 +222,7 @@ def render_cameras(
         return finest(model, rays)
 
     out: list[list[Tensor]] = []
-    asked = 0
+    evaluated = 0
     for v in tqdm(
         range(cameras.count),
         desc="views",
@@ -230,7 +230,7 @@ def render_cameras(
         disable=None if progress and cameras.count > 1 else True,
     ):
         parts = chunks(len(yx), partial(seen_by, v))
-        asked += sum(n for _, n in parts)
+        evaluated += sum(n for _, n in parts)
         out.append([torch.cat(column) for column in zip(*(seen for seen, _ in parts), strict=True)])
     shape = (cameras.count, rows, cols)
     image, mean, median, opacity, spread = (
@@ -242,7 +242,7 @@ def render_cameras(
         median[..., 0],
         opacity[..., 0],
         spread[..., 0],
-        asked / (cameras.count * len(yx)),
+        evaluated / (cameras.count * len(yx)),
         time.perf_counter() - started,
         peak_mib(device),
     )
@@ -261,7 +261,7 @@ def finest(model: Model, rays: Rays) -> tuple[list[Tensor], int]:
     """
     rendered = model.render(rays)
     last = rendered[-1]
-    w, t = last.picture.w, last.samples.t
+    w, t = last.rendering.w, last.samples.t
     opacity = w.sum(-1)
     share = w / opacity.clamp_min(1e-6)[:, None]
     mean = (share * t).sum(-1)
@@ -270,7 +270,7 @@ def finest(model: Model, rays: Rays) -> tuple[list[Tensor], int]:
     hit = [
         torch.where(opacity > 0.01, v, torch.nan) for v in (mean, t.gather(-1, half)[:, 0], spread)
     ]
-    return [v.cpu() for v in (last.picture.image, *hit[:2], opacity, hit[2])], int(
+    return [v.cpu() for v in (last.rendering.image, *hit[:2], opacity, hit[2])], int(
         sum(evaluations(r) for r in rendered)
     )
 
@@ -279,8 +279,9 @@ def evaluations(rendered: LevelRendering) -> Tensor:
     """How many samples a level's field evaluated, a whole number on their device, which is not
     waited for.
     """
-    dt, asked = rendered.samples.dt, rendered.answer.asked
-    return (dt > 0).sum() if asked is None else torch.full((), asked, device=dt.device)
+    dt = rendered.samples.dt
+    n = rendered.output.n_evaluated
+    return (dt > 0).sum() if n is None else torch.full((), n, device=dt.device)
 
 
 def on_device(rays: Rays, device: str | torch.device) -> Rays:

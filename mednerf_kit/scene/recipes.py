@@ -34,7 +34,7 @@ RECIPE_KEYS = frozenset(
         "levels",
         "selector",
         "losses",
-        "picture",
+        "image_model",
         "steps",
         "snapshot_steps",
     )
@@ -67,7 +67,7 @@ def check(recipe: Mapping[str, Any]) -> None:
         if isinstance(node, Mapping) and "sampler" in node:
             SAMPLERS.check(node["sampler"], "box", "field")
     SELECTORS.check(recipe["selector"], "views", "rows", "cols", "images", "masks")
-    IMAGE_MODELS[recipe["picture"]]
+    IMAGE_MODELS[recipe["image_model"]]
     losses = build_losses(recipe["losses"])
     if not any(loss.sees_picture for loss in losses.values()):
         raise UserError(
@@ -88,9 +88,10 @@ def prepare(choice: Mapping[str, Any], device: torch.device) -> PreparedRun:
     recipe, dataset, seed = choice["recipe"], choice["dataset"], choice["seed"]
     scene = read_scene(dataset, recipe, choice["split"], choice["limit"])
     channels = 0 if scene.quantity == "line_integral" else scene.images.shape[-1]
-    if (channels == 0) != (recipe["picture"] == "line_integral"):
+    if (channels == 0) != (recipe["image_model"] == "line_integral"):
         raise UserError(
-            f"got picture '{recipe['picture']}' for a scene of {scene.quantity.replace('_', ' ')}s",
+            f"got image model '{recipe['image_model']}' for a scene of "
+            f"{scene.quantity.replace('_', ' ')}s",
             "wanted line_integral for radiographs and emission_absorption for photographs",
             "choose a recipe of that kind with --config",
         )

@@ -220,7 +220,7 @@ def test_every_registry_is_listed_and_every_entry_says_what_it_is():
     assert {
         "sampler",
         "selector",
-        "picture",
+        "image model",
         "generator",
         "discriminator",
         "augment",

@@ -43,7 +43,7 @@ def test_no_present_name_is_a_former_one():
 def test_every_pending_name_stands_in_a_table(monkeypatch):
     monkeypatch.undo()
     former = set(former_names.KEYS) | {name for _, name in former_names.VARIANTS}
-    assert former_names.PENDING <= former
+    assert former >= former_names.PENDING
 
 
 def test_every_former_recipe_still_loads():

@@ -414,7 +414,7 @@ def neus_fit(field: Neus):
     """A fit of the exact ball field on the pictures of a ball."""
     fit = ball_fit(views=2, size=16)
     model = Model(
-        nn.ModuleDict({"scene": field}), nn.ModuleDict(), fit.model.levels, fit.model.picture
+        nn.ModuleDict({"scene": field}), nn.ModuleDict(), fit.model.levels, fit.model.image_model
     )
     levels = [
         replace(
@@ -546,4 +546,6 @@ def test_a_fit_of_dtu_may_do_without_masks(tmp_path):
             device="cpu",
         )
         first, last = first_and_last(run)
-        assert last["photometric_l1"] < first["photometric_l1"] and ("mask" in last) == (not settings)
+        assert last["photometric_l1"] < first["photometric_l1"] and ("mask" in last) == (
+            not settings
+        )

@@ -135,7 +135,7 @@ def test_hypernerfgan_modulates_every_layer(modulation):
 def test_gradients_reach_every_parameter(name):
     g = tiny(name)
     x, d, dt = rays()
-    answer = g.field.answer(
+    answer = g.field.evaluate(
         x, d, dt, g.weights(g.draw(2, seeded())), torch.randn(dt.shape, generator=seeded())
     )
     (answer.tau.sum() + answer.color.square().sum()).backward()
@@ -179,7 +179,7 @@ def test_noise_moves_the_density_before_its_relu():
     layers = ((torch.zeros(1, 4, 16), torch.tensor([[-1.0, 0, 0, 0]])),)
     x, d, dt = (t[:1] for t in rays())
     quiet, loud = (
-        field.answer(x, d, dt, MlpWeights(layers), noise)
+        field.evaluate(x, d, dt, MlpWeights(layers), noise)
         for noise in (None, torch.full(dt.shape, 3.0))
     )
     inside = x[..., :2].square().sum(-1) < 1.4**2

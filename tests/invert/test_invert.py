@@ -109,7 +109,7 @@ def marched(prior: Prior, code, angle_deg: float, distance: float, nodes: int = 
     )
     return render(rays, prior.generator.field, [Level(Stratified(n=nodes))], code=code)[
         -1
-    ].picture.image.reshape(SIZE, SIZE)
+    ].rendering.image.reshape(SIZE, SIZE)
 
 
 # Baking

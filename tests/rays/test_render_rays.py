@@ -9,10 +9,17 @@ import math
 import pytest
 import torch
 
-from mednerf_kit.core.raymath import transmission
 from mednerf_kit.core.types import FieldOutput, Rays
 from mednerf_kit.imaging.geometry import Geometry
-from mednerf_kit.rays.render import IMAGE_MODELS, Level, ask, photo, render, xray
+from mednerf_kit.rays.render import (
+    IMAGE_MODELS,
+    Level,
+    emission_absorption,
+    line_integral,
+    query,
+    render,
+    transmission,
+)
 from mednerf_kit.rays.samplers.importance import Importance
 from mednerf_kit.rays.samplers.l_nerf import Local
 from mednerf_kit.rays.samplers.stratified import Stratified
@@ -63,9 +70,9 @@ def test_a_slab_is_exact_whatever_the_number_of_samples(samples):
         torch.full((1, 3), 1 + length),
     )
     slab = Shape(lambda x: torch.ones(x.shape[:-1]), mu=0.7)
-    film = render(
-        rays, slab, [Level(Stratified(n=samples))], picture=lambda a: transmission(a.tau)
-    )[-1].picture
+    film = render(rays, slab, [Level(Stratified(n=samples))], image_model=transmission)[
+        -1
+    ].rendering
     assert film.image.flatten().tolist() == pytest.approx([math.exp(-0.7 * length)] * 3, rel=1e-5)
 
 
@@ -75,7 +82,7 @@ def test_stratified_converges_to_a_balls_chord(angle_deg):
     truth = mu * chords(rays, radius)
     errors = {}
     for n in (16, 64, 512):
-        seen = render(rays, ball(radius, mu), [Level(Stratified(n=n))])[-1].picture.image[..., 0]
+        seen = render(rays, ball(radius, mu), [Level(Stratified(n=n))])[-1].rendering.image[..., 0]
         errors[n] = float((seen - truth).square().mean().sqrt() / truth.amax())
     assert errors[16] > 2 * errors[64] > 4 * errors[512] and errors[512] < 2e-3
 
@@ -105,7 +112,7 @@ class Blob:
             for i, seen in enumerate(
                 render(rays, self, levels, rng=torch.Generator().manual_seed(seed))
             ):
-                squares[i] += (seen.picture.image[..., 0] - truth).square().mean() / seeds
+                squares[i] += (seen.rendering.image[..., 0] - truth).square().mean() / seeds
         return (squares.sqrt() / truth.amax()).tolist()
 
 
@@ -131,31 +138,31 @@ def test_a_level_may_bring_its_own_field():
         rays, field, [Level(Stratified(n=16), field=proposal), Level(Importance(n=16))]
     )
     assert len(proposal.asked) == len(field.asked) == 1
-    assert last.picture.image.amax() > 2.5 * first.picture.image.amax()
+    assert last.rendering.image.amax() > 2.5 * first.rendering.image.amax()
 
 
 def test_points_are_asked_where_the_samples_are():
     rays, field = view_rays(), ball(0.5)
     samples = Stratified(n=7)(rays)
-    answer = ask(field, rays, samples)
+    output = query(field, rays, samples)
     (asked,) = field.asked
     assert asked.shape == (1, rays.near.shape[1], 7, 3)
     for r, s in ((0, 0), (5, 3), (100, 6)):
         point = rays.origin[0, r] + samples.t[0, r, s] * rays.direction[0, r]
         torch.testing.assert_close(asked[0, r, s], point)
-        torch.testing.assert_close(answer.color[0, r, s], point)
-    assert answer.tau.shape == (1, rays.near.shape[1], 7)
+        torch.testing.assert_close(output.color[0, r, s], point)
+    assert output.tau.shape == (1, rays.near.shape[1], 7)
 
 
 def test_chunks_of_rays_never_change_a_pixel():
     rays, levels = view_rays(), [Level(Stratified(n=16)), Level(Local(n=16))]
-    whole = render(rays, ball(0.6), levels)[-1].picture.image
+    whole = render(rays, ball(0.6), levels)[-1].rendering.image
     parts = []
     for start in range(0, rays.near.shape[1], 100):
         some = Rays(
             *(v[:, start : start + 100] for v in (rays.origin, rays.direction, rays.near, rays.far))
         )
-        parts.append(render(some, ball(0.6), levels)[-1].picture.image)
+        parts.append(render(some, ball(0.6), levels)[-1].rendering.image)
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=1e-6)
 
 
@@ -173,7 +180,7 @@ def test_scenes_of_a_batch_do_not_mix():
     field = Scaled(lambda x: x.square().sum(-1) < 0.25)
     image = render(both, field, [Level(Stratified(n=16))], code=torch.tensor([1.0, 2.0]))[
         -1
-    ].picture.image
+    ].rendering.image
     torch.testing.assert_close(image[1], 2 * image[0])
 
 
@@ -182,7 +189,7 @@ def test_a_generator_jitters_and_repeats():
 
     def image(seed):
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        return render(rays, ball(0.5), levels, rng=generator)[-1].picture.image
+        return render(rays, ball(0.5), levels, rng=generator)[-1].rendering.image
 
     assert torch.equal(image(1), image(1)) and not torch.equal(image(1), image(2))
     assert torch.equal(image(None), image(None))
@@ -197,9 +204,9 @@ def test_every_picture_answers_one_value_per_ray_and_channel(name):
     assert (seen.w >= 0).all() and (seen.w.sum(-1) <= 1 + 1e-5).all()
 
 
-def test_a_photo_needs_colour():
+def test_emission_and_absorption_need_a_colour():
     with pytest.raises(ValueError, match="colour"):
-        photo(FieldOutput(torch.zeros(1, 2, 3)))
+        emission_absorption(FieldOutput(torch.zeros(1, 2, 3)))
 
 
 def test_gradients_reach_the_field_and_not_the_nodes():
@@ -213,10 +220,10 @@ def test_gradients_reach_the_field_and_not_the_nodes():
         rays,
         Grown(lambda x: x.square().sum(-1) < 0.25),
         [Level(Stratified(n=8)), Level(Importance(n=8))],
-        picture=xray,
+        image_model=line_integral,
     )
     assert not results[-1].samples.t.requires_grad
-    total = results[-1].picture.image.sum()
+    total = results[-1].rendering.image.sum()
     total.backward()
     assert mu.grad.item() == pytest.approx(total.item() / 0.5, rel=1e-4), (
         "a line integral is linear in the attenuation"
@@ -232,4 +239,4 @@ def test_rays_that_miss_the_support_are_black():
     )
     everywhere = Shape(lambda x: torch.ones(x.shape[:-1]))
     for result in render(missing, everywhere, [Level(Stratified(n=8)), Level(Importance(n=8))]):
-        assert result.picture.image.abs().max() < 1e-6
+        assert result.rendering.image.abs().max() < 1e-6

@@ -35,7 +35,7 @@ RECIPE = {
     "scene": {"size": 16, "train_views": 4, "clip": False},
     "selector": {"name": "random", "n": RAYS},
     "losses": {"mse": 1.0},
-    "picture": "emission_absorption",
+    "image_model": "emission_absorption",
     "steps": STEPS,
     "snapshot_steps": STEPS,
 }

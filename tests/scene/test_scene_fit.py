@@ -35,7 +35,7 @@ def run(tmp_path_factory) -> Path:
 
 def midpoints(model: scene_model.Model, rays: Rays) -> list[LevelRendering]:
     """The model's pictures without jitter along the rays, so that parts see what the whole sees."""
-    return render(rays, None, model.levels, picture=model.picture)
+    return render(rays, None, model.levels, image_model=model.image_model)
 
 
 def test_a_fit_learns_and_keeps_its_folder(run):

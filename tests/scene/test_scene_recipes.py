@@ -18,7 +18,7 @@ from mednerf_kit.engine.session import resolve
         ({"losses": {"msee": 1.0}}, "mse"),
         ({"losses": {"depth_soft": 0.01}}, "none looks at the picture"),
         ({"steps": 0}, "wanted at least 1"),
-        ({"picture": "line_integral"}, "line_integral for radiographs"),
+        ({"image_model": "line_integral"}, "line_integral for radiographs"),
         ({"scene": {"sizes": 24}}, "size"),
     ],
 )

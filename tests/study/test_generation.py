@@ -287,7 +287,8 @@ def test_voxels_show_what_rays_show(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "task", [{"picture": "emission_absorption", "background": 1.0}, {"picture": "transmission"}]
+    "task",
+    [{"image_model": "emission_absorption", "background": 1.0}, {"image_model": "transmission"}],
 )
 def test_voxels_show_what_rays_show_where_matter_hides_matter(tmp_path, task):
     node = {
@@ -599,7 +600,7 @@ def test_the_board_shows_generators_whose_views_are_marched(tmp_path):
         "rank": 2,
         "skip": 0,
     }
-    prior = prior_of(tmp_path, {"name": "adversarial", "picture": "emission_absorption"}, node)
+    prior = prior_of(tmp_path, {"name": "adversarial", "image_model": "emission_absorption"}, node)
     renderer = previews.Renderer.of(
         {**prior.meta["recipe"], "levels": [{"name": "stratified", "n": 4}]}
     )

@@ -370,5 +370,5 @@ def test_the_command_prints_table_and_folder(tiny_set, tmp_path):
 @pytest.mark.parametrize("preset", ["quick", "default", "paper"])
 def test_recipes_resolve(name, preset):
     recipe = resolve("x", name, preset, ["scene.views=36"])
-    assert recipe["picture"] == "line_integral" and recipe["scene"]["views"] == 36
+    assert recipe["image_model"] == "line_integral" and recipe["scene"]["views"] == 36
     assert len((config.folder() / f"{name}.yaml").read_text().splitlines()) <= 40

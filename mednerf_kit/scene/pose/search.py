@@ -209,7 +209,7 @@ def _descend(
         rays = replace(cameras, c2w=pose).rays(view.reshape(-1), yx.reshape(-1, 2))
         image = (
             model.render(on_device(rays, device), rng)[-1]
-            .picture.image.cpu()
+            .rendering.image.cpu()
             .view(count, search.rays, -1)
         )
         loss = (image - truth).square().mean((1, 2))
