@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import re
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,28 +18,18 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample
 
 from .. import DISCLAIMER
 from ..core import files
 from ..core.errors import UserError, unknown_name
+from .dicom import read_series, reason, unreadable
 
 if TYPE_CHECKING:
-    import pydicom
     import SimpleITK
 
 Quantity = Literal["hu", "mu_per_mm", "relative"]
 AIR = {"hu": -1000.0, "mu_per_mm": 0.0, "relative": 0.0}  # what lies outside a volume
 WRITABLE = (".nii.gz", ".nii", ".mha", ".nrrd")
-SLICE_TAGS = [
-    "SeriesInstanceUID",
-    "Modality",
-    "Rows",
-    "Columns",
-    "PixelSpacing",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-]
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,51 +180,34 @@ class Volume:
         return dataclasses.replace(self, values=values.contiguous(), affine=affine)
 
     def aligned(self) -> Volume:
-        """The same scan on a grid whose i, j, k run along world x, y, z: turned over exactly if
-        possible, else interpolated.
+        """The same scan on a grid whose i, j, k run along world x, y, z: turned over exactly where
+        its axes run along these in another order or sense, else interpolated linearly onto the box
+        about it, with air around.
         """
-        direction = self.direction
-        order = np.abs(direction).argmax(axis=1)  # which voxel axis runs along x, y and z
-        if sorted(order) == [0, 1, 2] and np.allclose(
-            np.abs(direction[range(3), order]), 1, atol=1e-6
-        ):
-            values = self.values.permute([2 - int(order[2 - i]) for i in range(3)])
-            values = values.flip([2 - x for x in range(3) if direction[x, order[x]] < 0])
-            spacing = np.array(self.spacing_mm)[order]
-            return dataclasses.replace(
-                self,
-                values=values,
-                affine=_affine(np.eye(3), spacing, self.centre_mm, tuple(values.shape)),
-            )
-        return self._straightened()
+        direction, spacing = self.direction, np.array(self.spacing_mm)
+        if np.array_equal(direction, np.eye(3)):
+            return self
+        import SimpleITK as sitk
 
-    def _straightened(self) -> Volume:
-        """Trilinear interpolation onto the axis-aligned box about the scan, with air around it."""
-        size = np.array(self.shape[::-1])
-        extent = np.abs(self.direction) @ (size * self.spacing_mm)
-        spacing = np.array(self.spacing_mm)[np.abs(self.direction).argmax(axis=1)]
-        shape = tuple(np.ceil(extent / spacing - 1e-6).astype(int)[::-1].tolist())
-        affine = _affine(np.eye(3), spacing, self.centre_mm, shape)
-        to_index = np.linalg.inv(self.affine) @ affine
-        scale = 2 / size
-        turn = torch.from_numpy(to_index[:3, :3] * scale[:, None]).to(self.values)
-        shift = torch.from_numpy((to_index[:3, 3] + 0.5) * scale - 1).to(self.values)
-        plane = torch.stack(
-            torch.meshgrid(*(torch.arange(n).to(self.values) for n in shape[:0:-1]), indexing="xy"),
-            -1,
-        )
-        above_air = self.values[None, None] - AIR[self.quantity]
-        slices = [
-            grid_sample(
-                above_air,
-                (plane @ turn[:, :2].T + turn[:, 2] * k + shift)[None, None],
-                align_corners=False,
-            )[0, 0]
-            for k in range(shape[0])
-        ]
-        return dataclasses.replace(
-            self, values=torch.cat(slices) + AIR[self.quantity], affine=affine
-        )
+        along = np.abs(direction).argmax(axis=1)  # which voxel axis runs along x, y and z
+        spacing_mm = spacing[along]
+        if sorted(along) == [0, 1, 2] and np.allclose(np.abs(direction).max(axis=1), 1, atol=1e-6):
+            image = sitk.DICOMOrient(_as_image(self), "LPS")
+            affine = _affine(np.eye(3), spacing_mm, self.centre_mm, image.GetSize()[::-1])
+        else:
+            air = AIR[self.quantity]
+            extent = np.abs(direction) @ (np.array(self.shape[::-1]) * spacing)
+            size = np.ceil(extent / spacing_mm - 1e-6).astype(int).tolist()
+            affine = _affine(np.eye(3), spacing_mm, self.centre_mm, tuple(size[::-1]))
+            image = sitk.Resample(
+                sitk.ConstantPad(_as_image(self), (1, 1, 1), (1, 1, 1), air),  # fades into air
+                size,
+                outputOrigin=affine[:3, 3].tolist(),
+                outputSpacing=spacing_mm.tolist(),
+                defaultPixelValue=air,
+            )
+        values = torch.from_numpy(sitk.GetArrayFromImage(image))
+        return dataclasses.replace(self, values=values, affine=affine)
 
 
 def _affine(
@@ -258,6 +230,17 @@ def _triangle(old: int, new: int, ratio: float) -> Tensor:
     at = ((torch.arange(new) - (new - 1) / 2) * ratio + (old - 1) / 2).clamp(0, old - 1)
     weights = (1 - (at[:, None] - torch.arange(old)).abs() / max(1.0, ratio)).clamp_min(0)
     return weights / weights.sum(1, keepdim=True)
+
+
+def _as_image(volume: Volume) -> SimpleITK.Image:
+    """The same voxels in the same place, for SimpleITK."""
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(volume.values.detach().cpu().numpy())
+    image.SetSpacing(volume.spacing_mm)
+    image.SetOrigin(volume.origin_mm)
+    image.SetDirection(volume.direction.ravel().tolist())
+    return image
 
 
 def files_at_hand() -> bool:
@@ -284,10 +267,7 @@ def write_volume(volume: Volume, path: str | Path) -> None:
             f"wanted one ending in {', '.join(WRITABLE)}",
             "rename the output",
         )
-    image = sitk.GetImageFromArray(volume.values.detach().cpu().numpy())
-    image.SetSpacing(volume.spacing_mm)
-    image.SetOrigin(volume.origin_mm)
-    image.SetDirection(volume.direction.ravel().tolist())
+    image = _as_image(volume)
     note = " ".join(volume.note.split())
     for key, text in {
         "quantity": volume.quantity,
@@ -302,7 +282,7 @@ def write_volume(volume: Volume, path: str | Path) -> None:
         try:
             sitk.WriteImage(image, str(temporary), useCompression=True)
         except RuntimeError as error:
-            raise OSError(_reason(error)) from error
+            raise OSError(reason(error)) from error
 
 
 def read_volume(path: str | Path, *, quantity: Quantity | None = None) -> Volume:
@@ -321,7 +301,11 @@ def read_volume(path: str | Path, *, quantity: Quantity | None = None) -> Volume
             "wanted a volume file or a DICOM folder",
             "check the path",
         )
-    volume = _read_series(path, quantity) if path.is_dir() else _read_file(path, quantity)
+    if path.is_dir():
+        values, affine = read_series(path, any_modality=quantity is not None)
+        volume = Volume(values, affine, quantity or "hu")
+    else:
+        volume = _read_file(path, quantity)
     if not bool(torch.isfinite(volume.values).all()):
         raise UserError(
             f"got '{path}' with values that are not numbers",
@@ -337,7 +321,7 @@ def _read_file(path: Path, quantity: Quantity | None) -> Volume:
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        raise _unreadable(path, _reason(error)) from None
+        raise unreadable(path, reason(error)) from None
     if path.name.lower().endswith((".nii", ".nii.gz")):
         _refuse_cut_nifti(path, image)
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
@@ -399,160 +383,8 @@ def _refuse_cut_nifti(path: Path, image: SimpleITK.Image) -> None:
             while block := file.read(1 << 22):
                 there += len(block)
     except (EOFError, OSError) as error:
-        raise _unreadable(path, str(error)) from None
+        raise unreadable(path, str(error)) from None
     voxels = int(np.prod(image.GetSize())) * image.GetNumberOfComponentsPerPixel()
     wanted = float(image.GetMetaData("vox_offset")) + voxels * int(image.GetMetaData("bitpix")) // 8
     if there < wanted:
-        raise _unreadable(path, f"it ends after {there} of {wanted:.0f} bytes")
-
-
-def _unreadable(path: Path, why: str) -> UserError:
-    return UserError(
-        f"got '{path}', which cannot be read ({why})",
-        "wanted a whole NIfTI, MetaImage, NRRD or DICOM scan",
-        "copy or export it again",
-    )
-
-
-def _reason(error: Exception) -> str:
-    """The last line of SimpleITK's report, without its source paths."""
-    return str(error).strip().splitlines()[-1].split("ERROR: ")[-1].strip().rstrip(".")
-
-
-def _read_series(folder: Path, quantity: Quantity | None) -> Volume:
-    """One DICOM series: the affine from the slices' own positions, the pixels (rescaled) through
-    SimpleITK.
-    """
-    import SimpleITK as sitk
-
-    slices = _headers(folder)
-    first = next(iter(slices.values()))
-    if quantity is None and first.Modality != "CT":
-        raise UserError(
-            f"got a DICOM series of modality {first.Modality} in '{folder}'",
-            "wanted a CT in Hounsfield units",
-            "say its quantity: mu_per_mm or relative",
-        )
-    order, affine = _ordered(folder, list(slices.values()))
-    paths = list(slices)
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([str(paths[i]) for i in order])
-    reader.SetOutputPixelType(sitk.sitkFloat32)  # each slice has its own rescale slope
-    try:
-        values = sitk.GetArrayFromImage(reader.Execute())
-    except RuntimeError as error:
-        raise _unreadable(folder, _reason(error)) from None
-    return Volume(torch.from_numpy(values), affine, quantity or "hu")
-
-
-def _headers(folder: Path) -> dict[Path, pydicom.Dataset]:
-    """The header of every slice in a folder; other files are passed over, unless they call
-    themselves DICOM.
-    """
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
-    slices: dict[Path, pydicom.Dataset] = {}
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
-        try:
-            header = pydicom.dcmread(
-                path,
-                stop_before_pixels=True,
-                specific_tags=[*SLICE_TAGS, "SamplesPerPixel", "NumberOfFrames"],
-            )
-        except InvalidDicomError:
-            if path.suffix.lower() in (".dcm", ".ima"):
-                raise _unreadable(path, "no DICOM file") from None
-            continue
-        except (
-            EOFError,
-            OSError,
-            ValueError,
-            LookupError,
-            AttributeError,
-            NotImplementedError,
-            struct.error,
-        ) as error:
-            raise _unreadable(path, str(error) or type(error).__name__) from None
-        if path.name.upper() == "DICOMDIR":
-            continue
-        missing = [tag for tag in SLICE_TAGS if tag not in header or header[tag].is_empty]
-        if missing:
-            raise UserError(
-                f"got '{path}' without {', '.join(missing)}",
-                "wanted whole CT slices only",
-                "remove or re-export that file",
-            )
-        if header.get("SamplesPerPixel", 1) != 1 or int(header.get("NumberOfFrames") or 1) != 1:
-            raise UserError(
-                f"got '{path}', which is in colour or has several frames",
-                "wanted single grey slices",
-                "remove that file",
-            )
-        slices[path] = header
-    if len(slices) < 2:
-        raise UserError(
-            f"got '{folder}' with {len(slices)} DICOM slices",
-            "wanted a folder with all slices of one CT series",
-            "check the path",
-        )
-    series = {str(header.SeriesInstanceUID) for header in slices.values()}
-    if len(series) > 1:
-        raise UserError(
-            f"got '{folder}' with {len(series)} DICOM series mixed",
-            "wanted the slices of one series",
-            "keep one per folder",
-        )
-    return slices
-
-
-def _ordered(folder: Path, headers: list[pydicom.Dataset]) -> tuple[list[int], np.ndarray]:
-    """The slices' order along their normal (row × column direction), and the affine that their
-    positions span.
-    """
-
-    def numbers(tag: str) -> np.ndarray:
-        return np.array([[float(v) for v in header[tag].value] for header in headers])
-
-    def refuse(what: str, next_step: str) -> UserError:
-        return UserError(
-            f"got a DICOM series in '{folder}' {what}",
-            "wanted equal slices at equal distances",
-            next_step,
-        )
-
-    alike = np.hstack(
-        [
-            numbers("ImageOrientationPatient"),
-            numbers("PixelSpacing"),
-            [[h.Rows, h.Columns] for h in headers],
-        ]
-    )
-    if not np.allclose(alike, alike[0], rtol=0, atol=1e-3):
-        raise refuse(
-            "whose slices differ in size, spacing or orientation",
-            "remove scouts and other scans from the folder",
-        )
-    across, down = np.split(alike[0, :6], 2)
-    normal = np.cross(across, down) / np.linalg.norm(np.cross(across, down))
-    positions = numbers("ImagePositionPatient")
-    along = positions @ normal
-    order = along.argsort(kind="stable")
-    step = (along.max() - along.min()) / (len(along) - 1)
-    ideal = along.min() + step * np.arange(len(along))
-    if (
-        step <= 0
-        or (np.diff(along[order]) < 0.5 * step).any()
-        or np.abs(along[order] - ideal).max() > 0.1 * step
-    ):
-        raise refuse(
-            "whose slices are not equally spaced",
-            "look for missing or doubled slices, or export an even reconstruction",
-        )
-    drift = positions - positions[0] - np.outer(along - along[0], normal)
-    if np.linalg.norm(drift, axis=1).max() > 0.5 * alike[0, 6:8].min():
-        raise refuse("taken with a tilted gantry", "resample it to a right-angled grid")
-    affine = np.eye(4)
-    affine[:3, :3] = np.stack([across * alike[0, 7], down * alike[0, 6], normal * step], axis=1)
-    affine[:3, 3] = positions[order[0]]
-    return order.tolist(), affine
+        raise unreadable(path, f"it ends after {there} of {wanted:.0f} bytes")

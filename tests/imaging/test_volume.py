@@ -1,6 +1,4 @@
-"""Volumes: units, grids, files that come back as they went, and DICOM folders that are whole or
-refused.
-"""
+"""Volumes: units, grids, and files that come back as they went."""
 
 from __future__ import annotations
 
@@ -179,6 +177,24 @@ def test_aligned_straightens_an_oblique_scan():
     assert new.values[0, 0, 0] == -1000 and new.shape[1] > 20 and new.shape[2] > 22
 
 
+def test_an_oblique_scan_fades_into_air_over_its_last_voxel():
+    from scipy.ndimage import map_coordinates
+
+    v = Volume(values(6, 7, 8), turned(33, (2.0, 1.5, 3.0), (5, 6, 7)), "mu_per_mm")
+    new = v.aligned()
+    grid = np.stack(np.meshgrid(*map(np.arange, new.shape), indexing="ij")[::-1], -1)
+    world = grid @ new.affine[:3, :3].T + new.affine[:3, 3]
+    index = (world - v.affine[:3, 3]) @ np.linalg.inv(v.affine[:3, :3]).T
+    at = [index[..., i] for i in (2, 1, 0)]
+    wanted = map_coordinates(v.values.double().numpy(), at, order=1, mode="grid-constant", cval=0)
+    torch.testing.assert_close(new.values, torch.from_numpy(wanted).float(), atol=0.02, rtol=1e-5)
+
+
+def test_aligned_leaves_an_aligned_scan_alone():
+    v = Volume.centred(values(4, 5, 6), (1.0, 2.0, 3.0), "hu")
+    assert v.aligned() is v
+
+
 # Files
 
 
@@ -286,140 +302,3 @@ def test_other_bad_files(tmp_path):
     )
     with pytest.raises(UserError, match="not numbers"):
         read_volume(tmp_path / "nan.mha", quantity="hu")
-
-
-# DICOM folders
-
-
-def write_slice(path, z_mm, pixels, series="1.2.3", *, slope=1.0, **changes) -> None:
-    """One CT slice as a scanner would write it, HU = slope·stored − 1000."""
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
-
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    d = Dataset()
-    d.file_meta = meta
-    d.SOPClassUID, d.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-    d.SeriesInstanceUID = d.StudyInstanceUID = series
-    d.Modality = "CT"
-    d.Rows, d.Columns = pixels.shape
-    d.PixelSpacing = [2.0, 3.0]  # between rows, between columns
-    d.ImagePositionPatient, d.ImageOrientationPatient = [10.0, 20.0, z_mm], [1, 0, 0, 0, 1, 0]
-    d.SamplesPerPixel, d.PhotometricInterpretation = 1, "MONOCHROME2"
-    d.BitsAllocated, d.BitsStored, d.HighBit, d.PixelRepresentation = 16, 16, 15, 1
-    d.RescaleSlope, d.RescaleIntercept = slope, -1000
-    d.PixelData = pixels.astype("<i2").tobytes()
-    for tag, value in changes.items():
-        setattr(d, tag, value) if value is not None else delattr(d, tag)
-    d.save_as(path, enforce_file_format=True)
-
-
-PIXELS = np.arange(30).reshape(5, 6)
-
-
-def write_scan(folder, count=5, **changes) -> None:
-    """Slices 2.5 mm apart whose names do not follow their positions."""
-    for name, k in zip("dbeac"[:count], range(count), strict=True):
-        write_slice(folder / f"{name}.dcm", -40 + 2.5 * k, PIXELS + 100 * k, **changes)
-
-
-def test_dicom_is_ordered_by_position(tmp_path):
-    write_scan(tmp_path)
-    (tmp_path / "README.txt").write_text("not a slice")
-    v = read_volume(tmp_path)
-    assert v.quantity == "hu" and v.shape == (5, 5, 6)
-    assert v.spacing_mm == (3, 2, 2.5) and v.origin_mm == (10, 20, -40)
-    np.testing.assert_array_equal(v.direction, np.eye(3))
-    torch.testing.assert_close(
-        v.values,
-        torch.stack([torch.from_numpy(PIXELS + 100.0 * k) - 1000 for k in range(5)]).float(),
-    )
-
-
-def test_dicom_coronal_and_per_slice_rescale(tmp_path):
-    for name, k in zip("cab", range(3), strict=True):
-        write_slice(
-            tmp_path / name,
-            0,
-            PIXELS * 2,
-            slope=0.5 * (k + 1),
-            ImageOrientationPatient=[1, 0, 0, 0, 0, -1],
-            ImagePositionPatient=[-5, 4.0 * k, 60],
-        )
-    v = read_volume(tmp_path)
-    np.testing.assert_allclose(v.direction, [[1, 0, 0], [0, 0, 1], [0, -1, 0]], atol=1e-12)
-    assert v.spacing_mm == (3, 2, 4) and v.origin_mm == (-5, 0, 60)
-    torch.testing.assert_close(v.values[:, 1, 2], torch.tensor([8.0, 16, 24]) - 1000)
-    assert v.aligned().shape == (5, 3, 6) and v.aligned().spacing_mm == (3, 4, 2)
-
-
-def test_dicom_round_trip_to_nifti(tmp_path):
-    (tmp_path / "series").mkdir()
-    write_scan(tmp_path / "series")
-    v = read_volume(tmp_path / "series")
-    write_volume(v, tmp_path / "scan.nii.gz")
-    back = read_volume(tmp_path / "scan.nii.gz")
-    np.testing.assert_allclose(back.affine, v.affine, atol=1e-5)
-    torch.testing.assert_close(back.values, v.values)
-
-
-def cut(path, keep):
-    path.write_bytes(path.read_bytes()[:keep])
-
-
-@pytest.mark.parametrize(
-    ("spoil", "words"),
-    [
-        (lambda f: write_slice(f / "z.dcm", 40, PIXELS, series="1.2.4"), "2 DICOM series mixed"),
-        (lambda f: (f / "a.dcm").unlink(), "not equally spaced"),
-        (lambda f: write_slice(f / "z.dcm", -40, PIXELS), "not equally spaced"),  # a position twice
-        (lambda f: write_slice(f / "z.dcm", -28.7, PIXELS), "not equally spaced"),
-        (lambda f: write_slice(f / "z.dcm", -27.5, PIXELS[:4]), "differ in size"),
-        (lambda f: write_slice(f / "z.dcm", -27.5, PIXELS, PixelSpacing=[2, 2]), "differ in size"),
-        (
-            lambda f: write_slice(
-                f / "z.dcm", -27.5, PIXELS, ImageOrientationPatient=[0, 1, 0, 1, 0, 0]
-            ),
-            "differ in size",
-        ),
-        (
-            lambda f: write_slice(f / "z.dcm", -27.5, PIXELS, ImagePositionPatient=None),
-            "without ImagePositionPatient",
-        ),
-        (lambda f: write_slice(f / "z.dcm", -27.5, PIXELS, SamplesPerPixel=3), "in colour"),
-        (lambda f: cut(f / "a.dcm", -20), "cannot be read"),
-        (lambda f: cut(f / "a.dcm", 500), "without"),
-        (lambda f: cut(f / "a.dcm", 60), "cannot be read"),
-        (lambda f: (f / "z.dcm").write_bytes(b""), "cannot be read"),
-        (lambda f: [p.unlink() for p in f.iterdir()], "with 0 DICOM slices"),
-        (lambda f: [p.unlink() for p in f.iterdir() if p.stem != "a"], "with 1 DICOM slices"),
-        (lambda f: write_scan(f, Modality="MR"), "modality MR"),
-        (
-            lambda f: [
-                write_slice(f / f"{n}.dcm", 0, PIXELS, ImagePositionPatient=[0, k, 2.5 * k])
-                for k, n in enumerate("abcde")
-            ],
-            "tilted gantry",
-        ),
-        (lambda f: write_scan(f, ImageOrientationPatient=[1, 0, 0, 0.5, 0.8, 0]), "sheared"),
-    ],
-)
-def test_dicom_that_is_not_one_whole_series(tmp_path, spoil, words):
-    write_scan(tmp_path)
-    spoil(tmp_path)
-    with pytest.raises(UserError, match=words) as error:
-        read_volume(tmp_path)
-    assert error.value.exit_code == 2 and "\n" not in str(error.value)
-
-
-def test_one_dicom_slice_asks_for_its_folder(tmp_path):
-    write_slice(tmp_path / "a.dcm", 0, PIXELS)
-    with pytest.raises(UserError, match="pass the folder"):
-        read_volume(tmp_path / "a.dcm")
-
-
-def test_another_modality_by_its_stated_quantity(tmp_path):
-    write_scan(tmp_path, Modality="MR")
-    assert read_volume(tmp_path, quantity="relative").quantity == "relative"

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from .chest_patient import Chest
 from .painter import Layer
 from .solids import Column, Profile, Solid, axes_along, blob, smooth_path, tube
-
-if TYPE_CHECKING:
-    from .chest import Chest
 
 #: Height of the middle of each vertebra, and half its body's height, width and depth, mm.
 LEVELS = {

@@ -5,10 +5,10 @@ the upper abdomen.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .chest_patient import Chest
 from .painter import Layer
 from .solids import (
     Array,
@@ -25,9 +25,6 @@ from .solids import (
     tube,
 )
 from .trees import scattered, vessel_tree
-
-if TYPE_CHECKING:
-    from .chest import Chest
 
 
 def dome(c: Chest, side: int) -> Callable[[Array, Array], Array]:
