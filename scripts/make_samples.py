@@ -9,7 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from mednerf_kit.core import files
-from mednerf_kit.data.cohort import FIRST_SEED, phantom_volume, render_orbit
+from mednerf_kit.data.cohort import FIRST_SEED
+from mednerf_kit.data.drr import phantom_volume, render_orbit
 from mednerf_kit.data.radiograph import view_angle_deg
 from mednerf_kit.imaging.geometry import DEFAULTS
 

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -22,6 +23,7 @@ from mednerf_kit.commands import evaluate as commands_evaluate
 from mednerf_kit.commands import render as commands_render
 from mednerf_kit.core.config import Registry
 from mednerf_kit.core.errors import RunError, UserError
+from mednerf_kit.data.drr import XraySetup
 from mednerf_kit.data.radiograph import VIEWS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,6 +92,10 @@ def every(words: list[str]) -> set[str]:
     return {option.name for option in command_of(words).params}
 
 
+#: Options of `drr` that make up its X-ray set-up.
+SETUP = {field.name for field in fields(XraySetup)}
+
+
 @pytest.mark.parametrize(
     ("words", "module", "function", "ours"),
     [
@@ -110,7 +116,8 @@ def every(words: list[str]) -> set[str]:
             every(["render"]) - commands_render.SCENE_OPTIONS,
         ),
         (["sample"], "invert.render", "sample", set()),
-        (["drr"], "data.cohort", "make_drr", set()),
+        (["drr"], "data.drr", "make_drr", SETUP),
+        (["drr"], "data.drr", "XraySetup", every(["drr"]) - SETUP),
         (["data", "make"], "data.cohort", "make_cohort", set()),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

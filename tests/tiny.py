@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from mednerf_kit.data.cohort import render_orbit, write_patient
+from mednerf_kit.data.drr import render_orbit, write_patient
 from mednerf_kit.gan.generator import HyperGenerator
 from mednerf_kit.imaging.geometry import DEFAULTS, Geometry
 from mednerf_kit.imaging.volume import Volume

@@ -135,11 +135,15 @@ def drr(*, geometry: Path | None, direction: str, **options: Any) -> None:
     At angle a the source stands at isocentre + SOD·(cos a, −sin a, 0) in LPS: 0° is a lateral, 270°
     the PA film. The last line on stdout is the patient's folder.
     """
-    from ..data.cohort import make_drr
+    from dataclasses import fields
+
+    from ..data.drr import XraySetup, make_drr
     from ..imaging.geometry import Geometry
 
-    set_up = Geometry.from_json(geometry) if geometry else None
-    made = make_drr(geometry=set_up, direction=int(direction), **options)
+    options["geometry"] = Geometry.from_json(geometry) if geometry else None
+    options["direction"] = int(direction)
+    setup = XraySetup(**{field.name: options.pop(field.name) for field in fields(XraySetup)})
+    made = make_drr(setup=setup, **options)
     for note in made.notes:
         click.echo(f"Note: {note}.", err=True)
     click.echo(made.folder)

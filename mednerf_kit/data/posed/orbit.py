@@ -67,7 +67,7 @@ class OrbitScene:
 
     @staticmethod
     def example(folder: Path) -> Path:
-        from ..cohort import write_patient
+        from ..drr import write_patient
 
         geometry = replace(DEFAULTS["chest"].resized(16).orbit(8), offset_mm=(6.0, -3.0))
         geometry.save(folder / "geometry.json")
