@@ -48,13 +48,19 @@ VARIANTS = {
 #: Options of a registered variant, by kind and present name: ``{former option: present option}``.
 OPTIONS: dict[tuple[str, str], dict[str, str]] = {}
 
-#: Beginnings of the names of tensors in a snapshot.
+#: Tensors in a snapshot: whole names, and beginnings of names where they end with a dot.
 TENSORS = {
     "judge.": "discriminator.",
     "optim.maker.": "optim.generator.",
     "optim.judge.": "optim.discriminator.",
     "optim.g.": "optim.generator.",
     "optim.d.": "optim.discriminator.",
+    "slow.": "running_ema.",
+    "random": "rng",
+    "dust": "ray_rng",
+    "noise": "ray_rng",
+    "poses.twist": "pose.twist",
+    "poses.optim.": "pose.optim.0.",
 }
 
 #: Former keys and variants under which the code still finds what they name; they stay as they are.
@@ -124,7 +130,7 @@ def current_tensors(tensors: Mapping[str, T]) -> dict[str, T]:
 
 def _tensor_name(name: str) -> str:
     for old, new in TENSORS.items():
-        if name.startswith(old):
+        if name == old or (old.endswith(".") and name.startswith(old)):
             return new + name.removeprefix(old)
     return name
 

@@ -17,9 +17,8 @@ import yaml
 from torch import Tensor
 
 from .. import DISCLAIMER, __version__
-from ..core import files
+from ..core import files, former_names
 from ..core.errors import UserError, unknown_name
-from ..core.former_names import current_recipe
 
 NUMBERED = re.compile(r"(\d{5})-.+")
 KEPT = 3  # snapshots that stay on disk
@@ -75,19 +74,24 @@ def find_folder(name: str | Path, outdir: Path = Path("runs")) -> Path:
     )
 
 
-def latest_matching(outdir: Path, choice: Mapping[str, Any]) -> Path | None:
-    """The newest run folder of the same configuration that has a snapshot; None starts a new
-    one.
+def latest_matching(outdir: Path, run_config: Mapping[str, Any]) -> Path | None:
+    """The newest run folder of this configuration that has a snapshot; None where there is none.
+
+    Configurations are compared under the present names, so a run that was started under former ones
+    is found too.
     """
-    for folder in sorted(outdir.glob("[0-9]" * 5 + "-*"), reverse=True) if outdir.is_dir() else []:
-        path = folder / "config.yaml"
-        if path.is_file() and read_run_config(folder) == choice and snapshots(folder):
+    for folder in sorted(outdir.glob("[0-9]" * 5 + "-*"), reverse=True):
+        written = (folder / "config.yaml").is_file() and read_run_config(folder) == run_config
+        if written and snapshots(folder):
             return folder
     return None
 
 
 def read_run_config(folder: Path) -> dict[str, Any]:
-    """What a run was started with: dataset, recipe (under the present names), seed, split, limit."""
+    """What a run was started with: dataset, recipe (under the present names), seed, split, limit.
+
+    A :class:`UserError` where the folder is no run folder.
+    """
     path = folder / "config.yaml"
     if not path.is_file():
         raise UserError(
@@ -95,13 +99,15 @@ def read_run_config(folder: Path) -> dict[str, Any]:
             "wanted a run folder",
             "give a folder made by `mednerf-kit train`",
         )
-    return _with_current_recipe(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return with_present_recipe(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
-def _with_current_recipe(facts: dict[str, Any]) -> dict[str, Any]:
-    """What is known of a run, with its recipe under the present names."""
-    recipe = facts.get("recipe") if isinstance(facts, dict) else None
-    return {**facts, "recipe": current_recipe(recipe)} if isinstance(recipe, dict) else facts
+def with_present_recipe(record: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration or a snapshot's metadata with its recipe under the present names."""
+    recipe = record.get("recipe") if isinstance(record, Mapping) else None
+    if not isinstance(recipe, Mapping):
+        return record
+    return {**record, "recipe": former_names.current_recipe(recipe)}
 
 
 def snapshots(folder: Path) -> list[Path]:
@@ -123,9 +129,22 @@ def save_snapshot(
 
 
 def load_snapshot(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata of a snapshot, its recipe under the present names."""
+    """The tensors and the metadata of one snapshot file, tensors and recipe under the present
+    names.
+
+    A :class:`UserError` where the file is missing or damaged.
+    """
     tensors, meta = files.load_tensors(path)
-    return tensors, _with_current_recipe(meta)
+    return former_names.current_tensors(tensors), with_present_recipe(meta)
+
+
+def read_snapshot(run: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    """The snapshot file that is named, or the newest readable one of a run folder, which is named
+    by its path, its name or a unique beginning of it: path, tensors, metadata.
+    """
+    if str(run).endswith(".safetensors"):
+        return Path(run), *load_snapshot(Path(run))
+    return newest_readable(find_folder(run))[:3]
 
 
 def newest_readable(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any], list[str]]:

@@ -343,10 +343,10 @@ class AdversarialTask:
         tensors = with_prefix("model", p.generator.state_dict()) | with_prefix(
             "ema", self.ema.state_dict()
         )
-        tensors |= with_prefix("judge", p.discriminator.state_dict())
-        tensors |= with_prefix("optim.maker", optimiser_tensors(p.optimisers.generator))
-        tensors |= with_prefix("optim.judge", optimiser_tensors(p.optimisers.discriminator))
-        tensors |= {"random": self.rng.get_state(), "dust": self.ray_rng.get_state()}
+        tensors |= with_prefix("discriminator", p.discriminator.state_dict())
+        tensors |= with_prefix("optim.generator", optimiser_tensors(p.optimisers.generator))
+        tensors |= with_prefix("optim.discriminator", optimiser_tensors(p.optimisers.discriminator))
+        tensors |= {"rng": self.rng.get_state(), "ray_rng": self.ray_rng.get_state()}
         tensors |= {"codes": torch.zeros(0, p.generator.latent_dim)} | with_prefix(
             "gain", self.gain.state_dict()
         )
@@ -371,10 +371,10 @@ class AdversarialTask:
         p = self.parts
         p.generator.load_state_dict(strip_prefix("model", tensors))
         self.ema.load_state_dict(strip_prefix("ema", tensors))
-        p.discriminator.load_state_dict(strip_prefix("judge", tensors))
+        p.discriminator.load_state_dict(strip_prefix("discriminator", tensors))
         self.gain.load_state_dict(strip_prefix("gain", tensors))
-        restore_optimiser(p.optimisers.generator, strip_prefix("optim.maker", tensors))
-        restore_optimiser(p.optimisers.discriminator, strip_prefix("optim.judge", tensors))
-        set_rng_state(self.rng, tensors["random"])
-        set_rng_state(self.ray_rng, tensors["dust"])
+        restore_optimiser(p.optimisers.generator, strip_prefix("optim.generator", tensors))
+        restore_optimiser(p.optimisers.discriminator, strip_prefix("optim.discriminator", tensors))
+        set_rng_state(self.rng, tensors["rng"])
+        set_rng_state(self.ray_rng, tensors["ray_rng"])
         p.probability.load(meta["probability"])

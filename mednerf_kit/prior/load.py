@@ -15,7 +15,8 @@ from torch import Generator, Tensor
 
 from ..core.config import Registry
 from ..core.errors import UserError, unknown_name
-from ..engine.run_folder import find_folder, load_snapshot, newest_readable
+from ..engine.checkpoint import strip_prefix
+from ..engine.run_folder import load_snapshot, read_snapshot
 from ..gan.generator import GENERATORS, SceneGenerator
 from ..imaging.geometry import Geometry, interpolated_by_angle
 
@@ -102,16 +103,12 @@ def load_prior(run: str | Path) -> Prior:
                 "train one with `mednerf-kit train` and give --run",
             )
         tensors, meta = load_snapshot(path)
-    elif name.endswith(".safetensors"):
-        path = Path(name)
-        tensors, meta = load_snapshot(path)
     else:
-        path, tensors, meta, _ = newest_readable(find_folder(name))
+        path, tensors, meta = read_snapshot(run)
     try:
         generator = GENERATORS.build(meta["recipe"]["generator"])
-        generator.load_state_dict(
-            {k.removeprefix("ema."): v.float() for k, v in tensors.items() if k.startswith("ema.")}
-        )
+        kept = strip_prefix("ema", tensors)
+        generator.load_state_dict({name: tensor.float() for name, tensor in kept.items()})
         geometry = Geometry.from_json(meta["geometry"])
         codes = tensors["codes"].float()
     except (KeyError, RuntimeError, TypeError) as error:

@@ -366,18 +366,18 @@ class PriorTask:
         tensors = with_prefix("model", p.generator.state_dict()) | with_prefix(
             "ema", self.finished().state_dict()
         )
-        tensors |= with_prefix("judge", p.discriminator.state_dict()) | with_prefix(
-            "slow", self.ema.state_dict()
+        tensors |= with_prefix("discriminator", p.discriminator.state_dict()) | with_prefix(
+            "running_ema", self.ema.state_dict()
         )
         tensors |= {
             "codes": self.codes,
             "log_gains": self.log_gains,
             "log_distance": self.log_distance,
         }
-        tensors |= {"random": self.rng.get_state(), "dust": self.ray_rng.get_state()}
-        tensors |= with_prefix("optim.g", optimiser_tensors(self.g_optimiser)) | with_prefix(
-            "optim.d", optimiser_tensors(self.d_optimiser)
-        )
+        tensors |= {"rng": self.rng.get_state(), "ray_rng": self.ray_rng.get_state()}
+        tensors |= with_prefix(
+            "optim.generator", optimiser_tensors(self.g_optimiser)
+        ) | with_prefix("optim.discriminator", optimiser_tensors(self.d_optimiser))
         state = {"gan_steps": self.gan_steps, "probability": self.parts.probability.state()}
         return tensors, {"task_state": state, **self.fitted()}
 
@@ -399,15 +399,15 @@ class PriorTask:
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
         self.parts.generator.load_state_dict(strip_prefix("model", tensors))
-        self.parts.discriminator.load_state_dict(strip_prefix("judge", tensors))
-        self.ema.load_state_dict(strip_prefix("slow", tensors))
+        self.parts.discriminator.load_state_dict(strip_prefix("discriminator", tensors))
+        self.ema.load_state_dict(strip_prefix("running_ema", tensors))
         with torch.no_grad():
             for name in ("codes", "log_gains", "log_distance"):
                 getattr(self, name).copy_(tensors[name])
-        set_rng_state(self.rng, tensors["random"])
-        set_rng_state(self.ray_rng, tensors["dust"])
-        restore_optimiser(self.g_optimiser, strip_prefix("optim.g", tensors))
-        restore_optimiser(self.d_optimiser, strip_prefix("optim.d", tensors))
+        set_rng_state(self.rng, tensors["rng"])
+        set_rng_state(self.ray_rng, tensors["ray_rng"])
+        restore_optimiser(self.g_optimiser, strip_prefix("optim.generator", tensors))
+        restore_optimiser(self.d_optimiser, strip_prefix("optim.discriminator", tensors))
         self.gan_steps = meta["gan_steps"]
         self.parts.probability.load(meta["probability"])
 

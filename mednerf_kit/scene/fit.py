@@ -105,19 +105,13 @@ class PoseCorrections:
 
     def state(self) -> dict[str, Tensor]:
         """The twists, and their optimiser's memory."""
-        slots = self.optimiser.state_dict()["state"].get(0, {})
-        return {"poses.twist": self.twist} | {
-            f"poses.optim.{k}": torch.as_tensor(v) for k, v in slots.items()
-        }
+        memory = with_prefix("pose.optim", optimiser_tensors(self.optimiser))
+        return {"pose.twist": self.twist} | memory
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Continue from :meth:`state`."""
-        self.twist.data.copy_(tensors["poses.twist"])
-        slots = strip_prefix("poses.optim", tensors)
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict(
-            {"state": {0: slots} if slots else {}, "param_groups": groups}
-        )
+        self.twist.data.copy_(tensors["pose.twist"])
+        restore_optimiser(self.optimiser, strip_prefix("pose.optim", tensors))
 
 
 @TASKS.register("fit")
@@ -464,8 +458,8 @@ class FitTask:
         """Everything a continued run needs: named tensors, and plain values."""
         tensors = {
             **self.model.state(),
-            "random": self.rng.get_state(),
-            "noise": self.noise.get_state(),
+            "rng": self.rng.get_state(),
+            "ray_rng": self.noise.get_state(),
         }
         tensors |= with_prefix("optim", optimiser_tensors(self.optimiser))
         tensors |= with_prefix("selector", self.parts.selector.state_dict())
@@ -488,8 +482,8 @@ class FitTask:
         self.model.load(tensors)
         self.new_optimiser()
         restore_optimiser(self.optimiser, strip_prefix("optim", tensors))
-        set_rng_state(self.rng, tensors["random"])
-        set_rng_state(self.noise, tensors["noise"])
+        set_rng_state(self.rng, tensors["rng"])
+        set_rng_state(self.noise, tensors["ray_rng"])
         self.parts.selector.load_state_dict(strip_prefix("selector", tensors))
         if self.poses:
             self.poses.load(tensors)

@@ -85,7 +85,7 @@ def load_fit(
                 "wanted levels.N.sampler, or an option of it",
                 "write for example --set levels.0.sampler.n=128",
             )
-    path, tensors, meta = read_snapshot(run)
+    path, tensors, meta = run_folder.read_snapshot(run)
     if task_name(meta) != "fit":
         raise UserError(
             f"got '{path}', which holds no scene",
@@ -108,7 +108,7 @@ def load_fit(
     model.load({**model_defaults(model, tensors), **tensors})
     model.fields.requires_grad_(False).eval()
     lies = {} if dataset is None else {"dataset": str(dataset)}
-    return Fit(model, {**meta, **lies, "recipe": recipe}, path, where, tensors.get("poses.twist"))
+    return Fit(model, {**meta, **lies, "recipe": recipe}, path, where, tensors.get("pose.twist"))
 
 
 def model_defaults(model: Model, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -118,14 +118,9 @@ def model_defaults(model: Model, tensors: Mapping[str, Tensor]) -> dict[str, Ten
 
 def is_scene_run(run: str | Path) -> bool:
     """Whether a run folder, its prefix or a snapshot holds a fitted scene (and not a prior)."""
-    return not str(run).startswith("bundled") and task_name(read_snapshot(run)[2]) == "fit"
-
-
-def read_snapshot(run: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
-    """The newest whole snapshot of a run, or the one that is named."""
-    if str(run).endswith(".safetensors"):
-        return Path(run), *run_folder.load_snapshot(Path(run))
-    return run_folder.newest_readable(run_folder.find_folder(run))[:3]
+    return (
+        not str(run).startswith("bundled") and task_name(run_folder.read_snapshot(run)[2]) == "fit"
+    )
 
 
 def task_name(meta: Mapping[str, Any]) -> str:

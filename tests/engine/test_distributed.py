@@ -1,157 +1,31 @@
 """Several processes at one training: the same result as one, one voice, and an end that all of them
 share.
-
-Started with a folder this file is its own torchrun: it forks the processes of every scenario that
-lies there (a process that has gone backward cannot fork ones that do, so pytest's own does not).
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
+import launcher
 import pytest
 import torch
-from tiny import SETTINGS, SIZE, make_set
+from launcher import HYBRID, RECIPES, STEPS, words
+from tiny import make_set
 from tiny_scene import fitted, recipe_file
-from torch import Generator
 
-from mednerf_kit import cli
 from mednerf_kit.core import files
 from mednerf_kit.core.errors import UserError
-from mednerf_kit.core.types import Rays
 from mednerf_kit.engine import run_folder, session
-from mednerf_kit.engine.distributed import (
-    BatchShard,
-    Ranks,
-    RngSnapshot,
-    ShardedSampler,
-    started,
-)
-from mednerf_kit.engine.loop import Loop
+from mednerf_kit.engine.distributed import Ranks
 from mednerf_kit.fields import hyper
-from mednerf_kit.prior import posed_recipes
-from mednerf_kit.prior.distributed import group_size_note
 from mednerf_kit.prior.posed import PriorTask
-from mednerf_kit.rays.render import Level
-from mednerf_kit.rays.samplers.base import SAMPLERS
-from mednerf_kit.study.ablation import run as ablation
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 6
-HYBRID = [
-    *SETTINGS,
-    "task.gan_batch=8",
-    "task.ray_share=0.5",
-    "probability={name: adaptive, kimg: 0.04, interval: 1}",
-    f"steps={STEPS}",
-    "snapshot_steps=4",
-    "calibration_patients=0",
-]
-MEDNERF = [
-    "generator={name: graf, shape_dim: 4, appearance_dim: 4, width: 16, depth: 3, skip: 2, "
-    "octaves: 3, view_octaves: 2}",
-    "discriminator={name: selfsup, size: 16, width: 4, doublings: 1, heads: 4}",
-    f"dataset={{size: {SIZE}}}",
-    "levels=[{name: stratified, n: 6}, {name: importance, n: 4}]",
-    "task.batch=4",
-    "task.r1_gamma=1.0",
-    "task.r1_interval=2",
-    "augment={name: xray}",
-    "steps=2",
-    "snapshot_steps=9",
-    "probability={name: adaptive, kimg: 0.04, interval: 1, target: -0.5}",
-]
-RECIPES = {"chest": HYBRID, "chest_mednerf": MEDNERF}
-
-
-# The launcher: what torchrun does, as far as a training sees it
-
-
-def words(name: str, dataset: Path, outdir: Path, *more: str) -> list[str]:
-    settings = [part for text in RECIPES[name] for part in ("--set", text)]
-    return [
-        "train",
-        "--dataset",
-        str(dataset),
-        "--config",
-        name,
-        "--outdir",
-        str(outdir),
-        "--device",
-        "cpu",
-        *settings,
-        *more,
-    ]
-
-
-def launch(home: Path) -> None:
-    """Run every scenario of HOME/plan.json: its processes' exit codes and what they said go to
-    HOME/NAME/.
-    """
-    import SimpleITK  # noqa: F401  what takes seconds to import comes once, before the forks
-    import torch._dynamo  # noqa: F401  of every optimiser
-    import torch.distributed as dist
-    import torch.utils.tensorboard  # noqa: F401
-
-    for name, scenario in json.loads((home / "plan.json").read_text()).items():
-        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        (home / name).mkdir(exist_ok=True)
-        children = []
-        for rank in range(scenario["world"]):
-            if (child := os.fork()) == 0:
-                code = 99
-                try:
-                    code = one_process(home / name, rank, store.port, scenario)
-                except SystemExit as error:
-                    code = int(error.code or 0)
-                finally:
-                    os._exit(code)
-            children.append(child)
-        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        (home / name / "codes.json").write_text(json.dumps(codes))
-
-
-def one_process(home: Path, rank: int, port: int, scenario: dict) -> int:
-    world = scenario["world"]
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(world),
-        "LOCAL_RANK": str(rank),
-        "LOCAL_WORLD_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-    }
-    for number, kind in ((1, "out"), (2, "err")):
-        os.dup2(os.open(home / f"{kind}{rank}.txt", os.O_WRONLY | os.O_CREAT), number)
-    hyper.fastest_dtype = lambda device: torch.float32
-    step, loop_run = PriorTask.step, Loop.run
-
-    def acting(self, progress, index):
-        numbers = step(self, progress, index)
-        if (rank, index) == (scenario.get("rank"), scenario.get("index")):
-            os.kill(os.getpid(), signal.Signals[scenario["signal"]])
-        return numbers
-
-    def keeping(self):
-        path = loop_run(self)
-        p = getattr(getattr(self.task.parts, "probability", None), "p", 0.0)  # a scene has none
-        files.save_tensors(home / f"state{rank}.safetensors", self.task.state()[0], {"p": p})
-        return path
-
-    PriorTask.step, Loop.run = acting, keeping
-    return cli.main(scenario["words"])
-
-
-# What one process makes of the same recipes
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +111,9 @@ def home(tiny_set, tmp_path_factory, alone) -> Path:
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
         "OMP_NUM_THREADS": "1",
     }
-    subprocess.run([sys.executable, __file__, str(home)], env=environment, check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, launcher.__file__, str(home)], env=environment, check=True, timeout=120
+    )
     return home
 
 
@@ -404,89 +280,6 @@ def test_a_plan_shows_each_ones_part(tiny_set):
     assert session.share_out(recipe, Ranks()) == {}
 
 
-# Parts of a batch
-
-
-@pytest.mark.parametrize("name", ["stratified", "importance", "local"])
-def test_a_share_is_sampled_where_the_whole_batch_is(name):
-    sampler, coarse = SAMPLERS.build(name), SAMPLERS.build({"name": "stratified", "n": 8})
-    origin, near = torch.randn(4, 3, 3, generator=Generator().manual_seed(1)), torch.rand(4, 3)
-    rays = Rays(origin, torch.nn.functional.normalize(-origin, dim=-1), near, near + 2)
-    before = None if name == "stratified" else coarse(rays, None, Generator().manual_seed(2))
-    weight = torch.rand(4, 3, 8, generator=Generator().manual_seed(3))
-
-    def seen(sampler, share: BatchShard):
-        rng = Generator().manual_seed(0)
-        mine = Rays(*(share.take(t) for t in (rays.origin, rays.direction, rays.near, rays.far)))
-        previous = before and (
-            replace(before, t=share.take(before.t), dt=share.take(before.dt)),
-            share.take(weight),
-        )
-        return sampler(mine, previous, rng), rng.get_state()
-
-    whole, state = seen(sampler, BatchShard())
-    parts = [seen(ShardedSampler(sampler, BatchShard(i, 2)), BatchShard(i, 2)) for i in (0, 1)]
-    for field in ("t", "dt"):
-        torch.testing.assert_close(
-            torch.cat([getattr(part, field) for part, _ in parts]), getattr(whole, field)
-        )
-    assert all(torch.equal(after, state) for _, after in parts)
-
-
-def test_one_part_is_the_batch_itself():
-    (share,) = Ranks().parts(1)
-    levels = [Level(SAMPLERS.build("stratified"))]
-    whole = torch.rand(4, 2)
-    assert share.levels(levels) is levels and torch.equal(share.take(whole), whole)
-    assert [s.rows(12) for s in Ranks(1, 2).parts(3)] == [slice(6, 8), slice(8, 10), slice(10, 12)]
-
-
-def test_noise_of_parts_is_the_noise_of_the_whole():
-    whole = torch.randn(4, 3, 5, generator=Generator().manual_seed(0))
-    parts = [BatchShard(i, 2).randn((2, 3, 5), Generator().manual_seed(0)) for i in (0, 1)]
-    assert torch.equal(torch.cat(parts), whole)
-
-
-def test_a_moment_comes_back():
-    rng, norm = (
-        Generator().manual_seed(0),
-        torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(4, 4)),
-    )
-    moment = RngSnapshot(rng, norm)
-    first = torch.rand(3, generator=rng), norm(torch.eye(4)).detach()
-    later = rng.get_state()
-    with moment.replayed():
-        again = torch.rand(3, generator=rng), norm(torch.eye(4)).detach()
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True)) and torch.equal(
-        rng.get_state(), later
-    )
-
-
-def test_gradients_and_numbers_of_one_process_are_its_own():
-    parameter = torch.nn.Parameter(torch.ones(2))
-    parameter.grad = torch.tensor([1.0, 2.0])
-    before = parameter.grad
-    Ranks().average_gradients([parameter])
-    assert (
-        parameter.grad is before
-        and Ranks().mean_metrics({"a": math.nan}, 1.0, True)[1:] == (1.0, True)
-        and Ranks().claims_report()
-    )
-
-
-@pytest.mark.parametrize(
-    "size, world, accumulate, said",
-    [
-        (16, 3, 1, "task.batch 16 for 3 processes; wanted a multiple of 3: set task.batch=18"),
-        (16, 2, 3, "for 2 processes with accumulate 3; wanted a multiple of 6"),
-        (16, 1, 5, "for accumulate 5; wanted a multiple of 5: set task.batch=20"),
-    ],
-)
-def test_what_cannot_be_dealt_is_refused(size, world, accumulate, said):
-    with pytest.raises(UserError, match=re.escape(said)):
-        Ranks(0, world).check({"task.batch": size}, accumulate)
-
-
 @pytest.mark.parametrize(
     "settings, said",
     [
@@ -509,38 +302,3 @@ def test_the_published_hinge_wants_its_batch_whole(tiny_set, tmp_path):
             "compat={batch_mean_hinge: true}",
             "task.accumulate=2",
         )
-
-
-def test_smaller_groups_of_pictures_are_said():
-    discriminator = type("Judge", (), {"mbstd_group": 4})
-    assert (
-        group_size_note(discriminator, 8, 2) == []
-        and "compares 2 pictures at a time instead of 4" in group_size_note(discriminator, 4, 2)[0]
-    )
-
-
-def test_an_environment_that_is_not_torchruns_is_one_sentence():
-    assert started({}) == Ranks() == started({"WORLD_SIZE": "1", "RANK": "0"})
-    for environment in ({"WORLD_SIZE": "two"}, {"WORLD_SIZE": "2", "RANK": "0"}):
-        with pytest.raises(UserError, match="torchrun --nproc-per-node"):
-            started(environment)
-
-
-def test_a_task_that_cannot_be_shared_wants_one_process(monkeypatch):
-    monkeypatch.setattr(
-        session, "task_type_of", lambda recipe: replace(posed_recipes.TASK_TYPE, batches=None)
-    )
-    assert session.share_out({"task": {"name": "lonely"}}, Ranks()) == {}
-    with pytest.raises(UserError, match="2 processes for task 'lonely'; wanted one"):
-        session.share_out({"task": {"name": "lonely"}}, Ranks(0, 2))
-
-
-def test_auto_are_all_the_devices_there_are(monkeypatch):
-    for count, found in ((0, ["cpu"]), (1, ["cuda"]), (2, ["cuda:0", "cuda:1"])):
-        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
-        monkeypatch.setattr(torch.cuda, "is_available", lambda count=count: count > 0)
-        assert ablation.named("auto") == found and ablation.named("cpu,cuda:1") == ["cpu", "cuda:1"]
-
-
-if __name__ == "__main__":
-    launch(Path(sys.argv[1]))
