@@ -68,9 +68,7 @@ def default_recipe(dataset: str, settings: Sequence[str] = ()) -> str:
     named = config.with_settings(
         {"scene": {}}, [s for s in settings if s.startswith("scene.format=")]
     )["scene"].get("format")
-    return scene.format_recipe(dataset, named) or (
-        "knee" if "knee" in dataset.lower() else "chest"
-    )
+    return scene.format_recipe(dataset, named) or ("knee" if "knee" in dataset.lower() else "chest")
 
 
 def task_type_of(recipe: Mapping[str, Any]) -> TaskType:
