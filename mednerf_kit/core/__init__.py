@@ -1,1 +1,1 @@
-"""Words, sums and names: what every other layer speaks."""
+"""The lowest layer: records, sums along rays, registries and recipes, files and errors."""

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Variants of one kind, found by name.
+    """A registry: the variants of one kind, found by name.
 
     >>> SHAPES = Registry("shape")
     >>> @SHAPES.register("ball")
@@ -44,8 +44,10 @@ class Registry(Generic[T]):
     all: dict[str, Registry] = {}
 
     def __init__(self, kind: str, *, home: str | None = None) -> None:
-        """``home`` is a package whose modules register themselves: a new variant is a new file
-        there and nothing else.
+        """A registry of the kind that its error messages name.
+
+        ``home`` is a package whose modules register themselves: a new variant is a new file there
+        and nothing else.
         """
         self.kind, self.home = kind, home
         self.known: dict[str, Callable[..., T]] = {}
@@ -61,6 +63,8 @@ class Registry(Generic[T]):
         return self.known
 
     def register(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+        """A decorator that registers a class or a function under this name."""
+
         def keep(entry: Callable[..., T]) -> Callable[..., T]:
             if name in self.known:
                 raise ValueError(f"{self.kind} '{name}' is registered twice")
@@ -75,15 +79,18 @@ class Registry(Generic[T]):
         return self.entries[name]
 
     def build(self, node: Mapping[str, Any] | str, **facts: Any) -> T:
-        """Construct the entry a node names; ``facts`` are what the program knows (a size, a
-        dataset), not options.
+        """The entry that a node names, constructed with the node's options.
+
+        ``facts`` are what the program knows (a size, a dataset); they are no options. Errors: an
+        unknown name or option, or a value of another type, is a UserError.
         """
         name, options = self._named(node)
         return bind(self[name], options, where=f"{self.kind} '{name}'", **facts)
 
     def check(self, node: Mapping[str, Any] | str, *facts: str) -> None:
-        """Refuse what :meth:`build` would refuse, without building; ``facts`` are the names of what
-        the program will supply.
+        """Refuse what :meth:`build` would refuse, in the same words, without building.
+
+        ``facts`` are the names of what the program will supply.
         """
         name, options = self._named(node)
         bound(self[name], options, where=f"{self.kind} '{name}'", facts=facts)
@@ -152,9 +159,10 @@ def options_of(entry: Callable, facts: Iterable[str] = ()) -> list[Option]:
 
 
 def bind(entry: Callable[..., T], options: Mapping[str, Any], *, where: str, **facts: Any) -> T:
-    """Call ``entry`` with options from a recipe, checked against their types: as its keyword-only
-    arguments, or as the dataclass that its parameter ``options`` wants. Facts that it has no
-    parameter for are left out.
+    """Call ``entry`` with options from a recipe, checked against their types.
+
+    The options are its keyword-only arguments, or the dataclass that its parameter ``options``
+    wants. Facts that it has no parameter for are left out.
     """
     parameters = inspect.signature(entry).parameters
     values = bound(entry, options, where=where, facts=facts)
@@ -167,8 +175,9 @@ def bind(entry: Callable[..., T], options: Mapping[str, Any], *, where: str, **f
 def bound(
     entry: Callable, options: Mapping[str, Any], *, where: str, facts: Iterable[str]
 ) -> dict[str, Any]:
-    """The options as the types they are declared with; an unknown one is answered with the nearest
-    name.
+    """The options of a node, converted to the types they are declared with.
+
+    An unknown name is answered with the nearest one.
     """
     known = {option.name: option.type for option in options_of(entry, facts)}
     values = {}
@@ -284,8 +293,9 @@ def load(name_or_path: str, *, above: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def overlaid(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``over`` on top, node by node; a node that names another variant replaces the
-    old one whole.
+    """``base`` with ``over`` laid on top, node by node.
+
+    A node that names another variant replaces the old one whole.
 
     >>> overlaid({"a": {"name": "x", "n": 1}, "b": 2}, {"a": {"n": 3}})
     {'a': {'name': 'x', 'n': 3}, 'b': 2}
@@ -305,8 +315,10 @@ def overlaid(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_settings(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]:
-    """Apply ``--set a.b=c`` items; values are YAML, and 5e-4 counts as a number. A whole number in
-    the path indexes a list.
+    """The recipe with ``--set a.b=c`` items applied, in their order; the input stays as it is.
+
+    Values are YAML, and 5e-4 counts as a number. A whole number in the path is the index of a list.
+    Former names of keys and options are understood.
 
     >>> with_settings({"sampler": {"name": "local"}}, ["sampler.threshold=5e-4"])
     {'sampler': {'name': 'local', 'threshold': 0.0005}}

@@ -1,6 +1,4 @@
-"""What a person is told when something supplied cannot be used: one sentence, one exit code, no
-traceback.
-"""
+"""Errors for people: one sentence and an exit code, without a traceback."""
 
 from __future__ import annotations
 
@@ -9,8 +7,9 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something supplied is unusable: says what was got, what was wanted and what to do next (exit
-    code 2).
+    """Something that a person supplied cannot be used (exit code 2).
+
+    The sentence says what was got, what was wanted and what to do next.
 
     >>> print(UserError("got SOD 900 mm, SDD 800 mm", "wanted SOD < SDD", "swap the two distances"))
     got SOD 900 mm, SDD 800 mm; wanted SOD < SDD: swap the two distances.
@@ -24,7 +23,7 @@ class UserError(Exception):
 
 
 class RunError(UserError):
-    """Something went wrong while working (a full disk, a NaN): same sentence, exit code 1."""
+    """Something went wrong while working, such as a full disk or a NaN (exit code 1)."""
 
     exit_code = 1
 

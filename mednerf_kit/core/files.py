@@ -1,5 +1,6 @@
-"""Files that are whole or absent: atomic writes, and tensors as safetensors with text beside
-them.
+"""Files that are whole or absent: atomic writes of text, JSON, CSV and tensors.
+
+Tensors are safetensors files with JSON metadata beside them; nothing is pickled.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from .errors import RunError, UserError
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary path (same folder, same suffix) that takes the place of ``path`` when the block
-    ends well.
+    """A temporary path that takes the place of ``path`` when the block ends well.
+
+    It lies in the same folder and has the same suffix.
 
     An error leaves the old file as it was; a full disk answers with a :class:`RunError`.
     """
@@ -76,8 +78,10 @@ def csv_text(
     *,
     line_end: str = "\n",
 ) -> str:
-    """Rows as CSV with a header. ``columns`` name what is written, in their order: by default every
-    key, in the order of first appearance. A value that is absent or None leaves its cell empty.
+    """Rows as the text of a CSV file with a header.
+
+    ``columns`` name what is written, in their order: by default every key, in the order of first
+    appearance. A value that is absent or None leaves its cell empty.
 
     >>> print(csv_text([{"view": "a", "psnr_db": 30.5}, {"view": "b, c"}]), end="")
     view,psnr_db

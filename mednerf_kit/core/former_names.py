@@ -1,5 +1,7 @@
-"""Former names and their present ones: recipes, ``--set`` paths, run folders and snapshots that
-were written with an old name are read as if they had the new one.
+"""Former names and their present ones: what was written with an old name is still read.
+
+Recipes, ``--set`` paths, run folders and snapshots that carry a former name are read as if they
+carried the present one.
 
 This is the only module that knows an old name, so ``mednerf-kit list`` shows new names only. To
 rename something, add a line to a table here. No new name is the old name of something else, so
@@ -63,7 +65,8 @@ TENSORS = {
     "poses.optim.": "pose.optim.0.",
 }
 
-#: Former keys and variants under which the code still finds what they name; they stay as they are.
+#: Former keys and variants that are still the names in use, so that they stay as they are; one
+#: leaves this set together with the renaming of what it names.
 PENDING = {"relaxed"}
 
 # The kind of the nodes under a recipe key; under any other key they are of the kind around it.
@@ -102,8 +105,9 @@ def current_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def current_setting(key: str, recipe: Mapping[str, Any] | None = None) -> str:
-    """The present form of a dotted ``--set`` path; ``recipe`` tells which variant an option
-    belongs to.
+    """The present form of a dotted ``--set`` path.
+
+    ``recipe`` tells which variant an option belongs to.
 
     >>> current_setting("levels.0.sampler.n")
     'levels.0.sampler.n'
@@ -151,8 +155,9 @@ def _recipe(tree: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _node(node: Any, kind: str, variant: str | None, under: Any) -> Any:
-    """A node of a kind; ``variant`` is its name where it says none, ``under`` the node that it is
-    laid over.
+    """A node of a kind under its present names.
+
+    ``variant`` is its name where it says none, ``under`` the node that it is laid over.
     """
     if isinstance(node, str):
         return _variant(kind, node)

@@ -37,8 +37,9 @@ def exclusive_sum(x: Tensor) -> Tensor:
 
 
 def emission_absorption(tau: Tensor, color: Tensor, background: Tensor | float = 0.0) -> Rendering:
-    """Volume rendering: w = exp(−Σ_before tau)(1 − exp(−tau)), image = Σ w·color + (1 − Σ
-    w)·background.
+    """Volume rendering: each sample emits its colour and absorbs what lies behind it.
+
+    w = exp(−Σ_before tau)(1 − exp(−tau)), image = Σ w·color + (1 − Σ w)·background.
 
     Max 1995, eq. 3 in the discrete form of Mildenhall et al. 2020, eq. 3; ``color`` [..., S, C].
     The medical default has a black background.
@@ -54,7 +55,8 @@ def inverse_cdf(edges: Tensor, w: Tensor, u: Tensor) -> Tensor:
     ``edges`` [..., S+1] sorted, ``w`` [..., S] non-negative, ``u`` [..., n] in [0, 1]; a ray
     without weight counts as uniform.
 
-    >>> inverse_cdf(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1.0, 3.0]), torch.tensor([0.25, 0.625]))
+    >>> edges, w = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1.0, 3.0])
+    >>> inverse_cdf(edges, w, torch.tensor([0.25, 0.625]))
     tensor([1.0000, 1.5000])
     """
     lengths = edges.diff(dim=-1)
@@ -70,8 +72,9 @@ def inverse_cdf(edges: Tensor, w: Tensor, u: Tensor) -> Tensor:
 
 
 def cell_lengths(t: Tensor, near: Tensor, far: Tensor) -> Tensor:
-    """Length nearer to each sorted node than to its neighbours, within [near, far]: trapezoidal
-    quadrature for free nodes.
+    """The length that lies nearer to each sorted node than to its neighbours, within [near, far].
+
+    This is trapezoidal quadrature for nodes that may lie anywhere: t [..., S] -> [..., S].
 
     >>> cell_lengths(torch.tensor([1.0, 2.0, 4.0]), torch.tensor(0.0), torch.tensor(5.0))
     tensor([1.5000, 1.5000, 2.0000])

@@ -7,8 +7,9 @@ from torch import Tensor
 
 
 def area_matrix(n_in: int, n_out: int, *, span: float | None = None) -> Tensor:
-    """The area filter along one axis as weights [n_out, n_in]; ``span`` input pixels about the
-    centre fill the output.
+    """The area filter along one axis as weights [n_out, n_in].
+
+    ``span`` input pixels about the centre fill the output (default: all of them).
 
     Each output pixel averages the input over its own extent, but never less than one input pixel,
     which is the mean over the covered area when shrinking and linear interpolation when enlarging.
@@ -33,8 +34,9 @@ def area_matrix(n_in: int, n_out: int, *, span: float | None = None) -> Tensor:
 
 
 def area_resized(images: Tensor, rows: int, cols: int) -> Tensor:
-    """Pictures [..., H, W] at another size [..., rows, cols] by :func:`area_matrix`, in float32;
-    the mean is kept when shrinking.
+    """Pictures [..., H, W] at another size [..., rows, cols] by :func:`area_matrix`, in float32.
+
+    The mean is kept when shrinking.
 
     >>> area_resized(torch.tensor([[1.0, 3.0, 5.0, 7.0]]), 1, 2)
     tensor([[2., 6.]])

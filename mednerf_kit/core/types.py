@@ -1,4 +1,4 @@
-"""The records that travel through the package, and the letters every module uses for their axes.
+"""The records that travel through the package, and the letters that name their axes.
 
 B batch (patients, samples of the prior) · V views · R rays · S samples per ray · N points · C
 channels · D/H/W volume (z, y, x) · ``t`` distance along a unit ray · ``dt`` the length a sample
@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-#: Radius of the cylinder in which matter may lie, and half the side of the cube of voxels around
-#: it, in field units: where nothing else is said.
+#: By default the radius of the cylinder in which matter may lie, and half the side of the cube of
+#: voxels around it, in field units.
 SUPPORT = 1.4
 
 
@@ -32,8 +32,9 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Rays:
-    """Unit rays: all fields share the leading shape [...]; ``near``/``far`` bound the part that is
-    sampled.
+    """Unit rays: all fields share the leading shape [...].
+
+    ``near`` and ``far`` bound the part of a ray that is sampled.
     """
 
     origin: Tensor  # [..., 3]
@@ -58,7 +59,7 @@ class Rays:
 
 @dataclass(frozen=True)
 class Samples:
-    """A quadrature rule along each ray: nodes and lengths. ``dt == 0`` means "not there"."""
+    """A quadrature rule along each ray: nodes and lengths. ``dt == 0`` marks what is not there."""
 
     t: Tensor  # [..., S] sorted, inside [near, far]
     dt: Tensor  # [..., S] non-negative
@@ -66,7 +67,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class FieldOutput:
-    """What a field says about samples."""
+    """What a field answers for samples."""
 
     tau: Tensor  # [..., S] optical depth of each sample, >= 0
     color: Tensor | None = None  # [..., S, C]; None for a density-only field
@@ -76,7 +77,7 @@ class FieldOutput:
 
 @dataclass(frozen=True)
 class Rendering:
-    """What a ray sees, and each sample's share in it."""
+    """What rays see, and the share of each sample in it."""
 
     image: Tensor  # [..., C]
     w: Tensor  # [..., S]
@@ -84,21 +85,23 @@ class Rendering:
 
 @dataclass(frozen=True)
 class DiscriminatorOutput:
-    """What a discriminator says: one logit per head and picture."""
+    """What a discriminator answers: one logit per head and picture."""
 
     heads: Tensor  # [B, K]
     extras: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Field(Protocol):
-    """What fills space. A code is a batch of per-sample weights for generated fields, None for a
-    fixed one.
+    """What fills space.
+
+    A code is a batch of per-sample weights for generated fields, and None for a fixed field.
     """
 
     def density(self, x: Tensor, code: Any = None) -> Tensor:
         """Attenuation per unit length at points x [..., 3] -> [...]."""
 
     def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> FieldOutput:
-        """Samples x [..., R, S, 3] with lengths dt [..., R, S], seen along d [..., R, 1, 3]; ``dt
-        == 0`` need not be asked.
+        """Depth and colour of samples x [..., R, S, 3] with lengths dt [..., R, S].
+
+        They are seen along d [..., R, 1, 3]. Samples with ``dt == 0`` need not be evaluated.
         """

@@ -31,7 +31,8 @@ class Cameras:
     frustum of the first camera's picture behind z = −1 becomes a cube), ``near`` and ``far`` are
     shares of the way from that plane to infinity, and ``box`` is in those coordinates.
 
-    >>> camera = Cameras(torch.eye(3, 4)[None], torch.full((1, 2), 2.0), torch.full((1, 2), 1.0), 3, 3, 1.0, 5.0)
+    >>> focal_px, centre_px = torch.full((1, 2), 2.0), torch.full((1, 2), 1.0)
+    >>> camera = Cameras(torch.eye(3, 4)[None], focal_px, centre_px, 3, 3, 1.0, 5.0)
     >>> camera.rays(torch.tensor(0), torch.tensor([1.0, 1.0])).direction.tolist()
     [0.0, 0.0, -1.0]
     """
@@ -84,10 +85,12 @@ class Cameras:
         )
 
     def moved(self, motion: Tensor) -> Cameras:
-        """The same cameras after motions [V, 4, 4] of the world (or one, [4, 4]): differentiable in
-        them.
+        """The same cameras after motions [V, 4, 4] of the world, or one motion [4, 4].
 
-        >>> camera = Cameras(torch.eye(3, 4)[None], torch.full((1, 2), 2.0), torch.full((1, 2), 1.0), 3, 3, 1.0, 5.0)
+        The result is differentiable in the motions.
+
+        >>> focal_px, centre_px = torch.full((1, 2), 2.0), torch.full((1, 2), 1.0)
+        >>> camera = Cameras(torch.eye(3, 4)[None], focal_px, centre_px, 3, 3, 1.0, 5.0)
         >>> camera.moved(torch.eye(4) + torch.eye(4).roll(3, 1)).position.tolist()
         [[1.0, 0.0, 0.0]]
         """
@@ -120,8 +123,7 @@ class Cameras:
         return pose[..., 3].expand_as(direction), normalize(direction, dim=-1)
 
     def rays(self, view: Tensor, yx: Tensor) -> Rays:
-        """Rays of pixels ``yx`` [..., 2] (row, column) of views ``view`` [...]; both share their
-        leading shape.
+        """Rays of the pixels ``yx`` [..., 2] (row, column) of views ``view`` [...].
 
         Rays that miss ``box`` have ``far`` equal to ``near``. Differentiable in the pixels and in
         the poses.
@@ -140,8 +142,9 @@ class Cameras:
         return Rays(origin, direction, near, far, viewing)
 
     def _normalised(self, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rays in normalised device coordinates, starting on the plane z = −1, and their length up
-        to infinity.
+        """Rays in normalised device coordinates, and their length.
+
+        They start on the plane z = −1; the length is the way from there to infinity.
         """
         slope = 2 * self.focal_px[0] / self.focal_px.new_tensor([self.cols, self.rows])
         start = origin - ((1 + origin[..., 2]) / direction[..., 2])[..., None] * direction
@@ -152,8 +155,9 @@ class Cameras:
         return torch.cat([at_start, minus_one], -1), way / length[..., None], length
 
     def along_ray(self, view: Tensor, yx: Tensor, distance: Tensor) -> Tensor:
-        """A distance in the scene's own space as one along the rays of :meth:`rays`; they differ
-        with ``ndc`` only.
+        """A distance in the scene's own space as one along the rays of :meth:`rays`.
+
+        The two differ with ``ndc`` only.
         """
         if not self.ndc:
             return distance
@@ -170,8 +174,10 @@ class Cameras:
         return (z - origin[..., 2]) / direction[..., 2]
 
     def to_pixels(self, view: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixel (row, column) [..., 2] and planar depth [...] of points x [..., 3]; behind the
-        camera the depth is negative.
+        """The pixels (row, column) [..., 2] and planar depths [...] of points x [..., 3].
+
+        Behind the camera the depth is negative. This is the inverse of :meth:`rays` without
+        ``ndc``.
         """
         pose = self.c2w[view]
         right, up, back = ((pose[..., :3] * (x - pose[..., 3])[..., None]).sum(-2)).unbind(-1)
@@ -184,14 +190,15 @@ class Cameras:
 
 
 def _of_view(value: float | Tensor, view: Tensor) -> Tensor:
-    """A number that is the same for all views, or theirs."""
+    """A number that is the same for all views, or the number of each of the views."""
     value = torch.as_tensor(value, dtype=torch.float32)
     return value[view] if value.ndim else value
 
 
 def box_span(origin: Tensor, direction: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
-    """Where rays [..., 3] enter and leave an axis-aligned box [2, 3] (slab test), not before their
-    origin; a miss gives 0 and 0.
+    """Where rays [..., 3] enter and leave an axis-aligned box [2, 3] (slab test).
+
+    Nothing before the ray's origin counts; a ray that misses gives 0 and 0.
 
     >>> box = torch.tensor([[-1.0, -1, -1], [1, 1, 1]])
     >>> [float(v) for v in box_span(torch.tensor([3.0, 0, 0]), torch.tensor([-1.0, 0, 0]), box)]
@@ -210,8 +217,9 @@ def box_span(origin: Tensor, direction: Tensor, box: Tensor) -> tuple[Tensor, Te
 
 
 def look_at(position: Tensor, target: Tensor, up: Tensor) -> Tensor:
-    """Poses [..., 3, 4] of cameras at ``position`` that look at ``target`` with ``up`` upwards in
-    the picture.
+    """Poses [..., 3, 4] of cameras at ``position`` that look at ``target``.
+
+    ``up`` points upwards in the picture.
 
     >>> look_at(torch.tensor([0.0, 0, 2]), torch.zeros(3), torch.tensor([0.0, 1, 0])).tolist()
     [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 2.0]]
@@ -243,10 +251,10 @@ def circle_path(
     up: Tensor | None = None,
     start_deg: float = 0.0,
 ) -> Cameras:
-    """A full turn about what the cameras look at, with the picture of the first of them.
+    """A camera path: a full turn about what the cameras look at.
 
-    What is not given is their mean: the point they look at, how far they stand from it and how
-    high, and what is up.
+    The picture is that of the first of them. What is not given is their mean: the point they look
+    at, how far they stand from it and how high, and what is up.
     """
     up = normalize(like.c2w[:, :, 1].mean(0) if up is None else up, dim=0)
     centre = nearest_to_axes(like.c2w) if centre is None else centre
@@ -276,8 +284,9 @@ def spiral(
     z_rate: float = 0.5,
     reach: float = 0.9,
 ) -> Cameras:
-    """A spiral in front of a forward-facing scene, looking at the point ``focus`` ahead of the
-    average pose.
+    """A camera path: a spiral in front of a forward-facing scene.
+
+    The cameras look at the point ``focus`` ahead of the average pose.
 
     The radii are the ``reach`` quantile of the cameras' offsets from the average pose along its
     axes (Mildenhall et al. 2019).

@@ -31,8 +31,10 @@ SLICE_TAGS = [
 
 
 def read_series(folder: Path, *, any_modality: bool = False) -> tuple[Tensor, np.ndarray]:
-    """The voxels [D, H, W] of a folder's series, and the affine [4, 4] from voxel index (i, j, k)
-    to LPS millimetres.
+    """Voxels and affine of the one series in a folder.
+
+    The voxels [D, H, W] come in float32, the affine [4, 4] leads from voxel index (i, j, k) to LPS
+    millimetres.
 
     Errors: other modalities than CT, unless ``any_modality``; a file without what a slice must say;
     several series; slices that differ or are not equally spaced; a tilted gantry.
@@ -60,8 +62,9 @@ def read_series(folder: Path, *, any_modality: bool = False) -> tuple[Tensor, np
 
 
 def _headers(folder: Path) -> dict[Path, pydicom.Dataset]:
-    """The header of every slice in a folder; other files are passed over, unless they call
-    themselves DICOM.
+    """The header of every slice in a folder.
+
+    Other files are passed over, unless they call themselves DICOM.
     """
     import pydicom
     from pydicom.errors import InvalidDicomError
@@ -121,8 +124,9 @@ def _headers(folder: Path) -> dict[Path, pydicom.Dataset]:
 
 
 def _ordered(folder: Path, headers: list[pydicom.Dataset]) -> tuple[list[int], np.ndarray]:
-    """The slices' order along their normal (row × column direction), and the affine that their
-    positions span.
+    """The slices' order along their normal (row × column direction), and the affine.
+
+    The affine is the one that the slices' positions span.
     """
 
     def numbers(tag: str) -> np.ndarray:

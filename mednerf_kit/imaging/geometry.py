@@ -37,9 +37,10 @@ AXES = {"x": (1, 2, 0), "y": (2, 0, 1), "z": (0, 1, 2)}
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """Cone-beam geometry of an orbit; immutable, validated, JSON in and out.
+    """Cone-beam geometry of an orbit: immutable, validated, JSON in and out.
 
-    >>> g = Geometry(source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=4, cols=4, pixel_mm=1.5)
+    >>> distances = {"source_to_isocentre_mm": 1000, "source_to_detector_mm": 1500}
+    >>> g = Geometry(**distances, rows=4, cols=4, pixel_mm=1.5)
     >>> g.half_width_mm, g.orbit(4).angles_deg
     (2.0, (0.0, 90.0, 180.0, 270.0))
     """
@@ -142,8 +143,9 @@ class Geometry:
         return len(self.angles_deg)
 
     def orbit(self, views: int, *, start_deg: float = 0.0, direction: int = 1) -> Geometry:
-        """The same set-up with ``views`` equally spaced angles; ``direction`` −1 turns the other
-        way.
+        """The same set-up with ``views`` equally spaced angles.
+
+        ``direction`` −1 turns the other way.
         """
         if views < 1 or direction not in (1, -1):
             raise UserError(
@@ -165,8 +167,9 @@ class Geometry:
         )
 
     def with_fov(self, fov_deg: float) -> Geometry:
-        """The same field of view at the isocentre seen under another opening angle: both distances
-        move in proportion.
+        """The same field of view at the isocentre, seen under another opening angle.
+
+        Both distances change in proportion.
         """
         if not 0 < fov_deg < 120:
             raise UserError(
@@ -188,8 +191,9 @@ class Geometry:
     def field_rays(
         self, angles_deg: Tensor, yx: Tensor, distance: Tensor | float, support: float = SUPPORT
     ) -> Rays:
-        """Rays in field units through pixels, with the source at ``distance`` (differentiable):
-        fits an unknown field of view.
+        """Rays in field units through pixels, with the source at ``distance``.
+
+        They are differentiable in ``distance``, so that an unknown field of view can be fitted.
 
         ``angles_deg`` [...], ``yx`` [..., 2], ``distance`` broadcasts to [...]; otherwise as
         :meth:`rays`.
@@ -208,8 +212,9 @@ class Geometry:
         return Rays(origin.expand_as(direction), direction, near, far)
 
     def frames(self, angles_deg: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Source, detector centre (mm), image right and image up (unit vectors), each [..., 3], for
-        angles [...].
+        """Source, detector centre (mm), image right and image up for angles [...], each [..., 3].
+
+        Image right and up are unit vectors.
         """
         a = torch.deg2rad(angles_deg)
         e = torch.full_like(a, math.radians(self.tilt_deg))
@@ -325,8 +330,9 @@ def nearest_view(angles_deg: Sequence[float], wanted_deg: float) -> int:
 def interpolated_by_angle(
     values: Tensor, angles_deg: Sequence[float], wanted_deg: Tensor | Sequence[float]
 ) -> Tensor:
-    """Values [N] known at N angles, interpolated linearly between the two that are nearest to each
-    wanted angle: [H]. One value alone holds everywhere.
+    """Values [N] known at N angles, interpolated linearly at wanted angles: [H].
+
+    The two known angles nearest to each wanted one count. A single value holds everywhere.
 
     >>> interpolated_by_angle(torch.tensor([1.0, 2.0, 3.0]), (0.0, 90.0, 180.0), (45.0, 100.0))
     tensor([1.5000, 2.1111])
@@ -362,9 +368,10 @@ def cylinder_span(
     return near, torch.maximum((-b + root) / a, near)
 
 
-#: Set-ups used when nothing else is said: the phantom cohorts', which imitate the published sets.
-FRONTAL_DEG, LATERAL_DEG = 270.0, 0.0  # the clinical PA film and a lateral one
+#: View angles of the clinical PA film and of a lateral one.
+FRONTAL_DEG, LATERAL_DEG = 270.0, 0.0
 
+#: Set-ups used when nothing else is said: the phantom cohorts', which imitate the published sets.
 DEFAULTS = {
     "chest": Geometry(
         source_to_isocentre_mm=1120,

@@ -14,14 +14,14 @@ SERIES = 0.25  # squared angle below which power series replace quotients that l
 
 
 def exp_se3(twist: Tensor) -> Tensor:
-    """The motion [..., 4, 4] of a twist [..., 6]: R = I + A W + B W², t = (I + B W + C W²) v with W
-    = [w]×, θ = |w|,
+    """The motion [..., 4, 4] of a twist (w, v) [..., 6].
 
-    A = sin θ/θ, B = (1 − cos θ)/θ², C = (θ − sin θ)/θ³ (Lynch and Park 2017, eq. 3.51 and 3.88;
-    iNeRF's screw parameters, Yen-Chen et al. 2021 §III-B, with the angle multiplied into both
-    halves).
+    R = I + A W + B W² and t = (I + B W + C W²) v, with W = [w]×, θ = |w|, A = sin θ/θ,
+    B = (1 − cos θ)/θ² and C = (θ − sin θ)/θ³ (Lynch and Park 2017, eq. 3.51 and 3.88; iNeRF's screw
+    parameters, Yen-Chen et al. 2021 §III-B, with the angle multiplied into both halves).
 
-    >>> exp_se3(torch.tensor([0.0, 0.0, torch.pi / 2, torch.pi, 0.0, 0.0]))[:3, 3]  # a quarter of a circle of radius 2
+    >>> quarter = torch.tensor([0.0, 0.0, torch.pi / 2, torch.pi, 0.0, 0.0])  # a circle's, radius 2
+    >>> exp_se3(quarter)[:3, 3]
     tensor([2.0000, 2.0000, 0.0000])
     >>> zero = torch.zeros(6, requires_grad=True)
     >>> exp_se3(zero)[0, 3].backward()
@@ -39,8 +39,9 @@ def exp_se3(twist: Tensor) -> Tensor:
 
 
 def log_se3(motion: Tensor) -> Tensor:
-    """The twist [..., 6] of a motion [..., 4, 4], its angle in [0, π]: the inverse of
-    :func:`exp_se3`.
+    """The twist (w, v) [..., 6] of a motion [..., 4, 4]: the inverse of :func:`exp_se3`.
+
+    Its angle lies in [0, π].
 
     v = t − w × t/2 + D w × (w × t), D = (1 − A/(2B))/θ². At π exactly both senses of the axis are
     right and one is chosen.
@@ -113,8 +114,7 @@ def square(pose: Tensor) -> Tensor:
 
 
 def about(motion: Tensor, pivot: Tensor) -> Tensor:
-    """A motion [..., 4, 4] whose rotation is about the point ``pivot`` [..., 3] instead of the
-    origin.
+    """A motion [..., 4, 4] whose rotation is about ``pivot`` [..., 3] instead of the origin.
 
     >>> half_turn = exp_se3(torch.tensor([0.0, 0.0, torch.pi, 0.0, 0.0, 0.0]))
     >>> about(half_turn, torch.tensor([1.0, 0.0, 0.0]))[:3, 3].round().tolist()
@@ -125,7 +125,7 @@ def about(motion: Tensor, pivot: Tensor) -> Tensor:
 
 
 def angle_deg(rotation: Tensor) -> Tensor:
-    """By how much rotations [..., 3, 3] turn, in degrees, [...].
+    """The angle by which rotations [..., 3, 3] turn, in degrees, [...].
 
     >>> angle_deg(exp_se3(torch.tensor([0.0, 0.5, 0.0, 0.0, 0.0, 0.0]))[:3, :3])
     tensor(28.6479)
@@ -136,16 +136,18 @@ def angle_deg(rotation: Tensor) -> Tensor:
 
 
 def apart(pose: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """How far two camera-to-world poses [..., 3 or 4, 4] are apart: degrees of rotation, and units
-    between the centres.
+    """How far two camera-to-world poses [..., 3 or 4, 4] are apart.
+
+    Returns the rotation between them in degrees and the distance between their centres, each [...].
     """
     turned = pose[..., :3, :3].mT @ other[..., :3, :3]
     return angle_deg(turned), (pose[..., :3, 3] - other[..., :3, 3]).norm(dim=-1)
 
 
 def _split(square: Tensor) -> tuple[Tensor, Tensor]:
-    """Which squared angles are small, and the angles with these replaced, so that no gradient meets
-    a division by zero.
+    """Which squared angles are small, and the angles with these replaced by 1.
+
+    So no gradient meets a division by zero.
     """
     small = square < SERIES
     return small, torch.where(small, torch.ones_like(square), square)

@@ -1,13 +1,12 @@
-"""Line integrals of a voxel volume along every ray of a cone-beam geometry: the slice-wise Joseph
-projector.
+"""Line integrals of a voxel volume along the rays of a cone-beam geometry: Joseph's projector.
 
 Joseph's method (IEEE Trans. Med. Imaging 1, 1982) walks a ray slice by slice along the grid axis it
 is most parallel to and interpolates bilinearly within each slice. Here all slices of an axis form
 one batch of 2-D pictures: ray r meets slice k at ``start_r + k·step_r``, an affine point, so that
 one 2-D ``grid_sample`` serves every ray and slice.
 
-    p_r = length_r · Σ_k bilinear(slice_k, start_r + k·step_r),    length_r = slice spacing · |d_r|
-    / |d_r along the axis|
+    p_r = length_r · Σ_k bilinear(slice_k, start_r + k·step_r)
+    length_r = slice spacing · |d_r| / |d_r along the axis|
 
 The volume is taken as zero outside, falling off linearly over the last voxel. The projector and its
 adjoint are each other's exact transpose and each other's gradient, so that the volume may be
@@ -41,9 +40,7 @@ LAYOUT = ((2, 0, 1), (1, 0, 2), (0, 1, 2))
 
 
 class Call(NamedTuple):
-    """What one grid_sample call samples: of one view, some slices and the box of rays that cross
-    them.
-    """
+    """What one grid_sample call samples: slices, and the box of a view's rays that cross them."""
 
     view: int
     slices: slice
@@ -55,8 +52,9 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True)
 class Bundle:
-    """Views whose rays take the slices of one volume axis. Points are in grid_sample's units: ±1 at
-    a slice's outer edges.
+    """Views whose rays take the slices of one volume axis.
+
+    Points are in grid_sample's units: ±1 at a slice's outer edges.
     """
 
     axis: int  # 0 x, 1 y, 2 z
@@ -100,8 +98,9 @@ def project_volume(
     ``centre_mm`` are (x, y, z), the centre relative to the isocentre; ``angles_deg`` [V] defaults
     to the geometry's. Leading axes are projected together.
 
-    >>> g = Geometry(source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=1, cols=1, pixel_mm=1, angles_deg=(0, 90))
-    >>> project_volume(torch.full((8, 8, 8), 0.02), (5, 5, 5), g).flatten()  # 40 mm of water, two views
+    >>> distances = {"source_to_isocentre_mm": 1000, "source_to_detector_mm": 1500}
+    >>> g = Geometry(**distances, rows=1, cols=1, pixel_mm=1, angles_deg=(0, 90))
+    >>> project_volume(torch.full((8, 8, 8), 0.02), (5, 5, 5), g).flatten()  # 40 mm of water
     tensor([0.8000, 0.8000])
     """
     angles_deg = _angles(geometry, angles_deg)
@@ -122,15 +121,17 @@ def project_volume(
 
 
 class Projector:
-    """The projector A of one grid and a fixed set of views, with the rays aimed once: 20 bytes a
-    ray, or all their points where these are few.
+    """The projector A of one grid and a fixed set of views, with the rays aimed once.
 
-    ``forward`` is :func:`project_volume`; ``adjoint`` is its transpose, unfiltered back-projection: <A x,
-    y> = <x, Aᵀ y>. The slices of the latest volume without gradient (up to three copies of it) are
-    kept for the next call with the same tensor; a change made in place through torch is noticed,
-    one made behind its back through NumPy is not.
+    It keeps 20 bytes a ray, or all points of the rays where these are few.
 
-    >>> g = Geometry(source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=4, cols=4, pixel_mm=9).orbit(6)
+    ``forward`` is :func:`project_volume`; ``adjoint`` is its transpose, unfiltered back-projection:
+    <A x, y> = <x, Aᵀ y>. The slices of the latest volume without gradient (up to three copies of
+    it) are kept for the next call with the same tensor; a change made in place through torch is
+    noticed, one made behind its back through NumPy is not.
+
+    >>> distances = {"source_to_isocentre_mm": 1000, "source_to_detector_mm": 1500}
+    >>> g = Geometry(**distances, rows=4, cols=4, pixel_mm=9).orbit(6)
     >>> a = Projector((8, 8, 8), (5, 5, 5), g)
     >>> x, y = torch.rand(8, 8, 8), torch.rand(6, 4, 4)
     >>> bool(torch.isclose((a(x) * y).sum(), (x * a.adjoint(y)).sum()))
@@ -206,8 +207,7 @@ def aim(
     centre_mm: Sequence[float] | Tensor = (0.0, 0.0, 0.0),
     dtype: torch.dtype = torch.float32,
 ) -> list[Bundle]:
-    """The rays of views ``angles_deg`` [V] sorted by the axis of the [D, H, W] grid whose slices
-    they cross.
+    """The rays of views ``angles_deg`` [V], sorted by the axis of the grid whose slices they cross.
 
     A view takes the axis that its central ray crosses fastest, counted in voxels; rays of a very
     wide fan that would cross another axis more than twice as fast take that one.
@@ -271,8 +271,9 @@ def aim(
 
 
 def _axes(d: Tensor, ahead: Tensor, spacing: Tensor) -> Tensor:
-    """The axis whose slices each ray d [3, V, rows, cols] is sent through, [V, rows, cols]; ahead
-    [3, V, 1, 1]: the central.
+    """The axis whose slices each ray d [3, V, rows, cols] is sent through, [V, rows, cols].
+
+    ``ahead`` [3, V, 1, 1] are the central rays.
     """
     favourite = (ahead / spacing).abs().argmax(0, keepdim=True)
     sign = ahead.gather(0, favourite).sign()
@@ -293,8 +294,9 @@ def _axes(d: Tensor, ahead: Tensor, spacing: Tensor) -> Tensor:
 def _calls(
     mine: Tensor, start: list[Tensor], step: list[Tensor], size: Tensor, slices: int
 ) -> tuple[Call, ...]:
-    """Runs of slices, and for each view the box of rays that come within a picture's outermost half
-    voxel somewhere in them.
+    """Runs of slices, and for each view the box of rays that meet them.
+
+    A ray meets a slice where it comes within the picture's outermost half voxel.
     """
     enter, leave = torch.zeros_like(start[0]), torch.full_like(start[0], slices - 1)
     for at, by, edge in zip(start, step, (1 + 1 / size).tolist(), strict=True):
@@ -320,9 +322,7 @@ def _calls(
 
 
 def _spans(flags: Tensor) -> list[slice]:
-    """From the first to the last true flag of each line [V, N]; an empty slice where there is
-    none.
-    """
+    """From the first to the last true flag of each line [V, N]; empty where none is true."""
     first = flags.byte().argmax(1)
     stop = (flags.shape[1] - flags.flip(1).byte().argmax(1)) * flags.any(1)
     return [slice(a, max(a, b)) for a, b in zip(first.tolist(), stop.tolist(), strict=True)]
@@ -333,8 +333,9 @@ def _ranges(first: int, stop: int, size: int) -> list[slice]:
 
 
 def _refuse_volume_at_source(source: Tensor, ahead: Tensor, half: Tensor, centre: Tensor) -> None:
-    """A slice sum runs along the whole line, so the volume must lie in front of the source
-    altogether.
+    """Refuse a volume that does not lie in front of the source altogether.
+
+    A slice sum runs along the whole line, in front of the source and behind it.
     """
     nearest = ((centre - source) * ahead).sum(0) - (half * ahead.abs()).sum(0)
     if bool((nearest.detach() <= 0).any()):
@@ -356,15 +357,19 @@ def _angles(geometry: Geometry, angles_deg: Tensor | None) -> Tensor:
 
 
 def _floating(values: Tensor) -> Tensor:
-    """At least single precision: half precision cannot even say where a sample lies."""
+    """The same values in at least single precision.
+
+    Half precision cannot even tell where a sample lies.
+    """
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 
 def _integrate(
     values: Tensor, bundles: list[Bundle], views: int, geometry: Geometry, slices: dict[int, Tensor]
 ) -> Tensor:
-    """Line integrals along bundles; ``slices`` keeps the volume's copy per axis for the next
-    call.
+    """Line integrals along bundles.
+
+    ``slices`` keeps the volume's copy per axis for the next call.
     """
     flat = _floating(values).reshape(-1, *values.shape[-3:])
     image = flat.new_zeros(len(flat), views, geometry.rows, geometry.cols)
@@ -408,8 +413,9 @@ def _numbers(ks: slice, like: Tensor) -> Tensor:
 
 
 def _pull(grad: Tensor, slices: Tensor, points: Tensor, which: int) -> Tensor:
-    """grid_sample's gradient for one image [C, rows, cols] under every slice: to the slices
-    (``which`` 0) or the points (1).
+    """grid_sample's gradient for one image [C, rows, cols] under every slice.
+
+    It is the one to the slices (``which`` 0) or to the points (1).
     """
     under = grad.expand(len(slices), -1, -1, -1)
     return torch.ops.aten.grid_sampler_2d_backward(
@@ -418,8 +424,9 @@ def _pull(grad: Tensor, slices: Tensor, points: Tensor, which: int) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """Sum over slices of what each ray meets: slices [K, C, A, B], start and step [V, rows, cols,
-    2] -> [C, V, rows, cols].
+    """Sum over slices of what each ray meets.
+
+    Slices [K, C, A, B], start and step [V, rows, cols, 2] -> [C, V, rows, cols].
     """
 
     @staticmethod

@@ -1,5 +1,4 @@
-"""A scan in millimetres: voxel values, the affine that places them in the world, and what the
-values mean.
+"""A scan in millimetres: voxel values, the affine that places them, and what the values mean.
 
 Read from and written to NIfTI, MetaImage and NRRD, and read from a folder of DICOM slices, through
 SimpleITK. World coordinates are LPS millimetres in every case (SimpleITK turns NIfTI's RAS over).
@@ -34,8 +33,9 @@ WRITABLE = (".nii.gz", ".nii", ".mha", ".nrrd")
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """Voxel values [D, H, W] with the affine from voxel index (i = x, j = y, k = z) to LPS
-    millimetres.
+    """Voxel values [D, H, W] and the affine from voxel index to LPS millimetres.
+
+    The index (i, j, k) runs along x, y and z where the affine is diagonal.
 
     >>> v = Volume.centred(torch.zeros(4, 6, 8), (1.0, 1.0, 2.0), "hu")
     >>> v.origin_mm, v.centre_mm, round(float(v.to_mu().values.mean()), 4)
@@ -85,8 +85,9 @@ class Volume:
         mu_water_per_mm: float = 0.0205,
         note: str = DISCLAIMER,
     ) -> Volume:
-        """An axis-aligned volume about a point, by default the isocentre; ``spacing_mm`` is (x, y,
-        z) or one number.
+        """An axis-aligned volume about a point, by default the isocentre.
+
+        ``spacing_mm`` is (x, y, z) or one number.
         """
         return cls(
             values,
@@ -121,8 +122,9 @@ class Volume:
         return tuple((self.affine[:3, :3] @ middle + self.affine[:3, 3]).tolist())
 
     def to_mu(self, *, air_below_hu: float | None = None) -> Volume:
-        """Attenuation per mm: mu = mu_water·(1 + HU/1000), never below zero, and zero at or below
-        ``air_below_hu``.
+        """Attenuation per millimetre: mu = mu_water·(1 + HU/1000), never below zero.
+
+        It is zero at or below ``air_below_hu``.
 
         Plastimatch's DRRs follow ``air_below_hu=-800`` with ``mu_water_per_mm=0.022``.
         """
@@ -180,9 +182,10 @@ class Volume:
         return dataclasses.replace(self, values=values.contiguous(), affine=affine)
 
     def aligned(self) -> Volume:
-        """The same scan on a grid whose i, j, k run along world x, y, z: turned over exactly where
-        its axes run along these in another order or sense, else interpolated linearly onto the box
-        about it, with air around.
+        """The same scan on a grid whose i, j, k run along world x, y, z.
+
+        Where its axes run along these in another order or sense, the scan is turned over exactly;
+        else it is interpolated linearly onto the box about it, with air around.
         """
         direction, spacing = self.direction, np.array(self.spacing_mm)
         if np.array_equal(direction, np.eye(3)):
@@ -224,8 +227,9 @@ def _affine(
 
 
 def _triangle(old: int, new: int, ratio: float) -> Tensor:
-    """Weights [new, old] of resampling a line about its middle; ``ratio`` is the new spacing over
-    the old.
+    """Weights [new, old] that resample a line about its middle.
+
+    ``ratio`` is the new spacing over the old.
     """
     at = ((torch.arange(new) - (new - 1) / 2) * ratio + (old - 1) / 2).clamp(0, old - 1)
     weights = (1 - (at[:, None] - torch.arange(old)).abs() / max(1.0, ratio)).clamp_min(0)
@@ -244,15 +248,17 @@ def _as_image(volume: Volume) -> SimpleITK.Image:
 
 
 def files_at_hand() -> bool:
-    """Whether volumes can be read and written here: SimpleITK is installed. Training goes on
-    without it.
+    """Whether volumes can be read and written here, that is, whether SimpleITK is installed.
+
+    Training goes on without it.
     """
     return importlib.util.find_spec("SimpleITK") is not None
 
 
 def write_volume(volume: Volume, path: str | Path) -> None:
-    """Write a volume atomically as ``.nii.gz``, ``.nii``, ``.mha`` or ``.nrrd`` (float32,
-    compressed where the format can).
+    """Write a volume atomically as ``.nii.gz``, ``.nii``, ``.mha`` or ``.nrrd``.
+
+    Values are float32, compressed where the format can.
 
     MetaImage and NRRD keep quantity, mu_water_per_mm and note as key-value pairs and the affine in
     full; NIfTI keeps them in its 80-character ``descrip`` (a longer note is cut) and the affine in
@@ -372,9 +378,7 @@ def _label(image: SimpleITK.Image) -> tuple[Quantity | None, float, str]:
 
 
 def _refuse_cut_nifti(path: Path, image: SimpleITK.Image) -> None:
-    """A cut NIfTI is read without complaint, the missing voxels as zeros; so its length is measured
-    here.
-    """
+    """Refuse a cut NIfTI, which would be read without complaint, its missing voxels as zeros."""
     import gzip
 
     there = 0

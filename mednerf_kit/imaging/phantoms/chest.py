@@ -1,4 +1,4 @@
-"""The chest phantom: what varies between patients, and the order in which they are painted.
+"""The chest phantom: its body, and the order in which it is painted.
 
 Own frame, mm, of an average adult lying on the back with the arms up: x to the left, y to the back,
 z up, lung apex near z = 125, right dome of the diaphragm near −68. Pose and three scales turn it
@@ -96,7 +96,11 @@ def _outside(c: Chest, skin: Column, flesh: Column) -> list[Layer]:
 
 @PHANTOMS.register("chest")
 def chest(*, seed: int) -> Phantom:
-    """A thorax with the arms up, as scanned for a chest CT."""
+    """A thorax with the arms up, as scanned for a chest CT.
+
+    Options:
+        seed: which patient; the same seed gives the same one.
+    """
     rng = np.random.default_rng([7001, seed])
     c, build = draw(rng)
     size = float(np.clip(1.045 + 0.075 * rng.normal() - 0.03 * c.female, 0.85, 1.2))

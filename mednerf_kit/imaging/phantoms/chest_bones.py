@@ -8,39 +8,32 @@ from .chest_patient import Chest
 from .painter import Layer
 from .solids import Column, Profile, Solid, axes_along, blob, smooth_path, tube
 
-#: Height of the middle of each vertebra, and half its body's height, width and depth, mm.
+#: Height of the middle of each vertebra, mm.
 LEVELS = {
-    name: float(z)
-    for name, z in zip(
-        ("C4", "C5", "C6", "C7", *(f"T{i}" for i in range(1, 13)), "L1", "L2", "L3", "L4"),
-        (
-            193,
-            176,
-            159,
-            142,
-            124,
-            104,
-            84,
-            63.5,
-            42.5,
-            21,
-            -1,
-            -23.5,
-            -47,
-            -71,
-            -96,
-            -122,
-            -150,
-            -179,
-            -209,
-            -240,
-        ),
-        strict=True,
-    )
+    "C4": 193.0,
+    "C5": 176.0,
+    "C6": 159.0,
+    "C7": 142.0,
+    "T1": 124.0,
+    "T2": 104.0,
+    "T3": 84.0,
+    "T4": 63.5,
+    "T5": 42.5,
+    "T6": 21.0,
+    "T7": -1.0,
+    "T8": -23.5,
+    "T9": -47.0,
+    "T10": -71.0,
+    "T11": -96.0,
+    "T12": -122.0,
+    "L1": -150.0,
+    "L2": -179.0,
+    "L3": -209.0,
+    "L4": -240.0,
 }
-# how far each rib falls to its front end, mm
+# how far each rib falls from the spine to its front end, mm
 DROPS = (30, 46, 58, 68, 77, 85, 92, 94, 90, 80, 52, 30)
-# how far round the cavity it goes
+# how far round the cavity each rib goes
 ENDS_DEG = (148, 150, 152, 152, 150, 147, 142, 134, 126, 116, 84, 58)
 CARTILAGE_Z = (78, 56, 36, 16, -2, -18, -30)  # where the cartilages of ribs 1–7 meet the sternum
 

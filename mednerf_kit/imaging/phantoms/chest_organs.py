@@ -1,6 +1,4 @@
-"""Organs of the chest phantom: lungs with fissures and vessels, heart, great vessels, airways, and
-the upper abdomen.
-"""
+"""Organs of the chest phantom: lungs, heart, great vessels, airways and the upper abdomen."""
 
 from __future__ import annotations
 
@@ -28,8 +26,9 @@ from .trees import scattered, vessel_tree
 
 
 def dome(c: Chest, side: int) -> Callable[[Array, Array], Array]:
-    """Height of the diaphragm on one side (+1 left, −1 right), falling to the side, the back and
-    less to the front.
+    """Height of the diaphragm on one side (+1 left, −1 right) as a function of x and y.
+
+    It falls to the side and to the back, and less to the front.
     """
     top = -68 + c.dome_mm - (c.dome_gap_mm if side > 0 else 0)
     middle = 62.0 * side
@@ -45,9 +44,7 @@ def dome(c: Chest, side: int) -> Callable[[Array, Array], Array]:
 
 
 def lung(c: Chest, cavity: Column, side: int) -> Cut:
-    """One lung: the cavity above the diaphragm, under the apical dome and beside the
-    mediastinum.
-    """
+    """One lung: the cavity above the diaphragm, under the apical dome, beside the mediastinum."""
     height = dome(c, side)
     waist = Profile([-95, -62, -32, 0, 30, 60, 95], [4, 6, 16, 25, 20, 16, 15])
 
@@ -69,8 +66,9 @@ def lung(c: Chest, cavity: Column, side: int) -> Cut:
 
 
 def fissures(c: Chest, side: int, rng: np.random.Generator) -> Layer:
-    """Oblique fissure of a lung, and the horizontal one of the right: curved sheets of tissue one
-    or two mm thick.
+    """The oblique fissure of a lung, and the horizontal one of the right lung.
+
+    They are curved sheets of tissue one or two millimetres thick.
     """
     tilt = rng.normal(size=2) * 6
     centre = np.array([60 * side, 0, 5 + tilt[0]])
@@ -88,7 +86,7 @@ def fissures(c: Chest, side: int, rng: np.random.Generator) -> Layer:
 
 
 def fluid(depth_mm: float) -> Region:
-    """What lies behind a level, deeper towards the base: the patient is on the back."""
+    """What lies behind a level that is deeper towards the base: the patient lies on the back."""
     return Region(lambda x, y, z: np.float32(92 - depth_mm) - y + (z + 90) * np.float32(0.28))
 
 
@@ -231,8 +229,9 @@ def airways(c: Chest) -> list[Layer]:
 
 
 def abdomen(c: Chest, cavity: Column, rng: np.random.Generator) -> list[Layer]:
-    """Fat, liver, spleen, stomach with its bubble (gas lies in front: the patient is on the back)
-    and gas in the bowel.
+    """Fat, liver, spleen, stomach with its bubble, and gas in the bowel.
+
+    Gas lies in front, for the patient lies on the back.
     """
     under = Column(cavity.width, cavity.front, cavity.back, -240, 60, (2, -6, 2))
     right, left = dome(c, -1), dome(c, 1)

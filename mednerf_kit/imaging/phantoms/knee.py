@@ -144,8 +144,10 @@ def flesh(k: Knee) -> list[Layer]:
 def bone(
     z: Array, half: Array, front: Array, back: Array, wall: Array, centre: Array
 ) -> tuple[Column, Column]:
-    """A long bone and its inside, from its outline at heights z, the thickness of its wall and its
-    centre line [n, 3], mm.
+    """A long bone and its inside.
+
+    Its outline is given at heights z, with the thickness of its wall and its centre line [n, 3], in
+    mm.
     """
     low, high = float(z.min()), float(z.max())
     thin = float(wall.min())
@@ -293,7 +295,11 @@ def front(k: Knee) -> list[Layer]:
 
 @PHANTOMS.register("knee")
 def knee(*, seed: int) -> Phantom:
-    """A left or a right knee, as scanned for a knee CT."""
+    """A left or a right knee, as scanned for a knee CT.
+
+    Options:
+        seed: which patient; the same seed gives the same one.
+    """
     rng = np.random.default_rng([7002, seed])
     k, _ = draw(rng)
     size = float(np.clip(1 + 0.075 * rng.normal(), 0.83, 1.18))

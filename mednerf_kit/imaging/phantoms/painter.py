@@ -1,5 +1,6 @@
-"""A phantom is a list of layers painted in order, on a grid or on points, in the patient's own
-(warped) frame.
+"""The painter of phantoms: layers painted in order, on a grid or on points.
+
+Layers are described in the patient's own (warped) frame.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Pose:
-    """World millimetres to the patient's own frame: q = A (p − shift), then a smooth wobble of at
-    most ``wobble_mm``.
+    """World millimetres to the patient's own frame: q = A (p − shift), then a smooth wobble.
+
+    The wobble is at most ``wobble_mm``.
 
     wobble_i(q) = (wobble_mm / K) Σ_k a_ik sin(w_k · q + φ_ik), |a| ≤ 1: it takes the ruler out of
     the shapes.
@@ -73,8 +75,9 @@ class Pose:
         wavelength_mm: tuple[float, float] = (110.0, 260.0),
         mirrored: bool = False,
     ) -> Pose:
-        """A pose of given scale (x, y, z) and turn about x, y and z, with a random wobble of three
-        waves.
+        """A pose of given scale (x, y, z) and turn about x, y and z, with a random wobble.
+
+        The wobble has three waves.
         """
         from scipy.spatial.transform import Rotation
 
@@ -167,8 +170,7 @@ class _Points:
 
 @dataclass(frozen=True)
 class Phantom:
-    """One procedural patient: layers in the patient's own frame, a pose, and the slab that was
-    scanned.
+    """One procedural patient: layers in the patient's own frame, a pose, and the slab scanned.
 
     Values are HU in world millimetres (LPS, isocentre at the origin); outside the slab there is
     air, as in a CT cut from a body.
@@ -187,8 +189,10 @@ class Phantom:
 
     @property
     def half_extent_mm(self) -> float:
-        """Half the default grid: ``SUPPORT`` half-widths of the anatomy's usual detector, so that bodies
-        cut by its edge still exist.
+        """Half the side of the default grid.
+
+        It is ``SUPPORT`` half-widths of the anatomy's usual detector, so that bodies cut by the
+        field of view's edge still exist.
         """
         return SUPPORT * DEFAULTS[self.anatomy].half_width_mm
 
@@ -231,8 +235,9 @@ class Phantom:
         return values
 
     def hu(self, points_mm: Tensor, *, edge_mm: float = 1.0) -> Tensor:
-        """HU at points [..., 3] in world mm; ``edge_mm`` is how soft an edge is. Returns [...]
-        float32 on the points' device.
+        """HU at points [..., 3] in world mm: [...] float32 on the points' device.
+
+        ``edge_mm`` is how soft an edge is.
         """
         flat = points_mm.detach().reshape(-1, 3).cpu().numpy().astype(np.float32)
         scanned = self._scanned(flat[:, 2], edge_mm)
@@ -251,8 +256,9 @@ class Phantom:
     def voxelise(
         self, size: int = 128, half_extent_mm: float | None = None
     ) -> tuple[Tensor, tuple[float, float, float]]:
-        """Voxels of a cube centred at the isocentre: HU [size, size, size] (z, y, x) float32, and
-        the spacing (x, y, z) in mm.
+        """Voxels of a cube about the isocentre: HU [size, size, size] (z, y, x), and spacing in mm.
+
+        HU are float32; the spacing is (x, y, z).
 
         Values are taken at voxel centres with edges one voxel wide, which keeps the mass of thin
         structures.

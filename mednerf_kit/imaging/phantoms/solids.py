@@ -1,5 +1,4 @@
-"""Solids as implicit functions: signed distances in mm (negative inside) that turn into soft
-coverage.
+"""Solids as implicit functions: signed distances in mm that turn into soft coverage.
 
 A solid has bounds ``lo``, ``hi`` [3] and ``distance(x, y, z)`` on coordinate arrays that broadcast
 together; distances are first-order, exact at the surface: f / |∇f|.
@@ -19,7 +18,7 @@ FAR_MM = 1000.0
 
 
 class Solid:
-    """What every solid promises."""
+    """The interface of every solid."""
 
     lo: Array
     hi: Array
@@ -29,16 +28,18 @@ class Solid:
         raise NotImplementedError
 
     def widened(self, edge_mm: float) -> tuple[Solid, float]:
-        """A solid no thinner than a soft edge, and the opacity that keeps its mass (a thin vessel
-        must not gain weight).
+        """A solid no thinner than a soft edge, and the opacity that keeps its mass.
+
+        A thin vessel must not gain weight.
         """
         return self, 1.0
 
     def coverage(
         self, x: Array, y: Array, z: Array, edge_mm: float, inset_mm: float = 0.0
     ) -> Array:
-        """Share of a voxel of size ``edge_mm`` that lies inside the solid shrunk by ``inset_mm``;
-        in [0, 1].
+        """The share, in [0, 1], of a voxel of size ``edge_mm`` that lies inside the solid.
+
+        The solid is first shrunk by ``inset_mm``.
         """
         solid, opacity = self.widened(edge_mm) if inset_mm == 0 else (self, 1.0)
         inside = 0.5 - (solid.distance(x, y, z) + inset_mm) / np.float32(edge_mm)
@@ -112,8 +113,9 @@ def blob(centre: ArrayLike, axes: ArrayLike, rotation: Array | None = None, flat
 
 @dataclass(eq=False)
 class Segment(Solid):
-    """A round cone with round caps from ``a`` to ``b``; ``wide`` stretches its section ``ratio``
-    times along a direction.
+    """A round cone with round caps from ``a`` to ``b``.
+
+    ``wide`` stretches its section ``ratio`` times along a direction.
     """
 
     a: Array
@@ -157,8 +159,9 @@ def tube(
     wide: ArrayLike | None = None,
     ratio: float = 1.0,
 ) -> list[Solid]:
-    """A polyline swept with a round section (or a flat one: ``ratio`` times wider along ``wide``),
-    as segments.
+    """A polyline swept with a round section, as segments.
+
+    With ``wide`` the section is flat: ``ratio`` times wider along that direction.
     """
     path = np.asarray(points, np.float32)
     radii = np.broadcast_to(np.asarray(radius, np.float32), len(path))
@@ -184,9 +187,7 @@ def tube(
 
 
 def smooth_path(points: Sequence[Any] | Array, n: int) -> Array:
-    """``n`` points of a cubic spline through control points, at equal steps of chord length, [n,
-    3].
-    """
+    """``n`` points [n, 3] of a cubic spline through control points, at equal chord lengths."""
     from scipy.interpolate import CubicSpline
 
     path = np.asarray(points, float)
@@ -241,8 +242,9 @@ class Cut(Solid):
 
 
 class Profile:
-    """A smooth function of one coordinate through knots, as a table with 2 mm steps (constant
-    beyond its ends).
+    """A smooth function of one coordinate through knots, constant beyond its ends.
+
+    It is kept as a table with 2 mm steps.
 
     >>> Profile([0, 10, 20], [1, 2, 1])(np.array([10.0, 50.0], np.float32))
     array([2., 1.], dtype=float32)
@@ -276,8 +278,9 @@ class Profile:
 
 @dataclass(eq=False)
 class Column(Solid):
-    """A trunk along z: at each height a rounded section |u|^2.5 + |v|^2.5 = 1 between profiles of
-    half width, front and back.
+    """A trunk along z, with a rounded section |u|^2.5 + |v|^2.5 = 1 at each height.
+
+    The section lies between profiles of half width, front and back.
     """
 
     width: Profile
@@ -320,8 +323,9 @@ class Column(Solid):
         return np.maximum(side, np.maximum(z - np.float32(self.top), np.float32(self.bottom) - z))
 
     def ring(self, angle: Array, z: Array, out_mm: float = 0.0) -> Array:
-        """Points [n, 3] of the outline grown by ``out_mm``: angle 0 is the back, 90° the side, 180°
-        the front (radians).
+        """Points [n, 3] of the outline grown by ``out_mm``, at angles in radians.
+
+        Angle 0 is the back, 90° the side, 180° the front.
         """
         half, centre, depth = self.section(np.asarray(z, np.float32))
         s, c = np.sin(angle), np.cos(angle)

@@ -1,4 +1,4 @@
-"""Branching trees that reach everywhere: pulmonary vessels."""
+"""Branching trees that reach everywhere in a solid: pulmonary vessels."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from .solids import Array, Segment, Solid
 def vessel_tree(
     root: Array, targets: Array, *, tip_mm: float, reach: float = 0.45, exponent: float = 2.6
 ) -> list[Solid]:
-    """A tree from ``root`` [3] to every target [N, 3]: each node walks part of the way to its
-    targets' mean and halves them.
+    """A tree from ``root`` [3] to every target [N, 3].
+
+    Each node walks part of the way to the mean of its targets and halves them.
 
     Radii follow Murray's law, r_parent^exponent = Σ r_child^exponent, from tips of ``tip_mm``;
     ``reach`` is the share of the way walked.
@@ -35,8 +36,9 @@ def vessel_tree(
 
 
 def scattered(solid: Solid, n: int, rng: np.random.Generator, *, margin_mm: float = 0.0) -> Array:
-    """``n`` points inside a solid, at least ``margin_mm`` deep, evenly spread (best of a few
-    candidates each), [n, 3].
+    """``n`` points [n, 3] inside a solid, at least ``margin_mm`` deep, evenly spread.
+
+    Each is the best of a few candidates.
     """
     found: list[Array] = []
     while sum(map(len, found)) < 4 * n:
