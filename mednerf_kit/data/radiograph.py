@@ -8,10 +8,9 @@ Sets of views are read in ``orbits.py``.
 from __future__ import annotations
 
 import re
-import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -22,6 +21,7 @@ from torch import Tensor
 from ..core.errors import UserError, unknown_name
 from ..core.resampling import area_matrix
 from ..imaging.geometry import Geometry
+from .pictures import decode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -319,31 +319,20 @@ def _read_npy(path: Path) -> tuple[np.ndarray, list[str]]:
 
 
 def _read_picture(path: Path) -> tuple[np.ndarray, list[str]]:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            frames, mode = getattr(picture, "n_frames", 1), picture.mode
-            if frames == 1:
-                values, warnings = _grey(path, picture)
-    except Image.DecompressionBombError:
-        raise UserError(
-            f"got '{path}', which claims to be enormous",
-            "wanted an X-ray",
-            "check where the file came from",
-        ) from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
-        raise _damaged(path, error) from None
-    if frames > 1:
-        raise UserError(
-            f"got '{path}' with {frames} pages ({mode})",
-            "wanted one picture",
-            "save the page you mean on its own",
-        )
-    return values, warnings
+    return decode(path, partial(_grey, path), damaged=partial(_damaged, path))
 
 
 def _grey(path: Path, picture: Image) -> tuple[np.ndarray, list[str]]:
+    """The rule by which a picture file is an X-ray: one page of grey pixels as stored, and what was
+    assumed.
+    """
+    frames = getattr(picture, "n_frames", 1)
+    if frames > 1:
+        raise UserError(
+            f"got '{path}' with {frames} pages ({picture.mode})",
+            "wanted one picture",
+            "save the page you mean on its own",
+        )
     warnings = []
     if picture.mode in ("LA", "La", "RGBA", "RGBa", "PA"):
         warnings.append("the alpha channel was dropped")
@@ -377,6 +366,12 @@ def _grey(path: Path, picture: Image) -> tuple[np.ndarray, list[str]]:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
+    if type(error).__name__ == "DecompressionBombError":
+        return UserError(
+            f"got '{path}', which claims to be enormous",
+            "wanted an X-ray",
+            "check where the file came from",
+        )
     reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
     if path.name in reason:  # Pillow's "cannot identify image file PATH"
         reason = "no picture can be recognised in it"

@@ -6,18 +6,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.resampling import area_resized
+from .pictures import decode, unit_colours
 
 ENDINGS = (".png", ".jpg", ".jpeg")
 NO_PHOTOGRAPH = ("_depth", "_normal", "_alpha")  # what Blender sets keep beside their pictures
 
 
-def read_pictures(
+def read_photographs(
     *, root: str, size: int = 128, background: float = 0.0, limit: int | None = None
 ) -> tuple[Tensor, list[str]]:
     """The pictures of a folder, or of its ``train`` folder where it has one, in colour: [N, size,
@@ -62,16 +62,16 @@ def read_pictures(
 
 def read_colour(path: Path, background: float) -> Tensor:
     """A picture as [H, W, 3] in [0, 1], over the background where it is transparent."""
-    from PIL import Image
 
-    try:
-        with Image.open(path) as image:
-            values = torch.from_numpy(np.array(image.convert("RGBA"), dtype=np.float32) / 255)
-    except (OSError, SyntaxError, ValueError) as error:  # PIL calls a broken chunk a SyntaxError
-        raise UserError(
+    def unreadable(error: Exception) -> UserError:
+        return UserError(
             f"got '{path}', which cannot be read ({error})",
             "wanted a PNG or JPEG",
             "remove or repair it",
-        ) from None
+        )
+
+    values = decode(path, unit_colours, damaged=unreadable)
+    if values.shape[-1] == 3:
+        return values
     alpha = values[..., 3:]
     return values[..., :3] * alpha + background * (1 - alpha)

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from ..core import config
 from ..core.errors import UserError
-from ..data.unposed import read_pictures
+from ..data.unposed import read_photographs
 from ..engine.loop import TASKS, Loop, PreparedRun, TaskType
 from ..engine.optim import OPTIMISERS
 from ..gan.augment import AUGMENTATIONS, PROBABILITIES, Augment
@@ -345,7 +345,7 @@ def photographed(choice: Mapping[str, Any]) -> tuple[Reals, Geometry, dict[str, 
     node.pop("pictures")
     background = float(recipe["task"].get("background", 0.0))
     images, notes = config.bind(
-        read_pictures,
+        read_photographs,
         node,
         where="dataset",
         root=choice["dataset"],

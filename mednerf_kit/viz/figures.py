@@ -246,34 +246,9 @@ def write_png8(path: str | Path, image: Tensor | np.ndarray, note: str = DISCLAI
 
 
 def write_png16(path: str | Path, image: Tensor, note: str = DISCLAIMER) -> None:
-    """Write an image [H, W] in [0, 1] as a 16-bit grey PNG (65535 is 1), atomically; read it back
-    with :func:`read_png`.
-    """
+    """Write an image [H, W] in [0, 1] as a 16-bit grey PNG (65535 is 1), atomically."""
     counts = image.detach().double().nan_to_num(0.0).clamp(0, 1) * 65535
     _write(path, png_bytes(counts.round().cpu().numpy().astype(np.uint16), note))
-
-
-def read_png(path: str | Path) -> Tensor:
-    """An 8- or 16-bit PNG as float32 in [0, 1], [H, W] or [H, W, 3]. Raises :class:`UserError` for
-    anything else.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as file:
-            values, mode = np.asarray(file), file.mode
-    except (OSError, SyntaxError, ValueError) as error:  # PIL calls a broken chunk a SyntaxError
-        raise UserError(
-            f"got '{path}' ({error})", "wanted a readable PNG", "check the path or write it again"
-        ) from None
-    white = {"L": 255, "RGB": 255, "I;16": 65535, "I": 65535}.get(mode)
-    if white is None:
-        raise UserError(
-            f"got '{path}' with {mode} pixels",
-            "wanted grey of 8 or 16 bits, or RGB",
-            "convert it to a grey PNG",
-        )
-    return torch.from_numpy(values.astype(np.float32) / white)
 
 
 def write_orbit_video(path: str | Path, frames: Tensor, fps: float = 20) -> None:

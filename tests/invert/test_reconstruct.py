@@ -13,6 +13,7 @@ from PIL import Image
 from tiny_prior import GEOMETRY, QUICK, orbit_of, snapshot
 
 from mednerf_kit import DISCLAIMER, cli
+from mednerf_kit.data.pictures import read_png
 from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.imaging.projector import project_volume
 from mednerf_kit.imaging.volume import read_volume
@@ -87,7 +88,7 @@ def test_every_file_is_there_and_reads(done):
     import imageio.v3
 
     assert {path.name for path in done.iterdir()} == FILES
-    target, proj = figures.read_png(done / "target.png"), figures.read_png(done / "proj.png")
+    target, proj = read_png(done / "target.png"), read_png(done / "proj.png")
     assert target.shape == proj.shape == (32, 32)
     assert float(psnr_db(proj, target)) > 25
     names = sorted(path.name for path in (done / "orbit").glob("*.png"))
@@ -129,9 +130,7 @@ def test_the_volume_is_in_hounsfield_units_and_its_projections_are_the_orbit(don
     views = project_volume(
         volume.to_mu().values, volume.spacing_mm, geometry.at(geometry.angles_deg[::9])
     )
-    written = torch.stack(
-        [figures.read_png(done / "orbit" / f"view_{k:03d}.png") for k in range(0, 72, 9)]
-    )
+    written = torch.stack([read_png(done / "orbit" / f"view_{k:03d}.png") for k in range(0, 72, 9)])
     assert float(written.max()) > 0.3
     assert torch.allclose(views / GEOMETRY.line_integral_scale, written, atol=2e-4)
 
@@ -199,15 +198,15 @@ def test_several_xrays_stand_side_by_side(place, tmp_path):
         "16",
     ]
     assert projected(place, tmp_path, *words) == 0
-    sides = [figures.read_png(place / f"{name}.png") for name in ("pa", "side")]
+    sides = [read_png(place / f"{name}.png") for name in ("pa", "side")]
     target, proj = (
-        figures.read_png(tmp_path / "target.png"),
-        figures.read_png(tmp_path / "proj.png"),
+        read_png(tmp_path / "target.png"),
+        read_png(tmp_path / "proj.png"),
     )
     assert torch.allclose(target, torch.cat(sides, -1), atol=1 / 255)
     assert float(psnr_db(proj, target)) > 25
     assert [given["angle_deg"] for given in broadcast_text(tmp_path)["inputs"]] == [270, 0]
-    assert figures.read_png(tmp_path / "orbit" / "view_000.png").shape == (16, 16)
+    assert read_png(tmp_path / "orbit" / "view_000.png").shape == (16, 16)
 
 
 def test_the_same_seed_gives_the_same_result(done, place, tmp_path):
@@ -222,7 +221,7 @@ def test_the_same_seed_gives_the_same_result(done, place, tmp_path):
 
 
 def test_the_geometry_beside_the_xray_is_compared_and_its_scale_used(place, tmp_path):
-    image = 4.5 / 9.0 * figures.read_png(place / "pa.png")
+    image = 4.5 / 9.0 * read_png(place / "pa.png")
     figures.write_png16(tmp_path / "x.png", 2 * image)
     known = Geometry.from_json(
         {**GEOMETRY.at([90]).to_json(), "line_integral_scale": 4.5, "pixel_mm": 32.0, "axis": "y"}
@@ -247,7 +246,7 @@ def test_a_prior_of_oblong_pictures_takes_the_middle_rows(place):
     film = module.read_film(
         place / "pa.png", "PA", geometry, invert=False, input_kind="line-integral", fit="pad"
     )
-    assert torch.equal(film.image, figures.read_png(place / "pa.png")[4:28])
+    assert torch.equal(film.image, read_png(place / "pa.png")[4:28])
 
 
 def test_an_xray_unlike_the_prior_is_called_so_first(place, tmp_path):

@@ -9,6 +9,7 @@ import torch
 from tiny_prior import GEOMETRY, QUICK, orbit_of, snapshot
 
 from mednerf_kit import cli
+from mednerf_kit.data.pictures import read_png
 from mednerf_kit.imaging.volume import read_volume
 from mednerf_kit.invert import outputs
 from mednerf_kit.invert import reconstruct as project_module
@@ -25,9 +26,7 @@ def place(tmp_path_factory):
 
 
 def views(folder) -> torch.Tensor:
-    return torch.stack(
-        [figures.read_png(path) for path in sorted((folder / "orbit").glob("*.png"))]
-    )
+    return torch.stack([read_png(path) for path in sorted((folder / "orbit").glob("*.png"))])
 
 
 def test_render_writes_the_orbit_the_video_and_the_volume(place, tmp_path, capsys):
@@ -58,7 +57,7 @@ def test_render_and_sample_show_the_same_patient(place, tmp_path):
     sample(run=str(place / "run"), seeds=[2, 5], out=tmp_path)
     frames, grid = (
         figures.to_uint8(views(tmp_path)[[3, 0]]),
-        figures.read_png(tmp_path / "grid.png"),
+        read_png(tmp_path / "grid.png"),
     )
     assert grid.shape == (2 * (15 + 32) + 2, 2 * 32 + 2, 3)
     for k, frame in enumerate(frames):
@@ -69,7 +68,7 @@ def test_render_and_sample_show_the_same_patient(place, tmp_path):
 
 def test_truncation_to_nothing_is_the_mean_patient(place, tmp_path):
     sample(run=str(place / "run"), seeds=[1, 2], truncation=0.0, out=tmp_path)
-    grid = figures.read_png(tmp_path / "grid.png")
+    grid = read_png(tmp_path / "grid.png")
     assert torch.equal(grid[15:47], grid[15 + 49 : 47 + 49])
 
 

@@ -11,6 +11,7 @@ import torch
 from ball_scene import FROM, RADIUS, SAMPLES, Ball, ball_fit, xray_fit
 
 from mednerf_kit.core.errors import UserError
+from mednerf_kit.data.pictures import read_png
 from mednerf_kit.metrics import scene
 from mednerf_kit.scene.evaluate import evaluate_scene, scored_views, summary
 from mednerf_kit.scene.load import render_views
@@ -67,7 +68,7 @@ def test_eight_bits_are_those_of_a_png(tmp_path):
 
     image = torch.rand(9, 7, 3, generator=rng()) * 1.2 - 0.1
     figures.write_png8(tmp_path / "a.png", image)
-    assert torch.equal(scene.eight_bit(image), figures.read_png(tmp_path / "a.png"))
+    assert torch.equal(scene.eight_bit(image), read_png(tmp_path / "a.png"))
 
 
 def test_depth_scores_by_hand():

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from mednerf_kit.core import config, files
 from mednerf_kit.core.errors import UserError
-from mednerf_kit.data.unposed import read_pictures
+from mednerf_kit.data.unposed import read_photographs
 from mednerf_kit.engine import run_folder, session
 from mednerf_kit.engine.optim import OPTIMISERS
 from mednerf_kit.gan.discriminator import DISCRIMINATORS
@@ -443,7 +443,7 @@ def test_photographs_nobody_posed_train_the_same_generator(tmp_path):
         picture[4:16, 4 + k : 16, :] = torch.tensor([200, 50 * k, 0, 255], dtype=torch.uint8)
         Image.fromarray(picture.numpy()).save(folder / f"r_{k}.png")
     Image.fromarray(picture.numpy()).save(folder / "r_0_depth.png")
-    images, notes = read_pictures(root=str(folder.parent), size=20, background=1.0)
+    images, notes = read_photographs(root=str(folder.parent), size=20, background=1.0)
     assert (
         images.shape == (3, 20, 20, 3)
         and images[0, 0, 0].tolist() == [1, 1, 1]

@@ -16,6 +16,7 @@ from ball_scene import BOX, FROM, RADIUS, SAMPLES, Ball, ball_fit, colour_of, xr
 
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.core.types import FieldOutput
+from mednerf_kit.data.pictures import read_png
 from mednerf_kit.imaging.cameras import Cameras, circle_path
 from mednerf_kit.scene import export, load, outputs, render
 from mednerf_kit.scene.evaluate import evaluate_scene
@@ -70,8 +71,8 @@ def test_an_evaluation_writes_every_picture_and_table(tmp_path):
     assert float(rows[1]["psnr_db"]) == pytest.approx(found["per_view"][1]["psnr_db"])
     names = {path.name for path in (tmp_path / "test").iterdir()}
     assert names == {f"test_r_{k}{kind}.png" for k in range(2) for kind in ("", "_error", "_depth")}
-    assert figures.read_png(tmp_path / "test" / "test_r_0.png").shape == (40, 40, 3)
-    depth = figures.read_png(tmp_path / "test" / "test_r_0_depth.png")
+    assert read_png(tmp_path / "test" / "test_r_0.png").shape == (40, 40, 3)
+    depth = read_png(tmp_path / "test" / "test_r_0_depth.png")
     assert depth.shape[0] > 40 and depth.shape[1] == 40
     # nothing is white, the ball is not
     assert depth[0, 0].tolist() == [1, 1, 1] and depth[20, 20].min() < 0.9
@@ -83,7 +84,7 @@ def test_an_evaluation_of_x_rays_is_grey_and_signed(tmp_path):
         "test_r_0.png",
         "test_r_0_error.png",
     }
-    assert figures.read_png(tmp_path / "test" / "test_r_0.png").shape == (40, 40)
+    assert read_png(tmp_path / "test" / "test_r_0.png").shape == (40, 40)
     assert b"not for diagnosis" in (tmp_path / "test" / "test_r_0.png").read_bytes()
 
 
@@ -223,7 +224,7 @@ def test_curves_show_what_was_logged(tmp_path):
     ]
     outputs.curves(rows, tmp_path / "curves.png")
     outputs.curves([{"step": k, "mse": 1.0} for k in (1, 2)], tmp_path / "short.png")
-    tall, short = (figures.read_png(tmp_path / name) for name in ("curves.png", "short.png"))
+    tall, short = (read_png(tmp_path / name) for name in ("curves.png", "short.png"))
     assert tall.shape[0] == 3 * short.shape[0] and tall.shape[1] == short.shape[1]
     with pytest.raises(UserError, match="without logged steps"):
         outputs.curves([], tmp_path / "none.png")

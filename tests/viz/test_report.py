@@ -14,6 +14,7 @@ import torch
 
 from mednerf_kit import DISCLAIMER
 from mednerf_kit.core.errors import RunError, UserError
+from mednerf_kit.data.pictures import read_png
 from mednerf_kit.viz import figures, report
 
 
@@ -29,7 +30,7 @@ def test_png16_round_trip_and_note(tmp_path):
     image = torch.rand(9, 13, generator=torch.Generator().manual_seed(0))
     image[0, :3] = torch.tensor([-0.5, 1.5, float("nan")])
     figures.write_png16(tmp_path / "a.png", image)
-    back = figures.read_png(tmp_path / "a.png")
+    back = read_png(tmp_path / "a.png")
     assert back.dtype == torch.float32
     assert torch.allclose(back, image.nan_to_num(0).clamp(0, 1), atol=0.51 / 65535)
     assert back[0, :3].tolist() == [0, 1, 0]
@@ -40,7 +41,7 @@ def test_png8_round_trip_of_grey_and_colour(tmp_path):
     for shape in ((5, 7), (5, 7, 3)):
         image = torch.rand(shape, generator=torch.Generator().manual_seed(1))
         figures.write_png8(tmp_path / "a.png", image)
-        assert torch.allclose(figures.read_png(tmp_path / "a.png"), image, atol=0.51 / 255)
+        assert torch.allclose(read_png(tmp_path / "a.png"), image, atol=0.51 / 255)
 
 
 def test_reading_what_is_no_png_is_one_sentence(tmp_path):
@@ -48,7 +49,7 @@ def test_reading_what_is_no_png_is_one_sentence(tmp_path):
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:300])
     for name in ("cut.png", "absent.png"):
         with pytest.raises(UserError, match=name):
-            figures.read_png(tmp_path / name)
+            read_png(tmp_path / name)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (33, 47)])

@@ -285,11 +285,7 @@ def read_depth_pictures(
         beside = sorted(path.parent.glob(f"{path.stem}_depth_*.png"))
         if not beside:
             unknown.append(path.name)
-        grey = (
-            resized_nearest(torch.from_numpy(read_levels(beside[0])), *size)
-            if beside
-            else torch.zeros(size)
-        )
+        grey = resized_nearest(read_levels(beside[0]), *size) if beside else torch.zeros(size)
         maps.append(torch.where(grey > 0, DEPTH_FAR * (1 - grey / 255), torch.nan))
     depth = torch.stack(maps)
     return (depth if bool(depth.isfinite().any()) else None), unknown

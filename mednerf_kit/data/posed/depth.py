@@ -21,6 +21,7 @@ from torch import Tensor
 from ...core.errors import UserError
 from ...core.files import atomic
 from ...imaging.cameras import Cameras
+from ..pictures import decode, stored_levels
 
 PARTS = ("train", "val", "test")
 
@@ -137,7 +138,7 @@ def _from_pictures(
                 f"wanted '{folder / split / path.name}'",
                 "move the depth of each split into its folder",
             )
-        grey = torch.from_numpy(read_levels(path))
+        grey = read_levels(path)
         distance = torch.where(grey > 0, grey * scale, torch.nan)
         if kind == "planar":
             own = cameras.resized(*grey.shape)
@@ -147,20 +148,19 @@ def _from_pictures(
     return maps
 
 
-def read_levels(path: Path) -> np.ndarray:
-    """The grey levels of a picture as stored, [H, W] float32; of several channels the first."""
-    from PIL import Image
+def read_levels(path: Path) -> Tensor:
+    """The grey levels of a depth picture as stored, [H, W] float32; of several channels the
+    first.
+    """
 
-    try:
-        with Image.open(path) as file:
-            values = np.array(file, dtype=np.float32)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(
+    def unreadable(error: Exception) -> UserError:
+        return UserError(
             f"got '{path}', which is damaged ({error})",
             "wanted a depth picture",
             "copy the file again",
-        ) from None
-    return values if values.ndim == 2 else np.ascontiguousarray(values[..., 0])
+        )
+
+    return decode(path, stored_levels, damaged=unreadable)
 
 
 def read_map(folder: Path, stem: str) -> Tensor:
@@ -173,7 +173,7 @@ def read_map(folder: Path, stem: str) -> Tensor:
             "name maps as pictures are",
         )
     if path.suffix == ".png":
-        return torch.from_numpy(read_levels(path))
+        return read_levels(path)
     try:
         values = np.squeeze(np.load(path, allow_pickle=False)).astype(np.float32)
         if values.ndim != 2:

@@ -7,9 +7,9 @@ from __future__ import annotations
 import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
@@ -17,6 +17,7 @@ from torch.nn.functional import grid_sample
 from ...core.errors import UserError
 from ...core.files import natural_key
 from ...core.resampling import area_resized
+from ..pictures import decode, rows_and_cols, unit_colours
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")  # in upper or lower case
 
@@ -112,34 +113,19 @@ def read_pictures(
 
 
 def read_picture(path: Path) -> Tensor:
-    """One picture [H, W, 3 or 4] in [0, 1], straight alpha; 8 or 16 bit, grey or colour."""
-    from PIL import Image
-
+    """One picture [H, W, 3], or [H, W, 4] with straight alpha, in [0, 1]; 8 or 16 bit, grey or
+    colour.
+    """
     if not path.is_file():
         raise missing(path)
-    try:
-        with Image.open(path) as file:
-            if file.mode.startswith("I") or file.mode == "F":
-                grey = np.array(file, dtype=np.float32) / 65535
-                return torch.from_numpy(grey)[..., None].expand(-1, -1, 3)
-            clear = "A" in file.getbands() or "transparency" in file.info
-            values = np.array(file.convert("RGBA" if clear else "RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise damaged(path, error) from None
-    return torch.from_numpy(values.astype(np.float32) / 255)
+    return decode(path, unit_colours, damaged=partial(damaged, path))
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """Rows and columns of a picture, without reading it."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as file:
-            return file.size[1], file.size[0]
-    except FileNotFoundError:
-        raise missing(path) from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise damaged(path, error) from None
+    """Rows and columns of a picture, without reading its pixels."""
+    if not path.exists():
+        raise missing(path)
+    return decode(path, rows_and_cols, damaged=partial(damaged, path))
 
 
 def missing(path: Path) -> UserError:
