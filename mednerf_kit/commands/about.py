@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import json
 import pkgutil
 from pathlib import Path
@@ -14,6 +15,8 @@ import click
 
 from ..core import config
 from ..core.errors import unknown_name
+from ..core.files import write_text
+from .reference import reference
 
 # where variants register themselves
 LAYERS = (
@@ -36,8 +39,19 @@ LAYERS = (
 @click.command("list")
 @click.argument("kind", required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def list_(kind: str | None, as_json: bool) -> None:
+@click.option(
+    "--docs",
+    is_flag=False,
+    flag_value="docs/reference.md",
+    metavar="[FILE]",
+    help="Write the reference of every option as Markdown (docs/reference.md unless told).",
+)
+def list_(kind: str | None, as_json: bool, docs: str | None) -> None:
     """Show the recipes and every registered variant, or those of one KIND."""
+    if docs is not None:
+        write_text(docs, reference(recipes(whole=True), registries()))
+        click.echo(docs)
+        return
     known = {"recipe": recipes(), **variants()}
     if kind is not None and kind not in known:
         raise unknown_name("kind", kind, known)
@@ -51,35 +65,43 @@ def list_(kind: str | None, as_json: bool) -> None:
             click.echo(f"  {entry:24s} {text}")
 
 
-def recipes() -> dict[str, str]:
-    """The recipes of ``configs/`` by the name that --config takes, each with its first comment."""
+def recipes(*, whole: bool = False) -> dict[str, str]:
+    """The recipes of ``configs/`` by the name that --config takes, each with its first comment line
+    (or its whole first comment).
+    """
     folder = config.folder()
     return {
-        path.relative_to(folder).with_suffix("").as_posix(): comment(path)
+        path.relative_to(folder).with_suffix("").as_posix(): " ".join(comment(path, whole=whole))
         for path in sorted(folder.rglob("*.yaml"))
     }
 
 
-def comment(path: Path) -> str:
-    """The first comment line of a YAML file."""
+def comment(path: Path, *, whole: bool = False) -> list[str]:
+    """The lines of the comment that a YAML file begins with; the first alone unless ``whole``."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    return next((line.lstrip("# ") for line in lines if line.startswith("#")), "")
+    begun = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    return [line.lstrip("# ") for line in begun][: None if whole else 1]
 
 
 def variants() -> dict[str, dict[str, str]]:
     """Every registry with its entries, each with the first line of its docstring."""
-    package = __name__.partition(".")[0]
-    for layer in LAYERS:
-        folder = importlib.import_module(f"{package}.{layer}")
-        for module in pkgutil.walk_packages(folder.__path__, f"{folder.__name__}."):
-            importlib.import_module(module.name)
     return {
         kind: {
             name: (inspect.getdoc(entry) or "").partition("\n")[0]
             for name, entry in sorted(registry.entries.items())
         }
-        for kind, registry in sorted(config.Registry.all.items())
+        for kind, registry in sorted(registries().items())
     }
+
+
+def registries() -> dict[str, config.Registry]:
+    """Every registry of the package, by kind; reads all modules in which variants may register."""
+    package = __name__.partition(".")[0]
+    for layer in LAYERS:
+        folder = importlib.import_module(f"{package}.{layer}")
+        for module in pkgutil.walk_packages(folder.__path__, f"{folder.__name__}."):
+            importlib.import_module(module.name)
+    return {kind: r for kind, r in config.Registry.all.items() if kind not in ("shape", "outline")}
 
 
 @click.command()

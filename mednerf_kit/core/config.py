@@ -148,7 +148,7 @@ def options_of(entry: Callable, facts: Iterable[str] = ()) -> list[Option]:
     >>> [(option.name, option.default) for option in options_of(Ball)]
     [('radius_mm', 1.0), ('label', None)]
     """
-    record = _options_class(entry)
+    record = options_class(entry)
     source = entry if record is None else record
     hints = _hints(source)
     return [
@@ -166,7 +166,7 @@ def bind(entry: Callable[..., T], options: Mapping[str, Any], *, where: str, **f
     """
     parameters = inspect.signature(entry).parameters
     values = bound(entry, options, where=where, facts=facts)
-    record = _options_class(entry)
+    record = options_class(entry)
     if record is not None:
         values = {"options": record(**values)}
     return entry(**values, **{key: value for key, value in facts.items() if key in parameters})
@@ -188,7 +188,7 @@ def bound(
     return values
 
 
-def _options_class(entry: Callable) -> type | None:
+def options_class(entry: Callable) -> type | None:
     """The dataclass that holds the entry's options; None where they are its own parameters."""
     if "options" not in inspect.signature(entry).parameters:
         return None
