@@ -22,7 +22,7 @@ from ..imaging.geometry import Geometry
 from ..imaging.volume import files_at_hand
 from .drr import (
     default_geometry,
-    phantom_identity,
+    phantom_fingerprint,
     phantom_name,
     phantom_volume,
     render_orbit,
@@ -169,7 +169,7 @@ def _fill(
             scale=geometry.line_integral_scale,
             volume=volume if files_at_hand() else None,
             record={
-                "identity": phantom_identity(anatomy, seed),
+                "identity": phantom_fingerprint(anatomy, seed),
                 "made_from": f"phantom:{anatomy}:{seed}",
                 "version": phantoms.VERSION,
                 "mu_water_per_mm": volume.mu_water_per_mm,

@@ -164,7 +164,7 @@ def make_drr(
     folder = _place(Path(out), name, geometry)
 
     volume = read_volume(ct) if seed is None else phantom_volume(anatomy, seed, setup.size)
-    identity = phantom_identity(anatomy, seed) if seed is not None else ct_identity(volume)
+    fingerprint = phantom_fingerprint(anatomy, seed) if seed is not None else ct_fingerprint(volume)
     volume = (
         replace(volume, mu_water_per_mm=mu_water_per_mm).to_mu(air_below_hu=air_below_hu).to_hu()
     )
@@ -174,7 +174,7 @@ def make_drr(
     integrals = render_orbit(volume, geometry, isocentre_mm=isocentre, supersample=supersample)
     notes += _clipping(integrals, geometry.line_integral_scale)
     record = {
-        "identity": identity,
+        "identity": fingerprint,
         "made_from": Path(ct).name,
         "isocentre_mm": isocentre,
         "mu_water_per_mm": mu_water_per_mm,
@@ -317,13 +317,13 @@ def phantom_name(anatomy: str, seed: int) -> str:
     return f"{anatomy}-{seed:05d}"
 
 
-def phantom_identity(anatomy: str, seed: int) -> str:
-    """A mark by which DRRs of the same phantom are recognised."""
+def phantom_fingerprint(anatomy: str, seed: int) -> str:
+    """A fingerprint by which DRRs of the same phantom are recognised."""
     return f"phantom:{anatomy}:{seed}"
 
 
-def ct_identity(volume: Volume) -> str:
-    """A mark by which DRRs of the same CT are recognised, whatever the view, size or scale."""
+def ct_fingerprint(volume: Volume) -> str:
+    """A fingerprint by which DRRs of the same CT are recognised, whatever the view, size or scale."""
     voxels = volume.values.round().to(torch.int16).contiguous().numpy()
     return f"ct:{blake2b(voxels.tobytes(), digest_size=12).hexdigest()}"
 

@@ -42,7 +42,7 @@ class OrbitSet:
     geometry: Geometry  # of the pictures; V angles_deg
     volumes: dict[str, Path]  # the CT of a patient, where there is one
     # what each patient is recognised by, whatever the folder is called
-    marks: dict[str, tuple[str, ...]]
+    fingerprints: dict[str, tuple[str, ...]]
     split: str
     layout: str
     notes: tuple[str, ...] = ()  # what was assumed, a sentence each
@@ -59,7 +59,7 @@ class OrbitSet:
             patients=names,
             images=self.images[index],
             volumes={name: path for name, path in self.volumes.items() if name in names},
-            marks={name: self.marks[name] for name in names},
+            fingerprints={name: self.fingerprints[name] for name in names},
         )
 
     def resized(self, size: int) -> OrbitSet:
@@ -72,16 +72,18 @@ class OrbitSet:
         )
         return replace(self, images=images, geometry=geometry)
 
-    def identities(self) -> tuple[str, ...]:
-        """Every mark of every patient: what a snapshot records about whom it was trained on."""
-        return tuple(mark for name in self.patients for mark in self.marks[name])
+    def all_fingerprints(self) -> tuple[str, ...]:
+        """Every fingerprint of every patient: what a snapshot records of its training patients,
+        under ``identities``.
+        """
+        return tuple(one for name in self.patients for one in self.fingerprints[name])
 
-    def known(self, identities: Iterable[str]) -> tuple[str, ...]:
-        """The patients of this set that are among ``identities`` (of another set, or of a
+    def seen_before(self, fingerprints: Iterable[str]) -> tuple[str, ...]:
+        """The patients of this set that have one of these ``fingerprints`` (of another set, or of a
         snapshot).
         """
-        recorded = set(identities)
-        return tuple(name for name in self.patients if recorded.intersection(self.marks[name]))
+        recorded = set(fingerprints)
+        return tuple(n for n in self.patients if recorded.intersection(self.fingerprints[n]))
 
 
 def load_orbits(
@@ -130,10 +132,10 @@ def load_orbits(
     names = names if limit is None else names[:limit]
     count = _view_count(root, files, names)
     arrays, remarks = [], set()
-    marks = {}
+    fingerprints = {}
     for name in names:
         orbit, more = _read_orbit([files[name][view] for view in range(count)])
-        marks[name] = (*_recorded_identity(root / name), pixel_mark(orbit))
+        fingerprints[name] = (*_recorded_fingerprint(root / name), pixel_fingerprint(orbit))
         arrays.append(orbit)
         remarks |= more
     shapes = {orbit.shape[1:]: name for name, orbit in zip(names, arrays, strict=True)}
@@ -162,7 +164,7 @@ def load_orbits(
         images,
         geometry,
         volumes,
-        marks,
+        fingerprints,
         split,
         layout,
         (*notes, *more_notes, *sorted(remarks)),
@@ -326,12 +328,12 @@ def _read_orbit(paths: list[Path]) -> tuple[np.ndarray, set[str]]:
     return np.stack(views), remarks
 
 
-def pixel_mark(orbit: np.ndarray) -> str:
-    """A mark of a patient by pictures alone: a hash of the stored pixels of a first, second and
-    third quarter's view.
+def pixel_fingerprint(orbit: np.ndarray) -> str:
+    """A fingerprint of a patient by pictures alone: a hash of the stored pixels of a first, second
+    and third quarter's view.
 
-    It survives renaming and re-compressing, not resizing: for sets made here the CT's own mark is
-    recorded as well.
+    It survives renaming and re-compressing, not resizing: for sets made here the CT's own
+    fingerprint is recorded as well.
     """
     digest = blake2b(digest_size=12)
     for view in (0, len(orbit) // 4, len(orbit) // 2):
@@ -339,8 +341,10 @@ def pixel_mark(orbit: np.ndarray) -> str:
     return f"pixels:{digest.hexdigest()}"
 
 
-def _recorded_identity(folder: Path) -> tuple[str, ...]:
-    """The mark of the CT or phantom a patient was made from (``patient.json``), if recorded."""
+def _recorded_fingerprint(folder: Path) -> tuple[str, ...]:
+    """The fingerprint of the CT or phantom a patient was made from, where ``patient.json`` holds
+    it.
+    """
     try:
         return (str(json.loads((folder / "patient.json").read_text(encoding="utf-8"))["identity"]),)
     except (OSError, ValueError, KeyError, TypeError):

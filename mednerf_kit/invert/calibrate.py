@@ -42,7 +42,7 @@ def calibrate(
         orbits = read_set(str(prior.meta["dataset"]), node, split="val", limit=limit)
     except UserError:
         return {}
-    unseen = [n for n in orbits.patients if n not in orbits.known(prior.meta["identities"])]
+    unseen = [n for n in orbits.patients if n not in orbits.seen_before(prior.meta["identities"])]
     bare = Prior(
         prior.generator, prior.geometry, prior.codes, {**prior.meta, "calibration": {}}, prior.path
     )

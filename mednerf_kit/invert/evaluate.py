@@ -191,7 +191,7 @@ def load_sets(
     node = prior.meta["recipe"]["dataset"]
     trained_on = str(prior.meta["dataset"])
     scored = read_set(dataset or trained_on, node, split=split, limit=limit)
-    known = scored.known(prior.meta["identities"])
+    known = scored.seen_before(prior.meta["identities"])
     if known and not seen:
         raise UserError(
             "got patients the prior was trained on "

@@ -327,7 +327,7 @@ def radiographed(choice: Mapping[str, Any]) -> tuple[Reals, Geometry, dict[str, 
         "anatomy": orbits.anatomy,
         "per_view_scale": scaled_by_view(orbits),
         "patients": list(orbits.patients),
-        "identities": list(orbits.identities()),
+        "identities": list(orbits.all_fingerprints()),
         "notes": notes,
     }
     return (

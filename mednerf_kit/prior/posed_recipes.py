@@ -145,7 +145,7 @@ def describe(
         "geometry": orbits.geometry.to_json(),
         "per_view_scale": targets.per_view_scale,
         "patients": list(orbits.patients),
-        "identities": list(orbits.identities()),
+        "identities": list(orbits.all_fingerprints()),
         "split": split,
         "seed": seed,
         "notes": list(orbits.notes),

@@ -82,7 +82,9 @@ def make_training_volumes(
             distances.append(geometry.distance)
             continue
         opened = geometry.with_fov(fov_deg[name])
-        values, gain = reconstructed_volume(orbit, opened, size, per_view, orbits.marks[name][-1])
+        values, gain = reconstructed_volume(
+            orbit, opened, size, per_view, orbits.fingerprints[name][-1]
+        )
         volumes.append(values)
         gains.append(gain)
         distances.append(opened.distance)
@@ -105,7 +107,7 @@ def field_angles(
         return [orbits.geometry.fov_deg] * len(names)
     curves = []
     for name in tqdm(names, desc="field of view", disable=None if progress else True):
-        path = cached("fov-1", orbits.marks[name][-1], orbits.geometry)
+        path = cached("fov-1", orbits.fingerprints[name][-1], orbits.geometry)
         if path.is_file():
             curves.append(files.load_tensors(path)[0]["curve"])
             continue
@@ -115,12 +117,12 @@ def field_angles(
 
 
 def reconstructed_volume(
-    orbit: Tensor, geometry: Geometry, size: int, per_view: bool, mark: str
+    orbit: Tensor, geometry: Geometry, size: int, per_view: bool, fingerprint: str
 ) -> tuple[Tensor, Tensor]:
     """Reconstruction and gains [V] of an orbit [V, rows, cols]; kept in the cache by the pictures'
-    mark.
+    fingerprint.
     """
-    path = cached("lift-4", mark, geometry, size, per_view)
+    path = cached("lift-4", fingerprint, geometry, size, per_view)
     if path.is_file():
         tensors, _ = files.load_tensors(path)
         return tensors["values"], tensors["gains"]

@@ -32,9 +32,9 @@ def test_a_cohort_is_split_and_loads(tmp_path):
         split="all",
     )
     whole = load_orbits(root, split="all")
-    assert torch.equal(alone.images[0], whole.images[0]) and whole.known(alone.identities()) == (
-        "knee-00007",
-    )
+    assert torch.equal(alone.images[0], whole.images[0]) and whole.seen_before(
+        alone.all_fingerprints()
+    ) == ("knee-00007",)
 
 
 def test_an_interrupted_cohort_is_completed_and_a_finished_one_refused(tmp_path, monkeypatch):

@@ -244,7 +244,10 @@ def test_drrs_of_one_ct_are_recognised_whatever_their_size(tmp_path):
         ct(tmp_path / "c.mha", (0, 0, 0)), out=tmp_path / "chest_three", size=SIZE, views=VIEWS
     )
     one, two, other = (load_orbits(made.folder.parent, split="all") for made in (one, two, other))
-    assert two.known(one.identities()) == ("b",) and other.known(one.identities()) == ()
+    assert (
+        two.seen_before(one.all_fingerprints()) == ("b",)
+        and other.seen_before(one.all_fingerprints()) == ()
+    )
 
 
 def test_a_cut_off_brightness_is_remarked(tmp_path):

@@ -142,14 +142,14 @@ def test_patients_are_recognised_under_another_name(tmp_path):
     for path in (tmp_path / "knee").glob("02_*"):
         path.rename(path.with_name(path.name.replace("02_", "09_")))
     again = load_orbits(tmp_path / "knee", split="all", size=8)
-    assert again.known(trained.identities()) == ("01", "09")
+    assert again.seen_before(trained.all_fingerprints()) == ("01", "09")
 
 
 def test_a_recorded_ct_identifies_a_patient_whose_pictures_differ(tmp_path):
     root = own_set(tmp_path / "a")
     (root / "p1" / "patient.json").write_text('{"identity": "phantom:chest:7"}')
-    assert "phantom:chest:7" in load_orbits(root, split="all").identities()
-    assert load_orbits(root, split="all").known(["phantom:chest:7"]) == ("p1",)
+    assert "phantom:chest:7" in load_orbits(root, split="all").all_fingerprints()
+    assert load_orbits(root, split="all").seen_before(["phantom:chest:7"]) == ("p1",)
 
 
 def break_missing(root):
@@ -260,7 +260,7 @@ def test_a_patient_left_out_need_not_be_whole(tmp_path):
         load_orbits(root, patients=["03"])
 
 
-def test_the_mark_reads_pixels_not_files(tmp_path):
+def test_the_fingerprint_reads_pixels_not_files(tmp_path):
     orbit = np.stack([picture(1, view) for view in range(VIEWS)])
-    assert orbits.pixel_mark(orbit) == orbits.pixel_mark(np.asfortranarray(orbit))
-    assert orbits.pixel_mark(orbit) != orbits.pixel_mark(orbit[::-1])
+    assert orbits.pixel_fingerprint(orbit) == orbits.pixel_fingerprint(np.asfortranarray(orbit))
+    assert orbits.pixel_fingerprint(orbit) != orbits.pixel_fingerprint(orbit[::-1])

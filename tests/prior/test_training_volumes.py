@@ -45,7 +45,7 @@ def test_orbits_without_volumes_are_lifted_and_cached(tmp_path):
     )
     geometry = orbits.geometry.with_fov(orbits.geometry.fov_deg)
     again, gains = reconstructed_volume(
-        torch.zeros(0), geometry, VOXELS, False, orbits.marks["p0"][-1]
+        torch.zeros(0), geometry, VOXELS, False, orbits.fingerprints["p0"][-1]
     )
     assert torch.equal(again, targets.volumes[0]) and (gains == 1).all()
 

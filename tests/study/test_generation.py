@@ -436,7 +436,7 @@ def trained(tmp_path_factory):
         },
         "dataset": str(data),
         "patients": list(orbits.patients),
-        "identities": list(orbits.identities()),
+        "identities": list(orbits.all_fingerprints()),
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mixing, "FRAMES", 2)

@@ -118,7 +118,7 @@ def real_sets(
             f"wanted the {prior.geometry.views} angles and the size of the prior's set",
             "make it with the same --views and --size",
         )
-    unseen = None if reals.known(prior.meta["identities"]) else reals
+    unseen = None if reals.seen_before(prior.meta["identities"]) else reals
     return (training if own else reals), training, unseen
 
 
