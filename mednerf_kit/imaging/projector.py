@@ -1,5 +1,8 @@
 """Line integrals of a voxel volume along the rays of a cone-beam geometry: Joseph's projector.
 
+Projection means this forward direction everywhere in the package, in names such as
+:func:`project_volume`; the way back from a picture to a volume is an inversion.
+
 Joseph's method (IEEE Trans. Med. Imaging 1, 1982) walks a ray slice by slice along the grid axis it
 is most parallel to and interpolates bilinearly within each slice. Here all slices of an axis form
 one batch of 2-D pictures: ray r meets slice k at ``start_r + k·step_r``, an affine point, so that
