@@ -20,6 +20,7 @@ SUPPLIED = {
     "phantom": {"seed"},
     "sampler": {"box", "field"},
     "selector": {"cols", "images", "masks", "rows", "size", "views"},
+    "tomography method": {"fit", "prior"},
     "task": {"device", "geometry", "parts", "reals", "scene", "seed", "targets", "volumes"},
 }
 INTRODUCTION = """# Reference

@@ -73,7 +73,7 @@ def tomography(*, out: Path, **options: Any) -> None:
     Writes table.json, table.csv, table.md, a NIfTI volume and three slices a method, and views.png.
     The last line on stdout is the folder.
     """
-    from ..study.sparse_view import compare
+    from ..study.sparse_view.compare import compare
 
     compare(out=out, **options)
     click.echo((out / "table.md").read_text(encoding="utf-8"))

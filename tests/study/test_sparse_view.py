@@ -26,7 +26,8 @@ from mednerf_kit.rays.render import Level, LevelRendering
 from mednerf_kit.rays.samplers.stratified import Stratified
 from mednerf_kit.recon import rtk
 from mednerf_kit.scene.losses import Outcome, SquaredErrorUpToGain, fitted_gains
-from mednerf_kit.study import sparse_view
+from mednerf_kit.study.sparse_view import case as cases
+from mednerf_kit.study.sparse_view import compare, methods
 
 BOX = torch.tensor([[-1.0, -1.5, -0.5], [1.0, 1.5, 1.5]])
 QUICK_SETTINGS = [
@@ -150,17 +151,15 @@ def test_voxels_that_every_view_sees():
         depth = distance - (a.cos() * x - a.sin() * y)
         inside &= ((a.sin() * x + a.cos() * y) * distance / depth).abs() <= 1
         inside &= (z * distance / depth).abs() <= 1
-    assert float((inside == sparse_view.seen_by_all(size, distance)).float().mean()) > 0.999
+    assert float((inside == compare.seen_by_all(size, distance)).float().mean()) > 0.999
 
 
 def test_gains_of_a_set_scaled_view_by_view_are_found_from_its_training_views(tmp_path):
-    one = sparse_view.read_case(
+    one = cases.read_case(
         str(make_set(tmp_path / "one")), patient="p1", views=6, fov_deg=None, fit_fov=False, size=24
     )
     root = make_set(tmp_path / "each", per_view=True)
-    each = sparse_view.read_case(
-        str(root), patient="p1", views=6, fov_deg=None, fit_fov=False, size=24
-    )
+    each = cases.read_case(str(root), patient="p1", views=6, fov_deg=None, fit_fov=False, size=24)
     assert each.scaled_by_view and not one.scaled_by_view and torch.equal(one.gains, torch.ones(6))
     # what is left of the gains, up to one scale
     ratio = (each.images.sum((1, 2)) / one.images.sum((1, 2))).log()
@@ -191,7 +190,7 @@ def scene_run(tiny_set):
 def table(tiny_set, scene_run):
     folder = tiny_set.parent / "out"
     names = ("fdk", "sart", "sart_tv", "field")
-    return folder, sparse_view.compare(
+    return folder, compare.compare(
         dataset=str(tiny_set),
         out=folder,
         patient="p1",
@@ -240,10 +239,10 @@ def test_methods_are_worth_what_they_should_be(table):
 
 
 def test_the_truth_scores_best(tiny_set, monkeypatch):
-    case = sparse_view.read_case(
+    case = cases.read_case(
         str(tiny_set), patient="p1", views=5, fov_deg=None, fit_fov=False, size=40
     )
-    found, shown = sparse_view.scores(case, case.truth)
+    found, shown = compare.scores(case, case.truth)
     assert (
         found["psnr_3d_db"] == 120
         and found["ssim_3d"] == pytest.approx(1)
@@ -253,26 +252,23 @@ def test_the_truth_scores_best(tiny_set, monkeypatch):
 
 
 def test_sart_goes_on_from_the_prior(tiny_set, tmp_path, monkeypatch):
-    monkeypatch.setattr(sparse_view, "Inversion", QUICK)
-    case = sparse_view.read_case(
+    monkeypatch.setattr(methods, "Inversion", QUICK)
+    case = cases.read_case(
         str(tiny_set), patient="p1", views=2, fov_deg=None, fit_fov=False, size=24
     )
     prior = str(snapshot(tmp_path / "prior"))
-    alone, after = (sparse_view.FromPrior(prior=prior, epochs=n)(case) for n in (0, 2))
+    alone, after = (methods.FromPrior(prior=prior, epochs=n)(case) for n in (0, 2))
     assert alone.values.shape == after.values.shape == (24, 24, 24)
-    assert (
-        sparse_view.scores(case, after)[0]["psnr_db"]
-        > sparse_view.scores(case, alone)[0]["psnr_db"]
-    )
+    assert compare.scores(case, after)[0]["psnr_db"] > compare.scores(case, alone)[0]["psnr_db"]
 
 
 @pytest.mark.skipif(not rtk.installed(), reason="itk-rtk is not installed")
 def test_rtk_agrees_where_every_view_sees(tiny_set):
-    case = sparse_view.read_case(
+    case = cases.read_case(
         str(tiny_set), patient="p1", views=7, fov_deg=None, fit_fov=False, size=24
     )
-    mask = sparse_view.seen_by_all(24, case.geometry.distance)
-    ours = sparse_view.fdk(case.images, case.geometry, size=24, cutoff=torch.inf, extend=0.0)
+    mask = compare.seen_by_all(24, case.geometry.distance)
+    ours = methods.fdk(case.images, case.geometry, size=24, cutoff=torch.inf, extend=0.0)
     theirs = rtk.fdk(case.images, case.geometry, size=24, hann=0.0, extend=0.0)
     torch.testing.assert_close(ours.values[mask], theirs.values[mask], rtol=1e-3, atol=1e-4)
 
@@ -295,7 +291,7 @@ def test_rtk_agrees_where_every_view_sees(tiny_set):
 )
 def test_bad_input_is_one_sentence(tiny_set, tmp_path, options, words):
     with pytest.raises(UserError, match=words) as caught:
-        sparse_view.compare(
+        compare.compare(
             **{
                 "dataset": str(tiny_set),
                 "out": tmp_path,
@@ -317,18 +313,18 @@ def test_a_run_that_saw_held_out_views_or_another_patient_is_refused(tiny_set, s
         "size": 24,
     }
     with pytest.raises(UserError, match="held out"):
-        sparse_view.compare(**common, patient="p1", views=3)
+        compare.compare(**common, patient="p1", views=3)
     with pytest.raises(UserError, match="wanted patient 'p2'"):
-        sparse_view.compare(**common, patient="p2", views=5)
+        compare.compare(**common, patient="p2", views=5)
     with pytest.raises(UserError, match="opening angle"):
-        sparse_view.compare(**common, patient="p1", views=5, fov_deg=40.0)
+        compare.compare(**common, patient="p1", views=5, fov_deg=40.0)
 
 
 def test_missing_rtk_says_what_to_install(monkeypatch):
     monkeypatch.setattr(rtk, "installed", lambda: False)
     with pytest.raises(UserError, match=r"mednerf-kit\[baselines\]"):
-        sparse_view.chosen_methods(["rtk_fdk"], run=None, prior=None)
-    assert sparse_view.chosen_methods([], run=None, prior="bundled:chest") == [
+        compare.chosen_methods(["rtk_fdk"], run=None, prior=None)
+    assert compare.chosen_methods([], run=None, prior="bundled:chest") == [
         "fdk",
         "sart",
         "sart_tv",
@@ -342,7 +338,7 @@ def test_missing_rtk_says_what_to_install(monkeypatch):
 def test_the_command_names_every_method():
     (option,) = [p for p in command.tomography.params if p.name == "methods"]
     named = option.help.partition(": ")[2].rstrip(".").split(", ")
-    assert sorted(named) == sorted(sparse_view.METHODS.entries)
+    assert sorted(named) == sorted(methods.METHODS.entries)
 
 
 def test_the_command_prints_table_and_folder(tiny_set, tmp_path):

@@ -6,21 +6,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import DISCLAIMER
-from ..core import files
-from ..imaging.geometry import nearest_view
-from ..imaging.volume import files_at_hand, write_volume
-from ..invert.outputs import made_folder
-from ..recon.field_volume import FieldVolume
-from ..viz import figures
-
-if TYPE_CHECKING:
-    from .sparse_view import Case
+from ... import DISCLAIMER
+from ...core import files
+from ...imaging.geometry import nearest_view
+from ...imaging.volume import files_at_hand, write_volume
+from ...invert.outputs import made_folder
+from ...recon.field_volume import FieldVolume
+from ...viz import figures
+from .case import Case
 
 COLUMNS = {
     "psnr_db": "PSNR dB",
@@ -99,7 +97,8 @@ def as_markdown(table: Mapping[str, Any]) -> str:
             for name, value in zip(known, values, strict=True)
         ]
         lines.append([method, *texts])
-    title = f"# {table['patient']} of {table['dataset']}: {table['views']} views, {table['held_out_views']} held out"
+    counts = f"{table['views']} views, {table['held_out_views']} held out"
+    title = f"# {table['patient']} of {table['dataset']}: {counts}"
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return (
         "\n\n".join([title, body, table["conventions"], table["gain_rule"], f"*{DISCLAIMER}*"])
