@@ -1,7 +1,8 @@
 """Line integrals of a voxel volume along the rays of a cone-beam geometry: Joseph's projector.
 
-Projection means this forward direction everywhere in the package, in names such as
-:func:`project_volume`; the way back from a picture to a volume is an inversion.
+In the package, projection means this forward direction (:func:`project_volume`), and the way back
+from a picture to a volume is an inversion; only the command ``mednerf-kit project`` is named after
+what its users do.
 
 Joseph's method (IEEE Trans. Med. Imaging 1, 1982) walks a ray slice by slice along the grid axis it
 is most parallel to and interpolates bilinearly within each slice. Here all slices of an axis form
