@@ -18,7 +18,8 @@ from ...core.errors import UserError
 from ...imaging.cameras import Cameras
 from .bounds import Bounds, as_box, bounds_of_poses
 from .depth import pixel_grid, read_levels, resized_nearest
-from .pictures import Lens, find_picture, picture_size, read_pictures, zoom
+from .lens import Lens, least_zoom
+from .pictures import find_picture, picture_size, read_pictures
 from .scene import SCENES
 from .splits import NoViews, chosen_views, held_out
 from .toy import toy_cameras, write_toy_picture
@@ -101,7 +102,7 @@ class Blender:
         )
         pictures = read_pictures(paths, downscale=downscale, background=background, lenses=lenses)
         bounds, notes = bounds_of_file(every[0], frame_poses(every, root))
-        zooms = torch.tensor([zoom(lens, *pictures.full) for lens in lenses])
+        zooms = torch.tensor([least_zoom(lens, *pictures.full) for lens in lenses])
         focal = torch.tensor([lens.focal_px for lens in lenses]) * zooms[:, None]
         centre = torch.tensor([lens.centre_px for lens in lenses])
         cameras = Cameras(poses, focal, centre, *pictures.full, bounds.near, bounds.far).resized(

@@ -15,9 +15,10 @@ from torch import Tensor
 from ...core.errors import UserError
 from ...imaging.cameras import Cameras
 from .bounds import bounds_of_points, bounds_of_poses
+from .lens import Lens, least_zoom
 from .llff import picture_folder
 from .nsvf import OPENCV
-from .pictures import Lens, picture_size, pictures_in, read_pictures, zoom
+from .pictures import picture_size, pictures_in, read_pictures
 from .scene import SCENES
 from .splits import chosen_views, held_out
 from .toy import BALL, toy_cameras, write_toy_picture
@@ -146,7 +147,7 @@ class Colmap:
             for view, path in zip(chosen, paths, strict=True)
         ]
         pictures = read_pictures(paths, downscale=left, background=background, lenses=lenses)
-        zooms = torch.tensor([zoom(lens, *pictures.full) for lens in lenses])[:, None]
+        zooms = torch.tensor([least_zoom(lens, *pictures.full) for lens in lenses])[:, None]
         if any(lens.distorts for lens in lenses):
             notes.append(
                 "lens distortion was taken out of the pictures, which enlarged them by up to "

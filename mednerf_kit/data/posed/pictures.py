@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample
 
 from ...core.errors import UserError
 from ...core.files import natural_key
 from ...core.resampling import area_resized
 from ..pictures import decode, rows_and_cols, unit_colours
+from .lens import Lens, undistorted
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")  # in upper or lower case
 
@@ -35,34 +35,6 @@ class Pictures:
     def size(self) -> tuple[int, int]:
         """Rows and columns as read."""
         return self.images.shape[1], self.images.shape[2]
-
-
-@dataclass(frozen=True)
-class Lens:
-    """Pinhole intrinsics in pixels (centres at integers) with radial and tangential distortion,
-    Brown's model as in OpenCV.
-    """
-
-    focal_px: tuple[float, float]
-    centre_px: tuple[float, float]
-    radial: tuple[float, float] = (0.0, 0.0)
-    tangential: tuple[float, float] = (0.0, 0.0)
-
-    @property
-    def distorts(self) -> bool:
-        """Whether the lens is more than a pinhole."""
-        return any((*self.radial, *self.tangential))
-
-    def distort(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the lens images the direction (x, y, 1): the same plane, after x·(1 + k1 r² + k2
-        r⁴) and the tangential terms.
-        """
-        (k1, k2), (p1, p2) = self.radial, self.tangential
-        r2 = x * x + y * y
-        factor = 1 + k1 * r2 + k2 * r2 * r2
-        return x * factor + 2 * p1 * x * y + p2 * (r2 + 2 * x * x), y * factor + p1 * (
-            r2 + 2 * y * y
-        ) + 2 * p2 * x * y
 
 
 def read_pictures(
@@ -153,57 +125,6 @@ def smaller(values: Tensor, downscale: int) -> Tensor:
         return values
     rows, cols = (max(1, n // downscale) for n in values.shape[-2:])
     return area_resized(values, rows, cols)
-
-
-def undistorted(values: Tensor, lens: Lens) -> Tensor:
-    """The picture [H, W, C] that a pinhole with the focal length times :func:`zoom` sees,
-    bilinear.
-    """
-    rows, cols = values.shape[:2]
-    y, x = torch.meshgrid(
-        torch.arange(rows, dtype=torch.float64),
-        torch.arange(cols, dtype=torch.float64),
-        indexing="ij",
-    )
-    seen_x, seen_y = _source(lens, x, y, zoom(lens, rows, cols))
-    grid = torch.stack([(seen_x + 0.5) * 2 / cols - 1, (seen_y + 0.5) * 2 / rows - 1], -1).float()
-    return grid_sample(
-        values.movedim(-1, 0)[None], grid[None], padding_mode="border", align_corners=False
-    )[0].movedim(0, -1)
-
-
-def zoom(lens: Lens, rows: int, cols: int) -> float:
-    """The smallest enlargement of the focal length, in steps of 1 %, by which all of the pinhole's
-    picture was photographed.
-    """
-    if not lens.distorts:
-        return 1.0
-    across, down = (
-        torch.linspace(0, cols - 1, 65, dtype=torch.float64),
-        torch.linspace(0, rows - 1, 65, dtype=torch.float64),
-    )
-    x = torch.cat([across, across, torch.zeros(65), torch.full((65,), cols - 1.0)])
-    y = torch.cat([torch.zeros(65), torch.full((65,), rows - 1.0), down, down])
-    for step in range(200):
-        seen_x, seen_y = _source(lens, x, y, 1 + step / 100)
-        if (
-            min(seen_x.min(), seen_y.min()) >= -0.5
-            and seen_x.max() <= cols - 0.5
-            and seen_y.max() <= rows - 0.5
-        ):
-            return 1 + step / 100
-    raise UserError(
-        f"got a lens with distortion {lens.radial + lens.tangential}",
-        "wanted one that a pinhole picture can be made of",
-        "undistort the pictures with COLMAP's image_undistorter",
-    )
-
-
-def _source(lens: Lens, x: Tensor, y: Tensor, enlarged: float) -> tuple[Tensor, Tensor]:
-    """The pixel of the photograph that a pinhole's pixel (x, y) shows."""
-    (fx, fy), (cx, cy) = lens.focal_px, lens.centre_px
-    seen_x, seen_y = lens.distort((x - cx) / (fx * enlarged), (y - cy) / (fy * enlarged))
-    return seen_x * fx + cx, seen_y * fy + cy
 
 
 def find_picture(root: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""What every scene format promises: recognition, splits, sizes, poses, backgrounds, chosen views."""
+"""What every scene format promises: recognition, splits, sizes, poses, backgrounds, a recipe."""
 
 import numpy as np
 import pytest

@@ -10,7 +10,7 @@ from scene_files import TOY, changed, refused
 
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.posed.depth import pixel_grid
-from mednerf_kit.data.posed.pictures import Lens, undistorted, zoom
+from mednerf_kit.data.posed.lens import Lens, least_zoom, undistorted
 from mednerf_kit.data.posed.scene import load_scene
 from mednerf_kit.data.posed.transforms import write_transforms
 
@@ -122,7 +122,7 @@ def test_lenses_of_nerfstudio_are_scaled_undistorted_or_refused(example):
 
 
 def test_undistorting_undoes_the_lens():
-    """Photograph a smooth pattern through the lens by its own formula; the pinhole picture must
+    """Photograph a smooth pattern through the lens by Brown's formula; the pinhole picture must
     show the pattern straight.
     """
     rows, cols = 60, 80
@@ -132,6 +132,12 @@ def test_undistorting_undoes_the_lens():
         def pattern(x, y):
             return 0.5 + 0.25 * torch.sin(9 * x) + 0.25 * torch.cos(7 * y)
 
+        def bend(x, y, k1=radial[0], k2=radial[1], p1=tangential[0], p2=tangential[1]):
+            r2 = x * x + y * y
+            factor = 1 + k1 * r2 + k2 * r2 * r2
+            across = x * factor + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
+            return across, y * factor + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
+
         y, x = torch.meshgrid(
             torch.arange(rows).double(), torch.arange(cols).double(), indexing="ij"
         )
@@ -139,10 +145,10 @@ def test_undistorting_undoes_the_lens():
         true_x, true_y = seen_x.clone(), seen_y.clone()
         # invert the lens by fixed point: an oracle that the code itself does without
         for _ in range(50):
-            bent_x, bent_y = lens.distort(true_x, true_y)
+            bent_x, bent_y = bend(true_x, true_y)
             true_x, true_y = true_x + seen_x - bent_x, true_y + seen_y - bent_y
         photo = pattern(true_x, true_y).float()[..., None]
-        f = zoom(lens, rows, cols)
+        f = least_zoom(lens, rows, cols)
         wanted = pattern((x - 39.0) / (70 * f), (y - 30.5) / (72 * f)).float()
         assert f >= 1 and torch.allclose(undistorted(photo, lens)[..., 0], wanted, atol=0.01)
 
