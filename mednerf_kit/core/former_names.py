@@ -48,7 +48,16 @@ VARIANTS = {
 }
 
 #: Options of a registered variant, by kind and present name: ``{former option: present option}``.
-OPTIONS: dict[tuple[str, str], dict[str, str]] = {}
+OPTIONS: dict[tuple[str, str], dict[str, str]] = {
+    ("selector", "egra"): {
+        "p": "edge_chance",
+        "flat": "flat_chance",
+        "low": "canny_low",
+        "high": "canny_high",
+    },
+    ("selector", "quadtree"): {"n0": "closed_rays", "prior": "context_share"},
+    ("selector", "soft_mining"): {"a": "step_size", "b": "noise"},
+}
 
 #: Tensors in a snapshot: whole names, and beginnings of names where they end with a dot.
 TENSORS = {

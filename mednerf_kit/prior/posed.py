@@ -43,7 +43,9 @@ from ..gan.generator import POSE_DIM, HyperGenerator, Latent
 from ..gan.losses import nonsaturating_d, nonsaturating_g, r1_penalty
 from ..imaging.geometry import Geometry
 from ..rays.render import IMAGE_MODELS, Level, render
-from ..rays.selectors.base import RandomRays, StridedPatch, sample_bilinear
+from ..rays.selectors.base import sample_bilinear
+from ..rays.selectors.patches import StridedPatch
+from ..rays.selectors.uniform import RandomRays
 from . import previews
 from .distributed import agree_precision, group_size_note, random_patients
 from .training_volumes import TrainingVolumes

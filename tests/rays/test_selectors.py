@@ -15,14 +15,10 @@ from scipy import ndimage
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.core.types import Pixels
 from mednerf_kit.rays.selectors import drawing, pixel_maps
-from mednerf_kit.rays.selectors.base import (
-    SELECTORS,
-    Patch,
-    RandomRays,
-    StridedPatch,
-    sample_bilinear,
-)
+from mednerf_kit.rays.selectors.base import SELECTORS, sample_bilinear
+from mednerf_kit.rays.selectors.patches import Patch, StridedPatch
 from mednerf_kit.rays.selectors.quadtree import z_order
+from mednerf_kit.rays.selectors.uniform import RandomRays
 
 VIEWS, ROWS, COLS = 3, 20, 14
 SHAPE = {"views": VIEWS, "rows": ROWS, "cols": COLS}
@@ -92,7 +88,7 @@ EVERY += [
     ("latin_hypercube", {"over": "view"}),
     ("expansive", {"scale": "add"}),
     ("expansive", {"scale": "plain"}),
-    ("quadtree", {"correction": 1.0, "prior": 0.0, "threshold": 0.3, "uniform_from": 1.0}),
+    ("quadtree", {"correction": 1.0, "context_share": 0.0, "threshold": 0.3, "uniform_from": 1.0}),
 ]
 
 
@@ -405,7 +401,7 @@ def test_a_picture_with_few_edges_has_few_anchors():
 
 
 def test_edges_are_drawn_as_often_as_their_chance_says():
-    options = {"n": 60_000, "p": 0.5, "flat": 0.1}
+    options = {"n": 60_000, "edge_chance": 0.5, "flat_chance": 0.1}
     edges = pixel_maps.edge_maps(
         scene()["images"], lambda p: pixel_maps.canny_edges(p, low=30, high=40)
     )
@@ -505,7 +501,13 @@ def test_quadtree_cells_are_nested_runs():
 
 def test_a_quadtree_splits_where_errors_stay_and_closes_the_rest():
     selector = build(
-        "quadtree", depth=1, max_depth=3, threshold=0.05, n0=5, prior=0.0, uniform_from=1.0
+        "quadtree",
+        depth=1,
+        max_depth=3,
+        threshold=0.05,
+        closed_rays=5,
+        context_share=0.0,
+        uniform_from=1.0,
     )
     errors, generator = torch.zeros(VIEWS, ROWS, COLS), seeded()
     errors[0, 1:5, :3] = 1.0
@@ -541,7 +543,7 @@ def walkers(**options):
 
 
 def test_walkers_follow_the_gradient_and_keep_their_view():
-    selector, generator = walkers(a=4096.0, b=0.0), seeded()
+    selector, generator = walkers(step_size=4096.0, noise=0.0), seeded()
     first = selector.select(0, generator)
     before = selector.place.clone()
     error = torch.full((300,), 0.25)
@@ -564,7 +566,7 @@ def test_walkers_gather_in_proportion_to_the_error():
     """Langevin's stationary law for drift c·∇log(error) and noise √(2c) is the error itself: here a
     Gaussian hill.
     """
-    selector, generator = walkers(n=600, a=4096 * 2e-3 * ROWS, b=0.0632), seeded()
+    selector, generator = walkers(n=600, step_size=4096 * 2e-3 * ROWS, noise=0.0632), seeded()
     spots = []
     for step in range(150):
         pixels = selector.select(step, generator)
@@ -579,7 +581,7 @@ def test_walkers_gather_in_proportion_to_the_error():
 
 
 def test_idle_and_lost_walkers_start_again_at_edges_and_explorers_anywhere():
-    selector, generator = walkers(idle=0.1, explore=0.2, b=0.0, a=0.0), seeded()
+    selector, generator = walkers(idle=0.1, explore=0.2, noise=0.0, step_size=0.0), seeded()
     pixels = selector.select(0, generator)
     before = selector.place.clone()
     error = torch.arange(300.0) / 300
@@ -643,8 +645,8 @@ def test_expansive_without_a_source_or_anchors_in_the_loss_has_no_nan():
 BAD = [
     ("shuffled", {"n": 0}, "batch"),
     ("latin_hypercube", {"n": 2}, "3 views"),
-    ("egra", {"p": 1.5}, "p = 1.5"),
-    ("egra", {"low": 50.0, "high": 40.0}, "low = 50"),
+    ("egra", {"edge_chance": 1.5}, "edge_chance = 1.5"),
+    ("egra", {"canny_low": 50.0, "canny_high": 40.0}, "canny_low = 50"),
     ("egra", {"correction": -1.0}, "correction = -1"),
     ("context", {"share": 2.0}, "share = 2"),
     ("mask", {"share": 1.0}, "strictly"),
@@ -657,7 +659,7 @@ BAD = [
     ("imap", {"pilot": 0.0}, "strictly"),
     ("quadtree", {"depth": 4}, "depth = 4"),
     ("quadtree", {"threshold": -0.1}, "threshold"),
-    ("quadtree", {"n0": 0}, "n0 = 0"),
+    ("quadtree", {"closed_rays": 0}, "closed_rays = 0"),
     ("soft_mining", {"n": 2}, "3 views"),
     ("soft_mining", {"n": 900}, "900 walkers"),
     ("soft_mining", {"alpha": 1.1}, "alpha = 1.1"),

@@ -1,1 +1,1 @@
-"""Selectors: which pixels are supervised. One file a method; the contract is in `base`."""
+"""Selectors: which pixels a training step supervises. The contract is in ``base``."""

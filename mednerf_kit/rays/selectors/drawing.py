@@ -1,6 +1,4 @@
-"""Drawing pixels from chances: inverse cumulative sums, tiles, pixels inside and outside a mask,
-and importance weights.
-"""
+"""Drawing pixels from chances: cumulative sums, tiles, masks, and importance weights."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from ...core.types import Pixels
 
 
 def in_range(name: str, value: float, low: float, high: float, *, strictly: bool = False) -> None:
-    """Refuse an option outside [low, high], or on its ends too with ``strictly``."""
+    """Refuse an option outside [low, high]; with ``strictly`` its ends are refused too."""
     if not low <= value <= high or (strictly and value in (low, high)):
         words = "strictly between" if strictly else "between"
         raise UserError(
@@ -23,7 +21,7 @@ def in_range(name: str, value: float, low: float, high: float, *, strictly: bool
 
 
 def enough(n: int, least: int, what: str) -> int:
-    """A batch of n rays, refused when it holds less than one for each of ``least`` of ``what``."""
+    """A batch of n rays, refused when it has less than one for each of ``least`` things ``what``."""
     if n < least:
         raise UserError(
             f"got a batch of {n} rays for {least} {what}",
@@ -34,7 +32,7 @@ def enough(n: int, least: int, what: str) -> int:
 
 
 def at(index: Tensor, rows: int, cols: int, weight: Tensor) -> Pixels:
-    """Pixels by their place [N] in the row-major list of all pixels of all views.
+    """Pixels from their place [N] in the row-major list of all pixels of all views.
 
     >>> at(torch.tensor([7]), 2, 3, torch.ones(1)).yx
     tensor([[0., 1.]])
@@ -45,19 +43,20 @@ def at(index: Tensor, rows: int, cols: int, weight: Tensor) -> Pixels:
 
 
 def index_of(pixels: Pixels, rows: int, cols: int) -> Tensor:
-    """The inverse of :func:`at`, for the nearest pixel centres."""
+    """Places [N] of the pixel centres nearest to pixels: the inverse of :func:`at`."""
     y, x = pixels.yx.detach().round().long().unbind(-1)
     return (pixels.view * rows + y.clamp(0, rows - 1)) * cols + x.clamp(0, cols - 1)
 
 
 def uniform(n: int, rng: Generator) -> Tensor:
-    """n numbers of [0, 1) in double precision: single precision cannot tell 2^24 pixels apart."""
+    """n random numbers of [0, 1), doubles: single precision cannot tell 2^24 pixels apart."""
     return torch.rand(n, generator=rng, device=rng.device, dtype=torch.float64)
 
 
 def systematic(n: int, rng: Generator) -> Tensor:
-    """n evenly spaced numbers of [0, 1) with one random offset: as many in any interval as its
-    length says, give or take one.
+    """n evenly spaced numbers of [0, 1) with one random offset, doubles.
+
+    Any interval holds as many of them as its length says, give or take one.
     """
     u = torch.rand(1, generator=rng, device=rng.device, dtype=torch.float64)
     return (torch.arange(n, device=u.device) + u) / n
@@ -74,10 +73,12 @@ def cumulative(chances: Tensor) -> Tensor:
 def invert(
     cdf: Tensor, u: Tensor, start: Tensor | None = None, end: Tensor | None = None
 ) -> Tensor:
-    """The cells [N] of a cumulative sum [M + 1] in which u [N] falls; u is within the cells [start,
-    end) where they are given.
+    """The cells [N] of a cumulative sum [M + 1] in which u [N] falls.
 
-    >>> invert(cumulative(torch.tensor([1.0, 0.0, 3.0])), torch.tensor([0.1, 0.3], dtype=torch.float64)).tolist()
+    With ``start`` and ``end`` [N], u counts within the cells start … end − 1 alone.
+
+    >>> u = torch.tensor([0.1, 0.3], dtype=torch.float64)
+    >>> invert(cumulative(torch.tensor([1.0, 0.0, 3.0])), u).tolist()
     [0, 2]
     """
     if start is not None and end is not None:
@@ -87,17 +88,17 @@ def invert(
 
 
 def importance(density: Tensor, correction: float) -> Tensor:
-    """Weights of pixels drawn at ``density`` [N] times the uniform chance: density^−correction.
+    """Weights [N] of pixels drawn at ``density`` [N] times the uniform chance: density^−correction.
 
-    1 makes any weighted mean unbiased, with mean weight 1 in expectation; 0 leaves the emphasis in
-    the loss; what lies between is scaled to mean 1 over the batch.
+    A correction of 1 makes any weighted mean unbiased, with mean weight 1 in expectation; 0 leaves
+    the emphasis in the loss. Weights between the two are scaled to mean 1 over the batch.
     """
     weight = density.pow(-correction)
     return weight if correction in (0.0, 1.0) else weight / weight.mean()
 
 
 class Strata(nn.Module):
-    """The pixels inside and outside a mask [V, H, W], each drawn evenly and with replacement."""
+    """The pixels inside and outside a mask [V, H, W], drawn evenly and with replacement."""
 
     inside: Tensor
     outside: Tensor
@@ -111,9 +112,7 @@ class Strata(nn.Module):
         self.share = len(self.inside) / len(flat)
 
     def draw(self, inside: Tensor, u: Tensor) -> Tensor:
-        """Places [N] of pixels: inside where the mask ``inside`` [N] says so, by uniform numbers u
-        [N].
-        """
+        """Places [N] of pixels by uniform numbers u [N]; inside the mask where ``inside`` [N]."""
         n = torch.where(inside, len(self.inside), len(self.outside))
         k = (u * n).long().minimum(n - 1)
         return torch.where(
@@ -124,7 +123,7 @@ class Strata(nn.Module):
 
 
 class Tiles:
-    """A grid of tiles over a picture; rows and columns need not divide evenly.
+    """A grid of ``down`` × ``across`` tiles over a picture; its sides need not divide evenly.
 
     >>> tiles = Tiles(5, 4, 2, 2)
     >>> tiles.pixels.tolist()
@@ -138,12 +137,13 @@ class Tiles:
                 "wanted at most one per pixel",
                 "make the selector's grid coarser",
             )
-        self.rows, self.cols, self.down, self.across = rows, cols, down, across
+        self.rows = rows
+        self.cols = cols
+        self.down = down
+        self.across = across
         self.count = down * across
-        top, left = (
-            self._starts(torch.arange(down + 1), rows, down),
-            self._starts(torch.arange(across + 1), cols, across),
-        )
+        top = self._starts(torch.arange(down + 1), rows, down)
+        left = self._starts(torch.arange(across + 1), cols, across)
         self.pixels = (top.diff()[:, None] * left.diff()).flatten()
 
     @staticmethod
@@ -153,18 +153,31 @@ class Tiles:
     def of(self, yx: Tensor) -> Tensor:
         """The tiles [N] of the pixels nearest to yx [N, 2]."""
         y, x = yx.detach().round().long().unbind(-1)
-        y, x = y.clamp(0, self.rows - 1), x.clamp(0, self.cols - 1)
-        return y * self.down // self.rows * self.across + x * self.across // self.cols
+        row = y.clamp(0, self.rows - 1) * self.down // self.rows
+        col = x.clamp(0, self.cols - 1) * self.across // self.cols
+        return row * self.across + col
 
     def draw(self, tile: Tensor, rng: Generator) -> Tensor:
         """A pixel centre [N, 2] of each tile [N], uniform within it."""
-        i, j = tile // self.across, tile % self.across
-        ends = [
-            (self._starts(k, length, tiles), self._starts(k + 1, length, tiles))
-            for k, length, tiles in ((i, self.rows, self.down), (j, self.cols, self.across))
-        ]
-        parts = [
-            (start + uniform(len(tile), rng) * (end - start)).floor().minimum(end - 1)
-            for start, end in ends
-        ]
+        sides = (
+            (tile // self.across, self.rows, self.down),
+            (tile % self.across, self.cols, self.across),
+        )
+        parts = []
+        for k, length, tiles in sides:
+            start = self._starts(k, length, tiles)
+            end = self._starts(k + 1, length, tiles)
+            u = uniform(len(tile), rng)
+            parts.append((start + u * (end - start)).floor().minimum(end - 1))
         return torch.stack(parts, -1).float()
+
+
+def tile_means(tile: Tensor, values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The mean of values [N] in each of ``count`` tiles, and how many fell there, [count] both.
+
+    >>> tile_means(torch.tensor([0, 2, 2]), torch.tensor([1.0, 2.0, 4.0]), 3)
+    (tensor([1., 0., 3.]), tensor([1, 0, 2]))
+    """
+    hits = torch.bincount(tile, minlength=count)
+    total = torch.zeros(count, device=values.device).index_add(0, tile, values)
+    return total / hits.clamp_min(1), hits

@@ -1,6 +1,4 @@
-"""Expansive Supervision: a static set of anchors, a few other pixels that stand for the rest, and
-fewer rays (ICME 2025).
-"""
+"""Expansive Supervision: fixed anchors, a few pixels that stand for the rest, fewer rays (2025)."""
 
 from __future__ import annotations
 
@@ -19,17 +17,25 @@ from .drawing import Strata, at, enough, in_range, uniform
 
 @SELECTORS.register("expansive")
 class Expansive(RaySelector):
-    """Of n rays only ``rendered``·n are rendered: a share ``anchor_rays`` (β) on anchors, the rest
-    on the other pixels.
+    """Expansive Supervision (ICME 2025): only a part of the rays is rendered, half of it on anchors.
 
-    Anchors are the strongest edges, ``anchors`` (α) of every view (:func:`pixel_maps.anchors`). The
-    loss is λa·mean(anchors) + c·λs·mean(others), as weights scaled to mean 1, so that regularisers
-    keep their share. ``fade``: c falls linearly from (1 − α)/α to 1, which is unbiased at first and
-    ends with the anchors at 3:1 (for α = 0.25); ``add``: c = 1 (`--a_s_add`); ``plain``: every ray
-    counts the same (`--use_mse`). α is what the pictures really have where they have fewer edges.
+    Anchors are the strongest edges of every view (:func:`pixel_maps.anchors`). The loss is
+    λa · mean(anchors) + c · λs · mean(others), as weights scaled to mean 1, so that regularisers
+    keep their share.
+
+    Options:
+        n: rays per step before ``rendered``.
+        rendered: share of n that is rendered.
+        anchors: α, the share of every view that becomes anchors; where a picture has fewer edges,
+            what it really has.
+        anchor_rays: β, the share of the rendered rays on anchors; the rest is on other pixels.
+        scale: of the other pixels. ``fade``: c falls linearly from (1 − α)/α to 1, which is
+            unbiased at first and ends with the anchors at 3:1 (for α = 0.25); ``add``: c = 1
+            (`--a_s_add` of the public code); ``plain``: every ray counts the same (`--use_mse`).
+        anchor_weight: λa.
+        source_weight: λs.
     """
 
-    weights: Tensor
     is_anchor: Tensor
 
     def __init__(
@@ -58,18 +64,15 @@ class Expansive(RaySelector):
             )
         self.rays = enough(round(n * rendered), 2, "kinds of rays, anchors and others")
         self.anchor_rays = min(max(round(self.rays * anchor_rays), 1), self.rays - 1)
-        self.scale, self.anchor_weight, self.source_weight, self.progress = (
-            scale,
-            anchor_weight,
-            source_weight,
-            0.0,
-        )
+        self.scale = scale
+        self.anchor_weight = anchor_weight
+        self.source_weight = source_weight
+        self.progress = 0.0
         masks = pixel_maps.edge_maps(images, partial(pixel_maps.anchors, share=anchors))
         self.rows, self.cols = masks.shape[1:]
         self.strata = Strata(masks)
-        self.register_buffer(
-            "is_anchor", torch.arange(self.rays) < self.anchor_rays, persistent=False
-        )
+        is_anchor = torch.arange(self.rays) < self.anchor_rays
+        self.register_buffer("is_anchor", is_anchor, persistent=False)
 
     def advance(self, progress: float) -> None:
         self.progress = progress
@@ -81,9 +84,9 @@ class Expansive(RaySelector):
         else:
             first = (1 - self.strata.share) / self.strata.share
             c = first + (1 - first) * self.progress if self.scale == "fade" else 1.0
-            anchor, other = self.anchor_weight, c * self.source_weight
-            weight = torch.where(
-                self.is_anchor, anchor / self.anchor_rays, other / (self.rays - self.anchor_rays)
-            )
+            anchor = self.anchor_weight
+            other = c * self.source_weight
+            others = self.rays - self.anchor_rays
+            weight = torch.where(self.is_anchor, anchor / self.anchor_rays, other / others)
             weight = weight * self.rays / (anchor + other)
         return at(place, self.rows, self.cols, weight)

@@ -1,6 +1,4 @@
-"""What a picture says about where its detail is: edges, local spread, gradients and the anchors of
-Expansive Supervision.
-"""
+"""Where a picture has detail: edges, gradients, local spread, anchors of Expansive Supervision."""
 
 from __future__ import annotations
 
@@ -14,23 +12,25 @@ from ...core.errors import UserError
 
 
 def gray(image: Tensor) -> Tensor:
-    """Luma (Rec. 601) of an image [H, W, C], C 1 or 3, rounded to 8 bits; [H, W] in [0, 1]."""
+    """Luma (Rec. 601) of an image [H, W, C], C 1 or 3, rounded to 8 bits: [H, W] in [0, 1]."""
     image = image.float()
-    luma = (
-        image @ image.new_tensor([0.299, 0.587, 0.114]) if image.shape[-1] == 3 else image[..., 0]
-    )
+    if image.shape[-1] == 3:
+        luma = image @ image.new_tensor([0.299, 0.587, 0.114])
+    else:
+        luma = image[..., 0]
     return luma.clamp(0, 1).mul(255).round() / 255
 
 
 def per_view(images: Tensor, operator: Callable[[Tensor], Tensor]) -> Tensor:
-    """An operator of gray pictures over images [V, H, W, C], one view at a time to bound the
-    memory; [V, H, W].
+    """An operator on gray pictures [H, W], applied to images [V, H, W, C]: [V, H, W].
+
+    It is applied to one view at a time, to bound the memory.
     """
     return torch.stack([operator(gray(image)) for image in images])
 
 
 def edge_maps(images: Tensor, operator: Callable[[Tensor], Tensor]) -> Tensor:
-    """Masks of edges [V, H, W]; a view without a single one is refused."""
+    """Edges of images [V, H, W, C] as masks [V, H, W]; a view without a single one is refused."""
     masks = per_view(images, operator)
     bare = (~masks.flatten(1).any(1)).nonzero().flatten().tolist()
     if bare:
@@ -43,23 +43,21 @@ def edge_maps(images: Tensor, operator: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def ridges(picture: Tensor) -> np.ndarray:
-    """Sobel magnitude [H, W] of 8-bit values where it is the largest across its edge (Canny's
-    thinning, no smoothing), else 0.
+    """Sobel magnitude [H, W] of 8-bit values where it is largest across its edge, 0 elsewhere.
+
+    This is Canny's thinning without his smoothing.
     """
     from kornia.filters import canny
 
-    strength = (
-        canny(picture[None, None], 1e-3, 1e-2, kernel_size=(1, 1), hysteresis=False)[0][0, 0]
-        .cpu()
-        .numpy()
-        * 255
-    )
+    thinned = canny(picture[None, None], 1e-3, 1e-2, kernel_size=(1, 1), hysteresis=False)[0]
+    strength = thinned[0, 0].cpu().numpy() * 255
     return np.where(strength > 0.5, strength, 0.0)
 
 
 def strongest_of_chain(strength: np.ndarray, low: float) -> np.ndarray:
-    """For every pixel above ``low`` the largest strength in its 8-connected chain of such pixels; 0
-    elsewhere.
+    """The largest strength of each pixel's chain [H, W]; 0 for pixels not above ``low``.
+
+    A chain is what is 8-connected among the pixels above ``low``.
     """
     from scipy import ndimage
 
@@ -68,10 +66,9 @@ def strongest_of_chain(strength: np.ndarray, low: float) -> np.ndarray:
 
 
 def canny_edges(picture: Tensor, *, low: float, high: float) -> Tensor:
-    """Canny edges [H, W] of a gray picture without smoothing; thresholds on the Sobel magnitude of
-    8-bit values (as OpenCV).
+    """Canny edges [H, W] of a gray picture, without smoothing.
 
-    Hysteresis by labelling chains: the same set as growing from the strong pixels, in one pass.
+    The thresholds are on the Sobel magnitude of 8-bit values, as OpenCV has them. Hysteresis by labelling chains: the same set as growing from the strong pixels, in one pass.
     """
     return torch.from_numpy(strongest_of_chain(ridges(picture), low) > high).to(picture.device)
 
@@ -84,9 +81,11 @@ def sobel_magnitude(picture: Tensor) -> Tensor:
 
 
 def local_spread(picture: Tensor) -> Tensor:
-    """Chances [H, W] of the context prior (Zhang et al., TIP 2023): the standard deviation of each
-    3×3 neighbourhood, at least a hundredth of its mean over the picture; they sum to 1, so every
-    view weighs the same."""
+    """Chances [H, W] of the context prior (Zhang et al., TIP 2023).
+
+    They are the standard deviation of each 3×3 neighbourhood, at least a hundredth of its mean over
+    the picture, and sum to 1, so that every view weighs the same.
+    """
     from kornia.filters import box_blur
 
     x = picture[None, None].double()
@@ -96,8 +95,7 @@ def local_spread(picture: Tensor) -> Tensor:
 
 
 def anchors(picture: Tensor, *, share: float) -> Tensor:
-    """The anchors [H, W] of Expansive Supervision: dilated Canny edges that cover ``share`` of the
-    picture.
+    """The anchors [H, W] of Expansive Supervision: dilated edges that cover a share of the picture.
 
     With Otsu's level A, edges rank by the strongest pixel of the 8-connected chain of pixels above
     A/2 that they belong to (what Canny's hysteresis keeps at a high threshold), then single pixels

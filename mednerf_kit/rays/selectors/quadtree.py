@@ -1,6 +1,4 @@
-"""Adaptive quadtree: leaves that still err keep all their pixels, the others a handful (Zhang et
-al., TIP 2023).
-"""
+"""Adaptive quadtree: leaves that still err keep all their pixels, the others a handful."""
 
 from __future__ import annotations
 
@@ -27,16 +25,16 @@ from .drawing import (
 
 
 def z_order(rows: int, cols: int, depth: int) -> tuple[Tensor, Tensor]:
-    """Which of 4^depth cells each pixel [rows·cols] is in, and the first [4^depth + 1] of each
-    among pixels sorted by cell.
+    """Which of 4^depth cells each pixel [rows·cols] is in, and where each cell's run begins.
 
-    Cells are numbered by interleaving the bits of their row and column, so every node of the
+    The runs [4^depth + 1] are those of the pixels sorted by cell. Cells are numbered by interleaving the bits of their row and column, so every node of the
     quadtree is a run of cells.
 
     >>> z_order(2, 4, 1)[0].tolist()
     [0, 0, 1, 1, 2, 2, 3, 3]
     """
-    y, x = torch.arange(rows) * 2**depth // rows, torch.arange(cols) * 2**depth // cols
+    y = torch.arange(rows) * 2**depth // rows
+    x = torch.arange(cols) * 2**depth // cols
     cell = torch.zeros(rows, cols, dtype=torch.int64)
     for bit in range(depth):
         cell += ((y >> bit & 1) << (2 * bit + 1))[:, None] + ((x >> bit & 1) << (2 * bit))
@@ -46,27 +44,36 @@ def z_order(rows: int, cols: int, depth: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Plan:
-    """The leaves of one epoch: for L leaves of all views, their pixels' run in z-order and their
-    share of the rays.
-    """
+    """The L leaves of all views in one epoch: their pixels' runs in z-order, their rays."""
 
     view: Tensor  # [L]
-    start: Tensor  # [L]
-    end: Tensor  # [L]
-    cdf: Tensor  # [L + 1] of the rays
-    rays: int
+    start: Tensor  # [L] of the run
+    end: Tensor  # [L] of the run
+    cdf: Tensor  # [L + 1] cumulative share of the rays
+    rays: int  # in the epoch
 
 
 @SELECTORS.register("quadtree")
 class Quadtree(RaySelector):
-    """Every view is a quadtree, from ``depth`` on. An epoch gives an open leaf a ray per pixel, a
-    closed one ``n0``.
+    """A quadtree of every view (Zhang et al., TIP 2023): rays go to the leaves that still err.
 
-    After ``refresh_epochs`` epochs an open leaf whose mean error (√ of the squared one, from its
-    own rays) exceeds ``threshold`` is split in four, down to ``max_depth``; the others are closed
-    for good. Within a leaf a share ``prior`` of the chance follows the context prior, the rest is
-    uniform. From ``uniform_from`` of the training on, all pixels are drawn uniformly. The published
-    method renders every view for its refresh and has ``correction`` 0.
+    An epoch gives an open leaf a ray per pixel, and a closed one a handful. At a refresh an open
+    leaf whose mean error (√ of the squared one, from its own rays) exceeds the threshold is split
+    in four; the others are closed for good. The published method renders every view for its
+    refresh.
+
+    Options:
+        n: rays per step.
+        depth: of the quadtrees at first; 4^depth leaves per view.
+        max_depth: depth from which leaves are not split any more.
+        threshold: mean error up to which a leaf is closed.
+        closed_rays: rays of a closed leaf per epoch.
+        refresh_epochs: epochs between refreshes.
+        context_share: of the chance within a leaf that follows the context prior; the rest is
+            uniform.
+        uniform_from: share of the training from which on all pixels are drawn uniformly.
+        correction: share of the emphasis that the weights take back, from 0 (the published method)
+            to 1 (unbiased).
     """
 
     depth: Tensor
@@ -78,7 +85,7 @@ class Quadtree(RaySelector):
     first: Tensor
     order: Tensor
     rank: Tensor
-    prior_cdf: Tensor
+    context_cdf: Tensor
     hits: Tensor
     background: Tensor
 
@@ -89,9 +96,9 @@ class Quadtree(RaySelector):
         depth: int = 2,
         max_depth: int = 6,
         threshold: float = 0.015,
-        n0: int = 10,
+        closed_rays: int = 10,
         refresh_epochs: int = 1,
-        prior: float = 0.5,
+        context_share: float = 0.5,
         uniform_from: float = 11 / 12,
         correction: float = 0.0,
         images: Tensor,
@@ -102,26 +109,28 @@ class Quadtree(RaySelector):
         in_range("depth", depth, 0, deepest)
         in_range("max_depth", max_depth, depth, 12)
         in_range("threshold", threshold, 0, float("inf"))
-        in_range("n0", n0, 1, float("inf"))
+        in_range("closed_rays", closed_rays, 1, float("inf"))
         in_range("refresh_epochs", refresh_epochs, 1, float("inf"))
-        for name, value in (
-            ("prior", prior),
-            ("uniform_from", uniform_from),
-            ("correction", correction),
-        ):
-            in_range(name, value, 0, 1)
-        self.n, self.max_depth, self.threshold = (
-            enough(n, 1, "batch"),
-            min(max_depth, deepest),
-            threshold,
-        )
-        self.n0, self.refresh_epochs, self.prior, self.uniform_from = (
-            n0,
-            refresh_epochs,
-            prior,
-            uniform_from,
-        )
-        self.correction, self.unbiased, self.progress = correction, correction == 1, 0.0
+        in_range("context_share", context_share, 0, 1)
+        in_range("uniform_from", uniform_from, 0, 1)
+        in_range("correction", correction, 0, 1)
+        self.n = enough(n, 1, "batch")
+        self.max_depth = min(max_depth, deepest)
+        self.threshold = threshold
+        self.closed_rays = closed_rays
+        self.refresh_epochs = refresh_epochs
+        self.context_share = context_share
+        self.uniform_from = uniform_from
+        self.correction = correction
+        self.unbiased = correction == 1
+        self.progress = 0.0
+        self.plan: Plan | None = None
+        self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "plan", None))
+        self._register_pixels(images)
+        self._register_leaves(depth)
+
+    def _register_pixels(self, images: Tensor) -> None:
+        """Buffers that follow from the images: z-order, context prior, background of overlays."""
         cell, first = z_order(self.rows, self.cols, self.max_depth)
         order = cell.argsort(stable=True)
         chances = pixel_maps.per_view(images, pixel_maps.local_spread).flatten(1)[:, order]
@@ -130,42 +139,39 @@ class Quadtree(RaySelector):
             "first": first,
             "order": order,
             "rank": order.argsort(),
-            "prior_cdf": cumulative(chances),
+            "context_cdf": cumulative(chances),
             "hits": torch.zeros(self.views, self.rows, self.cols, dtype=torch.bool),
             "background": torch.stack([pixel_maps.gray(image).half() for image in images]),
         }
+        for name, buffer in fixed.items():
+            self.register_buffer(name, buffer, persistent=False)
+
+    def _register_leaves(self, depth: int) -> None:
+        """Buffers that a snapshot keeps: the leaves, and what was seen in them."""
         shape = (self.views, 4**self.max_depth)
-        state = {
-            "depth": torch.full(shape, depth),
-            "closed": torch.zeros(shape, dtype=torch.bool),
-            "error": torch.zeros(shape),
-            "seen": torch.zeros(shape),
-            "drawn": torch.zeros((), dtype=torch.int64),
-        }
-        for key, buffer in {**fixed, **state}.items():
-            self.register_buffer(key, buffer, persistent=key in state)
-        self.plan: Plan | None = None
-        self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "plan", None))
+        self.register_buffer("depth", torch.full(shape, depth))
+        self.register_buffer("closed", torch.zeros(shape, dtype=torch.bool))
+        self.register_buffer("error", torch.zeros(shape))
+        self.register_buffer("seen", torch.zeros(shape))
+        self.register_buffer("drawn", torch.zeros((), dtype=torch.int64))
 
     def advance(self, progress: float) -> None:
         self.progress = progress
 
     def heads(self) -> Tensor:
-        """For every cell [V, 4^max_depth] the first cell of its leaf: leaves are told apart by
-        it.
-        """
+        """The first cell of every cell's leaf, [V, 4^max_depth]: leaves are told apart by it."""
         cell = torch.arange(self.depth.shape[1], device=self.depth.device)
         return cell - cell % 4 ** (self.max_depth - self.depth)
 
     def planned(self) -> Plan:
         """The rays of an epoch over the leaves as they are now."""
         heads = self.heads()
-        view, head = (
-            (heads == torch.arange(heads.shape[1], device=heads.device)).nonzero().unbind(-1)
-        )
+        is_head = heads == torch.arange(heads.shape[1], device=heads.device)
+        view, head = is_head.nonzero().unbind(-1)
         start = self.first[head]
         end = self.first[head + 4 ** (self.max_depth - self.depth[view, head])]
-        rays = torch.where(self.closed[view, head], (end - start).clamp_max(self.n0), end - start)
+        pixels = end - start
+        rays = torch.where(self.closed[view, head], pixels.clamp_max(self.closed_rays), pixels)
         return Plan(view, start, end, cumulative(rays), int(rays.sum()))
 
     def select(self, step: int, rng: Generator) -> Pixels:
@@ -180,8 +186,8 @@ class Quadtree(RaySelector):
         view, start, end = plan.view[leaf], plan.start[leaf], plan.end[leaf]
         z = start + (uniform(self.n, rng) * (end - start)).long()
         run = view * pixels
-        guided = invert(self.prior_cdf, uniform(self.n, rng), run + start, run + end) - run
-        z = torch.where(uniform(self.n, rng) < self.prior, guided, z)
+        guided = invert(self.context_cdf, uniform(self.n, rng), run + start, run + end) - run
+        z = torch.where(uniform(self.n, rng) < self.context_share, guided, z)
         chance = (plan.cdf[leaf + 1] - plan.cdf[leaf]) * self.views * pixels / (end - start)
         weight = importance(chance * self.emphasis(view, z, start, end), self.correction)
         chosen = at(run + self.order[z], self.rows, self.cols, weight)
@@ -190,13 +196,14 @@ class Quadtree(RaySelector):
         return chosen
 
     def emphasis(self, view: Tensor, z: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        """How much likelier than uniform pixels z [N] (in z-order) are within their leaves' runs
-        [start, end).
+        """How much likelier than uniform pixels z [N] (in z-order) are within their leaves.
+
+        The leaves are the runs [start, end), [N] both.
         """
         run = view * self.rows * self.cols
-        own = self.prior_cdf[run + z + 1] - self.prior_cdf[run + z]
-        whole = self.prior_cdf[run + end] - self.prior_cdf[run + start]
-        return 1 - self.prior + self.prior * own / whole * (end - start)
+        own = self.context_cdf[run + z + 1] - self.context_cdf[run + z]
+        whole = self.context_cdf[run + end] - self.context_cdf[run + start]
+        return 1 - self.context_share + self.context_share * own / whole * (end - start)
 
     def observe(self, pixels: Pixels, error: Tensor, gradient: Tensor | None = None) -> None:
         if self.progress >= self.uniform_from:
@@ -215,18 +222,20 @@ class Quadtree(RaySelector):
     def refresh(self) -> None:
         """Split or close the open leaves that were seen, and begin another epoch."""
         heads = self.heads()
-        error, seen = self.error.gather(1, heads), self.seen.gather(1, heads)
-        judged = ~self.closed & (seen > 0)
+        error = self.error.gather(1, heads)
+        seen = self.seen.gather(1, heads)
+        known = ~self.closed & (seen > 0)
         errs = error > self.threshold * seen
-        self.closed |= judged & ~errs
-        self.depth += (judged & errs & (self.depth < self.max_depth)).long()
-        for is_line_integral in (self.error, self.seen, self.hits, self.drawn):
-            is_line_integral.zero_()
+        self.closed |= known & ~errs
+        self.depth += (known & errs & (self.depth < self.max_depth)).long()
+        for total in (self.error, self.seen, self.hits, self.drawn):
+            total.zero_()
         self.plan = None
 
     def overlay(self, view: int) -> Tensor:
-        """A picture [H, W, 3] of a view: open leaves outlined in green, closed in blue, the rays
-        since the refresh in red.
+        """A picture [H, W, 3] of a view with the leaves outlined: open green, closed blue.
+
+        The pixels drawn since the last refresh are red.
         """
         picture = 0.6 * self.background[view].float()[..., None].repeat(1, 1, 3)
         leaf = self.heads()[view][self.cell].view(self.rows, self.cols)
@@ -234,10 +243,7 @@ class Quadtree(RaySelector):
         border = torch.zeros_like(closed)
         border[1:] |= leaf.diff(dim=0) != 0
         border[:, 1:] |= leaf.diff(dim=1) != 0
-        for mask, colour in (
-            (self.hits[view], (1.0, 0.2, 0.1)),
-            (border & ~closed, (0.2, 0.9, 0.3)),
-            (border & closed, (0.3, 0.5, 1.0)),
-        ):
-            picture[mask] = picture.new_tensor(colour)
+        picture[self.hits[view]] = picture.new_tensor((1.0, 0.2, 0.1))
+        picture[border & ~closed] = picture.new_tensor((0.2, 0.9, 0.3))
+        picture[border & closed] = picture.new_tensor((0.3, 0.5, 1.0))
         return picture

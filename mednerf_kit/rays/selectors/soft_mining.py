@@ -1,6 +1,4 @@
-"""Soft mining: walkers that climb the error by Langevin Monte Carlo (Kheradmand et al., CVPR
-2024).
-"""
+"""Soft mining: rays that climb the error by Langevin Monte Carlo (Kheradmand et al., CVPR 2024)."""
 
 from __future__ import annotations
 
@@ -15,21 +13,30 @@ from . import pixel_maps
 from .base import SELECTORS, RaySelector
 from .drawing import cumulative, enough, in_range, invert
 
-PUBLIC_BATCH = 4096
+PUBLIC_BATCH = 4096  # rays of the public code, over which its loss is one mean
 
 
 @SELECTORS.register("soft_mining")
 class SoftMining(RaySelector):
-    """Each ray is a walker x in the unit square of its own view: x ← x + (a/4096)·∇log(error) +
-    b·noise, ∇ per pixel (the public code, whose 4096 rays share one mean, at any n).
+    """Soft mining: each ray is a walker that climbs the error by Langevin Monte Carlo.
 
-    Walkers find density in proportion to the error, and the weight Q^−α, Q = √error, takes back the
-    share α of that emphasis: 0 is hard mining, 1 plain importance sampling. α grows linearly over
-    ``warmup_steps``; weights lie between 0.2 and mean plus standard deviation before they are
-    scaled to mean 1 over the batch. Each step the ``idle`` share with the least error and the
-    walkers that left start again from an edge (chance by Sobel magnitude), and the last ``explore``
-    share is drawn uniformly. n is rounded down to whole walkers per view. Not unbiased: the
-    walkers' density is known only up to its stationary law.
+    A walker x in the unit square of its own view moves x ← x + (step_size/4096) · ∇log(error) +
+    noise · N(0, 1), with the gradient per pixel (the public code, whose 4096 rays share one mean,
+    at any n). Walkers find density in proportion to the error, and the weight Q^−α, Q = √error,
+    takes back the share α of that emphasis. Weights lie between 0.2 and mean plus standard
+    deviation before they are scaled to mean 1 over the batch. This is not unbiased: the walkers'
+    density is known only up to its stationary law.
+
+    Options:
+        n: rays per step, rounded down to whole walkers per view.
+        alpha: α, from 0 (hard mining) to 1 (plain importance sampling).
+        step_size: of a walker along the gradient of the log of its error.
+        noise: standard deviation of a walker's random step, in sides of its view.
+        warmup_steps: training steps over which α grows linearly to its value.
+        start: where walkers begin, ``uniform`` or at ``edges``.
+        explore: share of the rays, the last ones, that is drawn uniformly each step.
+        idle: share of the rays with the least error, which start again from an edge (chance by
+            Sobel magnitude) each step, as do the walkers that left their view.
     """
 
     wants_gradient = True
@@ -44,8 +51,8 @@ class SoftMining(RaySelector):
         *,
         n: int = 1024,
         alpha: float = 0.6,
-        a: float = 20.0,
-        b: float = 0.02,
+        step_size: float = 20.0,
+        noise: float = 0.02,
         warmup_steps: int = 600,
         start: Literal["uniform", "edges"] = "uniform",
         explore: float = 0.1,
@@ -55,19 +62,26 @@ class SoftMining(RaySelector):
         super().__init__()
         for name, value in (("alpha", alpha), ("explore", explore), ("idle", idle)):
             in_range(name, value, 0, 1)
-        in_range("a", a, 0, float("inf"))
-        in_range("b", b, 0, 1)
+        in_range("step_size", step_size, 0, float("inf"))
+        in_range("noise", noise, 0, 1)
         in_range("warmup_steps", warmup_steps, 0, float("inf"))
         self.views, self.rows, self.cols = images.shape[:3]
         self.n = enough(n, self.views, "views") // self.views * self.views
-        if self.n > self.views * self.rows * self.cols:
+        all_pixels = self.views * self.rows * self.cols
+        if self.n > all_pixels:
             raise UserError(
                 f"got {self.n} walkers",
-                f"wanted at most the {self.views * self.rows * self.cols} pixels there are",
+                f"wanted at most the {all_pixels} pixels there are",
                 "set the selector's n lower",
             )
-        self.alpha, self.a, self.b, self.warmup_steps, self.start = alpha, a, b, warmup_steps, start
-        self.explorers, self.idlers, self.step = round(explore * self.n), round(idle * self.n), 0
+        self.alpha = alpha
+        self.step_size = step_size
+        self.noise = noise
+        self.warmup_steps = warmup_steps
+        self.start = start
+        self.explorers = round(explore * self.n)
+        self.idlers = round(idle * self.n)
+        self.step = 0
         slope = pixel_maps.per_view(images, pixel_maps.sobel_magnitude)
         self.register_buffer("edge_cdf", cumulative(slope + 1e-5), persistent=False)
         self.register_buffer("place", torch.zeros(self.n, 2))
@@ -82,8 +96,8 @@ class SoftMining(RaySelector):
         anywhere = torch.rand((self.n, 2), generator=rng, device=device)
         edges = self._from_edges(view, rng)
         if bool(self.born):
-            noise = torch.randn((self.n, 2), generator=rng, device=device)
-            place = self.place + self.drift + self.b * noise
+            random_step = torch.randn((self.n, 2), generator=rng, device=device)
+            place = self.place + self.drift + self.noise * random_step
             lost = self.idle_now | ~((place >= 0) & (place < 1)).all(-1)
             place = torch.where(lost[:, None], edges, place)
         else:
@@ -103,13 +117,14 @@ class SoftMining(RaySelector):
         pixels = self.rows * self.cols
         u = torch.rand((3, self.n), generator=rng, device=rng.device, dtype=torch.float64)
         place = invert(self.edge_cdf, u[0], view * pixels, (view + 1) * pixels) % pixels
-        yx = torch.stack(
-            [(place // self.cols + u[1]) / self.rows, (place % self.cols + u[2]) / self.cols], -1
-        )
-        return yx.float().clamp_max(1 - 1e-6)
+        y = (place // self.cols + u[1]) / self.rows
+        x = (place % self.cols + u[2]) / self.cols
+        return torch.stack([y, x], -1).float().clamp_max(1 - 1e-6)
 
     def weigh(self, pixels: Pixels, error: Tensor) -> Tensor:
-        power = self.alpha * min(1.0, self.step / self.warmup_steps if self.warmup_steps else 1.0)
+        power = self.alpha
+        if self.warmup_steps:
+            power *= min(1.0, self.step / self.warmup_steps)
         weight = error.sqrt().clamp_min(1e-4).pow(-power)
         weight = weight.clamp_max(weight.mean() + weight.std(correction=0)).clamp_min(0.2)
         return weight / weight.mean()
@@ -118,9 +133,10 @@ class SoftMining(RaySelector):
     def observe(self, pixels: Pixels, error: Tensor, gradient: Tensor | None = None) -> None:
         if gradient is None:
             raise ValueError("soft_mining needs the gradient of the error by the pixels' places")
-        error, weight = error.to(self.place), pixels.weight.to(self.place)
+        error = error.to(self.place)
+        weight = pixels.weight.to(self.place)
         slope = gradient.to(self.place) / (weight * error).clamp_min(1e-8)[:, None]
-        self.drift.copy_((self.a / PUBLIC_BATCH * slope).nan_to_num(0.0, 0.0, 0.0))
+        self.drift.copy_((self.step_size / PUBLIC_BATCH * slope).nan_to_num(0.0, 0.0, 0.0))
         self.idle_now.zero_()
         if self.idlers:
             self.idle_now[error.topk(self.idlers, largest=False).indices] = True

@@ -27,7 +27,7 @@ from mednerf_kit.data.posed.types import Scene
 from mednerf_kit.fields.base import SceneField
 from mednerf_kit.imaging.cameras import Cameras, look_at
 from mednerf_kit.imaging.motion import apart, exp_se3, log_se3, square
-from mednerf_kit.rays.selectors.base import RandomRays
+from mednerf_kit.rays.selectors.uniform import RandomRays
 from mednerf_kit.scene import load as scene_runs
 from mednerf_kit.scene.evaluate import evaluate_scene
 from mednerf_kit.scene.fit import FitParts, FitTask, PoseCorrections
