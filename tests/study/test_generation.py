@@ -25,7 +25,7 @@ from mednerf_kit.metrics import image as image_metrics
 from mednerf_kit.metrics.distances import frechet_distance, kernel_distance, precision_recall
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior import previews
-from mednerf_kit.study.generation import fakes, memory, mixing
+from mednerf_kit.study.generation import memory, mixing, random_patients
 from mednerf_kit.study.generation import score as scoring
 
 
@@ -271,16 +271,16 @@ def prior_of(tmp_path, task: dict | None = None, generator: dict | None = None) 
 
 def test_voxels_show_what_rays_show(tmp_path):
     prior = prior_of(tmp_path)
-    code = next(fakes.drawn_codes(prior, 1, seeded()))
+    code = next(random_patients.drawn_codes(prior, 1, seeded()))
     angles = (0.0, 45.0, 270.0)
     psnr_db = image_metrics.psnr_db(
-        fakes.baked_views(prior, code, angles), fakes.own_views(prior, code, angles)
+        random_patients.baked_views(prior, code, angles), random_patients.own_views(prior, code, angles)
     )
     assert float(psnr_db.min()) > 35
-    other = fakes.own_views(prior, next(fakes.drawn_codes(prior, 1, seeded(1))), angles)
+    other = random_patients.own_views(prior, next(random_patients.drawn_codes(prior, 1, seeded(1))), angles)
     assert (
         float(
-            (image_metrics.psnr_db(fakes.baked_views(prior, code, angles), other) - psnr_db).max()
+            (image_metrics.psnr_db(random_patients.baked_views(prior, code, angles), other) - psnr_db).max()
         )
         < -3
     )
@@ -302,8 +302,8 @@ def test_voxels_show_what_rays_show_where_matter_hides_matter(tmp_path, task):
         "outputs": 4 if "background" in task else 1,
     }
     prior = prior_of(tmp_path, {"name": "adversarial", **task}, node)
-    code = next(fakes.drawn_codes(prior, 1, seeded()))
-    baked, own = (see(prior, code, (30.0,)) for see in (fakes.baked_views, fakes.own_views))
+    code = next(random_patients.drawn_codes(prior, 1, seeded()))
+    baked, own = (see(prior, code, (30.0,)) for see in (random_patients.baked_views, random_patients.own_views))
     assert float(own.std()) > 0.01
     assert float(image_metrics.psnr_db(baked, own).min()) > 30
 
@@ -312,7 +312,7 @@ def test_the_first_fakes_are_the_same_however_many(tmp_path):
     prior = prior_of(tmp_path)
     options = {"views": 3, "keep": 4, "orbits": 2, "orbit_deg": (0.0, 90.0)}
     few, many = (
-        fakes.draw(prior, {"pyramid": features.PyramidFeatures()}, count=n, rng=seeded(), **options)
+        random_patients.draw(prior, {"pyramid": features.PyramidFeatures()}, count=n, rng=seeded(), **options)
         for n in (2, 8)
     )
     assert (
@@ -323,7 +323,7 @@ def test_the_first_fakes_are_the_same_however_many(tmp_path):
     assert (
         torch.equal(many.orbits, few.orbits)
         and len(many.features["pyramid"]) == 8
-        and many.scenes == 3
+        and many.patients == 3
     )
     assert torch.allclose(
         features.read(features.PyramidFeatures(), many.pictures), many.features["pyramid"][:4]
@@ -333,7 +333,7 @@ def test_the_first_fakes_are_the_same_however_many(tmp_path):
 
 @pytest.mark.parametrize(("views", "each"), [(72, 8), (8, 8), (8, 3), (5, 1)])
 def test_views_of_a_patient_are_spread_and_differ(views, each):
-    chosen = sorted(fakes.spread_views(views, each, seeded()).tolist())
+    chosen = sorted(random_patients.spread_views(views, each, seeded()).tolist())
     assert len(set(chosen)) == each and 0 <= chosen[0] <= chosen[-1] < views
     gaps = [b - a for a, b in zip(chosen, [*chosen[1:], chosen[0] + views], strict=True)]
     assert max(gaps) - min(gaps) <= 1
@@ -351,10 +351,10 @@ def test_mixing_takes_the_first_layers_of_one_and_the_last_of_the_other(tmp_path
             assert w is source.layers[i][0] and bias is source.layers[i][1]
         assert mixed.pose is codes[0].pose
     views = [
-        fakes.baked_views(prior, mixing.crossed(*codes, k), (270.0,))
+        random_patients.baked_views(prior, mixing.crossed(*codes, k), (270.0,))
         for k in range(len(codes[0].layers) + 1)
     ]
-    assert torch.equal(views[-1], fakes.baked_views(prior, codes[0], (270.0,)))
+    assert torch.equal(views[-1], random_patients.baked_views(prior, codes[0], (270.0,)))
     assert all(float((x - y).abs().max()) > 1e-3 for x, y in itertools.pairwise(views))
 
 

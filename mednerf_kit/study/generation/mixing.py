@@ -13,7 +13,7 @@ from ...fields.hyper import MlpWeights
 from ...imaging.geometry import FRONTAL_DEG
 from ...prior.load import Prior
 from ...viz import figures
-from .fakes import baked_views, drawn_codes, enlarged
+from .random_patients import baked_views, drawn_codes, enlarged
 
 # pairs in the sheet; views of the clip, and its voxels along a side
 PAIRS, FRAMES, GRID = 3, 36, 56

@@ -5,7 +5,7 @@ copy those it was trained on.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,24 +28,29 @@ from ...metrics.distances import (
     sliced_wasserstein,
 )
 from ...metrics.features import EXTRACTORS, INCEPTION_FILE, Extractor, inception_path, read
-from ...prior import load as prior_load
+from ...prior.load import Prior, load_prior
 from ...prior.sets import read_set
 from ...viz import figures
-from .fakes import Drawn, baked_views, draw, drawn_codes, enlarged, own_views, spread_views
 from .memory import memorisation
 from .mixing import write_mixing
+from .random_patients import (
+    RandomPatients,
+    baked_views,
+    draw,
+    drawn_codes,
+    enlarged,
+    own_views,
+    spread_views,
+)
 
 CONVENTIONS = (
     "Pictures lie in [0, 1], bone bright. Fakes come from scenes baked once and projected at the "
-    "set's angles, each scene "
-    "at equally spaced ones from a random one on. fid and kid are those of InceptionV3 "
-    "(torchvision's ImageNet weights, not the "
-    "TensorFlow graph of published figures); under features every extractor has its own Fréchet "
-    "and kernel distance. Kernel "
+    "set's angles, each scene at equally spaced ones from a random one on. fid and kid are those "
+    "of InceptionV3 (torchvision's ImageNet weights, not the TensorFlow graph of published "
+    "figures); under features every extractor has its own Fréchet and kernel distance. Kernel "
     "distances are unbiased, Fréchet distances grow as sets shrink: compare equal counts. "
-    "Precision, recall and swd read as many "
-    "views of a patient as of a scene. floor compares training patients with unseen ones: what a "
-    "perfect generator would get."
+    "Precision, recall and swd read as many views of a patient as of a scene. floor compares "
+    "training patients with unseen ones: what a perfect generator would get."
 )
 NOT_ASKED = "FID and KID were not computed: InceptionV3 was not asked for."
 # pictures of a set, at most, in what needs them all in memory at once
@@ -61,6 +66,15 @@ class Side:
     features: dict[str, Tensor]  # extractor -> [N, F]
     pictures: Tensor  # [M, rows, cols]
     spread: int  # so many of the first are evenly spread views of each patient
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The patients of a comparison."""
+
+    compared: OrbitSet  # whom the random patients are compared with
+    training: OrbitSet
+    unseen: OrbitSet | None  # patients that the prior has not seen, where there are any
 
 
 def extractors(
@@ -90,15 +104,13 @@ def extractors(
 
 
 def real_sets(
-    prior: prior_load.Prior, dataset: str, split: str, limit: int | None
+    prior: Prior, dataset: str, split: str, limit: int | None
 ) -> tuple[OrbitSet, OrbitSet, OrbitSet | None]:
     """The patients to compare with, the training patients, and patients the prior has not seen
     (None where there are none).
     """
-    node, trained_on = (
-        prior.meta["recipe"]["dataset"],
-        (str(prior.meta["dataset"]), str(prior.meta["split"])),
-    )
+    node = prior.meta["recipe"]["dataset"]
+    trained_on = (str(prior.meta["dataset"]), str(prior.meta["split"]))
     known = prior.meta["patients"][:limit]
     training = read_set(trained_on[0], node, split=trained_on[1], patients=known, limit=limit)
     own = (dataset, split) == trained_on
@@ -180,9 +192,9 @@ def compare(a: Side, b: Side, seed: int) -> dict[str, Any]:
     return found | {"swd": levels.pop("swd"), "swd_levels": levels, "swd_n": n}
 
 
-def consistency(prior: prior_load.Prior, rng: Generator) -> dict[str, Any]:
-    """Views of baked scenes against the same scenes marched ray by ray: PSNR in dB, mean and least
-    over scenes and views.
+def consistency(prior: Prior, rng: Generator) -> dict[str, Any]:
+    """Views of baked patients against the same patients marched ray by ray: PSNR in dB, mean and
+    least over patients and views.
     """
     step = max(1, prior.geometry.views // CHECKED_VIEWS)
     angles = prior.geometry.angles_deg[::step][:CHECKED_VIEWS]
@@ -249,20 +261,19 @@ def score(
     """
     started = time.perf_counter()
     chosen, missing = extractors(extractor, weights)
-    prior = prior_load.load_prior(run)
+    prior = load_prior(run)
     prior.check_xray()
     place = select_device(device)
     prior.generator.to(place)
-    folder = outputs.made_folder(
-        out or (prior.path.parent if "bundled" not in str(run) else Path("out")) / "score"
-    )
-    dataset, split = dataset or str(prior.meta["dataset"]), split or str(prior.meta["split"])
-    compared, training, unseen = real_sets(prior, dataset, split, limit)
-    count, angles = prior.geometry.views, prior.geometry.angles_deg
-    views, columns = (
-        min(views, count),
-        [k * count // min(ORBIT_VIEWS, count) for k in range(min(ORBIT_VIEWS, count))],
-    )
+    beside = prior.path.parent if "bundled" not in str(run) else Path("out")
+    folder = outputs.made_folder(out or beside / "score")
+    dataset = dataset or str(prior.meta["dataset"])
+    split = split or str(prior.meta["split"])
+    sets = Sets(*real_sets(prior, dataset, split, limit))
+    angles = prior.geometry.angles_deg
+    views = min(views, len(angles))
+    shown = min(ORBIT_VIEWS, len(angles))
+    columns = [k * len(angles) // shown for k in range(shown)]
     drawn = draw(
         prior,
         chosen,
@@ -278,40 +289,19 @@ def score(
     def side(orbits: OrbitSet) -> Side:
         return side_of(orbits.images, chosen, views, reals, Generator().manual_seed(seed), place)
 
-    real = side(compared)
-    found = compare(real, Side(drawn.features, drawn.pictures, drawn.count), seed)
-    inception = found["features"].get("inception", {})
-    posed = prior.meta["recipe"].get("task", {}).get("name", "prior") == "prior"
-    turns = range(1 if posed else count)
+    real = side(sets.compared)
     result = {
-        "fid": inception.get("frechet"),
-        "kid": inception.get("kernel"),
-        "kid_std": inception.get("kernel_std"),
-        "fid_note": None if inception else missing,
-        **found,
+        **distances(drawn, real, missing, seed),
         "extractors": {name: e.rule for name, e in chosen.items()},
-        "floor": None
-        if unseen is None
-        else compare(
-            real if compared is training else side(training),
-            real if compared is unseen else side(unseen),
-            seed,
-        ),
-        "memorisation": memorisation(
-            drawn.orbits,
-            training.images,
-            training.patients,
-            columns,
-            turns=turns,
-            unseen=None if unseen is None else unseen.images,
-        ),
-        "diversity": diversity(drawn.orbits, training.images[:, columns]),
+        "floor": floor(sets, real, side, seed),
+        "memorisation": copies(prior, drawn, sets, columns),
+        "diversity": diversity(drawn.orbits, sets.training.images[:, columns]),
         "consistency": consistency(prior, Generator().manual_seed(seed)),
         "n_fakes": drawn.count,
-        "n_scenes": drawn.scenes,
+        "n_scenes": drawn.patients,
         "views_per_scene": views,
         "n_reals": len(real.features["pyramid"]),
-        "n_patients": len(compared.patients),
+        "n_patients": len(sets.compared.patients),
         "dataset": dataset,
         "split": split,
         "seed": seed,
@@ -322,15 +312,58 @@ def score(
         "note": DISCLAIMER,
     }
     files.write_json(folder / "score.json", result)
-    write_sheets(folder, real, drawn, training, columns, result["memorisation"]["nearest"])
+    write_sheets(folder, real, drawn, sets.training, columns, result["memorisation"]["nearest"])
     write_mixing(folder, prior, seed=seed, truncation=truncation)
     return result
+
+
+def distances(drawn: RandomPatients, real: Side, missing: str | None, seed: int) -> dict[str, Any]:
+    """What :func:`compare` finds, with InceptionV3's FID and KID by their own names; ``missing``
+    says why there are none.
+    """
+    found = compare(real, Side(drawn.features, drawn.pictures, drawn.count), seed)
+    inception = found["features"].get("inception", {})
+    return {
+        "fid": inception.get("frechet"),
+        "kid": inception.get("kernel"),
+        "kid_std": inception.get("kernel_std"),
+        "fid_note": None if inception else missing,
+        **found,
+    }
+
+
+def floor(
+    sets: Sets, real: Side, side: Callable[[OrbitSet], Side], seed: int
+) -> dict[str, Any] | None:
+    """Training patients against unseen ones, what a perfect generator would get; None where no
+    patient is unseen.
+    """
+    if sets.unseen is None:
+        return None
+    training = real if sets.compared is sets.training else side(sets.training)
+    unseen = real if sets.compared is sets.unseen else side(sets.unseen)
+    return compare(training, unseen, seed)
+
+
+def copies(
+    prior: Prior, drawn: RandomPatients, sets: Sets, columns: Sequence[int]
+) -> dict[str, Any]:
+    """Which training patients the random ones repeat; a prior of unposed pictures at any turn."""
+    posed = prior.meta["recipe"].get("task", {}).get("name", "prior") == "prior"
+    return memorisation(
+        drawn.orbits,
+        sets.training.images,
+        sets.training.patients,
+        columns,
+        turns=range(1 if posed else prior.geometry.views),
+        unseen=None if sets.unseen is None else sets.unseen.images,
+    )
 
 
 def write_sheets(
     folder: Path,
     real: Side,
-    drawn: Drawn,
+    drawn: RandomPatients,
     training: OrbitSet,
     columns: Sequence[int],
     nearest: Sequence[Mapping[str, Any]],

@@ -18,7 +18,6 @@ from ...recon.field_volume import FieldVolume
 from ...recon.opening_angle import fov_curve, peak
 from ...recon.sart import sart
 
-
 # a side of the grid on which gains are found: few unknowns, so that views cannot hide them
 GAIN_VOXELS = 40
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from ...core.config import Registry
 from ...core.errors import UserError
