@@ -23,6 +23,7 @@ from tiny import SETTINGS, SIZE, SPLIT, make_set
 
 import mednerf_kit
 from mednerf_kit.engine import run_folder, session
+from mednerf_kit.engine.run_folder import RunConfig
 from mednerf_kit.fields.base import FIELDS
 from mednerf_kit.gan.augment import AUGMENTATIONS
 from mednerf_kit.gan.augment import apply as augmented
@@ -99,7 +100,6 @@ SCENE: dict[str, Any] = {
     "steps": 4,
     "snapshot_steps": 1,
 }
-CHOICE = {"dataset": "blocks", "seed": 0, "split": "train", "limit": None}
 EVERYTHING = {
     **SCENE,
     "fields": {"scene": {**TENSORF, "shift": 0.0}},
@@ -139,7 +139,7 @@ def little_work() -> Iterator[None]:
 
 def fitted(device: torch.device, *, steps: int = 4, **changes: Any) -> FitTask:
     """The task of a scene recipe after some steps."""
-    task = scenes.prepare({"recipe": {**SCENE, **changes}, **CHOICE}, device).task
+    task = scenes.prepare(RunConfig("blocks", {**SCENE, **changes}), device).task
     assert isinstance(task, FitTask)
     for index in range(steps):
         numbers = task.step(index / steps, index)
@@ -273,8 +273,8 @@ def test_everything_about_a_scene_is_done_there(device, fit_there, tmp_path):
 
 
 def test_a_surface_is_found_there(device, tmp_path):
-    choice = {"recipe": {**SCENE, "fields": {"scene": {"name": "neus", **NEUS}}}, **CHOICE}
-    job = scenes.prepare(choice, device)
+    recipe = {**SCENE, "fields": {"scene": {"name": "neus", **NEUS}}}
+    job = scenes.prepare(RunConfig("blocks", recipe), device)
     fit = Fit(job.task.model, job.meta, tmp_path, device)
     export_mesh(fit, tmp_path / "mesh.ply", size=16)
     assert surface_scores(fit, fit.scene("test"), size=16)["chamfer"] > 0
@@ -395,7 +395,7 @@ def test_everything_about_a_prior_is_done_there(device, prior_there, patients, t
     evaluate.evaluate(run=run, limit=1, out=tmp_path, uncertainty=True, device="cuda")
     score.score(run=run, fakes=8, views=4, samples=2, out=tmp_path, device="cuda")
     render.sample(run=run, seeds=[0, 1], size=16, out=tmp_path, device="cuda")
-    if "graf" in run_folder.read_run_config(prior_there)["recipe"]["generator"]["name"]:
+    if "graf" in run_folder.read_run_config(prior_there).recipe["generator"]["name"]:
         return
     render.render(run=run, views=2, size=16, volume=True, video=False, out=tmp_path, device="cuda")
     film = next(patients.glob("q0/**/*.png"))
@@ -405,9 +405,7 @@ def test_everything_about_a_prior_is_done_there(device, prior_there, patients, t
 def test_a_set_scaled_by_view_is_learned_there(device, patients):
     config, settings = RECIPES["hybrid"]
     recipe = session.resolve(str(patients), config, "default", settings)
-    task = posed_recipes.prepare(
-        {"recipe": recipe, **CHOICE, "dataset": str(patients)}, device
-    ).task
+    task = posed_recipes.prepare(RunConfig(str(patients), recipe), device).task
     task.targets = replace(task.targets, per_view_scale=True)
     for index, progress in enumerate((0.0, 0.5, 0.9)):  # by volumes, with an adversary, by rays
         task.step(progress, index)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from mednerf_kit.engine.run_folder import RunConfig
 from mednerf_kit.engine.session import resolve, task_type_of, train
 
 RECIPE = {
@@ -60,5 +61,4 @@ def prepared(folder: Path, **changes):
     """The task of a recipe, not yet trained."""
     folder.mkdir(exist_ok=True)
     recipe = resolve("blocks", recipe_file(folder, **changes), "default", [])
-    choice = {"dataset": "blocks", "recipe": recipe, "seed": 0, "split": "train", "limit": None}
-    return task_type_of(recipe).prepare(choice, torch.device("cpu")).task
+    return task_type_of(recipe).prepare(RunConfig("blocks", recipe), torch.device("cpu")).task

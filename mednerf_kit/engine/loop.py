@@ -63,8 +63,7 @@ class TaskType:
 
     keys: frozenset[str]
     check: Callable[[Mapping[str, Any]], None]
-    # from dataset, recipe, seed, split, limit
-    prepare: Callable[[Mapping[str, Any], torch.device], PreparedRun]
+    prepare: Callable[[run_folder.RunConfig, torch.device], PreparedRun]
     plan: Callable[[Mapping[str, Any]], dict[str, Any]]  # sizes, for --dry-run
     # what several processes share; None: one process only
     batches: Callable[[Mapping[str, Any]], dict[str, int]] | None = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,21 @@ from ..core.errors import UserError, unknown_name
 
 NUMBERED = re.compile(r"(\d{5})-.+")
 KEPT = 3  # snapshots that stay on disk
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run was started with; ``config.yaml`` holds it."""
+
+    dataset: str  # a name, or the whole path of a folder
+    recipe: Mapping[str, Any]  # resolved: every node, under the present names
+    seed: int = 0
+    split: str = "train"
+    limit: int | None = None  # patients or views at most
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, in their order."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def new_folder(outdir: Path, dataset: str, desc: str | None) -> Path:
@@ -74,21 +90,21 @@ def find_folder(name: str | Path, outdir: Path = Path("runs")) -> Path:
     )
 
 
-def latest_matching(outdir: Path, run_config: Mapping[str, Any]) -> Path | None:
+def latest_matching(outdir: Path, run_config: RunConfig) -> Path | None:
     """The newest run folder of this configuration that has a snapshot; None where there is none.
 
     Configurations are compared under the present names, so a run that was started under former ones
     is found too.
     """
     for folder in sorted(outdir.glob("[0-9]" * 5 + "-*"), reverse=True):
-        written = (folder / "config.yaml").is_file() and read_run_config(folder) == run_config
-        if written and snapshots(folder):
+        path = folder / "config.yaml"
+        if path.is_file() and _read_config(path) == run_config.to_dict() and snapshots(folder):
             return folder
     return None
 
 
-def read_run_config(folder: Path) -> dict[str, Any]:
-    """What a run was started with: dataset, recipe (under the present names), seed, split, limit.
+def read_run_config(folder: Path) -> RunConfig:
+    """What a run was started with, its recipe under the present names.
 
     A :class:`UserError` where the folder is no run folder.
     """
@@ -99,6 +115,24 @@ def read_run_config(folder: Path) -> dict[str, Any]:
             "wanted a run folder",
             "give a folder made by `mednerf-kit train`",
         )
+    try:
+        return RunConfig(**_read_config(path))
+    except TypeError:
+        names = ", ".join(field.name for field in fields(RunConfig))
+        raise UserError(
+            f"got '{path}', which is not what a run was started with",
+            f"wanted {names}",
+            "give a folder made by `mednerf-kit train`",
+        ) from None
+
+
+def write_run_config(folder: Path, run_config: RunConfig) -> None:
+    """Write ``config.yaml``."""
+    text = yaml.safe_dump(run_config.to_dict(), sort_keys=False)
+    files.write_text(folder / "config.yaml", f"# {DISCLAIMER}\n" + text)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
     return with_present_recipe(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 

@@ -21,6 +21,7 @@ from ..core.errors import UserError, unknown_name
 from . import run_folder
 from .distributed import Ranks, process_group
 from .loop import Loop, TaskType
+from .run_folder import RunConfig
 
 #: By the name of a recipe's task: how its recipes are read and made ready to run.
 TASK_TYPES = {
@@ -107,29 +108,21 @@ def train(
         folder = None
         if resume not in (None, "latest"):
             folder = run_folder.find_folder(str(resume), Path(outdir))
-            choice = run_folder.read_run_config(folder)
+            run_config = run_folder.read_run_config(folder)
         else:
             recipe = resolve(dataset, config, preset, settings)
-            choice = {
-                "dataset": lasting(dataset),
-                "recipe": recipe,
-                "seed": seed,
-                "split": split,
-                "limit": limit,
-            }
-        dealt = share_out(choice["recipe"], ranks)
+            run_config = RunConfig(lasting(dataset), recipe, seed, split, limit)
+        dealt = share_out(run_config.recipe, ranks)
         if dry_run:
             if ranks.is_rank_zero:
-                shown = {
-                    **choice,
-                    "plan": task_type_of(choice["recipe"]).plan(choice["recipe"]) | dealt,
-                }
+                plan = task_type_of(run_config.recipe).plan(run_config.recipe) | dealt
+                shown = {**run_config.to_dict(), "plan": plan}
                 print(yaml.safe_dump(shown, sort_keys=False), end="")
             return None
         if resume == "latest":
-            folder = run_folder.latest_matching(Path(outdir), choice)
+            folder = run_folder.latest_matching(Path(outdir), run_config)
         return run_training(
-            choice,
+            run_config,
             folder,
             ranks,
             outdir=Path(outdir),
@@ -169,7 +162,7 @@ def share_out(recipe: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
 
 
 def run_training(
-    choice: Mapping[str, Any],
+    run_config: RunConfig,
     folder: Path | None,
     ranks: Ranks,
     *,
@@ -182,16 +175,14 @@ def run_training(
     """Train in a run folder that is there, or in a new one, to the end; returns it in the process
     that leads.
     """
-    new, recipe = folder is None, choice["recipe"]
+    new, recipe = folder is None, run_config.recipe
     task_type = task_type_of(recipe)
     place = ranks.device(device)
     with ranks.rank_zero_first("data"):
-        job = task_type.prepare(choice, place)
+        job = task_type.prepare(run_config, place)
     if folder is None and ranks.is_rank_zero:
-        folder = run_folder.new_folder(outdir, choice["dataset"], desc)
-        files.write_text(
-            folder / "config.yaml", f"# {DISCLAIMER}\n" + yaml.safe_dump(choice, sort_keys=False)
-        )
+        folder = run_folder.new_folder(outdir, run_config.dataset, desc)
+        run_folder.write_run_config(folder, run_config)
     folder = Path(ranks.broadcast_text(str(folder)))
     loop = Loop(
         job.task,

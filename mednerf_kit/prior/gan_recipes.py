@@ -20,6 +20,8 @@ from ..core.errors import UserError
 from ..data.unposed import read_photographs
 from ..engine.loop import TASKS, Loop, PreparedRun, TaskType
 from ..engine.optim import OPTIMISERS
+from ..engine.recipe_checks import check_counts, check_first_sampler
+from ..engine.run_folder import RunConfig
 from ..gan.augment import AUGMENTATIONS, PROBABILITIES, Augment
 from ..gan.discriminator import DISCRIMINATORS, Discriminator
 from ..gan.generator import GENERATORS, SceneGenerator
@@ -91,12 +93,7 @@ def check(recipe: Mapping[str, Any]) -> None:
         config.checked(recipe[key], dict, where=f"recipe key '{key}'")
     TASKS.check(recipe["task"], "parts", "reals", "geometry", "seed", "device")
     task = recipe["task"]
-    counts = {f"task.{k}": task[k] for k in ("batch", "r1_interval", "accumulate") if k in task}
-    for key, value in {**counts, **{k: recipe[k] for k in ("steps", "snapshot_steps")}}.items():
-        if config.checked(value, int, where=f"recipe key '{key}'") < 1:
-            raise UserError(
-                f"got {key} {value}", "wanted at least 1", "correct the recipe or --set"
-            )
+    check_counts(recipe, "batch", "r1_interval", "accumulate")
     if not config.checked(recipe["levels"], list, where="recipe key 'levels'"):
         raise UserError(
             "got no level",
@@ -104,7 +101,7 @@ def check(recipe: Mapping[str, Any]) -> None:
             "write levels: [{name: stratified}]",
         )
     compat = compat_options(recipe)
-    Renderer.of(recipe)
+    check_first_sampler(Renderer.of(recipe).levels[0].sampler)
     generator, discriminator = (
         GENERATORS.build(recipe["generator"]),
         DISCRIMINATORS.build(recipe["discriminator"], channels=1),
@@ -253,25 +250,26 @@ def build_task(
     return task
 
 
-def prepare(choice: Mapping[str, Any], device: str | torch.device) -> PreparedRun:
+def prepare(run_config: RunConfig, device: str | torch.device) -> PreparedRun:
     """The prior of a set of pictures: read them, restore what compat says, build the task."""
-    recipe, batch = choice["recipe"], choice["recipe"]["task"].get("batch", 4)
+    recipe = run_config.recipe
+    batch = recipe["task"].get("batch", 4)
     photographs = recipe["dataset"].get("pictures", False)
-    reals, geometry, known = photographed(choice) if photographs else radiographed(choice)
+    reals, geometry, known = photographed(run_config) if photographs else radiographed(run_config)
     if len(reals.images) < batch:
         raise UserError(
             f"got {len(reals.images)} pictures and a batch of {batch}",
             "wanted at least one picture for each",
             "set a smaller task.batch, or give more pictures",
         )
-    task = build_task(recipe, reals, geometry, seed=choice["seed"], device=device)
+    task = build_task(recipe, reals, geometry, seed=run_config.seed, device=device)
     restored = compat_options(recipe).named()
     meta = {
         "recipe": dict(recipe),
-        "dataset": choice["dataset"],
+        "dataset": run_config.dataset,
         "geometry": geometry.to_json(),
-        "split": choice["split"],
-        "seed": choice["seed"],
+        "split": run_config.split,
+        "seed": run_config.seed,
         **known,
     }
     opening = (
@@ -289,15 +287,15 @@ def prepare(choice: Mapping[str, Any], device: str | torch.device) -> PreparedRu
     return PreparedRun(task, meta, opening, finish)
 
 
-def radiographed(choice: Mapping[str, Any]) -> tuple[Reals, Geometry, dict[str, Any]]:
+def radiographed(run_config: RunConfig) -> tuple[Reals, Geometry, dict[str, Any]]:
     """Orbits of DRRs as single pictures; ``dataset.limit`` is how many patients to learn from,
     where --limit says nothing.
     """
-    recipe, node = choice["recipe"], choice["recipe"]["dataset"]
-    limit = choice["limit"] or node.get("limit")
-    counted = node.get(choice["split"])
+    recipe, node = run_config.recipe, run_config.recipe["dataset"]
+    limit = run_config.limit or node.get("limit")
+    counted = node.get(run_config.split)
     # phantoms are made on demand: refuse before that
-    if choice["dataset"] in DEFAULTS and counted is not None:
+    if run_config.dataset in DEFAULTS and counted is not None:
         pictures, batch = (
             min(counted, limit or counted) * node.get("views", 72),
             recipe["task"].get("batch", 4),
@@ -308,7 +306,7 @@ def radiographed(choice: Mapping[str, Any]) -> tuple[Reals, Geometry, dict[str, 
                 "wanted at least one picture for each",
                 "set a smaller task.batch, or more patients",
             )
-    orbits = read_set(choice["dataset"], node, split=choice["split"], limit=limit)
+    orbits = read_set(run_config.dataset, node, split=run_config.split, limit=limit)
     compat, poses = compat_options(recipe), poses_of(recipe)
     angles = torch.tensor(orbits.geometry.angles_deg).repeat(len(orbits.patients))
     reals = Reals(orbits.images.flatten(0, 1)[..., None], angles)
@@ -337,20 +335,20 @@ def radiographed(choice: Mapping[str, Any]) -> tuple[Reals, Geometry, dict[str, 
     )
 
 
-def photographed(choice: Mapping[str, Any]) -> tuple[Reals, Geometry, dict[str, Any]]:
+def photographed(run_config: RunConfig) -> tuple[Reals, Geometry, dict[str, Any]]:
     """A folder of photographs that nobody posed, seen by the recipe's cameras: a unit half-width,
     39.6° wide unless told.
     """
-    recipe, node = choice["recipe"], dict(choice["recipe"]["dataset"])
+    recipe, node = run_config.recipe, dict(run_config.recipe["dataset"])
     node.pop("pictures")
     background = float(recipe["task"].get("background", 0.0))
     images, notes = config.bind(
         read_photographs,
         node,
         where="dataset",
-        root=choice["dataset"],
+        root=run_config.dataset,
         background=background,
-        limit=choice["limit"],
+        limit=run_config.limit,
     )
     compat, poses = compat_options(recipe), poses_of(recipe)
     side = images.shape[1]

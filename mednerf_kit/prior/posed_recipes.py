@@ -15,6 +15,8 @@ from ..core import config
 from ..core.errors import UserError
 from ..data.orbits import OrbitSet
 from ..engine.loop import TASKS, Loop, PreparedRun, TaskType
+from ..engine.recipe_checks import check_counts, check_first_sampler
+from ..engine.run_folder import RunConfig
 from ..gan.augment import AUGMENTATIONS, PROBABILITIES
 from ..gan.discriminator import DISCRIMINATORS
 from ..gan.generator import GENERATORS, HyperGenerator
@@ -61,12 +63,7 @@ def check(recipe: Mapping[str, Any]) -> None:
             "write levels: [{name: stratified}]",
         )
     samplers = [SAMPLERS.build(node) for node in recipe["levels"]]
-    if samplers[0].refines:
-        raise UserError(
-            f"got sampler '{recipe['levels'][0]['name']}' on the first level",
-            "wanted a coarser level before it",
-            "put 'stratified' first",
-        )
+    check_first_sampler(samplers[0])
     if recipe["task"].get("image_model") == "emission_absorption" and generator.field_outputs == 1:
         raise UserError(
             "got image model 'emission_absorption' of a generator without colour",
@@ -74,12 +71,7 @@ def check(recipe: Mapping[str, Any]) -> None:
             "set generator.outputs=4",
         )
     counted = ("batch", "points", "rays", "gan_batch", "gan_interval", "r1_interval", "accumulate")
-    counts = {f"task.{k}": recipe["task"][k] for k in counted if k in recipe["task"]}
-    for key, value in {**counts, **{k: recipe[k] for k in ("steps", "snapshot_steps")}}.items():
-        if config.checked(value, int, where=f"recipe key '{key}'") < 1:
-            raise UserError(
-                f"got {key} {value}", "wanted at least 1", "correct the recipe or --set"
-            )
+    check_counts(recipe, *counted)
     config.checked(recipe["calibration_patients"], int, where="recipe key 'calibration_patients'")
 
 
@@ -181,15 +173,11 @@ def batches(recipe: Mapping[str, Any]) -> dict[str, int]:
     return {key: n for key, n in sizes.items() if key != unused}
 
 
-def prepare(choice: Mapping[str, Any], device: str | torch.device) -> PreparedRun:
+def prepare(run_config: RunConfig, device: str | torch.device) -> PreparedRun:
     """The prior of a set of radiographs: read it, make its targets, build the task."""
-    recipe, dataset, seed, split = (
-        choice["recipe"],
-        choice["dataset"],
-        choice["seed"],
-        choice["split"],
-    )
-    orbits = read_set(dataset, recipe["dataset"], split=split, limit=choice["limit"])
+    recipe, dataset, seed = run_config.recipe, run_config.dataset, run_config.seed
+    split = run_config.split
+    orbits = read_set(dataset, recipe["dataset"], split=split, limit=run_config.limit)
     targets = make_training_volumes(orbits, size=recipe["dataset"].get("volume_size", 64))
     task = build_task(recipe, orbits, targets, seed=seed, device=device)
     opening = (

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ..core.errors import RunError, UserError, unknown_name
 from ..core.types import FieldOutput, Rays, Rendering
 from ..engine.checkpoint import strip_prefix, with_prefix
+from ..engine.recipe_checks import check_first_sampler
 from ..fields.base import FIELDS, SceneField
 from ..imaging.cameras import Cameras
 from ..rays.render import IMAGE_MODELS, Level, LevelRendering, render
@@ -101,12 +102,7 @@ def build_model(
         assert isinstance(field, SceneField)
         fields[name] = field
     levels = [read_level(node, fields, box) for node in recipe["levels"]]
-    if levels[0].sampler.refines:
-        raise UserError(
-            f"got sampler '{SAMPLERS.name_of(levels[0].sampler)}' on the first level",
-            "wanted a coarser level before it",
-            "put 'stratified' first",
-        )
+    check_first_sampler(levels[0].sampler)
     samplers = nn.ModuleDict(
         {str(i): lv.sampler for i, lv in enumerate(levels) if isinstance(lv.sampler, nn.Module)}
     )

@@ -15,6 +15,8 @@ from ..core import config
 from ..core.errors import UserError
 from ..data.posed.types import Scene
 from ..engine.loop import TASKS, Loop, PreparedRun, TaskType
+from ..engine.recipe_checks import check_counts
+from ..engine.run_folder import RunConfig
 from ..fields.base import FIELDS
 from ..metrics.image import psnr_from_mse_db
 from ..rays.render import IMAGE_MODELS
@@ -75,18 +77,14 @@ def check(recipe: Mapping[str, Any]) -> None:
             "wanted mse or photometric_l1 too",
             "add losses.mse=1.0",
         )
-    for key in ("steps", "snapshot_steps"):
-        if config.checked(recipe[key], int, where=f"recipe key '{key}'") < 1:
-            raise UserError(
-                f"got {key} {recipe[key]}", "wanted at least 1", "correct the recipe or --set"
-            )
+    check_counts(recipe)
     build_model(recipe, box=UNIT_BOX, channels=3, background=0.0, device=torch.device("cpu"))
 
 
-def prepare(choice: Mapping[str, Any], device: torch.device) -> PreparedRun:
+def prepare(run_config: RunConfig, device: torch.device) -> PreparedRun:
     """The fit of one scene: read it, build the task."""
-    recipe, dataset, seed = choice["recipe"], choice["dataset"], choice["seed"]
-    scene = read_scene(dataset, recipe, choice["split"], choice["limit"])
+    recipe, dataset, seed = run_config.recipe, run_config.dataset, run_config.seed
+    scene = read_scene(dataset, recipe, run_config.split, run_config.limit)
     channels = 0 if scene.quantity == "line_integral" else scene.images.shape[-1]
     if (channels == 0) != (recipe["image_model"] == "line_integral"):
         raise UserError(
@@ -121,7 +119,7 @@ def prepare(choice: Mapping[str, Any], device: torch.device) -> PreparedRun:
         "channels": channels,
         "background": scene.background,
         "quantity": scene.quantity,
-        "split": choice["split"],
+        "split": run_config.split,
         "stems": list(scene.stems),
         "seed": seed,
     }

@@ -265,6 +265,7 @@ def timed(names: Sequence[str], data: Path, device: str) -> Iterator[str]:
     """
     from mednerf_kit.engine.device import select_device
     from mednerf_kit.engine.distributed import Ranks
+    from mednerf_kit.engine.run_folder import RunConfig
     from mednerf_kit.engine.session import resolve, task_type_of
 
     for name in names:
@@ -273,8 +274,8 @@ def timed(names: Sequence[str], data: Path, device: str) -> Iterator[str]:
         )
         config, _, batch = name.partition(":")
         recipe = resolve(dataset, config, "default", [f"task.batch={batch}"] if batch else [])
-        choice = {"dataset": dataset, "recipe": recipe, "seed": 0, "split": "train", "limit": 12}
-        task = task_type_of(recipe).prepare(choice, select_device(device)).task
+        run_config = RunConfig(dataset, recipe, limit=12)
+        task = task_type_of(recipe).prepare(run_config, select_device(device)).task
         if hasattr(task, "set_distributed"):
             task.set_distributed(Ranks())
         spent, index = [], 0

@@ -49,8 +49,8 @@ def main() -> None:
     ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 1 << 16)
     tasks = []
     for folder in args.runs:
-        choice = run_folder.read_run_config(folder)
-        task = task_type_of(choice["recipe"]).prepare(choice, torch.device("cpu")).task
+        run_config = run_folder.read_run_config(folder)
+        task = task_type_of(run_config.recipe).prepare(run_config, torch.device("cpu")).task
         _, tensors, meta, _ = run_folder.newest_readable(folder)
         task.load(tensors, meta["task_state"])
         tasks.append(task)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,7 +75,7 @@ def test_a_snapshot_of_former_names_continues(name, runs):
     path, wanted, _, _ = run_folder.newest_readable(folder)
     under_former_names(path, FORMER[name])
     config = run_folder.read_run_config(folder)
-    task = session.task_type_of(config["recipe"]).prepare(config, torch.device("cpu")).task
+    task = session.task_type_of(config.recipe).prepare(config, torch.device("cpu")).task
     _, tensors, meta, remarks = run_folder.newest_readable(folder)
     task.load(tensors, meta["task_state"])
     found, _ = task.state()
@@ -91,7 +91,7 @@ def test_a_run_of_former_names_is_the_latest_of_the_present_ones(runs):
     (folder / "config.yaml").write_text(text.replace("density_l1", "l1"))
     assert run_folder.read_run_config(folder) == config
     assert run_folder.latest_matching(folder.parent, config) == folder
-    other = json.loads(json.dumps(config))
-    other["recipe"]["losses"]["density_l1"] = 0.5
+    losses = {**config.recipe["losses"], "density_l1": 0.5}
+    other = replace(config, recipe={**config.recipe, "losses": losses})
     assert run_folder.latest_matching(folder.parent, other) is None
     assert run_folder.latest_matching(folder.parent / "nowhere", config) is None

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mednerf_kit.data.posed.scene import load_scene
+from mednerf_kit.engine.run_folder import RunConfig
 from mednerf_kit.fields.nerf import Nerf
 from mednerf_kit.scene.recipes import prepare
 
@@ -172,14 +173,7 @@ class Oracle:
     ids=["one pass", "coarse and fine"],
 )
 def test_a_training_curve_is_that_of_the_published_loop(samplers):
-    choice = {
-        "recipe": levels(*samplers),
-        "dataset": "blocks",
-        "seed": 0,
-        "split": "train",
-        "limit": None,
-    }
-    task = prepare(choice, torch.device("cpu")).task
+    task = prepare(RunConfig("blocks", levels(*samplers)), torch.device("cpu")).task
     scene = load_scene("blocks", split="train", **RECIPE["scene"])
     oracle = Oracle(list(task.model.fields.values()), [n for _, n in samplers], scene)
     ours = [task.step(i / STEPS, i)["mse"] for i in range(STEPS)]
