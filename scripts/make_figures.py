@@ -18,8 +18,7 @@ from mednerf_kit.core import files
 from mednerf_kit.data.orbits import OrbitSet
 from mednerf_kit.imaging.geometry import DEFAULTS
 from mednerf_kit.invert.evaluate import load_sets
-from mednerf_kit.invert.fine_tuning import inversion_of
-from mednerf_kit.invert.posterior import Inversion
+from mednerf_kit.invert.posterior import Inversion, inversion_of
 from mednerf_kit.invert.predict import predict
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior.cameras import Poses

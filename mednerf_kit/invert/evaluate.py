@@ -28,8 +28,7 @@ from ..prior.load import Search
 from ..prior.sets import read_set
 from ..recon.field_volume import FieldVolume
 from ..viz import figures
-from .fine_tuning import inversion_of
-from .posterior import Inversion
+from .posterior import Inversion, inversion_of
 from .predict import PredictedViews, predict
 
 

@@ -30,8 +30,7 @@ from ..recon.field_volume import at_distance
 from ..viz import figures
 from ..viz.report import UNCERTAINTY_MEANING, ReportContent, write_report
 from . import outputs
-from .fine_tuning import inversion_of
-from .posterior import Inversion, Posterior
+from .posterior import Inversion, Posterior, inversion_of
 from .predict import PredictedViews, calibration, predict
 
 # below this on held-out pixels of the input itself, the prior does not know such a picture

@@ -246,7 +246,7 @@ def held_out_error(prior: Prior, problem: Problem, found: Posterior) -> float:
                 for a in found.angles_deg
             ]
         )
-        view, y, x = problem.held_out.unbind(1)
+        view, y, x = problem.pixels.held_out.unbind(1)
         total += float(
             (found.gains[member, view] * seen[view, y, x] - problem.images[view, y, x])
             .square()
@@ -259,11 +259,12 @@ def held_out_error(prior: Prior, problem: Problem, found: Posterior) -> float:
 def test_the_state_with_the_lowest_held_out_error_is_kept(prior, scenes, wild_pivot):
     """Also when tuning everything makes it worse: then the codes alone are the answer."""
     problem = Problem(prior, scenes[2][0][[FRONTAL]], torch.tensor([270.0]), QUICK, seeded())
-    state = problem.descend(problem.start(), 30, pivot=False, started=0.0)
-    coded = held_out_error(prior, problem, problem.result(state, 0.0))
+    never = torch.inf
+    state, mse = problem.descend(problem.start(), 30, pivot=False, deadline=never)
+    coded = held_out_error(prior, problem, problem.result(state, mse, 0.0))
     if wild_pivot:
         problem.options = replace(QUICK, code_rate=30.0)
-    found = problem.result(problem.descend(state, 5, pivot=True, started=0.0), 0.0)
+    found = problem.result(*problem.descend(state, 5, pivot=True, deadline=never), 0.0)
     assert held_out_error(prior, problem, found) == pytest.approx(found.held_out_mse, rel=0.05), (
         "it says what it is"
     )
@@ -275,7 +276,8 @@ def test_held_out_pixels_are_never_fitted(prior, scenes):
         prior, scenes[2][0][[0, FRONTAL]], torch.tensor([0.0, 270.0]), QUICK, seeded()
     )
     held, fitted = (
-        {tuple(p) for p in pixels.tolist()} for pixels in (problem.held_out, problem.training)
+        {tuple(p) for p in pixels.tolist()}
+        for pixels in (problem.pixels.held_out, problem.pixels.training)
     )
     assert (
         not held & fitted

@@ -494,11 +494,11 @@ def test_inversion_approaches_its_input_without_the_held_out_pixels(mednerf, toy
     )
     problem = FineTuningProblem(prior, view, torch.tensor([45.0]), options, seeded())
     members = problem.start()
-    before = problem._held_out_error(members)
+    before = problem._held_out_mse(members)
     posterior = options(prior, view, torch.tensor([45.0]), seeded())
     assert posterior.held_out_mse < 0.8 * before and posterior.latent.w.shape[0] == 2
     hidden = view.clone()
-    hidden[problem.kept_out.cpu()] = 7.0
+    hidden[problem.pixels.hidden] = 7.0
     seeing, blind = (
         FineTuningProblem(prior, v, torch.tensor([45.0]), options, seeded()).loss(members)
         for v in (view, hidden)

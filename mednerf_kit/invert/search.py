@@ -1,0 +1,109 @@
+"""What every inversion shares: pixels kept aside, and a descent that keeps the state which explains
+them best.
+
+The state that fits the given pixels best explains their noise too; the one with the lowest error at
+pixels that were never fitted is the answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import torch
+from torch import Generator, Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from tqdm import trange
+
+HELD_OUT_SHARE = 0.1  # of an input's pixels: never fitted
+HELD_OUT_PIXELS = 256  # of those, over all views: enough to compare states
+CHECK_STEPS = 10  # between two looks at the held-out error
+
+
+@dataclass(frozen=True)
+class PixelSplit:
+    """The pixels (view, row, column) of the inputs: those that are fitted and those kept aside."""
+
+    training: Tensor  # [N, 3]
+    held_out: Tensor  # [HELD_OUT_PIXELS, 3], fewer where there are fewer
+    hidden: Tensor  # [n, rows, cols] bool, everything kept aside
+
+    def draw(self, count: int, rng: Generator) -> Tensor:
+        """Random pixels to fit, with repetition: [count, 3]."""
+        return self.training[torch.randint(len(self.training), (count,), generator=rng)]
+
+
+def split_pixels(shape: Sequence[int], rng: Generator) -> PixelSplit:
+    """Keep one tenth of the pixels of views [n, rows, cols] aside, at random."""
+    hidden = torch.rand(tuple(shape), generator=rng) < HELD_OUT_SHARE
+    held_out = hidden.nonzero()
+    order = torch.randperm(len(held_out), generator=rng)[:HELD_OUT_PIXELS]
+    return PixelSplit((~hidden).nonzero(), held_out[order], hidden)
+
+
+@dataclass(frozen=True)
+class SearchState:
+    """What a search optimises; every field is a tensor or a tuple of tensors."""
+
+    def copied(self: S) -> S:
+        """The same numbers, apart from the graph and from this state's memory."""
+        return replace(self, **{f.name: _copied(getattr(self, f.name)) for f in fields(self)})
+
+
+S = TypeVar("S", bound=SearchState)
+
+
+def descend(
+    state: S,
+    *,
+    loss: Callable[[int], Tensor],
+    held_out_mse: Callable[[S], float],
+    optimisers: Sequence[Optimizer],
+    schedule: LRScheduler | None = None,
+    steps: int,
+    deadline: float,
+    label: str,
+) -> tuple[S, float]:
+    """Change ``state`` in place for a number of steps; returns a copy of the one that explained the
+    held-out pixels best, be it the first, and its error there.
+
+    Options:
+        loss: of step i, a function of the state's tensors; summed over all its axes.
+        held_out_mse: mean squared error of a state at the pixels kept aside.
+        optimisers: each holds some of the state's tensors; what none holds stays as it is.
+        schedule: of the learning rates, advanced after every step.
+        steps: at most.
+        deadline: of :func:`time.perf_counter`, in seconds; the step that passes it is the last.
+        label: of the progress bar.
+    """
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            for tensor in group["params"]:
+                tensor.requires_grad_(True)
+    best, best_mse = state.copied(), held_out_mse(state)
+    for i in trange(steps, desc=label, leave=False, disable=None):
+        total = loss(i).sum()
+        for optimiser in optimisers:
+            optimiser.zero_grad()
+        total.backward()
+        for optimiser in optimisers:
+            optimiser.step()
+        if schedule is not None:
+            schedule.step()
+        late = time.perf_counter() > deadline
+        if i % CHECK_STEPS == CHECK_STEPS - 1 or i == steps - 1 or late:
+            mse = held_out_mse(state)
+            if mse < best_mse:
+                best, best_mse = state.copied(), mse
+        if late:
+            break
+    return best, best_mse
+
+
+def _copied(value: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+    if isinstance(value, tuple):
+        return tuple(tensor.detach().clone() for tensor in value)
+    return value.detach().clone()
