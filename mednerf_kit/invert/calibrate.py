@@ -1,10 +1,11 @@
-"""Making the spread mean something: a factor fitted on validation patients, so that ±1.645 spreads
-hold 90 % of the truth.
+"""Calibration of the spread: a factor fitted on validation patients, so that ±1.645 spreads hold
+90 % of the truth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,57 +15,62 @@ from tqdm import tqdm
 from ..core import files
 from ..core.errors import UserError
 from ..engine.loop import Loop
+from ..imaging.geometry import FRONTAL_DEG, LATERAL_DEG
 from ..metrics.image import body_mask
 from ..metrics.uncertainty import calibrate_scale
 from ..prior.load import CALIBRATION, Prior, load_prior
 from ..prior.sets import read_set
 from .evaluate import input_views
 from .posterior import Inversion
-from .predict import predict
+from .predict import Z_90, predict
 
-INPUTS_DEG = {"1": (270.0,), "2": (270.0, 0.0)}  # one frontal view, and a frontal with a lateral
+# one frontal view, and a frontal with a lateral
+INPUTS_DEG = {"1": (FRONTAL_DEG,), "2": (FRONTAL_DEG, LATERAL_DEG)}
 
 
 def calibrate(
     prior: Prior, *, limit: int = 4, views: Sequence[str] = ("1",), seed: int = 1
 ) -> dict[str, float]:
-    """Factors by number of input views, from the first ``limit`` validation patients of the prior's
-    own set.
+    """Factors on the spread by number of input views, from validation patients of the prior's own
+    set.
 
     For each patient the inputs are inverted and all other views compared: f is the least factor
-    with |error| ≤ 1.645·f·spread at 90 % of the pixels of the body. An empty validation split
-    answers with no factors.
+    with |error| ≤ 1.645·f·spread at 90 % of the pixels of the body. There are no factors where the
+    validation split is empty.
+
+    Options:
+        limit: patients at most.
+        views: keys of :data:`INPUTS_DEG`, the numbers of input views.
+        seed: of the first patient's search; the next patient's is one more.
     """
-    node = prior.meta["recipe"]["dataset"]
     if limit < 1:
         return {}
+    node = prior.meta["recipe"]["dataset"]
     try:
         orbits = read_set(str(prior.meta["dataset"]), node, split="val", limit=limit)
     except UserError:
         return {}
-    unseen = [n for n in orbits.patients if n not in orbits.seen_before(prior.meta["identities"])]
-    bare = Prior(
-        prior.generator, prior.geometry, prior.codes, {**prior.meta, "calibration": {}}, prior.path
-    )
+    known = orbits.seen_before(prior.meta["identities"])
+    unseen = [name for name in orbits.patients if name not in known]
+    uncalibrated = replace(prior, meta={**prior.meta, "calibration": {}})
     factors = {}
     for key in views:
         angles_deg = INPUTS_DEG[key]
         inputs = input_views(orbits.geometry.angles_deg, angles_deg)
         rest = [k for k in range(orbits.geometry.views) if k not in inputs]
-        spreads, errors = [], []
-        for i, name in enumerate(
-            tqdm(unseen, desc=f"calibrating on {key} view{'s' * (key != '1')}")
-        ):
+        bands, errors = [], []
+        label = f"calibrating on {key} view{'s' * (key != '1')}"
+        for i, name in enumerate(tqdm(unseen, desc=label)):
             truth = orbits.images[orbits.patients.index(name)].float()
-            posterior = Inversion()(
-                bare, truth[inputs], torch.tensor(angles_deg), Generator().manual_seed(seed + i)
-            )
-            orbit = predict(bare, posterior, orbits.geometry)
+            rng = Generator().manual_seed(seed + i)
+            given = torch.tensor(angles_deg)
+            posterior = Inversion()(uncalibrated, truth[inputs], given, rng)
+            predicted = predict(uncalibrated, posterior, orbits.geometry)
             mask = body_mask(truth[rest])
-            spreads.append(1.645 * orbit.spread[rest][mask])
-            errors.append((orbit.views[rest] - truth[rest])[mask])
-        if spreads:
-            factors[key] = calibrate_scale(torch.cat(spreads), torch.cat(errors))
+            bands.append(Z_90 * predicted.spread[rest][mask])
+            errors.append((predicted.views[rest] - truth[rest])[mask])
+        if bands:
+            factors[key] = calibrate_scale(torch.cat(bands), torch.cat(errors))
     return factors
 
 

@@ -1,5 +1,5 @@
-"""``mednerf-kit evaluate``: some views of a patient in, every other view scored, beside what anyone
-could do without a model.
+"""``mednerf-kit evaluate``: some views of a patient in, every other view scored, beside what can be
+done without a model.
 """
 
 from __future__ import annotations
@@ -21,15 +21,20 @@ from ..data.orbits import OrbitSet
 from ..engine.device import select_device
 from ..imaging.geometry import angle_difference_deg, nearest_view
 from ..metrics import image as image_metrics
-from ..metrics import perceptual, uncertainty
+from ..metrics import perceptual
+from ..metrics.image import body_mask
+from ..metrics.uncertainty import coverage, spread_error_correlation
 from ..metrics.volume import volume_errors
-from ..prior import load as prior_load
-from ..prior.load import Search
+from ..prior.load import Prior, Search, load_prior
 from ..prior.sets import read_set
 from ..recon.field_volume import FieldVolume
 from ..viz import figures
 from .posterior import Inversion, inversion_of
-from .predict import PredictedViews, predict
+from .predict import Z_90, PredictedViews, predict
+
+BASELINE_METRICS = ("psnr_db", "ssim")
+ANGLE_METRICS = ("psnr_db", "ssim", "mae")
+STRIP_PATIENTS, STRIP_VIEWS = 4, 8  # that the strips show
 
 
 @dataclass(frozen=True)
@@ -38,15 +43,15 @@ class Scored:
 
     name: str
     scores: dict[str, Tensor]  # metric -> [V], NaN at the input views
-    baselines: dict[str, dict[str, Tensor]]
-    orbit: PredictedViews
-    volume: dict[str, float] | None
-    coverage: dict[str, float]
+    baselines: dict[str, dict[str, Tensor]]  # baseline -> metric -> [V]
+    predicted: PredictedViews
+    volume: dict[str, float] | None  # metric -> value, where the CT is at hand
+    uncertainty: dict[str, float]  # what the spread is worth
     seconds: float
 
 
 def input_views(angles_deg: Sequence[float], wanted_deg: Sequence[float]) -> list[int]:
-    """Indices of the views at these angles (to within 0.5°)."""
+    """Indices of the views at the wanted angles, to within 0.5°; a UserError if there is none."""
     found = []
     for wanted in wanted_deg:
         k = nearest_view(angles_deg, wanted)
@@ -61,12 +66,13 @@ def input_views(angles_deg: Sequence[float], wanted_deg: Sequence[float]) -> lis
 
 
 def baseline_orbits(training: Tensor, truth: Tensor, inputs: Sequence[int]) -> dict[str, Tensor]:
-    """Predictions without a model, each [V, H, W]: mean training orbit, nearest patient by the
-    input views, neighbouring view.
+    """Predictions without a model from training orbits [P, V, H, W], each [V, H, W].
+
+    The mean training orbit, the training patient that is nearest by the input views, and the
+    neighbouring view of the true orbit [V, H, W].
     """
-    nearest = (
-        (training[:, list(inputs)].float() - truth[list(inputs)]).square().mean((1, 2, 3)).argmin()
-    )
+    given = list(inputs)
+    nearest = (training[:, given].float() - truth[given]).square().mean((1, 2, 3)).argmin()
     return {
         "mean_orbit": training.float().mean(0),
         "nearest_patient": training[nearest].float(),
@@ -75,7 +81,7 @@ def baseline_orbits(training: Tensor, truth: Tensor, inputs: Sequence[int]) -> d
 
 
 def score_patient(
-    prior: prior_load.Prior,
+    prior: Prior,
     name: str,
     truth: Tensor,
     training: Tensor,
@@ -84,12 +90,14 @@ def score_patient(
     rng: Generator,
     ct: str | None = None,
 ) -> Scored:
-    """Invert the input views of one patient [V, H, W] and score every other view."""
+    """Invert the input views of one patient [V, H, W] and score every other view; the volume too,
+    where a file of the patient's CT is given and the prior has a scale.
+    """
     started = time.perf_counter()
     geometry = prior.geometry
     angles = torch.tensor([geometry.angles_deg[k] for k in inputs])
     posterior = inversion(prior, truth[list(inputs)], angles, rng)
-    orbit = predict(prior, posterior, geometry)
+    predicted = predict(prior, posterior, geometry)
     rest = torch.ones(len(truth), dtype=torch.bool)
     rest[list(inputs)] = False
 
@@ -97,27 +105,38 @@ def score_patient(
         found = image_metrics.scores(image.clamp(0, 1), truth)
         return {k: torch.where(rest, v, torch.nan) for k, v in found.items()}
 
-    band = 1.645 * orbit.spread[rest]
-    seen, mask = orbit.views[rest], image_metrics.body_mask(truth[rest])
-    covered = {
-        "coverage_90": uncertainty.coverage(seen - band, seen + band, truth[rest], mask),
-        **{
-            f"spread_error_{k}": v
-            for k, v in uncertainty.spread_error_correlation(
-                orbit.spread[rest], (seen - truth[rest]).abs(), mask
-            ).items()
-        },
-        "mean_spread": float(orbit.spread[rest][mask].mean()),
-    }
     volume = None
     if ct is not None and prior.scale is not None:
-        found = orbit.volume.values
-        known = FieldVolume.from_ct(ct, geometry, size=found.shape[-1]).values
-        volume = volume_errors(found, known, float(known.amax()), with_ssim=True)
-    shared = {k: scored(v) for k, v in baseline_orbits(training, truth, inputs).items()}
+        values = predicted.volume.values
+        known = FieldVolume.from_ct(ct, geometry, size=values.shape[-1]).values
+        volume = volume_errors(values, known, float(known.amax()), with_ssim=True)
+    baselines = baseline_orbits(training, truth, inputs)
     return Scored(
-        name, scored(orbit.views), shared, orbit, volume, covered, time.perf_counter() - started
+        name=name,
+        scores=scored(predicted.views),
+        baselines={k: scored(v) for k, v in baselines.items()},
+        predicted=predicted,
+        volume=volume,
+        uncertainty=score_spread(predicted, truth, rest),
+        seconds=time.perf_counter() - started,
     )
+
+
+def score_spread(predicted: PredictedViews, truth: Tensor, rest: Tensor) -> dict[str, float]:
+    """What the spread of the views is worth against the true ones [V, H, W], inside the body.
+
+    ``rest`` [V] bool are the views that count. ``coverage_90`` is the share of pixels within ±1.645
+    spreads, ``spread_error_*`` the correlation of spread and error; ``mean_spread`` is in image
+    values.
+    """
+    views, spread, truth = predicted.views[rest], predicted.spread[rest], truth[rest]
+    mask, band = body_mask(truth), Z_90 * spread
+    errors = spread_error_correlation(spread, (views - truth).abs(), mask)
+    return {
+        "coverage_90": coverage(views - band, views + band, truth, mask),
+        **{f"spread_error_{k}": v for k, v in errors.items()},
+        "mean_spread": float(spread[mask].mean()),
+    }
 
 
 def mean(values: Tensor) -> float | None:
@@ -128,16 +147,21 @@ def mean(values: Tensor) -> float | None:
 
 def summary(
     results: Sequence[Scored],
-    geometry_angles: Sequence[float],
+    angles_deg: Sequence[float],
     inputs_deg: Sequence[float],
     *,
     seen: bool,
     uncertainty: bool,
     lpips: tuple[float | None, str | None],
 ) -> dict[str, Any]:
-    """The one JSON object: per view, then averaged over views, then over patients."""
-    names = list(results[0].scores)
-    stacked = {k: torch.stack([r.scores[k] for r in results]) for k in names}
+    """The one JSON object: per view, then averaged over views, then over patients.
+
+    Options:
+        seen: the patients were trained on.
+        uncertainty: also say what the spread is worth.
+        lpips: the mean distance and why there is none.
+    """
+    stacked = {k: torch.stack([r.scores[k] for r in results]) for k in results[0].scores}
     found: dict[str, Any] = {k: mean(v.nanmean(1)) for k, v in stacked.items()}
     found |= {
         "lpips": lpips[0],
@@ -149,42 +173,46 @@ def summary(
     }
     if lpips[1]:
         found["lpips_note"] = lpips[1]
-    found["per_patient"] = [
-        {
-            "patient": r.name,
-            **{k: mean(v) for k, v in r.scores.items()},
-            "seconds": round(r.seconds, 1),
-            **({"volume": r.volume} if r.volume else {}),
-            "baselines": {
-                b: {k: mean(s[k]) for k in ("psnr_db", "ssim")} for b, s in r.baselines.items()
-            },
-        }
-        for r in results
-    ]
+    found["per_patient"] = [_patient_row(r) for r in results]
     found["per_angle"] = [
-        {"angle_deg": a, **{k: mean(stacked[k][:, i]) for k in ("psnr_db", "ssim", "mae")}}
-        for i, a in enumerate(geometry_angles)
+        {"angle_deg": a, **{k: mean(stacked[k][:, i]) for k in ANGLE_METRICS}}
+        for i, a in enumerate(angles_deg)
     ]
     found["baselines"] = {
-        b: {
-            k: mean(torch.stack([r.baselines[b][k] for r in results]).nanmean(1))
-            for k in ("psnr_db", "ssim")
+        name: {
+            k: mean(torch.stack([r.baselines[name][k] for r in results]).nanmean(1))
+            for k in BASELINE_METRICS
         }
-        for b in results[0].baselines
+        for name in results[0].baselines
     }
     if volumes := [r.volume for r in results if r.volume]:
-        found["volume"] = {k: sum(v[k] for v in volumes) / len(volumes) for k in volumes[0]}
+        found["volume"] = _averaged(volumes)
     if uncertainty:
-        found["uncertainty"] = {
-            k: sum(r.coverage[k] for r in results) / len(results) for k in results[0].coverage
-        }
+        found["uncertainty"] = _averaged([r.uncertainty for r in results])
     return found | {"conventions": image_metrics.CONVENTIONS, "note": DISCLAIMER}
 
 
+def _patient_row(result: Scored) -> dict[str, Any]:
+    """One patient's means over the views."""
+    row: dict[str, Any] = {"patient": result.name, **{k: mean(v) for k, v in result.scores.items()}}
+    row["seconds"] = round(result.seconds, 1)
+    if result.volume:
+        row["volume"] = result.volume
+    row["baselines"] = {
+        name: {k: mean(scores[k]) for k in BASELINE_METRICS}
+        for name, scores in result.baselines.items()
+    }
+    return row
+
+
+def _averaged(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {k: sum(row[k] for row in rows) / len(rows) for k in rows[0]}
+
+
 def load_sets(
-    prior: prior_load.Prior, dataset: str | None, split: str, limit: int | None, seen: bool
+    prior: Prior, dataset: str | None, split: str, limit: int | None, seen: bool
 ) -> tuple[OrbitSet, Tensor]:
-    """The patients to score at the prior's size, and the training orbits [P, V, H, W] for the
+    """The patients to score, at the prior's size, and the training orbits [P, V, H, W] of the
     baselines.
     """
     node = prior.meta["recipe"]["dataset"]
@@ -223,10 +251,21 @@ def evaluate(
     seed: int = 0,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Score a prior on a set; writes image.json, error_by_angle.csv and a plot, and returns the
-    metrics.
+    """Score a prior on a set of patients; writes tables and pictures, and returns the metrics.
+
+    Options:
+        run: the prior: a run folder, a snapshot, or ``bundled:chest`` or ``bundled:knee``.
+        dataset: set of orbits; by default the one the prior was trained on.
+        split: of the set.
+        input_angles: of the views that are given, in degrees.
+        limit: patients at most.
+        seen: score patients that the prior was trained on, and say so.
+        uncertainty: also say what the spread is worth.
+        out: folder of the results; by default ``evaluate`` in the run folder.
+        seed: of the first patient's search; the next patient's is one more.
+        device: where the work is done; ``auto`` chooses.
     """
-    prior = prior_load.load_prior(run)
+    prior = load_prior(run)
     prior.check_xray()
     prior.generator.to(select_device(device))
     orbits, training = load_sets(prior, dataset, split, limit, seen)
@@ -241,57 +280,43 @@ def evaluate(
     for i, name in enumerate(tqdm(orbits.patients, desc="patients")):
         ct = str(orbits.volumes[name]) if name in orbits.volumes else None
         rng = Generator().manual_seed(seed + i)
-        results.append(
-            score_patient(prior, name, orbits.images[i].float(), training, inputs, search, rng, ct)
-        )
+        truth = orbits.images[i].float()
+        results.append(score_patient(prior, name, truth, training, inputs, search, rng, ct))
     distances, reason = perceptual.lpips_distance(
-        torch.cat([r.orbit.views for r in results]), orbits.images.float().flatten(0, 1)
+        torch.cat([r.predicted.views for r in results]), orbits.images.float().flatten(0, 1)
     )
-    lpips = (None if distances is None else float(distances.mean()), reason)
     found = summary(
         results,
         orbits.geometry.angles_deg,
         input_angles,
         seen=bool(seen),
         uncertainty=uncertainty,
-        lpips=lpips,
+        lpips=(None if distances is None else float(distances.mean()), reason),
     )
     found["n_training_patients"] = len(training)
-    folder = (
-        Path(out)
-        if out
-        else (prior.path.parent if "bundled" not in str(run) else Path("out")) / "evaluate"
-    )
-    write_tables(folder, found, results, orbits, inputs)
+    home = Path("out") if "bundled" in str(run) else prior.path.parent
+    write_tables(Path(out) if out else home / "evaluate", found, results, orbits)
     return found
 
 
 def write_tables(
-    folder: Path,
-    found: dict[str, Any],
-    results: Sequence[Scored],
-    orbits: OrbitSet,
-    inputs: Sequence[int],
+    folder: Path, found: dict[str, Any], results: Sequence[Scored], orbits: OrbitSet
 ) -> None:
-    """metrics.json, error_by_angle.csv and .png, and a strip of truth above prediction for the
+    """metrics.json, error_by_angle.csv and .png, and strips.png: truth above prediction for the
     first patients.
     """
     files.write_json(folder / "metrics.json", found)
-    names = ["angle_deg", "psnr_db", "ssim", "mae"]
-    table = files.csv_text(found["per_angle"], names, line_end="\r\n")
+    table = files.csv_text(found["per_angle"], ["angle_deg", *ANGLE_METRICS], line_end="\r\n")
     files.write_text(folder / "error_by_angle.csv", table)
     rows = [r for r in found["per_angle"] if r["psnr_db"] is not None]
+    plot = figures.error_by_angle_plot(rows, input_angles_deg=found["input_angles_deg"])
     with files.atomic(folder / "error_by_angle.png") as path:
-        path.write_bytes(
-            figures.error_by_angle_plot(rows, input_angles_deg=found["input_angles_deg"])
-        )
-    step = max(1, orbits.geometry.views // 8)
-    shown = [
-        t
-        for i, r in enumerate(results[:4])
-        for t in (orbits.images[i, ::step].float(), r.orbit.views[::step])
-    ]
-    columns = len(shown[0])
+        path.write_bytes(plot)
+    step = max(1, orbits.geometry.views // STRIP_VIEWS)
     angles = [f"{a:g}" for a in orbits.geometry.angles_deg[::step]]
-    labels = [f"{kind} {a}" for r in results[:4] for kind in ("truth", "ours") for a in angles]
-    figures.write_png8(folder / "strips.png", figures.strip(torch.cat(shown), columns, labels))
+    shown, labels = [], []
+    for i, result in enumerate(results[:STRIP_PATIENTS]):
+        shown += [orbits.images[i, ::step].float(), result.predicted.views[::step]]
+        labels += [f"{kind} {angle}" for kind in ("truth", "ours") for angle in angles]
+    sheet = figures.strip(torch.cat(shown), len(angles), labels)
+    figures.write_png8(folder / "strips.png", sheet)

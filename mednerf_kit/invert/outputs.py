@@ -1,5 +1,5 @@
-"""What ``project``, ``render`` and ``sample`` put on disk: orbits, volumes with their unit, and
-latents that can be read back.
+"""What ``project``, ``render`` and ``sample`` put on disk: orbits, latents that can be read back,
+and where they come from.
 """
 
 from __future__ import annotations
@@ -17,26 +17,14 @@ from ..core import files
 from ..core.errors import RunError, UserError
 from ..gan.generator import Latent
 from ..imaging.geometry import DEFAULTS, FRONTAL_DEG, LATERAL_DEG, Geometry
-from ..imaging.volume import Volume, write_volume
 from ..prior.load import Prior
 from ..recon.field_volume import at_distance
 from ..viz import figures
 from .posterior import Posterior
-from .predict import PredictedViews
-
-
-def grid_size(cols: int) -> int:
-    """Voxels along a side of the baked cube for pictures of ``cols`` columns: as fine as the
-    pixels, 128 at most.
-
-    >>> grid_size(32), grid_size(128), grid_size(512)
-    (48, 115, 128)
-    """
-    return min(128, max(48, round(0.9 * cols)))
 
 
 def made_folder(path: str | Path) -> Path:
-    """The folder for results, made now: one that cannot be made is found out before the work, not
+    """Make the folder for results now: that it cannot be made is found out before the work, not
     after it.
     """
     path = Path(path)
@@ -52,8 +40,8 @@ def made_folder(path: str | Path) -> Path:
 
 
 def write_orbit(folder: Path, views: Tensor, geometry: Geometry, distance: float) -> None:
-    """Views [V, rows, cols] as 16-bit ``orbit/view_000.png`` … and their geometry; what is left of
-    an older orbit goes.
+    """Write views [V, rows, cols] as 16-bit ``orbit/view_000.png`` … and their geometry, with the
+    source at ``distance`` field units; what is left of an older, longer orbit is removed.
     """
     home = folder / "orbit"
     for k, view in enumerate(views):
@@ -65,7 +53,7 @@ def write_orbit(folder: Path, views: Tensor, geometry: Geometry, distance: float
 
 
 def unit_of(prior: Prior) -> str:
-    """What the voxels of a prior's volumes are."""
+    """What the voxels of a prior's volumes mean, in words."""
     if not prior.is_line_integral:
         return "density per half field width (of emission and absorption: no attenuation)"
     return (
@@ -76,9 +64,7 @@ def unit_of(prior: Prior) -> str:
 
 
 def one_patient(prior: Prior, eps: Tensor) -> Posterior:
-    """The scene of standard normal numbers [1, latent_dim], in the form in which a projected X-ray
-    comes.
-    """
+    """The scene of standard normal numbers [1, latent_dim], as if an X-ray had led to it."""
     latent = prior.generator.latent(eps.to(prior.device))
     return _posterior(
         prior,
@@ -92,14 +78,14 @@ def one_patient(prior: Prior, eps: Tensor) -> Posterior:
 
 
 def seeded_eps(prior: Prior, seed: int) -> Tensor:
-    """The standard normal numbers of a seed, [1, latent_dim]: the same patient in every command and
+    """The standard normal numbers [1, latent_dim] of a seed: the same patient in every command and
     on every device.
     """
     return torch.randn(1, prior.generator.latent_dim, generator=torch.Generator().manual_seed(seed))
 
 
 def fingerprint(prior: Prior) -> str:
-    """What tells two priors apart: a digest of the generator's numbers."""
+    """A digest of the generator's numbers, which tells two priors apart."""
     digest = blake2b(digest_size=8)
     for _, tensor in sorted(prior.generator.state_dict().items()):
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
@@ -107,8 +93,8 @@ def fingerprint(prior: Prior) -> str:
 
 
 def save_latent(path: Path, prior: Prior, posterior: Posterior) -> None:
-    """What an X-ray became, for ``render --latent``: codes of every member, gains, angles, and
-    which prior it needs.
+    """Save what an X-ray became, for ``render --latent``: codes of every member, gains, angles, and
+    which prior they need.
     """
     latent = posterior.latent
     tensors = {
@@ -206,14 +192,3 @@ def angle_labels(angles_deg: Sequence[float]) -> list[str]:
     """
     names = {FRONTAL_DEG: " PA", LATERAL_DEG: " lateral"}
     return [f"{a:g}°{names.get(a, '')}" for a in angles_deg]
-
-
-def write_volumes(folder: Path, predicted: PredictedViews) -> tuple[Volume, Volume]:
-    """``volume.nii.gz`` and ``uncertainty.nii.gz``: the mean over members and its standard
-    deviation, in one unit.
-    """
-    volume = predicted.volume.to_volume()
-    spread = predicted.volume_spread.to_volume("Std dev.", difference=True)
-    write_volume(volume, folder / "volume.nii.gz")
-    write_volume(spread, folder / "uncertainty.nii.gz")
-    return volume, spread

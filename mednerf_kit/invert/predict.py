@@ -13,8 +13,19 @@ from ..prior.rendering import grey_views
 from ..recon.field_volume import FieldVolume, bake
 from .posterior import Posterior
 
-# image values: what no member disagrees about is still not known better than this
-SPREAD_FLOOR = 0.01
+Z_90 = 1.645  # standard deviations on either side that hold 90 % of a normal distribution
+SPREAD_FLOOR = 0.01  # image values: what all members agree on is not known better than this
+
+
+def grid_size(cols: int) -> int:
+    """Voxels along a side of the baked cube for pictures of ``cols`` columns.
+
+    They are as fine as the pixels, 48 at least and 128 at most.
+
+    >>> grid_size(32), grid_size(128), grid_size(512)
+    (48, 115, 128)
+    """
+    return min(128, max(48, round(0.9 * cols)))
 
 
 @dataclass(frozen=True)
@@ -32,14 +43,14 @@ class PredictedViews:
 def predict(
     prior: Prior, posterior: Posterior, geometry: Geometry, *, size: int | None = None
 ) -> PredictedViews:
-    """Bake every member once and project it at ``geometry.angles_deg``; ``size`` is the grid's
-    (default: as fine as the pixels).
+    """Bake every member once and project it at ``geometry.angles_deg``.
 
+    ``size`` is the number of voxels along a side of the baked cube (default: :func:`grid_size`).
     Line integrals are linear, so the mean of the views is the view of the mean volume; where
     absorption hides what lies behind, the members' views are rendered ray by ray instead. In a set
     that was scaled view by view a view gets the gain its angle had on average.
     """
-    size = size or min(128, max(48, round(geometry.cols * 0.9)))
+    size = size or grid_size(geometry.cols)
     volumes = bake(prior.generator, posterior.code, geometry, size=size)
     volumes = replace(volumes, scale=prior.scale)
     if prior.is_line_integral:
@@ -62,9 +73,10 @@ def predict(
 
 
 def calibration(prior: Prior, views: int) -> float:
-    """The factor, fitted on validation patients, that makes ±1.645 spreads a 90 % interval.
+    """The factor on the spread, fitted on validation patients, that makes ±1.645 spreads a 90 %
+    interval for so many input views.
 
-    That of one view where it was fitted for no more; 1 where it never was.
+    It is that of one view where it was fitted for no more, and 1 where it never was.
     """
     factors = prior.meta.get("calibration", {})
     return float(factors.get(str(min(views, 2)), factors.get("1", 1.0)))

@@ -1,4 +1,4 @@
-"""``mednerf-kit render`` and ``sample``: what a prior knows, baked once into voxels and
+"""``mednerf-kit render`` and ``sample``: patients of a prior, each baked once into voxels and
 projected.
 """
 
@@ -13,15 +13,14 @@ from tqdm import tqdm
 
 from ..core.errors import UserError
 from ..engine.device import select_device
-from ..imaging import geometry
-from ..imaging.geometry import Geometry
+from ..imaging.geometry import FRONTAL_DEG, LATERAL_DEG, Geometry
 from ..imaging.volume import write_volume
-from ..prior import load as prior_load
+from ..prior.load import Prior, load_prior
 from ..viz import figures
 from . import outputs
-from .predict import predict
+from .predict import grid_size, predict
 
-SHOWN_DEG = (geometry.FRONTAL_DEG, geometry.LATERAL_DEG)
+SHOWN_DEG = (FRONTAL_DEG, LATERAL_DEG)
 STEPS = 16  # frames of the clip from one seed to the next
 CLIP_GRID = 56  # voxels along a side while the clip moves on
 
@@ -38,27 +37,35 @@ def render(
     out: str | Path = "out/render",
     device: str = "auto",
 ) -> Path:
-    """Write the orbit of a seed's random patient, or of a projected X-ray's ``latent.safetensors``;
-    returns ``out``.
+    """Write the orbit of a random patient, or of what an X-ray became; returns ``out``.
 
-    ``orbit/view_000.png`` … (16 bits) at ``views`` equally spaced angles from 0°, ``orbit.mp4`` and
-    ``volume.nii.gz``.
+    The files are ``orbit/view_000.png`` … (16 bits), ``orbit.mp4`` and ``volume.nii.gz``.
+
+    Options:
+        run: the prior: a run folder, a snapshot, or ``bundled:chest`` or ``bundled:knee``.
+        seed: of the random patient.
+        latent: a ``latent.safetensors`` that ``project`` wrote, instead of a random patient.
+        views: how many, equally spaced from 0°.
+        size: columns of the views; the prior's own by default.
+        video: write the video.
+        volume: write the volume.
+        out: folder of the results.
+        device: where the work is done; ``auto`` chooses.
     """
-    prior = prior_load.load_prior(run)
+    prior = load_prior(run)
     prior.generator.to(select_device(device))
-    scene = (
-        outputs.one_patient(prior, outputs.seeded_eps(prior, seed))
-        if latent is None
-        else outputs.load_latent(latent, prior)
-    )
+    if latent is None:
+        scene = outputs.one_patient(prior, outputs.seeded_eps(prior, seed))
+    else:
+        scene = outputs.load_latent(latent, prior)
     folder = outputs.made_folder(out)
     geometry = prior.geometry.resized(size or prior.geometry.cols).orbit(views)
-    orbit = predict(prior, scene, geometry, size=outputs.grid_size(geometry.cols))
-    outputs.write_orbit(folder, orbit.views, geometry, scene.distance)
+    predicted = predict(prior, scene, geometry)
+    outputs.write_orbit(folder, predicted.views, geometry, scene.distance)
     if volume:
-        write_volume(orbit.volume.to_volume(), folder / "volume.nii.gz")
+        write_volume(predicted.volume.to_volume(), folder / "volume.nii.gz")
     if video:
-        figures.write_orbit_video(folder / "orbit.mp4", orbit.views)
+        figures.write_orbit_video(folder / "orbit.mp4", predicted.views)
     return folder
 
 
@@ -72,11 +79,16 @@ def sample(
     out: str | Path = "out/sample",
     device: str = "auto",
 ) -> Path:
-    """Write ``grid.png``, a row per seed with its frontal and lateral view, and ``interpolate.mp4``
-    on request; returns ``out``.
+    """Write ``grid.png``, a row per seed with its frontal and lateral view; returns ``out``.
 
-    ``truncation`` ψ in [0, 1] scales the standard normal numbers: 0 is the mean patient. The clip
-    walks along arcs.
+    Options:
+        run: the prior: a run folder, a snapshot, or ``bundled:chest`` or ``bundled:knee``.
+        seeds: one random patient each.
+        truncation: ψ in [0, 1], scales the standard normal numbers: 0 is the mean patient.
+        interpolate: also write ``interpolate.mp4``, which walks from seed to seed along arcs.
+        size: columns of the views; the prior's own by default.
+        out: folder of the results.
+        device: where the work is done; ``auto`` chooses.
     """
     if not seeds or (interpolate and len(seeds) < 2):
         raise UserError(
@@ -84,43 +96,40 @@ def sample(
             f"wanted at least {2 if interpolate else 1}",
             "write for example --seeds 0-3",
         )
-    prior = prior_load.load_prior(run)
+    prior = load_prior(run)
     prior.generator.to(select_device(device))
     folder = outputs.made_folder(out)
     geometry = prior.geometry.resized(size or prior.geometry.cols).at(SHOWN_DEG)
     eps = [truncation * outputs.seeded_eps(prior, seed) for seed in seeds]
-    grid = outputs.grid_size(geometry.cols)
-    rows = torch.cat(
-        [shown(prior, numbers, geometry, grid) for numbers in tqdm(eps, desc="patients")]
-    )
-    labels = [
-        f"seed {seed}, {label}" for seed in seeds for label in outputs.angle_labels(SHOWN_DEG)
-    ]
+    grid = grid_size(geometry.cols)
+    patients = tqdm(eps, desc="patients")
+    rows = torch.cat([shown(prior, numbers, geometry, grid) for numbers in patients])
+    views = outputs.angle_labels(SHOWN_DEG)
+    labels = [f"seed {seed}, {view}" for seed in seeds for view in views]
     figures.write_png8(folder / "grid.png", figures.strip(rows, len(SHOWN_DEG), labels))
     if interpolate:
-        path = [
-            walk(a, b, k / STEPS) for a, b in zip(eps, eps[1:], strict=False) for k in range(STEPS)
-        ] + [eps[-1]]
+        pairs = zip(eps, eps[1:], strict=False)
+        path = [walk(a, b, k / STEPS) for a, b in pairs for k in range(STEPS)] + [eps[-1]]
+        grid = min(grid, CLIP_GRID)
         frames = [
-            shown(prior, numbers, geometry, min(grid, CLIP_GRID))
+            torch.cat(list(shown(prior, numbers, geometry, grid)), -1)
             for numbers in tqdm(path, desc="frames")
         ]
-        figures.write_orbit_video(
-            folder / "interpolate.mp4", torch.stack([torch.cat(list(pair), -1) for pair in frames])
-        )
+        figures.write_orbit_video(folder / "interpolate.mp4", torch.stack(frames))
     return folder
 
 
-def shown(prior: prior_load.Prior, eps: Tensor, geometry: Geometry, grid: int) -> Tensor:
+def shown(prior: Prior, eps: Tensor, geometry: Geometry, grid: int) -> Tensor:
     """The views of one patient at the geometry's angles, [V, rows, cols]."""
     return predict(prior, outputs.one_patient(prior, eps), geometry, size=grid).views.cpu()
 
 
 def walk(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """The point at t in [0, 1] on the arc from a to b [1, n]: what lies between two normal vectors
-    stays as long as they are.
+    """The point at t in [0, 1] on the arc from a to b [1, n], by spherical interpolation (slerp,
+    Shoemake 1985).
 
-    Shoemake 1985, slerp; lengths are interpolated linearly, so that the ends are exact.
+    What lies between two normal vectors stays as long as they are; lengths are interpolated
+    linearly, so that the ends are exact.
 
     >>> walk(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), 0.5)
     tensor([[0.7071, 0.7071]])

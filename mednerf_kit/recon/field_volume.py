@@ -164,7 +164,7 @@ def voxel_axis(size: int, *, device: torch.device | None = None) -> Tensor:
 
 
 def voxel_centres(size: int, *, device: torch.device | None = None) -> Tensor:
-    """Centres (x, y, z) of a cube's voxels, in field units: [size, size, size, 3] = [z, y, x, 3]."""
+    """Centres (x, y, z) of a cube's voxels, in field units: [z, y, x, 3], ``size`` each way."""
     return grid_points(voxel_axis(size, device=device))
 
 

@@ -59,7 +59,7 @@ def fold(args: argparse.Namespace, k: int, recipe: dict) -> list[dict]:
         first = torch.where(
             r.scores["psnr_db"].isnan(),
             torch.nan,
-            psnr_db(r.orbit.members[0], truth),
+            psnr_db(r.predicted.members[0], truth),
         )
         row = {
             "fold": k,

@@ -431,11 +431,14 @@ def test_a_patients_scores_leave_the_inputs_out(prior, scenes):
     rest = [k for k in range(VIEWS) if k != FRONTAL]
     for table in (found.scores, *found.baselines.values()):
         assert table["psnr_db"][FRONTAL].isnan() and table["psnr_db"][rest].isfinite().all()
-    own = -10 * (found.orbit.views.clamp(0, 1) - truth).square().mean((1, 2)).log10()
+    own = -10 * (found.predicted.views.clamp(0, 1) - truth).square().mean((1, 2)).log10()
     torch.testing.assert_close(
         found.scores["psnr_db"][rest].float(), own[rest], rtol=1e-4, atol=1e-3
     )
-    assert 0 <= found.coverage["coverage_90"] <= 1 and found.coverage["mean_spread"] >= SPREAD_FLOOR
+    assert (
+        0 <= found.uncertainty["coverage_90"] <= 1
+        and found.uncertainty["mean_spread"] >= SPREAD_FLOOR
+    )
 
 
 # The command behind `mednerf-kit evaluate`
@@ -554,7 +557,7 @@ def test_calibration_makes_the_band_hold_nine_tenths(run, hurry, tmp_path, monke
     truth = load_orbits(root, patients=["q0"]).images[0].float()
     calibrated = replace(prior, meta={**prior.meta, "calibration": factors})
     found = score_patient(calibrated, "q0", truth, truth[None], [FRONTAL], FASTEST, seeded(1))
-    assert found.coverage["coverage_90"] == pytest.approx(0.9, abs=0.02)
+    assert found.uncertainty["coverage_90"] == pytest.approx(0.9, abs=0.02)
 
 
 def test_nobody_to_calibrate_on_is_no_factor(run, hurry, tmp_path):

@@ -74,7 +74,7 @@ def done(place):
     return place / "out"
 
 
-def broadcast_text(folder) -> dict:
+def metrics_of(folder) -> dict:
     return json.loads((folder / "metrics.json").read_text())
 
 
@@ -115,7 +115,7 @@ def test_whatever_looks_like_a_scan_says_what_it_is_not(done):
             assert picture.text["Comment"] == DISCLAIMER
     for name in ("volume", "uncertainty"):
         assert read_volume(done / f"{name}.nii.gz").note.endswith(DISCLAIMER)
-    assert broadcast_text(done)["note"] == DISCLAIMER
+    assert metrics_of(done)["note"] == DISCLAIMER
 
 
 def test_the_volume_is_in_hounsfield_units_and_its_projections_are_the_orbit(done):
@@ -142,11 +142,11 @@ def test_the_uncertainty_lies_on_the_same_grid(done):
     )
     assert np.allclose(volume.affine, spread.affine) and spread.shape == volume.shape
     assert float(spread.values.min()) >= 0 and float(spread.values.max()) > 1
-    assert broadcast_text(done)["units"]["uncertainty"] == "standard deviation, HU"
+    assert metrics_of(done)["units"]["uncertainty"] == "standard deviation, HU"
 
 
 def test_metrics_say_what_was_given_fitted_and_trusted(done, place):
-    found = broadcast_text(done)
+    found = metrics_of(done)
     (given,) = found["inputs"]
     assert (
         given["file"] == str(place / "pa.png")
@@ -179,9 +179,9 @@ def test_an_ap_film_is_the_mirrored_view_from_the_front(place, tmp_path):
     assert projected(place, tmp_path / "b", "--xray", tmp_path / "film.png", "--view", "ap") == 0
     for name in ("target.png", "proj.png", "orbit/view_017.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    (given,) = broadcast_text(tmp_path / "b")["inputs"]
+    (given,) = metrics_of(tmp_path / "b")["inputs"]
     assert given["mirrored"] and given["angle_deg"] == 90 and given["view"] == "AP"
-    assert any("mirrored before use" in text for text in broadcast_text(tmp_path / "b")["warnings"])
+    assert any("mirrored before use" in text for text in metrics_of(tmp_path / "b")["warnings"])
 
 
 def test_several_xrays_stand_side_by_side(place, tmp_path):
@@ -205,7 +205,7 @@ def test_several_xrays_stand_side_by_side(place, tmp_path):
     )
     assert torch.allclose(target, torch.cat(sides, -1), atol=1 / 255)
     assert float(psnr_db(proj, target)) > 25
-    assert [given["angle_deg"] for given in broadcast_text(tmp_path)["inputs"]] == [270, 0]
+    assert [given["angle_deg"] for given in metrics_of(tmp_path)["inputs"]] == [270, 0]
     assert read_png(tmp_path / "orbit" / "view_000.png").shape == (16, 16)
 
 
@@ -228,7 +228,7 @@ def test_the_geometry_beside_the_xray_is_compared_and_its_scale_used(place, tmp_
     )
     known.save(tmp_path / "x.json")
     options = {"invert": False, "input_kind": "line-integral", "fit": "pad"}
-    film = module.read_film(tmp_path / "x.png", 630.0, GEOMETRY, **options)
+    film = module.read_xray(tmp_path / "x.png", 630.0, GEOMETRY, **options)
     assert film.angle_deg == 270
     assert torch.allclose(film.image, image, atol=1e-4)
     for words in (
@@ -243,7 +243,7 @@ def test_the_geometry_beside_the_xray_is_compared_and_its_scale_used(place, tmp_
 
 def test_a_prior_of_oblong_pictures_takes_the_middle_rows(place):
     geometry = Geometry.from_json({**GEOMETRY.to_json(), "rows": 24})
-    film = module.read_film(
+    film = module.read_xray(
         place / "pa.png", "PA", geometry, invert=False, input_kind="line-integral", fit="pad"
     )
     assert torch.equal(film.image, read_png(place / "pa.png")[4:28])
@@ -258,7 +258,7 @@ def test_an_xray_unlike_the_prior_is_called_so_first(place, tmp_path):
         )
         == 0
     )
-    assert "reproduces this X-ray poorly" in broadcast_text(tmp_path / "out")["warnings"][0]
+    assert "reproduces this X-ray poorly" in metrics_of(tmp_path / "out")["warnings"][0]
 
 
 def bad_xray(kind: str, folder, good: bytes):

@@ -1,4 +1,4 @@
-"""Field units, millimetres, attenuation and Hounsfield units: each conversion against its formula."""
+"""Field units, millimetres, attenuation, Hounsfield units: each conversion against its formula."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ...core.types import FieldOutput
 from ...fields.hyper import MlpWeights
 from ...imaging.geometry import Geometry
-from ...invert.outputs import grid_size
+from ...invert.predict import grid_size
 from ...metrics.features import BATCH, Extractor, read
 from ...prior.load import Prior
 from ...prior.rendering import Renderer, poses_of

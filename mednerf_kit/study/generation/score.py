@@ -19,6 +19,7 @@ from ...core.errors import UserError
 from ...data.orbits import OrbitSet
 from ...engine.device import select_device
 from ...invert import outputs
+from ...invert.predict import grid_size
 from ...metrics import image as image_metrics
 from ...metrics import perceptual
 from ...metrics.distances import (
@@ -210,7 +211,7 @@ def consistency(prior: Prior, rng: Generator) -> dict[str, Any]:
         "psnr_db_least": float(psnr_db.min()),
         "n_scenes": len(codes),
         "n_views": len(angles),
-        "grid": outputs.grid_size(prior.geometry.cols),
+        "grid": grid_size(prior.geometry.cols),
     }
 
 

@@ -1,0 +1,247 @@
+"""What one inversion was given and what it found, as ``metrics.json`` and the report say it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import DISCLAIMER, __version__
+from ..data.radiograph import Radiograph
+from ..imaging.geometry import Geometry
+from ..imaging.volume import Volume
+from ..metrics.image import psnr_from_mse_db
+from ..prior.load import Prior
+from ..prior.rendering import grey_views
+from ..recon.field_volume import at_distance
+from ..viz.report import UNCERTAINTY_MEANING, ReportContent
+from . import outputs
+from .posterior import Posterior
+from .predict import PredictedViews, calibration
+
+# below this on held-out pixels of the input itself, the prior does not know such a picture
+POOR_FIT_DB = 20.0
+FIT_MEANING = (
+    "input fit, not accuracy: how well held-out pixels of the given X-ray are reproduced; it says "
+    "little of other views"
+)
+
+
+@dataclass(frozen=True)
+class InputXray:
+    """One X-ray as the prior takes it."""
+
+    image: Tensor  # [rows, cols] of the prior's pictures, mirrored where the film was
+    angle_deg: float
+    mirrored: bool
+    view: str  # as the user named it
+    read: Radiograph
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """All that is known when the work is done and the writing begins."""
+
+    prior: Prior
+    xrays: tuple[InputXray, ...]
+    posterior: Posterior
+    predicted: PredictedViews
+    geometry: Geometry  # of the predicted views
+    seed: int
+    seconds: dict[str, float]  # by stage
+
+    @property
+    def targets(self) -> Tensor:
+        """The X-rays as the prior takes them, [n, rows, cols]."""
+        return torch.stack([xray.image for xray in self.xrays])
+
+    @property
+    def gains(self) -> list[float]:
+        """The mean fitted gain of each X-ray."""
+        return self.posterior.gains.mean(0).tolist()
+
+    def projections(self) -> Tensor:
+        """The members' mean view at the fitted angles with the fitted gains, comparable with the
+        targets: [n, rows, cols].
+        """
+        prior, posterior = self.prior, self.posterior
+        geometry = prior.geometry.at(posterior.angles_deg.tolist())
+        if prior.is_line_integral:
+            seen = self.predicted.volume.project(geometry, posterior.distance)
+        else:
+            seen = grey_views(prior, posterior.code, geometry).mean(0)
+        expected = prior.expected_gain(torch.tensor([xray.angle_deg for xray in self.xrays]))
+        gains = posterior.gains.mean(0).to(seen) * expected.to(seen)
+        return (seen * gains[:, None, None]).cpu()
+
+    @property
+    def held_out_psnr_db(self) -> float:
+        """Fit of the input on its held-out pixels, as a PSNR."""
+        return psnr_from_mse_db(self.posterior.held_out_mse)
+
+    @property
+    def fov_deg(self) -> float:
+        """The fitted opening angle."""
+        return at_distance(self.prior.geometry, self.posterior.distance).fov_deg
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence for everything a reader of the result has to know first."""
+        texts = [text for xray in self.xrays for text in xray.warnings]
+        texts += [f"prior: {note}" for note in self.prior.meta.get("notes", ())]
+        if self.held_out_psnr_db < POOR_FIT_DB:
+            poor = (
+                f"the prior reproduces this X-ray poorly ({self.held_out_psnr_db:.1f} dB on "
+                f"held-out pixels, below {POOR_FIT_DB:g}): it may be unlike everything the prior "
+                "was trained on, or its view, polarity or input kind may be stated wrongly; do not "
+                "rely on any of the result"
+            )
+            texts.insert(0, poor)
+        return texts
+
+
+def metrics(result: Result, volume: Volume) -> dict[str, Any]:
+    """``metrics.json``: numbers with their units, what they mean, and where they come from."""
+    posterior, unit = result.posterior, outputs.unit_of(result.prior)
+    geometry = result.geometry
+    return {
+        "units": {
+            "image": "[0, 1], bone bright, linear in the line integral",
+            "volume": unit,
+            "uncertainty": f"standard deviation, {unit}",
+            "spacing": "mm (x, y, z)",
+            "seconds": "s",
+        },
+        "data_range": 1.0,
+        "input_fit": {
+            "meaning": FIT_MEANING,
+            "held_out_psnr_db": round(result.held_out_psnr_db, 3),
+            "held_out_mse": posterior.held_out_mse,
+        },
+        "inputs": _inputs(result),
+        "fov_deg": {
+            "prior": round(result.prior.geometry.fov_deg, 3),
+            "fitted": round(result.fov_deg, 3),
+        },
+        "orbit": {
+            "views": geometry.views,
+            "rows": geometry.rows,
+            "cols": geometry.cols,
+            "angles_deg": list(geometry.angles_deg),
+            "mean_spread": round(float(result.predicted.spread.mean()), 5),
+        },
+        "volume": {
+            "shape": list(volume.shape),
+            "spacing_mm": list(volume.spacing_mm),
+            "quantity": volume.quantity,
+            "mu_water_per_mm": volume.mu_water_per_mm,
+        },
+        "codes": len(posterior.gains),
+        "calibration": calibration(result.prior, len(result.xrays)),
+        "seconds": result.seconds,
+        "seed": result.seed,
+        "provenance": outputs.provenance(result.prior),
+        "warnings": result.warnings,
+        "version": __version__,
+        "note": DISCLAIMER,
+    }
+
+
+def _inputs(result: Result) -> list[dict[str, Any]]:
+    """What is known of each X-ray."""
+    angles_deg = result.posterior.angles_deg.tolist()
+    return [
+        {
+            "file": str(xray.read.source),
+            "view": xray.view,
+            "mirrored": xray.mirrored,
+            "angle_deg": xray.angle_deg,
+            "fitted_angle_deg": round(fitted_deg, 3),
+            "gain": round(gain, 4),
+            "input_kind": xray.read.kind,
+            "shape": list(xray.read.shape),
+            "bits": xray.read.bits,
+        }
+        for xray, fitted_deg, gain in zip(result.xrays, angles_deg, result.gains, strict=True)
+    ]
+
+
+def report_content(result: Result, volume: Volume, spread: Volume) -> ReportContent:
+    """What the report shows of a result, its volume and the volume's standard deviation."""
+    predicted, hu = result.predicted, volume.quantity == "hu"
+    return ReportContent(
+        title=" and ".join(xray.read.source.name for xray in result.xrays),
+        targets=result.targets,
+        projections=result.projections(),
+        input_angles_deg=[xray.angle_deg for xray in result.xrays],
+        orbit=predicted.views.cpu(),
+        orbit_angles_deg=result.geometry.angles_deg,
+        orbit_spread=predicted.spread.cpu(),
+        volume=volume.values,
+        volume_spread=spread.values,
+        volume_unit="HU, estimated" if hu else "relative attenuation",
+        window=(-1000.0, 1000.0) if hu else None,
+        spacing_mm=volume.spacing_mm[::-1],
+        numbers=_report_numbers(result),
+        provenance=_report_provenance(result),
+        uncertainty_meaning=(
+            *UNCERTAINTY_MEANING,
+            calibration_text(result.prior, len(result.xrays)),
+        ),
+        warnings=result.warnings,
+    )
+
+
+def _report_numbers(result: Result) -> dict[str, tuple[float | str | None, str]]:
+    """The report's numbers: name to value and unit."""
+    numbers: dict[str, tuple[float | str | None, str]] = {
+        "Fit of the input on held-out pixels (not accuracy)": (result.held_out_psnr_db, "dB"),
+        "Mean spread of the orbit's views": (float(result.predicted.spread.mean()), "image units"),
+        "Opening angle, fitted": (result.fov_deg, "°"),
+        "Opening angle, prior": (result.prior.geometry.fov_deg, "°"),
+    }
+    angles_deg = result.posterior.angles_deg.tolist()
+    for xray, angle_deg, gain in zip(result.xrays, angles_deg, result.gains, strict=True):
+        numbers[f"{xray.read.source.name}: angle, fitted"] = (float(angle_deg), "°")
+        numbers[f"{xray.read.source.name}: gain, fitted"] = (float(gain), "")
+    return numbers | {
+        f"Time to {stage}": (seconds, "s") for stage, seconds in result.seconds.items()
+    }
+
+
+def _report_provenance(result: Result) -> dict[str, float | str | None]:
+    """Where the result comes from: name to text."""
+    known = outputs.provenance(result.prior)
+    files = [
+        f"{xray.read.source.name} ({xray.view}, {xray.read.kind}, "
+        f"{xray.read.shape[0]}×{xray.read.shape[1]})"
+        for xray in result.xrays
+    ]
+    return {
+        "X-rays": ", ".join(files),
+        "Prior": f"{known['run']}/{known['prior']}",
+        "Trained on": known["trained_on"],
+        "Training": f"step {known['step']}, seed {known['training_seed']}, version "
+        f"{known['made_with_version']}",
+        "Prior's fingerprint": known["fingerprint"],
+        "Codes kept": len(result.posterior.gains),
+        "Seed of this run": result.seed,
+        "Software": f"mednerf-kit {__version__}",
+    }
+
+
+def calibration_text(prior: Prior, views: int) -> str:
+    """Whether this spread was calibrated, and on whom."""
+    if str(min(views, 2)) not in prior.meta.get("calibration", {}):
+        return (
+            "This prior's spread was not calibrated: read it as a ranking of places, not as an "
+            "interval."
+        )
+    return (
+        f"The spread shown is the codes' times {calibration(prior, views):.2f}, fitted on "
+        "validation patients of the prior's own kind so that ±1.645 spreads cover 90 % of the "
+        "pixels; on other pictures it may cover less."
+    )
