@@ -17,7 +17,6 @@ def test_lpips_says_why_it_is_absent(tmp_path, monkeypatch):
 
 
 def test_lpips_with_a_backbone_from_a_path(tmp_path, monkeypatch):
-    pytest.importorskip("lpips")
     shapes = {
         0: (64, 3, 11, 11),
         3: (192, 64, 5, 5),
