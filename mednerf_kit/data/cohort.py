@@ -45,8 +45,9 @@ def make_cohort(
     size: int = 128,
     progress: bool = True,
 ) -> Path:
-    """Make a cohort of phantoms with seeds from ``seed`` on, split by :func:`split_patients`, or
-    complete an interrupted one; returns its folder.
+    """Make a cohort of phantoms, or complete an interrupted one; returns its folder.
+
+    Seeds count from ``seed`` on; :func:`split_patients` splits the patients.
 
     Raises UserError for an unknown anatomy and for a folder that holds anything but an unfinished
     cohort of the same geometry.
@@ -83,8 +84,7 @@ def phantom_cohort(
     views: int = 72,
     progress: bool = True,
 ) -> tuple[Path, dict[str, list[str]]]:
-    """The folder of the cached phantoms and the names of the patients of each split; phantoms that
-    are missing are made.
+    """The folder of a cached cohort and the patients' names by split; missing phantoms are made.
 
     Seeds count from 0 (train), 10000 (val) and 20000 (test). The folder is keyed by the phantoms'
     version, size and views; it grows with the largest cohort asked for, so the names returned, not
@@ -122,8 +122,10 @@ def _split_by_seed(root: Path, anatomy: str) -> dict[str, list[str]]:
 
 
 def split_patients(patients: Iterable[str], *, seed: int = 0) -> dict[str, list[str]]:
-    """Patients dealt at random to train, val and test: a quarter to test (at least one of two), an
-    eighth to val from eight patients on, the rest to train.
+    """Patients dealt at random to train, val and test.
+
+    A quarter goes to test (at least one of two), an eighth to val from eight patients on, the
+    rest to train.
 
     >>> {k: len(v) for k, v in split_patients([f"{i:02d}" for i in range(16)]).items()}
     {'train': 10, 'val': 2, 'test': 4}
@@ -140,9 +142,7 @@ def split_patients(patients: Iterable[str], *, seed: int = 0) -> dict[str, list[
 
 
 def cache_dir() -> Path:
-    """Where phantom cohorts are kept: $MEDNERF_KIT_CACHE, else ``mednerf-kit`` in $XDG_CACHE_HOME
-    or ~/.cache.
-    """
+    """Folder of the caches: $MEDNERF_KIT_CACHE, else mednerf-kit in $XDG_CACHE_HOME or ~/.cache."""
     named = os.environ.get("MEDNERF_KIT_CACHE")
     return (
         Path(named).expanduser()

@@ -133,8 +133,7 @@ def make_drr(
     supersample: int = 1,
     patient_name: str | None = None,
 ) -> Drr:
-    """DRRs of one CT (a volume file or a DICOM folder) or of ``phantom:chest:SEED``, as a patient
-    of the set ``out``.
+    """DRRs of a CT (volume file, DICOM folder, phantom:chest:SEED) as a patient of the set ``out``.
 
     The anatomy of a CT, which decides the default set-up, is guessed from its name; chest if the
     name says nothing. A set holds one geometry and one scale: further patients may join an existing
@@ -226,8 +225,9 @@ def write_patient(
     volume: Volume | None = None,
     float_arrays: bool = False,
 ) -> None:
-    """Write line integrals [V, rows, cols] as a patient's folder, whole or not at all; without a
-    scale each view has its own.
+    """Write line integrals [V, rows, cols] as a patient's folder, whole or not at all.
+
+    Without a ``scale`` each view is stretched to its own maximum.
     """
     from PIL import Image
 
@@ -260,8 +260,7 @@ def write_patient(
 
 
 def body_only(volume: Volume) -> Volume:
-    """The volume with everything but the patient set to air: without the CT's table, cushions and
-    clothes.
+    """The volume with everything but the patient (table, cushions, clothes) set to air.
 
     On a grid of about 3 mm: voxels above −400 HU, opened by a ball of 6 mm (which takes sheets such
     as a table's off), the largest connected piece, grown back by 9 mm and filled slice by slice
@@ -301,9 +300,7 @@ def _ball(radius_mm: float, voxel_mm: Sequence[float]) -> np.ndarray:
 
 
 def phantom_volume(anatomy: str, seed: int, size: int) -> Volume:
-    """The phantom of this seed on a cube of ``size`` voxels a side, in HU, the isocentre at its
-    centre.
-    """
+    """The phantom of this seed on ``size``³ voxels, in HU, the isocentre at the centre."""
     values, spacing_mm = phantoms.phantom(anatomy, seed).voxelise(size)
     return Volume.centred(values.round(), spacing_mm, "hu")
 
@@ -323,7 +320,7 @@ def phantom_fingerprint(anatomy: str, seed: int) -> str:
 
 
 def ct_fingerprint(volume: Volume) -> str:
-    """A fingerprint by which DRRs of the same CT are recognised, whatever the view, size or scale."""
+    """A fingerprint of a CT, by which its DRRs are recognised at any view, size or scale."""
     voxels = volume.values.round().to(torch.int16).contiguous().numpy()
     return f"ct:{blake2b(voxels.tobytes(), digest_size=12).hexdigest()}"
 

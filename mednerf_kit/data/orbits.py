@@ -1,5 +1,4 @@
-"""Sets of orbits in: every patient seen from the same angles, read into one tensor with the
-geometry that made it.
+"""Sets of orbits: patients seen from the same angles, read into one tensor with its geometry.
 
 Three layouts are known: ``flat``, that of the published MedNeRF set (``03_xray0071.png``,
 ``01_bbg_xray0000.png``); ``folders``, a folder of sorted pictures per patient; and ``own``, the
@@ -73,15 +72,11 @@ class OrbitSet:
         return replace(self, images=images, geometry=geometry)
 
     def all_fingerprints(self) -> tuple[str, ...]:
-        """Every fingerprint of every patient: what a snapshot records of its training patients,
-        under ``identities``.
-        """
+        """Every fingerprint of every patient, as a snapshot records its training patients."""
         return tuple(one for name in self.patients for one in self.fingerprints[name])
 
     def seen_before(self, fingerprints: Iterable[str]) -> tuple[str, ...]:
-        """The patients of this set that have one of these ``fingerprints`` (of another set, or of a
-        snapshot).
-        """
+        """The patients of this set that have one of these fingerprints, of a snapshot say."""
         recorded = set(fingerprints)
         return tuple(n for n in self.patients if recorded.intersection(self.fingerprints[n]))
 
@@ -99,15 +94,22 @@ def load_orbits(
     views: int = 72,
     progress: bool = True,
 ) -> OrbitSet:
-    """Read a set of DRRs from a folder; ``chest`` and ``knee`` mean the phantom cohorts (made by
-    :mod:`.cohort` when absent).
+    """Read a set of DRRs from a folder; ``chest`` and ``knee`` mean the phantom cohorts.
 
-    The patients are those named in ``patients``, else those of ``split`` (train, val, test, all):
-    from ``split.json`` where it is there, else by :func:`split_patients` with ``seed``; of them the
-    first ``limit``. ``size`` is the number of columns wanted. A set without ``geometry.json`` gets
-    ``geometry``, or the default of its anatomy (chest: field of view 18.2°, knee: 19.1°, guessed
-    from the folder's name) with equally spaced angles from 0° and an unknown scale; ``notes`` says
-    so. ``cohort`` (patients of each split), ``views`` and ``progress`` are for phantoms.
+    Phantoms that are missing are made by :mod:`.cohort`. A set without ``geometry.json`` or a given
+    geometry gets the default of its anatomy, guessed from the folder's name (chest: field of view
+    18.2°, knee: 19.1°), with equally spaced angles from 0° and an unknown scale; ``notes`` says so.
+
+    Options:
+        split: train, val, test or all: from ``split.json``, or else :func:`split_patients`.
+        size: number of columns wanted; None keeps the stored size.
+        seed: of the split where there is no ``split.json``.
+        patients: names of the patients wanted, instead of a split's.
+        limit: the first of them only.
+        geometry: of the pictures; None takes ``geometry.json``, or else the anatomy's default.
+        cohort: patients of each split, of phantoms.
+        views: number of views, of phantoms.
+        progress: show what is made, of phantoms.
 
     Raises UserError for an unknown layout, missing views, two sizes, unreadable pictures, an
     unknown split or an empty one.
@@ -122,15 +124,40 @@ def load_orbits(
         root, parts = phantom_cohort(
             str(source), **counts, size=size or 128, views=views, progress=progress
         )
-        patients = (
-            [name for part in parts.values() for name in part] if patients is None else patients
-        )
+        if patients is None:
+            patients = [name for part in parts.values() for name in part]
     else:
         root = Path(source).expanduser()
     layout, files = find_pictures(root)
     names, notes = _selected(root, files, split=split, seed=seed, patients=patients)
     names = names if limit is None else names[:limit]
     count = _view_count(root, files, names)
+    arrays, fingerprints, remarks = _read_patients(root, files, names, count)
+    anatomy = _anatomy(root, names)
+    geometry, more_notes = _set_geometry(root, anatomy, count, arrays[0].shape[1:], geometry)
+    images = torch.empty(len(names), count, geometry.rows, geometry.cols, dtype=torch.float16)
+    for slot, orbit in zip(images, arrays, strict=True):
+        slot.copy_(torch.from_numpy(as_unit(orbit)))
+    volumes = {name: root / name / "volume.nii.gz" for name in names}
+    found = OrbitSet(
+        root,
+        anatomy,
+        tuple(names),
+        images,
+        geometry,
+        {name: path for name, path in volumes.items() if path.is_file()},
+        fingerprints,
+        split,
+        layout,
+        (*notes, *more_notes, *sorted(remarks)),
+    )
+    return found if size is None else found.resized(size)
+
+
+def _read_patients(
+    root: Path, files: Mapping[str, Mapping[int, Path]], names: Sequence[str], count: int
+) -> tuple[list[np.ndarray], dict[str, tuple[str, ...]], set[str]]:
+    """The stored views [V, H, W] of each patient, of one size; their fingerprints; remarks."""
     arrays, remarks = [], set()
     fingerprints = {}
     for name in names:
@@ -147,29 +174,7 @@ def load_orbits(
             "wanted one size in a set",
             f"resize them or leave a patient out of '{root}'",
         )
-    anatomy = _anatomy(root, names)
-    geometry, more_notes = _set_geometry(root, anatomy, count, arrays[0].shape[1:], geometry)
-    images = torch.empty(len(names), count, geometry.rows, geometry.cols, dtype=torch.float16)
-    for slot, orbit in zip(images, arrays, strict=True):
-        slot.copy_(torch.from_numpy(as_unit(orbit)))
-    volumes = {
-        name: root / name / "volume.nii.gz"
-        for name in names
-        if (root / name / "volume.nii.gz").is_file()
-    }
-    found = OrbitSet(
-        root,
-        anatomy,
-        tuple(names),
-        images,
-        geometry,
-        volumes,
-        fingerprints,
-        split,
-        layout,
-        (*notes, *more_notes, *sorted(remarks)),
-    )
-    return found if size is None else found.resized(size)
+    return arrays, fingerprints, remarks
 
 
 def find_pictures(root: Path) -> tuple[str, dict[str, dict[int, Path]]]:
@@ -225,8 +230,9 @@ def _flat(pictures: list[Path]) -> dict[str, dict[int, Path]]:
 
 
 def _numbered(pictures: list[Path]) -> dict[int, Path]:
-    """Pictures named ``xray_KKK`` by that number; any others by rank, as their numbers may be
-    degrees or times.
+    """Pictures named ``xray_KKK`` by that number, any others by rank.
+
+    Other numbers may be degrees or times.
     """
     numbered = {
         int(path.stem[5:]): path for path in pictures if re.fullmatch(r"xray_\d+", path.stem)
@@ -329,8 +335,9 @@ def _read_orbit(paths: list[Path]) -> tuple[np.ndarray, set[str]]:
 
 
 def pixel_fingerprint(orbit: np.ndarray) -> str:
-    """A fingerprint of a patient by pictures alone: a hash of the stored pixels of a first, second
-    and third quarter's view.
+    """A fingerprint of a patient by pictures alone: a hash of the stored pixels of three views.
+
+    The views are the first and those a quarter and half of the way round.
 
     It survives renaming and re-compressing, not resizing: for sets made here the CT's own
     fingerprint is recorded as well.
@@ -342,9 +349,7 @@ def pixel_fingerprint(orbit: np.ndarray) -> str:
 
 
 def _recorded_fingerprint(folder: Path) -> tuple[str, ...]:
-    """The fingerprint of the CT or phantom a patient was made from, where ``patient.json`` holds
-    it.
-    """
+    """The fingerprint of the CT or phantom a patient was made from, where one is recorded."""
     try:
         return (str(json.loads((folder / "patient.json").read_text(encoding="utf-8"))["identity"]),)
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,5 +1,4 @@
-"""Picture files as arrays: one function opens and decodes them, small rules say what becomes of
-bit depth and channels.
+"""Picture files as arrays: one function decodes them, by rules for bit depth and channels.
 
 No rule turns a picture by its EXIF orientation: poses and X-ray geometry belong to the pixels as
 they are stored.
@@ -51,8 +50,10 @@ def decode(
 
 
 def unit_colours(picture: Image) -> Tensor:
-    """A rule: float32 [H, W, 3] in [0, 1], or [H, W, 4] with straight alpha where the file has
-    transparency. A grey picture of 16 bits or more is divided by 65535.
+    """A rule: colours in [0, 1], float32 [H, W, 3], or [H, W, 4] with straight alpha.
+
+    The alpha is there where the file has transparency. A grey picture of 16 bits or more is
+    divided by 65535.
     """
     if picture.mode.startswith("I") or picture.mode == "F":
         grey = np.array(picture, dtype=np.float32) / 65535

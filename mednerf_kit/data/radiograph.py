@@ -1,5 +1,6 @@
-"""One X-ray picture in: PNG, TIFF or NPY to a square image in [0, 1], bone bright, linear in the
-line integral.
+"""One X-ray from PNG, TIFF or NPY: a square picture in [0, 1], bone bright, linear in p.
+
+Here p is the line integral of attenuation.
 
 Every reader of grey pictures here takes the pixels as they were stored from :func:`read_grey`.
 Sets of views are read in ``orbits.py``.
@@ -55,8 +56,7 @@ class Radiograph:
 
 
 def view_angle_deg(name: str) -> tuple[float, bool]:
-    """The view angle of a film by name, and whether the film must be mirrored to become the picture
-    at that angle.
+    """The view angle of a film by name, and whether the film must be mirrored to be that view.
 
     >>> view_angle_deg("PA"), view_angle_deg("ap")
     ((270.0, False), (90.0, True))
@@ -177,7 +177,10 @@ def _from_line_integral(
             "line_integral_scale beside the file"
         ]
     values = _polarity(path, stored, invert)
-    dim = f"the brightest pixel is {values.max():.0%} of full range (12-bit values in a 16-bit file look like this)"
+    dim = (
+        f"the brightest pixel is {values.max():.0%} of full range "
+        "(12-bit values in a 16-bit file look like this)"
+    )
     return values, [dim] if values.max() < 0.25 else []
 
 
@@ -226,8 +229,9 @@ CONVERT: dict[
 
 
 def squared(geometry: Geometry, rows: int, cols: int, side: int, size: int) -> Geometry:
-    """The geometry of a rows × cols picture after its centre has been cropped or padded to ``side``
-    and brought to ``size``.
+    """The geometry of a rows × cols picture cropped or padded to a square and resized to ``size``.
+
+    ``side`` is the square's side in pixels of the picture; both keep the centre.
     """
     if geometry.rows * cols != geometry.cols * rows:
         raise UserError(
@@ -240,8 +244,9 @@ def squared(geometry: Geometry, rows: int, cols: int, side: int, size: int) -> G
 
 
 def find_geometry(path: str | Path) -> Geometry | None:
-    """The geometry of a picture: ``NAME.json`` beside it, else ``geometry.json`` there or (for a
-    set) one folder up.
+    """The geometry of a picture: ``NAME.json`` beside it, or ``geometry.json`` there or one up.
+
+    Only for a view of a set is the folder above looked at.
 
     A view ``xray_KKK`` of a set gets its own angle, so that ``angles_deg`` has one entry.
     """
@@ -262,9 +267,7 @@ def find_geometry(path: str | Path) -> Geometry | None:
 
 
 def read_grey(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """One grey picture as stored, [H, W] uint8, uint16 or float32, and what had to be assumed to
-    call it grey.
-    """
+    """One grey picture as stored, [H, W] uint8, uint16 or float32, and what was assumed."""
     path = Path(path)
     suffix = path.suffix.lower()
     if not path.is_file():
@@ -323,9 +326,7 @@ def _read_picture(path: Path) -> tuple[np.ndarray, list[str]]:
 
 
 def _grey(path: Path, picture: Image) -> tuple[np.ndarray, list[str]]:
-    """The rule by which a picture file is an X-ray: one page of grey pixels as stored, and what was
-    assumed.
-    """
+    """The rule of an X-ray: one page of grey pixels as stored, and what was assumed."""
     frames = getattr(picture, "n_frames", 1)
     if frames > 1:
         raise UserError(

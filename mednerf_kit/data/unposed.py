@@ -1,6 +1,4 @@
-"""Photographs of one kind of thing that nobody posed: a folder of pictures, as a generator of
-scenes learns from.
-"""
+"""Photographs of one kind of thing without poses: a folder that a generator learns from."""
 
 from __future__ import annotations
 
@@ -20,8 +18,9 @@ NO_PHOTOGRAPH = ("_depth", "_normal", "_alpha")  # what Blender sets keep beside
 def read_photographs(
     *, root: str, size: int = 128, background: float = 0.0, limit: int | None = None
 ) -> tuple[Tensor, list[str]]:
-    """The pictures of a folder, or of its ``train`` folder where it has one, in colour: [N, size,
-    size, 3] float16 in [0, 1].
+    """The photographs of a folder, in colour: [N, size, size, 3] float16 in [0, 1].
+
+    Where the folder has a ``train`` folder, that one is read.
 
     What is transparent shows ``background`` (1 white); what is not square is cropped to its middle;
     the area filter resizes. The second answer says what was assumed, a sentence each. Raises

@@ -1,3 +1,1 @@
-"""Posed pictures: scenes in the formats people have them in, read into one record. One file per
-format.
-"""
+"""Posed pictures: scenes in their usual formats, read into one record. One file per format."""

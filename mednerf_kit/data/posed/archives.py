@@ -1,5 +1,4 @@
-"""The public archives people fit scenes to: where they are, and how they are brought into
-``data/``, whole or not at all.
+"""Public archives of scenes: where they are, and their download, whole or not at all.
 
 No checksums were published with them, so none is invented: every file is checked against the
 archive's own CRC, and the SHA-256 of what came is written beside the scene, against which a later
@@ -108,8 +107,7 @@ def get_scene(
     url: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Download the archive of a scene and unpack the scenes it holds; returns the folder of the one
-    asked for.
+    """Download the archive of a scene and unpack its scenes; returns the folder of the one wanted.
 
     ``url`` is another place of the same zip (http, https, file or a plain path). A scene that is
     already there is left as it is. Raises UserError for an unknown name, RunError when the archive
@@ -157,8 +155,9 @@ def get_scene(
 
 
 def fetch(url: str, file: BinaryIO, *, goal: Path) -> tuple[str, int]:
-    """Copy a URL into an open file; returns its SHA-256 and size. ``goal`` is what to put where by
-    hand when it cannot be had.
+    """Copy a URL into an open file; returns its SHA-256 and its size in bytes.
+
+    ``goal`` is the file that must be put in place by hand when the download fails.
     """
     digest, size = hashlib.sha256(), 0
     try:
@@ -201,8 +200,9 @@ def fetch(url: str, file: BinaryIO, *, goal: Path) -> tuple[str, int]:
 
 
 def unpack(file: BinaryIO, archive: Archive, into: Path, source: str) -> list[str]:
-    """Unpack the scenes of an archive that are not there yet, each whole or not at all; every
-    file's CRC is checked.
+    """Unpack the scenes of an archive that are not there yet; returns their names.
+
+    Each scene is unpacked whole or not at all; every file's CRC is checked.
     """
     try:
         with zipfile.ZipFile(file) as opened:
@@ -250,9 +250,7 @@ def _unpack_scene(
 def record(
     folder: Path, scene: str, source: str, digest: str, size: int, say: Callable[[str], None]
 ) -> None:
-    """Write where a scene came from beside it; says so when the archive is not the one that was
-    recorded before.
-    """
+    """Write beside a scene where it came from; reports an archive that has changed since."""
     path = folder / f"{scene}.source.json"
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))

@@ -1,5 +1,6 @@
-"""Blender's format (``transforms_*.json``) and nerfstudio's (``transforms.json``), which differ in
-how they give the lens.
+"""Blender's format (``transforms_*.json``) and nerfstudio's (``transforms.json``).
+
+They differ in how they give the lens.
 """
 
 from __future__ import annotations
@@ -50,15 +51,17 @@ DEPTH_FAR = 8.0  # nerf_synthetic's depth pictures run from 8 (black, which is n
 
 @SCENES.register("blender")
 class Blender:
-    """Blender's transforms_train/val/test.json (nerf_synthetic), or nerfstudio's one
-    transforms.json.
+    """Blender's transforms_train/val/test.json (nerf_synthetic), or nerfstudio's transforms.json.
 
-    Poses are OpenGL's. Depth pictures of nerf_synthetic's test views, ``r_N_depth_*.png``, are read
-    as 8·(1 − v/255), in steps of 8/255. They are said to hold planar depth, but ``depth_kind`` is
-    the distance along the ray unless told otherwise, because so read the views agree with each
-    other (data/README.md). ``transforms.json`` without ``SPLIT_filenames`` holds every ``hold``-th
-    view out. ``near``, ``far`` and ``box`` may stand in the file. Lenses with distortion are
-    undistorted.
+    Poses are OpenGL's. ``transforms.json`` without ``SPLIT_filenames`` holds some views out.
+    ``near``, ``far`` and ``box`` may stand in the file. Lens distortion is taken out on reading.
+    Depth pictures of nerf_synthetic's test views, ``r_N_depth_*.png``, are read as 8·(1 − v/255),
+    in steps of 8/255.
+
+    Options:
+        hold: of a ``transforms.json``, one view in this many is held out.
+        depth_kind: what depth pictures hold. They are said to hold planar depth, but read as the
+            distance along the ray the views agree with each other (data/README.md).
     """
 
     recipe = "tensorf"
@@ -143,8 +146,9 @@ class Blender:
         )
 
     def frames(self, root: Path, split: str) -> tuple[list[FrameRecord], list[FrameRecord]]:
-        """The frames of a split, each with its file's values below its own, and those of the whole
-        scene.
+        """The frames of a split and those of the whole scene, each with its file's own values.
+
+        A value of the frame wins over the file's.
         """
         parts = [part for part in SPLITS[:3] if (root / f"transforms_{part}.json").is_file()]
         if not parts:
@@ -235,8 +239,9 @@ def frame_poses(frames: Sequence[FrameRecord], root: Path) -> Tensor:
 
 
 def read_lens(frame: Mapping[str, Any], path: Path) -> Lens:
-    """A frame's lens in pixels of its picture: ``camera_angle_x``, or ``fl_x``, ``cx``, ``k1`` …
-    for a picture of ``w``×``h``.
+    """A frame's lens in pixels of its picture.
+
+    Files give ``camera_angle_x``, or ``fl_x``, ``cx``, ``k1`` … for a picture of ``w``×``h``.
     """
     rows, cols = picture_size(path)
     model = str(frame.get("camera_model", "")).upper()
@@ -278,8 +283,9 @@ def bounds_of_file(frame: Mapping[str, Any], poses: Tensor) -> tuple[Bounds, lis
 def read_depth_pictures(
     paths: Sequence[Path], size: tuple[int, int]
 ) -> tuple[Tensor | None, list[str]]:
-    """What ``STEM_depth_*.png`` beside the pictures say, [V, H, W], nan in the background, and the
-    names of pictures without; None where no view says anything.
+    """Depth [V, H, W] from ``STEM_depth_*.png``, and the names of pictures without one.
+
+    The depth is nan in the background, and None where no view has any.
     """
     maps, unknown = [], []
     for path in paths:

@@ -1,5 +1,6 @@
-"""The embedded scene ``blocks``: a few solids on a checkered floor, ray-traced in closed form, with
-exact depth and surface.
+"""The embedded scene ``blocks``: solids on a checkered floor, ray-traced in closed form.
+
+Depth and surface are exact.
 """
 
 from __future__ import annotations
@@ -79,9 +80,13 @@ SUN = torch.nn.functional.normalize(torch.tensor([0.45, -0.55, 0.75]), dim=0)
 class Blocks:
     """The embedded scene: solids on a floor with exact depth and surface; nothing to download.
 
-    Made on first use, in Blender's format, into the cache: ``train_views`` spread over the upper
-    half-space, 10 validation views and 25 test views of ``size``² pixels. Facts: ``surface``, a
+    It is made on first use, in Blender's format, in the cache: training views spread over the upper
+    half-space, 10 validation views and 25 test views. Facts: ``surface``, a
     :class:`~.solids.Surface` (signed distance, samples).
+
+    Options:
+        size: pixels along a side.
+        train_views: number of training views.
     """
 
     recipe = "tensorf"
@@ -127,9 +132,7 @@ class Blocks:
 
 
 def make_blocks(folder: Path, *, size: int, train_views: int, progress: bool = False) -> None:
-    """Render the scene into a folder in Blender's format, with ``depth_SPLIT.npz``; the folder is
-    whole or absent.
-    """
+    """Render the scene into a folder in Blender's format; the folder is whole or absent."""
     temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     cameras = {
@@ -161,9 +164,7 @@ def make_blocks(folder: Path, *, size: int, train_views: int, progress: bool = F
 
 
 def write_split(folder: Path, split: str, cameras: Cameras, bar: tqdm | None = None) -> None:
-    """Render the views of a split into ``SPLIT/r_N.png``, ``transforms_SPLIT.json`` and
-    ``depth_SPLIT.npz``.
-    """
+    """Render a split's views into ``SPLIT/r_N.png``, with transforms and depth beside it."""
     from PIL import Image
 
     (folder / split).mkdir(parents=True, exist_ok=True)
@@ -215,8 +216,9 @@ def standing(elevation: Tensor, azimuth: Tensor, size: int) -> Cameras:
 
 
 def picture(cameras: Cameras, supersample: int = SUPERSAMPLE) -> tuple[Tensor, Tensor]:
-    """What one camera sees: colour times coverage [H, W, 3] and coverage [H, W], the mean of
-    supersample² rays a pixel.
+    """What one camera sees: colour times coverage [H, W, 3] and coverage [H, W].
+
+    Each pixel is the mean of supersample² rays.
     """
     rows, cols = cameras.rows, cameras.cols
     origin, direction = dense_rays(cameras.resized(rows * supersample, cols * supersample))
@@ -229,9 +231,7 @@ def picture(cameras: Cameras, supersample: int = SUPERSAMPLE) -> tuple[Tensor, T
 
 
 def exact_depth(cameras: Cameras) -> Tensor:
-    """Distance [H, W] of the first surface along the ray of each pixel's centre, nan where there is
-    none.
-    """
+    """Distance [H, W] of the first surface along each pixel's ray; nan where there is none."""
     t, _, _ = SURFACE.first_hit(*dense_rays(cameras))
     return torch.where(t.isfinite(), t, torch.nan).view(cameras.rows, cameras.cols)
 
@@ -243,8 +243,9 @@ def dense_rays(cameras: Cameras) -> tuple[Tensor, Tensor]:
 
 
 def shade(origin: Tensor, direction: Tensor) -> Tensor:
-    """Colour times coverage, and coverage, [N, 4] of rays [N, 3]: sky and sun with its shadows, and
-    Blinn's highlight.
+    """Colour times coverage, and coverage, [N, 4] of rays [N, 3].
+
+    Light comes from the sky and the sun, with its shadows and Blinn's highlight.
     """
     t, normal, which = SURFACE.first_hit(origin, direction)
     hit = t.isfinite().nonzero()[:, 0]

@@ -66,8 +66,10 @@ def bounds_of_poses(c2w: Tensor) -> Bounds:
 
 
 def common_point(c2w: Tensor) -> tuple[Tensor, Tensor, float]:
-    """The point [3] nearest to the optical axes, how far each camera is from it [V], and the share
-    of cameras it lies ahead of.
+    """The point [3] nearest to the optical axes, and how the cameras lie about it.
+
+    Also returned are each camera's distance from it [V], and the share of cameras it lies ahead
+    of.
 
     That share is nan where there is no such point: axes that pass it, on average, by more than a
     quarter of that distance.
@@ -108,8 +110,9 @@ def bounds_of_box(c2w: Tensor, box: Tensor) -> Bounds:
 
 
 def bounds_of_points(c2w: Tensor, points: Tensor, depths: Tensor) -> Bounds:
-    """Bounds of a reconstruction from its points [N, 3] and the planar depths [M] at which they
-    were seen, outliers left out.
+    """Bounds of a reconstruction from its points [N, 3], outliers left out.
+
+    ``depths`` [M] are the planar depths at which the points were seen.
     """
     low, high = points.double().quantile(0.01, dim=0), points.double().quantile(0.99, dim=0)
     margin = 0.1 * (high - low).max()
@@ -123,9 +126,7 @@ def bounds_of_points(c2w: Tensor, points: Tensor, depths: Tensor) -> Bounds:
 
 
 def box_of_frusta(cameras: Cameras) -> Tensor:
-    """The box [2, 3] of everything the cameras see between near and far, in the space of their
-    rays.
-    """
+    """The box [2, 3] of all that cameras see between near and far, in the space of their rays."""
     corners = torch.tensor(
         [[y, x] for y in (0.0, cameras.rows - 1.0) for x in (0.0, cameras.cols - 1.0)]
     )

@@ -79,13 +79,17 @@ class ColmapModel:
 
 @SCENES.register("colmap")
 class Colmap:
-    """A COLMAP model (sparse/0, sparse or the folder itself; text or binary) with images/ or
-    images_N/, photos in folders below them as the model names them.
+    """A COLMAP reconstruction (text or binary) with its photographs.
 
-    Lenses of SIMPLE_RADIAL, RADIAL and OPENCV are undistorted on reading; fisheye and fuller models
-    are refused. The box, near and far are those of the points, without the outermost 1 %. With
-    ``sparse_depth`` the points seen in a view are its depth, weighed by exp(−(error/mean error)²)
-    (Deng et al. 2022, eq. 8). Every ``hold``-th view by name is held out. Facts: ``points`` [N, 3].
+    The model lies in sparse/0, sparse or the folder itself; the photographs in images/ or
+    images_N/, in folders below as the model names them. Lenses of SIMPLE_RADIAL, RADIAL and OPENCV
+    are undistorted on reading; fisheye and fuller models are refused. Box, near and far are those
+    of the points without the outermost 1 %. Facts: ``points`` [N, 3].
+
+    Options:
+        hold: one view in this many, by name, is held out.
+        sparse_depth: the points seen in a view are its depth, with confidence
+            exp(−(error / mean error)²) (Deng et al. 2022, eq. 8).
     """
 
     recipe = "tensorf"
@@ -237,9 +241,7 @@ def lens_of(camera: ColmapCamera, path: Path) -> Lens:
 def sparse_depth(
     model: ColmapModel, views: Sequence[ColmapView], cameras: Cameras
 ) -> tuple[Tensor, Tensor]:
-    """Distance to the points seen in each view at their pixels, nan elsewhere, and its
-    confidence.
-    """
+    """Distance to the points seen in each view at their pixels, nan elsewhere; its confidence."""
     depth = torch.full((len(views), cameras.rows, cameras.cols), torch.nan)
     confidence = torch.zeros_like(depth)
     trust = torch.exp(-(model.errors / model.errors.mean().clamp_min(1e-9)).square())
@@ -362,8 +364,9 @@ def _next(file: BinaryIO, form: str) -> tuple:
 
 
 def pose_of(q: Sequence[float], t: Sequence[float]) -> Tensor:
-    """World-to-camera quaternion (w, x, y, z) and shift, OpenCV axes, as the camera's right, up,
-    back and position [3, 4].
+    """The camera's right, up, back and position [3, 4] from COLMAP's quaternion and shift.
+
+    The quaternion (w, x, y, z) and the shift go from world to camera, in OpenCV's axes.
     """
     from scipy.spatial.transform import Rotation
 

@@ -43,7 +43,8 @@ def depth_beside(
     *,
     shared: frozenset[str] = frozenset(),
 ) -> Depth | None:
-    """The depth beside a scene for these views, resized with nearest; None where there is none.
+    """The depth beside a scene for these views, resized by nearest pixel; None where there is none.
+
     Arrays win over pictures.
 
     ``shared`` are stems that views of several splits have, whose pictures must lie in their split's
@@ -79,8 +80,9 @@ def depth_beside(
 def _from_archives(
     archives: Mapping[str, Path], stems: Sequence[str]
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """Arrays of depth and confidence by stem; a stem ``train/r_0`` of the split "all" is ``r_0`` of
-    its part.
+    """Arrays of depth and of confidence by stem.
+
+    A stem ``train/r_0`` of the split "all" is ``r_0`` of its part.
     """
     maps: dict[str, Tensor] = {}
     for part, path in archives.items():
@@ -149,9 +151,7 @@ def _from_pictures(
 
 
 def read_levels(path: Path) -> Tensor:
-    """The grey levels of a depth picture as stored, [H, W] float32; of several channels the
-    first.
-    """
+    """The grey levels of a depth picture as stored, [H, W] float32; of channels the first."""
 
     def unreadable(error: Exception) -> UserError:
         return UserError(
@@ -190,9 +190,7 @@ def read_map(folder: Path, stem: str) -> Tensor:
 def save_depth(
     path: str | Path, stems: Sequence[str], depth: Tensor, confidence: Tensor | None = None
 ) -> None:
-    """Write ``depth_SPLIT.npz``: distances [V, H, W] along the scene's own unit rays and, if known,
-    their confidence.
-    """
+    """Write ``depth_SPLIT.npz``: distances [V, H, W] along unit rays, and their confidence."""
     arrays = {stem: depth[v].numpy().astype(np.float32) for v, stem in enumerate(stems)}
     if confidence is not None:
         arrays |= {
@@ -203,8 +201,9 @@ def save_depth(
 
 
 def resized_nearest(values: Tensor, rows: int, cols: int) -> Tensor:
-    """A map [H, W] at another size, each pixel the value at its centre: depth must not be averaged
-    across an edge.
+    """A map [H, W] at another size, each pixel the value at its centre.
+
+    Depth must not be averaged across an edge.
     """
     y, x = (
         ((torch.arange(n) + 0.5) * old / n).long()
@@ -223,8 +222,9 @@ def pixel_grid(cameras: Cameras) -> tuple[Tensor, Tensor]:
 
 
 def fit_scale_shift(relative: Tensor, reference: Tensor, mask: Tensor) -> tuple[float, float]:
-    """Scale a and shift b that bring a monocular map to a reference: least squares of a·relative +
-    b, robust by one reweighting.
+    """Scale a and shift b that bring a monocular map to a reference, by robust least squares.
+
+    The error is that of a·relative + b; outliers are weighed down once.
 
     The second fit weighs each pixel with Cauchy's 1/(1 + (residual/1.48 MAD)²), so that a minority
     of outliers has little say. Give 1/depth as the reference of a map that predicts inverse depth.

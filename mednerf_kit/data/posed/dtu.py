@@ -24,12 +24,15 @@ NAMES = ("cameras_sphere.npz", "cameras.npz")
 
 @SCENES.register("dtu")
 class Dtu:
-    """NeuS and DTU: cameras_sphere.npz with world_mat_N and scale_mat_N, image/, mask/.
+    """NeuS's layout of DTU scans: cameras_sphere.npz (world_mat_N, scale_mat_N), image/, mask/.
 
-    Lengths are those in which the object lies in the unit ball, so the box is ±1; facts:
+    Lengths are those in which the object lies in the unit ball, so the box is ±1. Facts:
     ``mm_per_unit`` (DTU's world is in millimetres) and ``to_world`` [4, 4], back to the file's
-    space. With ``masked`` the mask is the pictures' alpha; else they stay whole. Every ``hold``-th
-    view is held out (NeuS itself trains on all: split "all").
+    space.
+
+    Options:
+        hold: one view in this many is held out (NeuS itself trains on all: split "all").
+        masked: the masks are the pictures' alpha; without, pictures stay whole.
     """
 
     recipe = "neus_dtu"
@@ -119,8 +122,9 @@ class Dtu:
 
 
 def read_cameras(path: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """Focal length and principal point [V, 2, 2], poses [V, 3, 4], and the matrix [4, 4] from the
-    unit ball to the file's world.
+    """Lenses [V, 2, 2], poses [V, 3, 4], and the matrix [4, 4] from unit ball to file's world.
+
+    A lens is its focal length and its principal point.
 
     P = world_mat · scale_mat = K [R | t] by RQ decomposition with a positive diagonal. The
     principal point is taken as it is: DTU's calibration counts pixel centres.

@@ -14,8 +14,9 @@ ZOOM_STEPS = 200  # of 1 % each
 
 @dataclass(frozen=True)
 class Lens:
-    """Pinhole intrinsics in pixels (pixel centres at integers) with radial (k1, k2) and tangential
-    (p1, p2) distortion: Brown's model as in OpenCV.
+    """Pinhole intrinsics in pixels (centres at integers) with Brown's distortion, as in OpenCV.
+
+    The coefficients are radial (k1, k2) and tangential (p1, p2).
     """
 
     focal_px: tuple[float, float]
@@ -36,8 +37,9 @@ class Lens:
 
 
 def undistorted(image: Tensor, lens: Lens) -> Tensor:
-    """The picture [H, W, C] that a pinhole with the focal length times :func:`least_zoom` sees of a
-    photograph [H, W, C]; bilinear.
+    """The picture [H, W, C] that a pinhole sees of a photograph [H, W, C]; bilinear.
+
+    The pinhole's focal length is :func:`least_zoom` times the lens's.
     """
     from kornia.geometry.transform import remap
 
@@ -51,8 +53,9 @@ def undistorted(image: Tensor, lens: Lens) -> Tensor:
 
 
 def least_zoom(lens: Lens, rows: int, cols: int) -> float:
-    """The smallest enlargement of the focal length, in steps of 1 %, by which all of the pinhole's
-    picture was photographed.
+    """The smallest enlargement of the focal length by which all of the picture was photographed.
+
+    It is found in steps of 1 %.
     """
     if not lens.distorts:
         return 1.0
@@ -75,8 +78,9 @@ def least_zoom(lens: Lens, rows: int, cols: int) -> float:
 
 
 def photographed_at(lens: Lens, xy: Tensor, zoom: float) -> Tensor:
-    """Pixels [N, 2] (x, y) of the photograph that a pinhole's pixels [N, 2] show, the pinhole's
-    focal length being ``zoom`` times the lens's.
+    """Pixels [N, 2] (x, y) of the photograph that a pinhole's pixels [N, 2] show.
+
+    The pinhole's focal length is ``zoom`` times the lens's.
     """
     from kornia.geometry.calibration import distort_points
 

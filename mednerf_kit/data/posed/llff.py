@@ -1,5 +1,6 @@
-"""LLFF's format: photographs with ``poses_bounds.npy``, usually seen from the front, in normalised
-device coordinates.
+"""LLFF's format: photographs with ``poses_bounds.npy``, usually seen from the front.
+
+Rays are then in normalised device coordinates.
 """
 
 from __future__ import annotations
@@ -26,12 +27,17 @@ from .types import Scene
 class Llff:
     """LLFF's poses_bounds.npy with images/, or any images_N/ alone.
 
-    As Mildenhall et al. 2020 use it: lengths times 1/(``bd_factor`` · nearest bound), poses
-    relative to their average (``recentre``), every ``hold``-th view held out for val and test,
-    ``ndc`` for views from the front. ``spherify`` is for turns about an object: the point nearest
-    to all optical axes becomes the origin, the cameras' mean distance from it 1 (and ``ndc`` is
-    off). Facts: ``scale`` (scene lengths per length of the file), ``focus`` (how far ahead a spiral
-    looks).
+    Defaults are those of Mildenhall et al. 2020. Facts: ``scale`` (scene lengths per length of the
+    file) and ``focus`` (how far ahead a spiral looks).
+
+    Options:
+        ndc: normalised device coordinates, for views from the front; None is true unless
+            ``spherify``.
+        recentre: poses are relative to their average.
+        spherify: for turns about an object: the point nearest to all optical axes becomes the
+            origin, the cameras' mean distance from it 1.
+        hold: one view in this many is held out for val and test.
+        bd_factor: lengths are multiplied by 1 / (bd_factor · nearest bound).
     """
 
     recipe = "tensorf_ndc"
@@ -130,8 +136,9 @@ class Llff:
 
 
 def read_poses(path: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """Poses [V, 3, 4] (right, up, back), rows, columns and focal length [V, 3], near and far bounds
-    [V, 2] as in the file.
+    """Poses [V, 3, 4] (right, up, back), lenses [V, 3] and bounds [V, 2], as in the file.
+
+    A lens is rows, columns and focal length; bounds are near and far.
     """
     try:
         values = np.load(path, allow_pickle=False)
@@ -167,8 +174,9 @@ def read_poses(path: Path) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def picture_folder(root: Path, downscale: int) -> tuple[Path, int, list[str]]:
-    """The folder to read, what is left to divide its pictures' sides by, and a remark when they are
-    smaller than asked for.
+    """The folder to read, what is left to divide its pictures' sides by, and remarks.
+
+    There is a remark where its pictures are smaller than asked for.
     """
     folders = {1: root / "images"}
     folders |= {
@@ -197,8 +205,9 @@ def in_frame(frame: Tensor, poses: Tensor) -> Tensor:
 
 
 def spherified(poses: Tensor) -> tuple[Tensor, float]:
-    """Poses about the origin at a mean distance of 1, their mean offset upwards (+z), and the scale
-    that did it.
+    """Poses about the origin at a mean distance of 1, and the scale that did it.
+
+    Their mean offset points upwards (+z).
     """
     centre = nearest_to_axes(poses)
     up = normalize((poses[:, :, 3] - centre).mean(0), dim=0)

@@ -1,5 +1,6 @@
-"""NSVF's format, in which Synthetic-NSVF and Tanks-and-Temples are spread: rgb/, pose/,
-intrinsics.txt, bbox.txt.
+"""NSVF's format: rgb/, pose/, intrinsics.txt, bbox.txt.
+
+Synthetic-NSVF and Tanks-and-Temples are spread in it.
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ OPENCV = torch.tensor([1.0, -1.0, -1.0, 1.0])
 
 @SCENES.register("nsvf")
 class Nsvf:
-    """NSVF and Tanks-and-Temples: rgb/ and pose/ (OpenCV poses) with intrinsics.txt in either form,
-    and bbox.txt.
+    """NSVF and Tanks-and-Temples: rgb/ and pose/ (OpenCV poses), intrinsics.txt, bbox.txt.
 
-    The first character of a picture's name is its split: 0 train, 1 val, 2 test; the test split is
-    1 where there is no 2, and names without such a digit are split by ``hold``. The box is that of
-    bbox.txt times ``enlarge`` (None: 1, and 1.2 where the intrinsics are a matrix, as in
-    Tanks-and-Temples, whose boxes are tight); near and far follow from it.
+    The first character of a picture's name is its split: 0 train, 1 val, 2 test; without any 2 the
+    test split is 1. Near and far follow from the box. ``intrinsics.txt`` may have either form.
+
+    Options:
+        hold: one view in this many is held out where names begin with no such digit.
+        enlarge: the box is that of bbox.txt times this; None is 1, and 1.2 where the intrinsics are
+            a matrix, as in Tanks-and-Temples, whose boxes are tight.
     """
 
     recipe = "tensorf_nsvf"
@@ -169,8 +172,9 @@ def read_pose(path: Path) -> Tensor:
 
 
 def read_intrinsics(path: Path, full: tuple[int, int]) -> tuple[Tensor, Tensor, bool]:
-    """Focal length and principal point [2] (x, y) in pixels of pictures of ``full`` rows and
-    columns; whether a matrix gave them.
+    """Focal length [2] and principal point [2] (x, y) in pixels, and whether a matrix gave them.
+
+    The pixels are those of pictures of ``full`` rows and columns.
 
     Either a 3×3 or 4×4 matrix, or ``focal [cx cy …]`` first and rows and columns last. Files count
     pixels from the corner.

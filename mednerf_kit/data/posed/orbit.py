@@ -1,6 +1,4 @@
-"""One patient of a set of DRRs as a posed scene: tomography from a few views by the same command as
-any other scene.
-"""
+"""One patient of a set of DRRs as a posed scene: tomography from a few views."""
 
 from __future__ import annotations
 
@@ -33,15 +31,19 @@ MARKS = (
 
 @SCENES.register("orbit")
 class OrbitScene:
-    """One ``patient`` of a set of DRRs (data/README.md: own, folders, flat), or of the phantom
-    cohorts ``chest`` and ``knee``.
+    """One patient of a set of DRRs, or of the phantom cohorts ``chest`` and ``knee``.
 
-    Lengths are field units (half the field of view at the isocentre); pictures have one channel,
-    the line integral over its scale. Every 8th view is held out; with ``views`` so many of the
-    whole turn are the training views and all others are the test. A number names the patient it is
-    the number of (YAML reads 05 as 5). ``support`` is the half-width of the box; ``fov_deg``
-    replaces the opening angle, for sets that came without distances. Facts: ``geometry``,
-    ``mm_per_unit``, ``line_integral_scale`` (or None), ``patient``.
+    Sets have the layouts own, folders or flat (data/README.md). Lengths are field units (half the
+    field of view at the isocentre); pictures have one channel, the line integral over its scale.
+    Every 8th view is held out; with ``views``, that many of the whole turn are the training views
+    and all others are the test. Facts: ``geometry``, ``mm_per_unit``, ``line_integral_scale`` (or
+    None), ``patient``.
+
+    Options:
+        patient: name of the patient; a number names the patient it is the number of (YAML reads 05
+            as 5); None takes the first.
+        support: half-width of the box.
+        fov_deg: opening angle in place of the geometry's, for sets that came without distances.
     """
 
     recipe = None  # a set of them teaches a prior: the anatomy decides
@@ -183,8 +185,9 @@ class OrbitScene:
 
 
 def cameras_of(geometry: Geometry, *, support: float = SUPPORT) -> Cameras:
-    """The views of an X-ray set-up as cameras in field units; their rays are those of
-    :meth:`Geometry.field_rays`.
+    """The views of an X-ray set-up as cameras in field units.
+
+    Their rays are those of :meth:`Geometry.field_rays`.
 
     The box is the support cylinder's in the orbit's plane, and across it all that any ray inside
     the cylinder reaches.
@@ -209,9 +212,7 @@ def cameras_of(geometry: Geometry, *, support: float = SUPPORT) -> Cameras:
 
 
 def _support_box(geometry: Geometry, support: float) -> Tensor:
-    """The box [2, 3] of the support cylinder, as high as the rays of the outermost rows reach
-    inside it.
-    """
+    """The box [2, 3] of the support cylinder, as high as any ray inside it reaches."""
     across = torch.linspace(-0.5, geometry.cols - 0.5, 9)
     yx = torch.cat(
         [torch.stack([torch.full_like(across, y), across], -1) for y in (-0.5, geometry.rows - 0.5)]
@@ -232,9 +233,7 @@ def _support_box(geometry: Geometry, support: float) -> Tensor:
 
 
 def ball_integrals(geometry: Geometry, *, radius: float) -> Tensor:
-    """Chords [V, rows, cols], in field units, of a ball of this radius (field units) about (0.2,
-    −0.1, 0.15).
-    """
+    """Chords [V, rows, cols] of a ball about (0.2, −0.1, 0.15), all in field units."""
     yx = geometry.pixel_grid()[None].expand(geometry.views, -1, -1, -1)
     angles = torch.tensor(geometry.angles_deg)[:, None, None].expand(yx.shape[:-1])
     rays = geometry.field_rays(angles, yx, geometry.distance)

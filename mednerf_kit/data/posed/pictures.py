@@ -1,6 +1,4 @@
-"""Reading the pictures of a scene: any file Pillow knows, composited on the background, smaller by
-the area filter.
-"""
+"""The pictures of a scene: any file Pillow knows, on the background, made smaller by area."""
 
 from __future__ import annotations
 
@@ -46,8 +44,7 @@ def read_pictures(
     lenses: Sequence[Lens] | None = None,
     own_background: float = 1.0,
 ) -> Pictures:
-    """Read pictures of one size, remove their lens's distortion, make them 1/downscale as large and
-    put them on the background.
+    """Read pictures of one size, undistorted, at 1/downscale, on the background.
 
     Transparent pixels count by their coverage; ``masks`` are coverage in files of their own.
     Without transparency the background is black unless asked for. Raises UserError for a missing or
@@ -85,9 +82,7 @@ def read_pictures(
 
 
 def read_picture(path: Path) -> Tensor:
-    """One picture [H, W, 3], or [H, W, 4] with straight alpha, in [0, 1]; 8 or 16 bit, grey or
-    colour.
-    """
+    """One picture of any depth: [H, W, 3] in [0, 1], or [H, W, 4] with straight alpha."""
     if not path.is_file():
         raise missing(path)
     return decode(path, unit_colours, damaged=partial(damaged, path))
@@ -128,9 +123,7 @@ def smaller(values: Tensor, downscale: int) -> Tensor:
 
 
 def find_picture(root: Path, name: str) -> Path:
-    """The file of a frame: as named, or with any picture suffix; the bare name where there is
-    none.
-    """
+    """The file of a frame: as named, or with any picture suffix; else the bare name."""
     path = root / name
     if path.suffix.lower() in SUFFIXES and path.is_file():
         return path

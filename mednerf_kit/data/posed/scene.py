@@ -1,4 +1,4 @@
-"""Scenes read from the disk: :func:`load_scene` finds a scene's format, reads a split and checks it.
+"""Scenes read from the disk: :func:`load_scene` finds a scene's format, reads and checks a split.
 
 A format is a class registered in :data:`SCENES`, in a file of its own in this folder; its
 keyword-only arguments are the options that a recipe's ``scene`` node may set.
@@ -28,8 +28,9 @@ class Format(Protocol):
 
     @property
     def recipe(self) -> str | None:
-        """A class attribute: the recipe that a scene of this format is fitted with where none is
-        named. None leaves the choice to the dataset's name.
+        """A class attribute: the recipe of a scene of this format where none is named.
+
+        None leaves the choice to the dataset's name.
         """
 
     @staticmethod
@@ -67,9 +68,7 @@ def find_format(dataset: str | Path) -> str | None:
 
 
 def format_recipe(dataset: str | Path, format: str | None = None) -> str | None:
-    """The recipe that the format of a folder or of an embedded scene names; None where no format is
-    recognised or the format names none.
-    """
+    """The recipe that the format of a folder or of an embedded scene names, or None."""
     name = format or find_format(dataset)
     return None if name is None else SCENES[name].recipe  # type: ignore[attr-defined]
 

@@ -1,6 +1,4 @@
-"""Convex solids whose rays, distances and surfaces are known in closed form: what the embedded
-scene is built of.
-"""
+"""Convex solids whose rays, distances and surfaces have a closed form, for the embedded scene."""
 
 from __future__ import annotations
 
@@ -19,8 +17,9 @@ Color = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Paint:
-    """Two colours in a checker of cubes ``check`` wide (one colour twice: plain), and how strongly
-    the surface shines.
+    """Two colours in a checker of cubes ``check`` wide, and how strongly the surface shines.
+
+    One colour twice is plain.
     """
 
     first: Color
@@ -214,8 +213,9 @@ class Surface:
         )
 
     def first_hit(self, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Distance [N] (inf: nothing), normal [N, 3] and number of the solid [N] that rays [N, 3]
-        from outside meet first.
+        """Distance [N], normal [N, 3] and number of the solid [N] that rays [N, 3] meet first.
+
+        The rays start outside; the distance of those that meet nothing is inf.
         """
         best = torch.full(origin.shape[:1], torch.inf)
         normal, which = torch.zeros_like(origin), torch.zeros(len(origin), dtype=torch.long)
@@ -245,7 +245,8 @@ def passing(solid: ConvexSolid, origin: Tensor, direction: Tensor) -> Tensor:
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products [N] of [N, k]; a product with ones is several times faster than a sum over so
-    short an axis.
+    """Inner products [N] of [N, k].
+
+    A product with ones is several times faster than a sum over so short an axis.
     """
     return (a * b) @ a.new_ones(a.shape[-1])

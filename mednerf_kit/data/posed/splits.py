@@ -51,8 +51,9 @@ def chosen_views(items: Sequence[T], split: str, views: int | None, where: str |
 
 
 def evenly(items: Sequence[T], n: int) -> list[T]:
-    """``n`` of the items at equal steps, from the first on: of a closed orbit both ends would be
-    neighbours.
+    """``n`` of the items at equal steps, from the first on.
+
+    The last is not among them: of a closed orbit both ends would be neighbours.
 
     >>> evenly("abcdefgh", 3)
     ['a', 'c', 'f']

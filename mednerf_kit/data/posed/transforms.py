@@ -1,5 +1,6 @@
-"""A scene as nerfstudio's ``transforms.json`` with the pictures it names: for other programs, and
-for format ``blender``.
+"""A scene written as nerfstudio's ``transforms.json`` with its pictures, for other programs.
+
+Format ``blender`` reads it back.
 """
 
 from __future__ import annotations
@@ -17,9 +18,7 @@ from .types import Scene
 
 
 def check_transforms(scene: Scene) -> None:
-    """Refuse what the file has no words for: radiographs, mirrored cameras, normalised device
-    coordinates.
-    """
+    """Refuse what the file cannot express: radiographs, mirrored cameras, NDC."""
     if scene.quantity != "colour":
         raise UserError(
             "got radiographs for transforms.json",
@@ -42,8 +41,7 @@ def check_transforms(scene: Scene) -> None:
 
 
 def write_transforms(splits: Iterable[Scene], folder: str | Path) -> None:
-    """Write splits of one scene into ``folder``: ``transforms.json``, and the pictures as
-    ``images/SPLIT/STEM.png``.
+    """Write splits of a scene: ``transforms.json``, and pictures as ``images/SPLIT/STEM.png``.
 
     The pictures are those that were read: at their size, without their lens's distortion, RGBA
     where their coverage is known. ``SPLIT_filenames`` lists the views of each split; a val that is
@@ -78,8 +76,9 @@ def write_transforms(splits: Iterable[Scene], folder: str | Path) -> None:
 
 
 def camera(scene: Scene, view: int) -> dict[str, Any]:
-    """Lens and pose of a view. nerfstudio counts pixels from the corner of the first, half a pixel
-    before our zero.
+    """Lens and pose of a view; nerfstudio counts pixels from the corner of the first.
+
+    That is half a pixel before our zero.
     """
     cameras = scene.cameras
     (fl_x, fl_y), (cx, cy) = cameras.focal_px[view].tolist(), cameras.centre_px[view].tolist()
@@ -95,8 +94,9 @@ def camera(scene: Scene, view: int) -> dict[str, Any]:
 
 
 def write_picture(path: Path, scene: Scene, view: int) -> None:
-    """Write a view as an 8-bit PNG: colours, or with coverage α the colours c of α c + (1 − α)
-    background, and α.
+    """Write a view as an 8-bit PNG, with coverage as RGBA of straight colours.
+
+    Straight colours c are those of α c + (1 − α) background.
     """
     from PIL import Image
 

@@ -57,9 +57,7 @@ class Scene:
         notes: Sequence[str] = (),
         shared: frozenset[str] = frozenset(),
     ) -> Scene:
-        """A folder's coloured pictures in format ``kind``, seen by ``cameras`` of the size they
-        were read at.
-        """
+        """A folder's coloured pictures in format ``kind``, seen by cameras of their size."""
         return cls(
             root.resolve().name,
             kind,
