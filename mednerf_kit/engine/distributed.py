@@ -1,19 +1,23 @@
-"""Several processes at one training (torchrun): who they are, whose rows of a batch are whose, and
-how their gradients meet.
+"""Several processes at one training (torchrun): who each is, which rows of a batch are its own, and
+how gradients are averaged. The verbs are torch.distributed's.
 
 Whatever is random is drawn by every process for the whole batch, from one stream, and each keeps
 its own rows (:class:`BatchShard`). So what is trained does not depend on the number of processes
 beyond rounding, all go on drawing the same, and a run may be continued by any other number of them.
 The price is the whole batch's random numbers in every process, a few per cent of a step. Gradient
-accumulation is the same idea within one process: the parts of its share come one after the other.
+accumulation is the same idea within one process: the shards of its rows are computed one after the
+other.
 
 Gradients are averaged in one flat all-reduce after ``backward``. ``DistributedDataParallel`` wraps
 a module whose forward is the whole loss; a step here goes backward several times through different
 parts, once through a gradient's gradient (R1), and trains tables of codes that belong to no module.
 For models of a few megabytes nothing is lost by not overlapping the two.
 
-A task takes part by a method ``set_distributed(ranks)``, by working on the parts that
-:meth:`Ranks.parts` gives, and by :meth:`Ranks.average_gradients` before its optimiser's step;
+Texts travel as their bytes, states as those of a safetensors file. torch's object collectives would
+be shorter, but they unpickle whatever arrives, and here nothing is pickled.
+
+A task takes part by a method ``set_distributed(ranks)``, by working on the shards that
+:meth:`Ranks.shards` gives, and by :meth:`Ranks.average_gradients` before its optimiser's step;
 everything else is the loop's.
 """
 
@@ -21,7 +25,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import sys
 import time
@@ -41,13 +44,14 @@ from .device import select_device
 
 # for the others in a step: a process that is gone is noticed at once, one that hangs is not
 LONGEST_WAIT = timedelta(minutes=30)
+POLL_SECONDS = 0.05  # between two looks at whether the first process has prepared the data
 T = TypeVar("T", Tensor, list)
 R = TypeVar("R", Rays, Samples)
 
 
 @dataclass(frozen=True)
 class BatchShard:
-    """Part ``index`` of ``of`` equal parts of a batch: rows that follow each other.
+    """Shard ``index`` of ``of`` equal shards of a batch: rows that follow each other.
 
     >>> BatchShard(1, 2).take(torch.arange(6)).tolist()
     [3, 4, 5]
@@ -61,7 +65,7 @@ class BatchShard:
         return slice(self.index * n // self.of, (self.index + 1) * n // self.of)
 
     def take(self, whole: T) -> T:
-        """These rows of something drawn for the whole batch."""
+        """These rows of something that was made for the whole batch."""
         return whole[self.rows(len(whole))]
 
     def randn(self, shape: Sequence[int], rng: Generator) -> Tensor:
@@ -70,27 +74,25 @@ class BatchShard:
         return self.take(whole)
 
     def levels(self, levels: Sequence[Level]) -> Sequence[Level]:
-        """The same passes along these rows' rays, with the jitter that the rows have in the whole
-        batch.
+        """The same levels for these rows' rays, whose nodes are then those that the rows have in
+        the whole batch.
         """
-        return (
-            levels
-            if self.of == 1
-            else [replace(level, sampler=ShardedSampler(level.sampler, self)) for level in levels]
-        )
+        if self.of == 1:
+            return levels
+        return [replace(level, sampler=ShardedSampler(level.sampler, self)) for level in levels]
 
 
 @dataclass(frozen=True)
 class ShardedSampler(Sampler):
-    """A sampler that chooses nodes for the whole batch and answers those of a share.
+    """A sampler that chooses nodes for the whole batch and returns those of a shard.
 
-    Which numbers come out of a generator depends on how many are asked for, not on the rays: so the
-    share's own rays stand in for everyone's. True of every sampler whose number of draws does not
-    depend on what it sees.
+    Which numbers come out of a random generator depends on how many are drawn, not on the rays: so
+    the shard's own rays stand in for all others. That holds for every sampler whose number of draws
+    does not depend on what it sees.
     """
 
     sampler: Sampler
-    share: BatchShard
+    shard: BatchShard
 
     @property
     def n(self) -> int:  # type: ignore[override]
@@ -99,30 +101,26 @@ class ShardedSampler(Sampler):
     def __call__(
         self, rays: Rays, previous: Previous = None, rng: Generator | None = None
     ) -> Samples:
-        before = (
-            None if previous is None else (self._whole(previous[0]), self._repeated(previous[1]))
-        )
-        return self._mine(self.sampler(self._whole(rays), before, rng))
+        if previous is not None:
+            samples, weight = previous
+            previous = each_tensor(samples, self._repeated), self._repeated(weight)
+        whole = self.sampler(each_tensor(rays, self._repeated), previous, rng)
+        return each_tensor(whole, self.shard.take)
 
     def _repeated(self, tensor: Tensor) -> Tensor:
-        return tensor.expand(self.share.of, *tensor.shape).flatten(0, 1)
+        return tensor.expand(self.shard.of, *tensor.shape).flatten(0, 1)
 
-    def _whole(self, record: R) -> R:
-        return self._changed(record, self._repeated)
 
-    def _mine(self, record: R) -> R:
-        return self._changed(record, self.share.take)
-
-    def _changed(self, record: R, change: Callable[[Tensor], Tensor]) -> R:
-        values = {f.name: getattr(record, f.name) for f in fields(record)}
-        return replace(
-            record, **{name: change(value) for name, value in values.items() if value is not None}
-        )
+def each_tensor(record: R, change: Callable[[Tensor], Tensor]) -> R:
+    """A record of tensors with every one of them changed; what is None stays None."""
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    changed = {name: change(value) for name, value in values.items() if value is not None}
+    return replace(record, **changed)
 
 
 class RngSnapshot:
-    """Random generators and modules' buffers (a spectral norm's, say) as they are now, to come back
-    to.
+    """The present state of random generators, and of modules whose forward changes their buffers (a
+    spectral norm's, say), to return to.
     """
 
     def __init__(self, *sources: Any) -> None:
@@ -132,7 +130,7 @@ class RngSnapshot:
         ]
 
     def restore(self) -> None:
-        """Everything as it was."""
+        """Set everything back to the kept state."""
         for source, state in self.kept:
             if isinstance(source, Generator):
                 source.set_state(state)
@@ -142,7 +140,7 @@ class RngSnapshot:
 
     @contextlib.contextmanager
     def replayed(self) -> Iterator[None]:
-        """As it was inside the block, as it is now after it."""
+        """Inside the block everything is as it was kept, after it as it was before the block."""
         now = RngSnapshot(*(source for source, _ in self.kept))
         self.restore()
         yield
@@ -151,17 +149,17 @@ class RngSnapshot:
 
 @dataclass(frozen=True)
 class Ranks:
-    """One of ``world`` processes that train together; alone it does nothing and costs nothing.
+    """One of ``world_size`` processes that train together; alone it does nothing and costs nothing.
 
     >>> alone = Ranks()
-    >>> alone.is_rank_zero, [share.rows(8) for share in alone.parts(2)]
+    >>> alone.is_rank_zero, [shard.rows(8) for shard in alone.shards(2)]
     (True, [slice(0, 4, None), slice(4, 8, None)])
     """
 
     rank: int = 0
-    world: int = 1
-    local: int = 0  # among the processes of this machine
-    local_world: int = 1
+    world_size: int = 1
+    local_rank: int = 0  # among the processes of this machine
+    local_world_size: int = 1
     store: Any = None  # torch's key-value store, the same in all of them
 
     @property
@@ -170,120 +168,118 @@ class Ranks:
         return self.rank == 0
 
     def device(self, name: str) -> torch.device:
-        """This process's device: the one of its number, where there are several."""
+        """This process's device: of several, the one with its number on this machine.
+
+        A :class:`UserError` where the machine has fewer CUDA devices than processes.
+        """
         device = select_device(name)
-        if self.world == 1 or device.type == "cpu":
+        if self.world_size == 1 or device.type == "cpu":
             return device
-        if self.local_world > (there := torch.cuda.device_count()):
+        there = torch.cuda.device_count()
+        if self.local_world_size > there:
             raise UserError(
-                f"got {self.local_world} processes and {there} CUDA device{'s' * (there > 1)}",
+                f"got {self.local_world_size} processes and {there} CUDA device{'s' * (there > 1)}",
                 "wanted a device for each",
                 f"start {there} processes, or use --device cpu",
             )
-        torch.cuda.set_device(self.local)
-        return torch.device("cuda", self.local)
+        torch.cuda.set_device(self.local_rank)
+        return torch.device("cuda", self.local_rank)
 
-    def check(self, sizes: Mapping[str, int], accumulate: int = 1) -> None:
-        """Refuse batches (by their names in the recipe) that cannot be dealt evenly."""
-        parts = self.world * accumulate
-        among = [f"{self.world} processes"] * (self.world > 1) + [f"accumulate {accumulate}"] * (
-            accumulate > 1
-        )
+    def check_divisible(self, sizes: Mapping[str, int], accumulate: int = 1) -> None:
+        """Refuse batch sizes (by their names in the recipe) that cannot be dealt evenly to all
+        processes in ``accumulate`` shards each.
+        """
+        shards = self.world_size * accumulate
+        among = [f"{self.world_size} processes"] if self.world_size > 1 else []
+        among += [f"accumulate {accumulate}"] if accumulate > 1 else []
         for key, n in sizes.items():
-            if n % parts:
+            if n % shards:
                 raise UserError(
                     f"got {key} {n} for {' with '.join(among)}",
-                    f"wanted a multiple of {parts}",
-                    f"set {key}={-(-n // parts) * parts}, or divide it by another number",
+                    f"wanted a multiple of {shards}",
+                    f"set {key}={-(-n // shards) * shards}, or divide it by another number",
                 )
 
-    def parts(self, accumulate: int, *sources: Any) -> Iterator[BatchShard]:
-        """The parts of this process's share one after the other, each with ``sources`` as the first
-        found them.
+    def shards(self, accumulate: int, *sources: Any) -> Iterator[BatchShard]:
+        """This process's shards of a batch one after the other, each with ``sources`` in the state
+        in which the first found them.
 
         Sources are random generators, and modules that change their buffers in a forward pass.
         """
         before = RngSnapshot(*sources) if accumulate > 1 else None
-        for part in range(accumulate):
-            if before is not None and part:
+        for i in range(accumulate):
+            if before is not None and i:
                 before.restore()
-            yield BatchShard(self.rank * accumulate + part, self.world * accumulate)
+            yield BatchShard(self.rank * accumulate + i, self.world_size * accumulate)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace the gradients by their mean over the processes; one who has none has none in any
-        of them.
+        """Replace the gradients by their mean over the processes.
+
+        A parameter without a gradient has none in any of them.
         """
-        if self.world == 1:
+        if self.world_size == 1:
             return
         held = [p for p in parameters if p.grad is not None]
         flat = torch.cat([p.grad.reshape(-1) for p in held])  # type: ignore[union-attr]
-        self._summed(flat).div_(self.world)
+        self._all_reduce(flat).div_(self.world_size)
         for parameter, mean in zip(held, flat.split([p.numel() for p in held]), strict=True):
             parameter.grad = mean.view_as(parameter)
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """The rows of all processes, in the order of the whole batch: [B / world, ...] -> [B, ...],
-        without gradient.
+    def all_gather(self, rows: Tensor) -> Tensor:
+        """The rows of all processes, in the order of the whole batch: [B / world_size, ...] ->
+        [B, ...], without gradient.
         """
         rows = rows.detach()
-        if self.world == 1:
+        if self.world_size == 1:
             return rows
         mine = rows.cpu().contiguous()
-        found = [torch.empty_like(mine) for _ in range(self.world)]
-        with self._together() as dist:
+        found = [torch.empty_like(mine) for _ in range(self.world_size)]
+        with self._collective() as dist:
             dist.all_gather(found, mine)
         return torch.cat(found).to(rows.device)
 
     def mean_metrics(
         self, numbers: dict[str, float], seconds: float, stop: bool
     ) -> tuple[dict[str, float], float, bool]:
-        """What all make of one step: numbers and time are averaged; asked to stop is who hears one
-        of them asked.
+        """The mean over the processes of the numbers and the seconds of a step, and whether any of
+        them was asked to stop.
         """
-        if self.world == 1:
+        if self.world_size == 1:
             return numbers, seconds, stop
-        values = (
-            self._summed(
-                torch.tensor([*numbers.values(), seconds, self.world * stop], dtype=torch.float64)
-            )
-            / self.world
-        )
-        *means, seconds, asked = values.tolist()
-        return dict(zip(numbers, means, strict=True)), seconds, asked > 0
+        values = [*numbers.values(), seconds, self.world_size * stop]
+        total = self._all_reduce(torch.tensor(values, dtype=torch.float64))
+        *means, seconds, stopping = (total / self.world_size).tolist()
+        return dict(zip(numbers, means, strict=True)), seconds, stopping > 0
 
     def broadcast_text(self, text: str) -> str:
         """The first process's text."""
-        return self._sent(text.encode()).decode()
+        return self._broadcast(text.encode()).decode()
 
     def broadcast_state(
         self, tensors: Mapping[str, Tensor], facts: Any
     ) -> tuple[dict[str, Tensor], Any]:
-        """The first process's tensors and plain values, in host memory."""
-        kinds = {
-            name: [str(t.dtype).removeprefix("torch."), list(t.shape)]
-            for name, t in tensors.items()
+        """The first process's tensors, in host memory, and its plain values (as JSON has them)."""
+        from safetensors.torch import load, save
+
+        facts = json.loads(self.broadcast_text(json.dumps(facts)))
+        whole = {
+            name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()
         }
-        kinds, facts = json.loads(self.broadcast_text(json.dumps([kinds, facts])))
-        whole = b"".join(raw(t) for t in tensors.values()) if self.is_rank_zero else b""
-        flat = torch.frombuffer(bytearray(self._sent(whole)) or bytearray(1), dtype=torch.uint8)
-        found, start = {}, 0
-        for name, (kind, shape) in kinds.items():
-            dtype = getattr(torch, kind)
-            end = start + math.prod(shape) * dtype.itemsize
-            found[name] = flat[start:end].clone().view(dtype).view(shape)
-            start = end
-        return found, facts
+        return load(self._broadcast(save(whole) if self.is_rank_zero else b"")), facts
 
     @contextlib.contextmanager
     def rank_zero_first(self, what: str) -> Iterator[None]:
-        """A block the first process goes through alone, so that the others find in the cache what
-        it makes there.
+        """A block that the first process goes through alone, so that the others find in the cache
+        what it makes there.
+
+        The others look at the store instead of waiting in a collective, which would give up after
+        :data:`LONGEST_WAIT`.
         """
-        if self.world == 1:
+        if self.world_size == 1:
             yield
             return
         while not self.is_rank_zero and not self._done(what):
-            time.sleep(0.05)
+            time.sleep(POLL_SECONDS)
         try:
             yield
         except BaseException:
@@ -294,102 +290,95 @@ class Ranks:
             self.store.set(what, "done")
 
     def leave(self) -> None:
-        """The training is over: from here on every process is on its own."""
-        if self.world > 1:
+        """End the process group: from here on every process is on its own."""
+        if self.world_size > 1:
             import torch.distributed as dist
 
             dist.destroy_process_group()
 
     def claims_report(self) -> bool:
-        """Whether this process is the first with something to say about an end that all share."""
+        """Whether this process is the first to report an end that all share."""
         try:
-            return self.world == 1 or self.store.add("spoken", 1) == 1
+            return self.world_size == 1 or self.store.add("spoken", 1) == 1
         except RuntimeError:  # the store went with the process that kept it
             return True
 
     def _done(self, what: str) -> bool:
         """Whether the first process is through; raises when it has failed or gone."""
-        with self._together():
+        with self._collective():
             if not self.store.check([what]):
                 return False
             if self.store.get(what) == b"failed":
                 raise RuntimeError(what)
         return True
 
-    def _summed(self, tensor: Tensor) -> Tensor:
+    def _all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, in place."""
-        with self._together() as dist:
+        with self._collective() as dist:
             dist.all_reduce(tensor)
         return tensor
 
-    def _sent(self, data: bytes) -> bytes:
+    def _broadcast(self, data: bytes) -> bytes:
         """The first process's bytes."""
-        if self.world == 1:
+        if self.world_size == 1:
             return data
-        with self._together() as dist:
+        with self._collective() as dist:
             size = torch.tensor([len(data)])
             dist.broadcast(size, 0)
-            flat = (
-                torch.frombuffer(bytearray(data), dtype=torch.uint8)
-                if self.is_rank_zero and data
-                else torch.empty(int(size), dtype=torch.uint8)
-            )
+            flat = torch.empty(int(size), dtype=torch.uint8)
+            if self.is_rank_zero and data:
+                flat = torch.frombuffer(bytearray(data), dtype=torch.uint8)
             dist.broadcast(flat, 0)
         return flat.numpy().tobytes()
 
     @contextlib.contextmanager
-    def _together(self) -> Iterator[Any]:
+    def _collective(self) -> Iterator[Any]:
+        """torch.distributed, whose failure is said in one sentence."""
         import torch.distributed as dist
 
         try:
             yield dist
         except RuntimeError as error:
-            raise self._lost() from error
-
-    def _lost(self) -> RunError:
-        return RunError(
-            f"got no answer from another of {self.world} processes, which was killed or has failed",
-            "wanted all of them to the end",
-            "start again with --resume: the last snapshot is whole",
-        )
-
-
-def raw(tensor: Tensor) -> bytes:
-    """A tensor's values as they lie in memory."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            raise RunError(
+                f"got no answer from another of {self.world_size} processes, which was killed or "
+                "has failed",
+                "wanted all of them to the end",
+                "start again with --resume: the last snapshot is whole",
+            ) from error
 
 
 @contextlib.contextmanager
 def process_group() -> Iterator[Ranks]:
-    """The processes that torchrun started, or this one alone; an error that ends them all is said
-    by one of them.
+    """The processes that torchrun started, or this one alone; an error that ends all of them is
+    reported by one.
     """
-    ranks = started(os.environ)
+    ranks = init_process_group(os.environ)
     try:
         yield ranks
     except (Exception, KeyboardInterrupt) as error:
         if not ranks.claims_report():
-            raise SystemExit(
-                130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
-            ) from None
-        if ranks.world > 1:
+            code = getattr(error, "exit_code", 1)
+            raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else code) from None
+        if ranks.world_size > 1:
             # which `python -m mednerf_kit` closes for all but the first
             sys.stderr = sys.__stderr__
         raise
 
 
-def started(environment: Mapping[str, str]) -> Ranks:
-    """What torchrun says in the environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR …), and a
-    connection to the others.
+def init_process_group(environment: Mapping[str, str]) -> Ranks:
+    """Connect to the other processes as torchrun says in the environment (RANK, WORLD_SIZE,
+    LOCAL_RANK, MASTER_ADDR …); alone where it says nothing.
 
-    Tensors in host memory travel through gloo, those of CUDA devices through NCCL.
+    Tensors in host memory travel through gloo, those of CUDA devices through NCCL. A
+    :class:`UserError` where the environment is incomplete.
     """
-    world = number(environment, "WORLD_SIZE", "1")
-    if world == 1:
+    world_size = environment_number(environment, "WORLD_SIZE", "1")
+    if world_size == 1:
         return Ranks()
     import torch.distributed as dist
 
-    rank, port = number(environment, "RANK"), number(environment, "MASTER_PORT")
+    rank = environment_number(environment, "RANK")
+    port = environment_number(environment, "MASTER_PORT")
     kept_by_torchrun = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
     place = dist.TCPStore(
@@ -398,20 +387,22 @@ def started(environment: Mapping[str, str]) -> Ranks:
         is_master=rank == 0 and not kept_by_torchrun,
     )
     store = dist.PrefixStore(f"mednerf-kit/{attempt}", place)
-    backend = (
-        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    with_nccl = torch.cuda.is_available() and dist.is_nccl_available()
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if with_nccl else "gloo",
+        store=store,
+        rank=rank,
+        world_size=world_size,
+        timeout=LONGEST_WAIT,
     )
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=LONGEST_WAIT)
-    return Ranks(
-        rank,
-        world,
-        number(environment, "LOCAL_RANK", str(rank)),
-        number(environment, "LOCAL_WORLD_SIZE", str(world)),
-        store,
-    )
+    local_rank = environment_number(environment, "LOCAL_RANK", str(rank))
+    local_world_size = environment_number(environment, "LOCAL_WORLD_SIZE", str(world_size))
+    return Ranks(rank, world_size, local_rank, local_world_size, store)
 
 
-def number(environment: Mapping[str, str], name: str, default: str | None = None) -> int:
+def environment_number(
+    environment: Mapping[str, str], name: str, default: str | None = None
+) -> int:
     """A whole number that torchrun has set."""
     text = environment.get(name, default)
     if text is None or not text.isdecimal():
@@ -424,7 +415,7 @@ def number(environment: Mapping[str, str], name: str, default: str | None = None
 
 
 def mean_of(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of numbers that were logged part by part.
+    """The mean of numbers that were logged shard by shard.
 
     >>> mean_of([{"a": 1.0}, {"a": 3.0}])
     {'a': 2.0}

@@ -229,7 +229,7 @@ class Loop:
         if hasattr(self.task, "set_distributed"):
             for remark in self.task.set_distributed(self.ranks):
                 self.log(remark)
-        if self.ranks.world == 1:
+        if self.ranks.world_size == 1:
             return
         tensors, state = self.task.state() if self.ranks.is_rank_zero else ({}, {})
         found = {"step": self.index, "seconds": self.seconds, "task_state": state.get("task_state")}

@@ -145,18 +145,21 @@ def share_out(recipe: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
     """
     kind = task_type_of(recipe)
     if kind.batches is None:
-        if ranks.world > 1:
+        if ranks.world_size > 1:
             raise UserError(
-                f"got {ranks.world} processes for task '{recipe['task']['name']}'",
+                f"got {ranks.world_size} processes for task '{recipe['task']['name']}'",
                 "wanted one",
                 "start `mednerf-kit train` without torchrun",
             )
         return {}
     sizes = kind.batches(recipe)
-    ranks.check(sizes, recipe["task"].get("accumulate", 1))
+    ranks.check_divisible(sizes, recipe["task"].get("accumulate", 1))
     return (
-        {"processes": ranks.world, "per_process": {k: n // ranks.world for k, n in sizes.items()}}
-        if ranks.world > 1
+        {
+            "processes": ranks.world_size,
+            "per_process": {k: n // ranks.world_size for k, n in sizes.items()},
+        }
+        if ranks.world_size > 1
         else {}
     )
 
@@ -201,7 +204,9 @@ def run_training(
         loop.load(tensors, saved_meta)
         loop.log(f"continuing {folder.name} from {path.name}")
     shared = (
-        [f"{ranks.world} processes, each with a part of every batch"] if ranks.world > 1 else []
+        [f"{ranks.world_size} processes, each with a part of every batch"]
+        if ranks.world_size > 1
+        else []
     )
     for line in (*job.opening, *shared):
         loop.log(line)

@@ -164,8 +164,8 @@ class AdversarialTask:
 
     def set_distributed(self, ranks: Ranks) -> list[str]:
         """Share every batch with other processes; answers what is worth knowing about that."""
-        parts = ranks.world * self.accumulate
-        ranks.check({"task.batch": self.batch}, self.accumulate)
+        parts = ranks.world_size * self.accumulate
+        ranks.check_divisible({"task.batch": self.batch}, self.accumulate)
         if parts > 1 and getattr(self.parts.loss, "batch_mean", False):
             raise UserError(
                 f"got compat.batch_mean_hinge for a batch in {parts} parts",
@@ -173,7 +173,7 @@ class AdversarialTask:
                 "train in one process with task.accumulate=1",
             )
         self.ranks = ranks
-        if ranks.world > 1:
+        if ranks.world_size > 1:
             in_one_pass(self.parts.optimisers.generator, self.parts.optimisers.discriminator)
             agree_precision(self.parts.generator.field, ranks, self.device)
         return group_size_note(self.parts.discriminator, self.batch, parts)
@@ -186,7 +186,7 @@ class AdversarialTask:
         start, logged, logits, g_losses = RngSnapshot(self.rng, self.ray_rng), [], [], []
         p.discriminator.requires_grad_(True)
         p.optimisers.discriminator.zero_grad(set_to_none=True)
-        for share in ranks.parts(k, self.rng, self.ray_rng, p.discriminator):
+        for share in ranks.shards(k, self.rng, self.ray_rng, p.discriminator):
             reals, real_angles = self._draw_reals(index, share)
             with torch.set_grad_enabled(k == 1):
                 fakes, fake_angles = self._draw_fakes(index, share)
@@ -198,10 +198,10 @@ class AdversarialTask:
             logits.append(real_logits)
         ranks.average_gradients(p.discriminator.parameters())
         p.optimisers.discriminator.step()
-        p.probability.observe(ranks.gather(torch.cat(logits)))
+        p.probability.observe(ranks.all_gather(torch.cat(logits)))
         p.discriminator.requires_grad_(False)
         p.optimisers.generator.zero_grad(set_to_none=True)
-        for share in ranks.parts(k, self.rng, p.discriminator):
+        for share in ranks.shards(k, self.rng, p.discriminator):
             if k > 1:  # one part's graph at a time: made again, of the same numbers
                 with start.replayed():
                     self._draw_reals(index, share)

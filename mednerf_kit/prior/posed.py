@@ -161,15 +161,15 @@ class PriorTask:
     def set_distributed(self, ranks: Ranks) -> list[str]:
         """Share every batch with other processes; answers what is worth knowing about that."""
         sizes = {"posed": {"task.batch": self.batch}, "gan": {"task.gan_batch": self.gan_batch}}
-        ranks.check(sizes.get(self.objective, sizes["posed"] | sizes["gan"]), self.accumulate)
+        ranks.check_divisible(sizes.get(self.objective, sizes["posed"] | sizes["gan"]), self.accumulate)
         self.ranks = ranks
-        if ranks.world > 1:
+        if ranks.world_size > 1:
             in_one_pass(self.g_optimiser, self.d_optimiser)
             agree_precision(self.parts.generator.field, ranks, self.device)
         if self.objective == "posed":
             return []
         return group_size_note(
-            self.parts.discriminator, self.gan_batch, ranks.world * self.accumulate
+            self.parts.discriminator, self.gan_batch, ranks.world_size * self.accumulate
         )
 
     def step(self, progress: float, index: int) -> dict[str, float]:
@@ -207,7 +207,7 @@ class PriorTask:
             [],
             "ray_mse" if by_rays else "volume_mse",
         )
-        for share in self.ranks.parts(k, self.rng, self.ray_rng):
+        for share in self.ranks.shards(k, self.rng, self.ray_rng):
             ids = share.take(torch.randperm(len(self.codes), generator=self.rng)[: self.batch]).to(
                 self.device
             )
@@ -326,7 +326,7 @@ class PriorTask:
         start, logged, logits, g_losses = RngSnapshot(self.rng, self.ray_rng), [], [], []
         discriminator.requires_grad_(True)
         self.d_optimiser.zero_grad(set_to_none=True)
-        for share in ranks.parts(k, self.rng, self.ray_rng, discriminator):
+        for share in ranks.shards(k, self.rng, self.ray_rng, discriminator):
             with torch.set_grad_enabled(k == 1):
                 reals, fakes = self._patches(share, edge)
             d_loss, numbers, real_logits = self._discriminator_loss(reals, fakes.detach(), share)
@@ -335,10 +335,10 @@ class PriorTask:
             logits.append(real_logits)
         ranks.average_gradients(discriminator.parameters())
         self.d_optimiser.step()
-        probability.observe(ranks.gather(torch.cat(logits)))
+        probability.observe(ranks.all_gather(torch.cat(logits)))
         discriminator.requires_grad_(False)
         weight = 1.0 if self.objective == "gan" else self.gan_weight
-        for share in ranks.parts(k, self.rng, discriminator):
+        for share in ranks.shards(k, self.rng, discriminator):
             if k > 1:  # one part's graph at a time: made again, of the same numbers
                 with start.replayed():
                     _, fakes = self._patches(share, edge)

@@ -162,7 +162,7 @@ class FitTask:
         self.parts, self.scene, self.seed, self.device = parts, scene, seed, device
         self.rng = Generator().manual_seed(seed)  # choices: the same on every device
         self.noise = seeded_generator(device, seed)  # along the rays, made where it is used
-        self.ranks, self.share = Ranks(), BatchShard()
+        self.ranks, self.shard = Ranks(), BatchShard()
         self.restarts, self.since, self.crop_until = 0, 0.0, crop_steps
         self.rays_at_once = sys.maxsize  # until memory says otherwise
         self.say: Callable[[str], None] = lambda line: tqdm.write(line, file=sys.stderr)
@@ -187,8 +187,8 @@ class FitTask:
     def set_distributed(self, ranks: Ranks) -> list[str]:
         """Become one of several processes."""
         self.ranks = ranks
-        (self.share,) = ranks.parts(1)
-        if ranks.world > 1:
+        (self.shard,) = ranks.shards(1)
+        if ranks.world_size > 1:
             self.noise = seeded_generator(self.device, self.seed, ranks.rank)
             for field in self.model.scene_fields():
                 field.rng = self.noise
@@ -241,9 +241,11 @@ class FitTask:
             self.poses.step(rate)
         error = (seen.image - seen.truth).square().mean(-1)
         if selector.observes:
-            weight, every = (self.ranks.gather(rows.cpu()) for rows in (seen.importance, error))
+            weight, every = (self.ranks.all_gather(rows.cpu()) for rows in (seen.importance, error))
             slope = (
-                None if pixels.yx.grad is None else self.ranks.gather(pixels.yx.grad * len(error))
+                None
+                if pixels.yx.grad is None
+                else self.ranks.all_gather(pixels.yx.grad * len(error))
             )
             selector.observe(replace(chosen, weight=weight), every, slope)
         psnr_db = psnr_from_mse_db(error.mean())
@@ -266,8 +268,8 @@ class FitTask:
 
     def mine(self, chosen: Pixels) -> Pixels:
         """This process's rows of a batch."""
-        self.ranks.check({"a step's rays": len(chosen.view)})
-        return Pixels(*(self.share.take(rows) for rows in (chosen.view, chosen.yx, chosen.weight)))
+        self.ranks.check_divisible({"a step's rays": len(chosen.view)})
+        return Pixels(*(self.shard.take(rows) for rows in (chosen.view, chosen.yx, chosen.weight)))
 
     def gradients(
         self, chosen: Pixels, pixels: Pixels, progress: float
@@ -285,9 +287,9 @@ class FitTask:
                 return self.by_parts(chosen, pixels, progress)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 # the others would wait for this one
-                if self.ranks.world > 1 and out_of_memory(error):
+                if self.ranks.world_size > 1 and out_of_memory(error):
                     raise RunError(
-                        f"got no memory for {len(pixels.view)} rays in each of {self.ranks.world} "
+                        f"got no memory for {len(pixels.view)} rays in each of {self.ranks.world_size} "
                         "processes",
                         "wanted room for a step",
                         "lower selector.n, or start fewer processes on a machine",
@@ -352,9 +354,9 @@ class FitTask:
         weight = chosen.weight
         if self.parts.selector.weighs:
             weight = self.parts.selector.weigh(
-                chosen, self.ranks.gather(torch.cat(list(errors)).cpu())
+                chosen, self.ranks.all_gather(torch.cat(list(errors)).cpu())
             )
-        return self.share.take(weight).to(self.device)
+        return self.shard.take(weight).to(self.device)
 
     def rendered(self, pixels: Pixels) -> tuple[list[LevelRendering], Rays, Tensor]:
         """What the model shows at pixels, their rays, and what they should show."""

@@ -28,7 +28,7 @@ import torch
 import torch._dynamo  # what every optimiser imports comes once, before the forks
 import torch.distributed
 
-from mednerf_kit.engine.distributed import Ranks, started
+from mednerf_kit.engine.distributed import Ranks, init_process_group
 from mednerf_kit.engine.session import resolve
 from mednerf_kit.fields.hyper import fastest_dtype
 from mednerf_kit.prior.posed_recipes import build_task
@@ -46,7 +46,7 @@ def worker(task: Callable, environment: dict[str, str], threads: int, orders: Co
     told nothing any more.
     """
     torch.set_num_threads(threads)
-    ranks: Ranks = started(environment)
+    ranks: Ranks = init_process_group(environment)
     trained = task()
     trained.set_distributed(ranks)
     first = 0

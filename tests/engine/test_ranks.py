@@ -13,7 +13,13 @@ from torch import Generator
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.core.types import Rays
 from mednerf_kit.engine import session
-from mednerf_kit.engine.distributed import BatchShard, Ranks, RngSnapshot, ShardedSampler, started
+from mednerf_kit.engine.distributed import (
+    BatchShard,
+    Ranks,
+    RngSnapshot,
+    ShardedSampler,
+    init_process_group,
+)
 from mednerf_kit.prior import posed_recipes
 from mednerf_kit.rays.render import Level
 from mednerf_kit.rays.samplers.base import SAMPLERS
@@ -46,11 +52,11 @@ def test_a_share_is_sampled_where_the_whole_batch_is(name):
 
 
 def test_one_part_is_the_batch_itself():
-    (share,) = Ranks().parts(1)
+    (share,) = Ranks().shards(1)
     levels = [Level(SAMPLERS.build("stratified"))]
     whole = torch.rand(4, 2)
     assert share.levels(levels) is levels and torch.equal(share.take(whole), whole)
-    assert [s.rows(12) for s in Ranks(1, 2).parts(3)] == [slice(6, 8), slice(8, 10), slice(10, 12)]
+    assert [s.rows(12) for s in Ranks(1, 2).shards(3)] == [slice(6, 8), slice(8, 10), slice(10, 12)]
 
 
 def test_noise_of_parts_is_the_noise_of_the_whole():
@@ -96,14 +102,14 @@ def test_gradients_and_numbers_of_one_process_are_its_own():
 )
 def test_what_cannot_be_dealt_is_refused(size, world, accumulate, said):
     with pytest.raises(UserError, match=re.escape(said)):
-        Ranks(0, world).check({"task.batch": size}, accumulate)
+        Ranks(0, world).check_divisible({"task.batch": size}, accumulate)
 
 
 def test_an_environment_that_is_not_torchruns_is_one_sentence():
-    assert started({}) == Ranks() == started({"WORLD_SIZE": "1", "RANK": "0"})
+    assert init_process_group({}) == Ranks() == init_process_group({"WORLD_SIZE": "1", "RANK": "0"})
     for environment in ({"WORLD_SIZE": "two"}, {"WORLD_SIZE": "2", "RANK": "0"}):
         with pytest.raises(UserError, match="torchrun --nproc-per-node"):
-            started(environment)
+            init_process_group(environment)
 
 
 def test_a_task_that_cannot_be_shared_wants_one_process(monkeypatch):
@@ -113,3 +119,18 @@ def test_a_task_that_cannot_be_shared_wants_one_process(monkeypatch):
     assert session.share_out({"task": {"name": "lonely"}}, Ranks()) == {}
     with pytest.raises(UserError, match="2 processes for task 'lonely'; wanted one"):
         session.share_out({"task": {"name": "lonely"}}, Ranks(0, 2))
+
+
+def test_a_state_travels_whole():
+    tensors = {
+        "weight": torch.rand(3, 2, dtype=torch.float16),
+        "view": torch.arange(6.0).view(2, 3).T,
+        "count": torch.tensor(7),
+        "rng": Generator().get_state(),
+        "none": torch.zeros(0, 8),
+        "flags": torch.tensor([True, False]),
+    }
+    found, facts = Ranks().broadcast_state(tensors, {"step": 3, "task_state": None})
+    assert facts == {"step": 3, "task_state": None} and set(found) == set(tensors)
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
