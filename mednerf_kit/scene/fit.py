@@ -289,8 +289,8 @@ class FitTask:
                 # the others would wait for this one
                 if self.ranks.world_size > 1 and out_of_memory(error):
                     raise RunError(
-                        f"got no memory for {len(pixels.view)} rays in each of {self.ranks.world_size} "
-                        "processes",
+                        f"got no memory for {len(pixels.view)} rays in each of "
+                        f"{self.ranks.world_size} processes",
                         "wanted room for a step",
                         "lower selector.n, or start fewer processes on a machine",
                     ) from None
