@@ -329,7 +329,7 @@ HYPER = [
     "dag_weight: 0.0}",
 ]
 GRAF = "generator={name: graf, shape_dim: 4, appearance_dim: 4, width: 16, depth: 3, skip: 2, octaves: 3, view_octaves: 2}"
-RELAXED = "inversion={name: relaxed, samples: 1, candidates: 4, azimuths: 2, code_steps: 2, tune_steps: 2, patch_px: 16}"
+FINE_TUNING = "inversion={name: fine_tuning, samples: 1, candidates: 4, azimuths: 2, code_steps: 2, tune_steps: 2, patch_px: 16}"
 QUICK = [
     "levels=[{name: stratified, n: 6}]",
     "task.batch=2",
@@ -337,7 +337,7 @@ QUICK = [
     "task.r1_interval=2",
     "steps=3",
     "snapshot_steps=1",
-    RELAXED,
+    FINE_TUNING,
 ]
 SMALL, IMAGE_MODELS = f"dataset={{size: {SIZE}}}", f"dataset={{size: {SIZE}, pictures: true}}"
 POSED = [*SETTINGS, "steps=3", "snapshot_steps=1", "calibration_patients=1"]

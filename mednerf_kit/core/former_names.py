@@ -74,10 +74,6 @@ TENSORS = {
     "poses.optim.": "pose.optim.0.",
 }
 
-#: Former keys and variants that are still the names in use, so that they stay as they are; one
-#: leaves this set together with the renaming of what it names.
-PENDING = {"relaxed"}
-
 # The kind of the nodes under a recipe key; under any other key they are of the kind around it.
 KINDS = {
     "levels": "sampler",
@@ -196,11 +192,11 @@ def _node(node: Any, kind: str, variant: str | None, under: Any) -> Any:
 
 
 def _key(key: str) -> str:
-    return key if key in PENDING else KEYS.get(key, key)
+    return KEYS.get(key, key)
 
 
 def _variant(kind: str, name: str) -> str:
-    return name if name in PENDING else VARIANTS.get((kind, name), name)
+    return VARIANTS.get((kind, name), name)
 
 
 def _below(under: Any, former: str, key: str) -> Any:

@@ -37,7 +37,7 @@ TURN_RATE_SHARE = 20
 SIGMA_RATE = 1e-3
 
 
-@INVERSIONS.register("relaxed")
+@INVERSIONS.register("fine_tuning")
 @dataclass(frozen=True, kw_only=True)
 class FineTuning:
     """Inversion through any generator, whose networks are tuned at the end (MedNeRF's relaxed

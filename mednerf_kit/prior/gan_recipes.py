@@ -138,7 +138,7 @@ def check(recipe: Mapping[str, Any]) -> None:
             f"got inversion 'posterior' of generator '{recipe['generator']['name']}' "
             f"and image model '{image_model}'",
             "wanted generator 'hyper' and line integrals",
-            "set inversion={name: relaxed}",
+            "set inversion={name: fine_tuning}",
         )
     PROBABILITIES.check(recipe["probability"])
     if getattr(discriminator, "decodes", False):

@@ -11,7 +11,7 @@ from typing import Literal
 import pytest
 
 from mednerf_kit.commands.about import variants
-from mednerf_kit.core import config, former_names
+from mednerf_kit.core import config
 from mednerf_kit.core.config import (
     Option,
     Registry,
@@ -370,7 +370,6 @@ def test_a_recipe_stands_on_its_base(tmp_path):
 
 def test_a_former_name_finds_the_recipe_and_what_it_says(tmp_path, monkeypatch):
     monkeypatch.setattr(config, "folder", lambda: tmp_path)
-    monkeypatch.setattr(former_names, "PENDING", set())
     (tmp_path / "nerf.yaml").write_text("picture: emission_absorption\nlosses: {mse: 1, l1: 2}\n")
     (tmp_path / "mine.yaml").write_text("base: lego_nerf\nlosses: {l1: 3}\n")
     wanted = {"image_model": "emission_absorption", "losses": {"mse": 1, "density_l1": 2}}

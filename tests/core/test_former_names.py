@@ -20,8 +20,7 @@ from mednerf_kit.core.former_names import (
 
 @pytest.fixture(autouse=True)
 def all_renamed(monkeypatch):
-    """Every name of the tables is in force, with two renamed options beside."""
-    monkeypatch.setattr(former_names, "PENDING", set())
+    """The tables, with two renamed options beside."""
     options = {
         ("selector", "soft_mining"): {"a": "step_size", "b": "noise"},
         ("loss", "density_l1"): {"w": "weight"},
@@ -47,12 +46,6 @@ def test_every_renamed_option_is_one_of_its_variant(monkeypatch):
     for (kind, name), renamed in former_names.OPTIONS.items():
         known = {option.name for option in config.options_of(config.Registry.all[kind][name])}
         assert set(renamed.values()) <= known and not set(renamed) & known
-
-
-def test_every_pending_name_stands_in_a_table(monkeypatch):
-    monkeypatch.undo()
-    former = set(former_names.KEYS) | {name for _, name in former_names.VARIANTS}
-    assert former >= former_names.PENDING
 
 
 def test_every_former_recipe_still_loads():

@@ -66,7 +66,7 @@ QUICK = [
     "task.batch=2",
     "steps=2",
     "snapshot_steps=2",
-    "inversion={name: relaxed, samples: 1, candidates: 4, azimuths: 2, code_steps: 2, tune_steps: "
+    "inversion={name: fine_tuning, samples: 1, candidates: 4, azimuths: 2, code_steps: 2, tune_steps: "
     "2, patch_px: 16}",
 ]
 
@@ -312,7 +312,7 @@ def test_a_dry_run_shows_what_it_would_cost(name, preset, capsys):
             "without angles",
         ),
         ("chest_hypernerfgan", ["generator.outputs=1"], "wanted emission_absorption with 4"),
-        ("chest_hypernerfgan", ["inversion={name: posterior}"], "relaxed"),
+        ("chest_hypernerfgan", ["inversion={name: posterior}"], "fine_tuning"),
         ("chest_hypernerfgan", ["dataset.size=32"], "patch of 64 pixels"),
         ("chest_mednerf", ["perceptual={name: lpips, weights: /nowhere.pth}"], "pyramid"),
         ("chest_mednerf", ["optimiser.g_rat=1"], "did you mean 'g_rate'"),

@@ -1,0 +1,296 @@
+"""Scores say what they should: views, patients, baselines, the spread; and its calibration."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import SETTINGS, SPLIT, VIEWS, make_set
+from tiny_inversion import FASTEST, FRONTAL, seeded
+
+from mednerf_kit.core.errors import UserError
+from mednerf_kit.data.orbits import load_orbits
+from mednerf_kit.engine import session
+from mednerf_kit.invert import calibrate as calibrating
+from mednerf_kit.invert import evaluate as scoring
+from mednerf_kit.invert.evaluate import (
+    Scored,
+    baseline_orbits,
+    evaluate,
+    input_views,
+    score_patient,
+    summary,
+)
+from mednerf_kit.invert.predict import SPREAD_FLOOR
+from mednerf_kit.metrics import perceptual
+from mednerf_kit.prior.load import load_prior
+
+KEYS = {
+    "psnr_db",
+    "psnr_gain_fitted_db",
+    "ssim",
+    "lpips",
+    "psnr_mask_db",
+    "ssim_mask",
+    "n_patients",
+    "n_views",
+    "input_angles_deg",
+    "data_range",
+    "seen",
+    "per_patient",
+    "per_angle",
+    "baselines",
+}
+
+
+def test_input_views_are_found_by_angle():
+    angles = [0.0, 90.0, 180.0, 270.0]
+    assert input_views(angles, [270, 0]) == [3, 0] and input_views(angles, [-90.0, 360.2]) == [3, 0]
+    with pytest.raises(UserError, match="got input angle 45°.*nearest is"):
+        input_views(angles, [45.0])
+
+
+def test_baselines_are_what_anyone_could_do():
+    training, truth = (
+        torch.rand(5, 6, 4, 4, generator=seeded()),
+        torch.rand(6, 4, 4, generator=seeded(1)),
+    )
+    found = baseline_orbits(training.half(), truth, [1, 4])
+    errors = [
+        sum(float((training[p, k].half().float() - truth[k]).square().sum()) for k in (1, 4))
+        for p in range(5)
+    ]
+    torch.testing.assert_close(found["mean_orbit"], training.half().float().mean(0))
+    assert torch.equal(found["nearest_patient"], training[errors.index(min(errors))].half().float())
+    assert all(torch.equal(found["neighbour_view"][k], truth[k - 1]) for k in range(6))
+    assert list(found) == ["mean_orbit", "nearest_patient", "neighbour_view"]
+
+
+def scored_patient(name: str, psnr: list[float], baseline: float = 1.0) -> Scored:
+    names = ("psnr_db", "psnr_gain_fitted_db", "ssim", "mae", "psnr_mask_db", "ssim_mask")
+    values = torch.tensor([float("nan"), *psnr])
+    shared = {
+        b: {k: torch.full_like(values, baseline) for k in names}
+        for b in ("mean_orbit", "nearest_patient", "neighbour_view")
+    }
+    return Scored(
+        name,
+        dict.fromkeys(names, values),
+        shared,
+        None,
+        None,
+        {"coverage_90": 0.5, "mean_spread": 0.1},
+        2.0,
+    )
+
+
+def test_scores_are_averaged_over_views_then_patients():
+    found = summary(
+        [scored_patient("a", [10, 20], 1.0), scored_patient("b", [40, float("nan")], 4.0)],
+        [0, 5, 10],
+        [0.0],
+        seen=False,
+        uncertainty=True,
+        lpips=(None, "no weights"),
+    )
+    assert set(found) > KEYS and found["psnr_db"] == pytest.approx((15 + 40) / 2)
+    assert (found["n_patients"], found["n_views"], found["data_range"], found["seen"]) == (
+        2,
+        2,
+        1.0,
+        False,
+    )
+    assert [row["psnr_db"] for row in found["per_angle"]] == [
+        None,
+        pytest.approx(25),
+        pytest.approx(20),
+    ]
+    assert [row["angle_deg"] for row in found["per_angle"]] == [0, 5, 10]
+    assert [(p["patient"], p["psnr_db"]) for p in found["per_patient"]] == [
+        ("a", 15.0),
+        ("b", 40.0),
+    ]
+    assert found["baselines"]["mean_orbit"] == {"psnr_db": 2.5, "ssim": 2.5} and set(
+        found["baselines"]
+    ) == {"mean_orbit", "nearest_patient", "neighbour_view"}
+    assert (
+        found["lpips"] is None
+        and found["lpips_note"] == "no weights"
+        and found["uncertainty"]["coverage_90"] == 0.5
+    )
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_patients_scores_leave_the_inputs_out(prior, scenes):
+    truth = scenes[2][0].clamp(0, 1)
+    found = score_patient(prior, "known", truth, scenes[2], [FRONTAL], FASTEST, seeded())
+    rest = [k for k in range(VIEWS) if k != FRONTAL]
+    for table in (found.scores, *found.baselines.values()):
+        assert table["psnr_db"][FRONTAL].isnan() and table["psnr_db"][rest].isfinite().all()
+    own = -10 * (found.predicted.views.clamp(0, 1) - truth).square().mean((1, 2)).log10()
+    torch.testing.assert_close(
+        found.scores["psnr_db"][rest].float(), own[rest], rtol=1e-4, atol=1e-3
+    )
+    assert (
+        0 <= found.uncertainty["coverage_90"] <= 1
+        and found.uncertainty["mean_spread"] >= SPREAD_FLOOR
+    )
+
+
+# The command behind `mednerf-kit evaluate`
+
+
+@pytest.fixture(scope="module")
+def tiny_set(tmp_path_factory) -> Path:
+    return make_set(tmp_path_factory.mktemp("sets") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def run(tiny_set, tmp_path_factory) -> Path:
+    settings = [
+        *SETTINGS,
+        "task.objective=posed",
+        "task.learning_rate=1e-2",
+        "steps=30",
+        "snapshot_steps=30",
+    ]
+    return session.train(
+        dataset=str(tiny_set),
+        config="chest",
+        settings=settings,
+        outdir=tmp_path_factory.mktemp("runs"),
+        device="cpu",
+    )
+
+
+@pytest.fixture
+def hurry(monkeypatch):
+    """A short search and no perceptual network, whose weights are not at hand."""
+    monkeypatch.setattr(scoring, "Inversion", lambda **options: replace(FASTEST, **options))
+    monkeypatch.setattr(perceptual, "lpips_distance", lambda *_: (None, "no weights here"))
+
+
+def test_evaluation_answers_with_every_key(run, tiny_set, hurry):
+    found = evaluate(run=str(run), device="cpu", uncertainty=True)
+    assert (
+        set(found) > KEYS
+        and found["seen"] is False
+        and found["input_angles_deg"] == [270.0]
+        and found["data_range"] == 1.0
+    )
+    assert (found["n_patients"], found["n_views"]) == (2, VIEWS - 1) and [
+        p["patient"] for p in found["per_patient"]
+    ] == SPLIT["test"]
+    assert found["lpips"] is None and found["lpips_note"] == "no weights here"
+    assert [row["psnr_db"] is None for row in found["per_angle"]] == [
+        k == FRONTAL for k in range(VIEWS)
+    ]
+    assert (
+        found["psnr_gain_fitted_db"] >= found["psnr_db"] - 1e-3
+        and 0 < found["ssim"] <= 1
+        and "volume" in found
+    )
+    assert 0 <= found["uncertainty"]["coverage_90"] <= 1
+    train, test = (load_orbits(tiny_set, split=s).images.float() for s in ("train", "test"))
+    rest = [k for k in range(VIEWS) if k != FRONTAL]
+    for name, guess in (
+        ("mean_orbit", train.mean(0).expand_as(test)),
+        ("neighbour_view", test.roll(1, 1)),
+    ):
+        wanted = (-10 * (guess - test)[:, rest].square().mean((2, 3)).log10()).mean()
+        assert found["baselines"][name]["psnr_db"] == pytest.approx(float(wanted), abs=0.01)
+    folder = run / "evaluate"
+    assert json.loads((folder / "metrics.json").read_text()) == json.loads(json.dumps(found))
+    rows = list(csv.DictReader((folder / "error_by_angle.csv").open()))
+    assert len(rows) == VIEWS and rows[FRONTAL]["psnr_db"] == "" and float(rows[0]["psnr_db"]) > 0
+    assert all(
+        (folder / name).stat().st_size > 500 for name in ("error_by_angle.png", "strips.png")
+    )
+
+
+def test_patients_the_prior_was_trained_on_are_refused_unless_seen(run, tiny_set, hurry, tmp_path):
+    with pytest.raises(UserError, match="trained on.*p0.*--seen"):
+        evaluate(run=str(run), split="train", device="cpu")
+    found = evaluate(
+        run=str(run), split="train", device="cpu", seen=True, limit=1, out=tmp_path / "scores"
+    )
+    assert found["seen"] is True and [p["patient"] for p in found["per_patient"]] == ["p0"]
+    assert (tmp_path / "scores" / "metrics.json").is_file()
+
+
+def test_a_renamed_patient_is_recognised(run, tiny_set, hurry, tmp_path):
+    renamed = make_set(tmp_path / "renamed")
+    (renamed / "p0").rename(renamed / "stranger")
+    (renamed / "split.json").write_text(json.dumps({"train": [], "test": ["stranger"]}))
+    with pytest.raises(UserError, match="stranger"):
+        evaluate(run=str(run), dataset=str(renamed), device="cpu")
+
+
+def test_what_cannot_be_scored_gets_one_sentence(run, tiny_set, hurry, tmp_path):
+    for options, said in [
+        ({"input_angles": [100.0]}, "input angle 100"),
+        ({"run": str(tmp_path / "gone")}, "gone"),
+        ({"input_angles": [45.0 * k for k in range(VIEWS)]}, "every view"),
+        ({"split": "val"}, "val split is empty"),
+        ({"split": "tst"}, "did you mean 'test'"),
+        ({"dataset": "/nowhere"}, "/nowhere"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            evaluate(**{"run": str(run), "device": "cpu", **options})
+
+
+def test_calibration_makes_the_band_hold_nine_tenths(run, hurry, tmp_path, monkeypatch):
+    """Fitted on validation patients alone; a test patient's truth is never read."""
+    monkeypatch.setattr(calibrating, "Inversion", lambda: FASTEST)
+    root = make_set(tmp_path / "with_val")
+    (root / "split.json").write_text(
+        json.dumps({"train": SPLIT["train"], "val": ["q0"], "test": ["q1"]})
+    )
+    trained = load_prior(run)
+    prior = replace(trained, meta={**trained.meta, "dataset": str(root)})
+    factors = calibrating.calibrate(prior, views=("1", "2"))
+    assert set(factors) == {"1", "2"} and all(0 < f < 100 for f in factors.values())
+    truth = load_orbits(root, patients=["q0"]).images[0].float()
+    calibrated = replace(prior, meta={**prior.meta, "calibration": factors})
+    found = score_patient(calibrated, "q0", truth, truth[None], [FRONTAL], FASTEST, seeded(1))
+    assert found.uncertainty["coverage_90"] == pytest.approx(0.9, abs=0.02)
+
+
+def test_nobody_to_calibrate_on_is_no_factor(run, hurry, tmp_path):
+    """An empty validation split, and a recipe that asks for no patients."""
+    trained = load_prior(run)
+    assert calibrating.calibrate(trained) == {}
+    root = make_set(tmp_path / "with_val")
+    (root / "split.json").write_text(
+        json.dumps({"train": SPLIT["train"], "val": ["q0"], "test": ["q1"]})
+    )
+    assert (
+        calibrating.calibrate(
+            replace(trained, meta={**trained.meta, "dataset": str(root)}), limit=0
+        )
+        == {}
+    )
+
+
+def test_a_set_of_other_views_is_refused(run, hurry, tmp_path):
+    other = make_set(tmp_path / "other")
+    for patient in SPLIT["train"] + SPLIT["test"]:
+        (other / patient / "xray_007.png").unlink()
+    geometry = json.loads((other / "geometry.json").read_text())
+    (other / "geometry.json").write_text(
+        json.dumps({**geometry, "angles_deg": geometry["angles_deg"][:7]})
+    )
+    with pytest.raises(UserError, match="7 views.*8 angles"):
+        evaluate(run=str(run), dataset=str(other), split="test", device="cpu")
+
+
+def test_evaluation_repeats_by_seed(run, hurry, tmp_path):
+    one, two = (
+        evaluate(run=str(run), device="cpu", limit=1, seed=3, out=tmp_path / str(i))
+        for i in range(2)
+    )
+    assert one["psnr_db"] == two["psnr_db"] and one["per_angle"] == two["per_angle"]

@@ -1,0 +1,66 @@
+"""What a posterior predicts: means, spreads, calibration and gains."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import SIZE, VIEWS
+
+from mednerf_kit.invert.predict import SPREAD_FLOOR, calibration, predict
+
+
+def test_the_orbit_is_the_members_mean_and_spread(prior, posterior):
+    found = predict(prior, posterior, prior.geometry, size=32)
+    assert found.members.shape == (3, VIEWS, SIZE, SIZE) and found.volume.values.shape == (
+        32,
+        32,
+        32,
+    )
+    torch.testing.assert_close(found.views, found.members.mean(0))
+    torch.testing.assert_close(found.spread, found.members.std(0) + SPREAD_FLOOR)
+    seen = found.volume.project(prior.geometry, posterior.distance)
+    (
+        torch.testing.assert_close(found.views, seen, rtol=1e-3, atol=1e-4),
+        "a mean of line integrals is the line integral of the mean",
+    )
+
+
+def test_calibration_widens_the_spread_by_the_number_of_views(prior, posterior):
+    calibrated = replace(prior, meta={**prior.meta, "calibration": {"1": 2.0, "2": 3.0}})
+    assert [calibration(calibrated, n) for n in (1, 2, 5)] == [2.0, 3.0, 3.0] and calibration(
+        prior, 1
+    ) == 1.0
+    plain, wide = (predict(p, posterior, prior.geometry, size=16) for p in (prior, calibrated))
+    torch.testing.assert_close(wide.spread, 2 * plain.spread)
+    torch.testing.assert_close(wide.volume_spread.values, 2 * plain.volume_spread.values)
+
+
+def test_views_of_a_set_scaled_one_by_one_get_their_angles_mean_gain(prior, posterior):
+    profile = torch.linspace(-0.2, 0.3, VIEWS)
+    scaled = replace(prior, meta={**prior.meta, "log_gain_profile": profile.tolist()})
+    step = 360 / VIEWS
+    between = scaled.expected_gain(torch.tensor([0.0, step, 1.25 * step, -0.5 * step, 360.0]))
+    wanted = torch.stack(
+        [
+            profile[0],
+            profile[1],
+            0.75 * profile[1] + 0.25 * profile[2],
+            (profile[0] + profile[-1]) / 2,
+            profile[0],
+        ]
+    )
+    torch.testing.assert_close(between, wanted.exp())
+    assert (prior.expected_gain(torch.tensor([0.0, 17.0])) == 1).all()
+    plain, gained = (predict(p, posterior, prior.geometry, size=16) for p in (prior, scaled))
+    torch.testing.assert_close(gained.views, plain.views * profile.exp()[:, None, None])
+
+
+def test_one_scene_has_no_spread_but_the_floor(prior, posterior):
+    alone = replace(posterior, code=posterior.code.one(0))
+    found = predict(prior, alone, prior.geometry, size=16)
+    assert (
+        found.spread.unique().tolist() == pytest.approx([SPREAD_FLOOR])
+        and found.volume_spread.values.abs().max() == 0
+    )
