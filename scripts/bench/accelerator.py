@@ -1,15 +1,15 @@
-"""What docs/results.md wants of a GPU, in one go: lanes of runs side by side under one time limit,
-and a short table last.
+"""The runs of docs/results.md that need a GPU, side by side under one time limit.
 
-    python scripts/bench/accelerator.py --data $MEDNERF_KIT_DATA --minutes 9 --depth depth_train.npz
-    --mps
+    python scripts/bench/accelerator.py --data $MEDNERF_KIT_DATA --minutes 9 --mps
+    python scripts/bench/accelerator.py --data $MEDNERF_KIT_DATA --timings
+    python scripts/bench/accelerator.py --data $MEDNERF_KIT_DATA --rehearse --device cpu
 
-Small runs leave most of a GPU idle between their launches, so many share it; ``--mps`` starts
+Small runs leave most of a GPU idle between their launches, so many share it. ``--mps`` starts
 CUDA's multi-process service for that, which made eight runs twice as fast as taking turns on an
-H200. First, alone, the steps that are to be timed. The table is printed in any case, of what there
-is by then; OUT/results.tar.gz has everything but snapshots, OUT/*.safetensors the priors' averages.
-``--depth`` is what `mednerf-kit data depth` wrote for lego's training views. ``--rehearse``: three
-steps of everything.
+H200. The steps that are timed come first, alone. A short table is printed last, in any case, of
+what there is by then; OUT/results.tar.gz has everything but snapshots, OUT/*.safetensors the
+averaged generators. ``--depth`` takes the file that `mednerf-kit data depth` wrote for lego's
+training views. ``--rehearse`` takes three steps of everything.
 """
 
 from __future__ import annotations
@@ -307,7 +307,8 @@ def table(out: Path) -> Iterator[str]:
             for key in SHOWN
             if isinstance(numbers.get(key), (int, float))
         )
-        yield f"{path.parent.relative_to(out)}: {found.get('status', 'done')} {shown} {found.get('error', '')[:200]}"
+        status, error = found.get("status", "done"), found.get("error", "")[:200]
+        yield f"{path.parent.relative_to(out)}: {status} {shown} {error}"
 
 
 def pack(out: Path) -> None:
@@ -323,9 +324,9 @@ def pack(out: Path) -> None:
         with safe_open(path, "pt") as file:
             kept = {
                 key: file.get_tensor(key)
-                for key in file.keys()
+                for key in file.keys()  # noqa: SIM118
                 if key.split(".")[0] in ("ema", "codes", "gain")
-            }  # noqa: SIM118
+            }
             if kept:
                 name = "-".join(path.relative_to(out).parts[:-2])
                 save_file(kept, out / f"{name}.safetensors", metadata=file.metadata())
@@ -376,11 +377,11 @@ def main() -> None:
         (out / "mps").mkdir(exist_ok=True)
         subprocess.run(["nvidia-cuda-mps-control", "-d"], check=True)
     ready = lanes(chosen.data, lego, out, (lambda n: 3) if chosen.rehearse else (lambda n: n))
-    asked = chosen.only.split(",") if chosen.only else [lane.name for lane in ready]
+    names = chosen.only.split(",") if chosen.only else [lane.name for lane in ready]
     workers = [
         threading.Thread(target=run, args=(lane, chosen.device, out, deadline))
         for lane in ready
-        if lane.name in asked
+        if lane.name in names
     ]
     try:
         for worker in workers:

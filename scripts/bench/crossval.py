@@ -1,9 +1,7 @@
 #!/usr/bin/env python3
-"""Leave-patients-out on a published DRR set: k folds, each trained on the others, each scored on
-its own patients.
+"""Leave-patients-out on a published DRR set: every fold is scored by a prior of the others.
 
-python scripts/bench/crossval.py "$MEDNERF_KIT_DATA/mednerf_drr/chest_xrays" --minutes 5 --out
-out/crossval
+python scripts/bench/crossval.py "$MEDNERF_KIT_DATA/mednerf_drr/chest_xrays" --minutes 5
 """
 
 from __future__ import annotations
@@ -70,7 +68,7 @@ def fold(args: argparse.Namespace, k: int, recipe: dict) -> list[dict]:
             **r.coverage,
             "invert_seconds": r.seconds,
             "train_seconds": loop.seconds,
-            "lift_seconds": ready,
+            "volumes_seconds": ready,
             "steps": loop.index,
         }
         print(
@@ -82,7 +80,9 @@ def fold(args: argparse.Namespace, k: int, recipe: dict) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("set")
     parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--only", type=int, nargs="*")

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""One generator step against a plain loop over the same arithmetic: forward and backward of a batch
-of hypernetwork NeRFs.
+"""One generator step, forward and backward, against a plain loop over the same arithmetic.
 
     python scripts/bench/generator.py [--size 64] [--threads 2]
 
-The plain loop is what a straightforward implementation does: for each sample of the batch its
-weights, then chunks of points through ``sin``/``cos`` per octave, ``linear`` and ``relu`` under
-autograd in fp32. It is timed with all points of a sample at once and at the best of several chunk
-sizes. Ours is ``HyperGenerator`` in the device's fastest precision. Both answer the same densities.
+A batch of NeRFs whose weights a hypernetwork makes is evaluated. The plain loop is what a
+straightforward implementation does: for each sample of the batch its weights, then chunks of points
+through ``sin``/``cos`` per octave, ``linear`` and ``relu`` under autograd in fp32. It is timed with
+all points of a sample at once and at the best of several chunk sizes. Ours is ``HyperGenerator`` in
+the device's fastest precision. Both answer the same densities.
 """
 
 from __future__ import annotations

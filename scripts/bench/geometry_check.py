@@ -1,5 +1,4 @@
-"""The real check of the geometry: does the knee CT, projected, reproduce the 72 published views of
-the same knee?
+"""Checks the geometry on real data: does the knee CT, projected, give its 72 published views?
 
     MEDNERF_KIT_DATA=... python scripts/bench/geometry_check.py
 

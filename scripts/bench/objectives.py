@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Does the adversary earn its keep? Posed against hybrid at equal steps: realism of random
-patients, PSNR of projected ones.
+"""What the adversarial term of a prior changes: `posed` against `hybrid` at equal steps.
 
-    python scripts/bench/objectives.py --dataset chest --steps 1500 --seeds 0 1 2 --out
-    out/objectives
+    python scripts/bench/objectives.py --dataset chest --steps 1500 --seeds 0 1 2
+
+Scored are the realism of random patients and the PSNR of inverted held-out ones.
 
 Realism is the sliced Wasserstein distance. Fakes are random patients of the prior, baked and
 projected at random angles of the set; reals are views of held-out patients at the same angles. Both

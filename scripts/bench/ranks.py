@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Time per image of a prior's training: one process on one thread, one on two threads, two
-processes on one thread each.
+"""Time per image of a prior's training: one process on one or two threads, and two processes.
 
     python scripts/bench/ranks.py [--blocks 5] [--objectives posed hybrid]
 
 The recipe is the chest's quick one on phantoms (made when absent). A block is 20 steps that stand
 for a whole training: progress goes from 0 to 1, so that volume, ray and adversarial steps come in
-their shares. The three take turns, block by block; medians are compared. What a process exchanges
-with the other is on the clock: gradients, logits, logged numbers, the agreement to go on.
+their shares. The three take turns, block by block; medians are compared. Each of two processes has
+one thread. What a process exchanges with the other is on the clock: gradients, logits, logged
+numbers, the agreement to go on.
 
 Wall time means something on idle cores only. Processor time (of the busiest process) is printed
 too: on a busy machine it bounds what idle cores would give.

@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""Time, evaluations and memory of a training step of several scene runs, side by side: their steps
-take turns in one process.
+"""Time, evaluations and memory of a training step of several scene runs, side by side.
 
-Each run goes on from its last snapshot (nothing is written), so that what its sampler does is what
-it does on a trained field. Memory is the most that a step had resident above what lay there before
-it (Linux; freed blocks go back to the system at once).
+    python scripts/bench/scene_steps.py RUN RUN ... [--rounds 15]
 
-python scripts/bench/scene_steps.py
-runs/ablate-samplers/lego/{importance,local_skip}/seed0/00000-lego --rounds 15
+The runs' steps take turns in one process. Each run goes on from its last snapshot (nothing is
+written), so that what its sampler does is what it does on a trained field. Memory is the most that
+a step had resident above what lay there before it (Linux; freed blocks go back to the system at
+once).
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Which pixels to supervise, tried on a picture: every selector fits the same 2-D image with the
-same number of rays.
+"""Which pixels to supervise, tried in 2-D: every selector fits one image with as many rays.
 
-    python scripts/bench/selection_toy.py [--image PICTURE] [--only random egra] [--histogram
-    errors.png] [--overlay leaves.png]
+    python scripts/bench/selection_toy.py [--image PICTURE] [--only random egra]
+    python scripts/bench/selection_toy.py --histogram errors.png --overlay leaves.png
 
 The field is four bilinear feature grids and a small MLP over (y, x), colour out; the loss is the
-weighted mean of squared errors. A ray is one asked pixel, and renders that only a selector wants
-are paid for with steps. Prints one Markdown table: PSNR of the whole picture (data range 1) and of
-its hardest tenth (largest 3×3 spread), mean ± standard deviation over seeds; rays until the final
-PSNR of `random` was passed, as a share of the budget; and the median time in the selector per step.
+weighted mean of squared errors. A ray is one pixel whose colour is asked for, and pixels that only
+a selector renders count as rays too. The script prints one Markdown table: PSNR of the whole
+picture (data range 1) and of its hardest tenth (largest 3×3 spread), mean ± standard deviation over
+seeds; rays until the final PSNR of `random` was passed, as a share of the budget; and the median
+time in the selector per step.
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ CHECKS = 25
 
 
 class Field(nn.Module):
-    """Colour [N, C] at places yx [N, 2] in pixels: feature grids up to one node per pixel, then an
-    MLP.
-    """
+    """Colour [N, C] at yx [N, 2] in pixels: feature grids up to a node per pixel, then an MLP."""
 
     def __init__(self, rows: int, cols: int, channels: int, rng: Generator) -> None:
         super().__init__()
@@ -63,9 +61,7 @@ class Field(nn.Module):
 
 
 def drawing(size: int) -> Tensor:
-    """A picture [H, W, 3] with a long tail: flat paper, a shaded ball, and small patches of
-    stripes, checks, rings and dots.
-    """
+    """A picture [H, W, 3] of few hard places: paper, a shaded ball, and small fine patterns."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
     paper = torch.stack([0.9 - 0.05 * y, 0.92 + 0 * y, 0.95 - 0.03 * x], -1)
     inside = (x + 0.35) ** 2 + (y + 0.3) ** 2 < 0.25
@@ -213,9 +209,7 @@ def contenders(n: int, steps: int) -> dict[str, tuple[dict, float]]:
 
 
 def histogram(image: Tensor, errors: Tensor, path: Path, share: float = 0.25) -> str:
-    """The long tail: how many pixels have which error, and how many of them are anchors of
-    Expansive Supervision.
-    """
+    """Draws how many pixels have which error, and which share are anchors of `expansive`."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -254,97 +248,86 @@ def histogram(image: Tensor, errors: Tensor, path: Path, share: float = 0.25) ->
     pyplot.close(figure)
     worst = errors.flatten().sort(descending=True).values[: errors.numel() // 10]
     held, tail = (float(part.sum() / errors.sum()) for part in (errors[mask], worst))
-    return f"anchors: {mask.float().mean():.1%} of the pixels, {held:.1%} of the squared error; the worst tenth holds {tail:.1%}"
+    return (
+        f"anchors: {mask.float().mean():.1%} of the pixels, {held:.1%} of the squared error; "
+        f"the worst tenth holds {tail:.1%}"
+    )
 
 
 def spread(values: list[float], form: str) -> str:
-    return f"{format(statistics.mean(values), form)} ± {format(statistics.stdev(values) if len(values) > 1 else 0.0, form)}"
+    """Mean ± standard deviation, each written in a format."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):{form}} ± {deviation:{form}}"
 
 
-def main() -> None:
+def first_passed(fits: list[Fit], goal: float) -> float | None:
+    """Rays until the mean PSNR of the fits reached ``goal`` dB; None if it never did."""
+    for i, (rays, _) in enumerate(fits[0].curve):
+        if statistics.mean(fit.curve[i][1] for fit in fits) >= goal:
+            return rays
+    return None
+
+
+def overlay(image: Tensor, known: dict, n: int, budget: int, path: Path) -> None:
+    """The picture of the quadtree's leaves and rays after ``budget`` rays, four times as large."""
+    from imageio.v3 import imwrite
+
+    selector = SELECTORS.build({"name": "quadtree", "n": n}, **known)
+    fit = Fit(image, selector, seed=0, budget=budget).run()
+    leaves = fit.selector.overlay(0).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    with atomic(path) as temporary:
+        imwrite(temporary, (leaves * 255).byte().numpy())
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--image", type=Path, help="fit this picture instead of the drawing")
-    parser.add_argument("--size", type=int, default=128, help="its longer side in pixels")
-    parser.add_argument("--n", type=int, default=256, help="rays per step")
-    parser.add_argument(
-        "--steps",
-        type=int,
-        default=300,
-        help="steps of a plain selector: n·steps rays are the budget",
-    )
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument(
-        "--only", nargs="*", help="rows whose name starts with one of these; `random` always runs"
-    )
-    parser.add_argument(
-        "--histogram",
-        type=Path,
-        help="write the errors after `random` and the anchors' share in them",
-    )
-    parser.add_argument(
-        "--overlay", type=Path, help="write the quadtree's leaves and rays half-way"
-    )
-    args = parser.parse_args()
+    add = parser.add_argument
+    add("--image", type=Path, help="fit this picture instead of the drawing")
+    add("--size", type=int, default=128, help="its longer side in pixels")
+    add("--n", type=int, default=256, help="rays per step")
+    add("--steps", type=int, default=300, help="of a plain selector: n·steps rays are the budget")
+    add("--seeds", type=int, default=3)
+    add("--only", nargs="*", help="rows whose name starts so; `random` always runs")
+    add("--histogram", type=Path, help="write the errors after `random` and the anchors' share")
+    add("--overlay", type=Path, help="write the quadtree's leaves and rays half-way")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
     torch.set_num_threads(1)
     image = drawing(args.size) if args.image is None else read(args.image, args.size)
     rows, cols = image.shape[:2]
-    prior = local_spread(gray(image))
-    hard = prior >= prior.flatten().quantile(0.9)
-    facts = {
-        "views": 1,
-        "rows": rows,
-        "cols": cols,
-        "images": image[None],
-        "masks": hard[None].float(),
-    }
-    print(
-        "| selector | rays | PSNR dB | hardest tenth dB | rays to `random`'s final | selector "
-        "ms/step |"
-    )
+    edges = local_spread(gray(image))
+    hard = edges >= edges.flatten().quantile(0.9)
+    known = {"views": 1, "rows": rows, "cols": cols, "images": image[None]}
+    known |= {"masks": hard[None].float()}
+    whole, goal = args.n * args.steps, 0.0
+    print("| selector | rays | PSNR dB | hardest tenth dB | rays to `random`'s final | ms/step |")
     print("|---|---|---|---|---|---|")
-    goal = 0.0
     for name, (node, share) in contenders(args.n, args.steps).items():
         if args.only and name != "random" and not name.startswith(tuple(args.only)):
             continue
-        budget = int(args.n * args.steps * share)
         fits = [
-            Fit(image, SELECTORS.build(node, **facts), seed=seed, budget=budget).run()
+            Fit(image, SELECTORS.build(node, **known), seed=seed, budget=int(whole * share)).run()
             for seed in range(args.seeds)
         ]
         last = [fit.curve[-1][1] for fit in fits]
         goal = statistics.mean(last) if name == "random" else goal
-        mean = [statistics.mean(fit.curve[i][1] for fit in fits) for i in range(len(fits[0].curve))]
-        passed = next(
-            (
-                fits[0].curve[i][0] / (args.n * args.steps)
-                for i, value in enumerate(mean)
-                if value >= goal
-            ),
-            None,
-        )
+        passed = first_passed(fits, goal)
         tenth = [psnr_db(fit.errors()[hard]) for fit in fits]
         cost = statistics.median(ms for fit in fits for ms in fit.selecting_ms)
         print(
             f"| {name} | {share:g} | {spread(last, '.2f')} | {spread(tenth, '.2f')} | "
-            f"{'—' if passed is None else f'{passed:.2f}'} | {cost:.2f} |",
+            f"{'—' if passed is None else f'{passed / whole:.2f}'} | {cost:.2f} |",
             flush=True,
         )
         if name == "random" and args.histogram:
             print(histogram(image, fits[0].errors(), args.histogram))
     if args.overlay:
-        from imageio.v3 import imwrite
-
-        fit = Fit(
-            image,
-            SELECTORS.build({"name": "quadtree", "n": args.n}, **facts),
-            seed=0,
-            budget=args.n * args.steps // 2,
-        ).run()
-        leaves = fit.selector.overlay(0).repeat_interleave(4, 0).repeat_interleave(4, 1)
-        with atomic(args.overlay) as temporary:
-            imwrite(temporary, (leaves * 255).byte().numpy())
+        overlay(image, known, args.n, whole // 2, args.overlay)
 
 
 if __name__ == "__main__":

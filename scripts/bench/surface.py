@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""What a signed distance and its normal cost: microseconds a point, written out as in
-fields/neus.py and by autograd.
+"""What a signed distance and its normal cost, in microseconds a point.
 
-python scripts/bench/surface.py --width 64 --depth 4
+    python scripts/bench/surface.py --width 64 --depth 4
+
+The normal is computed twice: written out, as in fields/neus.py, and by autograd.
 """
 
 from __future__ import annotations
