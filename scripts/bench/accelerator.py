@@ -55,11 +55,6 @@ SHOWN = (
     "train_seconds",
 )
 TIMED = ("nerf", "lnerf", "chest_hypernerfgan", "chest_hypernerfgan:32")
-SMALL_NERF = {
-    f"fields.{level}.{key}": value
-    for level in ("coarse", "fine")
-    for key, value in (("depth", 4), ("width", 128), ("skip", 0))
-}
 
 
 @dataclass(frozen=True)
@@ -67,35 +62,57 @@ class Lane:
     """Commands of mednerf-kit that follow one another; each gets ``--device`` added."""
 
     name: str
-    commands: Sequence[Sequence[str]]
+    commands: Sequence[list[str]]
 
 
-def settings(**changes: object) -> list[str]:
-    """``--set`` for each change; underscores in pairs stand for dots."""
-    return [
-        word
-        for key, value in changes.items()
-        for word in ("--set", f"{key.replace('__', '.')}={value}")
-    ]
+def command(start: str, *words: object, **changes: object) -> list[str]:
+    """Words of a command line, then ``--set`` for each change; ``__`` stands for a dot."""
+    sets = [("--set", f"{key.replace('__', '.')}={value}") for key, value in changes.items()]
+    return [*start.split(), *map(str, words), *(word for pair in sets for word in pair)]
 
 
 def lanes(data: Path, lego: Path, out: Path, steps: Callable[[int], int]) -> list[Lane]:
     """Every goal that names an accelerator, and the grids that are slow without one."""
-    chest, fern = data / "mednerf_drr/chest_xrays", data / "nerf_llff_data/fern"
+    return [*scene_lanes(data, lego, out, steps), *prior_lanes(data, out, steps)]
 
-    def ablate(name: str, *words: object) -> list[str]:
-        folder = out / f"{name}-{words[0]}"
-        return ["ablate", name, "--outdir", str(folder), *map(str, words[1:])]
+
+def scene_lanes(data: Path, lego: Path, out: Path, steps: Callable[[int], int]) -> list[Lane]:
+    """The lanes that fit posed scenes."""
 
     def study(cells: str, n: int) -> list[str]:
-        words = ("--preset", "default", "--dataset", lego, "--cells", cells, "--jobs", 4)
-        return ablate("depth", n, *words, *settings(steps=steps(n), snapshot_steps=n))
+        words = f"ablate depth --preset default --jobs 4 --cells {cells}"
+        folders = ("--dataset", lego, "--outdir", out / f"depth-{n}")
+        return command(words, *folders, steps=steps(n), snapshot_steps=n)
 
-    nerf = [w for k, v in SMALL_NERF.items() for w in ("--set", f"{k}={v}")] + settings(
-        task__learning_rate=1e-3, task__final_rate=0.1, steps=steps(2000), snapshot_steps=2000
+    def trained(name: str, dataset: object, **changes: object) -> Lane:
+        words = (dataset, "--outdir", out / name)
+        scored = command("evaluate --run", out / name, "--json", "--out", out / f"{name}-scores")
+        return Lane(name, [command(f"train --config {name} --dataset", *words, **changes), scored])
+
+    small_nerf = {
+        f"fields__{level}__{key}": value
+        for level in ("coarse", "fine")
+        for key, value in (("depth", 4), ("width", 128), ("skip", 0))
+    }
+    small_nerf |= {"task__learning_rate": 1e-3, "task__final_rate": 0.1}
+    small_nerf |= {"steps": steps(2000), "snapshot_steps": 2000}
+    local = "--preset default --cells importance,local_5e-4,released --seeds 0-2"
+    samplers = (out / "samplers-lego", "--dataset", lego)
+    llff = (out / "samplers_llff-fern", "--dataset", data / "nerf_llff_data/fern")
+    viewing = out / "encoding_viewdirs_samples-blocks"
+    tensorf = trained(
+        "tensorf",
+        lego,
+        levels__0__sampler__n=440,
+        fields__scene__masks="[0.05,0.09,0.133,0.25]",
+        steps=steps(11000),
+        snapshot_steps=11000,
     )
-    local = ("--preset", "default", "--cells", "importance,local_5e-4,released", "--seeds", "0-2")
-    fit = ["--set", "levels.0.sampler.n=440", "--set", "fields.scene.masks=[0.05,0.09,0.133,0.25]"]
+    neus = trained("neus", "blocks", steps=steps(5000), snapshot_steps=5000, task__warmup_steps=250)
+    neus.commands[-1].extend(["--limit", "8"])
+    on_lego = f"ablate samplers --jobs 2 {local} --outdir"
+    on_blocks = command("ablate samplers --jobs 2 --outdir", out / "samplers-blocks")
+    on_fern = command(f"ablate samplers_llff {local} --outdir", *llff, **small_nerf)
     return [
         Lane(
             "depth",
@@ -104,134 +121,54 @@ def lanes(data: Path, lego: Path, out: Path, steps: Callable[[int], int]) -> lis
                 study("baseline_8,soft_8,hard_8,hybrid_8", 4000),
             ],
         ),
-        Lane(
-            "tensorf",
-            [
-                [
-                    "train",
-                    "--dataset",
-                    str(lego),
-                    "--config",
-                    "tensorf",
-                    "--outdir",
-                    str(out / "tensorf"),
-                    *fit,
-                    *settings(steps=steps(11000), snapshot_steps=11000),
-                ],
-                [
-                    "evaluate",
-                    "--run",
-                    str(out / "tensorf"),
-                    "--json",
-                    "--out",
-                    str(out / "tensorf-scores"),
-                ],
-            ],
-        ),
-        Lane(
-            "presets",
-            [ablate("presets_full", "chest", "--dataset", chest, "--jobs", 4, "--max-minutes", 6)],
-        ),
-        Lane(
-            "augmentation",
-            [
-                ablate(
-                    "augmentation",
-                    "chest",
-                    "--dataset",
-                    chest,
-                    "--cells",
-                    "none,ada,dag,dag_ada",
-                    "--jobs",
-                    6,
-                    *settings(
-                        dataset__size=64,
-                        dataset__volume_size=64,
-                        discriminator__size=32,
-                        task__gan_batch=32,
-                        steps=steps(3000),
-                        generator__width=48,
-                        probability__kimg=20,
-                    ),
-                )
-            ],
-        ),
+        tensorf,
         Lane(
             "local",
-            [
-                ablate(
-                    "samplers",
-                    "lego",
-                    *local,
-                    "--dataset",
-                    lego,
-                    "--jobs",
-                    2,
-                    *nerf,
-                    *settings(task__crop_steps=200),
-                ),
-                ablate("samplers", "blocks", "--jobs", 2),
-            ],
+            [command(on_lego, *samplers, **small_nerf, task__crop_steps=200), on_blocks],
         ),
         Lane(
             "local-llff",
-            [
-                ablate("samplers_llff", "fern", *local, "--dataset", fern, *nerf),
-                ablate("encoding_viewdirs_samples", "blocks"),
-            ],
+            [on_fern, command("ablate encoding_viewdirs_samples --outdir", viewing)],
         ),
-        Lane(
-            "neus",
-            [
-                [
-                    "train",
-                    "--dataset",
-                    "blocks",
-                    "--config",
-                    "neus",
-                    "--outdir",
-                    str(out / "neus"),
-                    *settings(steps=steps(5000), snapshot_steps=5000, task__warmup_steps=250),
-                ],
-                [
-                    "evaluate",
-                    "--run",
-                    str(out / "neus"),
-                    "--json",
-                    "--limit",
-                    "8",
-                    "--out",
-                    str(out / "neus-scores"),
-                ],
-            ],
-        ),
-        Lane(
-            "one-patient",
-            [
-                [
-                    "train",
-                    "--dataset",
-                    str(chest),
-                    "--config",
-                    "chest_hypernerfgan",
-                    "--limit",
-                    "1",
-                    "--outdir",
-                    str(out / "one-patient"),
-                    "--set",
-                    "levels=[{name: stratified, n: 48}]",
-                    *settings(
-                        dataset__size=64,
-                        discriminator__size=32,
-                        discriminator__fmaps=0.25,
-                        task__batch=16,
-                        augment__xflip=0.0,
-                        steps=steps(3000),
-                        snapshot_steps=3000,
-                    ),
-                ]
-            ],
-        ),
+        neus,
+    ]
+
+
+def prior_lanes(data: Path, out: Path, steps: Callable[[int], int]) -> list[Lane]:
+    """The lanes that train priors on the published chest set."""
+    chest = ("--dataset", data / "mednerf_drr/chest_xrays", "--outdir")
+    presets = command(
+        "ablate presets_full --jobs 4 --max-minutes 6", *chest, out / "presets_full-chest"
+    )
+    augmentation = command(
+        "ablate augmentation --jobs 6 --cells none,ada,dag,dag_ada",
+        *chest,
+        out / "augmentation-chest",
+        dataset__size=64,
+        dataset__volume_size=64,
+        discriminator__size=32,
+        task__gan_batch=32,
+        steps=steps(3000),
+        generator__width=48,
+        probability__kimg=20,
+    )
+    one_patient = command(
+        "train --config chest_hypernerfgan --limit 1",
+        *chest,
+        out / "one-patient",
+        levels="[{name: stratified, n: 48}]",
+        dataset__size=64,
+        discriminator__size=32,
+        discriminator__fmaps=0.25,
+        task__batch=16,
+        augment__xflip=0.0,
+        steps=steps(3000),
+        snapshot_steps=3000,
+    )
+    return [
+        Lane("presets", [presets]),
+        Lane("augmentation", [augmentation]),
+        Lane("one-patient", [one_patient]),
     ]
 
 
