@@ -1,8 +1,12 @@
-"""Makes docs/figures: where cameras stand, and what the systems make of one view of a phantom
-nobody trained on.
+"""Makes docs/figures, each by its name.
 
-python scripts/make_figures.py cameras python scripts/make_figures.py presets
-runs/ablate-presets/chest     (the folder of a grid's cells; phantoms only)
+    python scripts/make_figures.py cameras
+    python scripts/make_figures.py xray FOLDER
+    python scripts/make_figures.py presets runs/ablate-presets/chest
+
+``cameras`` shows where cameras stand; ``xray`` what `mednerf-kit project` made of one X-ray, from
+the FOLDER of its results; ``presets`` what every preset makes of one view of a phantom that none
+was trained on, from the cells of the ablation `presets`.
 """
 
 from __future__ import annotations
@@ -16,7 +20,9 @@ from torch import Generator, Tensor
 
 from mednerf_kit.core import files
 from mednerf_kit.data.orbits import OrbitSet
-from mednerf_kit.imaging.geometry import DEFAULTS
+from mednerf_kit.data.pictures import read_png
+from mednerf_kit.imaging.geometry import DEFAULTS, Geometry, nearest_view
+from mednerf_kit.imaging.volume import read_volume
 from mednerf_kit.invert.evaluate import load_sets
 from mednerf_kit.invert.posterior import Inversion, inversion_of
 from mednerf_kit.invert.predict import predict
@@ -26,13 +32,12 @@ from mednerf_kit.viz import figures
 
 FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
 SHOWN_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, 225.0, 270.0, 315.0)
+XRAY_DEG = (270.0, 315.0, 0.0, 45.0, 90.0, 135.0)
 FRAMES, ENLARGED = 24, 3
 
 
 def cameras() -> None:
-    """Cameras on a hemisphere, as a Blender-like set has them, beside those of a C-arm's turn about
-    the patient axis.
-    """
+    """Cameras on a hemisphere, as of photographs, beside a C-arm's turn about the patient axis."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -77,10 +82,50 @@ def write_figure(figure, path: Path) -> None:
         figure.savefig(temporary, format="png")
 
 
+def xray(folder: Path) -> None:
+    """One X-ray, six views of the orbit made of it, and slices of the volume and of its spread."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    geometry = Geometry.from_json(folder / "orbit" / "geometry.json")
+    volume, spread = (read_volume(folder / f"{n}.nii.gz") for n in ("volume", "uncertainty"))
+    limit_hu = figures.nice_limit(spread.values)
+    figure = Figure(figsize=(9.6, 3.8), dpi=120, facecolor="white")
+    FigureCanvasAgg(figure)
+    rows = figure.subfigures(2, 1, height_ratios=(1, 1.32))
+    panels = rows[0].subplots(1, 1 + len(XRAY_DEG))
+    rows[0].subplots_adjust(left=0.005, right=0.995, bottom=0.02, top=0.88, wspace=0.04)
+    shown = [nearest_view(geometry.angles_deg, wanted) for wanted in XRAY_DEG]
+    files_shown = [folder / "target.png", *(folder / f"orbit/view_{k:03d}.png" for k in shown)]
+    titles = ["in: one X-ray", *(f"out: {wanted:.0f}°" for wanted in XRAY_DEG)]
+    for panel, path, title in zip(panels, files_shown, titles, strict=True):
+        panel.imshow(read_png(path), cmap="gray", vmin=0, vmax=1, interpolation="bicubic")
+        panel.set_title(title, fontsize=9)
+        panel.axis("off")
+    window = (-1000.0, 1000.0)
+    for k, (slices, (low, high), stops, title) in enumerate(
+        (
+            (volume, window, figures.GREY, "out: attenuation volume, HU"),
+            (spread, (0.0, limit_hu), figures.HEAT, "out: its spread (standard deviation), HU"),
+        )
+    ):
+        picture = figures.slices_picture(
+            slices.values, (low, high), spacing_mm=slices.spacing_mm[::-1], stops=stops
+        )
+        panel = rows[1].add_axes((0.005 + 0.5 * k, 0.14, 0.49, 0.74))
+        panel.imshow(picture, interpolation="antialiased")
+        panel.set_title(title, fontsize=9)
+        panel.axis("off")
+        scale = rows[1].add_axes((0.1 + 0.5 * k, 0.1, 0.3, 0.035))
+        ramp = figures.coloured(torch.linspace(low, high, 256), (low, high), stops)
+        scale.imshow(ramp[None], aspect="auto", extent=(low, high, 0, 1))
+        scale.set(yticks=[], xticks=[low, (low + high) / 2, high])
+        scale.tick_params(labelsize=7, length=2)
+    write_figure(figure, FIGURES / "xray.png")
+
+
 def presets(grid: Path) -> None:
-    """A strip at matched angles and a turning GIF: the truth, and every cell's answer to its 270°
-    view.
-    """
+    """A strip at matched angles and a turning GIF: the truth, and what each cell makes of 270°."""
     rows, scored = {}, None
     for cell in sorted(path for path in grid.iterdir() if path.is_dir()):
         prior = prior_load.load_prior(sorted((cell / "seed0").glob("0*"))[-1])
@@ -91,8 +136,7 @@ def presets(grid: Path) -> None:
     truth = scored.images[0].float()
     order = ["chest", *(name for name in rows if name != "chest")]
     stacked = {"truth": truth, **{name.removeprefix("chest_"): rows[name] for name in order}}
-    angles = torch.tensor(scored.geometry.angles_deg)
-    chosen = [int((angles - wanted).abs().argmin()) for wanted in SHOWN_DEG]
+    chosen = [nearest_view(scored.geometry.angles_deg, wanted) for wanted in SHOWN_DEG]
     sheet = torch.cat([views[chosen] for views in stacked.values()])
     labels = [f"{name} {wanted:.0f}°" for name in stacked for wanted in SHOWN_DEG]
     figures.write_png8(
@@ -109,7 +153,7 @@ def presets(grid: Path) -> None:
 
 def answer(prior: prior_load.Prior, scored: OrbitSet) -> Tensor:
     """The orbit [V, rows, cols] that a prior makes of the first patient's view at 270°."""
-    k = int((torch.tensor(scored.geometry.angles_deg) - 270).abs().argmin())
+    k = nearest_view(scored.geometry.angles_deg, 270.0)
     search = inversion_of(prior, Inversion)
     posterior = search(
         prior,
@@ -128,7 +172,7 @@ def enlarged(views: Tensor) -> Tensor:
 def main() -> None:
     FIGURES.mkdir(parents=True, exist_ok=True)
     name, *rest = sys.argv[1:] or ["cameras"]
-    {"cameras": cameras, "presets": presets}[name](*map(Path, rest))
+    {"cameras": cameras, "xray": xray, "presets": presets}[name](*map(Path, rest))
 
 
 if __name__ == "__main__":
