@@ -393,3 +393,43 @@ def test_every_recipe_travels_in_the_wheel():
     patterns = setup["options.package_data"][f"{PACKAGE}.configs"].split()
     shipped = {path for pattern in patterns for path in (ROOT / "configs").glob(pattern)}
     assert shipped == set((ROOT / "configs").rglob("*.yaml"))
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def fenced(first: str) -> list[str]:
+    """The lines of README's code block that begins with these words."""
+    return README.partition(f"```\n{first}")[2].partition("\n```")[0].splitlines()
+
+
+def test_readme_draws_the_layers():
+    drawn = [
+        {word.strip("/").replace("/", ".") for word in line.split() if word.endswith("/")}
+        for line in fenced("cli commands/ doctor")[1:]
+    ]
+    ranks = sorted(set(LAYER.values()), reverse=True)
+    assert drawn == [{name for name, rank in LAYER.items() if rank == here} for here in ranks]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "most"),
+    [
+        ("cli.py → commands/project.py", "imaging/volume.py", 15),
+        ("cli.py → commands/train.py", "fields/hyper.py", 9),
+    ],
+)
+def test_readme_leads_a_reader_along_the_code(start, end, most):
+    """Each file is known, by an import or by its name, to one that was read before."""
+    path = (start + " ".join(fenced(start))).replace("→", " ").split()
+    assert path[-1] == end
+    assert len(set(path)) == len(path) <= most
+    modules, read = read_package(), []
+    for name in (f"{PACKAGE}.{file.removesuffix('.py').replace('/', '.')}" for file in path):
+        by_name = re.compile(rf'"[\w.]*\b{name.rpartition(".")[2]}:')
+        assert not read or any(
+            name in {target for target, _ in imports(other, modules)}
+            or by_name.search(modules[other])
+            for other in read
+        ), f"{name} is not reached from {read}"
+        read.append(name)
