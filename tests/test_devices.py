@@ -71,7 +71,7 @@ NETWORK = {"depth": 2, "width": 16, "skip": 1, "octaves": 2, "view_octaves": 1}
 GRID = {"name": "hash", "levels": 2, "log2_table": 8, "finest": 32}
 NEUS = {**NETWORK, "scatter": 8, "head_depth": 1}
 FIELD_OPTIONS: dict[str, list[dict[str, Any]]] = {
-    "tensorf": [TENSORF, {**TENSORF, "factorisation": "cp", "views": "spherical"}],
+    "tensorf": [TENSORF, {**TENSORF, "factorisation": "cp", "view_encoding": "spherical"}],
     "voxels": [{"start_voxels": 216, "end_voxels": 512, "upsample": [0.5]}],
     "nerf": [
         {**NETWORK, "noise": 1.0},

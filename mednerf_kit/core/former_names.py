@@ -49,6 +49,8 @@ VARIANTS = {
 
 #: Options of a registered variant, by kind and present name: ``{former option: present option}``.
 OPTIONS: dict[tuple[str, str], dict[str, str]] = {
+    ("field", "hash"): {"views": "view_encoding"},
+    ("field", "tensorf"): {"views": "view_encoding"},
     ("selector", "egra"): {
         "p": "edge_chance",
         "flat": "flat_chance",

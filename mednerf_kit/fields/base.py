@@ -1,13 +1,11 @@
-"""What a field that is fitted to one scene promises beside the
-:class:`~mednerf_kit.core.types.Field` protocol.
+"""The contract of fields that are fitted to one scene.
 
-Every method has a default, so a plain module with ``density`` and ``__call__`` is already a scene
-field.
+A new field is a new module of this package that registers itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Generator, Tensor, nn
@@ -19,27 +17,24 @@ FIELDS: Registry[SceneField] = Registry("field", home=__package__)
 
 
 class SceneField(nn.Module):
-    """A field of one scene. The recipe's options arrive as keyword-only arguments, with two facts
-    beside them:
+    """What every field of one scene promises; all but ``density`` and ``forward`` has a default.
 
-    ``box`` [2, 3], the corners of what is to be fitted, and ``channels``, 3 for photographs and 0
-    for attenuation alone (``Answer.color`` is then None). Weights start from torch's seed;
-    ``random`` is what a field may draw from while it is trained, and ``note`` what it has to say to
-    whoever trains it: the task sets the one and reports and clears the other.
+    Beside the recipe's options a constructor may name two facts: ``box`` [2, 3], the corners of
+    what is to be fitted, and ``channels``, 3 for photographs and 0 for attenuation alone
+    (``FieldOutput.color`` is then None). Weights start from torch's seed.
     """
 
-    rng: Generator | None = None
-    note: str | None = None
+    rng: Generator | None = None  # what it may draw from while it is trained; the task sets it
+    note: str | None = None  # a remark for whoever trains it; the task reports and clears it
 
     def density(self, x: Tensor, code: Any = None) -> Tensor:
-        """Attenuation per unit length at points x [..., 3] -> [...]; 0 outside the box of a boxed
-        field.
-        """
+        """Attenuation per unit length at points x [..., 3] -> [...]; 0 outside a field's box."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> FieldOutput:
-        """Samples x [..., R, S, 3] of lengths dt [..., R, S] seen along d [..., R, 1, 3]; where
-        ``dt == 0`` nothing is asked.
+        """Samples x [..., R, S, 3] of lengths dt [..., R, S], seen along d [..., R, 1, 3].
+
+        Nothing is evaluated where ``dt == 0``.
         """
         raise NotImplementedError
 
@@ -48,20 +43,23 @@ class SceneField(nn.Module):
         return [{"params": list(self.parameters()), "rate": 1.0}]
 
     def advance(self, progress: float) -> bool:
-        """Called before the step at ``progress`` in [0, 1]; True when parameters were replaced and
-        the optimiser must be new.
+        """Take note of how far the training is, in [0, 1], before a step.
+
+        True when parameters were replaced, so that the optimiser must be new.
         """
         return False
 
     def regularisers(self) -> Mapping[str, Tensor]:
-        """Named scalars that a recipe may weigh in its loss, such as ``density_l1`` and
-        ``tv_density``, each computed when it is looked up.
+        """Scalars that a recipe may weigh in its loss, such as ``density_l1``, by name.
+
+        Each is computed when it is looked up.
         """
         return {}
 
     def shape_like(self, tensors: dict[str, Tensor]) -> None:
-        """Give parameters and buffers the shapes of a saved state before it is loaded; the
-        optimiser must be new then.
+        """Give parameters and buffers the shapes of a saved state, before it is loaded.
+
+        The optimiser must be new then.
         """
         for name, value in [*self.named_parameters(), *self.named_buffers()]:
             if name in tensors and tensors[name].shape != value.shape:
@@ -74,8 +72,24 @@ class SceneField(nn.Module):
                 )
 
 
+def parameter_groups(*groups: tuple[Iterable[Tensor], float]) -> list[dict[str, Any]]:
+    """Parameter groups for an optimiser from pairs (parameters, rate); empty ones are left out.
+
+    >>> [group["rate"] for group in parameter_groups((nn.Linear(1, 1).parameters(), 1.0), ([], 0.1))]
+    [1.0]
+    """
+    listed = [(list(parameters), rate) for parameters, rate in groups]
+    return [{"params": parameters, "rate": rate} for parameters, rate in listed if parameters]
+
+
+def other_parameters(module: nn.Module, known: Iterable[Tensor]) -> list[nn.Parameter]:
+    """The parameters of a module without those that are known, in the module's order."""
+    left_out = {id(parameter) for parameter in known}
+    return [parameter for parameter in module.parameters() if id(parameter) not in left_out]
+
+
 class Penalties(Mapping[str, Tensor]):
-    """Scalars by name, each computed when it is looked up: a recipe pays only for those it weighs.
+    """Scalars by name, each computed when looked up, so that a recipe pays for what it weighs.
 
     >>> import torch
     >>> penalties = Penalties({"density_l1": lambda: torch.tensor(2.0)})

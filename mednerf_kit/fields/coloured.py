@@ -1,5 +1,4 @@
-"""A NeRF MLP with given weights as photographs need it: density and colour, perhaps colour that
-depends on the viewing direction.
+"""A NeRF MLP with given weights that has colours too, as photographs need it.
 
 The trunk is the batched MLP of :mod:`.hyper`; its first output is the density, the rest is colour,
 or a feature that a small branch turns into colour (NeRF's, Mildenhall et al. 2020, figure 7).
@@ -20,13 +19,13 @@ Layer = tuple[Tensor, Tensor]  # W [B, out, in], b [B, out]
 
 
 class ColouredField:
-    """The field protocol over given :class:`~mednerf_kit.fields.hyper.Weights`: density = ReLU(h₀),
-    colour = sigmoid(…).
+    """A field over given :class:`~mednerf_kit.fields.hyper.MlpWeights`: density and colour.
 
-    Without a ``branch`` the last layer answers (density, colour …), or density alone where it has
-    one output. With one, the last two layers are the branch: (feature, encoded direction of
-    ``view_octaves`` octaves) -> ReLU -> colour; 0 octaves leave the direction out. Density is zero
-    outside the cylinder |xy| < ``support``; a frame turns the scene, field units throughout.
+    density = ReLU(h₀) inside the cylinder |xy| < ``support`` and 0 outside, colour = sigmoid(…).
+    Without a ``branch`` the last layer's outputs are (density, colour …), or density alone where it
+    has one output. With one, the last two layers are the branch: (feature, direction encoded in
+    ``view_octaves`` octaves) -> ReLU -> colour; 0 octaves leave the direction out. A canonical pose
+    turns the patient. All lengths are in field units.
     """
 
     def __init__(
@@ -40,7 +39,9 @@ class ColouredField:
         dtype: torch.dtype | None = None,
     ) -> None:
         self.mlp = HyperField(octaves=octaves, skip=skip, support=support, dtype=dtype)
-        self.support, self.branch, self.view_octaves = support, branch, view_octaves
+        self.support = support
+        self.branch = branch
+        self.view_octaves = view_octaves
 
     def density(self, x: Tensor, code: MlpWeights) -> Tensor:
         """Attenuation per field unit: x [B, N, 3] -> [B, N]."""
@@ -53,8 +54,9 @@ class ColouredField:
     def evaluate(
         self, x: Tensor, d: Tensor | None, dt: Tensor, code: MlpWeights, noise: Tensor | None = None
     ) -> FieldOutput:
-        """As a call, with ``noise`` [B, R, S] added to the density before its ReLU (NeRF's
-        regulariser while training).
+        """As a call, with ``noise`` [B, R, S] added to the density before its ReLU.
+
+        This is NeRF's regulariser while training.
         """
         points = x.flatten(1, -2)
         raw = self._raw(points, code)
@@ -75,9 +77,7 @@ class ColouredField:
         return density * (points[..., :2].square().sum(-1) < self.support**2)
 
     def _branched(self, feature: Tensor, d: Tensor | None, code: MlpWeights) -> Tensor:
-        """Feature [B, R, S, F] and directions [B, R, 1, 3] through the branch -> [B, R, S,
-        colours].
-        """
+        """Features [B, R, S, F] and directions [B, R, 1, 3] through the branch: [B, R, S, C]."""
         (w, b), (w_out, b_out) = code.layers[-2:]
         n = feature.shape[-1]
         hidden = applied(feature, w[..., :n], b)
@@ -95,14 +95,15 @@ class ColouredField:
 
 
 def applied(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    """One layer of each scene: x [B, …, in], W [B, out, in], b [B, out] -> [B, …, out]."""
+    """One layer of each patient: x [B, …, in], W [B, out, in], b [B, out] -> [B, …, out]."""
     flat = torch.baddbmm(b[:, None], x.flatten(1, -2), w.transpose(1, 2))
     return flat.unflatten(1, x.shape[1:-1])
 
 
 def shifted(layers: tuple[Layer, ...], deltas: tuple[Tensor, ...] | None) -> tuple[Layer, ...]:
-    """Layers with additions [B, out·in + out] to each one's weights and biases: how a network is
-    tuned without its maker.
+    """Layers with additions [B, out·in + out] to the weights and biases of each.
+
+    So a network is tuned without the generator that made it.
 
     >>> layers = ((torch.zeros(1, 2, 3), torch.zeros(1, 2)),)
     >>> w, b = shifted(layers, (torch.arange(8.0)[None],))[0]
@@ -118,5 +119,5 @@ def shifted(layers: tuple[Layer, ...], deltas: tuple[Tensor, ...] | None) -> tup
 
 
 def no_shift(layers: tuple[Layer, ...], n: int) -> tuple[Tensor, ...]:
-    """Zero additions for n scenes of this architecture, ready to be tuned."""
+    """Zero additions for n patients of this architecture, ready to be tuned."""
     return tuple(torch.zeros(n, w[0].numel() + b[0].numel(), device=w.device) for w, b in layers)

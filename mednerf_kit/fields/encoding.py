@@ -1,4 +1,4 @@
-"""Encodings of position: a point becomes sines and cosines of octaves of its coordinates."""
+"""The frequency encoding: sines and cosines of octaves of a point's coordinates."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from torch import Tensor
 
 
 class _Octaves(torch.autograd.Function):
-    """sin and cos of 2^k x, on the CPU by the double-angle recurrence: three of each per point
-    instead of three per octave.
+    """[x, sin 2^k x, cos 2^k x], whose derivatives come from the stored values.
 
+    On the CPU the octaves come from one sine and cosine by the double-angle recurrence:
     sin 2a = 2 sin a cos a and cos 2a = 1 − 2 sin² a, in fp32 (the recurrence doubles the rounding
-    error each octave; after ten octaves it is below 1e-3). Derivatives come from the stored values:
-    d sin(2^k x)/dx = 2^k cos(2^k x).
+    error each octave; after ten octaves it is below 1e-3). d sin(2^k x)/dx = 2^k cos(2^k x).
     """
 
     @staticmethod
@@ -29,9 +28,8 @@ class _Octaves(torch.autograd.Function):
                 s, c = 2 * s * c, 1 - 2 * s * s
         elif octaves:  # a sine costs a GPU nothing, going over memory for every octave does
             phase = x[..., None, :] * octave_scales(octaves, x.device)[:, None]
-            features[..., 3 : 3 + 6 * octaves] = torch.stack(
-                [phase.sin(), phase.cos()], -2
-            ).flatten(-3)
+            waves = torch.stack([phase.sin(), phase.cos()], -2)
+            features[..., 3 : 3 + 6 * octaves] = waves.flatten(-3)
         ctx.octaves = octaves
         if x.requires_grad:
             ctx.save_for_backward(features)
@@ -44,16 +42,16 @@ class _Octaves(torch.autograd.Function):
 
 
 def encoding_gradient(gradient: Tensor, features: Tensor, octaves: int) -> Tensor:
-    """Chain rule of :func:`frequency_encoding`: gradient and features [..., F] -> gradient of the
-    points [..., 3].
+    """The chain rule of :func:`frequency_encoding`: the gradient [..., 3] by the points.
+
+    ``gradient`` [..., F] is that by the features [..., F].
     """
     n = 3 + 6 * octaves
     waves = features[..., 3:n].unflatten(-1, (octaves, 2, 3))
     g = gradient[..., 3:n].unflatten(-1, (octaves, 2, 3))
     slope = (waves[..., 1, :] * g[..., 0, :] - waves[..., 0, :] * g[..., 1, :]).float()
-    return gradient[..., :3].float() + torch.einsum(
-        "...ki,k->...i", slope, octave_scales(octaves, slope.device)
-    )
+    scales = octave_scales(octaves, slope.device)
+    return gradient[..., :3].float() + torch.einsum("...ki,k->...i", slope, scales)
 
 
 def octave_scales(octaves: int, device: torch.device) -> Tensor:
@@ -64,11 +62,10 @@ def octave_scales(octaves: int, device: torch.device) -> Tensor:
 def frequency_encoding(
     x: Tensor, octaves: int, dtype: torch.dtype = torch.float32, width: int | None = None
 ) -> Tensor:
-    """[x, sin 2⁰x, cos 2⁰x, …, sin 2^{L−1}x, cos 2^{L−1}x] (Mildenhall et al. 2020, eq. 4, without
-    π): [..., 3] -> [..., 3 + 6L].
+    """[x, sin 2⁰x, cos 2⁰x, …, sin 2^{L−1}x, cos 2^{L−1}x]: points [..., 3] -> [..., 3 + 6L].
 
-    ``width`` pads with zeros (matrix products like multiples of 16); phases stay fp32 whatever the
-    ``dtype`` of the features.
+    This is eq. 4 of Mildenhall et al. 2020 without π, with L ``octaves``. ``width`` pads with zeros
+    (matrix products like multiples of 16). Phases are fp32 whatever the features' ``dtype``.
 
     >>> frequency_encoding(torch.zeros(1, 3), 2).shape
     torch.Size([1, 15])

@@ -1,8 +1,6 @@
-"""Encodings of position, by name: what an MLP is told about a point. Any of them feeds any MLP
-field.
+"""Encodings of position by name: what an MLP is told about a point. Any of them feeds any MLP.
 
-An encoding is a module that answers ``width`` features of points [N, 3]; grids know the box they
-fill.
+A grid fills the scene's box, which its constructor is given.
 """
 
 from __future__ import annotations
@@ -21,19 +19,29 @@ from .factors import Corners, LineProducts, Triplane, VectorMatrix
 from .grids import columns, gather
 
 PRIMES = (1, 2_654_435_761, 805_459_861)
+# int32 wraps modulo 2^32, of which the table's size is a divisor: the same row as with wider numbers
+AS_INT32 = tuple(prime - 2**32 * (prime >= 2**31) for prime in PRIMES)
+FACTORISATIONS: dict[
+    str, Callable[[int, Sequence[int]], VectorMatrix | LineProducts | Triplane]
+] = {
+    "vm": VectorMatrix.of_rank,
+    "cp": LineProducts,
+    "triplane": Triplane,
+}
 ENCODINGS: Registry[Encoding] = Registry("encoding", home=__package__)
 
 
 class Encoding(nn.Module):
-    """``width`` features of points: x [N, 3] -> [N, width]."""
+    """The contract of encodings: ``width`` features of points, [N, 3] -> [N, width]."""
 
     width: int
 
 
 def build_encoding(nodes: dict | list | str, *, box: Tensor) -> Encoding:
-    """The encoding a recipe's node names; a list of nodes is their features side by side.
+    """The encoding that a recipe's node names; a list of nodes gives their features side by side.
 
-    >>> build_encoding([{"name": "frequency", "octaves": 2}, "frequency"], box=torch.tensor([[-1.0] * 3, [1.0] * 3])).width
+    >>> box = torch.tensor([[-1.0] * 3, [1.0] * 3])
+    >>> build_encoding([{"name": "frequency", "octaves": 2}, "frequency"], box=box).width
     78
     """
     if not isinstance(nodes, list):
@@ -48,7 +56,7 @@ def build_encoding(nodes: dict | list | str, *, box: Tensor) -> Encoding:
 
 
 class SideBySide(Encoding):
-    """Features of several encodings."""
+    """The features of several encodings, one after the other."""
 
     def __init__(self, parts: Sequence[Encoding]) -> None:
         super().__init__()
@@ -61,13 +69,16 @@ class SideBySide(Encoding):
 
 @ENCODINGS.register("frequency")
 class Frequency(Encoding):
-    """[x, sin 2ᵏx, cos 2ᵏx], k < ``octaves``, in the scene's units (Mildenhall et al. 2020, eq. 4,
-    without π).
+    """[x, sin 2ᵏx, cos 2ᵏx] in the scene's units (Mildenhall et al. 2020, eq. 4, without π).
+
+    Options:
+        octaves: number of k, from 0 on.
     """
 
     def __init__(self, *, octaves: int = 10) -> None:
         super().__init__()
-        self.octaves, self.width = octaves, encoded_width(octaves)
+        self.octaves = octaves
+        self.width = encoded_width(octaves)
 
     def forward(self, x: Tensor) -> Tensor:
         return frequency_encoding(x, self.octaves)
@@ -75,11 +86,16 @@ class Frequency(Encoding):
 
 @ENCODINGS.register("planes")
 class Planes(Encoding):
-    """Features of a factorised grid of about ``resolution``³ points: ``vm`` and ``cp`` products
-    (TensoRF) or ``triplane`` sums.
+    """Features of a factorised grid: the products of TensoRF, or the sums of a triplane.
 
-    ``rank`` components; vm has as many in each of its three modes.
+    Options:
+        factorisation: ``vm``, products of planes and lines; ``cp``, products of three lines;
+            ``triplane``, sums of three planes.
+        rank: number of products or sums; for vm in each of its three modes.
+        resolution: grid points along the box's longest side.
     """
+
+    box: Tensor
 
     def __init__(
         self,
@@ -98,17 +114,10 @@ class Planes(Encoding):
             )
         self.register_buffer("box", box.clone().float())
         size = box[1] - box[0]
-        self.resolution = tuple(
-            max(2, round(float(s) / float(size.max()) * resolution)) for s in size
-        )
-        constructors: dict[
-            str, Callable[[int, Sequence[int]], VectorMatrix | LineProducts | Triplane]
-        ]
-        constructors = {"vm": VectorMatrix.of_rank, "cp": LineProducts, "triplane": Triplane}
-        self.grid = constructors[factorisation](rank, self.resolution)
+        longest = float(size.max())
+        self.resolution = tuple(max(2, round(float(s) / longest * resolution)) for s in size)
+        self.grid = FACTORISATIONS[factorisation](rank, self.resolution)
         self.width = self.grid.width
-
-    box: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         return self.grid(Corners.find(x, self.box, self.resolution))
@@ -119,9 +128,16 @@ class Hash(Encoding):
     """Multi-resolution hash grid (Müller et al., Instant-NGP, SIGGRAPH 2022, §3), in plain torch.
 
     Level l has N_l = ⌊base · b^l⌋ cells along the box's edges, b = (finest/base)^(1/(levels−1))
-    (eq. 2, 3). A corner c's row is its place where (N_l + 1)³ rows fit into 2^``log2_table``, else
-    ⊕ᵢ cᵢ πᵢ mod 2^``log2_table`` with π = 1, 2654435761 and 805459861 (eq. 4); a point's
-    ``features`` of a level are trilinear between its cell's corners. Starts at U(−1e-4, 1e-4).
+    (eq. 2, 3). A corner c's row is its place where (N_l + 1)³ rows fit into T = 2^log2_table, else
+    ⊕ᵢ cᵢ πᵢ mod T with π = 1, 2654435761 and 805459861 (eq. 4). A point's features are trilinear
+    between its cell's corners. Tables start at U(−1e-4, 1e-4).
+
+    Options:
+        levels: of cells, from ``base`` to ``finest``.
+        features: of each level.
+        log2_table: exponent of the largest number of rows of a level.
+        base: cells along each edge at the coarsest level.
+        finest: cells along each edge at the finest level.
     """
 
     box: Tensor
@@ -153,12 +169,9 @@ class Hash(Encoding):
         self.width = levels * features
 
     def corners(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of the table and weights of points x [N, 3], [levels · N, 8] each, level by
-        level.
-        """
-        u = (
-            (x.T.contiguous() - self.box[0][:, None]) / (self.box[1] - self.box[0])[:, None]
-        ).clamp(0, 1)
+        """Rows of the table and weights of points x [N, 3]: [levels · N, 8] each, level by level."""
+        size = (self.box[1] - self.box[0])[:, None]
+        u = ((x.T.contiguous() - self.box[0][:, None]) / size).clamp(0, 1)
         index, weight, first = [], [], 0
         for n, rows in zip(self.cells, self.rows, strict=True):
             place = u * n
@@ -168,30 +181,24 @@ class Hash(Encoding):
             dense = (n + 1) ** 3 <= self.size
             keys = []
             for axis in range(3):
-                # int32 wraps modulo 2^32, of which the table's size is a divisor: the same row as
-                # with wider numbers.
-                factor = (
-                    (n + 1) ** axis if dense else PRIMES[axis] - 2**32 * (PRIMES[axis] >= 2**31)
-                )
+                factor = (n + 1) ** axis if dense else AS_INT32[axis]
                 keys.append((corner[axis] * factor, (corner[axis] + 1) * factor))
-            is_line_integral = [
+            corner_rows = [
                 x_key + y_key + z_key if dense else (x_key ^ y_key ^ z_key) & (self.size - 1)
                 for z_key in keys[2]
                 for y_key in keys[1]
                 for x_key in keys[0]
             ]
-            index.append(columns(*is_line_integral).add_(first))
-            (fx, fy, fz), (gx, gy, gz) = beyond, 1 - beyond
-            weight.append(
-                columns(*(a * b * c for a in (gz, fz) for b in (gy, fy) for c in (gx, fx)))
-            )
+            index.append(columns(*corner_rows).add_(first))
+            fx, fy, fz = beyond
+            gx, gy, gz = 1 - beyond
+            shares = [a * b * c for a in (gz, fz) for b in (gy, fy) for c in (gx, fx)]
+            weight.append(columns(*shares))
             first += rows
         return torch.cat(index), torch.cat(weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = gather(self.table, *self.corners(x))
-        return (
-            seen.view(len(self.cells), len(x), self.table.shape[1])
-            .transpose(0, 1)
-            .reshape(len(x), self.width)
+        by_level = gather(self.table, *self.corners(x)).view(
+            len(self.cells), len(x), self.table.shape[1]
         )
+        return by_level.transpose(0, 1).reshape(len(x), self.width)

@@ -1,5 +1,4 @@
-"""Factorised grids (Chen et al., TensoRF, ECCV 2022): a volume of features as products of planes
-and lines, or of lines.
+"""Factorised grids (Chen et al., TensoRF, ECCV 2022): features as products of planes and lines.
 
 With vertices 0 … n−1 on each axis and both corners of the box on grid points, mode m pairs the
 plane of two axes with the line of the third. VM: feature r of mode m is M_m[y, x, r] · v_m[z, r]
@@ -21,23 +20,24 @@ LINE_AXIS = (2, 1, 0)
 
 
 class Corners:
-    """Where points lie on the planes and lines of a grid: found once, used by every table of that
-    shape.
+    """Where points lie on the planes and lines of a grid, found once for all tables of that shape.
 
-    ``rows`` holds index and weights of each plane and each line, a row a point, so that a part of
-    the points can be taken.
+    ``rows`` holds index and weights of each plane and of each line, [N, ...] each, so that a part
+    of the points can be taken.
     """
 
     def __init__(self, rows: Sequence[Tensor]) -> None:
         self.rows = tuple(rows)
         pairs = list(zip(self.rows[0::2], self.rows[1::2], strict=True))
-        self.planes, self.lines = pairs[:3], pairs[3:]
+        self.planes = pairs[:3]
+        self.lines = pairs[3:]
 
     @classmethod
     def find(cls, x: Tensor, box: Tensor, resolution: Sequence[int]) -> Corners:
-        """Of points x [N, 3] in a box [2, 3]."""
-        low_end, size = box[0][:, None], (box[1] - box[0])[:, None]
-        u = (x.T.contiguous() - low_end) * ((x.new_tensor(resolution)[:, None] - 1) / size)
+        """The corners of points x [N, 3] in a box [2, 3] with this resolution along x, y, z."""
+        size = (box[1] - box[0])[:, None]
+        cells = x.new_tensor(resolution)[:, None] - 1
+        u = (x.T.contiguous() - box[0][:, None]) * (cells / size)
         low, beyond = zip(*(axis_position(u[a], n) for a, n in enumerate(resolution)), strict=True)
         planes = [
             plane_corners((low[r], low[c]), (beyond[r], beyond[c]), resolution[c])
@@ -48,9 +48,7 @@ class Corners:
 
 
 class Factors(nn.Module):
-    """Tables of one factorised grid: ``planes`` of [rows, columns, R] and ``lines`` of [points, R],
-    one a mode.
-    """
+    """The tables of one factorised grid: a plane [rows, columns, R] and a line [points, R] a mode."""
 
     planes: nn.ParameterList
     lines: nn.ParameterList
@@ -90,9 +88,7 @@ class Factors(nn.Module):
         return planes, lines
 
     def resize(self, resolution: Sequence[int]) -> None:
-        """Another resolution; where old grid points stay grid points, the function stays the
-        same.
-        """
+        """Change the resolution; where old grid points stay, so does the function."""
         planes, lines = self.at_resolution(resolution)
         self.planes = nn.ParameterList(own(p) for p in planes)
         self.lines = nn.ParameterList(own(v) for v in lines)
@@ -111,8 +107,9 @@ class Factors(nn.Module):
         return torch.stack([table.abs().mean() for table in self.tables()]).sum()
 
     def tv(self) -> Tensor:
-        """Σ over planes (CP: lines) of the mean squared step along each axis, times 0.02 as in the
-        public code.
+        """Σ over planes (CP: lines) of the mean squared step along each axis, times 0.02.
+
+        The factor is that of the public code.
         """
         tables = self.planes or self.lines
         steps = [t.diff(dim=axis).square().mean() for t in tables for axis in range(t.ndim - 1)]
@@ -120,7 +117,7 @@ class Factors(nn.Module):
 
 
 class VectorMatrix(Factors):
-    """VM: a plane times a line in each of three modes, ``ranks`` of them."""
+    """VM: a plane times a line in each of three modes; ``ranks`` products in each."""
 
     @classmethod
     def of_rank(cls, rank: int, resolution: Sequence[int]) -> VectorMatrix:
@@ -158,7 +155,7 @@ class VectorMatrix(Factors):
 
 
 class LineProducts(Factors):
-    """CP: products of three lines, of one ``rank``."""
+    """CP: ``rank`` products of three lines."""
 
     def __init__(self, rank: int, resolution: Sequence[int], *, scale: float = 0.2) -> None:
         super().__init__((rank,) * 3, resolution, planes=False, scale=scale)
@@ -182,9 +179,7 @@ class LineProducts(Factors):
 
 
 class Triplane(nn.Module):
-    """Planes alone: the sum of three plane features (Chan et al., EG3D, CVPR 2022), ``rank`` of
-    them.
-    """
+    """A triplane: ``rank`` sums of three plane features (Chan et al., EG3D, CVPR 2022)."""
 
     def __init__(self, rank: int, resolution: Sequence[int], *, scale: float = 0.1) -> None:
         super().__init__()
@@ -200,8 +195,9 @@ class Triplane(nn.Module):
 
 
 def own(table: Tensor) -> Tensor:
-    """A copy with its own memory, features last: a state that is loaded again is then read in the
-    same order of sums.
+    """A copy with its own memory, features last.
+
+    So a state that is loaded again is read in the same order of sums.
     """
     return table.detach().new_empty(table.shape).copy_(table.detach())
 
@@ -214,8 +210,6 @@ def resampled(table: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if table.shape[:2] == size:
         return table
-    return (
-        interpolate(table.permute(2, 0, 1)[None], size=size, mode="bilinear", align_corners=True)[0]
-        .permute(1, 2, 0)
-        .contiguous()
-    )
+    channels_first = table.permute(2, 0, 1)[None]
+    found = interpolate(channels_first, size=size, mode="bilinear", align_corners=True)[0]
+    return found.permute(1, 2, 0).contiguous()

@@ -1,5 +1,4 @@
-"""Grids of features in a box: where a point lies between grid points, and sums of table rows with
-their way back.
+"""Grids of features in a box: places between grid points, and weighted sums of table rows.
 
 Tables are [rows, C], features last: a point's row is one piece of memory. Reading is
 ``torch.embedding_bag``; adding gradients back is a sparse product (scipy) on the CPU, some ten
@@ -8,6 +7,8 @@ times faster there than any scatter of torch, and ``index_add_`` elsewhere.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,9 +17,7 @@ from torch.nn.functional import embedding_bag
 
 
 class _Gather(torch.autograd.Function):
-    """out[n] = Σ_k weight[n, k] · table[index[n, k]]. Its derivatives are gathers and scatters
-    again, so it has all orders.
-    """
+    """out[n] = Σ_k weight[n, k] · table[index[n, k]], differentiable to all orders."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
@@ -28,12 +27,11 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
         table, index, weight = ctx.saved_tensors
-        to_table = (
-            _Scatter.apply(gradient, index, weight, len(table)) if ctx.needs_input_grad[0] else None
-        )
-        to_weight = (
-            (table[index.long()] * gradient[:, None]).sum(-1) if ctx.needs_input_grad[2] else None
-        )
+        to_table = to_weight = None
+        if ctx.needs_input_grad[0]:
+            to_table = _Scatter.apply(gradient, index, weight, len(table))
+        if ctx.needs_input_grad[2]:
+            to_weight = (table[index.long()] * gradient[:, None]).sum(-1)
         return to_table, None, to_weight
 
 
@@ -56,18 +54,19 @@ class _Scatter(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
         values, index, weight = ctx.saved_tensors
-        to_values = _Gather.apply(gradient, index, weight) if ctx.needs_input_grad[0] else None
-        to_weight = (
-            (gradient[index.long()] * values[:, None]).sum(-1) if ctx.needs_input_grad[2] else None
-        )
+        to_values = to_weight = None
+        if ctx.needs_input_grad[0]:
+            to_values = _Gather.apply(gradient, index, weight)
+        if ctx.needs_input_grad[2]:
+            to_weight = (gradient[index.long()] * values[:, None]).sum(-1)
         return to_values, None, to_weight, None
 
 
 def gather(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """Σ_k weight[n, k] · table[index[n, k]]: table [T, C], index int32 [N, K], weight [N, K] -> [N,
-    C].
+    """Weighted sums Σ_k weight[n, k] · table[index[n, k]] of table rows: [N, C].
 
-    Differentiable, any number of times, in the table and the weights.
+    The table is [T, C], index (int32) and weight are [N, K]. Differentiable, any number of times,
+    in the table and the weights.
 
     >>> table = torch.tensor([[0.0], [10.0]])
     >>> gather(table, torch.tensor([[0, 1]], dtype=torch.int32), torch.tensor([[0.75, 0.25]]))
@@ -77,8 +76,9 @@ def gather(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
 
 
 def axis_position(u: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The grid point at or below positions u [N] on an axis of n points, and how far beyond it they
-    lie; clamped to the axis.
+    """The grid point at or below positions u [N], and how far beyond it they lie, [N] both.
+
+    The axis has n points, 0 … n − 1; positions are clamped to it.
 
     >>> axis_position(torch.tensor([0.25, 1.0, 5.0]), 3)
     (tensor([0, 1, 1], dtype=torch.int32), tensor([0.2500, 0.0000, 1.0000]))
@@ -96,8 +96,9 @@ def line_corners(low: Tensor, beyond: Tensor) -> tuple[Tensor, Tensor]:
 def plane_corners(
     low: tuple[Tensor, Tensor], beyond: tuple[Tensor, Tensor], width: int
 ) -> tuple[Tensor, Tensor]:
-    """Rows and weights [N, 4] of bilinear interpolation on a plane stored row by row, ``width``
-    points a row; (row, column).
+    """Rows and weights [N, 4] of bilinear interpolation on a plane of ``width`` points a row.
+
+    ``low`` and ``beyond`` are :func:`axis_position` along the plane's (rows, columns).
     """
     first = low[0] * width + low[1]
     down, right = beyond
@@ -115,10 +116,10 @@ def columns(*parts: Tensor) -> Tensor:
 
 
 class Mask(nn.Module):
-    """Which of n × n × n cells of a box may hold something: points elsewhere, and all outside the
-    box, need not be asked.
+    """Which of n × n × n cells of a box may hold something.
 
-    ``cells`` [n + 2, n + 2, n + 2] has a border of empty cells, where points outside the box fall.
+    A field need not be evaluated at points in other cells, nor outside the box. ``cells``
+    [n + 2, n + 2, n + 2] has a border of empty cells, into which points outside the box fall.
     """
 
     box: Tensor
@@ -131,7 +132,7 @@ class Mask(nn.Module):
         self.set(torch.ones(1, 1, 1, dtype=torch.bool), box)
 
     def set(self, cells: Tensor, box: Tensor) -> None:
-        """Take over bool cells [n, n, n] that tile a box."""
+        """Take over other cells: bool [n, n, n], which tile a box [2, 3]."""
         self.box = box.detach().clone().float()
         self.cells = nn.functional.pad(cells, (1, 1, 1, 1, 1, 1))
 
@@ -141,10 +142,32 @@ class Mask(nn.Module):
         n = len(self.cells) - 2
         # a hair less, so that the far faces belong to the box
         scale = n * (1 - 1e-6) / (self.box[1] - self.box[0])
-        cell = (
-            torch.addcmul(1 - self.box[0] * scale, x.reshape(-1, 3), scale)
-            .clamp_(0, n + 1)
-            .floor_()
-        )
+        cell = torch.addcmul(1 - self.box[0] * scale, x.reshape(-1, 3), scale)
+        cell = cell.clamp_(0, n + 1).floor_()
         strides = cell.new_tensor(self.cells.stride())  # exact in fp32 below 2^24 cells
         return self.cells.view(-1).index_select(0, (cell @ strides).long()).view(x.shape[:-1])
+
+
+def grid_points(box: Tensor, voxels: float) -> tuple[int, int, int]:
+    """Grid points along x, y, z of about ``voxels`` cubic voxels in a box [2, 3].
+
+    >>> grid_points(torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 4.0]]), 8000)
+    (10, 20, 40)
+    """
+    size = (box[1] - box[0]).double()
+    side = float(size.prod() / voxels) ** (1 / 3)
+    x, y, z = (max(2, round(float(s) / side)) for s in size)
+    return x, y, z
+
+
+def upsampling_schedule(
+    start_voxels: float, end_voxels: float, upsample: Sequence[float]
+) -> list[tuple[float, float]]:
+    """At which shares of the training a grid gets how many voxels: log-linear from start to end.
+
+    >>> upsampling_schedule(8, 512, (0.5, 0.1, 0.3))[::2]
+    [(0.1, 32.0), (0.5, 512.0)]
+    """
+    ends = math.log(start_voxels), math.log(end_voxels)
+    counts = torch.linspace(*ends, len(upsample) + 1).exp().tolist()
+    return list(zip(sorted(upsample), counts[1:], strict=True))

@@ -1,6 +1,4 @@
-"""Radiance field after Instant-NGP (Müller et al., SIGGRAPH 2022): a hash grid (or any encoding), a
-density MLP, a colour MLP.
-"""
+"""A radiance field after Instant-NGP (Müller et al., SIGGRAPH 2022): a hash grid and two MLPs."""
 
 from __future__ import annotations
 
@@ -11,22 +9,30 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from ..core.types import FieldOutput
-from .base import FIELDS, SceneField
+from .base import FIELDS, SceneField, other_parameters, parameter_groups
 from .encodings import build_encoding
 from .grids import Mask
-from .heads import Color, Rows, Views, mlp, query_present
+from .heads import ColorHead, PerPoint, ViewEncoding, mlp, query_present
 
 
 @FIELDS.register("hash")
 class HashField(SceneField):
-    """A density MLP of one hidden layer answers raw density and ``geometry`` features; a colour MLP
-    of two sees these and the direction.
+    """Instant-NGP's field: an encoding, a density MLP of one hidden layer, a colour MLP of two.
 
-    density = exp(raw − 1) / longest side of the box, inside the box (``softplus`` in place of exp
-    grows more calmly). ``encoding`` is any node of ENCODINGS, or a list of them; None is
-    Instant-NGP's hash grid of its default size. ``network_rate`` is the share of the learning rate
-    the MLPs get. Colour is asked where a sample's weight exceeds ``faint``; empty space is left to
-    the sampler (``occupancy``).
+    The density MLP gives raw density and features, which the colour MLP sees with the viewing
+    direction. density = exp(raw − 1) / longest side of the box, inside the box. Empty space is left
+    to the sampler (``occupancy``).
+
+    Options:
+        encoding: of the points, any encoding or a list of them; Instant-NGP's hash grid of its
+            default size unless given.
+        width: of the MLPs' hidden layers.
+        geometry: features that the density MLP hands to the colour MLP.
+        view_encoding: how the colour MLP sees the viewing direction.
+        view_degree: bands (``spherical``) or octaves (``frequency``) of the viewing direction.
+        activation: of the density; ``softplus`` grows more calmly than ``exp``.
+        faint: colour is evaluated where a sample's weight exceeds this.
+        network_rate: learning rate of the MLPs, as a share of the encoding's.
     """
 
     def __init__(
@@ -35,7 +41,7 @@ class HashField(SceneField):
         encoding: dict | list | str | None = None,
         width: int = 64,
         geometry: int = 15,
-        views: Views = "spherical",
+        view_encoding: ViewEncoding = "spherical",
         view_degree: int = 4,
         activation: Literal["exp", "softplus"] = "exp",
         faint: float = 1e-4,
@@ -44,51 +50,46 @@ class HashField(SceneField):
         channels: int = 3,
     ) -> None:
         super().__init__()
-        self.activation, self.faint, self.network_rate, self.channels = (
-            activation,
-            faint,
-            network_rate,
-            channels,
-        )
+        self.activation = activation
+        self.faint = faint
+        self.network_rate = network_rate
+        self.channels = channels
         self.scale = 1 / float((box[1] - box[0]).max())
         self.inside = Mask(box)
         self.encoding = build_encoding("hash" if encoding is None else encoding, box=box)
         self.trunk = mlp([self.encoding.width, width, 1 + (geometry if channels else 0)])
         if channels:
-            self.head = Color(
-                geometry, channels, hidden=(width, width), views=views, degree=view_degree
+            self.head = ColorHead(
+                geometry,
+                channels,
+                hidden=(width, width),
+                view_encoding=view_encoding,
+                degree=view_degree,
             )
 
-    def at(self, points: Tensor) -> tuple[Tensor, Rows]:
+    def at(self, points: Tensor) -> tuple[Tensor, PerPoint]:
         """Density [N] at points [N, 3], and the features of its colour."""
         out = self.trunk(self.encoding(points))
         raw = out[:, 0] - 1
         if self.activation == "softplus":
             return softplus(raw) * self.scale, (out[:, 1:],)
         # Beyond e^±15 the value stays and the slope goes on, so that no point is lost for good.
-        return torch.exp(raw + (raw.clamp(-15, 15) - raw).detach()) * self.scale, (out[:, 1:],)
+        bounded = raw + (raw.clamp(-15, 15) - raw).detach()
+        return torch.exp(bounded) * self.scale, (out[:, 1:],)
 
     def density(self, x: Tensor, code: Any = None) -> Tensor:
         points = x.reshape(-1, 3)
         return (self.at(points)[0] * self.inside(points)).view(x.shape[:-1])
 
     def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> FieldOutput:
-        def color(rows: Rows, directions: Tensor | None) -> Tensor:
+        def color(rows: PerPoint, directions: Tensor | None) -> Tensor:
             return self.head(rows[0], directions)
 
-        return query_present(
-            x,
-            d,
-            dt,
-            (dt > 0) & self.inside(x),
-            self.at,
-            color if self.channels else None,
-            faint=self.faint,
-        )
+        there = (dt > 0) & self.inside(x)
+        colored = color if self.channels else None
+        return query_present(x, d, dt, there, self.at, colored, faint=self.faint)
 
     def groups(self) -> list[dict[str, Any]]:
         grids = list(self.encoding.parameters())
-        networks = [*self.trunk.parameters(), *(self.head.parameters() if self.channels else ())]
-        return ([{"params": grids, "rate": 1.0}] if grids else []) + [
-            {"params": networks, "rate": self.network_rate}
-        ]
+        networks = other_parameters(self, grids)
+        return parameter_groups((grids, 1.0), (networks, self.network_rate))

@@ -1,6 +1,4 @@
-"""What scene fields share: small MLPs, what a colour depends on, and asking only the samples that
-are there.
-"""
+"""What scene fields share: small MLPs, colour heads, and evaluating only samples that are there."""
 
 from __future__ import annotations
 
@@ -14,11 +12,8 @@ from torch import Tensor, nn
 from ..core.raymath import exclusive_sum
 from ..core.types import FieldOutput
 
-Views = Literal["frequency", "spherical", "none"]
-
-
-# what a field remembers of points, a row each: features, places in a grid
-Rows = tuple[Tensor, ...]
+ViewEncoding = Literal["frequency", "spherical", "none"]
+PerPoint = tuple[Tensor, ...]  # tensors [N, ...] with a row for each point: features, grid places
 
 
 def query_present(
@@ -26,43 +21,38 @@ def query_present(
     d: Tensor | None,
     dt: Tensor,
     there: Tensor,
-    density: Callable[[Tensor], tuple[Tensor, Rows]],
-    color: Callable[[Rows, Tensor | None], Tensor] | None,
+    density: Callable[[Tensor], tuple[Tensor, PerPoint]],
+    color: Callable[[PerPoint, Tensor | None], Tensor] | None,
     *,
     faint: float | None = None,
 ) -> FieldOutput:
-    """Answer samples x [..., S, 3] of lengths dt [..., S] from those that are ``there``; elsewhere
-    tau and colour are 0.
+    """A field's output at samples x [..., S, 3] of lengths dt [..., S], from those ``there``.
 
-    ``density(points [N, 3])`` answers attenuation per unit length [N] and rows about the points;
-    ``color(rows, directions [N, 3])`` answers [N, C], and with ``faint`` is asked only where a
-    sample's weight in its ray, w = exp(−Σ_before tau)(1 − exp(−tau)), exceeds it. ``n_evaluated``
-    in the result is N of the densities.
+    Where ``there`` [..., S] is false, tau and colour are 0. ``density(points [N, 3])`` gives the
+    attenuation per unit length [N] and what it knows of each point; ``color(that, directions
+    [N, 3])`` gives [N, C]. With ``faint`` colours are evaluated only where a sample's weight in
+    its ray, w = exp(−Σ_before tau)(1 − exp(−tau)), exceeds it. ``n_evaluated`` in the result
+    counts the densities.
     """
     spots = there.reshape(-1).nonzero()[:, 0]
     n_evaluated = len(spots)
     attenuation, rows = density(x.reshape(-1, 3).index_select(0, spots))
-    tau = (
-        torch.zeros(dt.numel(), device=x.device, dtype=attenuation.dtype)
-        .index_copy(0, spots, attenuation)
-        .view(dt.shape)
-        * dt
-    )
+    everywhere = torch.zeros(dt.numel(), device=x.device, dtype=attenuation.dtype)
+    tau = everywhere.index_copy(0, spots, attenuation).view(dt.shape) * dt
     if color is None:
         return FieldOutput(tau, n_evaluated=n_evaluated)
     if faint is not None:
         with torch.no_grad():
             w = torch.exp(-exclusive_sum(tau)) * -torch.expm1(-tau)
             kept = (w.view(-1).index_select(0, spots) > faint).nonzero()[:, 0]
-        spots, rows = spots.index_select(0, kept), tuple(row.index_select(0, kept) for row in rows)
+        spots = spots.index_select(0, kept)
+        rows = tuple(row.index_select(0, kept) for row in rows)
     if d is not None:
         ray = spots.div(dt.shape[-1], rounding_mode="floor")
         d = d.expand(*dt.shape[:-1], 1, 3).reshape(-1, 3).index_select(0, ray)
     seen = color(rows, d)
-    colors = (
-        seen.new_zeros(dt.numel(), seen.shape[-1]).index_copy(0, spots, seen).view(*dt.shape, -1)
-    )
-    return FieldOutput(tau, colors, n_evaluated)
+    colors = seen.new_zeros(dt.numel(), seen.shape[-1]).index_copy(0, spots, seen)
+    return FieldOutput(tau, colors.view(*dt.shape, -1), n_evaluated)
 
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:
@@ -77,28 +67,40 @@ def mlp(widths: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def trunk_layers(inputs: int, depth: int, width: int, skip: int) -> nn.ModuleList:
+    """``depth`` layers of ``width``; the first sees the inputs, and so does layer ``skip`` again.
+
+    >>> [layer.in_features for layer in trunk_layers(3, 3, 8, 2)]
+    [3, 8, 11]
+    """
+    again = [inputs if skip and i == skip else 0 for i in range(depth)]
+    widths = [inputs] + [width + extra for extra in again[1:]]
+    return nn.ModuleList(nn.Linear(n, width) for n in widths)
+
+
 def waves(x: Tensor, octaves: int) -> Tensor:
-    """[x, sin x, cos x, sin 2x, cos 2x, …, cos 2^{L−1} x]: [..., F] -> [..., F (1 + 2L)], by the
-    double-angle recurrence.
+    """[x, sin x, cos x, sin 2x, cos 2x, …, cos 2^{L−1} x]: [..., F] -> [..., F (1 + 2L)].
+
+    The octaves L come from one sine and cosine by the double-angle recurrence.
 
     >>> waves(torch.zeros(1, 27), 2).shape
     torch.Size([1, 135])
     """
-    parts = [x]
-    if octaves:
-        s, c = x.sin(), x.cos()
+    if not octaves:
+        return x
+    s, c = x.sin(), x.cos()
+    parts = [x, s, c]
+    for _ in range(octaves - 1):
+        s, c = 2 * s * c, 1 - 2 * s * s
         parts += [s, c]
-        for _ in range(octaves - 1):
-            s, c = 2 * s * c, 1 - 2 * s * s
-            parts += [s, c]
-    return torch.cat(parts, -1) if octaves else x
+    return torch.cat(parts, -1)
 
 
 def spherical_harmonics(d: Tensor, degree: int) -> Tensor:
-    """Real spherical harmonics of the first ``degree`` bands (1 to 4) at unit directions d [..., 3]
-    -> [..., degree²].
+    """Real spherical harmonics of the first bands at unit directions d [..., 3]: [..., degree²].
 
-    Orthonormal over the sphere, the bands in order, within a band m = −l … l.
+    There are 1 to 4 bands, ``degree`` of them, in order; within band l, m = −l … l. They are
+    orthonormal over the sphere.
 
     >>> spherical_harmonics(torch.tensor([0.0, 0.0, 1.0]), 2)
     tensor([0.2821, 0.0000, 0.4886, 0.0000])
@@ -137,12 +139,12 @@ def spherical_harmonics(d: Tensor, degree: int) -> Tensor:
     return torch.stack([value for band in bands for value in band], -1)
 
 
-class Color(nn.Module):
-    """sigmoid of a small MLP over features, their waves and the encoded viewing direction: [N, F],
-    [N, 3] -> [N, C].
+class ColorHead(nn.Module):
+    """Colours [N, C]: the sigmoid of a small MLP over features [N, F] and directions [N, 3].
 
-    ``views`` is how the direction enters: ``frequency`` with ``degree`` octaves (NeRF, TensoRF),
-    ``spherical`` harmonics of ``degree`` bands (Instant-NGP), or ``none``.
+    The MLP sees the features and ``octaves`` octaves of their waves. The viewing direction enters
+    as ``frequency`` with ``degree`` octaves (NeRF, TensoRF), as ``spherical`` harmonics of
+    ``degree`` bands (Instant-NGP), or not at all (``none``).
     """
 
     def __init__(
@@ -151,23 +153,23 @@ class Color(nn.Module):
         channels: int,
         *,
         hidden: Sequence[int],
-        views: Views,
+        view_encoding: ViewEncoding,
         degree: int,
         octaves: int = 0,
     ) -> None:
         super().__init__()
-        self.views, self.degree, self.octaves = views, degree, octaves
-        seen = {"frequency": 3 * (1 + 2 * degree), "spherical": degree**2, "none": 0}[views]
-        self.net = mlp([features * (1 + 2 * octaves) + seen, *hidden, channels])
+        self.view_encoding = view_encoding
+        self.degree = degree
+        self.octaves = octaves
+        widths = {"frequency": 3 * (1 + 2 * degree), "spherical": degree**2, "none": 0}
+        inputs = features * (1 + 2 * octaves) + widths[view_encoding]
+        self.net = mlp([inputs, *hidden, channels])
 
     def forward(self, features: Tensor, d: Tensor | None) -> Tensor:
         parts = [waves(features, self.octaves)]
-        if self.views != "none":
+        if self.view_encoding != "none":
             if d is None:
                 raise ValueError("a colour that depends on the viewing direction needs one")
-            parts.append(
-                waves(d, self.degree)
-                if self.views == "frequency"
-                else spherical_harmonics(d, self.degree)
-            )
+            encode = waves if self.view_encoding == "frequency" else spherical_harmonics
+            parts.append(encode(d, self.degree))
         return torch.sigmoid(self.net(torch.cat(parts, -1)))

@@ -1,9 +1,8 @@
-"""The arithmetic of many small MLPs at once: encoding, layers and ReLUs in tiles that stay in a
-core's cache.
+"""The arithmetic of many small MLPs at once, in tiles that stay in a core's cache.
 
 One autograd node replaces some forty: each tile is encoded, multiplied through and rectified in
-place, and its activations are kept for the way back. Products are batched over scenes, [B, n, in] @
-[B, in, out].
+place, and its activations are kept for the way back. Products are batched over patients,
+[B, n, in] @ [B, in, out].
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from torch.autograd.function import once_differentiable
 
 from .encoding import encoding_gradient, frequency_encoding
 
-MANY_POINTS = 32_768  # of a scene: from here on a GPU takes longer over them than over a launch
+MANY_POINTS = 32_768  # of a patient: from here on a GPU takes longer over them than over a launch
 
 
 def affine(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    """x Wᵀ + b of every scene: [B, n, in], [B, out, in], [B, 1, out] -> [B, n, out].
+    """x Wᵀ + b of every patient: [B, n, in], [B, out, in], [B, 1, out] -> [B, n, out].
 
     A GPU writes a bias that is the batched product's third operand out for every point first. Few
-    points get it added in place; many are worth a product for each scene, which adds it on the way.
+    points get it added in place; many are worth a product for each patient, which adds it on the way.
     """
     if x.device.type == "cpu":
         return torch.baddbmm(b, x, w.transpose(1, 2))
@@ -36,8 +35,9 @@ def affine(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 
 class TiledMlp(torch.autograd.Function):
-    """Raw outputs [B, N, out] of points x [B, N, 3] for layers W [B, out, in], b [B, out];
-    differentiable once in all of them.
+    """Raw outputs [B, N, out] of points x [B, N, 3] for layers W [B, out, in], b [B, out].
+
+    They are differentiable once, in points and layers.
     """
 
     @staticmethod
@@ -50,10 +50,10 @@ class TiledMlp(torch.autograd.Function):
         out = x.new_empty((*x.shape[:2], weights[-1].shape[1]), dtype=torch.float32)
         ctx.tiles = []
         for start in range(0, x.shape[1], tile):
-            encoded = frequency_encoding(
-                x[:, start : start + tile], octaves, dtype, weights[0].shape[2]
-            )
-            h, inputs = encoded, []
+            points = x[:, start : start + tile]
+            encoded = frequency_encoding(points, octaves, dtype, weights[0].shape[2])
+            h = encoded
+            inputs = []
             for i, (w, b) in enumerate(zip(weights, biases, strict=True)):
                 h = torch.cat([h, encoded], -1) if skip and i == skip else h
                 inputs.append(h)
@@ -62,13 +62,11 @@ class TiledMlp(torch.autograd.Function):
             out[:, start : start + tile] = h
             if keep:
                 ctx.tiles.append(inputs)
-        ctx.weights, ctx.octaves, ctx.skip, ctx.tile, ctx.points = (
-            weights,
-            octaves,
-            skip,
-            tile,
-            x.shape,
-        )
+        ctx.weights = weights
+        ctx.octaves = octaves
+        ctx.skip = skip
+        ctx.tile = tile
+        ctx.points = x.shape
         ctx.needs_x = ctx.needs_input_grad[0]
         return out
 
@@ -99,9 +97,8 @@ class TiledMlp(torch.autograd.Function):
                 if i > 0:
                     g = torch.ops.aten.threshold_backward(g, inputs[i][..., : g.shape[-1]], 0)
             if grad_x is not None:
-                grad_x[:, span] = encoding_gradient(
-                    g if again is None else g + again, inputs[0], ctx.octaves
-                )
+                g = g if again is None else g + again
+                grad_x[:, span] = encoding_gradient(g, inputs[0], ctx.octaves)
         ctx.tiles = []
         pairs = [t for pair in zip(grad_w, grad_b, strict=True) for t in pair]
         return (grad_x, None, None, None, None, *pairs)

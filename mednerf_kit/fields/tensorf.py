@@ -1,14 +1,14 @@
-"""TensoRF (Chen et al., ECCV 2022): density and appearance as factorised grids, a small MLP for
-colour, coarse to fine.
+"""TensoRF (Chen et al., ECCV 2022): density and appearance as factorised grids, coarse to fine.
 
-What lies in empty space is not asked: an alpha mask, read from the grid itself, grows sharper with
-it.
+Nothing is evaluated in empty space: an alpha mask, read from the density grid itself, grows sharper
+with it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -17,112 +17,123 @@ from torch.nn.functional import max_pool3d, relu, softplus
 
 from ..core.errors import UserError
 from ..core.types import FieldOutput
-from .base import FIELDS, Penalties, SceneField
+from .base import FIELDS, Penalties, SceneField, other_parameters, parameter_groups
 from .factors import Corners, LineProducts, VectorMatrix
-from .grids import Mask
-from .heads import Color, Views, query_present
+from .grids import Mask, grid_points, upsampling_schedule
+from .heads import ColorHead, PerPoint, ViewEncoding, query_present
 
 LARGEST_MASK = 250  # cells a side: their number stays below 2^24
+PUBLIC_WIDTH = 3.0  # of the public scenes' boxes, in their units
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorfOptions:
+    """Options of :class:`TensoRF`; the defaults are VM-192 of the paper.
+
+    Fractions are shares of the training (of the paper's 30,000 steps).
+
+    Options:
+        factorisation: ``vm``, products of planes and lines, or ``cp``, products of three lines.
+        density_ranks: products of the density grid; for vm in each of three modes, or a list of
+            three numbers.
+        appearance_ranks: products of the appearance grid, as above.
+        features: that a linear basis makes of the appearance products.
+        head_width: of the colour MLP's two layers.
+        view_encoding: how the colour MLP sees the viewing direction.
+        view_degree: octaves (``frequency``) or bands (``spherical``) of the viewing direction.
+        feature_octaves: octaves in which the colour MLP sees the features.
+        activation: of the density.
+        shift: added to the sum of products before a softplus; −10 unless given, which is right for
+            surfaces among air. For attenuation alone (no colours) it is −5 unless given: a haze
+            that light gets through but that still has a slope to follow.
+        density_scale: factor on the density, per length of the public scenes' unit.
+        faint: colour is evaluated where a sample's weight exceeds this.
+        start_voxels: of the grids at first.
+        end_voxels: of the grids after the last of ``upsample``; log-linear between.
+        upsample: fractions at which the grids become finer.
+        masks: fractions at which the alpha mask is read anew.
+        mask_threshold: opacity of half a voxel above which a cell of the mask is occupied.
+        shrink: let box and grids shrink to a mask that leaves out a tenth of the box.
+        network_rate: learning rate of the networks, as a share of the grids'.
+    """
+
+    factorisation: Literal["vm", "cp"] = "vm"
+    density_ranks: int | tuple = 16
+    appearance_ranks: int | tuple = 48
+    features: int = 27
+    head_width: int = 128
+    view_encoding: ViewEncoding = "frequency"
+    view_degree: int = 2
+    feature_octaves: int = 2
+    activation: Literal["softplus", "relu"] = "softplus"
+    shift: float | None = None
+    density_scale: float = 25.0
+    faint: float = 1e-4
+    start_voxels: int = 128**3
+    end_voxels: int = 300**3
+    upsample: tuple = (0.067, 0.1, 0.133, 0.183, 0.233)
+    masks: tuple = (0.067, 0.133)
+    mask_threshold: float = 1e-4
+    shrink: bool = True
+    network_rate: float = 0.05
 
 
 @FIELDS.register("tensorf")
 class TensoRF(SceneField):
-    """VM or CP factorised radiance field; defaults are VM-192 of the paper, fractions are of its
-    30,000 steps.
+    """A radiance field of factorised grids, VM or CP, with a small MLP for colour.
 
     density = softplus(Σ products + ``shift``) · ``density_scale`` per length of the public scenes'
     unit, of which the box is taken to be three wide: a scene in other units trains alike. The
-    appearance products meet a linear basis of ``features`` and then an MLP with ``view_degree`` and
-    ``feature_octaves`` octaves; colour is asked where a sample's weight exceeds ``faint``.
+    appearance products meet a linear basis, whose features go into an MLP with the viewing
+    direction.
 
-    The grid has ``start_voxels`` at first and ``end_voxels`` after the last of ``upsample``,
-    log-linearly between; at ``masks`` the alpha mask is read anew (opacity of half a voxel above
-    ``mask_threshold``, widened by a voxel), and where that leaves out a tenth of the box, box and
-    grids shrink to it. A mask without any cell is not used: ``note`` says so.
-
-    ``shift`` −10 is right for surfaces among air. For attenuation alone (no colours) it starts at
-    −5: a haze that light gets through but that still has a slope to follow.
+    The grids become finer during the training. The alpha mask is read from the density grid and
+    widened by a voxel. A mask without any cell is not used: ``note`` says so.
     """
 
     box: Tensor
     done: Tensor
 
-    def __init__(
-        self,
-        *,
-        factorisation: Literal["vm", "cp"] = "vm",
-        density_ranks: int | tuple = 16,
-        appearance_ranks: int | tuple = 48,
-        features: int = 27,
-        head_width: int = 128,
-        views: Views = "frequency",
-        view_degree: int = 2,
-        feature_octaves: int = 2,
-        activation: Literal["softplus", "relu"] = "softplus",
-        shift: float | None = None,
-        density_scale: float = 25.0,
-        faint: float = 1e-4,
-        start_voxels: int = 128**3,
-        end_voxels: int = 300**3,
-        upsample: tuple = (0.067, 0.1, 0.133, 0.183, 0.233),
-        masks: tuple = (0.067, 0.133),
-        mask_threshold: float = 1e-4,
-        shrink: bool = True,
-        network_rate: float = 0.05,
-        box: Tensor,
-        channels: int = 3,
-    ) -> None:
+    def __init__(self, options: TensorfOptions, *, box: Tensor, channels: int = 3) -> None:
         super().__init__()
-        self.activation, self.faint, self.mask_threshold, self.shrinks = (
-            activation,
-            faint,
-            mask_threshold,
-            shrink,
-        )
-        self.shift = (-10.0 if channels else -5.0) if shift is None else shift
-        self.density_scale = density_scale * 3 / float((box[1] - box[0]).max())
-        self.network_rate = network_rate
-        counts = (
-            torch.linspace(math.log(start_voxels), math.log(end_voxels), len(upsample) + 1)
-            .exp()
-            .tolist()
-        )
-        finer = [
-            (fraction, "upsample", n)
-            for fraction, n in zip(sorted(upsample), counts[1:], strict=True)
-        ]
-        # a mask before an up-sampling
-        self.events = sorted([(fraction, "mask", 0.0) for fraction in masks] + finer)
+        self.options = options
+        self.channels = channels
+        usual_shift = -10.0 if channels else -5.0
+        self.shift = usual_shift if options.shift is None else options.shift
+        self.density_scale = options.density_scale * PUBLIC_WIDTH / float((box[1] - box[0]).max())
+        finer = upsampling_schedule(options.start_voxels, options.end_voxels, options.upsample)
+        events = [(fraction, "mask", 0.0) for fraction in options.masks]
+        events += [(fraction, "upsample", voxels) for fraction, voxels in finer]
+        self.events = sorted(events)  # a mask before an up-sampling
         self.register_buffer("done", torch.zeros((), dtype=torch.int64))
         self.register_buffer("box", box.clone().float())
         self.mask = Mask(box)
-        self.channels = channels
-        resolution = grid_points(self.box, start_voxels)
-        self.density_grid = factors(factorisation, density_ranks, resolution)
+        resolution = grid_points(self.box, options.start_voxels)
+        kind = options.factorisation
+        self.density_grid = factors(kind, options.density_ranks, resolution)
         if channels:
-            self.appearance_grid = factors(factorisation, appearance_ranks, resolution)
-            self.basis = nn.Linear(self.appearance_grid.width, features, bias=False)
-            hidden = (head_width, head_width)
-            self.head = Color(
-                features,
+            self.appearance_grid = factors(kind, options.appearance_ranks, resolution)
+            self.basis = nn.Linear(self.appearance_grid.width, options.features, bias=False)
+            self.head = ColorHead(
+                options.features,
                 channels,
-                hidden=hidden,
-                views=views,
-                degree=view_degree,
-                octaves=feature_octaves,
+                hidden=(options.head_width, options.head_width),
+                view_encoding=options.view_encoding,
+                degree=options.view_degree,
+                octaves=options.feature_octaves,
             )
 
     def activated(self, raw: Tensor) -> Tensor:
         """Density per unit length of Σ products."""
-        return (
-            relu(raw) if self.activation == "relu" else softplus(raw + self.shift)
-        ) * self.density_scale
+        if self.options.activation == "relu":
+            return relu(raw) * self.density_scale
+        return softplus(raw + self.shift) * self.density_scale
 
     def density(self, x: Tensor, code: Any = None) -> Tensor:
         points = x.reshape(-1, 3)
         return (self.at(points)[0] * self.mask(points)).view(x.shape[:-1])
 
-    def at(self, points: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def at(self, points: Tensor) -> tuple[Tensor, PerPoint]:
         """Density [N] at points [N, 3] of the box, and where they lie on the grids."""
         corners = Corners.find(points, self.box, self.density_grid.resolution)
         return self.activated(self.density_grid.sum(corners)), corners.rows
@@ -132,26 +143,21 @@ class TensoRF(SceneField):
         if not self.channels:
             return query_present(x, d, dt, there, self.at, None)
 
-        def color(rows: tuple[Tensor, ...], directions: Tensor | None) -> Tensor:
+        def color(rows: PerPoint, directions: Tensor | None) -> Tensor:
             return self.head(self.basis(self.appearance_grid(Corners(rows))), directions)
 
-        return query_present(x, d, dt, there, self.at, color, faint=self.faint)
+        return query_present(x, d, dt, there, self.at, color, faint=self.options.faint)
 
     def groups(self) -> list[dict[str, Any]]:
-        grids = self.density_grid.tables() + (
-            self.appearance_grid.tables() if self.channels else []
-        )
-        known = {id(p) for p in grids}
-        networks = [p for p in self.parameters() if id(p) not in known]
-        return [{"params": grids, "rate": 1.0}] + (
-            [{"params": networks, "rate": self.network_rate}] if networks else []
-        )
+        tables = [table for grid in self.grids() for table in grid.tables()]
+        networks = other_parameters(self, tables)
+        return parameter_groups((tables, 1.0), (networks, self.options.network_rate))
 
     def regularisers(self) -> Penalties:
         calculators = {"density_l1": self.density_grid.l1, "tv_density": self.density_grid.tv}
-        return Penalties(
-            calculators | ({"tv_appearance": self.appearance_grid.tv} if self.channels else {})
-        )
+        if self.channels:
+            calculators["tv_appearance"] = self.appearance_grid.tv
+        return Penalties(calculators)
 
     def advance(self, progress: float) -> bool:
         replaced = False
@@ -160,44 +166,45 @@ class TensoRF(SceneField):
             if what == "upsample":
                 self.resize(grid_points(self.box, voxels))
                 replaced = True
-            elif self.read_mask(progress) and self.shrinks and self.shrink_to_mask():
+            elif self.read_mask(progress) and self.options.shrink and self.shrink_to_mask():
                 self.read_mask(progress)
                 replaced = True
             self.done += 1
         return replaced
 
     def grids(self) -> list[VectorMatrix | LineProducts]:
-        """The factorised grids."""
+        """The factorised grids: density, and appearance where there are colours."""
         return [self.density_grid, self.appearance_grid] if self.channels else [self.density_grid]
 
     def resize(self, resolution: Sequence[int]) -> None:
-        """Another resolution of every grid."""
+        """Give every grid this resolution, grid points along x, y, z."""
         for grid in self.grids():
             grid.resize(resolution)
 
     @torch.no_grad()
     def read_mask(self, progress: float) -> bool:
-        """Read the alpha mask from the density grid; an empty one is not used, and ``note`` says
-        so.
-        """
+        """Read the alpha mask from the density grid; False where it is empty and not used."""
         n = min(max(self.density_grid.resolution) - 1, LARGEST_MASK)
         half_voxel = 0.5 * float((self.box[1] - self.box[0]).mean()) / n
         alpha = -torch.expm1(-self.activated(self.density_grid.lattice((n + 1,) * 3)) * half_voxel)
-        # A cell's corners and those of its neighbours.
-        cells = max_pool3d(alpha[None, None], 4, stride=1, padding=1)[0, 0] > self.mask_threshold
+        # the window holds a cell's corners and those of its neighbours
+        opacity = max_pool3d(alpha[None, None], 4, stride=1, padding=1)[0, 0]
+        cells = opacity > self.options.mask_threshold
         if not bool(cells.any()):
-            largest = (
-                f"largest opacity {float(alpha.max()):.1e}, threshold {self.mask_threshold:.1e}"
+            self.note = (
+                f"the alpha mask is empty after {progress:.0%} of the training (largest opacity "
+                f"{float(alpha.max()):.1e}, threshold {self.options.mask_threshold:.1e}) "
+                "and is not used"
             )
-            self.note = f"the alpha mask is empty after {progress:.0%} of the training ({largest}) and is not used"
             return False
         self.mask.set(cells, self.box)
         return True
 
     @torch.no_grad()
     def shrink_to_mask(self) -> bool:
-        """Crop box and grids to the grid points around the mask's cells, if a tenth is left out;
-        the inside stays the same.
+        """Crop box and grids to the mask's cells, if that leaves out a tenth; True where it does.
+
+        They are cropped at grid points, so that the field stays the same inside.
         """
         cells = self.mask.cells[1:-1, 1:-1, 1:-1]
         points = self.density_grid.resolution
@@ -218,22 +225,10 @@ class TensoRF(SceneField):
         return True
 
 
-def grid_points(box: Tensor, voxels: float) -> tuple[int, int, int]:
-    """Grid points along x, y, z of about ``voxels`` cubic voxels in a box [2, 3].
-
-    >>> grid_points(torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 4.0]]), 8000)
-    (10, 20, 40)
-    """
-    size = (box[1] - box[0]).double()
-    side = float(size.prod() / voxels) ** (1 / 3)
-    x, y, z = (max(2, round(float(s) / side)) for s in size)
-    return x, y, z
-
-
 def factors(
     kind: str, ranks: int | tuple, resolution: Sequence[int]
 ) -> VectorMatrix | LineProducts:
-    """A grid of the kind, with one rank for CP and one for each of three modes for VM."""
+    """A grid of the kind ``vm`` or ``cp``: one rank for CP, one for each of three modes for VM."""
     if kind == "cp":
         if not isinstance(ranks, int):
             raise UserError(

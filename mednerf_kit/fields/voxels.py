@@ -1,10 +1,7 @@
-"""A grid of voxels, trilinear between them: a CT is a field, and a field of line integrals is first
-of all a CT.
-"""
+"""A grid of voxels, trilinear between them: a CT is a field."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,21 +12,24 @@ from torch.nn.functional import grid_sample, interpolate, softplus
 from ..core.errors import UserError
 from ..core.types import FieldOutput
 from .base import FIELDS, Penalties, SceneField
-from .grids import Mask
-from .heads import Rows, query_present
-from .tensorf import grid_points
+from .grids import Mask, grid_points, upsampling_schedule
+from .heads import PerPoint, query_present
 
 
 @FIELDS.register("voxels")
 class Voxels(SceneField):
-    """Density, and colours seen alike from everywhere, at the centres of ``end_voxels`` cubic
-    voxels that fill the box.
+    """Density at the centres of cubic voxels that fill the box, and colours alike from everywhere.
 
-    density = softplus(``sharpness`` · v) / ``sharpness`` / longest side of the box, of the
-    trilinear value v: nearly linear above 0, so that line integrals are a convex problem; it begins
-    as a haze of about ``haze`` over the box. The grid has ``start_voxels`` at first and the last
-    number after the last of ``upsample``, log-linearly between. ``tv_density`` is the mean length
-    of the density's gradient over the box.
+    density = softplus(sharpness · v) / sharpness / longest side of the box, of the trilinear value
+    v. It is nearly linear above 0, so that line integrals are a convex problem. The penalty
+    ``tv_density`` is the mean length of the density's gradient over the box.
+
+    Options:
+        start_voxels: number of voxels at first.
+        end_voxels: number of voxels after the last of ``upsample``; log-linear between.
+        upsample: shares of the training at which the grid becomes finer.
+        sharpness: of the softplus.
+        haze: value of v at first, about; the density is then a haze over the box.
     """
 
     box: Tensor
@@ -54,13 +54,9 @@ class Voxels(SceneField):
                 "wanted at least 8 voxels and positive numbers",
                 "correct the recipe or --set",
             )
-        self.sharpness, self.channels = sharpness, channels
-        counts = (
-            torch.linspace(math.log(start_voxels), math.log(end_voxels), len(upsample) + 1)
-            .exp()
-            .tolist()
-        )
-        self.finer = list(zip(sorted(upsample), counts[1:], strict=True))
+        self.sharpness = sharpness
+        self.channels = channels
+        self.finer = upsampling_schedule(start_voxels, end_voxels, upsample)
         self.register_buffer("done", torch.zeros((), dtype=torch.int64))
         self.register_buffer("box", box.clone().float())
         self.inside = Mask(box)
@@ -73,9 +69,10 @@ class Voxels(SceneField):
         """Density per unit length of trilinear values."""
         return softplus(raw * self.sharpness) * (self.scale / self.sharpness)
 
-    def at(self, points: Tensor) -> tuple[Tensor, Rows]:
+    def at(self, points: Tensor) -> tuple[Tensor, PerPoint]:
         """Density [N] at points [N, 3] of the box, and the colours' raw values there."""
-        middle, half = (self.box[0] + self.box[1]) / 2, (self.box[1] - self.box[0]) / 2
+        middle = (self.box[0] + self.box[1]) / 2
+        half = (self.box[1] - self.box[0]) / 2
         place = ((points - middle) / half).view(1, 1, 1, -1, 3)
         raw = grid_sample(self.grid, place, padding_mode="border", align_corners=False)[0, :, 0, 0]
         return self.activated(raw[0]), (raw[1:].T,)
@@ -85,12 +82,11 @@ class Voxels(SceneField):
         return (self.at(points)[0] * self.inside(points)).view(x.shape[:-1])
 
     def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> FieldOutput:
-        def color(rows: Rows, directions: Tensor | None) -> Tensor:
+        def color(rows: PerPoint, directions: Tensor | None) -> Tensor:
             return torch.sigmoid(rows[0])
 
-        return query_present(
-            x, d, dt, (dt > 0) & self.inside(x), self.at, color if self.channels else None
-        )
+        there = (dt > 0) & self.inside(x)
+        return query_present(x, d, dt, there, self.at, color if self.channels else None)
 
     def regularisers(self) -> Penalties:
         return Penalties({"tv_density": self.tv})
@@ -117,7 +113,7 @@ class Voxels(SceneField):
         return replaced
 
     def resize(self, resolution: Sequence[int]) -> None:
-        """Other numbers of voxels along x, y, z, the old values between."""
+        """Give the grid these numbers of voxels along x, y, z; values are interpolated."""
         size = tuple(resolution)[::-1]
         self.grid = nn.Parameter(
             interpolate(self.grid.detach(), size=size, mode="trilinear", align_corners=False)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mednerf_kit.fields.neus import Neus
+from mednerf_kit.fields.neus import Neus, NeusOptions
 
 BOX = torch.tensor([[-1.0] * 3, [1.0] * 3])
 
@@ -56,7 +56,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    field = Neus(width=args.width, depth=args.depth, skip=0, box=BOX)
+    field = Neus(NeusOptions(width=args.width, depth=args.depth, skip=0), box=BOX)
     x = 2 * torch.rand(args.points, 3) - 1
     ways: dict[str, Callable[[], object]] = {
         "distance alone, no way back": torch.no_grad()(lambda: field.sdf(x)),

@@ -23,7 +23,7 @@ from mednerf_kit.data.posed.dtu import Dtu
 from mednerf_kit.data.posed.solids import Ball as ExactBall
 from mednerf_kit.data.posed.solids import Paint, Surface
 from mednerf_kit.engine.session import resolve, train
-from mednerf_kit.fields.neus import Neus, _RoundedRelu, annealed, section_depth
+from mednerf_kit.fields.neus import Neus, NeusOptions, _RoundedRelu, annealed, section_depth
 from mednerf_kit.rays.samplers.base import SAMPLERS
 from mednerf_kit.rays.samplers.neus import Sections
 from mednerf_kit.scene import export, load, surface
@@ -45,6 +45,9 @@ NETS = [
 PAINT = Paint((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
+SMALLEST = {"width": 32, "depth": 1, "skip": 0, "head_depth": 0}
+
+
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -55,7 +58,8 @@ def points(n: int, box: torch.Tensor = ROOM, seed: int = 1) -> torch.Tensor:
 
 def build(box: torch.Tensor = ROOM, seed: int = 0, **options) -> Neus:
     torch.manual_seed(seed)
-    return Neus(**{"width": 32, "depth": 3, "skip": 0, "head_depth": 1, **options}, box=box)
+    options = {"width": 32, "depth": 3, "skip": 0, "head_depth": 1, **options}
+    return Neus(NeusOptions(**options), box=box)
 
 
 def roughened(field: Neus) -> Neus:
@@ -80,9 +84,7 @@ class ExactField(Neus):
 
 def exact(sharpness: float = 200.0, **options) -> ExactField:
     torch.manual_seed(0)
-    return ExactField(
-        width=32, depth=1, skip=0, head_depth=0, sharpness=sharpness, **options, box=BOX
-    )
+    return ExactField(NeusOptions(**SMALLEST, sharpness=sharpness, **options), box=BOX)
 
 
 def parallel_rays(n: int = 41, reach: float = 0.9) -> Rays:
@@ -149,7 +151,7 @@ def slow_distance(field: Neus, x: torch.Tensor) -> torch.Tensor:
     """The distance from plain differentiable parts."""
     inputs = h = field.inputs(x)
     for i, layer in enumerate(field.trunk):
-        z = layer(torch.cat([h, inputs], -1) if i and i == field.skip else h)
+        z = layer(torch.cat([h, inputs], -1) if i and i == field.options.skip else h)
         h = torch.where(z.abs() < 0.028, (z + 0.028).square() / (4 * 0.028), z.relu())
     return field.unit * field.to_distance(h)[:, 0]
 
@@ -259,7 +261,7 @@ def test_a_background_stands_outside_the_box():
         and not alone.tau[:, 2:].any()
         and bool((seen.color[:, 2:] > 0).all())
     )
-    assert field.folded(x)[0, :, 0].tolist() == pytest.approx([0, 0.5, 2 - 1 / 1.5, 2 - 1 / 9])
+    assert field.contracted(x)[0, :, 0].tolist() == pytest.approx([0, 0.5, 2 - 1 / 1.5, 2 - 1 / 9])
     assert {id(p) for g in field.groups() for p in g["params"]} == {
         id(p) for p in field.parameters()
     }
@@ -446,7 +448,7 @@ class Floor(ExactField):
 
 def test_a_mesh_has_colours_also_where_it_was_closed(tmp_path):
     torch.manual_seed(0)
-    fit = neus_fit(Floor(width=32, depth=1, skip=0, head_depth=0, sharpness=200.0, box=BOX).eval())
+    fit = neus_fit(Floor(NeusOptions(**SMALLEST, sharpness=200.0), box=BOX).eval())
     places, directions = surface.seen_from_outside(fit, *surface.mesh_of(fit, size=16))
     assert float(places.abs().max()) < 1 and float(directions[:, 2].max()) == -1
     assert float(load.colour_at(fit, places, directions).min()) > 0.1

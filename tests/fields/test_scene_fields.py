@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,10 +16,10 @@ from mednerf_kit.core.raymath import emission_absorption
 from mednerf_kit.fields.base import FIELDS, SceneField
 from mednerf_kit.fields.encodings import ENCODINGS, PRIMES, Hash, build_encoding
 from mednerf_kit.fields.factors import LINE_AXIS, PLANE_AXES, Corners, LineProducts, VectorMatrix
-from mednerf_kit.fields.grids import Mask, gather
+from mednerf_kit.fields.grids import Mask, gather, grid_points
 from mednerf_kit.fields.heads import spherical_harmonics, waves
 from mednerf_kit.fields.nerf import Nerf
-from mednerf_kit.fields.tensorf import TensoRF, grid_points
+from mednerf_kit.fields.tensorf import TensoRF
 
 BOX = torch.tensor([[-1.0, -1.5, -0.5], [1.0, 1.0, 2.0]])
 SMALL_HASH = {"name": "hash", "levels": 3, "log2_table": 8, "base": 2, "finest": 16}
@@ -55,10 +56,10 @@ FIELD_NODES = [
         "name": "hash",
         "encoding": {"name": "planes", "resolution": 8},
         "activation": "softplus",
-        "views": "frequency",
+        "view_encoding": "frequency",
         "view_degree": 2,
     },
-    {"name": "tensorf", **SMALL_TENSORF, "factorisation": "cp", "views": "none"},
+    {"name": "tensorf", **SMALL_TENSORF, "factorisation": "cp", "view_encoding": "none"},
     {
         "name": "tensorf",
         **SMALL_TENSORF,
@@ -663,7 +664,7 @@ def test_nerf_in_half_precision_answers_nearly_the_same_in_single():
         torch.full((5, 7), 0.1),
     )
     exact = field(x, d, dt)
-    field.precision = "bfloat16"
+    field.options = replace(field.options, precision="bfloat16")
     rounded = field(x, d, dt)
     assert rounded.tau.dtype == rounded.color.dtype == torch.float32
     assert not torch.equal(rounded.tau, exact.tau)
