@@ -218,14 +218,17 @@ def test_every_sampler_serves_a_fit(device, name, options):
 
 @pytest.mark.parametrize("name", SELECTORS.entries)
 def test_every_selector_serves_a_fit(device, name):
-    known = {"error_map": {"refresh": "exact", "every": 2}, "egra": {"low": 1, "high": 2}}
+    known = {
+        "error_map": {"refresh": "exact", "every": 2},
+        "egra": {"canny_low": 1, "canny_high": 2},
+    }
     options = {"size": 4} if "patch" in name else {"n": 32}
     fitted(device, selector={"name": name, **options, **known.get(name, {})})
 
 
 @pytest.mark.parametrize("name", SELECTORS.entries)
 def test_every_selector_draws_where_its_numbers_are(device, name):
-    known = {"error_map": {"grid": 4}, "egra": {"low": 1, "high": 2}}
+    known = {"error_map": {"grid": 4}, "egra": {"canny_low": 1, "canny_high": 2}}
     options = {"size": 4} if "patch" in name else {"n": 32}
     scene = scenes.read_scene("blocks", SCENE, "train")
     facts = {

@@ -10,8 +10,7 @@ from torch import Generator
 from ...core.config import Registry
 from ...core.errors import UserError
 from ...core.resampling import area_resized
-from ...invert.posterior import inversion_of
-from ...invert.posterior import Inversion
+from ...invert.posterior import Inversion, inversion_of
 from ...prior.load import load_prior
 from ...recon import rtk
 from ...recon.fdk import fdk
