@@ -8,8 +8,9 @@ from ..core.errors import UserError
 
 
 def select_device(name: str) -> torch.device:
-    """``auto`` is the first GPU where there is one; there networks may multiply in TF32, with ten
-    bits of mantissa.
+    """The device of ``--device``: ``cpu``, ``cuda``, or ``auto``, the first GPU where there is one.
+
+    Choosing a GPU has an effect on the whole process: :func:`allow_tf32`.
     """
     there = torch.cuda.is_available()
     if name == "cuda" and not there:
@@ -18,5 +19,10 @@ def select_device(name: str) -> torch.device:
         )
     if name == "cpu" or not there:
         return torch.device("cpu")
-    torch.set_float32_matmul_precision("high")
+    allow_tf32()
     return torch.device("cuda")
+
+
+def allow_tf32() -> None:
+    """Let this process multiply float32 matrices in TF32, with ten bits of mantissa, from here on."""
+    torch.set_float32_matmul_precision("high")

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
@@ -26,22 +26,52 @@ from ..core.errors import RunError
 from . import run_folder, tensorboard
 from .distributed import Ranks
 
+SHOWN_EVERY = 20  # steps between two updates of the progress bar's numbers and of TensorBoard's
+
 TASKS: Registry[Task] = Registry("task")
 
 
-class Task(Protocol):
-    """What the loop trains. One with pictures for the board also has ``pictures(index)`` (see
-    :mod:`.tensorboard`).
+def print_line(line: str) -> None:
+    """A line on the terminal that leaves a progress bar whole."""
+    tqdm.write(line, file=sys.stderr)
 
-    One that can be trained by several processes has ``set_distributed(ranks)``, which refuses what
-    cannot be dealt out among them and answers remarks for the log (see :mod:`.distributed`).
+
+class Task:
+    """What the loop trains: ``step``, ``state`` and ``load`` are a task's own, the rest has a
+    default.
     """
 
-    def step(self, progress: float, index: int) -> dict[str, float]: ...
+    #: Tells something worth knowing; the loop puts its own log here.
+    log: Callable[[str], None] = staticmethod(print_line)
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
+    def step(self, progress: float, index: int) -> dict[str, float]:
+        """Step ``index``, at ``progress`` in [0, 1] through the training; returns what to log."""
+        raise NotImplementedError
 
-    def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None: ...
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything a continued run needs: named tensors, and plain values, of which ``load`` gets
+        those under ``task_state``.
+        """
+        raise NotImplementedError
+
+    def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Continue from :meth:`state`."""
+        raise NotImplementedError
+
+    def set_distributed(self, ranks: Ranks) -> list[str]:
+        """Become one of several processes (see :mod:`.distributed`); returns remarks for the log.
+
+        Refuses what cannot be dealt out among them.
+        """
+        return []
+
+    def pictures(self, index: int) -> dict[str, Tensor]:
+        """What TensorBoard shows beside the numbers (see :mod:`.tensorboard`)."""
+        return {}
+
+    def fitted(self) -> dict[str, Any]:
+        """What is learned of the set-up: ``distance`` of the source, ``log_gain_profile``."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -65,14 +95,14 @@ class TaskType:
     check: Callable[[Mapping[str, Any]], None]
     prepare: Callable[[run_folder.RunConfig, torch.device], PreparedRun]
     plan: Callable[[Mapping[str, Any]], dict[str, Any]]  # sizes, for --dry-run
-    # what several processes share; None: one process only
+    # batch sizes that several processes share, by their keys; None: one process only
     batches: Callable[[Mapping[str, Any]], dict[str, int]] | None = None
     # "module:function" of what comes after a training, called with (loop, recipe, device)
     follow_up: str | None = None
 
 
 @contextlib.contextmanager
-def asked_to_stop() -> Iterator[threading.Event]:
+def stop_requested() -> Iterator[threading.Event]:
     """An event that Ctrl-C and SIGTERM set, so that a step in progress is finished first."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -108,18 +138,17 @@ class Loop:
         ranks: Ranks | None = None,
         started: float | None = None,
     ) -> None:
+        self.task = task
+        self.folder = folder
+        self.steps = steps
+        self.snapshot_steps = snapshot_steps
+        self.max_minutes = max_minutes
+        self.meta = meta
+        self.progress_bar = progress_bar
         self.ranks = ranks or Ranks()
-        self.task, self.folder, self.steps, self.snapshot_steps = (
-            task,
-            folder,
-            steps,
-            snapshot_steps,
-        )
-        self.max_minutes, self.meta, self.progress_bar = max_minutes, meta, progress_bar
-        self.index, self.seconds = 0, 0.0
-        self.started, self.wall_before = time.perf_counter() if started is None else started, 0.0
-        if hasattr(task, "say"):  # what a task has to tell belongs into the log too
-            task.say = self.log
+        self.started = time.perf_counter() if started is None else started
+        self.index, self.seconds, self.wall_before = 0, 0.0, 0.0
+        task.log = self.log
 
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue where a snapshot left off."""
@@ -127,10 +156,8 @@ class Loop:
         self.wall_before = run_folder.wall_seconds(self.folder, meta) or self.seconds
         self.task.load(tensors, meta["task_state"])
         if self.ranks.is_rank_zero:
-            run_folder.write_stats(
-                self.folder,
-                [row for row in run_folder.read_stats(self.folder) if row["step"] <= self.index],
-            )
+            rows = run_folder.read_stats(self.folder)
+            run_folder.write_stats(self.folder, [row for row in rows if row["step"] <= self.index])
 
     @property
     def wall_seconds(self) -> float:
@@ -145,7 +172,10 @@ class Loop:
         return min(1.0, max(self.index / self.steps, by_clock))
 
     def save(self) -> Path:
-        """Write a snapshot of now; returns where it lies, in every process once it is there."""
+        """Write a snapshot of now; returns its path, in every process once it is there.
+
+        Weights that are not finite are a :class:`RunError`, and nothing is written.
+        """
         if not self.ranks.is_rank_zero:
             return Path(self.ranks.broadcast_text(""))
         tensors, state = self.task.state()
@@ -153,9 +183,8 @@ class Loop:
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise self._diverged(name)
         clocks = {"seconds": self.seconds, "wall_seconds": self.wall_seconds}
-        path = run_folder.save_snapshot(
-            self.folder, self.index, tensors, {**self.meta, **clocks, **state}
-        )
+        meta = {**self.meta, **clocks, **state}
+        path = run_folder.save_snapshot(self.folder, self.index, tensors, meta)
         self.log(f"step {self.index}: wrote {path.name}")
         return Path(self.ranks.broadcast_text(str(path)))
 
@@ -163,49 +192,31 @@ class Loop:
         """A line in log.txt and on the terminal."""
         if not self.ranks.is_rank_zero:
             return
-        tqdm.write(line, file=sys.stderr)
+        print_line(line)
         with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def run(self) -> Path:
         """Train to the end; returns the last snapshot. Raises KeyboardInterrupt after saving when
-        asked to stop.
+        it is asked to stop.
         """
         self.sync_state()
-        is_rank_zero = self.ranks.is_rank_zero
-        shown = None if self.progress_bar and is_rank_zero else True
+        first = self.ranks.is_rank_zero
+        shown = None if self.progress_bar and first else True
         bar = tqdm(
             total=self.steps, initial=self.index, desc="training", disable=shown, mininterval=1.0
         )
         saved = self.index if run_folder.snapshots(self.folder) else -1
+        stats_path = self.folder / "stats.jsonl" if first else os.devnull
         with (
-            asked_to_stop() as stop,
-            open(
-                self.folder / "stats.jsonl" if is_rank_zero else os.devnull, "a", encoding="utf-8"
-            ) as stats,
-            tensorboard.event_writer(self.folder if is_rank_zero else None) as writer,
+            stop_requested() as stop,
+            open(stats_path, "a", encoding="utf-8") as stats,
+            tensorboard.event_writer(self.folder if first else None) as writer,
         ):
             tenths = int(10 * self.progress())
             while self.progress() < 1.0:
-                start = time.perf_counter()
-                numbers = self.task.step(self.progress(), self.index)
-                self.index += 1
-                numbers, seconds, stopping = self.ranks.mean_metrics(
-                    numbers, time.perf_counter() - start, stop.is_set()
-                )
-                self.seconds += seconds
-                self._check(numbers)
-                stats.write(
-                    json.dumps({"step": self.index, "seconds": round(self.seconds, 3), **numbers})
-                    + "\n"
-                )
-                if self.index % 20 == 0:
-                    bar.set_postfix(
-                        {k: f"{v:.2g}" for k, v in numbers.items() if k != "rate"}, refresh=False
-                    )
-                    for name, value in numbers.items() if writer else ():
-                        writer.add_scalar(name, value, self.index)
-                bar.update()
+                numbers, stopping = self._step(stop)
+                self._record(numbers, stats, writer, bar)
                 if bar.disable and self.progress_bar and int(10 * self.progress()) > tenths:
                     tenths = int(10 * self.progress())
                     self.log(f"{10 * tenths} % after {self.seconds:.0f} s, step {self.index}")
@@ -226,9 +237,8 @@ class Loop:
         """Hand the task its ranks; what the first of several has made or read becomes the state of
         all.
         """
-        if hasattr(self.task, "set_distributed"):
-            for remark in self.task.set_distributed(self.ranks):
-                self.log(remark)
+        for remark in self.task.set_distributed(self.ranks):
+            self.log(remark)
         if self.ranks.world_size == 1:
             return
         tensors, state = self.task.state() if self.ranks.is_rank_zero else ({}, {})
@@ -237,10 +247,30 @@ class Loop:
         if not self.ranks.is_rank_zero:
             self.load(tensors, found)
 
-    def _check(self, numbers: dict[str, float]) -> None:
+    def _step(self, stop: threading.Event) -> tuple[dict[str, float], bool]:
+        """One step: its numbers, averaged over the processes, and whether to stop after it."""
+        start = time.perf_counter()
+        numbers = self.task.step(self.progress(), self.index)
+        self.index += 1
+        seconds = time.perf_counter() - start
+        numbers, seconds, stopping = self.ranks.mean_metrics(numbers, seconds, stop.is_set())
+        self.seconds += seconds
         for name, value in numbers.items():
             if not math.isfinite(value):
                 raise self._diverged(name)
+        return numbers, stopping
+
+    def _record(self, numbers: dict[str, float], stats: TextIO, writer: Any, bar: tqdm) -> None:
+        """Write a step's numbers to stats.jsonl, and now and then to TensorBoard and the bar."""
+        row = {"step": self.index, "seconds": round(self.seconds, 3), **numbers}
+        stats.write(json.dumps(row) + "\n")
+        if self.index % SHOWN_EVERY == 0:
+            shown = {name: f"{value:.2g}" for name, value in numbers.items() if name != "rate"}
+            bar.set_postfix(shown, refresh=False)
+            if writer:
+                for name, value in numbers.items():
+                    writer.add_scalar(name, value, self.index)
+        bar.update()
 
     def _diverged(self, name: str) -> RunError:
         kept = run_folder.snapshots(self.folder)

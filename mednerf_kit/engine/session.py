@@ -43,18 +43,18 @@ def resolve(
             raise unknown_name(f"preset of recipe '{name}'", preset, ["default", *presets])
         recipe = config.overlaid(recipe, presets[preset])
     recipe = config.with_settings(recipe, list(settings))
-    kind = task_type_of(recipe)
+    task_type = task_type_of(recipe)
     for key in recipe:
-        if key not in kind.keys:
-            raise unknown_name("recipe key", key, kind.keys)
-    missing = kind.keys - set(recipe)
+        if key not in task_type.keys:
+            raise unknown_name("recipe key", key, task_type.keys)
+    missing = task_type.keys - set(recipe)
     if missing:
         raise UserError(
             f"got recipe '{name}' without {', '.join(sorted(missing))}",
             "wanted every node",
             "start from a file of configs/",
         )
-    kind.check(recipe)
+    task_type.check(recipe)
     return recipe
 
 
@@ -73,7 +73,7 @@ def default_recipe(dataset: str, settings: Sequence[str] = ()) -> str:
 
 
 def task_type_of(recipe: Mapping[str, Any]) -> TaskType:
-    """How recipes of this task are read; one without a task is a prior's, whose check refuses
+    """How a recipe's task is read; a recipe without a task counts as a prior's, whose check refuses
     it.
     """
     task = recipe.get("task")
@@ -111,8 +111,8 @@ def train(
             run_config = run_folder.read_run_config(folder)
         else:
             recipe = resolve(dataset, config, preset, settings)
-            run_config = RunConfig(lasting(dataset), recipe, seed, split, limit)
-        dealt = share_out(run_config.recipe, ranks)
+            run_config = RunConfig(lasting_name(dataset), recipe, seed, split, limit)
+        dealt = batch_per_process(run_config.recipe, ranks)
         if dry_run:
             if ranks.is_rank_zero:
                 plan = task_type_of(run_config.recipe).plan(run_config.recipe) | dealt
@@ -133,18 +133,18 @@ def train(
         )
 
 
-def lasting(dataset: str | None) -> str:
+def lasting_name(dataset: str | None) -> str:
     """A dataset's name, or its folder's whole path: runs are opened from other places too."""
     folder = Path(str(dataset)).expanduser()
     return str(folder.resolve()) if folder.is_dir() else str(dataset)
 
 
-def share_out(recipe: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
-    """What each of several processes gets of a recipe's batches; refuses what cannot be dealt
-    evenly.
+def batch_per_process(recipe: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
+    """What each of several processes gets of a recipe's batches, for ``--dry-run``; nothing for one
+    process. Refuses what cannot be dealt evenly.
     """
-    kind = task_type_of(recipe)
-    if kind.batches is None:
+    task_type = task_type_of(recipe)
+    if task_type.batches is None:
         if ranks.world_size > 1:
             raise UserError(
                 f"got {ranks.world_size} processes for task '{recipe['task']['name']}'",
@@ -152,16 +152,12 @@ def share_out(recipe: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
                 "start `mednerf-kit train` without torchrun",
             )
         return {}
-    sizes = kind.batches(recipe)
+    sizes = task_type.batches(recipe)
     ranks.check_divisible(sizes, recipe["task"].get("accumulate", 1))
-    return (
-        {
-            "processes": ranks.world_size,
-            "per_process": {k: n // ranks.world_size for k, n in sizes.items()},
-        }
-        if ranks.world_size > 1
-        else {}
-    )
+    if ranks.world_size == 1:
+        return {}
+    per_process = {key: n // ranks.world_size for key, n in sizes.items()}
+    return {"processes": ranks.world_size, "per_process": per_process}
 
 
 def run_training(
@@ -175,47 +171,40 @@ def run_training(
     max_minutes: float | None,
     started: float,
 ) -> Path | None:
-    """Train in a run folder that is there, or in a new one, to the end; returns it in the process
-    that leads.
+    """Train to the end in a run folder that is there, or (None) in a new one; returns the folder in
+    the first process, None in the others.
     """
     new, recipe = folder is None, run_config.recipe
     task_type = task_type_of(recipe)
     place = ranks.device(device)
     with ranks.rank_zero_first("data"):
-        job = task_type.prepare(run_config, place)
+        prepared = task_type.prepare(run_config, place)
     if folder is None and ranks.is_rank_zero:
         folder = run_folder.new_folder(outdir, run_config.dataset, desc)
         run_folder.write_run_config(folder, run_config)
     folder = Path(ranks.broadcast_text(str(folder)))
     loop = Loop(
-        job.task,
+        prepared.task,
         folder,
         steps=recipe["steps"],
         snapshot_steps=recipe["snapshot_steps"],
         max_minutes=max_minutes,
-        meta=job.meta,
+        meta=prepared.meta,
         ranks=ranks,
         started=started,
     )
     if not new and ranks.is_rank_zero:
-        path, tensors, saved_meta, remarks = run_folder.newest_readable(folder)
-        for remark in remarks:
-            loop.log(remark)
-        loop.load(tensors, saved_meta)
-        loop.log(f"continuing {folder.name} from {path.name}")
-    shared = (
-        [f"{ranks.world_size} processes, each with a part of every batch"]
-        if ranks.world_size > 1
-        else []
-    )
-    for line in (*job.opening, *shared):
+        continue_newest(loop)
+    for line in prepared.opening:
         loop.log(line)
+    if ranks.world_size > 1:
+        loop.log(f"{ranks.world_size} processes, each with a part of every batch")
     loop.log(f"data ready after {time.perf_counter() - started:.0f} s")
     loop.run()
     ranks.leave()
     if not ranks.is_rank_zero:
         return None
-    found = job.finish(loop)
+    found = prepared.finish(loop)
     if task_type.follow_up is not None:
         pkgutil.resolve_name(task_type.follow_up)(loop, recipe, place)
     files.write_json(folder / "metrics.json", {**training_summary(loop, folder), **found})
@@ -223,9 +212,18 @@ def run_training(
     return folder
 
 
+def continue_newest(loop: Loop) -> None:
+    """Let a loop continue from the newest readable snapshot in its folder."""
+    path, tensors, meta, remarks = run_folder.newest_readable(loop.folder)
+    for remark in remarks:
+        loop.log(remark)
+    loop.load(tensors, meta)
+    loop.log(f"continuing {loop.folder.name} from {path.name}")
+
+
 def training_summary(loop: Loop, folder: Path) -> dict[str, Any]:
-    """Steps, time of the steps, time of everything, and the last value of every logged number;
-    units in their names.
+    """What metrics.json says of a training: steps, time of the steps, time of everything, and the
+    last value of every logged number; units in their names.
     """
     last: dict[str, float] = {}
     for row in run_folder.read_stats(folder):

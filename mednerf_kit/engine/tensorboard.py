@@ -1,9 +1,8 @@
 """What TensorBoard shows of a training beside its numbers: reals and fakes, a turning patient,
 gains and the field of view.
 
-A task that has pictures to show has a method ``pictures(index)``: tensors by name, ``grid/NAME``
-views [N, rows, cols] for a contact sheet and ``clip/NAME`` frames [V, rows, cols] for a clip
-(colours last, where there are any).
+A task's ``pictures(index)`` are tensors by name: ``grid/NAME`` are views [N, rows, cols] for a
+contact sheet, ``clip/NAME`` frames [V, rows, cols] of a clip (colours last, where there are any).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ COLUMNS, FRAME_MS = 8, 100
 
 @contextlib.contextmanager
 def event_writer(folder: Path | None) -> Iterator[Any]:
-    """TensorBoard's writer for a run folder; None where there is none to be written."""
+    """TensorBoard's ``SummaryWriter`` for a run folder; None without a folder."""
     if folder is None:
         yield None
         return
@@ -36,15 +35,13 @@ def event_writer(folder: Path | None) -> Iterator[Any]:
 
 
 def write_pictures(writer: Any, task: Any, step: int) -> None:
-    """Write a task's pictures, and the field of view and gains it has fitted, to a
-    SummaryWriter.
-    """
-    for name, images in task.pictures(step).items() if hasattr(task, "pictures") else ():
+    """Write a task's pictures, and the field of view and gains it has fitted, for TensorBoard."""
+    for name, images in task.pictures(step).items():
         if name.startswith("clip/"):
             write_clip(writer, name, images, step)
         else:
             writer.add_image(name, figures.strip(images, COLUMNS), step, dataformats="HWC")
-    fitted = task.fitted() if hasattr(task, "fitted") else {}
+    fitted = task.fitted()
     if "distance" in fitted:
         writer.add_scalar("fov_deg", 2 * math.degrees(math.atan(1 / fitted["distance"])), step)
     if "log_gain_profile" in fitted:
@@ -54,8 +51,8 @@ def write_pictures(writer: Any, task: Any, step: int) -> None:
 
 
 def write_clip(writer: Any, name: str, frames: Tensor, step: int) -> None:
-    """Frames [V, rows, cols] (or colours) as an animated GIF, which is what TensorBoard plays (and
-    needs no film library).
+    """Write frames [V, rows, cols] (or colours [V, rows, cols, 3]) as an animated GIF, which
+    TensorBoard plays.
     """
     from PIL import Image
     from tensorboard.compat.proto.summary_pb2 import Summary

@@ -33,7 +33,7 @@ from ..engine.distributed import (
     RngSnapshot,
     mean_of,
 )
-from ..engine.loop import TASKS
+from ..engine.loop import TASKS, Task
 from ..engine.optim import GanOptimizers, in_one_pass
 from ..fields.coloured import ColouredField
 from ..gan.augment import apply as augmented
@@ -103,7 +103,7 @@ class Noisy:
 
 
 @TASKS.register("adversarial")
-class AdversarialTask:
+class AdversarialTask(Task):
     """Plays the game; ``step`` is one step of the discriminator and one of the generator on the
     same fakes.
 

@@ -34,7 +34,7 @@ from ..engine.distributed import (
     RngSnapshot,
     mean_of,
 )
-from ..engine.loop import TASKS
+from ..engine.loop import TASKS, Task
 from ..engine.optim import in_one_pass, on_gpu
 from ..fields.hyper import SHARP_EDGE
 from ..gan.augment import apply as augmented
@@ -67,7 +67,7 @@ class PosedModules:
 
 
 @TASKS.register("prior")
-class PriorTask:
+class PriorTask(Task):
     """Fits the generator; ``step`` is one optimiser step and returns what to log.
 
     The last ``ray_share`` of the steps learn from rays, those before from volumes; from
@@ -161,7 +161,9 @@ class PriorTask:
     def set_distributed(self, ranks: Ranks) -> list[str]:
         """Share every batch with other processes; answers what is worth knowing about that."""
         sizes = {"posed": {"task.batch": self.batch}, "gan": {"task.gan_batch": self.gan_batch}}
-        ranks.check_divisible(sizes.get(self.objective, sizes["posed"] | sizes["gan"]), self.accumulate)
+        ranks.check_divisible(
+            sizes.get(self.objective, sizes["posed"] | sizes["gan"]), self.accumulate
+        )
         self.ranks = ranks
         if ranks.world_size > 1:
             in_one_pass(self.g_optimiser, self.d_optimiser)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from tqdm import tqdm
 
 from ..core.errors import RunError, UserError
 from ..core.resampling import area_resized
@@ -27,7 +26,7 @@ from ..engine.checkpoint import (
     with_prefix,
 )
 from ..engine.distributed import BatchShard, Ranks
-from ..engine.loop import TASKS
+from ..engine.loop import TASKS, Task
 from ..imaging.cameras import Cameras
 from ..imaging.motion import about, apart, exp_se3
 from ..metrics.image import psnr_from_mse_db
@@ -115,7 +114,7 @@ class PoseCorrections:
 
 
 @TASKS.register("fit")
-class FitTask:
+class FitTask(Task):
     """Fits a scene's fields to its pictures.
 
     The rate warms up over ``warmup_steps`` and falls exponentially to ``final_rate`` of
@@ -165,7 +164,6 @@ class FitTask:
         self.ranks, self.shard = Ranks(), BatchShard()
         self.restarts, self.since, self.crop_until = 0, 0.0, crop_steps
         self.rays_at_once = sys.maxsize  # until memory says otherwise
-        self.say: Callable[[str], None] = lambda line: tqdm.write(line, file=sys.stderr)
         self.begin()
 
     def begin(self) -> None:
@@ -210,7 +208,7 @@ class FitTask:
         replaced = self.model.advance(progress)
         for field in self.model.scene_fields():
             if field.note:
-                self.say(f"step {index + 1}: {field.note}")
+                self.log(f"step {index + 1}: {field.note}")
                 field.note = None
         if replaced:
             self.since = progress if self.restart_rate else self.since
@@ -450,7 +448,7 @@ class FitTask:
             )
         self.restarts += 1
         self.crop_until = index + 500
-        self.say(
+        self.log(
             f"step {index + 1}: every picture is flat {level}; starting again with another "
             "seed and a centre crop"
         )

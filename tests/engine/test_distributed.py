@@ -273,11 +273,11 @@ def test_a_batch_that_cannot_be_dealt_is_one_sentence_before_any_work(home):
 
 def test_a_plan_shows_each_ones_part(tiny_set):
     recipe = session.resolve(str(tiny_set), "chest", "default", HYBRID)
-    assert session.share_out(recipe, Ranks(0, 2)) == {
+    assert session.batch_per_process(recipe, Ranks(0, 2)) == {
         "processes": 2,
         "per_process": {"task.batch": 2, "task.gan_batch": 4},
     }
-    assert session.share_out(recipe, Ranks()) == {}
+    assert session.batch_per_process(recipe, Ranks()) == {}
 
 
 @pytest.mark.parametrize(

@@ -116,9 +116,9 @@ def test_a_task_that_cannot_be_shared_wants_one_process(monkeypatch):
     monkeypatch.setattr(
         session, "task_type_of", lambda recipe: replace(posed_recipes.TASK_TYPE, batches=None)
     )
-    assert session.share_out({"task": {"name": "lonely"}}, Ranks()) == {}
+    assert session.batch_per_process({"task": {"name": "lonely"}}, Ranks()) == {}
     with pytest.raises(UserError, match="2 processes for task 'lonely'; wanted one"):
-        session.share_out({"task": {"name": "lonely"}}, Ranks(0, 2))
+        session.batch_per_process({"task": {"name": "lonely"}}, Ranks(0, 2))
 
 
 def test_a_state_travels_whole():

@@ -1,4 +1,4 @@
-"""Run folders: what was written under former names is read under the present ones."""
+"""Run folders: how they are named and found; former names are read as the present ones."""
 
 from __future__ import annotations
 
@@ -47,3 +47,32 @@ def test_a_config_that_no_run_has_is_one_sentence_and_matches_nothing(tmp_path):
         with pytest.raises(UserError, match="wanted dataset, recipe, seed, split, limit"):
             run_folder.read_run_config(folder)
         assert run_folder.latest_matching(tmp_path, RunConfig("other", PRESENT)) is None
+
+
+def test_run_folders_are_numbered_and_named(tmp_path):
+    names = [
+        run_folder.new_folder(tmp_path, *args).name
+        for args in (("chest", None), ("/data/my set/", "two"), ("a/b.c-d", None))
+    ]
+    assert names == ["00000-chest", "00001-my_set-two", "00002-b.c-d"]
+    assert run_folder.new_folder(tmp_path / "more", "chest", "a/b c").parent == tmp_path / "more", (
+        "a description is one word of the name"
+    )
+    (tmp_path / "00041-old").mkdir()
+    (tmp_path / "notes").mkdir()
+    assert run_folder.new_folder(tmp_path, "chest", None).name == "00042-chest"
+
+
+def test_a_unique_beginning_names_a_run(tmp_path):
+    for name in ("00000-chest", "00001-chest", "00010-knee"):
+        (tmp_path / name).mkdir()
+    assert (
+        run_folder.find_folder("00001", tmp_path).name == "00001-chest"
+        and run_folder.find_folder(tmp_path / "00010").name == "00010-knee"
+    )
+    with pytest.raises(UserError, match="2 folders begin with"):
+        run_folder.find_folder("0000", tmp_path)
+    with pytest.raises(UserError, match="did you mean '00010-knee'"):
+        run_folder.find_folder("00010-kne3", tmp_path)
+    with pytest.raises(UserError, match="does not exist"):
+        run_folder.find_folder("00000", tmp_path / "empty")

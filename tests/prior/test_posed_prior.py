@@ -21,7 +21,6 @@ from tiny import SETTINGS, SIZE, SPLIT, VIEWS, make_set
 from mednerf_kit.core import files
 from mednerf_kit.core.errors import RunError, UserError
 from mednerf_kit.engine import run_folder, session
-from mednerf_kit.engine.loop import Loop
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior.posed import PriorTask, cylinder_points
 
@@ -499,98 +498,7 @@ def test_without_a_recipe_the_datasets_name_decides():
     )
 
 
-# The loop, with a task that counts
-
-
-class Counting:
-    """Adds up the progress it is told."""
-
-    def __init__(self) -> None:
-        self.broadcast_text: list[float] = []
-
-    def step(self, progress, index):
-        self.broadcast_text.append(progress)
-        return {"loss": 1.0 / (index + 1)}
-
-    def state(self):
-        return {"n": torch.tensor(len(self.broadcast_text))}, {"k": 1}
-
-    def load(self, tensors, meta):
-        self.broadcast_text = [0.0] * int(tensors["n"])
-
-
-def looped(folder: Path, **options) -> Loop:
-    return Loop(
-        Counting(),
-        folder,
-        **{
-            "steps": 20,
-            "snapshot_steps": 3,
-            "max_minutes": None,
-            "meta": {},
-            "progress_bar": False,
-            **options,
-        },
-    )
-
-
-def test_the_loop_runs_to_the_end_and_keeps_three_snapshots(tmp_path):
-    loop = looped(tmp_path)
-    assert loop.run() == tmp_path / "snapshot-000020.safetensors"
-    assert [p.name[9:15] for p in run_folder.snapshots(tmp_path)] == ["000015", "000018", "000020"]
-    assert (
-        loop.task.broadcast_text == pytest.approx([i / 20 for i in range(20)])
-        and loop.progress() == 1.0
-    )
-
-
-def test_the_loop_stops_by_the_clock(tmp_path):
-    loop = looped(tmp_path, max_minutes=1e-12)
-    assert loop.run() == tmp_path / "snapshot-000001.safetensors" and loop.index == 1
-
-
-def test_the_clock_goes_on_where_the_run_was_left(tmp_path):
-    loop = looped(tmp_path, max_minutes=1.0)
-    loop.load({"n": torch.tensor(4)}, {"step": 4, "seconds": 45.0, "task_state": {}})
-    assert loop.progress() == pytest.approx(0.75) and loop.index == 4
-
-
-def test_the_loop_gives_the_signals_back(tmp_path):
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    looped(tmp_path).run()
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-
-
-# Run folders
-
-
-def test_run_folders_are_numbered_and_named(tmp_path):
-    names = [
-        run_folder.new_folder(tmp_path, *args).name
-        for args in (("chest", None), ("/data/my set/", "two"), ("a/b.c-d", None))
-    ]
-    assert names == ["00000-chest", "00001-my_set-two", "00002-b.c-d"]
-    assert run_folder.new_folder(tmp_path / "more", "chest", "a/b c").parent == tmp_path / "more", (
-        "a description is one word of the name"
-    )
-    (tmp_path / "00041-old").mkdir()
-    (tmp_path / "notes").mkdir()
-    assert run_folder.new_folder(tmp_path, "chest", None).name == "00042-chest"
-
-
-def test_a_unique_beginning_names_a_run(tmp_path):
-    for name in ("00000-chest", "00001-chest", "00010-knee"):
-        (tmp_path / name).mkdir()
-    assert (
-        run_folder.find_folder("00001", tmp_path).name == "00001-chest"
-        and run_folder.find_folder(tmp_path / "00010").name == "00010-knee"
-    )
-    with pytest.raises(UserError, match="2 folders begin with"):
-        run_folder.find_folder("0000", tmp_path)
-    with pytest.raises(UserError, match="did you mean '00010-knee'"):
-        run_folder.find_folder("00010-kne3", tmp_path)
-    with pytest.raises(UserError, match="does not exist"):
-        run_folder.find_folder("00000", tmp_path / "empty")
+# What is no prior
 
 
 def test_what_is_no_prior_is_named(tmp_path):

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ...core import files
 from ...core.errors import RunError, UserError, unknown_name
 from ...engine.device import select_device
-from ...engine.loop import asked_to_stop
+from ...engine.loop import stop_requested
 from . import figure, grid, results, table
 from .grid import Ablation, Cell
 from .results import Result
@@ -261,7 +261,7 @@ def run_apart(
     takes the next cell.
     """
     waiting, free = list(todo), list(slots)
-    with asked_to_stop() as stop, ended() as running:
+    with stop_requested() as stop, ended() as running:
         while running or (waiting and time.monotonic() < deadline):
             while free and waiting and time.monotonic() < deadline:
                 cell, device = waiting.pop(0), free.pop(0)
