@@ -77,8 +77,9 @@ def random_prior(seed: int = 0, *, patients: int = 12) -> Prior:
     geometry.
     """
     torch.manual_seed(seed)
-    generator = HyperGenerator(code_dim=8, width=24, depth=2, octaves=3, rank=3, mapping_width=16)
-    generator.field.dtype = torch.float32
+    generator = HyperGenerator(
+        code_dim=8, width=24, depth=2, octaves=3, rank=3, mapping_width=16, precision="fp32"
+    )
     with torch.no_grad():
         generator.bias[-1] -= 0.5
     generator.fit_prior(

@@ -150,6 +150,12 @@ samplers_option = click.option(
 device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute."
 )
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    show_default="the recipe's, else auto",
+    help="Priors: what networks are computed in; auto is what is faster here.",
+)
 minutes_option = click.option(
     "--max-minutes",
     type=click.FloatRange(min=0, min_open=True),

@@ -15,6 +15,7 @@ from .base import (
     Work,
     chosen,
     device_option,
+    precision_option,
     run_option,
     samplers_option,
     seed_option,
@@ -106,6 +107,7 @@ SCENE_OPTIONS = {"run", "dataset", "split", "limit", "out", "device", *ONLY_SCEN
 )
 @seed_option
 @device_option
+@precision_option
 @click.pass_context
 def evaluate(context: click.Context, *, as_json: bool, **options: Any) -> None:
     """Score a run: a prior on patients (some views in, all others compared, beside trivial

@@ -8,7 +8,17 @@ from typing import Any
 import click
 
 from ..core.errors import UserError
-from .base import FILE, FOLDER, View, Work, device_option, minutes_option, run_option, seed_option
+from .base import (
+    FILE,
+    FOLDER,
+    View,
+    Work,
+    device_option,
+    minutes_option,
+    precision_option,
+    run_option,
+    seed_option,
+)
 
 KINDS = ["line-integral", "transmission", "display"]
 
@@ -67,6 +77,7 @@ KINDS = ["line-integral", "transmission", "display"]
 )
 @seed_option
 @device_option
+@precision_option
 @minutes_option
 def project(
     *, xray: tuple[Path, ...], view: tuple[str | float, ...], outdir: Path | None, **options: Any

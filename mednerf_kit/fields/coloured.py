@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.types import SUPPORT, FieldOutput
 from .encoding import frequency_encoding
-from .hyper import HyperField, MlpWeights, rotation_matrix
+from .hyper import HyperField, MlpWeights, Precision, rotation_matrix
 
 Layer = tuple[Tensor, Tensor]  # W [B, out, in], b [B, out]
 
@@ -36,12 +36,25 @@ class ColouredField:
         support: float = SUPPORT,
         branch: bool = False,
         view_octaves: int = 0,
-        dtype: torch.dtype | None = None,
+        precision: Precision = "auto",
     ) -> None:
-        self.mlp = HyperField(octaves=octaves, skip=skip, support=support, dtype=dtype)
+        self.mlp = HyperField(octaves=octaves, skip=skip, support=support, precision=precision)
         self.support = support
         self.branch = branch
         self.view_octaves = view_octaves
+
+    @property
+    def precision(self) -> Precision:
+        """What the layers are computed in, or ``auto``."""
+        return self.mlp.precision
+
+    @precision.setter
+    def precision(self, wanted: Precision) -> None:
+        self.mlp.precision = wanted
+
+    def dtype(self, device: torch.device) -> torch.dtype:
+        """What the layers are computed in on a device."""
+        return self.mlp.dtype(device)
 
     def density(self, x: Tensor, code: MlpWeights) -> Tensor:
         """Attenuation per field unit: x [B, N, 3] -> [B, N]."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ from .mlp import TiledMlp
 # Of a tile, over all scenes: its activations stay in a CPU core's cache; larger products run at
 # half the speed.
 TILE_POINTS = 8_192
+Precision = Literal["auto", "fp32", "bf16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SHARP_EDGE = 0.02  # field units over which a finished scan ends, above and below
 
 
@@ -113,16 +116,27 @@ class HyperField:
         octaves: int = 7,
         skip: int = 0,
         support: float = SUPPORT,
-        dtype: torch.dtype | None = None,
+        precision: Precision = "auto",
     ) -> None:
-        self.octaves, self.skip, self.support, self.dtype = octaves, skip, support, dtype
+        self.octaves = octaves
+        self.skip = skip
+        self.support = support
+        self.precision = precision
+
+    def dtype(self, device: torch.device) -> torch.dtype:
+        """What the layers are computed in on a device."""
+        return DTYPES.get(self.precision) or fastest_dtype(device)
 
     def heads(self, x: Tensor, code: MlpWeights) -> Tensor:
         """Raw outputs of the MLP at anatomical points: [B, N, 3] -> [B, N, outputs], fp32."""
-        dtype = self.dtype or fastest_dtype(x.device)
         tile = max(256, TILE_POINTS // code.batch) if x.device.type == "cpu" else x.shape[1]
         return TiledMlp.apply(
-            x, self.octaves, self.skip, tile, dtype, *(t for layer in code.layers for t in layer)
+            x,
+            self.octaves,
+            self.skip,
+            tile,
+            self.dtype(x.device),
+            *(t for layer in code.layers for t in layer),
         )
 
     def density(self, x: Tensor, code: MlpWeights) -> Tensor:

@@ -19,7 +19,14 @@ from torch import Tensor, nn
 from ..core.config import Registry
 from ..core.errors import UserError
 from ..core.types import SUPPORT
-from ..fields.hyper import SHARP_EDGE, CanonicalPose, HyperField, MlpWeights, padded_width
+from ..fields.hyper import (
+    SHARP_EDGE,
+    CanonicalPose,
+    HyperField,
+    MlpWeights,
+    Precision,
+    padded_width,
+)
 
 GENERATORS: Registry[SceneGenerator] = Registry("generator", home=__package__)
 POSE_DIM = 11  # shift 3, log-scale 3, rotation 3, scan extent 2
@@ -45,6 +52,16 @@ class SceneGenerator(nn.Module):
 
     field: Any  # a field over the codes that ``weights`` makes, with its ``support``
     field_outputs: int  # 1 for density alone, 4 with colour
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def precision(self) -> Literal["fp32", "bf16"]:
+        """What its fields are computed in where it is now: what ``auto`` has come to."""
+        return "bf16" if self.field.dtype(self.device) is torch.bfloat16 else "fp32"
 
     @property
     def latent_dim(self) -> int:
@@ -99,6 +116,7 @@ class HyperGenerator(SceneGenerator):
         mapping_width: int = 128,
         outputs: Literal[1, 4] = 1,
         support: float = SUPPORT,
+        precision: Precision = "auto",
     ) -> None:
         super().__init__()
         if (
@@ -115,7 +133,7 @@ class HyperGenerator(SceneGenerator):
             )
         self.field_outputs = outputs
         self.code_dim, self.rank, self.modulation = code_dim, rank, modulation
-        self.field = HyperField(octaves=octaves, skip=skip, support=support)
+        self.field = HyperField(octaves=octaves, skip=skip, support=support, precision=precision)
         self.mapping = nn.Sequential(
             nn.Linear(code_dim, mapping_width),
             nn.LeakyReLU(0.2),

@@ -16,7 +16,7 @@ from ..core.errors import UserError
 from ..core.types import SUPPORT
 from ..fields.coloured import ColouredField, Layer, no_shift, shifted
 from ..fields.encoding import encoded_width
-from ..fields.hyper import MlpWeights, padded_width
+from ..fields.hyper import MlpWeights, Precision, padded_width
 from .generator import GENERATORS, Latent, SceneGenerator, turned
 
 
@@ -44,6 +44,7 @@ class GrafGenerator(SceneGenerator):
         octaves: int = 10,
         view_octaves: int = 4,
         support: float = SUPPORT,
+        precision: Precision = "auto",
     ) -> None:
         super().__init__()
         if (
@@ -74,7 +75,12 @@ class GrafGenerator(SceneGenerator):
         )
         self.octaves, self.encoded = octaves, encoded_width(octaves)
         self.field = ColouredField(
-            octaves=octaves, skip=skip, support=support, branch=True, view_octaves=view_octaves
+            octaves=octaves,
+            skip=skip,
+            support=support,
+            branch=True,
+            view_octaves=view_octaves,
+            precision=precision,
         )
         point = self.encoded + shape_dim
         inputs = [point] + [width + (point if k == skip else 0) for k in range(1, depth)]

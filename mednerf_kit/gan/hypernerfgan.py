@@ -18,7 +18,7 @@ from ..core.errors import UserError
 from ..core.types import SUPPORT
 from ..fields.coloured import ColouredField, Layer, no_shift, shifted
 from ..fields.encoding import encoded_width
-from ..fields.hyper import MlpWeights, padded_width
+from ..fields.hyper import MlpWeights, Precision, padded_width
 from .generator import GENERATORS, Latent, SceneGenerator, turned
 from .layers import Linear, leaky_gain, leaky_relu
 
@@ -51,6 +51,7 @@ class HyperNerfGan(SceneGenerator):
         modulation: Literal["demod", "tanh", "sigmoid"] = "demod",
         outputs: Literal[1, 4] = 4,
         support: float = SUPPORT,
+        precision: Precision = "auto",
     ) -> None:
         super().__init__()
         if min(code_dim, width, depth, octaves, rank) < 1 or not 0 <= skip <= depth or support <= 0:
@@ -67,7 +68,7 @@ class HyperNerfGan(SceneGenerator):
             rank,
             modulation,
         )
-        self.field = ColouredField(octaves=octaves, skip=skip, support=support)
+        self.field = ColouredField(octaves=octaves, skip=skip, support=support, precision=precision)
         gain = leaky_gain()
         self.mapping = nn.ModuleList(
             Linear(code_dim, code_dim, gain=gain, lr_multiplier=0.01) for _ in range(2)

@@ -19,6 +19,7 @@ from ..core import files
 from ..core.errors import UserError
 from ..data.orbits import OrbitSet
 from ..engine.device import select_device
+from ..fields.hyper import Precision
 from ..imaging.geometry import angle_difference_deg, nearest_view
 from ..metrics import image as image_metrics
 from ..metrics import perceptual
@@ -250,6 +251,7 @@ def evaluate(
     out: Path | None = None,
     seed: int = 0,
     device: str = "auto",
+    precision: Precision | None = None,
 ) -> dict[str, Any]:
     """Score a prior on a set of patients; writes tables and pictures, and returns the metrics.
 
@@ -264,8 +266,10 @@ def evaluate(
         out: folder of the results; by default ``evaluate`` in the run folder.
         seed: of the first patient's search; the next patient's is one more.
         device: where the work is done; ``auto`` chooses.
+        precision: what the prior's networks are computed in (fp32, bf16, auto); the recipe's by
+            default. What ``auto`` came to is in ``metrics.json``.
     """
-    prior = load_prior(run)
+    prior = load_prior(run, precision=precision)
     prior.check_xray()
     prior.generator.to(select_device(device))
     orbits, training = load_sets(prior, dataset, split, limit, seen)
@@ -294,6 +298,7 @@ def evaluate(
         lpips=(None if distances is None else float(distances.mean()), reason),
     )
     found["n_training_patients"] = len(training)
+    found["precision"] = prior.generator.precision
     home = Path("out") if "bundled" in str(run) else prior.path.parent
     write_tables(Path(out) if out else home / "evaluate", found, results, orbits)
     return found

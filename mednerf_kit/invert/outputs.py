@@ -181,6 +181,7 @@ def provenance(prior: Prior) -> dict[str, Any]:
         "step": meta.get("step"),
         "training_seed": meta.get("seed"),
         "made_with_version": meta.get("version"),
+        "precision": prior.generator.precision,
     }
 
 

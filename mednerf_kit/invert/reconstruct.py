@@ -19,6 +19,7 @@ from ..core import files
 from ..core.errors import UserError
 from ..data.radiograph import read_radiograph, view_angle_deg
 from ..engine.device import select_device
+from ..fields.hyper import Precision
 from ..imaging.geometry import Geometry, angle_difference_deg
 from ..imaging.volume import write_volume
 from ..prior.load import load_prior
@@ -46,6 +47,7 @@ def project(
     size: int | None = None,
     seed: int = 0,
     device: str = "auto",
+    precision: Precision | None = None,
     max_minutes: float | None = None,
 ) -> Path:
     """Turn X-rays of one patient into a volume, its orbit, an uncertainty and a report.
@@ -65,6 +67,8 @@ def project(
         size: columns of the orbit's views; the prior's own by default.
         seed: of the search.
         device: where the work is done; ``auto`` chooses.
+        precision: what the prior's networks are computed in (fp32, bf16, auto); the recipe's by
+            default. What ``auto`` came to is in ``metrics.json``.
         max_minutes: bounds the search, not the writing.
     """
     view = tuple(view) or ("PA",) * len(xray)
@@ -76,7 +80,7 @@ def project(
         )
     timer = StageTimer()
     with timer.stage("read", "reading"):
-        prior = load_prior(run)
+        prior = load_prior(run, precision=precision)
         prior.check_xray()
         xrays = [
             read_xray(path, name, prior.geometry, invert=invert, input_kind=input_kind, fit=fit)

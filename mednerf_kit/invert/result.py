@@ -229,6 +229,7 @@ def _report_provenance(result: Result) -> dict[str, float | str | None]:
         "Prior's fingerprint": known["fingerprint"],
         "Codes kept": len(result.posterior.gains),
         "Seed of this run": result.seed,
+        "Precision": known["precision"],
         "Software": f"mednerf-kit {__version__}",
     }
 

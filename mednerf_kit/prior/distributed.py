@@ -5,23 +5,29 @@ discriminator that compares pictures sees of a batch.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Generator
 
 from ..engine.distributed import BatchShard, Ranks
-from ..fields import hyper
 from ..gan.generator import Latent, SceneGenerator
 
 
-def agree_precision(field: Any, ranks: Ranks, device: str | torch.device) -> None:
-    """Let every process compute a generated field in the precision that the first one found
-    fastest.
+def agree_precision(ranks: Ranks, *generators: SceneGenerator) -> None:
+    """Let every process compute these generators' fields in the precision of the first process: the
+    recipe's, or what was faster there.
     """
-    mlp = getattr(field, "mlp", field)
-    fastest = mlp.dtype or hyper.fastest_dtype(torch.device(device))
-    mlp.dtype = getattr(torch, ranks.broadcast_text(str(fastest).removeprefix("torch.")))
+    agreed = ranks.broadcast_text(generators[0].precision)
+    for generator in generators:
+        generator.field.precision = agreed
+
+
+def keep_precision(state: Mapping[str, Any], *generators: SceneGenerator) -> None:
+    """Go on in the precision that a snapshot was computed in; one that names none leaves it open."""
+    for generator in generators if "precision" in state else ():
+        generator.field.precision = state["precision"]
 
 
 def random_patients(generator: SceneGenerator, n: int, share: BatchShard, rng: Generator) -> Latent:

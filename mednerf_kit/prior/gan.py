@@ -46,7 +46,7 @@ from ..rays.render import Level
 from ..rays.selectors.base import PatchSelector, sample_bilinear
 from . import previews
 from .cameras import Poses, ViewGain
-from .distributed import agree_precision, group_size_note, random_patients
+from .distributed import agree_precision, group_size_note, keep_precision, random_patients
 from .rendering import Renderer, physics
 
 
@@ -173,10 +173,11 @@ class AdversarialTask(Task):
                 "train in one process with task.accumulate=1",
             )
         self.ranks = ranks
+        agree_precision(ranks, self.parts.generator, self.ema)
         if ranks.world_size > 1:
             in_one_pass(self.parts.optimisers.generator, self.parts.optimisers.discriminator)
-            agree_precision(self.parts.generator.field, ranks, self.device)
-        return group_size_note(self.parts.discriminator, self.batch, parts)
+        remarks = [f"precision {self.parts.generator.precision}"]
+        return remarks + group_size_note(self.parts.discriminator, self.batch, parts)
 
     def step(self, progress: float, index: int) -> dict[str, float]:
         """One step of the discriminator, then one of the generator."""
@@ -350,7 +351,9 @@ class AdversarialTask(Task):
         tensors |= {"codes": torch.zeros(0, p.generator.latent_dim)} | with_prefix(
             "gain", self.gain.state_dict()
         )
-        return tensors, {"task_state": {"probability": p.probability.state()}, **self.fitted()}
+        precision = p.generator.precision
+        state = {"probability": p.probability.state(), "precision": precision}
+        return tensors, {"task_state": state, "precision": precision, **self.fitted()}
 
     def fitted(self) -> dict[str, Any]:
         """What a prior needs beside the generator: the source distance, and each view's gain where
@@ -378,3 +381,4 @@ class AdversarialTask(Task):
         set_rng_state(self.rng, tensors["rng"])
         set_rng_state(self.ray_rng, tensors["ray_rng"])
         p.probability.load(meta["probability"])
+        keep_precision(meta, p.generator, self.ema)

@@ -282,7 +282,7 @@ def prepare(run_config: RunConfig, device: str | torch.device) -> PreparedRun:
 
     def finish(loop: Loop) -> dict[str, Any]:
         write_previews(loop, reals.images)
-        return {"images_seen": loop.index * batch}
+        return {"images_seen": loop.index * batch, "precision": task.parts.generator.precision}
 
     return PreparedRun(task, meta, opening, finish)
 

@@ -5,7 +5,7 @@ inverted.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ..core.config import Registry
 from ..core.errors import UserError, unknown_name
 from ..engine.checkpoint import strip_prefix
 from ..engine.run_folder import load_snapshot, read_snapshot
+from ..fields.hyper import Precision
 from ..gan.generator import GENERATORS, SceneGenerator
 from ..imaging.geometry import Geometry, interpolated_by_angle
 
@@ -84,9 +85,12 @@ Search = Callable[[Prior, Tensor, Tensor, Generator], Any]
 INVERSIONS: Registry[Search] = Registry("inversion", home="mednerf_kit.invert")
 
 
-def load_prior(run: str | Path) -> Prior:
+def load_prior(run: str | Path, *, precision: Precision | None = None) -> Prior:
     """A prior from a run folder (or a unique prefix), a snapshot file, or
     ``bundled[:chest|knee]``.
+
+    ``precision``: what its networks are computed in, ``fp32``, ``bf16``, or ``auto`` for what is
+    faster on the device; None leaves what the recipe says, ``auto`` unless it was set.
     """
     name = str(run)
     if name.split(":")[0] == "bundled":
@@ -106,7 +110,7 @@ def load_prior(run: str | Path) -> Prior:
     else:
         path, tensors, meta = read_snapshot(run)
     try:
-        generator = GENERATORS.build(meta["recipe"]["generator"])
+        generator = GENERATORS.build(with_precision(meta["recipe"]["generator"], precision))
         kept = strip_prefix("ema", tensors)
         generator.load_state_dict({name: tensor.float() for name, tensor in kept.items()})
         geometry = Geometry.from_json(meta["geometry"])
@@ -128,3 +132,16 @@ def load_prior(run: str | Path) -> Prior:
             ) from None
     generator.requires_grad_(False).eval()
     return Prior(generator, geometry, codes, meta, path)
+
+
+def with_precision(
+    node: Mapping[str, Any] | str, precision: Precision | None
+) -> Mapping[str, Any] | str:
+    """A generator's node with its precision replaced, where one is asked for.
+
+    >>> with_precision({"name": "hyper", "width": 64}, "fp32")
+    {'name': 'hyper', 'width': 64, 'precision': 'fp32'}
+    """
+    if precision is None:
+        return node
+    return {**({"name": node} if isinstance(node, str) else node), "precision": precision}

@@ -47,7 +47,7 @@ from ..rays.selectors.base import sample_bilinear
 from ..rays.selectors.patches import StridedPatch
 from ..rays.selectors.uniform import RandomRays
 from . import previews
-from .distributed import agree_precision, group_size_note, random_patients
+from .distributed import agree_precision, group_size_note, keep_precision, random_patients
 from .training_volumes import TrainingVolumes
 
 # Field units over which a scan ends, above and below, at the start of a training: a soft end lets
@@ -165,14 +165,14 @@ class PriorTask(Task):
             sizes.get(self.objective, sizes["posed"] | sizes["gan"]), self.accumulate
         )
         self.ranks = ranks
+        agree_precision(ranks, self.parts.generator, self.ema)
         if ranks.world_size > 1:
             in_one_pass(self.g_optimiser, self.d_optimiser)
-            agree_precision(self.parts.generator.field, ranks, self.device)
+        remarks = [f"precision {self.parts.generator.precision}"]
         if self.objective == "posed":
-            return []
-        return group_size_note(
-            self.parts.discriminator, self.gan_batch, ranks.world_size * self.accumulate
-        )
+            return remarks
+        parts = ranks.world_size * self.accumulate
+        return remarks + group_size_note(self.parts.discriminator, self.gan_batch, parts)
 
     def step(self, progress: float, index: int) -> dict[str, float]:
         """One step at ``progress`` in [0, 1] through the training."""
@@ -379,11 +379,15 @@ class PriorTask(Task):
             "log_distance": self.log_distance,
         }
         tensors |= {"rng": self.rng.get_state(), "ray_rng": self.ray_rng.get_state()}
-        tensors |= with_prefix(
-            "optim.generator", optimiser_tensors(self.g_optimiser)
-        ) | with_prefix("optim.discriminator", optimiser_tensors(self.d_optimiser))
-        state = {"gan_steps": self.gan_steps, "probability": self.parts.probability.state()}
-        return tensors, {"task_state": state, **self.fitted()}
+        tensors |= with_prefix("optim.generator", optimiser_tensors(self.g_optimiser))
+        tensors |= with_prefix("optim.discriminator", optimiser_tensors(self.d_optimiser))
+        precision = p.generator.precision
+        state = {
+            "gan_steps": self.gan_steps,
+            "probability": p.probability.state(),
+            "precision": precision,
+        }
+        return tensors, {"task_state": state, "precision": precision, **self.fitted()}
 
     def fitted(self) -> dict[str, Any]:
         """What was fitted beside the generator and a prior needs: the source distance and each
@@ -414,6 +418,7 @@ class PriorTask(Task):
         restore_optimiser(self.d_optimiser, strip_prefix("optim.discriminator", tensors))
         self.gan_steps = meta["gan_steps"]
         self.parts.probability.load(meta["probability"])
+        keep_precision(meta, self.parts.generator, self.ema)
 
 
 def cylinder_points(

@@ -191,7 +191,7 @@ def prepare(run_config: RunConfig, device: str | torch.device) -> PreparedRun:
         prior = load_prior(loop.folder)
         prior.generator.to(device)
         preview(loop.folder, prior)
-        return {"images_seen": loop.index * task.batch}
+        return {"images_seen": loop.index * task.batch, "precision": task.parts.generator.precision}
 
     return PreparedRun(
         task, describe(orbits, targets, recipe, dataset, seed, split), opening, finish

@@ -139,14 +139,14 @@ def test_half_precision_features_keep_their_phases():
 @pytest.mark.parametrize("skip", [0, 1, 2])
 def test_the_batch_is_the_loop_over_scenes_and_points(skip):
     x, code = 1.2 * points(40), network(skip=skip)
-    found = HyperField(octaves=OCTAVES, skip=skip, dtype=FP32).density(x, code)
+    found = HyperField(octaves=OCTAVES, skip=skip, precision="fp32").density(x, code)
     np.testing.assert_allclose(
         found.numpy(), looped_density(x, code, skip=skip), rtol=2e-4, atol=2e-5
     )
 
 
 def test_scenes_do_not_mix():
-    x, code, field = points(), network(), HyperField(octaves=OCTAVES, dtype=FP32)
+    x, code, field = points(), network(), HyperField(octaves=OCTAVES, precision="fp32")
     whole = field.density(x, code)
     for b in range(BATCH):
         torch.testing.assert_close(
@@ -202,7 +202,7 @@ def test_tile_size_never_changes_the_result(tile, dtype):
 
 
 def test_many_points_are_cut_into_tiles(monkeypatch):
-    x, code, field = points(700), network(), HyperField(octaves=OCTAVES, dtype=FP32)
+    x, code, field = points(700), network(), HyperField(octaves=OCTAVES, precision="fp32")
     whole = field.density(x, code)
     monkeypatch.setattr(hyper, "TILE_POINTS", 1)
     torch.testing.assert_close(field.density(x, code), whole, rtol=1e-5, atol=1e-5)
@@ -256,7 +256,7 @@ def test_a_gradient_of_the_gradient_is_refused():
 def test_bf16_agrees_within_its_rounding():
     x, code = points(500), network()
     fine, coarse = (
-        HyperField(octaves=OCTAVES, dtype=d).density(x, code) for d in (FP32, torch.bfloat16)
+        HyperField(octaves=OCTAVES, precision=p).density(x, code) for p in ("fp32", "bf16")
     )
     assert coarse.dtype == FP32
     assert (fine - coarse).abs().mean() < 0.01 * fine.mean() and (
@@ -270,7 +270,7 @@ def test_the_faster_precision_is_chosen_once():
 
 
 def test_density_is_positive_and_ends_at_the_support():
-    field = HyperField(octaves=OCTAVES, support=0.9, dtype=FP32)
+    field = HyperField(octaves=OCTAVES, support=0.9, precision="fp32")
     x = 1.2 * points(400)
     found, inside = field.density(x, network()), x[..., :2].norm(dim=-1) < 0.9
     assert (found[inside] > 0).all() and (found[~inside] == 0).all()
@@ -278,7 +278,7 @@ def test_density_is_positive_and_ends_at_the_support():
 
 def test_tau_is_density_times_length_and_colour_comes_with_four_outputs():
     x, dt = points(), torch.rand(BATCH, 50, generator=seeded(3))
-    field = HyperField(octaves=OCTAVES, dtype=FP32)
+    field = HyperField(octaves=OCTAVES, precision="fp32")
     plain, coloured = field(x, None, dt, network()), field(x, None, dt, network(outputs=4))
     torch.testing.assert_close(plain.tau, field.density(x, network()) * dt)
     assert plain.color is None
@@ -290,7 +290,7 @@ def test_tau_is_density_times_length_and_colour_comes_with_four_outputs():
 
 
 def test_gain_multiplies_density():
-    x, code, field = points(), network(), HyperField(octaves=OCTAVES, dtype=FP32)
+    x, code, field = points(), network(), HyperField(octaves=OCTAVES, precision="fp32")
     gain = torch.tensor([0.5, 1.0, 3.0])
     torch.testing.assert_close(
         field.density(x, MlpWeights(code.layers, None, gain)),
@@ -300,7 +300,7 @@ def test_gain_multiplies_density():
 
 @pytest.mark.parametrize("framed", [False, True])
 def test_gradients_are_those_of_finite_differences(framed):
-    field, x = HyperField(octaves=2, dtype=FP32), 0.6 * points(30, batch=2)
+    field, x = HyperField(octaves=2, precision="fp32"), 0.6 * points(30, batch=2)
     sizes = [(padded_width(2), 8), (8, 1)]
     layers = tuple(
         (torch.randn(2, o, i, generator=seeded(i)) * 0.4, torch.zeros(2, o)) for i, o in sizes
@@ -343,7 +343,7 @@ def test_rotation_matrices_are_scipys():
 
 
 def test_no_motion_is_no_change():
-    x, code, field = points(), network(), HyperField(octaves=OCTAVES, dtype=FP32)
+    x, code, field = points(), network(), HyperField(octaves=OCTAVES, precision="fp32")
     torch.testing.assert_close(
         field.density(x, MlpWeights(code.layers, frame_of())),
         field.density(x, code),
@@ -354,14 +354,14 @@ def test_no_motion_is_no_change():
 
 def test_a_shift_moves_the_patient():
     """Density at x of a patient moved by s is that of the unmoved one at x − s."""
-    x, code, field = 0.5 * points(), network(), HyperField(octaves=OCTAVES, dtype=FP32)
+    x, code, field = 0.5 * points(), network(), HyperField(octaves=OCTAVES, precision="fp32")
     shift = (0.2, -0.1, 0.3)
     moved = field.density(x + torch.tensor(shift), MlpWeights(code.layers, frame_of(shift=shift)))
     torch.testing.assert_close(moved, field.density(x, code), rtol=1e-3, atol=1e-4)
 
 
 def test_a_scale_enlarges_the_patient_along_each_axis():
-    x, code, field = 0.5 * points(), network(), HyperField(octaves=OCTAVES, dtype=FP32)
+    x, code, field = 0.5 * points(), network(), HyperField(octaves=OCTAVES, precision="fp32")
     log_scale = (0.3, -0.2, 0.1)
     grown = field.density(
         x * torch.tensor(log_scale).exp(), MlpWeights(code.layers, frame_of(log_scale=log_scale))
@@ -398,6 +398,6 @@ def test_the_scan_ends_at_its_extent():
         and window[[0, 4]].max() < 1e-4
     )
     code = network(batch=1)
-    field = HyperField(octaves=OCTAVES, dtype=FP32)
+    field = HyperField(octaves=OCTAVES, precision="fp32")
     density = field.density(x, MlpWeights(code.layers, frame_of(1, extent=(-0.5, 0.7))))
     torch.testing.assert_close(density, field.density(x, code) * window, rtol=1e-4, atol=1e-6)

@@ -23,9 +23,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def tiny(**options) -> HyperGenerator:
     torch.manual_seed(0)
-    g = HyperGenerator(**{**TINY, **options})
-    g.field.dtype = torch.float32
-    return g
+    return HyperGenerator(**{**TINY, "precision": "fp32", **options})
 
 
 def without_mapping(g: HyperGenerator) -> HyperGenerator:

@@ -40,7 +40,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 def tiny(name: str, **options):
     torch.manual_seed(0)
     generator = GENERATORS.build({"name": name, **TINY[name], **options})
-    generator.field.mlp.dtype = torch.float32
+    generator.field.precision = "fp32"
     return generator
 
 
