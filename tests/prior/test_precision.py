@@ -24,7 +24,7 @@ from mednerf_kit.engine import run_folder, session
 from mednerf_kit.fields import hyper
 from mednerf_kit.gan.generator import GENERATORS
 from mednerf_kit.invert import evaluate as scoring
-from mednerf_kit.invert import outputs, reconstruct
+from mednerf_kit.invert import reconstruct
 from mednerf_kit.invert.predict import predict
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior import posed_recipes, previews
@@ -174,7 +174,7 @@ def quick(monkeypatch):
     short = partial(QUICK, candidates=2, code_steps=2, pivot_steps=1)
     monkeypatch.setattr(reconstruct, "Inversion", short)
     monkeypatch.setattr(scoring, "Inversion", partial(short, samples=1))
-    monkeypatch.setattr(outputs, "grid_size", lambda cols: 16)
+    monkeypatch.setattr(reconstruct, "predict", partial(predict, size=16))
     monkeypatch.setattr(scoring, "predict", partial(predict, size=16))
     monkeypatch.setattr(scoring.perceptual, "lpips_distance", lambda *_: (None, "no weights here"))
 
