@@ -395,6 +395,20 @@ def test_every_recipe_travels_in_the_wheel():
     assert shipped == set((ROOT / "configs").rglob("*.yaml"))
 
 
+def test_every_data_file_travels_in_the_wheel():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    shipped = {
+        path
+        for package, patterns in setup["options.package_data"].items()
+        for pattern in patterns.split()
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    files = {path for path in (ROOT / PACKAGE).rglob("*") if path.is_file()}
+    data = {p for p in files if p.suffix not in (".py", ".pyc") and p.name != ".DS_Store"}
+    assert data and data <= shipped
+
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
