@@ -28,7 +28,7 @@ from mednerf_kit.invert.posterior import Inversion, inversion_of
 from mednerf_kit.invert.predict import predict
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior.cameras import Poses
-from mednerf_kit.viz import figures
+from mednerf_kit.viz import figures, video
 
 FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
 SHOWN_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, 225.0, 270.0, 315.0)
@@ -148,7 +148,7 @@ def presets(grid: Path) -> None:
         torch.tensor(figures.strip(enlarged(moment), len(stacked), list(stacked)))
         for moment in moments
     ]
-    figures.write_gif(FIGURES / "presets.gif", torch.stack(turning) / 255, 12)
+    video.write_gif(FIGURES / "presets.gif", torch.stack(turning) / 255, 12)
 
 
 def answer(prior: prior_load.Prior, scored: OrbitSet) -> Tensor:

@@ -48,7 +48,7 @@ from mednerf_kit.scene.pose.report import pose_run, report_run
 from mednerf_kit.scene.pose.search import PoseSearch, aligned
 from mednerf_kit.scene.surface import surface_scores
 from mednerf_kit.study.generation import score
-from mednerf_kit.viz import figures
+from mednerf_kit.viz import figures, video
 
 # what is imported only when it is used, too
 for found in pkgutil.walk_packages(mednerf_kit.__path__, "mednerf_kit."):
@@ -130,7 +130,7 @@ def little_work() -> Iterator[None]:
         patch.setattr(scene_evaluate, "surface_scores", partial(surface_scores, size=16))
         patch.setattr(calibrate, "Inversion", QUICKLY)
         patch.setattr(evaluate, "Inversion", QUICKLY)
-        patch.setattr(figures, "write_orbit_video", lambda path, views, *_: figures.to_uint8(views))
+        patch.setattr(video, "write_mp4", lambda path, views, *_: figures.to_uint8(views))
         patch.setattr(depth_teacher, "own_score", lambda fit: {})  # evaluates once more
         for name, value in {"SCENES": 2, "FRAMES": 2, "GRID": 12}.items():
             patch.setattr(previews, name, value)

@@ -29,7 +29,7 @@ from ..metrics.volume import volume_errors
 from ..prior.load import Prior, Search, load_prior
 from ..prior.sets import read_set
 from ..recon.field_volume import FieldVolume
-from ..viz import figures
+from ..viz import figures, plots
 from .posterior import Inversion, inversion_of
 from .predict import Z_90, PredictedViews, predict
 
@@ -314,7 +314,7 @@ def write_tables(
     table = files.csv_text(found["per_angle"], ["angle_deg", *ANGLE_METRICS], line_end="\r\n")
     files.write_text(folder / "error_by_angle.csv", table)
     rows = [r for r in found["per_angle"] if r["psnr_db"] is not None]
-    plot = figures.error_by_angle_plot(rows, input_angles_deg=found["input_angles_deg"])
+    plot = plots.error_by_angle_plot(rows, input_angles_deg=found["input_angles_deg"])
     with files.atomic(folder / "error_by_angle.png") as path:
         path.write_bytes(plot)
     step = max(1, orbits.geometry.views // STRIP_VIEWS)

@@ -23,7 +23,7 @@ from ..fields.hyper import Precision
 from ..imaging.geometry import Geometry, angle_difference_deg
 from ..imaging.volume import write_volume
 from ..prior.load import load_prior
-from ..viz import figures
+from ..viz import figures, video
 from ..viz.report import write_report
 from . import outputs
 from .posterior import Inversion, inversion_of
@@ -148,7 +148,7 @@ def write(folder: Path, result: Result) -> None:
     outputs.save_latent(folder / "latent.safetensors", result.prior, result.posterior)
     files.write_json(folder / "metrics.json", metrics(result, volume))
     write_report(folder / "report.html", content)
-    figures.write_orbit_video(folder / "orbit.mp4", predicted.views)
+    video.write_mp4(folder / "orbit.mp4", predicted.views)
 
 
 def read_xray(

@@ -17,6 +17,7 @@ from ..imaging.geometry import FRONTAL_DEG, LATERAL_DEG, Geometry
 from ..imaging.volume import write_volume
 from ..prior.load import Prior, load_prior
 from ..viz import figures
+from ..viz import video as videos
 from . import outputs
 from .predict import grid_size, predict
 
@@ -65,7 +66,7 @@ def render(
     if volume:
         write_volume(predicted.volume.to_volume(), folder / "volume.nii.gz")
     if video:
-        figures.write_orbit_video(folder / "orbit.mp4", predicted.views)
+        videos.write_mp4(folder / "orbit.mp4", predicted.views)
     return folder
 
 
@@ -115,7 +116,7 @@ def sample(
             torch.cat(list(shown(prior, numbers, geometry, grid)), -1)
             for numbers in tqdm(path, desc="frames")
         ]
-        figures.write_orbit_video(folder / "interpolate.mp4", torch.stack(frames))
+        videos.write_mp4(folder / "interpolate.mp4", torch.stack(frames))
     return folder
 
 

@@ -17,7 +17,7 @@ from .. import DISCLAIMER
 from ..core import files
 from ..core.errors import UserError
 from ..metrics import scene as scene_metrics
-from ..viz import figures
+from ..viz import figures, plots, video
 from . import load
 
 if TYPE_CHECKING:
@@ -134,11 +134,11 @@ def write_video(
     """
     out = Path(out)
     seen = load.render_views(fit, cameras, chunk=chunk)
-    figures.write_orbit_video(out / "orbit.mp4", as_picture(seen.image), fps)
+    video.write_mp4(out / "orbit.mp4", as_picture(seen.image), fps)
     if fit.meta["quantity"] == "colour":
         window = depth_window(None, seen)
         frames = [depth_map(d, o, window) for d, o in zip(seen.depth, seen.opacity, strict=True)]
-        figures.write_orbit_video(out / "depth.mp4", torch.from_numpy(np.stack(frames)) / 255, fps)
+        video.write_mp4(out / "depth.mp4", torch.from_numpy(np.stack(frames)) / 255, fps)
     return seen
 
 
@@ -162,10 +162,10 @@ def compare(frames: Mapping[str, Tensor], out: str | Path, *, fps: float = 20) -
         figures.strip(torch.stack(list(moment)), len(frames), list(frames))
         for moment in zip(*colours, strict=True)
     ]
-    video = torch.from_numpy(np.stack(sheet)) / 255
+    clip = torch.from_numpy(np.stack(sheet)) / 255
     mp4, gif = (Path(out).with_suffix(suffix) for suffix in (".mp4", ".gif"))
-    figures.write_orbit_video(mp4, video, fps)
-    figures.write_gif(gif, video, fps)
+    video.write_mp4(mp4, clip, fps)
+    video.write_gif(gif, clip, fps)
     return mp4, gif
 
 
@@ -201,7 +201,7 @@ def curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
                     list(np.log10(np.maximum(values, 1e-12)) if logarithmic else values),
                 )
         if lines:
-            drawn.append(decoded(figures.curve_plot(lines, "step", label)))
+            drawn.append(decoded(plots.curve_plot(lines, "step", label)))
     figures.write_png8(path, np.concatenate(drawn), "")
 
 

@@ -20,7 +20,7 @@ from mednerf_kit.data.pictures import read_png
 from mednerf_kit.imaging.cameras import Cameras, circle_path
 from mednerf_kit.scene import export, load, outputs, render
 from mednerf_kit.scene.evaluate import evaluate_scene
-from mednerf_kit.viz import figures
+from mednerf_kit.viz import figures, video
 
 
 def read_ply(path):
@@ -132,7 +132,7 @@ def test_comparisons_stand_side_by_side_under_their_labels(tmp_path):
     moving = torch.rand(4, 32, 48, 3, generator=torch.Generator().manual_seed(0))
     _, gif = outputs.compare({"noise": moving}, tmp_path / "noise.mp4")
     assert len(imageio.v3.imread(gif, plugin="pillow")) == 4
-    figures.write_gif(tmp_path / "wide.gif", torch.zeros(2, 10, 1200, 3), 20)
+    video.write_gif(tmp_path / "wide.gif", torch.zeros(2, 10, 1200, 3), 20)
     assert imageio.v3.imread(tmp_path / "wide.gif", plugin="pillow").shape[1:] == (8, 960, 3)
 
 

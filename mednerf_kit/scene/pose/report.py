@@ -25,7 +25,7 @@ from ...data.posed.types import SPLITS, Scene
 from ...imaging.cameras import Cameras
 from ...imaging.motion import about, apart, exp_se3, square
 from ...metrics.image import psnr_from_mse_db
-from ...viz import figures
+from ...viz import figures, plots, video
 from .. import outputs
 from ..load import Fit, load_fit, render_views
 from .search import PIXELS, PixelName, PoseSearch, Refined, approach, refine, sees_scene
@@ -285,7 +285,7 @@ def write_convergence(fit: Fit, camera: Cameras, photo: Tensor, path: Tensor, ou
     )
     small = area_resized(photo.movedim(-1, 0), rows, cols).movedim(0, -1)
     frames = 0.5 * (seen + outputs.three_channels(small[None]))
-    figures.write_gif(out, torch.cat([frames, frames[-1:].expand(8, -1, -1, -1)]), fps=8)
+    video.write_gif(out, torch.cat([frames, frames[-1:].expand(8, -1, -1, -1)]), fps=8)
 
 
 # Many starts
@@ -462,5 +462,5 @@ def success_picture(record: Mapping[str, Any]) -> np.ndarray:
         )
     label = f"{record['starts']} starts, turned about the {record['turn']} by, degrees, shifted by up to {record['shift']:g} units"
     return outputs.decoded(
-        figures.curve_plot(curves, label, f"share within {GOOD_DEG:g}° and {GOOD_SHIFT:g}")
+        plots.curve_plot(curves, label, f"share within {GOOD_DEG:g}° and {GOOD_SHIFT:g}")
     )

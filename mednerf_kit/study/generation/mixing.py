@@ -12,7 +12,7 @@ from torch import Generator
 from ...fields.hyper import MlpWeights
 from ...imaging.geometry import FRONTAL_DEG
 from ...prior.load import Prior
-from ...viz import figures
+from ...viz import figures, video
 from .random_patients import baked_views, drawn_codes, enlarged
 
 # pairs in the sheet; views of the clip, and its voxels along a side
@@ -51,4 +51,4 @@ def write_mixing(folder: Path, prior: Prior, *, seed: int, truncation: float = 1
     turning = [
         baked_views(prior, crossed(codes[0], codes[1], k), angles, size=GRID).cpu() for k in steps
     ]
-    figures.write_gif(folder / "mixing.gif", torch.cat(turning, -1))
+    video.write_gif(folder / "mixing.gif", torch.cat(turning, -1))

@@ -1,0 +1,72 @@
+"""Videos and animated GIFs of views."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from .. import DISCLAIMER
+from ..core.errors import RunError
+from ..core.files import atomic
+from ..core.resampling import area_resized
+from .figures import to_uint8
+
+GIF_WIDTH_PX = 960  # at most
+
+
+def write_mp4(path: str | Path, frames: Tensor, fps: float = 20) -> None:
+    """Write views [V, H, W] (or [V, H, W, 3]) in [0, 1] as an MP4 that every player reads (H.264 in
+    yuv420p), atomically.
+
+    Odd sizes get one more row or column, a copy of the last. Raises :class:`RunError` when ffmpeg
+    is missing or fails.
+    """
+    import imageio.v3
+
+    pictures = to_uint8(frames)
+    height, width = pictures.shape[1:3]
+    padding = [(0, 0), (0, height % 2), (0, width % 2)] + [(0, 0)] * (pictures.ndim - 3)
+    pictures = np.pad(pictures, padding, mode="edge")
+    extra = ["-metadata", f"comment={DISCLAIMER}", "-movflags", "+faststart"]
+    with atomic(path) as temporary:
+        try:
+            imageio.v3.imwrite(
+                temporary,
+                pictures,
+                plugin="FFMPEG",
+                is_batch=True,
+                fps=fps,
+                codec="libx264",
+                pixelformat="yuv420p",
+                quality=8,
+                macro_block_size=2,
+                ffmpeg_log_level="error",
+                output_params=extra,
+            )
+        except (RuntimeError, ImportError, ValueError) as error:  # imageio without ffmpeg
+            raise RunError(
+                f"could not write '{path}' ({error})",
+                "wanted ffmpeg with libx264",
+                "install it with: pip install 'imageio[ffmpeg]'",
+            ) from error
+        if temporary.stat().st_size == 0:
+            raise OSError("ffmpeg wrote nothing")
+
+
+def write_gif(path: str | Path, frames: Tensor, fps: float = 20) -> None:
+    """Write views [V, H, W] (or [V, H, W, 3]) in [0, 1] as a GIF that repeats for ever, at most
+    GIF_WIDTH_PX wide, atomically. It needs no ffmpeg.
+    """
+    import imageio.v3
+
+    if frames.shape[2] > GIF_WIDTH_PX:
+        rows = round(frames.shape[1] * GIF_WIDTH_PX / frames.shape[2])
+        colours = frames if frames.ndim == 4 else frames[..., None]
+        frames = area_resized(colours.movedim(-1, 1), rows, GIF_WIDTH_PX).movedim(1, -1)
+        frames = frames if frames.shape[-1] == 3 else frames[..., 0]
+    with atomic(path) as temporary:
+        imageio.v3.imwrite(
+            temporary, to_uint8(frames), plugin="pillow", duration=1000 / fps, loop=0
+        )
