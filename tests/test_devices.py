@@ -25,8 +25,8 @@ import mednerf_kit
 from mednerf_kit.engine import run_folder, session
 from mednerf_kit.engine.run_folder import RunConfig
 from mednerf_kit.fields.base import FIELDS
-from mednerf_kit.gan.augment import AUGMENTATIONS
-from mednerf_kit.gan.augment import apply as augmented
+from mednerf_kit.gan.augment.apply import augmented
+from mednerf_kit.gan.augment.presets import AUGMENTATIONS
 from mednerf_kit.gan.dag import POLICIES
 from mednerf_kit.gan.discriminator import DISCRIMINATORS
 from mednerf_kit.invert import calibrate, evaluate, render

@@ -11,7 +11,8 @@ import torch
 from mednerf_kit.data.posed.scene import SCENES, load_scene
 from mednerf_kit.data.posed.toy import toy_cameras
 from mednerf_kit.fields.base import FIELDS
-from mednerf_kit.gan.augment import AdaptiveProbability, Augment
+from mednerf_kit.gan.augment.parameters import Augment
+from mednerf_kit.gan.augment.probability import AdaptiveProbability
 from mednerf_kit.imaging.cameras import average_pose
 from mednerf_kit.rays.selectors.quadtree import Quadtree
 from mednerf_kit.scene.pose.search import PixelSets, PoseSearch

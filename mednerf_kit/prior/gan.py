@@ -36,7 +36,7 @@ from ..engine.distributed import (
 from ..engine.loop import TASKS, Task
 from ..engine.optim import GanOptimizers, in_one_pass
 from ..fields.coloured import ColouredField
-from ..gan.augment import apply as augmented
+from ..gan.augment.apply import augmented
 from ..gan.discriminator import Discriminator
 from ..gan.generator import SceneGenerator
 from ..gan.losses import AdversarialLoss, combined, r1_penalty

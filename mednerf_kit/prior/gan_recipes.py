@@ -22,7 +22,9 @@ from ..engine.loop import TASKS, Loop, PreparedRun, TaskType
 from ..engine.optim import OPTIMISERS
 from ..engine.recipe_checks import check_counts, check_first_sampler
 from ..engine.run_folder import RunConfig
-from ..gan.augment import AUGMENTATIONS, PROBABILITIES, Augment
+from ..gan.augment.parameters import Augment
+from ..gan.augment.presets import AUGMENTATIONS
+from ..gan.augment.probability import PROBABILITIES
 from ..gan.discriminator import DISCRIMINATORS, Discriminator
 from ..gan.generator import GENERATORS, SceneGenerator
 from ..gan.losses import LOSSES

@@ -37,7 +37,7 @@ from ..engine.distributed import (
 from ..engine.loop import TASKS, Task
 from ..engine.optim import in_one_pass, on_gpu
 from ..fields.hyper import SHARP_EDGE
-from ..gan.augment import apply as augmented
+from ..gan.augment.apply import augmented
 from ..gan.discriminator import Discriminator
 from ..gan.generator import POSE_DIM, HyperGenerator, Latent
 from ..gan.losses import nonsaturating_d, nonsaturating_g, r1_penalty

@@ -17,7 +17,8 @@ from ..data.orbits import OrbitSet
 from ..engine.loop import TASKS, Loop, PreparedRun, TaskType
 from ..engine.recipe_checks import check_counts, check_first_sampler
 from ..engine.run_folder import RunConfig
-from ..gan.augment import AUGMENTATIONS, PROBABILITIES
+from ..gan.augment.presets import AUGMENTATIONS
+from ..gan.augment.probability import PROBABILITIES
 from ..gan.discriminator import DISCRIMINATORS
 from ..gan.generator import GENERATORS, HyperGenerator
 from ..rays.render import Level

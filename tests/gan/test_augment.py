@@ -13,15 +13,10 @@ import pytest
 import torch
 
 from mednerf_kit.core.errors import UserError
-from mednerf_kit.gan import augment as module
-from mednerf_kit.gan.augment import (
-    AUGMENTATIONS,
-    PROBABILITIES,
-    AdaptiveProbability,
-    Augment,
-    Drawn,
-    apply,
-)
+from mednerf_kit.gan.augment.apply import _filtered, _resampled, augmented
+from mednerf_kit.gan.augment.parameters import BAND_POWER, Augment, AugmentParameters
+from mednerf_kit.gan.augment.presets import AUGMENTATIONS
+from mednerf_kit.gan.augment.probability import PROBABILITIES, AdaptiveProbability
 
 PRESETS = list(AUGMENTATIONS.entries)
 TRANSFORMS = [f.name for f in dataclasses.fields(Augment) if f.default == 0.0]
@@ -35,7 +30,7 @@ def pictures(batch: int = 6, channels: int = 1, height: int = 24, width: int = 2
     return torch.rand(batch, channels, height, width, generator=seeded(7))
 
 
-def nothing(batch: int = 1, **changed: torch.Tensor) -> Drawn:
+def nothing(batch: int = 1, **changed: torch.Tensor) -> AugmentParameters:
     return Augment().draw(batch, (1, 8, 8), 1.0, seeded())._replace(**changed)
 
 
@@ -47,7 +42,7 @@ def nothing(batch: int = 1, **changed: torch.Tensor) -> Drawn:
 def test_at_p_zero_every_picture_comes_back(name, channels):
     images = pictures(channels=channels)
     drawn = AUGMENTATIONS.build(name).draw(6, (channels, 24, 20), 0.0, seeded())
-    assert torch.equal(apply(images, drawn), images)
+    assert torch.equal(augmented(images, drawn), images)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
@@ -55,25 +50,27 @@ def test_at_p_zero_every_picture_comes_back(name, channels):
 def test_same_parameters_same_result_and_the_seed_decides_them(name, channels):
     augment, images = AUGMENTATIONS.build(name), pictures(channels=channels)
     first, again, other = (augment.draw(6, (channels, 24, 20), 0.9, seeded(s)) for s in (1, 1, 2))
-    answer = apply(images, first)
+    answer = augmented(images, first)
     assert answer.shape == images.shape and answer.dtype == images.dtype and answer.isfinite().all()
-    assert torch.equal(apply(images, first), answer) and torch.equal(apply(images, again), answer)
-    assert torch.equal(apply(images, other), answer) == (name == "none")
-    replayed = Drawn.from_json(json.loads(json.dumps(first.to_json())))
-    assert torch.equal(apply(images, replayed), answer)
+    assert torch.equal(augmented(images, first), answer) and torch.equal(
+        augmented(images, again), answer
+    )
+    assert torch.equal(augmented(images, other), answer) == (name == "none")
+    replayed = AugmentParameters.from_json(json.loads(json.dumps(first.to_json())))
+    assert torch.equal(augmented(images, replayed), answer)
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_picture_does_not_depend_on_its_batch(name):
     images = pictures(channels=3)
     drawn = AUGMENTATIONS.build(name).draw(6, (3, 24, 20), 0.7, seeded(3))
-    together = apply(images, drawn)
-    alone = torch.cat([apply(images[i : i + 1], drawn.rows(slice(i, i + 1))) for i in range(6)])
+    together = augmented(images, drawn)
+    alone = torch.cat([augmented(images[i : i + 1], drawn.rows(slice(i, i + 1))) for i in range(6)])
     torch.testing.assert_close(alone, together, atol=1e-6, rtol=1e-5)
     touched = AUGMENTATIONS.build(name).draw(64, (1, 24, 20), 0.1, seeded(4))
     many = pictures(64)
     kept = [i for i, row in enumerate(zip(*touched, strict=True)) if is_identity(row)]
-    assert len(kept) > 5 and torch.equal(apply(many, touched)[kept], many[kept])
+    assert len(kept) > 5 and torch.equal(augmented(many, touched)[kept], many[kept])
 
 
 def is_identity(row: tuple[torch.Tensor, ...]) -> bool:
@@ -94,11 +91,13 @@ def test_gradients_flow_and_are_those_of_an_affine_map(name):
     toward, weight = (
         torch.randn(images.shape, generator=seeded(s), dtype=torch.float64) for s in (8, 9)
     )
-    (gradient,) = torch.autograd.grad((apply(images, drawn) * weight).sum(), images)
+    (gradient,) = torch.autograd.grad((augmented(images, drawn) * weight).sum(), images)
     with torch.no_grad():
-        change = ((apply(images + toward, drawn) - apply(images, drawn)) * weight).sum()
+        change = ((augmented(images + toward, drawn) - augmented(images, drawn)) * weight).sum()
     torch.testing.assert_close((gradient * toward).sum(), change, rtol=1e-6, atol=1e-6)
-    (slope,) = torch.autograd.grad(apply(images, drawn).square().sum(), images, create_graph=True)
+    (slope,) = torch.autograd.grad(
+        augmented(images, drawn).square().sum(), images, create_graph=True
+    )
     slope.square().sum().backward()
     assert images.grad.isfinite().all() and images.grad.abs().sum() > 0
 
@@ -169,17 +168,17 @@ def test_mirroring_twice_is_nothing():
     drawn = Augment(xflip=1).draw(6, (1, 24, 20), 1.0, seeded(2))
     flipped = drawn.matrix[:, 0, 0] < 0
     assert 0 < flipped.sum() < 6
-    answer = apply(images, drawn)
+    answer = augmented(images, drawn)
     assert torch.equal(answer[flipped], images[flipped].flip(-1)) and torch.equal(
         answer[~flipped], images[~flipped]
     )
-    assert torch.equal(apply(answer, drawn), images)
+    assert torch.equal(augmented(answer, drawn), images)
 
 
 @pytest.mark.parametrize("size", [15, 16])
 def test_quarter_turns_are_exact(size):
     images = pictures(40, 1, size, size)
-    answer = apply(images, Augment(rotate90=1).draw(40, (1, size, size), 1.0, seeded()))
+    answer = augmented(images, Augment(rotate90=1).draw(40, (1, size, size), 1.0, seeded()))
     turned = torch.stack([torch.rot90(images, k, (2, 3)) for k in range(4)])
     same = (turned == answer).all(-1).all(-1).all(-1)  # [4, 40]
     assert (same.sum(0) == 1).all() and (same.sum(1) > 3).all()
@@ -188,7 +187,7 @@ def test_quarter_turns_are_exact(size):
 def test_whole_pixel_shifts_are_copies_mirrored_at_the_border():
     images = pictures(20)
     drawn = Augment(xint=1, xint_share=0.3).draw(20, (1, 24, 20), 1.0, seeded())
-    answer = apply(images, drawn).numpy()
+    answer = augmented(images, drawn).numpy()
     padded = np.pad(images.numpy(), ((0, 0), (0, 0), (8, 8), (8, 8)), mode="reflect")
     for i, (dx, dy) in enumerate(drawn.matrix[:, :2, 2].int().tolist()):
         assert np.array_equal(answer[i, 0], padded[i, 0, 8 + dy : 32 + dy, 8 + dx : 28 + dx])
@@ -217,7 +216,7 @@ def test_geometry_moves_the_continuous_picture():
         aniso_octaves=0.1,
     )
     drawn = augment.draw(n, (1, size, size), 1.0, seeded())
-    answer = apply(waves(grid).expand(n, 1, -1, -1), drawn)[:, 0]
+    answer = augmented(waves(grid).expand(n, 1, -1, -1), drawn)[:, 0]
     source = (
         torch.einsum("bij,hwj->bhwi", drawn.matrix[:, :2, :2], grid)
         + drawn.matrix[:, None, None, :2, 2]
@@ -248,22 +247,22 @@ def test_a_crop_shows_a_window_and_nothing_beyond():
 
 def test_shrinking_does_not_alias():
     stripes = (torch.arange(32) % 2).float().expand(1, 1, 32, 32)
-    shrunk = apply(stripes, nothing(matrix=torch.diag(torch.tensor([1.7, 1.7, 1.0]))[None]))
+    shrunk = augmented(stripes, nothing(matrix=torch.diag(torch.tensor([1.7, 1.7, 1.0]))[None]))
     assert shrunk[..., 4:-4, 4:-4].std() < 0.03 < stripes.std()
 
 
 def test_resampling_hardly_blurs():
     axis = torch.linspace(-1, 1, 64)
     disc = (((axis[:, None] ** 2 + axis**2) - 0.5) * -20).sigmoid()[None, None]
-    error = module._resampled(disc, torch.eye(3)[None]) - disc
+    error = _resampled(disc, torch.eye(3)[None]) - disc
     assert error.square().mean() < 3e-7
 
 
 def test_resampling_is_differentiable_twice():
     matrix = Augment(scale=1, rotate=1, xfrac=1).draw(1, (1, 4, 5), 1.0, seeded()).matrix
     image = pictures(1, 1, 4, 5).double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: module._resampled(x, matrix), image)
-    assert torch.autograd.gradgradcheck(lambda x: module._resampled(x, matrix).square(), image)
+    assert torch.autograd.gradcheck(lambda x: _resampled(x, matrix), image)
+    assert torch.autograd.gradgradcheck(lambda x: _resampled(x, matrix).square(), image)
 
 
 def test_xray_never_mirrors_nor_inverts():
@@ -275,7 +274,7 @@ def test_xray_never_mirrors_nor_inverts():
     assert (torch.linalg.det(drawn.matrix[:, :2, :2]) > 0).all() and (
         drawn.color[:, 0, 0] > 0
     ).all()
-    answer = apply(images, drawn)[:, 0]
+    answer = augmented(images, drawn)[:, 0]
 
     def alike(other: torch.Tensor) -> torch.Tensor:
         return ((answer - answer.mean((1, 2), keepdim=True)) * (other - other.mean())).sum((1, 2))
@@ -291,7 +290,7 @@ def test_color_is_the_affine_map_it_says():
     drawn = Augment(brightness=1, contrast=1, contrast_pivot=0.25).draw(
         2000, (1, 4, 4), 1.0, seeded()
     )
-    answer = apply(images, drawn)
+    answer = augmented(images, drawn)
     gain = drawn.color[:, 0, 0]
     shift = (drawn.color[:, 0, 3] - 0.25 * (1 - gain)) / gain
     truth = (images + shift[:, None, None, None] - 0.25) * gain[:, None, None, None] + 0.25
@@ -300,21 +299,21 @@ def test_color_is_the_affine_map_it_says():
     assert shift.std().item() == pytest.approx(0.1, rel=0.05)
     air = torch.zeros(50, 1, 24, 20)
     exposed = Augment(contrast=1, contrast_pivot=0).draw(50, (1, 24, 20), 1.0, seeded())
-    assert torch.equal(apply(air, exposed), air)
+    assert torch.equal(augmented(air, exposed), air)
 
 
 def test_negatives_and_hues_respect_the_grey_axis():
     grey = pictures(50).expand(-1, 3, -1, -1)
     drawn = Augment(lumaflip=1).draw(50, (3, 24, 20), 1.0, seeded())
-    answer = apply(grey, drawn)
+    answer = augmented(grey, drawn)
     negative = (drawn.color[:, 0] != torch.eye(4)[0]).any(-1)
     assert 10 < negative.sum() < 40
     torch.testing.assert_close(answer[negative], 1 - grey[negative])
-    torch.testing.assert_close(apply(grey[:, :1], drawn), answer[:, :1])
+    torch.testing.assert_close(augmented(grey[:, :1], drawn), answer[:, :1])
     tinted = Augment(hue=1, saturation=1).draw(50, (3, 24, 20), 1.0, seeded())
-    torch.testing.assert_close(apply(grey, tinted), grey)
+    torch.testing.assert_close(augmented(grey, tinted), grey)
     colorful = pictures(50, 3)
-    turned = apply(colorful, Augment(hue=1).draw(50, (3, 24, 20), 1.0, seeded()))
+    turned = augmented(colorful, Augment(hue=1).draw(50, (3, 24, 20), 1.0, seeded()))
     torch.testing.assert_close(turned.mean(1), colorful.mean(1))  # luma
     torch.testing.assert_close(turned.square().sum(1), colorful.square().sum(1))  # a rotation
     assert is_identity(
@@ -324,14 +323,14 @@ def test_negatives_and_hues_respect_the_grey_axis():
 
 def test_bands_add_up_and_separate_frequencies():
     images = pictures(2, 1, 32, 32)
-    torch.testing.assert_close(module._filtered(images, torch.ones(2, 4)), images)
-    torch.testing.assert_close(module._filtered(images, torch.full((2, 4), 3.0)), 3 * images)
+    torch.testing.assert_close(_filtered(images, torch.ones(2, 4)), images)
+    torch.testing.assert_close(_filtered(images, torch.full((2, 4), 3.0)), 3 * images)
     flat, stripes = torch.ones(1, 1, 32, 32), (-1.0) ** torch.arange(32).expand(1, 1, 32, 32)
     coarse, fine = torch.tensor([[5.0, 1, 1, 1]]), torch.tensor([[1.0, 1, 1, 5]])
-    torch.testing.assert_close(module._filtered(flat, coarse), 5 * flat)
-    torch.testing.assert_close(module._filtered(flat, fine), flat)
-    torch.testing.assert_close(module._filtered(stripes, fine), 5 * stripes)
-    torch.testing.assert_close(module._filtered(stripes, coarse), stripes)
+    torch.testing.assert_close(_filtered(flat, coarse), 5 * flat)
+    torch.testing.assert_close(_filtered(flat, fine), flat)
+    torch.testing.assert_close(_filtered(stripes, fine), 5 * stripes)
+    torch.testing.assert_close(_filtered(stripes, coarse), stripes)
 
 
 def test_the_coarse_band_is_three_smoothings():
@@ -341,7 +340,7 @@ def test_the_coarse_band_is_three_smoothings():
         wave = (omega * torch.arange(33)).cos().expand(1, 1, 33, 33)
         passed = math.prod(math.cos(omega * step / 2) ** 4 for step in (1, 2, 4))
         torch.testing.assert_close(
-            module._filtered(wave, torch.tensor([[1.0, 0, 0, 0]])),
+            _filtered(wave, torch.tensor([[1.0, 0, 0, 0]])),
             passed * wave,
             atol=1e-5,
             rtol=1e-4,
@@ -350,7 +349,7 @@ def test_the_coarse_band_is_three_smoothings():
 
 def test_filters_keep_the_expected_power():
     drawn = Augment(filter=1).draw(500, (1, 16, 16), 0.05, seeded())  # rarely two bands at once
-    power = (drawn.bands.square() * torch.tensor(module.BAND_POWER)).sum(1)
+    power = (drawn.bands.square() * torch.tensor(BAND_POWER)).sum(1)
     once = power.sub(1).abs() < 1e-5
     assert once.float().mean() > 0.97 and (drawn.bands != 1).any(1).float().mean() > 0.1
 
@@ -358,7 +357,7 @@ def test_filters_keep_the_expected_power():
 def test_noise_has_its_deviation_and_is_the_same_when_replayed():
     images = torch.full((4, 1, 64, 64), 0.5)
     drawn = nothing(4, noise=torch.tensor([0.0, 0.05, 0.1, 0.1]))
-    answer = apply(images, drawn)
+    answer = augmented(images, drawn)
     np.testing.assert_allclose(answer.std((1, 2, 3)), [0, 0.05, 0.1, 0.1], rtol=0.05)
     assert not torch.equal(answer[2], answer[3])
 
@@ -366,7 +365,7 @@ def test_noise_has_its_deviation_and_is_the_same_when_replayed():
 def test_cutout_blackens_a_box_and_nothing_else():
     images = pictures(100) + 1
     drawn = Augment(cutout=1, cutout_share=0.5).draw(100, (1, 24, 20), 1.0, seeded())
-    answer = apply(images, drawn)
+    answer = augmented(images, drawn)
     black = answer == 0
     assert torch.equal(answer[~black], images[~black])
     counts = black.sum((1, 2, 3))
