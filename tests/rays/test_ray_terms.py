@@ -1,4 +1,4 @@
-"""L-NeRF's threshold where a weight equals it, and the warm-up of soft mining, in closed form."""
+"""L-NeRF's threshold where a weight equals it, soft mining's warm-up, a quadtree's epochs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from mednerf_kit.core.types import Pixels, Rays, Samples
 from mednerf_kit.rays.samplers.importance import Importance
 from mednerf_kit.rays.samplers.l_nerf import Local
 from mednerf_kit.rays.samplers.stratified import Stratified
+from mednerf_kit.rays.selectors.quadtree import Quadtree
 from mednerf_kit.rays.selectors.soft_mining import SoftMining
 
 CELLS = 8  # of length 1 each
@@ -69,3 +70,16 @@ def test_soft_minings_weights_grow_until_its_warm_up_is_over(options, warm_up, a
         ratio = (weight[0] / weight[1]).item()
         assert ratio == pytest.approx(4 ** (alpha * min(share, 1.0)), rel=1e-5)
         assert weight.mean().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_quadtree_is_split_after_its_epochs(epochs):
+    """An epoch of open leaves is a ray a pixel: 2 views of 256 pixels are 8 batches of 64."""
+    images = torch.rand(2, 16, 16, 3, generator=torch.Generator().manual_seed(0))
+    tree = Quadtree(n=64, depth=1, max_depth=3, refresh_epochs=epochs, images=images)
+    rng, depths = torch.Generator().manual_seed(1), []
+    for step in range(2 * 8 * epochs + 1):
+        pixels = tree.select(step, rng)
+        tree.observe(pixels, torch.ones(64))
+        depths.append(int(tree.depth.max()))
+    assert [depths.index(2), depths.index(3)] == [8 * epochs, 16 * epochs]

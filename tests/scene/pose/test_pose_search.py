@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from ball_scene import BOX
@@ -122,3 +123,15 @@ def test_a_camera_that_looks_away_sees_no_scene(scene):
         bool(sees_scene(scene.cameras, BOX).all())
         and not sees_scene(replace(scene.cameras, c2w=back), BOX).any()
     )
+
+
+@pytest.mark.parametrize(("kernel", "iterations"), [(3, 1), (3, 4), (5, 2)])
+def test_a_region_grows_as_often_as_it_is_told(kernel, iterations):
+    """Each time by half a kernel to every side of a corner."""
+    point = torch.zeros(1, 31, 31, dtype=torch.bool)
+    point[0, 15, 15] = True
+    search = PoseSearch(pixels="region", kernel=kernel, iterations=iterations, rays=500)
+    yx, _ = PixelSets(torch.rand(1, 31, 31, 3), point, search).draw(0, torch.tensor([0]), seeded())
+    reach = iterations * (kernel // 2)
+    side = np.arange(15 - reach, 15 + reach + 1)
+    assert {tuple(at) for at in yx[0].int().tolist()} == {(y, x) for y in side for x in side}
