@@ -1,0 +1,273 @@
+"""The terms of a prior's training in closed form: weights, optimisers, schedule, average, ADA."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from linear_game import PIXELS, SIZE, Follower, LinearDiscriminator, adam, slope_gradient
+from tiny import VIEWS, small_geometry
+
+from mednerf_kit.engine import session
+from mednerf_kit.gan.discriminator import DISCRIMINATORS
+from mednerf_kit.prior.posed import PriorTask
+from mednerf_kit.prior.posed_recipes import build_task
+from mednerf_kit.prior.training_volumes import TrainingVolumes
+
+PATIENTS, BATCH = 4, 2
+POSED, GAN = "objective: posed", f"objective: gan, gan_batch: {BATCH}"
+HYBRID = f"objective: hybrid, gan_start: 0.0, gan_interval: 1, gan_batch: {BATCH}"
+GENERATOR = (
+    "code_dim: 4, width: 8, depth: 1, octaves: 2, rank: 2, mapping_width: 8, precision: fp32"
+)
+FAST, SLOW = "learning_rate: 0.05, code_rate: 0.1", "learning_rate: 1.0e-12"
+
+
+@pytest.fixture(autouse=True)
+def linear_game(monkeypatch):
+    """The recipes' discriminator may be the linear one."""
+    monkeypatch.setitem(DISCRIMINATORS.entries, "linear", LinearDiscriminator)
+
+
+def task_of(
+    options: str,
+    *settings: str,
+    picture: float = 1.0,
+    volume: float = 0.5,
+    slope: float = 0.01,
+    seed: int = 0,
+) -> PriorTask:
+    """The chest's recipe, smaller, for patients of one grey value and random volumes."""
+    small = [
+        f"task={{name: prior, points: 24, rays: 4, ray_share: 0.0, {options}}}",
+        f"generator={{name: hyper, {GENERATOR}}}",
+        f"discriminator={{name: linear, size: {SIZE}, slope: {slope}}}",
+        "levels=[{name: stratified, n: 4}]",
+        "augment={name: none}",
+        "probability={name: fixed, p: 0.0}",
+    ]
+    recipe = session.resolve("chest", "chest", "default", [*small, *settings])
+    geometry = small_geometry()
+    targets = TrainingVolumes(
+        torch.full((PATIENTS, VIEWS, geometry.rows, geometry.cols), picture),
+        volume * torch.rand(PATIENTS, 6, 6, 6, generator=torch.Generator().manual_seed(seed)),
+        torch.zeros(PATIENTS, VIEWS),
+        torch.full((PATIENTS,), geometry.distance),
+        False,
+    )
+    orbits = SimpleNamespace(geometry=geometry)
+    return build_task(recipe, orbits, targets, seed=seed, device="cpu")
+
+
+# The adversary
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(
+    ("options", "weight"),
+    [(GAN, 1.0), (HYBRID, 2e-3), (f"{HYBRID}, gan_weight: 0.25", 0.25)],
+)
+def test_the_adversarial_term_has_its_weight_beside_the_posed_ones(options, weight, accumulate):
+    """∂/∂x of weight · mean softplus(−D(x)) is −weight · σ(−D(x)) · slope / B at every pixel."""
+    task = task_of(f"{options}, accumulate: {accumulate}")
+    discriminator = task.parts.discriminator
+    task.step(0.5, 0)
+    fakes, slope = torch.cat(discriminator.shown[-accumulate:]), discriminator.slope.detach()
+    logits = slope * (fakes - 0.5).sum((1, 2, 3), keepdim=True)
+    wanted = (-weight * torch.sigmoid(-logits) * slope / BATCH).expand_as(fakes)
+    torch.testing.assert_close(torch.cat(discriminator.returned), wanted, rtol=1e-4, atol=0)
+
+
+def test_the_penalty_on_reals_is_applied_every_kth_step_and_k_times_as_strong():
+    """k · γ/2 · |∂D/∂x|² beside the loss: k · γ · N · slope more gradient."""
+    interval, gamma = 3, 0.7
+    task = task_of(f"{GAN}, r1_interval: {interval}, r1_gamma: {gamma}, d_rate: 1.0e-12")
+    discriminator = task.parts.discriminator
+    slope = discriminator.slope.item()
+    for index in range(2 * interval):
+        discriminator.shown.clear()
+        logged = task.step(0.5, index)
+        lazy = index % interval == 0
+        assert ("r1" in logged) == lazy
+        if lazy:
+            assert logged["r1"] == pytest.approx(slope**2 * PIXELS)
+        weight = interval * gamma if lazy else 0.0
+        wanted = slope_gradient(slope, discriminator.shown[0], discriminator.shown[1], weight)
+        assert float(discriminator.slopes[-1]) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_unless_told_the_penalty_is_a_half_and_comes_every_sixteenth_step():
+    task = task_of(GAN)
+    discriminator = task.parts.discriminator
+    lazy = [index for index in range(18) if "r1" in task.step(0.5, index)]
+    wanted = slope_gradient(0.01, discriminator.shown[0], discriminator.shown[1], 16 * 0.5)
+    assert lazy == [0, 16] and discriminator.slopes[0].item() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_the_discriminators_adam_knows_that_the_penalty_is_lazy():
+    """The rate times c and betas (0, 0.99) to the power of c = k / (k + 1)."""
+    task = task_of(f"{GAN}, r1_interval: 3, d_rate: 0.02")
+    followed = Follower(task.parts.discriminator.slope)
+    for index in range(6):
+        task.step(0.5, index)
+    lazy = 3 / 4
+    wanted = adam(followed.gradients, [0.02 * lazy] * 6, (0.0, 0.99**lazy))
+    assert float(followed.moved) == pytest.approx(float(wanted), rel=1e-4)
+    assert max(followed.gradients) > 2 * min(followed.gradients), "else no beta shows"
+
+
+@pytest.mark.parametrize(("slope", "way"), [(0.01, 1), (-0.01, -1)])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_augmentation_follows_the_reals_of_every_adversarial_step(slope, way, accumulate):
+    """Reals are brighter than the middle, fakes darker: p follows the reals, a batch a step."""
+    adaptive = "probability={name: adaptive, start: 0.5, interval: 1, kimg: 0.1}"
+    options = f"{GAN}, accumulate: {accumulate}, d_rate: 1.0e-9"
+    task = task_of(options, adaptive, slope=slope)
+    with torch.no_grad():
+        task.parts.generator.bias[-1] -= 3.0
+    asked, draw = [], task.parts.augment.draw
+
+    def noting(batch, shape, p, rng):
+        asked.append(p)
+        return draw(batch, shape, p, rng)
+
+    object.__setattr__(task.parts.augment, "draw", noting)
+    for index in range(3):
+        logged = task.step(0.5, index)
+        assert logged["r_t"] == way
+        assert logged["p"] == pytest.approx(0.5 + way * (index + 1) * BATCH / 100)
+    assert task.parts.discriminator.shown[-1].mean() < 0.5, "else reals and fakes agree"
+    assert asked[-1] == logged["p"] and asked[0] == 0.5, "what is drawn goes by it"
+
+
+@pytest.mark.parametrize(
+    ("objective", "start", "interval"), [("hybrid", 0.6, 3), ("gan", 0.6, 3), ("posed", 0.0, 1)]
+)
+def test_the_adversary_joins_late_and_every_kth_step(objective, start, interval):
+    task = task_of(f"objective: {objective}, gan_start: {start}, gan_interval: {interval}")
+    steps = 12
+    played = ["g_loss" in task.step(index / steps, index) for index in range(steps)]
+    late = [index / steps >= start and index % interval == 0 for index in range(steps)]
+    wanted = {"hybrid": late, "gan": [True] * steps, "posed": [False] * steps}[objective]
+    assert played == wanted and (objective != "hybrid" or played.index(True) == 9)
+
+
+def test_a_priors_adversary_begins_at_seven_tenths_and_plays_every_fourth_step():
+    task = task_of("objective: hybrid")
+    places = [(0.69, 0), (0.7, 0), (0.7, 1), (0.7, 2), (0.7, 3), (0.7, 4), (0.999, 6), (0.999, 8)]
+    played = ["g_loss" in task.step(progress, index) for progress, index in places]
+    assert played == [False, True, False, False, False, True, False, True]
+
+
+# The posed terms
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_ray_counts_ten_times_as_much_as_a_point(accumulate):
+    """Of black pictures ∂/∂log g of 10 · mean (g p)² is, all gains together, 20 times the error."""
+    task = task_of(f"{POSED}, accumulate: {accumulate}, ray_share: 1.0", picture=0.0)
+    followed = Follower(task.log_gains)
+    error = task.step(0.5, 0)["ray_mse"]
+    assert error > 0.01
+    assert followed.gradients[-1].sum().item() == pytest.approx(20 * error, rel=1e-4)
+
+
+@pytest.mark.parametrize(("share", "rays_from"), [(0.25, 0.75), (0.6, 0.4)])
+def test_points_come_first_and_rays_last(share, rays_from):
+    task = task_of(f"{POSED}, ray_share: {share}")
+    for progress in (0.0, rays_from - 0.01, rays_from, 0.99):
+        by_rays = progress >= rays_from
+        logged = task.step(progress, 0)
+        assert ("ray_mse" in logged, "volume_mse" in logged) == (by_rays, not by_rays)
+
+
+# Rates
+
+
+def test_codes_and_weights_go_adams_way_along_warm_up_and_cosine():
+    """Betas (0.9, 0.99); the rate is its peak times min(1, step / 100) · (1 + cos πt) / 2 + 1 %."""
+    task = task_of(f"{POSED}, {FAST}", volume=30.0)
+    codes, weights = Follower(task.codes), list(map(Follower, task.parts.generator.parameters()))
+    places = [(0.0, 0), (0.25, 9), (0.5, 49), (0.75, 99), (0.25, 399), (0.5, 400)]
+    shares = [0.02, 0.0953553, 0.26, 0.156447, 0.863553, 0.51]
+    for (progress, index), share in zip(places, shares, strict=True):
+        assert task.step(progress, index)["rate"] == pytest.approx(share, rel=1e-5)
+
+    wanted = adam(codes.gradients, [0.1 * share for share in shares], (0.9, 0.99))
+    torch.testing.assert_close(codes.moved, wanted, rtol=1e-3, atol=1e-6)
+
+    taught = [one for one in weights if one.gradients]
+    norms = [
+        float(torch.cat([one.gradients[k].flatten() for one in taught]).norm())
+        for k in range(len(places))
+    ]
+    assert max(norms) > 2 and len(taught) > 5, "else the cut at a norm of 1 does not show"
+    for one in taught:
+        cut = [g / max(1.0, norm) for g, norm in zip(one.gradients, norms, strict=True)]
+        wanted = adam(cut, [0.05 * share for share in shares], (0.9, 0.99))
+        torch.testing.assert_close(one.moved, wanted, rtol=2e-3, atol=1e-6)
+
+
+def first_gradient(options: str) -> torch.Tensor:
+    """Of the codes, in the first step: the sum of its parts."""
+    task = task_of(options)
+    followed = Follower(task.codes)
+    task.step(0.0, 0)
+    return followed.gradients[-1]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(("option", "penalty"), [("", 1e-4), ("code_penalty: 0.3,", 0.3)])
+def test_codes_are_drawn_to_zero_by_their_penalty(option, penalty, accumulate):
+    """penalty · mean over the batch of |u|²/8, of all four patients: penalty · u / 16."""
+    rest = f"{POSED}, batch: {PATIENTS}, accumulate: {accumulate}"
+    codes = task_of(rest).codes.detach()
+    found = first_gradient(f"{option} {rest}") - first_gradient(f"code_penalty: 0.0, {rest}")
+    assert codes.abs().max() > 0.3
+    torch.testing.assert_close(found, penalty * codes / 16, rtol=1e-2, atol=penalty * 1e-3)
+
+
+@pytest.mark.parametrize(("option", "noise"), [("", 0.05), ("code_noise: 0.4,", 0.4)])
+def test_codes_are_shaken_before_they_are_mapped(option, noise):
+    """Of codes that are 0 the mapping sees N(0, noise²)."""
+    task = task_of(f"{option} {POSED}, code_rate: 1.0e-12")
+    with torch.no_grad():
+        task.codes.zero_()
+    mapped: list[torch.Tensor] = []
+    task.parts.generator.mapping.register_forward_pre_hook(
+        lambda _, inputs: mapped.append(inputs[0].detach())
+    )
+    for index in range(40):
+        task.step(0.0, index)
+    found = torch.cat(mapped)
+    assert found.std().item() == pytest.approx(noise, rel=0.06) and found.mean().abs() < 0.1 * noise
+
+
+# The average
+
+
+def average_of_one_that_stands_still(ema_steps: float, first: int, count: int) -> float:
+    """What is left of the distance to a generator that was moved and stays, after so many steps."""
+    task = task_of(f"{POSED}, {SLOW}, ema_steps: {ema_steps}")
+    with torch.no_grad():
+        for parameter in task.parts.generator.parameters():
+            parameter += 1.0
+    for index in range(first, first + count):
+        task.step(0.0, index)
+    pairs = zip(task.parts.generator.parameters(), task.ema.parameters(), strict=True)
+    left = torch.cat([(fast - slow).detach().flatten() for fast, slow in pairs])
+    assert left.std() < 1e-4
+    return float(left.mean())
+
+
+def test_the_averages_half_life_is_as_many_steps_as_it_says():
+    assert average_of_one_that_stands_still(3.0, 5000, 3) == pytest.approx(0.5, rel=1e-3)
+    assert average_of_one_that_stands_still(6.0, 5000, 2) == pytest.approx(2 ** (-1 / 3), rel=1e-3)
+
+
+def test_the_average_soon_forgets_how_it_began():
+    """Of the first steps it keeps 1/10, 2/11, 3/12 …: what a long half-life would hold on to."""
+    wanted = math.prod((k + 1) / (k + 10) for k in range(3))
+    assert average_of_one_that_stands_still(50.0, 0, 3) == pytest.approx(wanted, rel=1e-3)
