@@ -1,1 +1,1 @@
-"""A distribution of scenes: generator, discriminator, augmentation."""
+"""A distribution of patients: generators, discriminators, augmentation, adversarial losses."""

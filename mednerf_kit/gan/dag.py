@@ -53,7 +53,11 @@ def fliprot() -> tuple[Transform, ...]:
 
 @POLICIES.register("cropping")
 def cropping(*, share: float = 0.75) -> tuple[Transform, ...]:
-    """As it is, and its four corner windows of ``share`` of the side, enlarged to full size."""
+    """As it is, and its four corner windows, enlarged to full size.
+
+    Options:
+        share: side of a window, as a share of the picture's.
+    """
     _check_share(share)
 
     def corner(images: Tensor, bottom: bool, right: bool) -> Tensor:
@@ -71,15 +75,16 @@ def cropping(*, share: float = 0.75) -> tuple[Transform, ...]:
 
 @POLICIES.register("translation")
 def translation(*, share: float = 0.25) -> tuple[Transform, ...]:
-    """As it is, and moved right, left, down and up by ``share`` of the side; black (air) moves
-    in.
+    """As it is, and moved right, left, down and up; black (air) moves in.
+
+    Options:
+        share: how far, as a share of the picture's side.
     """
     _check_share(share)
 
     def moved(images: Tensor, down: int, right: int) -> Tensor:
-        dy, dx = (
-            round(share * n) * way for n, way in zip(images.shape[-2:], (down, right), strict=True)
-        )
+        height, width = images.shape[-2:]
+        dy, dx = round(share * height) * down, round(share * width) * right
         return functional.pad(images, (dx, -dx, dy, -dy))  # a negative width crops the far side
 
     return (
@@ -90,17 +95,17 @@ def translation(*, share: float = 0.25) -> tuple[Transform, ...]:
 
 @POLICIES.register("cutout")
 def cutout(*, share: float = 0.5) -> tuple[Transform, ...]:
-    """As it is, and with one corner of ``share`` of the side blackened, for each of the four
-    corners.
+    """As it is, and with one of its four corners blackened.
+
+    Options:
+        share: side of a corner, as a share of the picture's.
     """
     _check_share(share)
 
     def covered(images: Tensor, bottom: bool, right: bool) -> Tensor:
         y, x = (torch.arange(n, device=images.device) for n in images.shape[-2:])
-        rows, columns = (
-            (i.flip(0) if far else i) < round(share * len(i))
-            for i, far in ((y, bottom), (x, right))
-        )
+        rows = (y.flip(0) if bottom else y) < round(share * len(y))
+        columns = (x.flip(0) if right else x) < round(share * len(x))
         return images.masked_fill(rows[:, None] & columns, 0.0)
 
     return (
@@ -121,8 +126,8 @@ def _check_share(share: float) -> None:
 class Dag:
     """The transforms of one or several policies; head k sees transform k.
 
-    >>> dag = Dag(["rotation", "cropping"])
-    >>> dag.count, dag.apply(torch.zeros(2, 1, 16, 16), 5).shape, dag.stack(torch.zeros(2, 1, 16, 16)).shape
+    >>> dag, images = Dag(["rotation", "cropping"]), torch.zeros(2, 1, 16, 16)
+    >>> dag.count, dag.apply(images, 5).shape, dag.stack(images).shape
     (8, torch.Size([2, 1, 16, 16]), torch.Size([16, 1, 16, 16]))
     """
 

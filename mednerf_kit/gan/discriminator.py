@@ -1,8 +1,8 @@
-"""Discriminators: one trunk, several DAG heads, logits out. What they are trained on stands in
-:mod:`.losses`.
+"""Discriminators: one trunk, several DAG heads, logits out. Their losses are in :mod:`.losses`.
 
-A discriminator answers ``forward(images, angles_deg) -> Verdict(heads [B, K])`` where head k has
-seen transform k of the picture. All heads travel through the trunk in one batch.
+``forward(images, angles_deg)`` returns a :class:`~mednerf_kit.core.types.DiscriminatorOutput` with
+logits ``heads`` [B, K], where head k has seen transform k of the picture. All heads go through the
+trunk in one batch.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ GAIN = leaky_gain()
 
 
 class Discriminator(Protocol):
-    """A discriminator of pictures, as training needs it: a module that knows the pictures' size and
-    its later heads' weight.
+    """A discriminator of pictures as training needs it: a module that knows the size of its
+    pictures and the weight of its later heads.
     """
 
     size: int  # pixels
@@ -49,8 +49,8 @@ class Discriminator(Protocol):
 
 
 class ResidualBlock(nn.Module):
-    """Halves the resolution: (convolved path + linear path) / sqrt(2), [B, C, H, W] -> [B, C',
-    H//2, W//2].
+    """Halves the resolution: (convolved path + linear path) / sqrt(2),
+    [B, C, H, W] -> [B, C', H//2, W//2].
 
     Both paths are low-passed before a convolution at the lower resolution, so that no convolution
     strides over aliases.
@@ -71,20 +71,27 @@ class ResidualBlock(nn.Module):
 
 @DISCRIMINATORS.register("residual")
 class ResidualDiscriminator(nn.Module):
-    """Residual convolutional discriminator with DAG heads on a shared trunk (after arXiv 1912.04958
-    and 2006.05338).
+    """A residual convolutional discriminator with DAG heads (after arXiv 1912.04958, 2006.05338).
 
     From the picture's size the resolution is halved to 4 … 7 pixels; a layer at resolution r has
     min(32768·fmaps / r, max_channels) channels. Then come the minibatch deviation, one more
-    convolution, one dense layer of features φ, and per head the logit w_k·φ + b_k.
-    ``condition_angle`` adds the projection e_k(a)·φ of an embedding of (cos a, sin a) (arXiv
-    1802.05637), so that a picture must also fit the view angle it claims.
+    convolution, one dense layer of features φ, and per head the logit w_k·φ + b_k. Pictures lie in
+    [0, 1].
 
-    ``size`` (pixels, at least 16) and ``channels`` are facts of the data; ``heads`` states how many
-    heads the policy must make. Pictures lie in [0, 1].
+    Options:
+        size: side of the pictures in pixels, at least 16.
+        channels: channels of the pictures.
+        fmaps: factor on the number of channels of every layer.
+        max_channels: channels of a layer at most.
+        mbstd_group: pictures among which the minibatch deviation is taken.
+        policy: the transforms of the heads, a name or a list of them.
+        heads: how many heads the policy must make; null does not ask.
+        dag_weight: weight λ of the later heads together, against 1 of the first.
+        condition_angle: add the projection e_k(a)·φ of an embedding of (cos a, sin a) (arXiv
+            1802.05637), so that a picture must also fit the view angle it claims.
 
-    >>> judge = ResidualDiscriminator(size=16, fmaps=1 / 64, policy=["rotation", "cropping"])
-    >>> judge(torch.rand(2, 1, 16, 16)).heads.shape
+    >>> model = ResidualDiscriminator(size=16, fmaps=1 / 64, policy=["rotation", "cropping"])
+    >>> model(torch.rand(2, 1, 16, 16)).heads.shape
     torch.Size([2, 8])
     """
 
@@ -117,20 +124,15 @@ class ResidualDiscriminator(nn.Module):
                 "wanted positive ones and a dag_weight of at least 0",
                 "correct the discriminator's options",
             )
-        self.size, self.channels, self.mbstd_group, self.dag_weight = (
-            size,
-            channels,
-            mbstd_group,
-            dag_weight,
-        )
+        self.size, self.channels = size, channels
+        self.mbstd_group, self.dag_weight = mbstd_group, dag_weight
         self.dag = Dag(policy, heads=heads)
         resolutions = [size >> i for i in range(int(math.log2(size / 4)) + 1)]
         widths = [max(1, min(max_channels, int(32768 * fmaps / r))) for r in resolutions]
         last, features = resolutions[-1], widths[-1]
         self.stem = Conv2d(channels, widths[0], 1, gain=GAIN, rng=rng)
-        self.blocks = nn.Sequential(
-            *(ResidualBlock(i, o, rng=rng) for i, o in itertools.pairwise(widths))
-        )
+        blocks = [ResidualBlock(i, o, rng=rng) for i, o in itertools.pairwise(widths)]
+        self.blocks = nn.Sequential(*blocks)
         self.mix = Conv2d(features + 1, features, 3, gain=GAIN, rng=rng)
         self.dense = Linear(features * last**2, features, gain=GAIN, rng=rng)
         self.heads = Linear(features, self.dag.count, rng=rng)
@@ -147,10 +149,10 @@ class ResidualDiscriminator(nn.Module):
     def forward(
         self, images: Tensor, angles_deg: Tensor | None = None, *, heads: int | None = None
     ) -> DiscriminatorOutput:
-        """Judge pictures [B, C, size, size], [0, 1], seen at angles [B] (needed, and used, only if
-        conditioned on them).
+        """Logits of pictures [B, C, size, size] in [0, 1], seen at angles [B] (needed, and used,
+        only if conditioned on them).
 
-        ``heads`` asks the first few heads only (a gradient penalty needs head 0): [B, heads].
+        ``heads`` asks for the first few heads only (a gradient penalty needs head 0): [B, heads].
         """
         if images.shape[1:] != (self.channels, self.size, self.size):
             raise ValueError(
@@ -170,17 +172,15 @@ class ResidualDiscriminator(nn.Module):
                     "and needs one per picture"
                 )
             angle = torch.deg2rad(angles_deg.to(phi))
-            embedding = self.embed(torch.stack([angle.cos(), angle.sin()], -1)).unflatten(
-                -1, (self.dag.count, -1)
-            )
-            logits = logits + (phi.movedim(0, 1) * embedding[:, :count]).sum(-1) / math.sqrt(
-                phi.shape[-1]
-            )
+            embedding = self.embed(torch.stack([angle.cos(), angle.sin()], -1))
+            embedding = embedding.unflatten(-1, (self.dag.count, -1))[:, :count]
+            projection = (phi.movedim(0, 1) * embedding).sum(-1)
+            logits = logits + projection / math.sqrt(phi.shape[-1])
         return DiscriminatorOutput(logits)
 
     def trunk(self, images: Tensor, group: int) -> Tensor:
-        """Features of transformed pictures, compared within groups: [N, C, size, size] -> [N,
-        features].
+        """Features of transformed pictures [N, C, size, size] -> [N, features]; pictures of a group
+        are compared with each other.
         """
         x = leaky_relu(self.stem(2 * images - 1))
         x = self.blocks(x.contiguous(memory_format=torch.channels_last))

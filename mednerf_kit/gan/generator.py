@@ -1,9 +1,11 @@
 """The generator: a random code becomes the weights of a NeRF MLP.
 
 HyperNeRFGAN's idea (arXiv 2301.11631; factorised multiplicative modulation from INR-GAN, arXiv
-2011.12026): every layer has one shared weight S; a scene's weight is W = S ⊙ (1 + act(L R / √r))
-with low-rank factors L, R read from the scene's style w. Beside the style a *pose* code says where
-the patient lies and how far the scan reaches, so that the style need only explain anatomy.
+2011.12026): every layer has one shared weight S; a patient's weight is W = S ⊙ (1 + act(L R / √r))
+with low-rank factors L, R read from the patient's style w. Beside the style a *pose* code says
+where the patient lies and how far the scan reaches, so that the style need only explain anatomy.
+
+A sample of a generator is called a patient here, whatever the pictures show that it learned from.
 """
 
 from __future__ import annotations
@@ -28,13 +30,13 @@ from ..fields.hyper import (
     padded_width,
 )
 
-GENERATORS: Registry[SceneGenerator] = Registry("generator", home=__package__)
+GENERATORS: Registry[PatientGenerator] = Registry("generator", home=__package__)
 POSE_DIM = 11  # shift 3, log-scale 3, rotation 3, scan extent 2
 
 
 @dataclass(frozen=True)
 class Latent:
-    """A batch of scenes as codes."""
+    """A batch of patients as codes."""
 
     w: Tensor  # [B, code_dim] style
     pose: Tensor  # [B, POSE_DIM] standardised: prior N(0, 1)
@@ -42,11 +44,11 @@ class Latent:
     deltas: tuple[Tensor, ...] | None = None
 
 
-class SceneGenerator(nn.Module):
+class PatientGenerator(nn.Module):
     """What every generator is to training, inversion and rendering: standard normal numbers in, the
     weights of a field out.
 
-    Where a latent's ``pose`` has three numbers it is a rotation vector that turns the scene, zero
+    Where a latent's ``pose`` has three numbers it is a rotation vector that turns the patient, zero
     as drawn.
     """
 
@@ -60,44 +62,57 @@ class SceneGenerator(nn.Module):
 
     @property
     def precision(self) -> Literal["fp32", "bf16"]:
-        """What its fields are computed in where it is now: what ``auto`` has come to."""
+        """The precision of its fields on the device where it is now: what ``auto`` has come to."""
         return "bf16" if self.field.dtype(self.device) is torch.bfloat16 else "fp32"
 
     @property
     def latent_dim(self) -> int:
-        """Numbers that make a scene."""
+        """How many numbers make a patient."""
         raise NotImplementedError
 
     def latent(self, eps: Tensor) -> Latent:
-        """Standard normal numbers [B, latent_dim] as scenes."""
+        """Patients from standard normal numbers [B, latent_dim]."""
         raise NotImplementedError
 
     def draw(self, n: int, rng: Random, *, truncation: float = 1.0) -> Latent:
-        """n random scenes; ``truncation`` below 1 draws nearer to the mean."""
+        """n random patients; ``truncation`` below 1 draws nearer to the mean."""
         eps = torch.randn((n, self.latent_dim), generator=rng, device=rng.device)
         return self.latent(truncation * eps.to(next(self.parameters())))
 
     def weights(self, latent: Latent) -> MlpWeights:
-        """The network of each scene."""
+        """The field's weights of each patient."""
         raise NotImplementedError
 
     def no_deltas(self, n: int) -> tuple[Tensor, ...]:
-        """Zero additions for n scenes, ready to be tuned."""
+        """Zero additions for n patients, ready to be tuned."""
         raise NotImplementedError
 
 
 def turned(rotation: Tensor) -> CanonicalPose:
-    """The frame of scenes that are only turned, by rotation vectors [B, 3] in radians."""
+    """The pose of patients that are only turned, by rotation vectors [B, 3] in radians."""
     still = torch.zeros_like(rotation)
     return CanonicalPose(still, still, rotation, still[:, :2])
 
 
 @GENERATORS.register("hyper")
-class HyperGenerator(SceneGenerator):
-    """z -> w -> factorised modulation of every layer of a small NeRF.
+class HyperGenerator(PatientGenerator):
+    """A style and a pose modulate every layer of a small NeRF, in low rank.
 
-    ``modulation``: ``demod`` scales each output row of W to unit length; ``tanh`` and ``sigmoid``
-    bound the factor instead. ``outputs`` is 1 for density alone or 4 for density and colour.
+    z [code_dim] becomes the style w by a mapping of three layers.
+
+    Options:
+        code_dim: numbers of z, and of w.
+        width: units of each hidden layer of the field.
+        depth: hidden layers of the field.
+        octaves: frequencies of the encoding of points.
+        rank: rank of the factors L and R of a layer.
+        skip: the layer that gets the encoded point again; 0 means none.
+        modulation: ``demod`` scales each output row of W to unit length; ``tanh`` and ``sigmoid``
+            bound the factor 1 + act(·) instead.
+        mapping_width: units of the mapping's hidden layers.
+        outputs: 1 for density alone, 4 for density and colour.
+        support: radius of the cylinder outside of which there is nothing, in field units.
+        precision: what the field is computed in, ``fp32`` or ``bf16``; ``auto`` takes the faster.
     """
 
     prior_mean: Tensor  # [latent_dim]
@@ -119,15 +134,11 @@ class HyperGenerator(SceneGenerator):
         precision: Precision = "auto",
     ) -> None:
         super().__init__()
-        if (
-            min(code_dim, width, depth, octaves, rank, mapping_width) < 1
-            or not 0 <= skip <= depth
-            or support <= 0
-        ):
+        least = min(code_dim, width, depth, octaves, rank, mapping_width)
+        if least < 1 or not 0 <= skip <= depth or support <= 0:
             raise UserError(
                 f"got code_dim {code_dim}, width {width}, depth {depth}, octaves {octaves}, rank "
-                f"{rank}, skip {skip}, "
-                f"support {support:g}",
+                f"{rank}, skip {skip}, support {support:g}",
                 "wanted positive ones and a skip of 0 (none) to depth",
                 "correct the generator's options",
             )
@@ -159,25 +170,23 @@ class HyperGenerator(SceneGenerator):
         with torch.no_grad():
             self.shared[-1] *= 0.3
         self.pose_mean = nn.Parameter(torch.tensor([0.0] * 9 + [-1.0, 1.0]))
-        self.pose_log_std = nn.Parameter(
-            torch.tensor([0.15] * 3 + [0.15] * 3 + [0.1] * 3 + [0.2] * 2).log()
-        )
+        pose_std = torch.tensor([0.15] * 3 + [0.15] * 3 + [0.1] * 3 + [0.2] * 2)
+        self.pose_log_std = nn.Parameter(pose_std.log())
         n = code_dim + POSE_DIM
         self.register_buffer("prior_mean", torch.zeros(n))
         self.register_buffer("prior_factor", torch.eye(n))
 
     @property
     def latent_dim(self) -> int:
-        """Numbers that make a scene: the style's code and the pose."""
+        """How many numbers make a patient: the style's code and the pose."""
         return self.code_dim + POSE_DIM
 
     @torch.no_grad()
     def fit_prior(self, table: Tensor, *, shrink: float = 0.2) -> None:
-        """Describe trained codes [P, latent_dim] by one Gaussian: u = mean + factor·eps, its
-        covariance shrunk to the diagonal.
+        """Describe trained codes [P, latent_dim] by one Gaussian, u = mean + factor·eps.
 
-        cov = (1 − shrink)·C + shrink·diag(C) (Ledoit & Wolf 2004 in spirit): directions no patient
-        varied along stay small.
+        Its covariance is shrunk to the diagonal, (1 − shrink)·C + shrink·diag(C) (Ledoit & Wolf
+        2004 in spirit): directions along which no patient varies stay small.
         """
         mean = table.mean(0)
         c = (table - mean).T @ (table - mean) / max(len(table) - 1, 1)
@@ -186,15 +195,14 @@ class HyperGenerator(SceneGenerator):
         self.prior_factor.copy_(torch.linalg.cholesky(c))
 
     def latent(self, eps: Tensor) -> Latent:
-        """Standard normal numbers [B, latent_dim] as scenes."""
+        """Patients from standard normal numbers [B, latent_dim]."""
         u = self.prior_mean + eps @ self.prior_factor.T
         return Latent(self.map(u[:, : self.code_dim]), u[:, self.code_dim :])
 
     def whiten(self, table: Tensor) -> Tensor:
         """The eps of known codes [P, latent_dim]: the inverse of the prior's affine map."""
-        return torch.linalg.solve_triangular(
-            self.prior_factor, (table - self.prior_mean).T, upper=False
-        ).T
+        centred = (table - self.prior_mean).T
+        return torch.linalg.solve_triangular(self.prior_factor, centred, upper=False).T
 
     def map(self, z: Tensor) -> Tensor:
         """z [B, code_dim] -> w [B, code_dim]."""
@@ -208,13 +216,12 @@ class HyperGenerator(SceneGenerator):
         return CanonicalPose(p[:, :3], p[:, 3:6], p[:, 6:9], p[:, 9:11], edge)
 
     def weights(self, latent: Latent, *, edge: float = SHARP_EDGE) -> MlpWeights:
-        """The NeRF of each scene: all layers' weights, made once for the whole batch; ``edge`` as
-        in :meth:`canonical_pose`.
+        """The weights of every layer of each patient's NeRF, made once for the whole batch;
+        ``edge`` as in :meth:`canonical_pose`.
         """
         layers = []
-        for k, (shared, bias, affine) in enumerate(
-            zip(self.shared, self.bias, self.affine, strict=True)
-        ):
+        parts = zip(self.shared, self.bias, self.affine, strict=True)
+        for k, (shared, bias, affine) in enumerate(parts):
             o, i = shared.shape
             numbers = affine(latent.w)
             factors, shift = numbers[:, : (i + o) * self.rank], numbers[:, (i + o) * self.rank :]
@@ -222,9 +229,8 @@ class HyperGenerator(SceneGenerator):
                 factors = factors + latent.deltas[k]
             left = factors[:, : o * self.rank].unflatten(1, (o, self.rank))
             right = factors[:, o * self.rank :].unflatten(1, (self.rank, i))
-            layers.append(
-                (self.modulate(shared, left @ right / math.sqrt(self.rank)), bias + shift)
-            )
+            weight = self.modulate(shared, left @ right / math.sqrt(self.rank))
+            layers.append((weight, bias + shift))
         return MlpWeights(tuple(layers), self.canonical_pose(latent.pose, edge=edge))
 
     def modulate(self, shared: Tensor, m: Tensor) -> Tensor:

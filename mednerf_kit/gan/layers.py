@@ -1,5 +1,5 @@
-"""Layers of the networks that judge and make pictures: equalised learning rate, binomial
-resampling, batch statistics.
+"""Layers of generators and discriminators: equalised learning rate, binomial resampling, batch
+statistics.
 
 Every operation is plain torch on any device and can be differentiated twice, which gradient
 penalties need.
@@ -19,7 +19,7 @@ SLOPE = 0.2  # of every leaky ReLU here
 
 
 def leaky_gain(slope: float = SLOPE) -> float:
-    """What undoes the loss of second moment in a leaky ReLU: sqrt(2 / (1 + slope²)) (He et al.
+    """The gain that undoes a leaky ReLU's loss of second moment: sqrt(2 / (1 + slope²)) (He et al.
     2015, eq. 14).
 
     >>> round(leaky_gain(0.0) ** 2, 6)
@@ -29,15 +29,15 @@ def leaky_gain(slope: float = SLOPE) -> float:
 
 
 def leaky_relu(x: Tensor) -> Tensor:
-    """Leaky ReLU of slope 0.2. The layer before it carries the gain: a leaky ReLU passes positive
-    factors through.
+    """Leaky ReLU of slope 0.2. The layer before it carries the gain, because positive factors pass
+    through.
     """
     return functional.leaky_relu(x, SLOPE)
 
 
 class Linear(nn.Module):
-    """y = gain · (W x / sqrt(fan_in) + b) with W ~ N(0, 1): equalised learning rate (Karras et al.
-    2018, section 4.1).
+    """A linear layer with equalised learning rate (Karras et al. 2018, section 4.1):
+    y = gain · (W x / sqrt(fan_in) + b) with W ~ N(0, 1).
 
     The constant stays outside the parameter, so that one optimiser step moves every layer by the
     same relative amount; ``lr_multiplier`` shrinks that amount without changing the function at the
@@ -118,7 +118,7 @@ def _binomial_2d(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 class _Down(torch.autograd.Function):
-    """The resampling is linear and its adjoint is the other one: each is the other's gradient, at
+    """Down-sampling is linear and its adjoint is the up-sampling: each is the other's gradient, at
     every order.
 
     Saying so replaces autograd's second derivative of a grouped convolution, which costs several
@@ -149,8 +149,8 @@ class _Up(torch.autograd.Function):
 
 
 def downsample(x: Tensor) -> Tensor:
-    """Half the resolution, low-passed by [1, 3, 3, 1]/8 along both axes; outside counts as 0. [B,
-    C, H, W] -> [B, C, H//2, W//2]
+    """Half the resolution, low-passed by [1, 3, 3, 1]/8 along both axes; outside counts as 0.
+    [B, C, H, W] -> [B, C, H//2, W//2]
 
     >>> downsample(torch.ones(1, 1, 8, 8))[0, 0, 1, 1].item()
     1.0
@@ -169,7 +169,7 @@ def upsample(x: Tensor) -> Tensor:
 
 
 def minibatch_stddev(x: Tensor, group: int) -> Tensor:
-    """Append one channel that tells how much the pictures of a group differ (Karras et al. 2018,
+    """One channel more, which says how much the pictures of a group differ (Karras et al. 2018,
     section 3).
 
     The standard deviation over ``group`` consecutive pictures, averaged over channels and pixels,
@@ -183,9 +183,6 @@ def minibatch_stddev(x: Tensor, group: int) -> Tensor:
     variance = x.unflatten(0, (-1, math.gcd(batch, group))).float().var(1, unbiased=False)
     # the epsilon keeps equal pictures differentiable
     spread = (variance + 1e-8).sqrt().mean((1, 2, 3))
-    channel = (
-        spread.to(x.dtype)
-        .repeat_interleave(batch // len(spread))[:, None, None, None]
-        .expand(-1, -1, height, width)
-    )
+    repeated = spread.to(x.dtype).repeat_interleave(batch // len(spread))
+    channel = repeated[:, None, None, None].expand(-1, -1, height, width)
     return torch.cat([x, channel], 1)

@@ -1,5 +1,4 @@
-"""What generator and discriminator play for: losses of logits per head as pure functions, and the
-recipe's choice among them.
+"""Adversarial losses: pure functions of logits per head, and the pairs of them that a recipe names.
 
 Every loss takes logits [B, K] of DAG heads (arXiv 2006.05338): head 0 judges the picture as it is,
 the others its transforms.
@@ -20,8 +19,8 @@ LOSSES: Registry[AdversarialLoss] = Registry("adversarial loss")
 
 
 class AdversarialLoss(Protocol):
-    """A game: what each side minimises, per picture [B]; ``u`` in [0, 1] is drawn once a step for
-    what is random in it.
+    """What generator and discriminator minimise, per picture [B]; ``u`` in [0, 1] is drawn once a
+    step for losses in which something is random.
     """
 
     def discriminator(
@@ -42,8 +41,8 @@ def combined(per_head: Tensor, dag_weight: float) -> Tensor:
 
 
 def nonsaturating_d(real_heads: Tensor, fake_heads: Tensor, dag_weight: float) -> Tensor:
-    """The discriminator's logistic loss per picture, softplus(−real) + softplus(fake) per head: [B,
-    K], [B, K] -> [B].
+    """The discriminator's logistic loss per picture, softplus(−real) + softplus(fake) per head:
+    [B, K], [B, K] -> [B].
 
     >>> nonsaturating_d(torch.zeros(1, 4), torch.zeros(1, 4), 0.2)  # 2·ln 2·(1 + 0.2)
     tensor([1.6636])
@@ -63,8 +62,8 @@ def nonsaturating_g(fake_heads: Tensor, dag_weight: float) -> Tensor:
 def hinge_d(
     real_heads: Tensor, fake_heads: Tensor, dag_weight: float, *, margin: float = 1.0
 ) -> Tensor:
-    """The discriminator's hinge loss per picture, max(0, m − real) + max(0, m + fake) per head: [B,
-    K], [B, K] -> [B].
+    """The discriminator's hinge loss per picture, max(0, m − real) + max(0, m + fake) per head:
+    [B, K], [B, K] -> [B].
 
     >>> hinge_d(torch.tensor([[2.0]]), torch.tensor([[0.5]]), 0.2)
     tensor([1.5000])
@@ -84,8 +83,8 @@ def hinge_g(fake_heads: Tensor, dag_weight: float) -> Tensor:
 
 
 def r1_penalty(real_logits: Tensor, real_images: Tensor) -> Tensor:
-    """Squared gradient |∂D/∂x|² of head 0 at each real picture, differentiable: [B], [B, C, H, W]
-    -> [B] (arXiv 1801.04406).
+    """Squared gradient |∂D/∂x|² of head 0 at each real picture, differentiable (arXiv 1801.04406):
+    [B], [B, C, H, W] -> [B].
 
     The caller multiplies its mean by gamma / 2. ``real_images`` is what the discriminator was
     given, with gradients on. Pictures span [0, 1]: a gamma published for pictures in [−1, 1]
@@ -101,9 +100,7 @@ def r1_penalty(real_logits: Tensor, real_images: Tensor) -> Tensor:
 
 @LOSSES.register("nonsaturating")
 class NonSaturating:
-    """The logistic game in which the generator maximises log D(fake) (Goodfellow et al. 2014;
-    HyperNeRFGAN).
-    """
+    """The logistic loss; the generator maximises log D(fake) (Goodfellow et al. 2014)."""
 
     def discriminator(
         self, real_heads: Tensor, fake_heads: Tensor, dag_weight: float, u: float
@@ -116,8 +113,7 @@ class NonSaturating:
 
 @LOSSES.register("bce")
 class BinaryCrossEntropy:
-    """Binary cross-entropy of logits against 1 for reals and 0 for fakes, and against 1 for the
-    generator (GRAF).
+    """Binary cross-entropy of logits: 1 for reals, 0 for fakes, 1 for the generator's fakes (GRAF).
 
     BCE(x, 1) = softplus(−x) and BCE(x, 0) = softplus(x), so its values are those of
     ``nonsaturating``.
@@ -126,9 +122,8 @@ class BinaryCrossEntropy:
     def discriminator(
         self, real_heads: Tensor, fake_heads: Tensor, dag_weight: float, u: float
     ) -> Tensor:
-        return combined(
-            _cross_entropy(real_heads, 1.0) + _cross_entropy(fake_heads, 0.0), dag_weight
-        )
+        per_head = _cross_entropy(real_heads, 1.0) + _cross_entropy(fake_heads, 0.0)
+        return combined(per_head, dag_weight)
 
     def generator(self, fake_heads: Tensor, dag_weight: float) -> Tensor:
         return combined(_cross_entropy(fake_heads, 1.0), dag_weight)
@@ -142,11 +137,14 @@ def _cross_entropy(logits: Tensor, truth: float) -> Tensor:
 
 @LOSSES.register("hinge")
 class Hinge:
-    """The hinge of each picture; ``margin`` is uniform between two numbers, drawn once a step
-    (MedNeRF: 0.8 to 1).
+    """The hinge of each picture, with a margin that is drawn once a step (MedNeRF: 0.8 to 1).
 
-    ``batch_mean`` applies it to the batch's mean logit instead, as the published code does:
-    pictures that are judged wrongly hide behind others that are judged rightly. For comparisons.
+    Options:
+        margin_low: the smallest margin.
+        margin_high: the largest margin; it is uniform in between.
+        batch_mean: apply the hinge to the batch's mean logit, as the published code does. Pictures
+            that are judged wrongly then hide behind others that are judged rightly; for
+            comparisons.
     """
 
     def __init__(
@@ -162,13 +160,10 @@ class Hinge:
     ) -> Tensor:
         """``u`` in [0, 1] places the margin between its bounds."""
         if self.batch_mean:
-            real_heads, fake_heads = (
-                real_heads.mean(0, keepdim=True),
-                fake_heads.mean(0, keepdim=True),
-            )
-        return hinge_d(
-            real_heads, fake_heads, dag_weight, margin=self.low + u * (self.high - self.low)
-        )
+            real_heads = real_heads.mean(0, keepdim=True)
+            fake_heads = fake_heads.mean(0, keepdim=True)
+        margin = self.low + u * (self.high - self.low)
+        return hinge_d(real_heads, fake_heads, dag_weight, margin=margin)
 
     def generator(self, fake_heads: Tensor, dag_weight: float) -> Tensor:
         return hinge_g(fake_heads, dag_weight)

@@ -1,5 +1,4 @@
-"""GRAF's discriminator: strided convolutions down to one logit per patch (after arXiv 1611.07004
-and 2007.02442).
+"""GRAF's discriminator: strided convolutions down to one logit (arXiv 1611.07004, 2007.02442).
 
 Spectral normalisation on every convolution, instance normalisation between them: nothing is shared
 across the batch.
@@ -20,11 +19,18 @@ from .selfsup import normalised_conv
 
 @DISCRIMINATORS.register("patchgan")
 class PatchGan(nn.Module):
-    """Halvings to 4 … 7 pixels, ``width`` channels and twice as many after each up to eight times,
-    then a 4×4 layer of logits.
+    """GRAF's discriminator: strided convolutions halve a patch to 4 … 7 pixels, then 4×4 logits.
 
-    Head k is its own channel of that layer. ``heads`` states how many heads the policy must make.
-    Pictures lie in [0, 1]; ``size`` (pixels, at least 16) and ``channels`` are facts of the data.
+    Each halving doubles the channels, up to eight times ``width``. Head k is its own channel of the
+    last layer. Pictures lie in [0, 1].
+
+    Options:
+        size: side of the pictures in pixels, at least 16.
+        channels: channels of the pictures.
+        width: channels after the first halving.
+        policy: the transforms of the heads, a name or a list of them.
+        heads: how many heads the policy must make; null does not ask.
+        dag_weight: weight λ of the later heads together, against 1 of the first.
 
     >>> import torch
     >>> PatchGan(size=16, channels=1, width=4)(torch.rand(2, 1, 16, 16)).heads.shape
@@ -67,8 +73,8 @@ class PatchGan(nn.Module):
     def forward(
         self, images: Tensor, angles_deg: Tensor | None = None, *, heads: int | None = None
     ) -> DiscriminatorOutput:
-        """Judge pictures [B, C, size, size]; angles are not used. ``heads`` asks the first few
-        heads only: [B, heads].
+        """Logits of pictures [B, C, size, size]; angles are not used. ``heads`` asks for the first
+        few heads only: [B, heads].
         """
         if images.shape[1:] != (self.channels, self.size, self.size):
             raise ValueError(
@@ -76,9 +82,6 @@ class PatchGan(nn.Module):
                 f"got {list(images.shape)}"
             )
         count = min(heads or self.dag.count, self.dag.count)
-        logits = (
-            self.logits(self.trunk(2 * self.dag.stack(images, count) - 1))
-            .mean((2, 3))
-            .unflatten(0, (count, len(images)))
-        )
+        logits = self.logits(self.trunk(2 * self.dag.stack(images, count) - 1)).mean((2, 3))
+        logits = logits.unflatten(0, (count, len(images)))
         return DiscriminatorOutput(logits[..., :count].diagonal(dim1=0, dim2=2))

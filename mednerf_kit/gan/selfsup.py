@@ -1,10 +1,10 @@
 """A small self-supervised discriminator after FastGAN (arXiv 2101.04775), with DAG heads as in
 MedNeRF (arXiv 2202.01020).
 
-Beside judging, it must be able to draw what it saw: one decoder repeats the whole picture from the
-coarsest map, another a quadrant from the middle map. How far the drawings are off is part of its
-loss on real pictures. Group normalisation replaces batch normalisation: a picture's logits do not
-depend on which others share its batch or its device.
+Beside its logits it must be able to draw what it saw: one decoder repeats the whole picture from
+the coarsest map, another a quadrant from the middle map. How far the drawings are off is part of
+its loss on real pictures. Group normalisation replaces batch normalisation: a picture's logits do
+not depend on which others share its batch or its device.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..core.errors import UserError
 from ..core.types import DiscriminatorOutput
 from .dag import Dag
 from .discriminator import DISCRIMINATORS
-from .layers import SLOPE, leaky_relu
+from .layers import leaky_relu
 
 DECODED_FROM = 8  # pixels of the maps that the decoders enlarge
 
@@ -28,9 +28,7 @@ DECODED_FROM = 8  # pixels of the maps that the decoders enlarge
 def normalised_conv(
     inputs: int, outputs: int, kernel: int, *, stride: int = 1, rng: Generator | None = None
 ) -> nn.Module:
-    """A convolution under spectral normalisation (arXiv 1802.05957), padded by (kernel − 1) //
-    2.
-    """
+    """A convolution with spectral normalisation (arXiv 1802.05957), padded by (kernel − 1) // 2."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=(kernel - 1) // 2, bias=False)
     nn.init.normal_(conv.weight, std=0.02, generator=rng)
     return spectral_norm(conv)
@@ -42,7 +40,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 class Excitation(nn.Module):
-    """Channels of a coarse map, weighted by what a finer map saw: y · sigmoid(conv(pool(x)))
+    """Weighs the channels of a coarse map y by what a finer map x saw: y · sigmoid(conv(pool(x)))
     (FastGAN, eq. 1).
     """
 
@@ -52,14 +50,12 @@ class Excitation(nn.Module):
         self.weigh = normalised_conv(coarse, coarse, 1, rng=rng)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        squeezed = functional.leaky_relu(
-            self.squeeze(functional.adaptive_avg_pool2d(fine, 4)), SLOPE
-        )
+        squeezed = leaky_relu(self.squeeze(functional.adaptive_avg_pool2d(fine, 4)))
         return coarse * torch.sigmoid(self.weigh(squeezed))
 
 
 class Decoder(nn.Module):
-    """A map back into a picture of 8·2^doublings pixels in [0, 1], by nearest upsampling and gated
+    """Draws a picture of 8·2^doublings pixels in [0, 1] from a map, by nearest upsampling and gated
     convolutions.
     """
 
@@ -87,8 +83,7 @@ class Decoder(nn.Module):
 
 
 def quadrant(x: Tensor, which: int) -> Tensor:
-    """Quadrant 0 … 3 (reading order) of maps or pictures [..., H, W] -> [..., H//2, W//2]: the same
-    part of either.
+    """Quadrant 0 … 3, in reading order, of maps or pictures [..., H, W] -> [..., H//2, W//2].
 
     >>> quadrant(torch.arange(16).view(4, 4), 2).tolist()
     [[8, 9], [12, 13]]
@@ -100,17 +95,24 @@ def quadrant(x: Tensor, which: int) -> Tensor:
 
 @DISCRIMINATORS.register("selfsup")
 class SelfSupervisedDiscriminator(nn.Module):
-    """Three maps of a patch (full, half and quarter resolution), logits from the last, drawings
-    from the last two.
+    """MedNeRF's discriminator: logits of a patch, and drawings of it that are part of its loss.
 
-    All heads share the trunk and a 1×1 layer; each has its own 4×4 convolution, whose logits are
-    averaged over the map. ``doublings`` sets the drawings' size, 8·2^doublings pixels (4: 128, as
-    published). ``heads`` states how many heads the policy must make. Pictures lie in [0, 1];
-    ``size`` (pixels, at least 16) and ``channels`` are facts of the data.
+    Three maps of the patch have full, half and quarter resolution; logits come from the last,
+    drawings from the last two. All heads share the trunk and a 1×1 layer; each has its own 4×4
+    convolution, whose logits are averaged over the map. Pictures lie in [0, 1].
 
-    >>> judge = SelfSupervisedDiscriminator(size=16, channels=1, doublings=1, width=4)
-    >>> verdict = judge(torch.rand(2, 1, 16, 16), rng=Generator().manual_seed(0))
-    >>> verdict.heads.shape, verdict.extras["part"].shape
+    Options:
+        size: side of the pictures in pixels, at least 16.
+        channels: channels of the pictures.
+        width: channels of the full-resolution map.
+        policy: the transforms of the heads, a name or a list of them.
+        heads: how many heads the policy must make; null does not ask.
+        dag_weight: weight λ of the later heads together, against 1 of the first.
+        doublings: the drawings have 8·2^doublings pixels a side (4: 128, as published).
+
+    >>> model = SelfSupervisedDiscriminator(size=16, channels=1, doublings=1, width=4)
+    >>> output = model(torch.rand(2, 1, 16, 16), rng=Generator().manual_seed(0))
+    >>> output.heads.shape, output.extras["part"].shape
     (torch.Size([2, 4]), torch.Size([4, 2, 1, 16, 16]))
     """
 
@@ -161,10 +163,10 @@ class SelfSupervisedDiscriminator(nn.Module):
         heads: int | None = None,
         rng: Generator | None = None,
     ) -> DiscriminatorOutput:
-        """Judge pictures [B, C, size, size]; angles are not used. ``heads`` asks the first few
-        heads only: [B, heads].
+        """Logits of pictures [B, C, size, size]; angles are not used. ``heads`` asks for the first
+        few heads only: [B, heads].
 
-        With ``rng``, which chooses a quadrant, ``extras`` holds drawings and what they should show,
+        With ``rng``, which chooses a quadrant, ``extras`` holds drawings and what they should show:
         ``whole`` and ``whole_target``, ``part`` and ``part_target``, each [heads, B, C, n, n].
         """
         if images.shape[1:] != (self.channels, self.size, self.size):
@@ -177,24 +179,18 @@ class SelfSupervisedDiscriminator(nn.Module):
         fine = leaky_relu(self.fine(2 * stacked - 1))
         half = self.excite_half(fine, leaky_relu(self.halve(fine)))
         quarter = self.excite_quarter(half, leaky_relu(self.quarter(half)))
-        # [K, B, heads]
-        logits = (
-            self.logits(leaky_relu(self.mix(quarter)))
-            .mean((2, 3))
-            .unflatten(0, (count, len(images)))
-        )
-        verdict = DiscriminatorOutput(logits[..., :count].diagonal(dim1=0, dim2=2))
+        logits = self.logits(leaky_relu(self.mix(quarter))).mean((2, 3))
+        logits = logits.unflatten(0, (count, len(images)))  # [K, B, heads]
+        own_logits = logits[..., :count].diagonal(dim1=0, dim2=2)
         if rng is None:
-            return verdict
+            return DiscriminatorOutput(own_logits)
         which = int(torch.randint(4, (), generator=rng))
         drawn = {"whole": self.draw_whole(quarter), "part": self.draw_part(quadrant(half, which))}
         wanted = {"whole_target": stacked, "part_target": quadrant(stacked, which)}
         n = drawn["whole"].shape[-1]
-        wanted = {
-            k: functional.interpolate(v, (n, n), mode="bilinear", align_corners=False)
-            for k, v in wanted.items()
-        }
-        return DiscriminatorOutput(
-            verdict.heads,
-            {k: v.unflatten(0, (count, len(images))) for k, v in (drawn | wanted).items()},
-        )
+        for name, picture in wanted.items():
+            drawn[name] = functional.interpolate(
+                picture, (n, n), mode="bilinear", align_corners=False
+            )
+        extras = {k: v.unflatten(0, (count, len(images))) for k, v in drawn.items()}
+        return DiscriminatorOutput(own_logits, extras)

@@ -12,10 +12,10 @@ import torch
 from torch import Generator
 
 from ..engine.distributed import BatchShard, Ranks
-from ..gan.generator import Latent, SceneGenerator
+from ..gan.generator import Latent, PatientGenerator
 
 
-def agree_precision(ranks: Ranks, *generators: SceneGenerator) -> None:
+def agree_precision(ranks: Ranks, *generators: PatientGenerator) -> None:
     """Let every process compute these generators' fields in the precision of the first process: the
     recipe's, or what was faster there.
     """
@@ -24,13 +24,15 @@ def agree_precision(ranks: Ranks, *generators: SceneGenerator) -> None:
         generator.field.precision = agreed
 
 
-def keep_precision(state: Mapping[str, Any], *generators: SceneGenerator) -> None:
+def keep_precision(state: Mapping[str, Any], *generators: PatientGenerator) -> None:
     """Go on in the precision that a snapshot was computed in; one that names none leaves it open."""
     for generator in generators if "precision" in state else ():
         generator.field.precision = state["precision"]
 
 
-def random_patients(generator: SceneGenerator, n: int, share: BatchShard, rng: Generator) -> Latent:
+def random_patients(
+    generator: PatientGenerator, n: int, share: BatchShard, rng: Generator
+) -> Latent:
     """A share of n random patients: what ``generator.draw(n, rng)`` would make of these rows."""
     eps = torch.randn((n, generator.latent_dim), generator=rng, device=rng.device)
     return generator.latent(share.take(eps).to(next(generator.parameters())))

@@ -38,7 +38,7 @@ from ..engine.optim import GanOptimizers, in_one_pass
 from ..fields.coloured import ColouredField
 from ..gan.augment.apply import augmented
 from ..gan.discriminator import Discriminator
-from ..gan.generator import SceneGenerator
+from ..gan.generator import PatientGenerator
 from ..gan.losses import AdversarialLoss, combined, r1_penalty
 from ..imaging.geometry import Geometry
 from ..metrics.perceptual import Perceptual
@@ -74,7 +74,7 @@ class Reals:
 class GanModules:
     """What a recipe's other nodes build for the task."""
 
-    generator: SceneGenerator
+    generator: PatientGenerator
     discriminator: Discriminator
     loss: AdversarialLoss
     optimisers: GanOptimizers

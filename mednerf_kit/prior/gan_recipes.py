@@ -26,7 +26,7 @@ from ..gan.augment.parameters import Augment
 from ..gan.augment.presets import AUGMENTATIONS
 from ..gan.augment.probability import PROBABILITIES
 from ..gan.discriminator import DISCRIMINATORS, Discriminator
-from ..gan.generator import GENERATORS, SceneGenerator
+from ..gan.generator import GENERATORS, PatientGenerator
 from ..gan.losses import LOSSES
 from ..imaging.geometry import DEFAULTS, Geometry
 from ..metrics.perceptual import PERCEPTUAL
@@ -213,7 +213,7 @@ def build_task(
 ) -> AdversarialTask:
     """Everything the recipe names, put together."""
     torch.manual_seed(seed)
-    generator: SceneGenerator = GENERATORS.build(recipe["generator"]).to(device)
+    generator: PatientGenerator = GENERATORS.build(recipe["generator"]).to(device)
     channels = 3 if generator.field_outputs == 4 else 1
     discriminator: Discriminator = DISCRIMINATORS.build(
         recipe["discriminator"], rng=Generator().manual_seed(seed), channels=channels

@@ -18,7 +18,7 @@ from ..core.errors import UserError, unknown_name
 from ..engine.checkpoint import strip_prefix
 from ..engine.run_folder import load_snapshot, read_snapshot
 from ..fields.hyper import Precision
-from ..gan.generator import GENERATORS, SceneGenerator
+from ..gan.generator import GENERATORS, PatientGenerator
 from ..imaging.geometry import Geometry, interpolated_by_angle
 
 # beside the snapshots: the uncertainty's factors, fitted after training
@@ -29,7 +29,7 @@ CALIBRATION = "calibration.json"
 class Prior:
     """A trained generator, ready to be sampled and inverted."""
 
-    generator: SceneGenerator
+    generator: PatientGenerator
     geometry: Geometry  # of the pictures it was trained on, at its own size
     codes: Tensor  # [P, latent_dim] of the training patients
     meta: dict[str, Any]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from ..gan.generator import SceneGenerator
+from ..gan.generator import PatientGenerator
 from ..imaging.geometry import FRONTAL_DEG, LATERAL_DEG, Geometry, nearest_view
 from ..recon.field_volume import bake
 from .rendering import Renderer
@@ -17,7 +17,7 @@ SCENES, FRAMES, GRID = 8, 24, 48  # patients of the sheet; views of the clip; vo
 
 @torch.no_grad()
 def radiographs(
-    generator: SceneGenerator, images: Tensor, geometry: Geometry, distance: float
+    generator: PatientGenerator, images: Tensor, geometry: Geometry, distance: float
 ) -> dict[str, Tensor]:
     """Frontal and lateral views of patients [P, V, rows, cols] and of random scenes, and one
     scene's orbit: line integrals.
@@ -37,7 +37,7 @@ def radiographs(
 
 @torch.no_grad()
 def marched(
-    generator: SceneGenerator, renderer: Renderer, images: Tensor, geometry: Geometry
+    generator: PatientGenerator, renderer: Renderer, images: Tensor, geometry: Geometry
 ) -> dict[str, Tensor]:
     """The same where views are no sums of voxels, ray by ray at 32 px; reals are pictures [N, rows,
     cols, C] without patients.

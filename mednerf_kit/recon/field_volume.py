@@ -27,7 +27,7 @@ from ..imaging.volume import Volume, read_volume
 
 if TYPE_CHECKING:
     from ..fields.hyper import MlpWeights
-    from ..gan.generator import SceneGenerator
+    from ..gan.generator import PatientGenerator
 
 # of the cube that holds a volume, in field units: the support cylinder fits into it
 HALF_EXTENT = SUPPORT
@@ -127,7 +127,7 @@ class FieldVolume:
 
 @torch.no_grad()
 def bake(
-    generator: SceneGenerator, code: MlpWeights, geometry: Geometry, *, size: int = 96
+    generator: PatientGenerator, code: MlpWeights, geometry: Geometry, *, size: int = 96
 ) -> FieldVolume:
     """Evaluate a generated field once at the voxels' centres: [B, size, size, size].
 
