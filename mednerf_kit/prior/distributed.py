@@ -25,7 +25,7 @@ def agree_precision(ranks: Ranks, *generators: PatientGenerator) -> None:
 
 
 def keep_precision(state: Mapping[str, Any], *generators: PatientGenerator) -> None:
-    """Go on in the precision that a snapshot was computed in; one that names none leaves it open."""
+    """Go on in the precision that a snapshot names; one that names none leaves it open."""
     for generator in generators if "precision" in state else ():
         generator.field.precision = state["precision"]
 
