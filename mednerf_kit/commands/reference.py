@@ -15,11 +15,12 @@ from ..core import config
 SUPPLIED = {
     "discriminator": {"channels", "rng"},
     "field": {"box", "channels"},
+    "image model": {"background"},
     "encoding": {"box"},
     "optimiser": {"d_interval", "discriminator", "generator"},
     "phantom": {"seed"},
     "sampler": {"box", "field"},
-    "selector": {"cols", "images", "masks", "rows", "size", "views"},
+    "selector": {"cols", "images", "masks", "rows", "views"},
     "tomography method": {"fit", "prior"},
     "task": {"device", "geometry", "parts", "reals", "scene", "seed", "targets", "volumes"},
 }

@@ -17,7 +17,7 @@ FIELDS: Registry[SceneField] = Registry("field", home=__package__)
 
 
 class SceneField(nn.Module):
-    """What every field of one scene promises; all but ``density`` and ``forward`` has a default.
+    """The contract of fields of one scene; ``density`` and ``forward`` alone have no default.
 
     Beside the recipe's options a constructor may name two facts: ``box`` [2, 3], the corners of
     what is to be fitted, and ``channels``, 3 for photographs and 0 for attenuation alone

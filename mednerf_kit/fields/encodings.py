@@ -1,6 +1,6 @@
-"""Encodings of position by name: what an MLP is told about a point. Any of them feeds any MLP.
+"""Encodings of position by name: what an MLP knows of a point.
 
-A grid fills the scene's box, which its constructor is given.
+Any of them feeds any MLP. A grid fills the scene's box, which its constructor is given.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Encoding(nn.Module):
 
 
 def build_encoding(nodes: dict | list | str, *, box: Tensor) -> Encoding:
-    """The encoding that a recipe's node names; a list of nodes gives their features side by side.
+    """The encoding of a recipe's node; a list of nodes gives their features side by side.
 
     >>> box = torch.tensor([[-1.0] * 3, [1.0] * 3])
     >>> build_encoding([{"name": "frequency", "octaves": 2}, "frequency"], box=box).width
@@ -125,7 +125,7 @@ class Planes(Encoding):
 
 @ENCODINGS.register("hash")
 class Hash(Encoding):
-    """Multi-resolution hash grid (Müller et al., Instant-NGP, SIGGRAPH 2022, §3), in plain torch.
+    """Multi-resolution hash grid (Müller et al., Instant-NGP, SIGGRAPH 2022, §3).
 
     Level l has N_l = ⌊base · b^l⌋ cells along the box's edges, b = (finest/base)^(1/(levels−1))
     (eq. 2, 3). A corner c's row is its place where (N_l + 1)³ rows fit into T = 2^log2_table, else
@@ -169,10 +169,12 @@ class Hash(Encoding):
         self.width = levels * features
 
     def corners(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of the table and weights of points x [N, 3]: [levels · N, 8] each, level by level."""
+        """Table rows and weights of points x [N, 3], [levels · N, 8] each, level by level."""
         size = (self.box[1] - self.box[0])[:, None]
         u = ((x.T.contiguous() - self.box[0][:, None]) / size).clamp(0, 1)
-        index, weight, first = [], [], 0
+        index = []
+        weight = []
+        first = 0
         for n, rows in zip(self.cells, self.rows, strict=True):
             place = u * n
             low = place.detach().floor().clamp_max_(n - 1)

@@ -20,9 +20,9 @@ LINE_AXIS = (2, 1, 0)
 
 
 class Corners:
-    """Where points lie on the planes and lines of a grid, found once for all tables of that shape.
+    """Where points lie on the planes and lines of a grid.
 
-    ``rows`` holds index and weights of each plane and of each line, [N, ...] each, so that a part
+    This is found once for all tables of that shape. ``rows`` holds index and weights of each plane and of each line, [N, ...] each, so that a part
     of the points can be taken.
     """
 
@@ -48,7 +48,7 @@ class Corners:
 
 
 class Factors(nn.Module):
-    """The tables of one factorised grid: a plane [rows, columns, R] and a line [points, R] a mode."""
+    """Tables of a factorised grid: a plane [rows, columns, R] and a line [points, R] a mode."""
 
     planes: nn.ParameterList
     lines: nn.ParameterList

@@ -163,7 +163,7 @@ def grid_points(box: Tensor, voxels: float) -> tuple[int, int, int]:
 def upsampling_schedule(
     start_voxels: float, end_voxels: float, upsample: Sequence[float]
 ) -> list[tuple[float, float]]:
-    """At which shares of the training a grid gets how many voxels: log-linear from start to end.
+    """At which shares of the training a grid gets how many voxels, log-linearly.
 
     >>> upsampling_schedule(8, 512, (0.5, 0.1, 0.3))[::2]
     [(0.1, 32.0), (0.5, 512.0)]

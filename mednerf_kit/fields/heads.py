@@ -68,7 +68,7 @@ def mlp(widths: Sequence[int]) -> nn.Sequential:
 
 
 def trunk_layers(inputs: int, depth: int, width: int, skip: int) -> nn.ModuleList:
-    """``depth`` layers of ``width``; the first sees the inputs, and so does layer ``skip`` again.
+    """``depth`` layers of ``width``; the first and layer ``skip`` see the inputs.
 
     >>> [layer.in_features for layer in trunk_layers(3, 3, 8, 2)]
     [3, 8, 11]
@@ -97,7 +97,7 @@ def waves(x: Tensor, octaves: int) -> Tensor:
 
 
 def spherical_harmonics(d: Tensor, degree: int) -> Tensor:
-    """Real spherical harmonics of the first bands at unit directions d [..., 3]: [..., degree²].
+    """Real spherical harmonics of unit directions d [..., 3]: [..., degree²].
 
     There are 1 to 4 bands, ``degree`` of them, in order; within band l, m = −l … l. They are
     orthonormal over the sphere.

@@ -77,7 +77,8 @@ class TiledMlp(torch.autograd.Function):
             raise RuntimeError(
                 "the activations of this MLP were freed by the first way back; run it again"
             )
-        weights, dtype = ctx.weights, ctx.weights[0].dtype
+        weights = ctx.weights
+        dtype = weights[0].dtype
         grad_w = [torch.zeros_like(w, dtype=torch.float32) for w in weights]
         grad_b = [torch.zeros(w.shape[:2], device=w.device) for w in weights]
         grad_x = torch.empty(ctx.points, device=gradient.device) if ctx.needs_x else None

@@ -69,7 +69,7 @@ class NerfOptions:
 
 @FIELDS.register("nerf")
 class Nerf(SceneField):
-    """The published MLP: a trunk with a density head, a feature, and a half as wide colour layer."""
+    """The published MLP: a trunk, a density head, a feature and a half as wide colour layer."""
 
     def __init__(self, options: NerfOptions, *, box: Tensor, channels: int = 3) -> None:
         super().__init__()

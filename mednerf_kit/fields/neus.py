@@ -169,8 +169,9 @@ class Neus(SceneField):
         h = inputs = self.inputs(points)
         for i, layer in enumerate(self.trunk):
             h = rounded_relu(layer(self.layer_input(i, h, inputs)))[0]
-        weight, bias = self.to_distance.weight[:1], self.to_distance.bias[:1]
-        return self.unit * nn.functional.linear(h, weight, bias).view(x.shape[:-1])
+        last = self.to_distance
+        distance = nn.functional.linear(h, last.weight[:1], last.bias[:1])
+        return self.unit * distance.view(x.shape[:-1])
 
     def at(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Distance [N], its gradient [N, 3] and feature [N, F] at points [N, 3]."""
@@ -183,7 +184,8 @@ class Neus(SceneField):
             inputs = kept = self.inputs(tracked)
         if not torch.is_grad_enabled():
             inputs = inputs.detach()
-        h, slopes = inputs, []
+        h = inputs
+        slopes = []
         for i, layer in enumerate(self.trunk):
             h, slope = rounded_relu(layer(self.layer_input(i, h, inputs)))
             slopes.append(slope)
@@ -225,9 +227,9 @@ class Neus(SceneField):
         return ((x >= self.box[0]) & (x <= self.box[1])).all(-1)
 
     def density(self, x: Tensor, code: Any = None) -> Tensor:
-        """s Φ_s(−f) at points x [..., 3]: [...], the attenuation that a ray onto the surface meets.
+        """s Φ_s(−f) at points x [..., 3]: [...], an attenuation per unit length.
 
-        For a ray straight onto the surface, its integral is the optical depth.
+        It is what a ray straight onto the surface meets: its integral is the optical depth.
         """
         s = self.sharpness
         inside = self.inside(x)

@@ -202,13 +202,14 @@ class TensoRF(SceneField):
 
     @torch.no_grad()
     def shrink_to_mask(self) -> bool:
-        """Crop box and grids to the mask's cells, if that leaves out a tenth; True where it does.
+        """Crop box and grids to the mask's cells if that leaves out a tenth; whether it does.
 
         They are cropped at grid points, so that the field stays the same inside.
         """
         cells = self.mask.cells[1:-1, 1:-1, 1:-1]
         points = self.density_grid.resolution
-        first, last = [], []
+        first = []
+        last = []
         for axis in range(3):
             others = [a for a in range(3) if a != axis]
             taken = cells.any(others[1]).any(others[0]).nonzero()[:, 0]

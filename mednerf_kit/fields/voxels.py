@@ -18,9 +18,9 @@ from .heads import PerPoint, query_present
 
 @FIELDS.register("voxels")
 class Voxels(SceneField):
-    """Density at the centres of cubic voxels that fill the box, and colours alike from everywhere.
+    """Density and colours at the centres of cubic voxels that fill the box.
 
-    density = softplus(sharpness · v) / sharpness / longest side of the box, of the trilinear value
+    A colour is the same from everywhere. density = softplus(sharpness · v) / sharpness / longest side of the box, of the trilinear value
     v. It is nearly linear above 0, so that line integrals are a convex problem. The penalty
     ``tv_density`` is the mean length of the density's gradient over the box.
 

@@ -1,7 +1,7 @@
 """From rays to pixels: a level is (sampler, field), and a recipe is a list of levels.
 
-Each level's samples and weights guide the next level's sampler. An image model says how what a
-field answers becomes the value of a pixel; the sums along a ray are those of ``core.raymath``.
+Each level's samples and weights guide the next level's sampler. An image model turns a field's
+output along a ray into the value of a pixel; the sums are those of ``core.raymath``.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ def transmission(output: FieldOutput) -> Rendering:
 def emission_absorption(output: FieldOutput, *, background: Tensor | float = 0.0) -> Rendering:
     """Σ w · colour of a glowing medium, over black or over another background.
 
-    Options:
-        background: value behind the medium, a number or colours [..., C].
+    ``background``, a number or colours [..., C], comes from the scene or the task.
     """
     if output.color is None:
         raise ValueError("emission_absorption needs a field with colour")
@@ -55,7 +54,7 @@ class Level:
 
 @dataclass(frozen=True)
 class LevelRendering:
-    """What one level gave: pixels, where the field was evaluated, and what it answered there."""
+    """What one level gave: pixels, where the field was evaluated, and its output there."""
 
     rendering: Rendering
     samples: Samples
@@ -63,7 +62,7 @@ class LevelRendering:
 
 
 def query(field: Field, rays: Rays, samples: Samples, code: Any = None) -> FieldOutput:
-    """What a field answers at samples [..., R, S] along rays [..., R]."""
+    """A field's output at samples [..., R, S] along rays [..., R]."""
     x = rays.origin[..., None, :] + samples.t[..., None] * rays.direction[..., None, :]
     d = rays.direction if rays.viewing is None else rays.viewing
     return field(x, d[..., None, :], samples.dt, code)

@@ -35,15 +35,15 @@ class Sampler:
     def __call__(
         self, rays: Rays, previous: Previous = None, rng: Generator | None = None
     ) -> Samples:
-        """Nodes [..., S] along rays [...], sorted, within [near, far]; no gradient flows through.
+        """Nodes and lengths [..., S] along rays [...], sorted, within [near, far].
 
-        ``previous`` holds the coarser level's samples and their weights. Without ``rng`` every
+        No gradient flows through them. ``previous`` holds the coarser level's samples and their weights. Without ``rng`` every
         node is the middle of its stratum, so that test renders are deterministic.
         """
         raise NotImplementedError
 
     def advance(self, progress: float) -> None:
-        """Take note of how far the training is, in [0, 1]; one that is never told is at its end."""
+        """Take note of how far the training is, in [0, 1]; without this call it is at its end."""
 
     def observe(self, step: int, field: Field) -> None:
         """Look at the field of this sampler's level after a training step."""
@@ -63,7 +63,7 @@ def by_weight(
     merge: bool,
     rng: Generator | None,
 ) -> Samples:
-    """n nodes by inverse transform of weights w [..., S], one in each of n strata of equal weight.
+    """n nodes by inverse transform of weights w [..., S], one in each stratum of weight.
 
     The weights belong to the cells [start, start + length] [..., S] of the coarse nodes. Only cells
     of positive ``length`` count, and all distances are measured along them alone: what lies between
@@ -155,9 +155,9 @@ def position(start: Tensor, length: Tensor, s: Tensor) -> Tensor:
 
 
 def strata(shape: tuple[int, ...], rng: Generator | None, device: torch.device) -> Tensor:
-    """One place in each of shape[-1] equal strata of [0, 1]: random, or the middle without ``rng``.
+    """One place in each of shape[-1] equal strata of [0, 1], of this shape.
 
-    Numbers are drawn on the generator's device: a generator of ``device`` itself is fast, one of
+    It is random, or the middle without ``rng``. Numbers are drawn on the generator's device: a generator of ``device`` itself is fast, one of
     the CPU gives the same numbers on every device.
 
     >>> strata((4,), None, torch.device("cpu"))

@@ -12,7 +12,7 @@ from .base import SAMPLERS, Previous, Sampler, at_least_one, in_unit_interval, s
 
 @SAMPLERS.register("guided")
 class Guided(Sampler):
-    """Known depth D: a share of the nodes in a window about it, the others over the rest of the ray.
+    """Known depth D: a share of the nodes lies in a window about it, the others elsewhere.
 
     The window is [D − eps/2, D + eps/2]. Both parts are stratified and every node stands for its
     stratum, so that the whole ray is covered. eps falls geometrically over the training, from

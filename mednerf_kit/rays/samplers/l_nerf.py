@@ -135,7 +135,7 @@ def released(
     Edges are the middles between coarse nodes and weights the inner S − 2, cut to 0 below the
     threshold, plus 1e-5. One window [first, last] of passing cells over *all* rays of the chunk
     slices the edges, the CDF **and the list of random numbers**: at most S − 2 nodes come back
-    however many were asked for, rays depend on their partners, and with u = linspace(0, 1, n) of
+    however many were wanted, rays depend on their partners, and with u = linspace(0, 1, n) of
     test mode 64+128 only u ≤ 0.48 survives, so nothing behind the middle of a surface is seen.
     Where no ray passes that code places all nodes at the camera; here they lie at ``near``, where
     their length is all but 0. The commit was read for its behaviour.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
@@ -24,6 +24,7 @@ from .base import (
 FAR_AWAY = 1e6  # the distance to anything on a ray that misses the support
 
 
+@runtime_checkable
 class SignedDistance(Protocol):
     """What this sampler needs of its level's field."""
 
@@ -83,7 +84,7 @@ class Sections(Sampler):
                 "wanted at least one new border a round and a sharpness above 0",
                 "correct the level's sampler",
             )
-        if field is not None and not hasattr(field, "sdf"):
+        if field is not None and not isinstance(field, SignedDistance):
             raise UserError(
                 "got sampler 'neus' on a field without signed distances",
                 "wanted a field such as 'neus'",

@@ -15,9 +15,9 @@ CHUNK = 1 << 17  # points at which the field is evaluated at once
 
 @SAMPLERS.register("occupancy")
 class Occupancy(Sampler, nn.Module):
-    """Even steps without those in empty cells of a grid (Instant-NGP, Müller et al. 2022, §E.2).
+    """Even steps without those in empty cells of a grid (Müller et al. 2022, §E.2).
 
-    See NerfAcc (Li et al. 2023) too. Nodes are the middles of the steps; in training all steps of a
+    This is Instant-NGP's way; see NerfAcc (Li et al. 2023) too. Nodes are the middles of the steps; in training all steps of a
     ray shift together by up to half of one. For each of its cells the grid remembers the optical
     depth of a step, v ← max(decay · v, density · step at a random point). A cell is occupied when
     v ≥ min(mean v, threshold). Before the first observation every cell is occupied; outside the box
@@ -102,7 +102,7 @@ class Occupancy(Sampler, nn.Module):
         return by_weight(rays, found, start, length, w, self.refine, merge=True, rng=rng)
 
     def steps(self, rays: Rays, rng: Generator | None) -> Tensor:
-        """Ends of the steps along each ray, [..., n + 1]; steps past the ray's end have length 0."""
+        """Ends of the steps along each ray, [..., n + 1]; steps past its end have length 0."""
         near = rays.near[..., None]
         far = rays.far[..., None]
         step = (far - near).maximum((self.box[1] - self.box[0]).norm()) / self.n

@@ -15,12 +15,12 @@ from ...core.types import Pixels
 
 
 class RaySelector(nn.Module):
-    """What every selector promises; all but ``select`` has a default. Its state sits in buffers.
+    """What every selector promises; all but ``select`` has a default.
 
-    A task calls ``advance(progress)``, then ``select(step, rng)``, renders the pixels, asks
-    ``weigh(pixels, error)`` for the weights of the loss, and then calls ``observe``. ``error`` [N]
-    is always the mean over channels of the squared difference at the pixels of the last
-    ``select``, detached.
+    A task calls ``advance(progress)``, then ``select(step, rng)``, renders the pixels, takes the
+    weights of the loss from ``weigh(pixels, error)``, and then calls ``observe``. ``error`` [N] is
+    always the mean over channels of the squared difference at the pixels of the last ``select``,
+    detached. A selector's state sits in buffers.
     """
 
     # the weighted mean of any f over a batch has the mean of f over all pixels as its expectation

@@ -1,4 +1,4 @@
-"""The context prior: more rays where a picture changes from pixel to pixel (Zhang et al. 2023)."""
+"""The context prior: more rays where a picture changes (Zhang et al., TIP 2023)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .drawing import at, cumulative, enough, importance, in_range, invert, unifo
 
 @SELECTORS.register("context")
 class ContextPrior(RaySelector):
-    """The context prior: chances by the spread of each 3×3 neighbourhood (Zhang et al., TIP 2023).
+    """The context prior: chances by the spread of each 3×3 neighbourhood (TIP 2023).
 
     Options:
         n: rays per step.

@@ -21,7 +21,7 @@ def in_range(name: str, value: float, low: float, high: float, *, strictly: bool
 
 
 def enough(n: int, least: int, what: str) -> int:
-    """A batch of n rays, refused when it has less than one for each of ``least`` things ``what``."""
+    """A batch of n rays, refused when smaller than ``least``, the number of ``what``."""
     if n < least:
         raise UserError(
             f"got a batch of {n} rays for {least} {what}",
@@ -88,7 +88,7 @@ def invert(
 
 
 def importance(density: Tensor, correction: float) -> Tensor:
-    """Weights [N] of pixels drawn at ``density`` [N] times the uniform chance: density^−correction.
+    """Weights density^−correction [N] of pixels drawn at density times the uniform chance.
 
     A correction of 1 makes any weighted mean unbiased, with mean weight 1 in expectation; 0 leaves
     the emphasis in the loss. Weights between the two are scaled to mean 1 over the batch.

@@ -17,7 +17,7 @@ from .drawing import Strata, at, enough, in_range, uniform
 
 @SELECTORS.register("expansive")
 class Expansive(RaySelector):
-    """Expansive Supervision (ICME 2025): only a part of the rays is rendered, half of it on anchors.
+    """Expansive Supervision (ICME 2025): a part of the rays is rendered, half of it on anchors.
 
     Anchors are the strongest edges of every view (:func:`pixel_maps.anchors`). The loss is
     λa · mean(anchors) + c · λs · mean(others), as weights scaled to mean 1, so that regularisers

@@ -1,4 +1,4 @@
-"""iMAP's active sampling: a few views a step, more rays in the blocks that err (Sucar et al. 2021)."""
+"""iMAP's active sampling: a few views per step, more rays in the blocks that err."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .drawing import (
 
 @SELECTORS.register("imap")
 class IMap(RaySelector):
-    """iMAP's active sampling (Sucar et al., ICCV 2021): a few views per step, rays by block errors.
+    """iMAP's active sampling (Sucar et al., ICCV 2021): rays by the errors of blocks.
 
     Each of the step's views gets a uniform pilot; the rest of its rays are shared out over its
     blocks in proportion to their mean error, and lie evenly within a block. A block's mean is that

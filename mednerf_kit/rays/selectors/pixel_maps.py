@@ -95,7 +95,7 @@ def local_spread(picture: Tensor) -> Tensor:
 
 
 def anchors(picture: Tensor, *, share: float) -> Tensor:
-    """The anchors [H, W] of Expansive Supervision: dilated edges that cover a share of the picture.
+    """The anchors [H, W] of Expansive Supervision: dilated edges over a share of a picture.
 
     With Otsu's level A, edges rank by the strongest pixel of the 8-connected chain of pixels above
     A/2 that they belong to (what Canny's hysteresis keeps at a high threshold), then single pixels

@@ -183,7 +183,9 @@ class Quadtree(RaySelector):
             self.refresh()
         plan = self.plan = self.plan or self.planned()
         leaf = invert(plan.cdf, systematic(self.n, rng))
-        view, start, end = plan.view[leaf], plan.start[leaf], plan.end[leaf]
+        view = plan.view[leaf]
+        start = plan.start[leaf]
+        end = plan.end[leaf]
         z = start + (uniform(self.n, rng) * (end - start)).long()
         run = view * pixels
         guided = invert(self.context_cdf, uniform(self.n, rng), run + start, run + end) - run
