@@ -1,4 +1,4 @@
-"""A NeRF MLP whose weights are given: one set per scene of the batch, made by a generator.
+"""A NeRF MLP whose weights are given: one set per patient of the batch, made by a generator.
 
 Points [B, N, 3] in field units meet weights [B, out, in]: every layer is one batched matrix
 product, in bf16 where the device is faster with it. Phases of the encoding, densities and
@@ -20,7 +20,7 @@ from ..core.types import SUPPORT, FieldOutput
 from .encoding import encoded_width
 from .mlp import TiledMlp
 
-# Of a tile, over all scenes: its activations stay in a CPU core's cache; larger products run at
+# Of a tile, over all patients: its activations stay in a CPU core's cache; larger products run at
 # half the speed.
 TILE_POINTS = 8_192
 Precision = Literal["auto", "fp32", "bf16"]
@@ -48,28 +48,26 @@ class CanonicalPose:
         return replace(self, **{name: getattr(self, name)[index] for name in per_patient})
 
     def to_anatomy(self, x: Tensor) -> Tensor:
-        """Room coordinates [B, N, 3] to anatomical ones."""
+        """Room coordinates [B, N, 3] to anatomical ones, in field units."""
         matrix = rotation_matrix(self.rotation) * torch.exp(-self.log_scale)[:, :, None]
         if x.device.type == "cpu":
-            return torch.baddbmm(
-                -(matrix @ self.shift[..., None]).transpose(1, 2), x, matrix.transpose(1, 2)
-            )
-        # Sums, not a product of matrices: those may round to ten bits there, and a place is no
+            offset = -(matrix @ self.shift[..., None]).transpose(1, 2)
+            return torch.baddbmm(offset, x, matrix.transpose(1, 2))
+        # Sums, not a product of matrices: a GPU may round those to ten bits, and a place is no
         # activation.
         moved = x - self.shift[:, None]
         return sum(moved[..., i : i + 1] * matrix[:, None, :, i] for i in range(3))  # type: ignore[return-value]
 
     def window(self, x: Tensor) -> Tensor:
-        """How much of the scan is there at x: 1 inside the slab, 0 outside, [B, N]."""
+        """How much of the scan is there at x [B, N, 3]: 1 inside the slab, 0 outside, [B, N]."""
         z = x[..., 2]
-        return torch.sigmoid((z - self.extent[:, :1]) / self.edge) * torch.sigmoid(
-            (self.extent[:, 1:] - z) / self.edge
-        )
+        above_bottom = torch.sigmoid((z - self.extent[:, :1]) / self.edge)
+        return above_bottom * torch.sigmoid((self.extent[:, 1:] - z) / self.edge)
 
 
 @dataclass(frozen=True)
 class MlpWeights:
-    """One NeRF per scene: what the hypernetwork's samples are."""
+    """The weights of one NeRF MLP per patient: what a generator makes of latents."""
 
     layers: tuple[tuple[Tensor, Tensor], ...]  # (W [B, out, in], b [B, out]) per layer
     pose: CanonicalPose | None = None
@@ -80,11 +78,11 @@ class MlpWeights:
         return self.layers[0][0].shape[0]
 
     def one(self, i: int) -> MlpWeights:
-        """The i-th scene alone, still batched."""
+        """The i-th patient alone, still batched."""
         return self.take(slice(i, i + 1))
 
     def take(self, index: slice | Tensor) -> MlpWeights:
-        """Some of the scenes."""
+        """The weights of some of the patients."""
         return MlpWeights(
             tuple((w[index], b[index]) for w, b in self.layers),
             None if self.pose is None else self.pose.take(index),
@@ -93,8 +91,9 @@ class MlpWeights:
 
 
 def rotation_matrix(vector: Tensor) -> Tensor:
-    """Rodrigues' formula through the matrix exponential: rotation vectors [B, 3] in radians -> [B,
-    3, 3].
+    """Rotation matrices [B, 3, 3] of rotation vectors [B, 3] in radians.
+
+    This is Rodrigues' formula, through the matrix exponential.
     """
     zero = torch.zeros_like(vector[:, 0])
     x, y, z = vector.unbind(-1)
@@ -103,11 +102,11 @@ def rotation_matrix(vector: Tensor) -> Tensor:
 
 
 class HyperField:
-    """The field protocol over given :class:`MlpWeights`: density (and colour when the last layer
-    has four outputs).
+    """A field over given :class:`MlpWeights`: density, and colour where there are four outputs.
 
-    density = softplus(h − 1) · gain inside the support cylinder |xy| < ``support``, per field unit.
-    A skip connection feeds the encoded point again into layer ``skip`` (0: none).
+    density = softplus(h − 1) · gain per field unit, inside the support cylinder |xy| < ``support``.
+    A skip connection feeds the encoded point again into layer ``skip`` (0: none). The layers are
+    computed in ``precision``; ``auto`` takes what is faster on the device.
     """
 
     def __init__(
@@ -124,7 +123,7 @@ class HyperField:
         self.precision = precision
 
     def dtype(self, device: torch.device) -> torch.dtype:
-        """What the layers are computed in on a device."""
+        """The type of number in which the layers are computed on a device."""
         return DTYPES.get(self.precision) or fastest_dtype(device)
 
     def heads(self, x: Tensor, code: MlpWeights) -> Tensor:
@@ -141,9 +140,10 @@ class HyperField:
 
     def density(self, x: Tensor, code: MlpWeights) -> Tensor:
         """Attenuation per field unit: x [B, N, 3] -> [B, N]."""
-        return self._answer(x, code)[0]
+        return self._evaluate(x, code)[0]
 
-    def _answer(self, x: Tensor, code: MlpWeights) -> tuple[Tensor, Tensor]:
+    def _evaluate(self, x: Tensor, code: MlpWeights) -> tuple[Tensor, Tensor]:
+        """Density [B, N] and the other raw outputs [B, N, outputs − 1] at points x [B, N, 3]."""
         anatomy = x if code.pose is None else code.pose.to_anatomy(x)
         raw = self.heads(anatomy, code)
         density = softplus(raw[..., 0] - 1)
@@ -154,14 +154,10 @@ class HyperField:
         return density * (x[..., :2].square().sum(-1) < self.support**2), raw[..., 1:]
 
     def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: MlpWeights) -> FieldOutput:
-        """Samples x [B, R, S, 3] of lengths dt [B, R, S]; what is seen does not depend on the
-        viewing direction d.
-        """
-        density, rest = self._answer(x.flatten(1, -2), code)
-        return FieldOutput(
-            density.view_as(dt) * dt,
-            torch.sigmoid(rest).view(*dt.shape, -1) if rest.shape[-1] else None,
-        )
+        """Samples x [B, R, S, 3] of lengths dt [B, R, S]; seen alike from everywhere."""
+        density, rest = self._evaluate(x.flatten(1, -2), code)
+        color = torch.sigmoid(rest).view(*dt.shape, -1) if rest.shape[-1] else None
+        return FieldOutput(density.view_as(dt) * dt, color)
 
 
 def padded_width(octaves: int) -> int:
@@ -171,23 +167,21 @@ def padded_width(octaves: int) -> int:
 
 @functools.cache
 def fastest_dtype(device: torch.device) -> torch.dtype:
-    """bf16 where a small matrix product runs faster in it than in fp32 (measured once per process),
-    fp32 elsewhere.
+    """bf16 where a small matrix product is faster in it than in fp32, fp32 elsewhere.
+
+    On a CPU this is measured, once per process.
     """
     if device.type != "cpu":
-        return (
-            torch.bfloat16
-            if device.type == "cuda" and torch.cuda.is_bf16_supported()
-            else torch.float32
-        )
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if has_bf16 else torch.float32
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
-        a, b = torch.ones(4, 4096, 96, dtype=dtype), torch.ones(4, 96, 96, dtype=dtype)
+        a = torch.ones(4, 4096, 96, dtype=dtype)
+        b = torch.ones(4, 96, 96, dtype=dtype)
         torch.bmm(a, b)
         start = time.perf_counter()
         for _ in range(3):
             torch.bmm(a, b)
         seconds[dtype] = time.perf_counter() - start
-    return (
-        torch.bfloat16 if seconds[torch.bfloat16] < 0.8 * seconds[torch.float32] else torch.float32
-    )
+    much_faster = seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]
+    return torch.bfloat16 if much_faster else torch.float32
