@@ -251,7 +251,7 @@ def test_one_of_several_processes_without_memory_says_so(tmp_path, monkeypatch):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(task, "rendered", no_memory)
-    task.ranks = replace(task.ranks, world=2)
+    task.ranks = replace(task.ranks, world_size=2)
     chosen = task.parts.selector.select(0, task.rng)
     with pytest.raises(RunError, match="no memory for 128 rays in each of 2 processes"):
         task.gradients(chosen, chosen, 0.0)
