@@ -81,8 +81,9 @@ def cli() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line and answer the exit code: 0 ok, 1 failure, 2 unusable input, 130
-    interrupted.
+    """Run the command line and return the exit code.
+
+    0: done, 1: failure, 2: input that cannot be used, 130: interrupted.
 
     >>> main(["--version"])
     mednerf-kit, version 0.1.0

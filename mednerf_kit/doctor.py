@@ -1,5 +1,4 @@
-"""What this machine has: versions, device, speed in both precisions, data, priors, video and LPIPS
-weights.
+"""What this machine has: versions, device, speed, data, priors, video and LPIPS weights.
 
 Nothing here fails: what is absent or broken is reported as such, with what it is needed for.
 """
@@ -61,9 +60,7 @@ def version(package: str) -> str | None:
 
 
 def compute() -> dict[str, Any]:
-    """The device torch would use, its speed in fp32 and bf16, and what the parts that need torch
-    know: cache, LPIPS weights.
-    """
+    """The device torch would use, its speed in fp32 and bf16, the cache and LPIPS weights."""
     try:
         import torch
 
@@ -91,8 +88,7 @@ def compute() -> dict[str, Any]:
 
 
 def matmul_gflops(dtype: Any, device: Any, *, seconds: float = 0.4) -> float:
-    """Best speed of a layer's matrix product seen within ``seconds``, in 1e9 floating-point
-    operations per second.
+    """Best speed of a layer's matrix product within ``seconds``, in 1e9 operations per second.
 
     A layer is [points, 128] @ [128, 128] on a CPU, in a tile that stays in its caches; a GPU gets a
     square it can fill.

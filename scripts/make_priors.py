@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""Train the priors that ship inside the package, on procedural phantoms alone, and write them as
-fp16 safetensors.
+"""Trains the priors of the package on procedural phantoms alone; fp16 safetensors.
 
     python scripts/make_priors.py --anatomy chest --minutes 12
 

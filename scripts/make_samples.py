@@ -1,5 +1,4 @@
-"""Makes data/samples: X-rays of phantoms that no prior is trained on, each with its geometry beside
-it.
+"""Makes data/samples: X-rays of phantoms that no prior is trained on, with their geometry.
 
 Run it again when the phantoms' version changes: .venv/bin/python scripts/make_samples.py
 """

@@ -396,7 +396,8 @@ def test_a_prior_begun_on_one_device_goes_on_on_another(prior_there, tmp_path):
 def test_everything_about_a_prior_is_done_there(device, prior_there, patients, tmp_path):
     run = str(prior_there)
     evaluate.evaluate(run=run, limit=1, out=tmp_path, uncertainty=True, device="cuda")
-    score.score(run=run, fakes=8, views=4, samples=2, out=tmp_path, device="cuda")
+    sizes = score.Sizes(fakes=8, views=4, samples=2)
+    score.score(run=run, sizes=sizes, out=tmp_path, device="cuda")
     render.sample(run=run, seeds=[0, 1], size=16, out=tmp_path, device="cuda")
     if "graf" in run_folder.read_run_config(prior_there).recipe["generator"]["name"]:
         return

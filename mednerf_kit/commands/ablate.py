@@ -100,12 +100,13 @@ class Devices(click.ParamType):
 def ablate(
     *, recipe: str | None, cells: str | None, cell: Path | None, device: str, **options: Any
 ) -> None:
-    """Compare variants of a recipe: cells × seeds × scenes, with a table, a figure and paired
-    tests.
+    """Compare variants of a recipe: cells × seeds × scenes, a table, a figure and paired tests.
 
     Started again, it goes on: finished cells are kept, failed and interrupted ones are tried again.
     The last line on stdout is the folder with results.csv, table.md and figure.png.
     """
+    from dataclasses import fields
+
     from ..study.ablation import run
 
     if cell is not None:
@@ -117,6 +118,15 @@ def ablate(
             "wanted a name or a file",
             "write for example `mednerf-kit ablate samplers`",
         )
-    folder = run.ablate(recipe, cells=cells.split(",") if cells else (), device=device, **options)
+    options["overrides"] = run.Overrides(
+        **{f.name: options.pop(f.name) for f in fields(run.Overrides)}
+    )
+    workers = {name: options.pop(name) for name in ("jobs", "limit_minutes")}
+    folder = run.ablate(
+        recipe,
+        cells=cells.split(",") if cells else (),
+        workers=run.Workers(device=device, **workers),
+        **options,
+    )
     if folder is not None:
         click.echo(folder)

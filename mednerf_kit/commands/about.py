@@ -1,6 +1,4 @@
-"""``mednerf-kit list`` and ``mednerf-kit doctor``: what the package offers, and what this machine
-has.
-"""
+"""``mednerf-kit list`` and ``mednerf-kit doctor``: what the package and this machine offer."""
 
 from __future__ import annotations
 
@@ -66,8 +64,9 @@ def list_(kind: str | None, as_json: bool, docs: str | None) -> None:
 
 
 def recipes(*, whole: bool = False) -> dict[str, str]:
-    """The recipes of ``configs/`` by the name that --config takes, each with its first comment line
-    (or its whole first comment).
+    """The recipes of ``configs/`` by the name that --config takes, each with its purpose.
+
+    That is the first line of its first comment, or with ``whole`` all of that comment.
     """
     folder = config.folder()
     return {

@@ -1,6 +1,4 @@
-"""What the commands share: lazily imported groups, the disclaimer, common options and option
-types.
-"""
+"""What the commands share: groups that import lazily, the disclaimer, options and their types."""
 
 from __future__ import annotations
 
@@ -21,8 +19,9 @@ SPLITS = ["train", "val", "test", "all"]
 
 
 class LazyGroup(click.Group):
-    """Commands by name, imported when asked for: ``table`` maps a name to ``("module:function",
-    short help)``.
+    """Commands by name, imported when they are asked for.
+
+    ``table`` maps a name to ``("module:function", short help)``.
     """
 
     def __init__(self, *args: Any, table: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
@@ -116,8 +115,9 @@ class View(click.ParamType):
 def chosen(
     context: click.Context, options: Mapping[str, Any], known: set[str], wanted: str
 ) -> dict[str, Any]:
-    """The options this kind of run takes; one that was written out and says nothing to it is a
-    mistake worth naming.
+    """The options that this kind of run takes.
+
+    Raises UserError for another one that was written on the command line: it would do nothing.
     """
     for name in options:
         if name not in known and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:

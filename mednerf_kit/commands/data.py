@@ -1,6 +1,4 @@
-"""``mednerf-kit drr`` and ``mednerf-kit data``: X-rays from CTs and phantoms, public scenes, the
-pre-flight check of a scene.
-"""
+"""``mednerf-kit drr`` and ``mednerf-kit data``: X-rays from CTs and phantoms, public scenes."""
 
 from __future__ import annotations
 
@@ -129,8 +127,7 @@ FROM_SET_UP = "the geometry's"
 )
 @click.option("--float-arrays", is_flag=True, help="Also NPY files of line integrals.")
 def drr(*, geometry: Path | None, direction: str, **options: Any) -> None:
-    """Project a CT or a phantom into X-rays: line integrals as 16-bit PNG, with geometry.json
-    beside them.
+    """Project a CT or a phantom into X-rays: 16-bit PNGs of line integrals, and geometry.json.
 
     At angle a the source stands at isocentre + SOD·(cos a, −sin a, 0) in LPS: 0° is a lateral, 270°
     the PA film. The last line on stdout is the patient's folder.
@@ -283,9 +280,11 @@ def check(
 @click.option("--limit", type=click.IntRange(min=1), show_default="all", help="So many views only.")
 @device_option
 def depth(**options: Any) -> None:
-    """Write depth with confidence for a scene's training views, as a run that saw no others sees
-    them, or as monocular maps do that are brought to its scale; prints the run's own error where
-    known."""
+    """Write depth with confidence for a scene's training views, rendered from a fit of that scene.
+
+    With --mono it comes from monocular maps, fitted to the scale of that fit. Prints the fit's own
+    error where depth is known.
+    """
     from ..scene.depth_teacher import write_depth
 
     path, score = write_depth(**options)

@@ -110,8 +110,9 @@ SCENE_OPTIONS = {"run", "dataset", "split", "limit", "out", "device", *ONLY_SCEN
 @precision_option
 @click.pass_context
 def evaluate(context: click.Context, *, as_json: bool, **options: Any) -> None:
-    """Score a run: a prior on patients (some views in, all others compared, beside trivial
-    baselines), a scene on its views.
+    """Score a prior on patients, or a scene on its views.
+
+    A prior is given some views of a patient and all others are compared, beside trivial baselines.
     """
     from ..scene.load import is_scene_run
 

@@ -83,11 +83,15 @@ HEADLINES = (
 @seed_option
 @device_option
 def score(*, as_json: bool, **options: Any) -> None:
-    """Compare a prior's random patients with real ones: FID, KID, SWD, precision, recall,
-    consistency, copies of patients.
-    """
-    from ..study.generation.score import score
+    """Compare a prior's random patients with real ones: FID, KID, SWD, copies.
 
+    Also precision, recall, diversity, and whether voxels and rays agree.
+    """
+    from dataclasses import fields
+
+    from ..study.generation.score import Sizes, score
+
+    options["sizes"] = Sizes(**{field.name: options.pop(field.name) for field in fields(Sizes)})
     found = score(**options)
     if as_json:
         click.echo(json.dumps(found, indent=2, allow_nan=False))

@@ -110,8 +110,9 @@ MANY = {"starts", "angle", "shift", "turn", "split"}
 @device_option
 @click.pass_context
 def pose(context: click.Context, *, report: bool, **options: Any) -> None:
-    """Find where a photograph was taken from, by a fitted scene's renders (iNeRF), or report how
-    often that succeeds.
+    """Find where a photograph of a fitted scene was taken from (iNeRF).
+
+    With --report: how often that succeeds.
     """
     from ..core.errors import UserError
     from ..scene.pose.report import pose_run, report_run

@@ -82,11 +82,11 @@ KINDS = ["line-integral", "transmission", "display"]
 def project(
     *, xray: tuple[Path, ...], view: tuple[str | float, ...], outdir: Path | None, **options: Any
 ) -> None:
-    """Turn one X-ray (or several of one patient) into a volume, its orbit, an uncertainty and a
-    report.
+    """Turn one X-ray, or several of one patient, into a volume, its orbit and a report.
 
-    A view is PA (270°, the patient's left on the image's right), AP, lateral (0°), left-lateral
-    (180°) or an angle in degrees. The last line on stdout is the folder of the results.
+    The volume comes with its uncertainty. A view is PA (270°, the patient's left on the image's
+    right), AP, lateral (0°), left-lateral (180°) or an angle in degrees. The last line on stdout is
+    the folder of the results.
     """
     view = view or ("PA",) * len(xray)
     if len(view) != len(xray):

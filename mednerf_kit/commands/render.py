@@ -57,8 +57,9 @@ SCENE_OPTIONS = {"run", "views", "size", "video", "out", "device", *ONLY_SCENES}
 @device_option
 @click.pass_context
 def render(context: click.Context, **options: Any) -> None:
-    """Write the orbit of one patient of a prior (baked once, then projected), or videos and
-    surfaces of a fitted scene.
+    """Write the orbit of one patient of a prior, or videos and surfaces of a fitted scene.
+
+    A patient is baked into voxels once, then projected.
     """
     from ..scene.load import is_scene_run
 

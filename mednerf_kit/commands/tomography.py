@@ -67,11 +67,10 @@ from .base import FOLDER, Work
     help="An option of a method: sart.epochs=8.",
 )
 def tomography(*, out: Path, **options: Any) -> None:
-    """Reconstruct one patient from few views by FDK, SART, a fitted scene and a prior; score all on
-    the views left out.
+    """Reconstruct one patient from few views: FDK, SART, a fitted scene, a prior.
 
-    Writes table.json, table.csv, table.md, a NIfTI volume and three slices a method, and views.png.
-    The last line on stdout is the folder.
+    All are scored on the views left out. Writes table.json, table.csv, table.md, a NIfTI volume and
+    three slices a method, and views.png. The last line on stdout is the folder.
     """
     from ..study.sparse_view.compare import compare
 

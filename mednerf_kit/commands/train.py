@@ -63,11 +63,10 @@ from .base import FOLDER, PRESETS, SPLITS, Work, device_option, minutes_option, 
 @minutes_option
 @click.option("-n", "--dry-run", is_flag=True, help="Show the resolved recipe and stop.")
 def train(**options: Any) -> None:
-    """Train a generative prior on a set of radiographs, or fit one field to a posed scene: the
-    dataset decides.
+    """Train a generative prior on a set of X-rays, or fit one field to a posed scene.
 
-    chest and knee are cohorts of procedural phantoms, blocks is an embedded scene. The last line on
-    stdout is the run folder.
+    The dataset decides which. chest and knee are cohorts of procedural phantoms, blocks is an
+    embedded scene. The last line on stdout is the run folder.
 
     Several devices, or cores: torchrun --nproc-per-node N -m mednerf_kit train ... deals every
     batch out to N processes; a prior stays the same, and a run goes on (--resume) with any number

@@ -197,8 +197,9 @@ def run(lane: Lane, device: str, out: Path, deadline: float) -> None:
 
 
 def timed(names: Sequence[str], data: Path, device: str) -> Iterator[str]:
-    """Milliseconds of a step of each recipe at its own size, alone on the device; pictures a second
-    where it makes pictures.
+    """Milliseconds of a step of each recipe at its own size, alone on the device.
+
+    Images per second too, where the recipe makes images.
     """
     from mednerf_kit.engine.device import select_device
     from mednerf_kit.engine.distributed import Ranks

@@ -72,8 +72,9 @@ def chords(angle_deg: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Clipped:
-    """The part of each ray inside the volume's box, in grid_sample's units; rays that miss are not
-    here.
+    """The part of each ray inside the volume's box, in grid_sample's units.
+
+    Rays that miss the box are left out.
     """
 
     enter: Tensor  # [R, 3]

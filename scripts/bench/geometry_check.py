@@ -50,8 +50,9 @@ def published_views(folder: Path) -> np.ndarray:
 def projected_views(
     ct: Path, geometry: Geometry = KNEE, isocentre_mm: tuple[float, ...] = ISOCENTRE_MM
 ) -> np.ndarray:
-    """Line integrals of a CT under plastimatch's law: 0.022 per mm for water, nothing at or below
-    −800 HU.
+    """Line integrals of a CT under plastimatch's law of attenuation.
+
+    Water has 0.022 per mm, and −800 HU or less count as nothing.
     """
     volume = dataclasses.replace(read_volume(ct).aligned(), mu_water_per_mm=0.022).to_mu(
         air_below_hu=-800

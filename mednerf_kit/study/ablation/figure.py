@@ -1,5 +1,6 @@
-"""The picture of an ablation: a dot per seed and a bar at their mean, one row a cell, one panel a
-metric and scene.
+"""The figure of an ablation: a panel for each metric and scene, a row for each cell.
+
+A dot is one seed, a bar the mean over seeds.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ MOST_METRICS = 4
 
 
 def as_png(ablation: Ablation, results: Sequence[Result]) -> bytes:
-    """``figure.png``: panels of the first metrics that any finished cell reports, one line of
-    panels a scene.
+    """``figure.png``, the bytes of a PNG: the first metrics that any finished cell reports.
 
-    The dashed line is the mean of the first cell; where there are no dots the panel says why.
+    Each scene has a line of panels. The dashed line is the mean of the first cell; where there are
+    no dots the panel says why.
     """
     import matplotlib
 

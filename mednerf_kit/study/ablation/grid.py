@@ -1,6 +1,4 @@
-"""An ablation file, read: which cells there are, what each changes in its base recipe, and on which
-scenes and seeds it runs.
-"""
+"""An ablation file, read and planned: its cells, what each changes, on which scenes and seeds."""
 
 from __future__ import annotations
 
@@ -66,8 +64,9 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the grid, complete: what a worker needs, and by what a finished one is
-    recognised.
+    """One run of the grid, complete.
+
+    It holds what a worker needs, and what a finished run is recognised by.
     """
 
     name: str
@@ -227,10 +226,11 @@ def as_settings(changes: Mapping[str, Any]) -> list[str]:
 def datasets(
     dataset: str, scenes: Sequence[str] | str | None, is_scene: Callable[[Path], bool]
 ) -> dict[str, str]:
-    """The datasets of a grid by a short name: ``dataset`` itself, or ``scenes`` under it, beside
-    it, or in their own right.
+    """The datasets of a grid by a short name.
 
-    ``all`` are the scene folders under ``dataset``, or those beside it when it is a scene.
+    They are ``dataset`` itself or ``scenes``: folders under it, folders beside it, or datasets of
+    their own. ``all`` are the scene folders under ``dataset``, or those beside it when it is a
+    scene.
     """
     home = Path(dataset)
     if scenes is None or not scenes:
@@ -274,11 +274,10 @@ def _label(dataset: str) -> str:
 def plan(
     ablation: Ablation, sets: Mapping[str, str], resolve: Resolve, settings: Sequence[str] = ()
 ) -> list[Cell]:
-    """Every run of the grid, seeds outermost, so that a grid that ends early has all cells of its
-    first seeds.
+    """Every run of the grid, a seed at a time.
 
-    ``settings`` come after the file's and before the cell's own. Raises UserError for a cell that
-    no recipe can be made of.
+    So a grid that ends early has all cells of its first seeds. ``settings`` come after the file's
+    and before the cell's own. Raises UserError for a cell that no recipe can be made of.
     """
 
     def cell(name: str, scene: str) -> Cell:

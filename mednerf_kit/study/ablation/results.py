@@ -44,8 +44,10 @@ class Result:
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """The entries that are finite numbers, those of nodes under dotted names.
 
-    >>> numbers({"psnr_db": 30, "lpips": None, "seen": True, "mae": float("nan"), "volume": {"mae": 0.5}})
+    >>> numbers({"psnr_db": 30, "lpips": None, "mae": float("nan"), "volume": {"mae": 0.5}})
     {'psnr_db': 30.0, 'volume.mae': 0.5}
+    >>> numbers({"seen": True})
+    {}
     """
     flat: dict[str, Any] = {}
     for name, value in values.items():
@@ -62,9 +64,7 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def scores_of(found: Mapping[str, Any]) -> Scores:
-    """The scores of an evaluation: its plain numbers, and its list per view or per patient where it
-    has one.
-    """
+    """The scores of an evaluation: its plain numbers, and those of single views or patients."""
     for entry, (unit, key) in UNITS.items():
         if rows := found.get(entry):
             return Scores(numbers(found), unit, {str(row[key]): numbers(row) for row in rows})
@@ -113,8 +113,9 @@ def load(path: Path) -> Result:
 
 
 def read(folder: Path, cell: Cell) -> Result:
-    """What became of a cell of the grid. A finished one of other settings is refused: it would
-    stand for what it is not.
+    """The result of a cell of the grid.
+
+    A finished one of other settings is refused: it would stand for what it is not.
     """
     path = folder / cell.place / CELL_FILE
     if not path.is_file():

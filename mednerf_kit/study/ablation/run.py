@@ -1,6 +1,4 @@
-"""``mednerf-kit ablate``: plan the grid, run what is not done yet, here or in processes of their
-own, and write what it shows.
-"""
+"""``mednerf-kit ablate``: plans a grid, runs what is not done yet, writes tables and a figure."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,64 +29,82 @@ from .scoring import train_and_score
 RunCell = Callable[[Cell, Path, str], Mapping[str, Any]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Overrides:
+    """What a person asks for instead of what an ablation's file says.
+
+    Options:
+        dataset: a dataset, or a folder of scenes; it replaces the file's scenes too.
+        scenes: names with commas between, or ``all`` of the dataset's.
+        seeds: seeds of every cell.
+        preset: size of the base recipe, instead of the file's own size.
+        max_minutes: training time of a run.
+        settings: dotted ``key=value`` in every cell, after those of the file.
+    """
+
+    dataset: str | None = None
+    scenes: str | None = None
+    seeds: Sequence[int] | None = None
+    preset: str | None = None
+    max_minutes: float | None = None
+    settings: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Where and for how long cells are run.
+
+    Options:
+        device: ``auto``, ``cpu``, ``cuda``, or several such as ``cuda:0,cuda:1``.
+        jobs: runs at a time, each a process; one for each device by default.
+        limit_minutes: no run is begun after this time.
+    """
+
+    device: str = "auto"
+    jobs: int | None = None
+    limit_minutes: float | None = None
+
+
 def ablate(
     source: str,
     *,
-    dataset: str | None = None,
-    scenes: str | None = None,
     cells: Sequence[str] = (),
-    seeds: Sequence[int] | None = None,
-    preset: str | None = None,
-    settings: Sequence[str] = (),
-    max_minutes: float | None = None,
-    limit_minutes: float | None = None,
-    device: str = "auto",
-    jobs: int | None = None,
+    overrides: Overrides = Overrides(),
+    workers: Workers = Workers(),
     outdir: Path | None = None,
     dry_run: bool = False,
     run_cell: RunCell | None = None,
 ) -> Path | None:
-    """Run an ablation (or what of it is not done yet); returns the folder of its tables, None for a
-    dry run.
+    """Run what is not done yet of an ablation; returns the folder of its tables.
 
-    Every run is a process of its own, so that one that dies takes no other along and memory is its
-    own; ``run_cell`` runs them here instead. A ``preset`` replaces the file's own size. Raises
-    :class:`RunError` at the end when cells failed.
+    ``cells`` names those to run; the others stay as they are. Every run is a process of its own,
+    so that one that dies takes no other along and memory is its own; ``run_cell`` runs them here
+    instead. ``dry_run`` prints the plan and returns None. Raises :class:`RunError` at the end when
+    cells failed.
     """
-    ablation = overridden(
-        grid.read(source), dataset=dataset, seeds=seeds, preset=preset, max_minutes=max_minutes
-    )
+    ablation = overridden(grid.read(source), overrides)
     for name in cells:
         if name not in ablation.cells:
             raise unknown_name("cell", name, ablation.cells)
-    planned = grid.plan(
-        ablation,
-        grid.datasets(ablation.dataset, scenes or ablation.scenes, is_scene),
-        resolve,
-        settings,
-    )
+    sets = grid.datasets(ablation.dataset, ablation.scenes, is_scene)
+    planned = grid.plan(ablation, sets, resolve, overrides.settings)
     folder = Path(outdir or Path("runs") / f"ablate-{ablation.name}")
     known = [results.read(folder, cell) for cell in planned]
     if dry_run:
         print("\n".join(listing(ablation, known)))
         return None
     todo = [r.cell for r in known if r.status != "done" and (not cells or r.cell.name in cells)]
-    devices = named(device)
-    deadline = time.monotonic() + 60 * limit_minutes if limit_minutes else float("inf")
-    report(
-        f"{ablation.name}: {len(planned)} runs, {len(planned) - len(todo)} done or not asked for"
-    )
+    devices = device_names(workers.device)
+    done = len(planned) - len(todo)
+    report(f"{ablation.name}: {len(planned)} runs, {done} done or not asked for")
+    minutes = workers.limit_minutes
+    deadline = time.monotonic() + 60 * minutes if minutes else float("inf")
+    slots = [devices[i % len(devices)] for i in range(workers.jobs or len(devices))]
     try:
         if run_cell is not None:
             run_here(todo, folder, devices[0], deadline, run_cell)
         else:
-            run_apart(
-                todo,
-                folder,
-                [devices[i % len(devices)] for i in range(jobs or len(devices))],
-                deadline,
-                process,
-            )
+            run_apart(todo, folder, slots, deadline, process)
     finally:
         found = write_tables(folder, ablation, planned)
     failed = [r for r in found if r.status == "failed"]
@@ -102,31 +118,29 @@ def ablate(
     return folder
 
 
-def named(device: str) -> list[str]:
-    """The devices of a list such as ``cuda:0,cuda:1``; ``auto`` are all the CUDA devices there are,
-    else the processor.
+def overridden(ablation: Ablation, overrides: Overrides) -> Ablation:
+    """The ablation with what its file does not decide any more."""
+    if overrides.preset is not None:
+        ablation = grid.resized(ablation, overrides.preset)
+    if overrides.dataset is not None:
+        ablation = replace(ablation, dataset=overrides.dataset, scenes=None)
+    if overrides.scenes:
+        ablation = replace(ablation, scenes=overrides.scenes)
+    if overrides.seeds is not None:
+        ablation = replace(ablation, seeds=tuple(overrides.seeds))
+    if overrides.max_minutes is not None:
+        ablation = replace(ablation, max_minutes=overrides.max_minutes)
+    return ablation
+
+
+def device_names(device: str) -> list[str]:
+    """The devices of a list such as ``cuda:0,cuda:1``.
+
+    ``auto`` stands for all CUDA devices there are, else for the processor.
     """
     there = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     several = there if len(there) > 1 else [str(select_device("auto"))]
     return [one for name in device.split(",") for one in (several if name == "auto" else [name])]
-
-
-def overridden(
-    ablation: Ablation,
-    *,
-    dataset: str | None,
-    seeds: Sequence[int] | None,
-    preset: str | None,
-    max_minutes: float | None,
-) -> Ablation:
-    """The ablation with what the command line says instead."""
-    if preset is not None:
-        ablation = grid.resized(ablation, preset)
-    if dataset is not None:
-        ablation = replace(ablation, dataset=dataset, scenes=None)
-    if seeds is not None:
-        ablation = replace(ablation, seeds=tuple(seeds))
-    return replace(ablation, max_minutes=max_minutes) if max_minutes is not None else ablation
 
 
 def resolve(dataset: str, base: str, preset: str, settings: Sequence[str]) -> dict[str, Any]:
@@ -148,9 +162,7 @@ def is_scene(folder: Path) -> bool:
 
 
 def listing(ablation: Ablation, known: Sequence[Result]) -> Iterator[str]:
-    """What ``--dry-run`` shows: every cell with what its recipe changes in the first one's, and how
-    far it is.
-    """
+    """The lines of ``--dry-run``: what each cell changes in the first one's recipe, its state."""
     yield f"{ablation.name}: {ablation.about}" if ablation.about else ablation.name
     first = known[0].cell
     for name in ablation.cells:
@@ -177,9 +189,7 @@ def report(line: str) -> None:
 
 
 def work(cell: Cell, folder: Path, device: str, run_cell: RunCell) -> Result:
-    """Run one cell in this process and keep what became of it; only an interruption passes
-    through.
-    """
+    """Run one cell in this process and keep its result; only an interruption passes through."""
     home = folder / cell.place
     results.write(folder, Result(cell, "started", device=device))
     start = time.perf_counter()
@@ -257,8 +267,9 @@ def run_apart(
     deadline: float,
     start: Callable[[Path, str, int], subprocess.Popen],
 ) -> None:
-    """As many processes at a time as there are ``slots``, each the name of a device; a free one
-    takes the next cell.
+    """Run cells in processes, one for each of the ``slots``, which are names of devices.
+
+    A free slot takes the next cell.
     """
     waiting, free = list(todo), list(slots)
     with stop_requested() as stop, ended() as running:
@@ -278,9 +289,7 @@ def run_apart(
 
 @contextmanager
 def ended() -> Iterator[list[tuple[subprocess.Popen, Cell, str]]]:
-    """A list of running processes; whichever are left when the block is over are asked to stop, and
-    waited for.
-    """
+    """A list of running processes; those left when the block ends are stopped and waited for."""
     running: list[tuple[subprocess.Popen, Cell, str]] = []
     try:
         yield running

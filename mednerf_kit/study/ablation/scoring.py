@@ -23,8 +23,9 @@ FAKES, VIEWS_OF_ONE = 128, 8  # pictures of random patients: enough to rank cell
 
 
 def train_and_score(cell: Cell, folder: Path, device: str) -> dict[str, Any]:
-    """Train a cell's recipe and score it as ``evaluate`` does; an interrupted run goes on from its
-    last snapshot.
+    """Train a cell's recipe and score it as ``evaluate`` does.
+
+    An interrupted run goes on from its last snapshot.
     """
     from ...engine.session import train
 
@@ -50,17 +51,13 @@ def train_and_score(cell: Cell, folder: Path, device: str) -> dict[str, Any]:
 
 
 def score_prior(cell: Cell, run: Path, device: str) -> dict[str, Any]:
-    """How well patients it never saw are found from their frontal view, and how real its random
-    patients look.
-    """
+    """Scores of a prior: unseen patients from their frontal view, and random patients' realism."""
     from ...invert.evaluate import evaluate
-    from ..generation.score import score
+    from ..generation.score import Sizes, score
 
     drawn = score(
         run=str(run),
-        fakes=FAKES,
-        views=VIEWS_OF_ONE,
-        samples=FAKES // VIEWS_OF_ONE,
+        sizes=Sizes(fakes=FAKES, views=VIEWS_OF_ONE, samples=FAKES // VIEWS_OF_ONE),
         seed=cell.seed,
         device=device,
     )
@@ -72,9 +69,9 @@ def score_prior(cell: Cell, run: Path, device: str) -> dict[str, Any]:
 def kimg_before_overfitting(
     rows: Sequence[Mapping[str, float]], *, limit: float = OVERFITTED, share: float = 0.05
 ) -> dict[str, float]:
-    """Thousands of real pictures judged before r_t, averaged over a window of ``share`` of the
-    training, stays above ``limit``.
+    """Thousands of real images seen before the discriminator overfits.
 
+    That is when r_t, averaged over a window of ``share`` of the training, stays above ``limit``.
     r_t = E[sign D(real)] (arXiv 2006.06676, section 3.1). All that were judged, where it never
     does; nothing without a discriminator.
 
@@ -95,8 +92,9 @@ def kimg_before_overfitting(
 
 
 def score_scene(cell: Cell, run: Path, device: str) -> dict[str, Any]:
-    """The fit's test views, and what it forgot of its training views where it kept snapshots on the
-    way.
+    """Scores of a fit on its test views.
+
+    Where it kept snapshots on the way, also what it forgot of its training views.
     """
     from ...scene.evaluate import evaluate_scene
     from ...scene.forgetting import forgetting

@@ -1,5 +1,6 @@
-"""Is a difference one? Paired tests of two cells over the views or patients both were scored on,
-corrected for their number.
+"""Paired tests of two cells over the views or patients on which both were scored.
+
+p-values are corrected for the number of tests.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ LEAST_PAIRS = 6
 
 @dataclass(frozen=True)
 class Comparison:
-    """A cell against its reference in one metric; p-values are two-sided, None where nothing
-    carries a test.
+    """A cell against its reference in one metric.
+
+    p-values are two-sided, and None where there is nothing to test.
     """
 
     cell: str
@@ -39,11 +41,10 @@ class Comparison:
 def paired(
     differences: Sequence[float],
 ) -> tuple[tuple[float, float] | None, float | None, float | None]:
-    """95 % interval of the mean, p of Wilcoxon's signed-rank test, p of the paired t-test; Nones
-    below 6 pairs.
+    """95 % interval of the mean, p of Wilcoxon's signed-rank test, p of the paired t-test.
 
-    Without any difference both p-values are 1; with the same difference everywhere there is no
-    t-test.
+    Below 6 pairs all three are None. Without any difference both p-values are 1; with the same
+    difference everywhere there is no t-test.
 
     >>> [round(p, 4) for p in paired([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])[1:]]
     [0.0312, 0.0059]
@@ -63,8 +64,9 @@ def paired(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (1979): the k-th smallest of m is multiplied by m − k + 1, and
-    none falls below a smaller one.
+    """Holm's step-down correction (1979) of several p-values.
+
+    The k-th smallest of m is multiplied by m − k + 1, and none falls below a smaller one.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -138,8 +140,9 @@ def compare(results: Sequence[Result], cell: str, reference: str, metric: str) -
 def compare_all(
     results: Sequence[Result], pairs: Sequence[tuple[str, str]], metrics: Sequence[str]
 ) -> list[Comparison]:
-    """Every comparison in every metric, p-values corrected over all of them (each kind of test on
-    its own).
+    """Every comparison in every metric, p-values corrected over all of them.
+
+    Each kind of test is corrected on its own.
     """
     found = [
         compare(results, cell, reference, metric) for cell, reference in pairs for metric in metrics

@@ -1,6 +1,4 @@
-"""The Markdown of an ablation: mean ± standard deviation over seeds, per scene and over scenes, and
-the paired tests.
-"""
+"""The Markdown of an ablation: mean ± standard deviation over seeds, and the paired tests."""
 
 from __future__ import annotations
 
@@ -83,8 +81,9 @@ def summary(ablation: Ablation, results: Sequence[Result]) -> str:
 def cells_table(
     ablation: Ablation, results: Sequence[Result], metrics: Sequence[str], scenes: Sequence[str]
 ) -> str:
-    """One row a cell. Over several scenes a seed counts where it is finished on all of them, as the
-    mean over scenes.
+    """A Markdown table with a row for each cell.
+
+    Over several scenes a seed counts where it is finished on all of them, as the mean over scenes.
     """
     rows = [
         ["cell", "differs by", "seeds", *metrics],
@@ -228,8 +227,10 @@ def signed(value: float) -> str:
 def with_spread(values: Sequence[float]) -> str:
     """Mean ± standard deviation (n − 1), both to two digits of the latter; one value stands alone.
 
-    >>> with_spread([30.0, 31.0, 32.5]), with_spread([256.0, 256.0]), with_spread([0.123456]), with_spread([])
-    ('31.2 ± 1.3', '256 ± 0', '0.1235', '–')
+    >>> with_spread([30.0, 31.0, 32.5]), with_spread([256.0, 256.0])
+    ('31.2 ± 1.3', '256 ± 0')
+    >>> with_spread([0.123456]), with_spread([])
+    ('0.1235', '–')
     """
     if not values:
         return NOTHING

@@ -1,6 +1,4 @@
-"""Does a generator copy its training patients? Every sample's nearest patient, and how near
-patients are to each other.
-"""
+"""Whether a generator copies its training patients: distances from samples to patients."""
 
 from __future__ import annotations
 
@@ -17,10 +15,10 @@ LARGEST_PX = 64
 
 
 def orbit_rmse(a: Tensor, b: Tensor) -> Tensor:
-    """Root mean squared difference between orbits a [S, V, H, W] and b [P, V, H, W] at the same
-    angles -> [S, P].
+    """RMSE between orbits a [S, V, H, W] and b [P, V, H, W] at the same angles -> [S, P].
 
-    >>> orbit_rmse(torch.zeros(1, 2, 4, 4), torch.tensor([0.0, 0.5]).view(2, 1, 1, 1).expand(2, 2, 4, 4))
+    >>> orbits = torch.tensor([0.0, 0.5]).view(2, 1, 1, 1).expand(2, 2, 4, 4)
+    >>> orbit_rmse(torch.zeros(1, 2, 4, 4), orbits)
     tensor([[0.0000, 0.5000]])
     """
     a, b = (x.float() if max(x.shape[-2:]) <= LARGEST_PX else _reduced(x.float()) for x in (a, b))
@@ -30,11 +28,11 @@ def orbit_rmse(a: Tensor, b: Tensor) -> Tensor:
 def nearest(
     samples: Tensor, orbits: Tensor, columns: Sequence[int], turns: Sequence[int] = (0,)
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Samples [S, n, H, W] at the views ``columns`` of orbits [P, V, H, W]: distance to the
-    nearest, which it is, how turned [S].
+    """The nearest patient of each sample: its distance, its number, how far it is turned; [S] each.
 
-    ``turns`` are the numbers of views by which a patient may be turned against a sample: a
-    generator that was never told an angle has its own zero.
+    Samples [S, n, H, W] are compared at the views ``columns`` of orbits [P, V, H, W]. ``turns`` are
+    the numbers of views by which a patient may be turned against a sample: a generator that was
+    never told an angle has its own zero.
     """
     apart = torch.stack(
         [
@@ -56,8 +54,7 @@ def memorisation(
     unseen: Tensor | None = None,
     turns: Sequence[int] = (0,),
 ) -> dict[str, Any]:
-    """Samples' distances to their nearest training patients, as ratios to the distance from patient
-    to patient.
+    """Distances of samples to the nearest training patients, as ratios to those between patients.
 
     Samples [S, n, H, W] are seen at the views ``columns`` of the training orbits [P, V, H, W].
     ``patient_rmse`` is the median over training patients of the distance to the nearest other one.

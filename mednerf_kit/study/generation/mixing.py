@@ -1,6 +1,4 @@
-"""Style mixing (Karras et al. 2019, section 3.1): the first layers of one patient's network, the
-last of another's.
-"""
+"""Style mixing (Karras et al. 2019, section 3.1): one network from the layers of two patients."""
 
 from __future__ import annotations
 
@@ -29,8 +27,9 @@ def crossed(a: MlpWeights, b: MlpWeights, k: int) -> MlpWeights:
 
 
 def write_mixing(folder: Path, prior: Prior, *, seed: int, truncation: float = 1.0) -> None:
-    """``mixing.png``, a row per pair of patients from A to B, a layer more of B's per step;
-    ``mixing.gif`` turns the first.
+    """Write ``mixing.png``, a row for each pair of patients A and B, and ``mixing.gif``.
+
+    Along a row a layer more is B's at each step. The clip turns the first row.
     """
     codes = list(
         drawn_codes(prior, 2 * PAIRS, Generator().manual_seed(seed), truncation=truncation)

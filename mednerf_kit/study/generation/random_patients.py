@@ -1,6 +1,4 @@
-"""Random patients by the thousand: each is baked into voxels once, and all its pictures come from
-these voxels.
-"""
+"""Random patients by the thousand: each is baked into voxels once, and projected from them."""
 
 from __future__ import annotations
 
@@ -68,11 +66,10 @@ class BakedField:
 def baked_views(
     prior: Prior, code: MlpWeights, angles_deg: Sequence[float], *, size: int | None = None
 ) -> Tensor:
-    """Views [V, rows, cols] of one patient at these angles, without gains: from voxels, by the
-    physics of the prior's recipe.
+    """Views [V, rows, cols] of one patient at these angles, from voxels, without gains.
 
-    Line integrals are projected; what absorbs, and what only part of the depth was trained on, is
-    marched through the voxels.
+    The image model is that of the prior's recipe. Line integrals are projected; what absorbs, and
+    what only part of the depth was trained on, is marched through the voxels.
     """
     geometry = prior.geometry.at(angles_deg)
     size = size or grid_size(geometry.cols)
@@ -85,9 +82,7 @@ def baked_views(
 
 @torch.no_grad()
 def own_views(prior: Prior, code: MlpWeights, angles_deg: Sequence[float]) -> Tensor:
-    """The same views [V, rows, cols] as training sees them: every ray marched through the generated
-    field itself.
-    """
+    """The same views [V, rows, cols] as in training: rays are marched through the field itself."""
     return _marched(prior, prior.generator.field, code, prior.geometry.at(angles_deg))
 
 
@@ -125,11 +120,10 @@ def draw(
     rng: Generator,
     truncation: float = 1.0,
 ) -> RandomPatients:
-    """``count`` pictures in [0, 1] of random patients, ``views`` of each at the prior's angles, and
-    their features.
+    """``count`` images in [0, 1] of random patients and their features.
 
-    ``keep`` pictures stay, and the first ``orbits`` patients at ``orbit_deg``. Views get the gain
-    their angle has on average.
+    There are ``views`` images of each patient, at the prior's angles. ``keep`` pictures stay, and
+    the first ``orbits`` patients at ``orbit_deg``. Views get the gain their angle has on average.
     """
     patients = max(-(-count // views), orbits)
     features: dict[str, list[Tensor]] = {name: [] for name in extractors}

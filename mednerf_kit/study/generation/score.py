@@ -1,6 +1,4 @@
-"""``mednerf-kit score``: how a prior's random patients compare with real ones, and whether they
-copy those it was trained on.
-"""
+"""``mednerf-kit score``: how real, how varied and how new a prior's random patients are."""
 
 from __future__ import annotations
 
@@ -107,9 +105,7 @@ def extractors(
 def real_sets(
     prior: Prior, dataset: str, split: str, limit: int | None
 ) -> tuple[OrbitSet, OrbitSet, OrbitSet | None]:
-    """The patients to compare with, the training patients, and patients the prior has not seen
-    (None where there are none).
-    """
+    """The patients to compare with, the training patients, and unseen ones (None without any)."""
     node = prior.meta["recipe"]["dataset"]
     trained_on = (str(prior.meta["dataset"]), str(prior.meta["split"]))
     known = prior.meta["patients"][:limit]
@@ -143,8 +139,9 @@ def side_of(
     rng: Generator,
     device: Any,
 ) -> Side:
-    """A set of patients [P, V, rows, cols]: first ``views`` evenly spread views of each, then the
-    others, in random order.
+    """A set of patients [P, V, rows, cols] as one side of a comparison, in random order.
+
+    ``views`` evenly spread views of each patient come first, then the others.
     """
     count = images.shape[1]
     first = torch.cat([i * count + spread_views(count, views, rng) for i in range(len(images))])
@@ -166,8 +163,9 @@ def side_of(
 
 
 def compare(a: Side, b: Side, seed: int) -> dict[str, Any]:
-    """Distances between two sets, by every extractor and by sliced projections; ``a`` holds the
-    manifold for precision.
+    """Distances between two sets: of the features of every extractor, and sliced Wasserstein.
+
+    The manifold of which precision tells the share is that of ``a``.
     """
     found: dict[str, Any] = {"features": {}}
     for name in a.features:
@@ -194,8 +192,9 @@ def compare(a: Side, b: Side, seed: int) -> dict[str, Any]:
 
 
 def consistency(prior: Prior, rng: Generator) -> dict[str, Any]:
-    """Views of baked patients against the same patients marched ray by ray: PSNR in dB, mean and
-    least over patients and views.
+    """Views of baked patients against the same patients marched ray by ray: PSNR in dB.
+
+    Mean and least are over patients and views.
     """
     step = max(1, prior.geometry.views // CHECKED_VIEWS)
     angles = prior.geometry.angles_deg[::step][:CHECKED_VIEWS]
@@ -216,8 +215,9 @@ def consistency(prior: Prior, rng: Generator) -> dict[str, Any]:
 
 
 def diversity(samples: Tensor, training: Tensor) -> dict[str, Any]:
-    """How much one random patient differs from the next, and one real one: RMSE, and LPIPS where
-    its weights are at hand.
+    """How much one random patient differs from the next, beside real patients: RMSE and LPIPS.
+
+    LPIPS is None where its weights are not at hand.
     """
     found: dict[str, Any] = {}
     for name, orbits in (("fakes", samples), ("reals", training[: len(samples)].float())):
@@ -236,16 +236,31 @@ def diversity(samples: Tensor, training: Tensor) -> dict[str, Any]:
     return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much is compared.
+
+    Options:
+        fakes: images of random patients.
+        views: images of each random patient.
+        reals: real images, at most.
+        limit: the first so many patients of each set alone; all by default.
+        samples: random patients that are looked up among the training patients.
+    """
+
+    fakes: int = 1000
+    views: int = 8
+    reals: int = 10_000
+    limit: int | None = None
+    samples: int = 32
+
+
 def score(
     *,
     run: str = "bundled:chest",
     dataset: str | None = None,
     split: str | None = None,
-    fakes: int = 1000,
-    views: int = 8,
-    reals: int = 10_000,
-    limit: int | None = None,
-    samples: int = 32,
+    sizes: Sizes = Sizes(),
     truncation: float = 1.0,
     extractor: str | Mapping[str, Extractor] = "auto",
     weights: str | Path | None = None,
@@ -253,12 +268,11 @@ def score(
     seed: int = 0,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Score a prior's random patients; writes score.json, pictures and a clip of mixed styles, and
-    returns what is in score.json.
+    """Score a prior's random patients; returns what is in score.json.
 
-    ``fakes`` pictures, ``views`` of each random patient, against at most ``reals`` of the set's
-    first ``limit`` patients; ``samples`` patients are looked up among those the prior was trained
-    on.
+    Writes score.json, sheets of images and a clip of mixed styles to ``out``, the folder score/
+    of the run by default. ``dataset`` and ``split`` are those of the training unless given.
+    ``truncation`` below 1 draws patients closer to the mean one.
     """
     started = time.perf_counter()
     chosen, missing = extractors(extractor, weights)
@@ -270,25 +284,26 @@ def score(
     folder = outputs.made_folder(out or beside / "score")
     dataset = dataset or str(prior.meta["dataset"])
     split = split or str(prior.meta["split"])
-    sets = Sets(*real_sets(prior, dataset, split, limit))
+    sets = Sets(*real_sets(prior, dataset, split, sizes.limit))
     angles = prior.geometry.angles_deg
-    views = min(views, len(angles))
+    views = min(sizes.views, len(angles))
     shown = min(ORBIT_VIEWS, len(angles))
     columns = [k * len(angles) // shown for k in range(shown)]
     drawn = draw(
         prior,
         chosen,
-        count=fakes,
+        count=sizes.fakes,
         views=views,
         keep=SWD_MOST,
-        orbits=samples,
+        orbits=sizes.samples,
         orbit_deg=[angles[c] for c in columns],
         rng=Generator().manual_seed(seed),
         truncation=truncation,
     )
 
     def side(orbits: OrbitSet) -> Side:
-        return side_of(orbits.images, chosen, views, reals, Generator().manual_seed(seed), place)
+        rng = Generator().manual_seed(seed)
+        return side_of(orbits.images, chosen, views, sizes.reals, rng, place)
 
     real = side(sets.compared)
     result = {
@@ -319,8 +334,9 @@ def score(
 
 
 def distances(drawn: RandomPatients, real: Side, missing: str | None, seed: int) -> dict[str, Any]:
-    """What :func:`compare` finds, with InceptionV3's FID and KID by their own names; ``missing``
-    says why there are none.
+    """What :func:`compare` finds, with InceptionV3's FID and KID by their own names.
+
+    ``missing`` says why there are none.
     """
     found = compare(real, Side(drawn.features, drawn.pictures, drawn.count), seed)
     inception = found["features"].get("inception", {})
@@ -336,8 +352,9 @@ def distances(drawn: RandomPatients, real: Side, missing: str | None, seed: int)
 def floor(
     sets: Sets, real: Side, side: Callable[[OrbitSet], Side], seed: int
 ) -> dict[str, Any] | None:
-    """Training patients against unseen ones, what a perfect generator would get; None where no
-    patient is unseen.
+    """Training patients against unseen ones: what a perfect generator would get.
+
+    None where no patient is unseen.
     """
     if sets.unseen is None:
         return None
@@ -369,8 +386,10 @@ def write_sheets(
     columns: Sequence[int],
     nearest: Sequence[Mapping[str, Any]],
 ) -> None:
-    """``reals_fakes.png``, random views of both; ``memorisation.png``, the samples nearest to a
-    patient above that patient.
+    """Write ``reals_fakes.png`` and ``memorisation.png``.
+
+    The first shows random views of real and generated patients, the second the samples that are
+    nearest to a patient, each above that patient.
     """
     n = min(16, len(real.pictures), len(drawn.pictures))
     sheet = torch.cat([real.pictures[:n], drawn.pictures[:: len(drawn.pictures) // n][:n]])

@@ -66,9 +66,7 @@ def read_case(
     fit_fov: bool,
     size: int,
 ) -> Case:
-    """One patient's orbit, ``views`` of it evenly spaced to reconstruct from, all others held
-    out.
-    """
+    """One patient's orbit: ``views`` evenly spaced ones to reconstruct from, the rest held out."""
     if size < image_metrics.SSIM_WINDOW_PX:
         raise UserError(
             f"got a size of {size} voxels",
@@ -121,8 +119,9 @@ def read_case(
 
 
 def view_gains(images: Tensor, geometry: Geometry) -> Tensor:
-    """Gains [N] of pictures [N, rows, cols] that were scaled one by one: with them one coarse,
-    smooth volume explains all.
+    """Gains [N] of images [N, rows, cols] that were scaled one by one.
+
+    With them one coarse, smooth volume explains all images.
     """
     found = sart(
         images,

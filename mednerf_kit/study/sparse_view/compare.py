@@ -1,5 +1,4 @@
-"""``mednerf-kit tomography``: one patient from few views, by every method at hand, scored on all
-the views that were left out.
+"""``mednerf-kit tomography``: one patient from few views by every method, scored on the others.
 
 The pictures freed of their views' gains, the grid (a FieldVolume's cube), the projector that shows
 a volume from the held-out angles and the scores are the same for all methods.
@@ -29,10 +28,10 @@ from .tables import write_all
 
 
 def seen_by_all(size: int, distance: float) -> Tensor:
-    """The voxels of a FieldVolume's cube that lie in every view's cone, bool [size, size, size]
-    (square pictures).
+    """The voxels of a FieldVolume's cube that lie in every view's cone, bool [size, size, size].
 
-    At radius r from the axis: r ≤ D / sqrt(1 + D²) and |z| ≤ (D − r) / D, in field units.
+    Images are taken for square. At radius r from the axis: r ≤ D / sqrt(1 + D²) and |z| ≤ (D − r) /
+    D, in field units.
     """
     line = voxel_axis(size)
     radius = (line[:, None] ** 2 + line**2).sqrt()
@@ -64,8 +63,9 @@ def scores(case: Case, volume: FieldVolume) -> tuple[dict[str, Any], Tensor]:
 
 
 def chosen_methods(names: Sequence[str], *, run: str | None, prior: str | None) -> list[str]:
-    """The methods asked for, or all that can be run here; one that lacks what it needs is refused
-    by name.
+    """The methods asked for, or all that can run here.
+
+    Refuses, by name, one that lacks what it needs.
     """
     missing = {"field": run is None, "prior": prior is None}
     missing |= {name: not rtk.installed() for name in ("rtk_fdk", "rtk_sart")}
@@ -87,9 +87,7 @@ def chosen_methods(names: Sequence[str], *, run: str | None, prior: str | None) 
 
 
 def refuse_other_views(fit: Fit, case: Case, dataset: str) -> None:
-    """A scene that saw a held-out view, or another patient or opening angle, is no row of this
-    table.
-    """
+    """Refuse a fit that saw a held-out view, or another patient or opening angle."""
     if not str(fit.meta["scene"]).endswith(f"-{case.name}"):
         raise UserError(
             f"got a run on scene '{fit.meta['scene']}'",
@@ -125,8 +123,9 @@ def compare(
     fov_deg: float | None = None,
     fit_fov: bool = False,
 ) -> dict[str, Any]:
-    """Reconstruct one patient by each method and write table, volumes and pictures to ``out``;
-    returns what the table holds.
+    """Reconstruct one patient by each method; write table, volumes and images to ``out``.
+
+    Returns what the table holds.
     """
     names = chosen_methods(methods, run=run, prior=prior)
     nodes = config.with_settings({name: {"name": name} for name in names}, list(settings))

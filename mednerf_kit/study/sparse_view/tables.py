@@ -1,6 +1,4 @@
-"""What ``mednerf-kit tomography`` puts on disk: the table three times, a volume and three slices a
-method, views side by side.
-"""
+"""The files of ``mednerf-kit tomography``: a table, volumes and slices, views side by side."""
 
 from __future__ import annotations
 

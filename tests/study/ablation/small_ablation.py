@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import fields
 
 from mednerf_kit.core import config
 from mednerf_kit.core.errors import UserError
@@ -65,7 +66,12 @@ class Runner:
 
 def ablate(spec, out, runner=None, **options):
     """Run an ablation's file with a stand-in for training."""
-    return run.ablate(str(spec), outdir=out, run_cell=runner or Runner(), **options)
+    asked, workers = (
+        record(**{f.name: options.pop(f.name) for f in fields(record) if f.name in options})
+        for record in (run.Overrides, run.Workers)
+    )
+    options |= {"overrides": asked, "workers": workers, "run_cell": runner or Runner()}
+    return run.ablate(str(spec), outdir=out, **options)
 
 
 def planned(spec):

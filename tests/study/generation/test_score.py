@@ -86,7 +86,10 @@ def scored(trained, tmp_path_factory):
     """The score of that run with a stand-in for InceptionV3, and its folder."""
     folder = tmp_path_factory.mktemp("scored")
     return scoring.score(
-        run=str(trained[0]), extractor={"inception": StandIn()}, out=folder, **QUICK
+        run=str(trained[0]),
+        extractor={"inception": StandIn()},
+        out=folder,
+        sizes=scoring.Sizes(**QUICK),
     ), folder
 
 
