@@ -24,5 +24,5 @@ def select_device(name: str) -> torch.device:
 
 
 def allow_tf32() -> None:
-    """Let this process multiply float32 matrices in TF32, with ten bits of mantissa, from here on."""
+    """From here on this process multiplies float32 matrices in TF32 (ten bits of mantissa)."""
     torch.set_float32_matmul_precision("high")

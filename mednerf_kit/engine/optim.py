@@ -1,6 +1,4 @@
-"""The two optimisers of an adversarial training, by name: a recipe's choice of rule, rates and
-schedule.
-"""
+"""The two optimisers of an adversarial training, by name: their rule, rates and schedule."""
 
 from __future__ import annotations
 
@@ -23,8 +21,8 @@ class GanOptimizers:
     halve_at: Sequence[int]
 
     def at(self, step: int) -> None:
-        """Set the rates of this step."""
-        share = 0.5 ** sum(step >= border for border in self.halve_at)
+        """Set the rates of this step: halved at every step of ``halve_at`` that is behind it."""
+        share = 0.5 ** sum(step >= halving for halving in self.halve_at)
         for optimiser in (self.generator, self.discriminator):
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * share
@@ -34,8 +32,8 @@ OPTIMISERS: Registry[GanOptimizers] = Registry("optimiser")
 
 
 def lazy_share(interval: int) -> float:
-    """k / (k + 1): what a penalty applied every k-th step does to a rate (and, as an exponent, to
-    Adam's betas).
+    """Lazy regularisation's correction k / (k + 1) of a rate (and, as an exponent, of Adam's betas)
+    for a penalty that is applied every k-th step.
 
     Karras et al. 2020 (arXiv 1912.04958), appendix B; 1 where there is no such penalty (interval 0
     or 1).
@@ -59,22 +57,30 @@ def adam(
     discriminator: Iterable[nn.Parameter],
     d_interval: int = 0,
 ) -> GanOptimizers:
-    """Adam on both sides with the lazy-regularisation correction: rate · c and beta ** c, c = k /
-    (k + 1) per side.
+    """Adam on both sides, with lazy regularisation's correction of rates and betas.
 
-    ``g_interval`` is StyleGAN2's 4 even where no penalty of the generator exists, as in
-    HyperNeRFGAN's training.
+    The rate becomes rate · c and beta becomes beta ** c, with c = k / (k + 1) of each side's
+    interval k (:func:`lazy_share`).
+
+    Options:
+        g_rate: the generator's learning rate.
+        d_rate: the discriminator's learning rate.
+        beta1: decay of the first moment.
+        beta2: decay of the second moment.
+        g_interval: the generator's k; StyleGAN2's 4 even where the generator has no penalty, as in
+            HyperNeRFGAN's training.
+        halve_at: steps at which both rates are halved.
     """
     check_rates(g_rate, d_rate)
 
     def one(parameters: Iterable[nn.Parameter], rate: float, interval: int) -> torch.optim.Adam:
         c = lazy_share(interval)
-        ours = list(parameters)
+        learned = list(parameters)
         return torch.optim.Adam(
-            [{"params": ours, "peak": rate * c}],
+            [{"params": learned, "peak": rate * c}],
             lr=rate * c,
             betas=(beta1**c, beta2**c),
-            fused=on_gpu(ours),
+            fused=on_gpu(learned),
         )
 
     return GanOptimizers(
@@ -92,34 +98,41 @@ def rmsprop(
     generator: Iterable[nn.Parameter],
     discriminator: Iterable[nn.Parameter],
 ) -> GanOptimizers:
-    """RMSprop on both sides, rates halved at the named steps (GRAF, MedNeRF)."""
+    """RMSprop on both sides (GRAF, MedNeRF).
+
+    Options:
+        g_rate: the generator's learning rate.
+        d_rate: the discriminator's learning rate.
+        alpha: decay of the mean square.
+        halve_at: steps at which both rates are halved.
+    """
     check_rates(g_rate, d_rate)
 
     def one(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.RMSprop:
-        return torch.optim.RMSprop(
-            [{"params": list(parameters), "peak": rate}], lr=rate, alpha=alpha, eps=1e-8
-        )
+        groups = [{"params": list(parameters), "peak": rate}]
+        return torch.optim.RMSprop(groups, lr=rate, alpha=alpha, eps=1e-8)
 
     return GanOptimizers(one(generator, g_rate), one(discriminator, d_rate), halve_at)
 
 
 def on_gpu(parameters: Iterable[nn.Parameter]) -> bool:
-    """Whether an optimiser of these should be one kernel: a GPU waits for launches otherwise."""
+    """Whether an optimiser of these should be one fused kernel: else a GPU waits for launches."""
     return all(p.is_cuda for p in parameters)
 
 
 def in_one_pass(*optimisers: torch.optim.Optimizer) -> None:
-    """Let Adam go once over memory where the processor does it, instead of once per operation;
-    equal but for rounding.
+    """Let Adam on the CPU go over memory once (fused) instead of once per operation.
 
-    Of several processes each makes the whole step: what does not get shorter with more of them had
-    better be short.
+    The result is equal but for rounding.
+
+    Every one of several processes makes the whole step, so it does not get shorter with more of
+    them.
     """
     for optimiser in optimisers:
+        if not isinstance(optimiser, torch.optim.Adam):
+            continue
         for group in optimiser.param_groups:
-            if isinstance(optimiser, torch.optim.Adam) and all(
-                p.device.type == "cpu" for p in group["params"]
-            ):
+            if all(p.device.type == "cpu" for p in group["params"]):
                 group["fused"] = True
 
 

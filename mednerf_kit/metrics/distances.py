@@ -14,8 +14,8 @@ CHUNK = 1024  # rows of a distance matrix held at once
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """|μa − μb|² + tr(Ca + Cb − 2 (Ca Cb)^½), the Fréchet distance of the Gaussians that fit a [N,
-    F] and b [M, F].
+    """Fréchet distance |μa − μb|² + tr(Ca + Cb − 2 (Ca Cb)^½) of the Gaussians that fit a [N, F]
+    and b [M, F].
 
     Dowson & Landau 1982; FID when the features are Inception's (Heusel et al. 2017). With centred
     rows A = (a − μa)/√(N−1), the last trace is the sum of the singular values of A Bᵀ: no root of a
@@ -28,10 +28,8 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     _refuse_small(a, b, 2)
     (mean_a, a), (mean_b, b) = _centred(a), _centred(b)
     cross = float(torch.linalg.svdvals(_short(a) @ _short(b).T).sum())
-    return max(
-        0.0,
-        float((mean_a - mean_b).square().sum() + a.square().sum() + b.square().sum()) - 2 * cross,
-    )
+    traces = (mean_a - mean_b).square().sum() + a.square().sum() + b.square().sum()
+    return max(0.0, float(traces) - 2 * cross)
 
 
 def kernel_distance(
@@ -50,14 +48,12 @@ def kernel_distance(
     """
     _refuse_small(a, b, 2)
     n = min(size, len(a), len(b))
-    values = [
-        _unbiased_mmd(
-            a[torch.randperm(len(a), generator=rng)[:n]].double(),
-            b[torch.randperm(len(b), generator=rng)[:n]].double(),
-        )
-        for _ in range(1 if n == len(a) == len(b) else subsets)
-    ]
-    found = torch.stack(values)
+
+    def subset(x: Tensor) -> Tensor:
+        return x[torch.randperm(len(x), generator=rng)[:n]].double()
+
+    rounds = 1 if n == len(a) == len(b) else subsets
+    found = torch.stack([_unbiased_mmd(subset(a), subset(b)) for _ in range(rounds)])
     return float(found.mean()), float(found.std()) if len(found) > 1 else None
 
 
@@ -89,7 +85,7 @@ def sliced_wasserstein(
     smallest_px: int = 16,
 ) -> dict[str, float]:
     """Sliced Wasserstein distance ×1000 between two sets of images [N, C, H, W], per level of the
-    Laplacian pyramid and mean.
+    Laplacian pyramid (``swd_SIZE``) and on average (``swd``).
 
     Karras et al. 2018, section 5: 7×7 patches of every level down to 16 px, each set normalised per
     channel, mean |difference| of sorted projections on 4×128 random unit directions. One deviation:
@@ -108,32 +104,26 @@ def sliced_wasserstein(
             "draw as many fakes as there are reals",
         )
     result = {}
-    for real, fake in zip(
-        laplacian_pyramid(reals, smallest_px), laplacian_pyramid(fakes, smallest_px), strict=True
-    ):
+    levels = (laplacian_pyramid(images, smallest_px) for images in (reals, fakes))
+    for real, fake in zip(*levels, strict=True):
         rows, cols = (n - patch_px + 1 for n in real.shape[-2:])
-        place = torch.randperm(rows * cols, generator=rng, device=rng.device)[:patches].to(
-            real.device
-        )
-        a, b = (
-            _descriptors(level, place // cols, place % cols, patch_px) for level in (real, fake)
-        )
+        place = torch.randperm(rows * cols, generator=rng, device=rng.device)
+        place = place[:patches].to(real.device)
+        a, b = (_descriptors(x, place // cols, place % cols, patch_px) for x in (real, fake))
         distance = 0.0
         for _ in range(repeats):
             axes = torch.randn(directions, a.shape[1], generator=rng, device=rng.device).to(a)
             axes = functional.normalize(axes, dim=1)
-            distance += (
-                float(((axes @ a.T).sort(1).values - (axes @ b.T).sort(1).values).abs().mean())
-                / repeats
-            )
+            off = (axes @ a.T).sort(1).values - (axes @ b.T).sort(1).values
+            distance += float(off.abs().mean()) / repeats
         result[f"swd_{real.shape[-2]}"] = 1e3 * distance
     result["swd"] = sum(result.values()) / len(result)
     return result
 
 
 def laplacian_pyramid(images: Tensor, smallest_px: int = 16) -> list[Tensor]:
-    """Band-pass levels of [N, C, H, W] (Burt & Adelson 1983), halving down to ``smallest_px``; the
-    last one is the low-pass rest.
+    """Band-pass levels of images [N, C, H, W] (Burt & Adelson 1983), halving down to
+    ``smallest_px``; the last one is the low-pass rest.
 
     >>> [level.shape[-1] for level in laplacian_pyramid(torch.rand(1, 1, 64, 64))]
     [64, 32, 16]
@@ -150,20 +140,17 @@ def laplacian_pyramid(images: Tensor, smallest_px: int = 16) -> list[Tensor]:
 
 def _share_inside(points: Tensor, others: Tensor, k: int) -> float:
     """Share of the points that lie in a ball of the others."""
-    radius = torch.cat(
-        [torch.cdist(some, others).kthvalue(k + 1, 1).values for some in others.split(CHUNK)]
-    )
+    nearest = [torch.cdist(some, others).kthvalue(k + 1, 1) for some in others.split(CHUNK)]
+    radius = torch.cat([found.values for found in nearest])
     inside = [(torch.cdist(some, others) <= radius).any(1) for some in points.split(CHUNK)]
     return float(torch.cat(inside).double().mean())
 
 
 def _unbiased_mmd(a: Tensor, b: Tensor) -> Tensor:
     a, b = (x / a.shape[1] ** 0.5 for x in (a, b))
-    (aa, diagonal_a), (bb, diagonal_b), (ab, _) = (
-        _kernel_sums(a, a),
-        _kernel_sums(b, b),
-        _kernel_sums(a, b),
-    )
+    aa, diagonal_a = _kernel_sums(a, a)
+    bb, diagonal_b = _kernel_sums(b, b)
+    ab, _ = _kernel_sums(a, b)
     n, m = len(a), len(b)
     return (aa - diagonal_a) / (n * (n - 1)) + (bb - diagonal_b) / (m * (m - 1)) - 2 * ab / (n * m)
 

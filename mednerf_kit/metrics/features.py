@@ -1,5 +1,5 @@
-"""Pictures as vectors of features, in which sets of them are compared: hand-made ones, or
-InceptionV3's where its weights are.
+"""Pictures as vectors of features, by which sets of them are compared: hand-made ones, or
+InceptionV3's where its weights are at hand.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BATCH = 64  # pictures at once
 
 
 class Extractor(Protocol):
-    """Pictures [N, rows, cols] in [0, 1] -> features [N, F] on the same device."""
+    """What turns pictures [N, rows, cols] in [0, 1] into features [N, F] on the same device."""
 
     rule: str  # how a picture becomes what the features are read from, for the reader of a score
 
@@ -32,12 +32,14 @@ class Extractor(Protocol):
 
 @EXTRACTORS.register("pyramid")
 class PyramidFeatures:
-    """Hand-made features that need no weights: the picture in 8×8 cells, and how much detail each
-    cell holds, band by band.
+    """Hand-made features that need no weights: means and detail of the cells of a picture.
 
-    Cell means of the picture, and 2 + log10(0.001 + RMS) of every band-pass level of the Laplacian
-    pyramid down to 8 px in ``cells``×``cells`` cells: half the detail in a cell moves its feature
-    by 0.3, a cell twice as bright by as much or less.
+    The means of 8×8 cells, and 2 + log10(0.001 + RMS) of every band-pass level of the Laplacian
+    pyramid down to 8 px, cell by cell: half the detail in a cell moves its feature by 0.3, a cell
+    twice as bright by as much or less.
+
+    Options:
+        cells: cells each way in which detail is measured.
 
     >>> PyramidFeatures()(torch.rand(5, 32, 32)).shape
     torch.Size([5, 96])
@@ -66,9 +68,12 @@ class PyramidFeatures:
 class Inception:
     """The 2048 pooled features of torchvision's InceptionV3 (ImageNet-1K V1).
 
-    ``weights`` is its state dict on this disk, else ``$MEDNERF_KIT_INCEPTION``, else torch.hub's
-    cache, else torchvision's usual download. Without any of them :class:`UserError`. Published FIDs
-    use the TensorFlow graph of 2015: their numbers differ.
+    Published FIDs use the TensorFlow graph of 2015: their numbers differ. Without weights it is a
+    :class:`UserError`.
+
+    Options:
+        weights: path of its state dict; null looks at ``$MEDNERF_KIT_INCEPTION``, then into
+            torch.hub's cache, and downloads it there.
     """
 
     rule = "grey copied to three channels, bilinear (antialiased) to 299×299, scaled to [-1, 1]"
@@ -108,7 +113,8 @@ class Inception:
 def inception_path(weights: str | None = None) -> Path | None:
     """Where InceptionV3's weights are on this disk: as named (here or in
     ``$MEDNERF_KIT_INCEPTION``, a file or the folder that holds it), else in torch.hub's cache; None
-    when nothing was named and the cache has none."""
+    when nothing was named and the cache has none.
+    """
     named = weights or os.environ.get("MEDNERF_KIT_INCEPTION")
     path = Path(named).expanduser() if named else Path(torch.hub.get_dir()) / "checkpoints"
     if not named or path.is_dir():

@@ -1,7 +1,8 @@
-"""How different two pictures look: LPIPS where its backbone's weights are at hand, and a named
-substitute where they are not.
+"""How different two pictures look: LPIPS where its backbone's weights are at hand, and a substitute
+with a name of its own where they are not.
 
-Both answer one number per picture and let gradients through to the first argument.
+A recipe's perceptual distance gives one number per picture and lets gradients through to its first
+argument; :func:`lpips_distance` and :func:`lpips_of_colours` score finished pictures.
 """
 
 from __future__ import annotations
@@ -27,15 +28,17 @@ PERCEPTUAL: Registry[Perceptual] = Registry("perceptual distance")
 
 
 class Perceptual(Protocol):
-    """Pictures [N, C, H, W] in [0, 1] against others -> [N]."""
+    """A distance of pictures [N, C, H, W] in [0, 1] from others -> [N]."""
 
     def __call__(self, images: Tensor, truth: Tensor) -> Tensor: ...
 
 
 @PERCEPTUAL.register("pyramid")
 class PyramidDistance:
-    """Mean |difference| of values and of both gradients, over ``levels`` halvings: LPIPS without
-    weights, by name.
+    """Mean |difference| of values and of both gradients over halvings; needs no weights.
+
+    Options:
+        levels: resolutions that are compared, each half of the one before.
 
     >>> distance = PyramidDistance(levels=1)
     >>> distance(torch.full((1, 1, 8, 8), 0.3), torch.zeros(1, 1, 8, 8)).round(decimals=4)
@@ -62,8 +65,11 @@ class PyramidDistance:
 
 @PERCEPTUAL.register("lpips")
 class Lpips:
-    """LPIPS v0.1 (arXiv 1801.03924) over VGG-16 or AlexNet; ``weights`` is the path of
-    torchvision's state dict.
+    """LPIPS v0.1 (arXiv 1801.03924) over VGG-16 or AlexNet.
+
+    Options:
+        weights: path of torchvision's state dict of the backbone.
+        net: the backbone, ``vgg`` or ``alex``.
     """
 
     def __init__(self, *, weights: str, net: Literal["vgg", "alex"] = "vgg") -> None:
@@ -103,13 +109,13 @@ def lpips_of_colours(
     *,
     net: Literal["alex", "vgg"] = "alex",
 ) -> tuple[Tensor | None, str | None]:
-    """Learned perceptual distance (LPIPS v0.1; Zhang et al. 2018) of pictures [..., 3, H, W] in [0,
-    1] -> ([...], None).
+    """Learned perceptual distance (LPIPS v0.1; Zhang et al. 2018) of pictures [..., 3, H, W] in
+    [0, 1] -> ([...], None).
 
     The backbone is torchvision's AlexNet or VGG16 state dict: the file ``weights_path``, else
     ``$MEDNERF_KIT_LPIPS`` (either may be a folder that holds it under torch.hub's name), else
-    torch.hub's cache. The network is never tried: what is missing answers (None, the reason in one
-    sentence). Weights that were named and are unusable are a :class:`UserError`.
+    torch.hub's cache. Nothing is downloaded; where something is missing the result is (None, the
+    reason in one sentence). Weights that were named and are unusable are a :class:`UserError`.
     """
     if min(a.shape[-2:]) < 32:
         return (
@@ -123,8 +129,7 @@ def lpips_of_colours(
     if named is None and not path.is_file():
         return None, (
             f"LPIPS was not computed: the backbone '{path.name}' is not in '{path.parent}' and "
-            "nothing is downloaded; "
-            "put it there or name it in $MEDNERF_KIT_LPIPS."
+            "nothing is downloaded; put it there or name it in $MEDNERF_KIT_LPIPS."
         )
     try:
         wanted = f"torchvision's {'AlexNet' if net == 'alex' else 'VGG16'} state dict"

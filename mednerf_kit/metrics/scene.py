@@ -1,5 +1,6 @@
-"""How well a fitted scene repeats pictures, depth and outline of views it never saw: pure
-functions, one number a view.
+"""How well a fitted scene repeats pictures, depth and outline of views it never saw.
+
+Pure functions, one number a view.
 
 Pictures are [V, H, W, C] in [0, 1]; depths [V, H, W] are distances along the unit ray in the
 scene's unit, nan where unknown.
@@ -37,8 +38,8 @@ DELTA = 1.25  # Eigen et al. 2014
 
 
 def eight_bit(image: Tensor) -> Tensor:
-    """The picture as an 8-bit PNG would give it back: published tables score what was read from
-    such files.
+    """The picture as an 8-bit PNG would give it back; published tables score pictures from such
+    files.
 
     >>> eight_bit(torch.tensor([0.5, 1.2])).tolist()
     [0.501960813999176, 1.0]
@@ -126,9 +127,7 @@ def edge_band(truth: Tensor, alpha: Tensor | None = None, reach_px: int = EDGE_B
 
 
 def outline(inside: Tensor) -> Tensor:
-    """Pixels of bool [V, H, W] that have a neighbour (above, below, left, right) on the other
-    side.
-    """
+    """Pixels of bool [V, H, W] that differ from a neighbour above, below, left or right."""
     edges = torch.zeros_like(inside)
     across, along = inside[:, :, 1:] != inside[:, :, :-1], inside[:, 1:] != inside[:, :-1]
     edges[:, :, 1:] |= across
@@ -147,15 +146,13 @@ def canny_edges(truth: Tensor) -> Tensor:
 
 
 def masked_psnr_db(image: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
-    """PSNR of pictures [V, H, W, C] over the pixels of a mask [V, H, W] -> [V]; nan for an empty
-    mask.
-    """
+    """PSNR of pictures [V, H, W, C] over the pixels of a mask [V, H, W] -> [V]; nan for none."""
     return psnr_from_mse_db(share((image - truth).square().mean(-1), mask))
 
 
 def rise_width(w: Tensor, t: Tensor, dt: Tensor) -> Tensor:
-    """Length over which a ray's accumulated weight [..., S] rises from 10 to 90 % of its total ->
-    [...]; 0 for no weight.
+    """Length over which a ray's accumulated weight [..., S] rises from 10 to 90 % of its total
+    -> [...]; 0 for no weight.
 
     The weight of a sample rises evenly over its cell, t ± dt/2, so that a surface inside one cell
     is 0.8 of the cell wide.

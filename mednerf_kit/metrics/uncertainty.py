@@ -12,8 +12,7 @@ from ..core.errors import RunError
 
 
 def coverage(lower: Tensor, upper: Tensor, truth: Tensor, mask: Tensor | None = None) -> float:
-    """Share of (masked) pixels whose truth lies in [lower, upper]; a 90 % interval is honest when
-    this is 0.9.
+    """Share of (masked) pixels whose truth lies in [lower, upper]; 0.9 for an honest 90 % interval.
 
     >>> import torch
     >>> coverage(torch.zeros(4), torch.ones(4), torch.tensor([0.5, 1.0, 1.5, -0.1]))
@@ -26,8 +25,8 @@ def coverage(lower: Tensor, upper: Tensor, truth: Tensor, mask: Tensor | None = 
 def spread_error_correlation(
     spread: Tensor, error: Tensor, mask: Tensor | None = None
 ) -> dict[str, float]:
-    """Does a wide spread tell a large |error|? ``pearson`` and ``spearman`` (ranks, ties shared)
-    over (masked) pixels.
+    """Whether a wide spread tells a large |error|: the correlations ``pearson`` and ``spearman``
+    (ranks, ties shared) over (masked) pixels.
 
     A constant spread or error has no correlation and answers NaN.
 
@@ -42,8 +41,8 @@ def spread_error_correlation(
 def calibrate_scale(
     spread: Tensor, error: Tensor, level: float = 0.9, mask: Tensor | None = None
 ) -> float:
-    """The least factor f with |error| <= f·spread at ``level`` of the (masked) pixels; to be fitted
-    on validation patients only.
+    """The least factor f with |error| <= f·spread at a share ``level`` of the (masked) pixels; to
+    be fitted on validation patients only.
 
     Raises :class:`RunError` where no factor does it, because the spread is zero at too many wrong
     pixels.
