@@ -25,6 +25,10 @@ from ..recon.field_volume import FieldVolume, sample_trilinear
 from ..recon.opening_angle import agreed_fovs_deg, fov_curve
 from ..recon.sart import sart
 
+# What the cache is called, with a number that grows when what is kept changes; the words are of an
+# earlier day and stay, so that existing caches are found.
+CACHE_FOLDER, RECONSTRUCTION, FOV_CURVE = "lifted", "lift-4", "fov-1"
+
 
 @dataclass(frozen=True)
 class TrainingVolumes:
@@ -107,7 +111,7 @@ def field_angles(
         return [orbits.geometry.fov_deg] * len(names)
     curves = []
     for name in tqdm(names, desc="field of view", disable=None if progress else True):
-        path = cached("fov-1", orbits.fingerprints[name][-1], orbits.geometry)
+        path = cached(FOV_CURVE, orbits.fingerprints[name][-1], orbits.geometry)
         if path.is_file():
             curves.append(files.load_tensors(path)[0]["curve"])
             continue
@@ -122,7 +126,7 @@ def reconstructed_volume(
     """Reconstruction and gains [V] of an orbit [V, rows, cols]; kept in the cache by the pictures'
     fingerprint.
     """
-    path = cached("lift-4", fingerprint, geometry, size, per_view)
+    path = cached(RECONSTRUCTION, fingerprint, geometry, size, per_view)
     if path.is_file():
         tensors, _ = files.load_tensors(path)
         return tensors["values"], tensors["gains"]
@@ -135,4 +139,4 @@ def reconstructed_volume(
 def cached(*facts: object) -> Path:
     """Where what follows from these facts is kept."""
     key = blake2b(" ".join(map(str, facts)).encode(), digest_size=12).hexdigest()
-    return cache_dir() / "lifted" / f"{key}.safetensors"
+    return cache_dir() / CACHE_FOLDER / f"{key}.safetensors"

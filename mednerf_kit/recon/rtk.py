@@ -126,7 +126,7 @@ def _inputs(images: Tensor, geometry: Geometry, size: int) -> tuple[Any, Any, An
     stack.SetOrigin([-pixel * (geometry.cols - 1) / 2, -pixel * (geometry.rows - 1) / 2, 0.0])
     empty = FieldVolume.of(torch.zeros(size, size, size), geometry)
     start = itk.image_from_array(empty.values.numpy())
-    start.SetSpacing(empty.spacing_mm)
+    start.SetSpacing(list(empty.spacing_mm))
     start.SetOrigin([-voxel_mm * (size - 1) / 2 for voxel_mm in empty.spacing_mm])
     return setup, stack, start
 

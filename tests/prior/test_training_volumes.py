@@ -6,8 +6,12 @@ import torch
 from tiny import PATIENTS, VOXELS, make_set
 
 from mednerf_kit.data.orbits import load_orbits
+from mednerf_kit.imaging.geometry import DEFAULTS
 from mednerf_kit.prior.training_volumes import (
+    FOV_CURVE,
+    RECONSTRUCTION,
     TrainingVolumes,
+    cached,
     make_training_volumes,
     reconstructed_volume,
 )
@@ -48,6 +52,14 @@ def test_orbits_without_volumes_are_lifted_and_cached(tmp_path):
         torch.zeros(0), geometry, VOXELS, False, orbits.fingerprints["p0"][-1]
     )
     assert torch.equal(again, targets.volumes[0]) and (gains == 1).all()
+
+
+def test_caches_that_exist_are_found():
+    """The names by which earlier versions kept a reconstruction and a curve."""
+    geometry = DEFAULTS["chest"].orbit(8)
+    names = cached(RECONSTRUCTION, "m", geometry, 64, True), cached(FOV_CURVE, "m", geometry)
+    assert [path.stem for path in names] == ["1d0f8b8916683e11c24aa506", "0986d3546dd435d3479b4c35"]
+    assert {path.parent.name for path in names} == {"lifted"}
 
 
 def test_volume_values_are_trilinear():
