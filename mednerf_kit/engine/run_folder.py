@@ -1,8 +1,7 @@
-"""Run folders and the priors in them: ``runs/NNNNN-DATASET[-DESC]/`` with config, statistics,
-snapshots and previews.
+"""Run folders: ``runs/NNNNN-DATASET[-DESC]/`` with config, statistics, snapshots and previews.
 
 A snapshot is one safetensors file whose metadata names everything needed to use it: recipe,
-geometry, whom it was trained on.
+geometry, which patients it was trained on.
 """
 
 from __future__ import annotations
@@ -44,11 +43,8 @@ def new_folder(outdir: Path, dataset: str, desc: str | None) -> Path:
     """The next numbered run folder, made."""
     outdir.mkdir(parents=True, exist_ok=True)
     numbers = [int(m[1]) for p in outdir.iterdir() if (m := NUMBERED.fullmatch(p.name))]
-    label = "-".join(
-        re.sub(r"[^\w.-]+", "_", part)
-        for part in (dataset.strip("/").rsplit("/", 1)[-1], desc)
-        if part
-    )
+    words = (dataset.strip("/").rsplit("/", 1)[-1], desc)
+    label = "-".join(re.sub(r"[^\w.-]+", "_", word) for word in words if word)
     folder = outdir / f"{max(numbers, default=-1) + 1:05d}-{label}"
     try:
         folder.mkdir()
@@ -67,11 +63,8 @@ def find_folder(name: str | Path, outdir: Path = Path("runs")) -> Path:
     if path.is_dir():
         return path
     parent, start = (path.parent, path.name) if path.parent != Path(".") else (outdir, path.name)
-    found = (
-        sorted(p for p in parent.iterdir() if p.is_dir() and p.name.startswith(start))
-        if parent.is_dir()
-        else []
-    )
+    known = sorted(p for p in parent.iterdir() if p.is_dir()) if parent.is_dir() else []
+    found = [p for p in known if p.name.startswith(start)]
     if len(found) == 1:
         return found[0]
     if len(found) > 1:
@@ -80,9 +73,8 @@ def find_folder(name: str | Path, outdir: Path = Path("runs")) -> Path:
             "wanted one",
             f"write more of '{found[0].name}'",
         )
-    known = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
     if known:
-        raise unknown_name("run", str(name), known)
+        raise unknown_name("run", str(name), [p.name for p in known])
     raise UserError(
         f"got run '{name}', which does not exist",
         "wanted a run folder, a snapshot or 'bundled'",
@@ -152,11 +144,10 @@ def snapshots(folder: Path) -> list[Path]:
 def save_snapshot(
     folder: Path, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> Path:
-    """Write ``snapshot-STEP.safetensors`` and let go of the oldest ones."""
+    """Write ``snapshot-STEP.safetensors``; only the newest :data:`KEPT` stay."""
     path = folder / f"snapshot-{step:06d}.safetensors"
-    files.save_tensors(
-        path, tensors, {**meta, "step": step, "version": __version__, "note": DISCLAIMER}
-    )
+    whole = {**meta, "step": step, "version": __version__, "note": DISCLAIMER}
+    files.save_tensors(path, tensors, whole)
     for old in snapshots(folder)[:-KEPT]:
         old.unlink(missing_ok=True)
     return path
@@ -199,7 +190,7 @@ def newest_readable(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, An
 
 
 def read_stats(folder: Path) -> list[dict[str, Any]]:
-    """The logged numbers of a run, one row a step; a line torn by a crash is left out."""
+    """The logged numbers of a run, one row a step, without a line that a crash has torn."""
     rows = []
     path = folder / "stats.jsonl"
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
@@ -216,9 +207,10 @@ def write_stats(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def wall_seconds(folder: Path, meta: Mapping[str, Any]) -> float | None:
-    """Wall time of a run's training command up to a snapshot of metadata ``meta``; once it has
-    ended there, with what follows the last step: a preview, a calibration. None for runs that did
-    not keep it.
+    """Wall time of a run's training command up to the snapshot of metadata ``meta``.
+
+    Once the run has ended there, it includes what follows the last step: a preview, a calibration.
+    None for runs that did not keep it.
     """
     path = folder / "metrics.json"
     ended = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,5 +1,4 @@
-"""``mednerf-kit train``: from options to a recipe, from a recipe to a task, from a task to a run
-folder.
+"""``mednerf-kit train``: from options to a recipe, from a recipe to a task, then to a run folder.
 
 What is trained is found by name (:data:`TASK_TYPES`), so that fitting a scene loads nothing of the
 priors.
@@ -34,7 +33,9 @@ TASK_TYPES = {
 def resolve(
     dataset: str | None, name: str | None, preset: str, settings: Sequence[str]
 ) -> dict[str, Any]:
-    """The recipe with its preset and ``--set`` applied; without a name the dataset decides."""
+    """The recipe with its preset and ``--set`` applied, and checked; without a name the dataset
+    decides which. What nothing can work with is a :class:`UserError`.
+    """
     name = name or default_recipe(str(dataset), settings)
     recipe = config.load(name)
     presets = recipe.pop("presets", {})
@@ -59,16 +60,15 @@ def resolve(
 
 
 def default_recipe(dataset: str, settings: Sequence[str] = ()) -> str:
-    """The recipe a dataset is trained with when none is named: by the format of a scene, else by
-    the anatomy's name.
+    """The recipe that a dataset is trained with when none is named: by the format of a scene, else
+    by the anatomy's name.
 
     ``scene.format`` among the settings is that format, as for a folder that could be of two.
     """
     from ..data.posed import scene
 
-    named = config.with_settings(
-        {"scene": {}}, [s for s in settings if s.startswith("scene.format=")]
-    )["scene"].get("format")
+    about_format = [setting for setting in settings if setting.startswith("scene.format=")]
+    named = config.with_settings({"scene": {}}, about_format)["scene"].get("format")
     return scene.format_recipe(dataset, named) or ("knee" if "knee" in dataset.lower() else "chest")
 
 
@@ -102,6 +102,22 @@ def train(
     """Train what the recipe says on a dataset; returns the run folder (None for a dry run).
 
     Under torchrun every process calls this, and all but the first get None.
+
+    Options:
+        dataset: ``chest``, ``knee``, the name of a procedural scene, or a folder.
+        config: name or file of the recipe; None lets the dataset decide.
+        preset: which of the recipe's presets is laid over it.
+        settings: ``KEY=VALUE``, as for ``--set``.
+        outdir: where the run folder is made.
+        desc: a word more in the run folder's name.
+        resume: a run to continue, or ``latest`` for the newest of the same configuration; None
+            starts anew.
+        seed: of everything random.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        max_minutes: end after this time of steps, where that is earlier than the recipe's end.
+        split: which patients or views to learn from.
+        limit: how many of them at most.
+        dry_run: print the resolved recipe and its sizes, and train nothing.
     """
     started = time.perf_counter()
     with process_group() as ranks:
