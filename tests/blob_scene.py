@@ -16,7 +16,8 @@ from mednerf_kit.imaging.cameras import Cameras
 from mednerf_kit.imaging.motion import about, exp_se3, square
 from mednerf_kit.rays.render import IMAGE_MODELS, Level
 from mednerf_kit.rays.samplers.stratified import Stratified
-from mednerf_kit.scene.model import Model, render_cameras
+from mednerf_kit.scene.model import Model
+from mednerf_kit.scene.views import render_cameras
 
 SIZE = 40
 

@@ -104,7 +104,7 @@ SETUP = {field.name for field in fields(XraySetup)}
         (["evaluate"], "invert.evaluate", "evaluate", {"as_json", *commands_evaluate.ONLY_SCENES}),
         (
             ["evaluate"],
-            "scene.render",
+            "scene.evaluate",
             "evaluate_run",
             every(["evaluate"]) - commands_evaluate.SCENE_OPTIONS,
         ),

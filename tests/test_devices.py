@@ -22,6 +22,7 @@ from pretend import Pretend, pretend_device
 from tiny import SETTINGS, SIZE, SPLIT, make_set
 
 import mednerf_kit
+from mednerf_kit.data.posed.scene import load_scene
 from mednerf_kit.engine import run_folder, session
 from mednerf_kit.engine.run_folder import RunConfig
 from mednerf_kit.fields.base import FIELDS
@@ -35,17 +36,20 @@ from mednerf_kit.invert.reconstruct import project
 from mednerf_kit.prior import posed_recipes, previews
 from mednerf_kit.rays.samplers.base import SAMPLERS
 from mednerf_kit.rays.selectors.base import SELECTORS
-from mednerf_kit.scene import depth_teacher
+from mednerf_kit.scene import depth_teacher, preview
 from mednerf_kit.scene import evaluate as scene_evaluate
 from mednerf_kit.scene import recipes as scenes
 from mednerf_kit.scene import render as scene_render
 from mednerf_kit.scene.export import export_mesh
+from mednerf_kit.scene.field_queries import density_grid
 from mednerf_kit.scene.fit import FitTask
 from mednerf_kit.scene.forgetting import forgetting
-from mednerf_kit.scene.load import Fit, density_grid, load_fit
+from mednerf_kit.scene.load import Fit, load_fit
 from mednerf_kit.scene.losses import LOSSES
-from mednerf_kit.scene.pose.report import pose_run, report_run
-from mednerf_kit.scene.pose.search import PoseSearch, aligned
+from mednerf_kit.scene.pose.options import PoseSearch
+from mednerf_kit.scene.pose.photograph import pose_run
+from mednerf_kit.scene.pose.report import report_run
+from mednerf_kit.scene.pose.search import align_cameras
 from mednerf_kit.scene.surface import surface_scores
 from mednerf_kit.study.generation import score
 from mednerf_kit.viz import figures, video
@@ -123,10 +127,10 @@ def little_work() -> Iterator[None]:
     """The embedded scene, made once, on the CPU; and few steps, voxels and candidates where they
     are no options.
     """
-    scenes.read_scene("blocks", SCENE, "train")
+    load_scene("blocks", split="train", **SCENE["scene"])
     with pytest.MonkeyPatch.context() as patch:
-        for module in (scenes, scene_evaluate):
-            patch.setattr(module, "aligned", partial(aligned, steps=2))
+        for module in (preview, scene_evaluate):
+            patch.setattr(module, "align_cameras", partial(align_cameras, steps=2))
         patch.setattr(scene_evaluate, "surface_scores", partial(surface_scores, size=16))
         patch.setattr(calibrate, "Inversion", QUICKLY)
         patch.setattr(evaluate, "Inversion", QUICKLY)
@@ -230,7 +234,7 @@ def test_every_selector_serves_a_fit(device, name):
 def test_every_selector_draws_where_its_numbers_are(device, name):
     known = {"error_map": {"grid": 4}, "egra": {"canny_low": 1, "canny_high": 2}}
     options = {"size": 4} if "patch" in name else {"n": 32}
-    scene = scenes.read_scene("blocks", SCENE, "train")
+    scene = load_scene("blocks", split="train", **SCENE["scene"])
     facts = {
         "views": scene.count,
         "rows": 12,
@@ -257,7 +261,7 @@ def test_every_loss_has_a_gradient(device):
 
 def test_everything_about_a_scene_is_done_there(device, fit_there, tmp_path):
     run = str(fit_there)
-    found = scene_render.evaluate_run(run=run, limit=1, device="cuda", out=tmp_path / "scores")
+    found = scene_evaluate.evaluate_run(run=run, limit=1, device="cuda", out=tmp_path / "scores")
     assert found["peak_mib"] == 1.0 and found["poses_aligned"]
     scene_render.render_run(
         run=run, views=2, size=16, points=True, out=tmp_path / "render", device="cuda"

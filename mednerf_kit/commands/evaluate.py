@@ -117,7 +117,7 @@ def evaluate(context: click.Context, *, as_json: bool, **options: Any) -> None:
     from ..scene.load import is_scene_run
 
     if is_scene_run(options["run"]):
-        from ..scene.render import evaluate_run
+        from ..scene.evaluate import evaluate_run
 
         scores = evaluate_run(**chosen(context, options, SCENE_OPTIONS, "a prior's run"))
     else:

@@ -115,8 +115,9 @@ def pose(context: click.Context, *, report: bool, **options: Any) -> None:
     With --report: how often that succeeds.
     """
     from ..core.errors import UserError
-    from ..scene.pose.report import pose_run, report_run
-    from ..scene.pose.search import PoseSearch
+    from ..scene.pose.options import PoseSearch
+    from ..scene.pose.photograph import pose_run
+    from ..scene.pose.report import report_run
 
     wanted = "a photograph (leave --report out)" if report else "--report"
     given = chosen(context, options, SHARED | (MANY if report else ONE), wanted)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ..core.config import Registry
 from ..core.errors import RunError
-from . import run_folder, tensorboard
+from . import run_folder
 from .distributed import Ranks
 
 SHOWN_EVERY = 20  # steps between two updates of the progress bar's numbers and of TensorBoard's
@@ -200,6 +200,8 @@ class Loop:
         """Train to the end; returns the last snapshot. Raises KeyboardInterrupt after saving when
         it is asked to stop.
         """
+        from . import tensorboard  # a recipe that is only checked writes no events
+
         self.sync_state()
         first = self.ranks.is_rank_zero
         shown = None if self.progress_bar and first else True

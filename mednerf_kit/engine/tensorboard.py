@@ -17,8 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..viz import figures
-
 COLUMNS, FRAME_MS = 8, 100
 
 
@@ -36,6 +34,8 @@ def event_writer(folder: Path | None) -> Iterator[Any]:
 
 def write_pictures(writer: Any, task: Any, step: int) -> None:
     """Write a task's pictures, and the field of view and gains it has fitted, for TensorBoard."""
+    from ..viz import figures  # needed where there is a writer, and not to open a run
+
     for name, images in task.pictures(step).items():
         if name.startswith("clip/"):
             write_clip(writer, name, images, step)
@@ -56,6 +56,8 @@ def write_clip(writer: Any, name: str, frames: Tensor, step: int) -> None:
     """
     from PIL import Image
     from tensorboard.compat.proto.summary_pb2 import Summary
+
+    from ..viz import figures
 
     first, *rest = (Image.fromarray(frame) for frame in figures.to_uint8(frames))
     memory = io.BytesIO()

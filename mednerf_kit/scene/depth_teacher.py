@@ -19,7 +19,7 @@ from ..data.posed.depth import fit_scale_shift, pixel_grid, read_map, resized_ne
 from ..imaging.cameras import Cameras
 from .evaluate import evaluate_scene
 from .load import Fit, load_fit, render_views
-from .model import Views
+from .views import RenderedViews
 
 # shares of the box's diagonal: a surface spread over more than this is hardly believed
 TRUSTED = 0.02
@@ -102,7 +102,7 @@ def write_depth(
     return path, own_score(fit)
 
 
-def confidence(seen: Views, fit: Fit) -> Tensor:
+def confidence(seen: RenderedViews, fit: Fit) -> Tensor:
     """opacity · exp(−(spread / (TRUSTED · diagonal))²), 0 where nothing is hit: [V, H, W]."""
     box = torch.tensor(fit.meta["box"])
     scale = TRUSTED * float((box[1] - box[0]).norm())

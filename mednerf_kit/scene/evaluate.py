@@ -1,16 +1,18 @@
-"""A fitted scene scored on views it never saw: one view at a time, so that memory does not grow
-with their number.
+"""``mednerf-kit evaluate`` on a fitted scene: scores on views it never saw.
+
+One view is rendered at a time, so that memory does not grow with their number.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,17 +21,15 @@ from tqdm import tqdm
 from .. import DISCLAIMER
 from ..core.errors import UserError
 from ..data.posed.splits import evenly
+from ..data.posed.types import Scene
 from ..engine import run_folder as run_folders
 from ..metrics import scene as scene_metrics
 from ..metrics.perceptual import lpips_of_colours
 from . import load, outputs
-from .model import Chunks, Views, on_device, rays_at_once
-from .pose.search import aligned
+from .load import Fit, load_fit
+from .pose.search import align_cameras
 from .surface import surface_scores
-
-if TYPE_CHECKING:
-    from ..data.posed.types import Scene
-    from .load import Fit
+from .views import Chunks, RenderedViews, on_device, rays_at_once
 
 SCORES = (
     "psnr_db",
@@ -49,6 +49,54 @@ SPREADS = {"psnr_db": "psnr_spread_db", "ssim": "ssim_spread"}
 SHARPNESS_RAYS = 2048  # of a view, evenly chosen among those that hit something
 
 
+def evaluate_run(
+    *,
+    run: str,
+    dataset: str | None = None,
+    split: str = "test",
+    settings: Sequence[str] = (),
+    views: Sequence[int] | None = None,
+    limit: int | None = None,
+    out: Path | None = None,
+    eight_bit: bool = False,
+    lpips_net: Literal["alex", "vgg"] = "vgg",
+    lpips_weights: Path | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Score a fitted scene on a split; pictures, tables and curves go to ``out``.
+
+    Options:
+        run: the fitted scene.
+        dataset: where the scene lies now, if not where it was trained.
+        split: whose views are scored.
+        settings: samplers to use instead of the fitted ones.
+        views: indices of the views to score; None is all of them.
+        limit: number of views to score at most, evenly chosen.
+        out: folder; None is ``evaluate/`` in the run folder, with other samplers a folder named
+            after these.
+        eight_bit: round the renders to 8 bits first, as published tables do.
+        lpips_net: network of LPIPS.
+        lpips_weights: file of its weights.
+    """
+    fit = load_fit(run, settings=settings, dataset=dataset, device=device)
+    folder = out or fit.path.parent / "-".join(
+        ["evaluate", *(re.sub(r"[^\w.]+", "_", s) for s in settings)]
+    )
+    found = evaluate_scene(
+        fit,
+        split,
+        views,
+        limit,
+        out=folder,
+        eight_bit=eight_bit,
+        lpips_net=lpips_net,
+        lpips_path=lpips_weights,
+    )
+    if rows := run_folders.read_stats(fit.path.parent):
+        outputs.curves(rows, folder / "curves.png")
+    return found
+
+
 def evaluate_scene(
     fit: Fit,
     split: str = "test",
@@ -61,78 +109,91 @@ def evaluate_scene(
     lpips_path: str | Path | None = None,
     chunk: int | None = None,
 ) -> dict[str, Any]:
-    """Render views of a split and score them -> one JSON-ready object; what could not be computed
-    is None, never NaN.
+    """Render views of a split and score them -> one JSON-ready object.
 
-    ``views`` are indices, ``limit`` is how many to score at most, evenly chosen. With ``eight_bit``
-    the renders are rounded to 8 bits first, as published tables do. With ``out`` the pictures of
-    each view go to ``out/SPLIT/`` as they are made, and ``scene.json`` and ``per_view.csv`` at the
+    What could not be computed is None, never NaN. With ``out`` the pictures of each view go to
+    ``out/SPLIT/`` as they are made, and ``metrics.json`` and ``per_view.csv`` to ``out`` at the
     end. Where the scene knows its exact surface, the field's is scored against it
     (:func:`~.surface.surface_scores`). The averaging rules are in
-    :data:`scene_metrics.CONVENTIONS`.
+    :data:`scene_metrics.CONVENTIONS`; options are those of :func:`evaluate_run`.
     """
-    scene = fit.scene(split)
-    chosen = scored_views(len(scene.stems), views, limit)
+    scene, chosen = _scored_scene(fit, split, views, limit)
     rows: list[dict[str, Any]] = []
-    seconds = evals = peak_mib = 0.0
+    costs: list[RenderingCost] = []
     note = window = None
-    # the files' poses of unseen views are off too: what is scored is the scene (BARF, §4.1)
-    if fit.twist is not None:
-        seen_as = aligned(
-            fit.model, scene.cameras.take(chosen), scene.images[chosen].float(), device=fit.device
-        )
-        scene = scene.take(chosen)
-        scene, chosen = replace(scene, cameras=seen_as), list(range(len(chosen)))
     for i in tqdm(chosen, desc=f"{split} views", file=sys.stderr, disable=None):
         seen = load.render_views(fit, scene.cameras.take(torch.tensor([i])), chunk=chunk)
         scores = score_view(seen, scene, i, eight_bit=eight_bit)
         if scene.quantity == "colour":
             scores["sharpness"] = surface_width(fit, scene, i, seen.opacity[0])
-        ours, truth = (
-            as_colours(x).to(fit.device)
-            for x in (seen.image.clamp(0, 1), scene.images[i : i + 1].float())
-        )
+        both = (seen.image.clamp(0, 1), scene.images[i : i + 1].float())
+        ours, truth = (as_colours(image).to(fit.device) for image in both)
         lpips, note = lpips_of_colours(ours, truth, lpips_path, net=lpips_net)
         if lpips is not None:
             scores["lpips"] = lpips
-        rows.append({"stem": scene.stems[i], **{k: plain(v) for k, v in scores.items()}})
-        seconds, evals, peak_mib = (
-            seconds + seen.seconds,
-            evals + seen.evals_per_ray,
-            max(peak_mib, seen.peak_mib),
-        )
+        rows.append({"stem": scene.stems[i], **{k: finite(v) for k, v in scores.items()}})
+        costs.append(RenderingCost(seen.seconds, seen.evals_per_ray, seen.peak_mib))
         if out is not None:
             window = window or outputs.depth_window(scene.depth, seen)
             outputs.write_view(Path(out) / split, scene, i, seen, window)
-    found = (
-        summary(rows)
-        | surface_scores(fit, scene)
-        | {
-            "lpips_note": note,
-            "lpips_net": lpips_net if note is None else None,
-            "n_views": len(rows),
-            "data_range": 1.0,
-            "evals_per_ray": evals / len(rows),
-            "train_seconds": fit.meta.get("seconds"),
-            "wall_seconds": run_folders.wall_seconds(fit.path.parent, fit.meta),
-            "peak_mib": peak_mib,
-            "rays_per_second": len(rows)
-            * scene.cameras.rows
-            * scene.cameras.cols
-            / max(seconds, 1e-9),
-            "frames_per_second": len(rows) / max(seconds, 1e-9),
-            "split": split,
-            "eight_bit": eight_bit,
-            "poses_aligned": fit.twist is not None,
-            "per_view": rows,
-            "samplers": [level["sampler"] for level in fit.meta["recipe"]["levels"]],
-            "conventions": scene_metrics.CONVENTIONS,
-        }
-        | ({"note": DISCLAIMER} if scene.quantity == "line_integral" else {})
-    )
+    found = {
+        **view_means(rows),
+        **surface_scores(fit, scene),
+        "lpips_note": note,
+        "lpips_net": lpips_net if note is None else None,
+        "n_views": len(rows),
+        "data_range": 1.0,
+        "train_seconds": fit.meta.get("seconds"),
+        "wall_seconds": run_folders.wall_seconds(fit.path.parent, fit.meta),
+        **total_cost(costs, scene.cameras.rows * scene.cameras.cols),
+        "split": split,
+        "eight_bit": eight_bit,
+        "poses_aligned": fit.twist is not None,
+        "per_view": rows,
+        "samplers": [level["sampler"] for level in fit.meta["recipe"]["levels"]],
+        "conventions": scene_metrics.CONVENTIONS,
+        **({"note": DISCLAIMER} if scene.quantity == "line_integral" else {}),
+    }
     if out is not None:
-        outputs.write_tables(Path(out), found)
+        outputs.write_scores(Path(out), found)
     return found
+
+
+def _scored_scene(
+    fit: Fit, split: str, views: Sequence[int] | None, limit: int | None
+) -> tuple[Scene, list[int]]:
+    """The scene of a split, and the indices of the views to score.
+
+    Where training poses were refined, the files' poses of unseen views are off too. What is scored
+    is the scene (BARF, §4.1), so these are refined first.
+    """
+    scene = fit.scene(split)
+    chosen = scored_views(len(scene.stems), views, limit)
+    if fit.twist is None:
+        return scene, chosen
+    scene = scene.take(chosen)
+    cameras = align_cameras(fit.model, scene.cameras, scene.images.float(), device=fit.device)
+    return replace(scene, cameras=cameras), list(range(len(chosen)))
+
+
+@dataclass(frozen=True)
+class RenderingCost:
+    """What one rendered view cost."""
+
+    seconds: float
+    evals_per_ray: float
+    peak_mib: float
+
+
+def total_cost(costs: Sequence[RenderingCost], rays: int) -> dict[str, float]:
+    """Evaluations a ray, memory and speed of rendering views of ``rays`` rays each."""
+    seconds = max(sum(cost.seconds for cost in costs), 1e-9)
+    return {
+        "evals_per_ray": sum(cost.evals_per_ray for cost in costs) / len(costs),
+        "peak_mib": max(cost.peak_mib for cost in costs),
+        "rays_per_second": len(costs) * rays / seconds,
+        "frames_per_second": len(costs) / seconds,
+    }
 
 
 def scored_views(count: int, views: Sequence[int] | None, limit: int | None) -> list[int]:
@@ -156,7 +217,9 @@ def scored_views(count: int, views: Sequence[int] | None, limit: int | None) -> 
     return chosen if limit is None else evenly(chosen, min(limit, len(chosen)))
 
 
-def score_view(seen: Views, scene: Scene, i: int, *, eight_bit: bool = False) -> dict[str, Tensor]:
+def score_view(
+    seen: RenderedViews, scene: Scene, i: int, *, eight_bit: bool = False
+) -> dict[str, Tensor]:
     """Every score of one rendered view [1, H, W, ...] against view ``i`` of the scene, [1] each;
     what has no truth is left out.
 
@@ -197,11 +260,11 @@ def surface_width(fit: Fit, scene: Scene, i: int, opacity: Tensor) -> Tensor:
     return torch.cat(Chunks(rays_at_once(fit.device))(len(yx), widths)).mean()
 
 
-def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def view_means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Means over the views that have a score, and the spreads of PSNR and SSIM over views
     (population standard deviation).
 
-    >>> found = summary([{"stem": "a", "psnr_db": 20.0}, {"stem": "b", "psnr_db": 30.0}])
+    >>> found = view_means([{"stem": "a", "psnr_db": 20.0}, {"stem": "b", "psnr_db": 30.0}])
     >>> found["psnr_db"], found["psnr_spread_db"], found["ssim"], found["ssim_spread"]
     (25.0, 5.0, None, None)
     """
@@ -219,7 +282,7 @@ def as_colours(image: Tensor) -> Tensor:
     return image.movedim(-1, 1).expand(-1, 3, -1, -1)
 
 
-def plain(value: Tensor) -> float | None:
+def finite(value: Tensor) -> float | None:
     """A score of one view as JSON has it; None for NaN."""
     number = float(value)
     return number if math.isfinite(number) else None

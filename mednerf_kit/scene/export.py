@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from ..core.errors import UserError
 from ..core.files import atomic
 from ..metrics import scene as scene_metrics
-from . import load
+from . import field_queries, load
 from .surface import check_mesh, default_threshold, mesh_of, seen_from_outside, surface
 
 __all__ = [
@@ -54,7 +54,7 @@ def export_mesh(
     vertices, faces = mesh_of(fit, size=size, threshold=threshold)
     colours = None
     if fit.meta["channels"]:
-        colours = load.colour_at(fit, *seen_from_outside(fit, vertices, faces))
+        colours = field_queries.colour_at(fit, *seen_from_outside(fit, vertices, faces))
     write_ply(path, vertices, colours, faces)
     return len(vertices), len(faces)
 

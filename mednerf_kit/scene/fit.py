@@ -1,6 +1,4 @@
-"""The task of fitting one scene: pixels → rays → levels → losses → one step, on the renderer
-everything shares.
-"""
+"""The task of fitting one scene: pixels → rays → levels → losses → one step of the optimiser."""
 
 from __future__ import annotations
 
@@ -28,17 +26,19 @@ from ..engine.checkpoint import (
 from ..engine.distributed import BatchShard, Ranks
 from ..engine.loop import TASKS, Task
 from ..imaging.cameras import Cameras
-from ..imaging.motion import about, apart, exp_se3
 from ..metrics.image import psnr_from_mse_db
 from ..rays.render import LevelRendering
 from ..rays.selectors.base import RaySelector
 from .losses import Loss, Outcome
-from .model import Model, evaluations, on_device, out_of_memory, render_cameras, smaller_chunk
+from .model import Model
+from .pose_corrections import PoseCorrections
+from .views import evaluations, on_device, out_of_memory, render_cameras, smaller_chunk
 
-CHECKS, CHECK_EVERY = (100, 200), 400  # steps after which the pictures are looked at for a collapse
+CHECKS, CHECK_EVERY = (100, 200), 400  # steps after which pictures are checked for a collapse
 MOST_RESTARTS = 3
+LAST_RESTART = 0.5  # of the training: a fit that begins later has too little time left
+CROP_AFTER_RESTART = 500  # steps
 BOARD_PX = 128  # longest side of the pictures on the board
-LAST_RESTART = 0.5  # of the training: what begins later is not worth having
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,54 @@ class FitParts:
     losses: dict[str, Loss]
 
 
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """How a scene's fields are fitted.
+
+    Options:
+        learning_rate: Adam's rate, before each field's own factor.
+        final_rate: share of the rate that is left at the end of an exponential fall.
+        warmup_steps: steps over which the rate rises linearly.
+        beta2: Adam's decay of the mean squared gradient.
+        restart_rate: the rate's fall starts again when a field replaces its parameters (TensoRF's
+            up-sampling).
+        crop_steps: first steps, which look at the middle of the pictures only.
+        crop: share of the pictures' sides that these steps look at.
+        refine_poses: Adam's rate, in radians, of corrections of the training poses
+            (:class:`~.pose_corrections.PoseCorrections`), which follows the same curve; 0 leaves
+            the poses alone.
+    """
+
+    learning_rate: float = 5e-4
+    final_rate: float = 0.1
+    warmup_steps: int = 0
+    beta2: float = 0.999
+    restart_rate: bool = False
+    crop_steps: int = 0
+    crop: float = 0.5
+    refine_poses: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.refine_poses < 0:
+            raise UserError(
+                f"got refine_poses {self.refine_poses:g}",
+                "wanted a learning rate from 0 on",
+                "0 leaves the poses alone",
+            )
+
+    def rate_at(self, progress: float, index: int) -> float:
+        """Share of the learning rate at step ``index``, ``progress`` in [0, 1] after its start.
+
+        >>> FitOptions(final_rate=0.25, warmup_steps=9).rate_at(0.5, 0)
+        0.05
+        """
+        warm = min(1.0, (index + 1) / (self.warmup_steps + 1))
+        return warm * self.final_rate**progress
+
+
 @dataclass(frozen=True)
-class Seen:
-    """What a step saw, without gradients."""
+class SeenBatch:
+    """What a step saw of its rays, without gradients."""
 
     image: Tensor  # [R, C] of the finest level
     truth: Tensor  # [R, C]
@@ -60,121 +105,41 @@ class Seen:
     n_evaluated: Tensor  # samples evaluated, all levels together
 
 
-class PoseCorrections:
-    """One twist per training view, learned with the scene (as in BARF, Lin et al. 2021): exp(ξ_v)
-    moves view v's camera.
-
-    Motions are of the world about the middle of the scene, shifts counted in the cameras' mean
-    distance from it. A motion common to all views would only move the scene: the mean twist is
-    taken away after each step, which to first order leaves the files' frame in place.
-    """
-
-    def __init__(self, scene: Scene, *, rate: float = 0.0, twist: Tensor | None = None) -> None:
-        cameras = scene.cameras
-        self.middle = torch.zeros(3) if cameras.ndc else scene.box.mean(0)
-        self.unit = (
-            1.0 if cameras.ndc else float((cameras.position - self.middle).norm(dim=-1).mean())
-        )
-        self.rate = rate
-        self.twist = (
-            torch.zeros(cameras.count, 6) if twist is None else twist.clone()
-        ).requires_grad_(True)
-        self.optimiser = torch.optim.Adam([self.twist])
-
-    def applied(self, cameras: Cameras) -> Cameras:
-        """The training cameras, corrected; differentiable in the twists."""
-        scale = self.twist.new_tensor([1.0] * 3 + [self.unit] * 3)
-        return cameras.moved(about(exp_se3(self.twist * scale), self.middle))
-
-    def step(self, share: float) -> None:
-        """One step at a share of the rate."""
-        self.optimiser.param_groups[0]["lr"] = self.rate * share
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            self.twist -= self.twist.mean(0)
-
-    @torch.no_grad()
-    def change(self, cameras: Cameras) -> dict[str, float]:
-        """How far the corrections are from none: mean rotation in degrees, mean way of the centres
-        in scene units.
-        """
-        turn, shift = apart(self.applied(cameras).c2w, cameras.c2w)
-        return {"pose_rotation_deg": float(turn.mean()), "pose_shift": float(shift.mean())}
-
-    def state(self) -> dict[str, Tensor]:
-        """The twists, and their optimiser's memory."""
-        memory = with_prefix("pose.optim", optimiser_tensors(self.optimiser))
-        return {"pose.twist": self.twist} | memory
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Continue from :meth:`state`."""
-        self.twist.data.copy_(tensors["pose.twist"])
-        restore_optimiser(self.optimiser, strip_prefix("pose.optim", tensors))
-
-
 @TASKS.register("fit")
 class FitTask(Task):
     """Fits a scene's fields to its pictures.
 
-    The rate warms up over ``warmup_steps`` and falls exponentially to ``final_rate`` of
-    ``learning_rate``; with ``restart_rate`` it starts again when a field replaces its parameters
-    (TensoRF's up-sampling). The first ``crop_steps`` look at the middle ``crop`` of the pictures. A
-    picture that is one flat colour, or empty, while the truth is not, restarts the fit with a new
-    seed and such a crop. With ``refine_poses`` above 0 the training poses are corrected meanwhile
-    (:class:`PoseCorrections`), by an Adam of that rate, in radians, which follows the same curve.
-
-    Of several processes each renders its rows of a batch that all have chosen alike; noise along
-    the rays is each one's own.
+    A picture that is one flat colour, or empty, while the truth is not, restarts the fit with a new
+    seed and a crop to the middle. Of several processes each renders its rows of a batch that all
+    have chosen alike; noise along the rays is each one's own.
     """
 
     def __init__(
         self,
+        options: FitOptions,
         *,
-        learning_rate: float = 5e-4,
-        final_rate: float = 0.1,
-        warmup_steps: int = 0,
-        beta2: float = 0.999,
-        restart_rate: bool = False,
-        crop_steps: int = 0,
-        crop: float = 0.5,
-        refine_poses: float = 0.0,
         parts: FitParts,
         scene: Scene,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
-        self.learning_rate, self.final_rate, self.warmup_steps, self.beta2 = (
-            learning_rate,
-            final_rate,
-            warmup_steps,
-            beta2,
-        )
-        self.restart_rate, self.crop_steps, self.crop = restart_rate, crop_steps, crop
-        if refine_poses < 0:
-            raise UserError(
-                f"got refine_poses {refine_poses:g}",
-                "wanted a learning rate from 0 on",
-                "0 leaves the poses alone",
-            )
-        self.refine_poses = refine_poses
+        self.options = options
         self.parts, self.scene, self.seed, self.device = parts, scene, seed, device
         self.rng = Generator().manual_seed(seed)  # choices: the same on every device
-        self.noise = seeded_generator(device, seed)  # along the rays, made where it is used
+        self.ray_rng = seeded_generator(device, seed)  # along the rays, made where it is used
         self.ranks, self.shard = Ranks(), BatchShard()
-        self.restarts, self.since, self.crop_until = 0, 0.0, crop_steps
-        self.rays_at_once = sys.maxsize  # until memory says otherwise
+        self.restarts, self.rate_start, self.crop_until = 0, 0.0, options.crop_steps
+        self.rays_at_once = sys.maxsize  # until memory runs out
         self.begin()
 
     def begin(self) -> None:
-        """A new model, and an optimiser for it."""
+        """Make a new model, and an optimiser for it."""
         torch.manual_seed(self.seed + 1000 * self.restarts)
         self.model = self.parts.make()
         for field in self.model.scene_fields():
-            field.rng = self.noise
-        self.poses = (
-            PoseCorrections(self.scene, rate=self.refine_poses) if self.refine_poses else None
-        )
+            field.rng = self.ray_rng
+        rate = self.options.refine_poses
+        self.poses = PoseCorrections(self.scene, rate=rate) if rate else None
         self.new_optimiser()
 
     @property
@@ -187,48 +152,31 @@ class FitTask(Task):
         self.ranks = ranks
         (self.shard,) = ranks.shards(1)
         if ranks.world_size > 1:
-            self.noise = seeded_generator(self.device, self.seed, ranks.rank)
+            self.ray_rng = seeded_generator(self.device, self.seed, ranks.rank)
             for field in self.model.scene_fields():
-                field.rng = self.noise
+                field.rng = self.ray_rng
         return []
 
     def new_optimiser(self) -> None:
         """Adam over the fields' groups, each at its share of the rate."""
+        rate = self.options.learning_rate
         groups = [
-            {"params": g["params"], "peak": self.learning_rate * g["rate"]}
-            for f in self.model.scene_fields()
-            for g in f.groups()
+            {"params": group["params"], "peak": rate * group["rate"]}
+            for field in self.model.scene_fields()
+            for group in field.groups()
         ]
-        self.optimiser = torch.optim.Adam(
-            groups, lr=self.learning_rate, betas=(0.9, self.beta2), fused=True
-        )
+        betas = (0.9, self.options.beta2)
+        self.optimiser = torch.optim.Adam(groups, lr=rate, betas=betas, fused=True)
 
     def step(self, progress: float, index: int) -> dict[str, float]:
-        """One step at ``progress`` in [0, 1] through the training."""
-        replaced = self.model.advance(progress)
-        for field in self.model.scene_fields():
-            if field.note:
-                self.log(f"step {index + 1}: {field.note}")
-                field.note = None
-        if replaced:
-            self.since = progress if self.restart_rate else self.since
-            self.new_optimiser()
-        self.model.observe(index)
-        selector = self.parts.selector
-        selector.advance(progress)
-        if (
-            index
-            and selector.wants_full_error_every
-            and index % selector.wants_full_error_every == 0
-        ):
-            selector.observe_full(self.errors_everywhere())
-        rate = min(1.0, (index + 1) / (self.warmup_steps + 1)) * self.final_rate ** (
-            progress - self.since
-        )
+        """One step at ``progress`` in [0, 1] through the training; returns what to log."""
+        self.advance(progress, index)
+        rate = self.options.rate_at(progress - self.rate_start, index)
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * rate
+        selector = self.parts.selector
         chosen = self.cropped(selector.select(index, self.rng), index)
-        pixels = self.mine(chosen)
+        pixels = self.own_rows(chosen)
         if selector.wants_gradient:
             pixels = replace(pixels, yx=pixels.yx.requires_grad_(True))
         losses, seen = self.gradients(chosen, pixels, progress)
@@ -239,50 +187,67 @@ class FitTask(Task):
             self.poses.step(rate)
         error = (seen.image - seen.truth).square().mean(-1)
         if selector.observes:
-            weight, every = (self.ranks.all_gather(rows.cpu()) for rows in (seen.importance, error))
-            slope = (
-                None
-                if pixels.yx.grad is None
-                else self.ranks.all_gather(pixels.yx.grad * len(error))
-            )
-            selector.observe(replace(chosen, weight=weight), every, slope)
-        psnr_db = psnr_from_mse_db(error.mean())
-        logged = numbers(
-            {**losses, "psnr_db": psnr_db, "evals_per_ray": seen.n_evaluated / len(error)}
-        ) | {
-            "rate": rate,
-            "restarts": float(self.restarts),
+            self.report_errors(chosen, pixels, seen, error)
+        measured = {
+            **losses,
+            "psnr_db": psnr_from_mse_db(error.mean()),
+            "evals_per_ray": seen.n_evaluated / len(error),
         }
+        logged = as_floats(measured) | {"rate": rate, "restarts": float(self.restarts)}
         if index + 1 in CHECKS or (index + 1) % CHECK_EVERY == 0:
-            self.look(seen, index, progress)
+            self.check_collapse(seen, index, progress)
         return logged | (self.poses.change(self.scene.cameras) if self.poses else {})
 
+    def advance(self, progress: float, index: int) -> None:
+        """Bring model, optimiser and selector to this point of the training."""
+        replaced = self.model.advance(progress)
+        for field in self.model.scene_fields():
+            if field.note:
+                self.log(f"step {index + 1}: {field.note}")
+                field.note = None
+        if replaced:
+            self.rate_start = progress if self.options.restart_rate else self.rate_start
+            self.new_optimiser()
+        self.model.observe(index)
+        selector = self.parts.selector
+        selector.advance(progress)
+        every = selector.wants_full_error_every
+        if index and every and index % every == 0:
+            selector.observe_full(self.errors_everywhere())
+
+    def report_errors(self, chosen: Pixels, pixels: Pixels, seen: SeenBatch, error: Tensor) -> None:
+        """Let the selector learn from the errors of the whole batch, and from their slopes."""
+        weight, errors = (self.ranks.all_gather(rows.cpu()) for rows in (seen.importance, error))
+        slope = pixels.yx.grad
+        if slope is not None:
+            slope = self.ranks.all_gather(slope * len(error))
+        self.parts.selector.observe(replace(chosen, weight=weight), errors, slope)
+
     def cropped(self, pixels: Pixels, index: int) -> Pixels:
-        """Pixels drawn towards the middle while the crop lasts."""
+        """The pixels, drawn towards the middle of the pictures while the crop lasts."""
         if index >= self.crop_until:
             return pixels
         middle = torch.tensor([self.scene.cameras.rows - 1, self.scene.cameras.cols - 1]) / 2
-        return replace(pixels, yx=(middle + self.crop * (pixels.yx - middle)).round())
+        return replace(pixels, yx=(middle + self.options.crop * (pixels.yx - middle)).round())
 
-    def mine(self, chosen: Pixels) -> Pixels:
+    def own_rows(self, chosen: Pixels) -> Pixels:
         """This process's rows of a batch."""
         self.ranks.check_divisible({"a step's rays": len(chosen.view)})
         return Pixels(*(self.shard.take(rows) for rows in (chosen.view, chosen.yx, chosen.weight)))
 
     def gradients(
         self, chosen: Pixels, pixels: Pixels, progress: float
-    ) -> tuple[dict[str, Tensor], Seen]:
-        """The losses of this process's ``pixels``, their gradients left in what is learned, and
-        what was seen.
+    ) -> tuple[dict[str, Tensor], SeenBatch]:
+        """The losses of this process's ``pixels`` and what was seen; gradients are left behind.
 
-        Pixels that do not fit into memory together are halved, for good, and it says so: gradients
-        of the parts add up, and a loss is the mean of its parts.
+        Pixels that do not fit into memory together are halved for good, which a line on stderr
+        says: gradients of the parts add up, and a loss is the mean of its parts.
         """
         while True:
             self.optimiser.zero_grad(set_to_none=True)
             pixels.yx.grad = None
             try:
-                return self.by_parts(chosen, pixels, progress)
+                return self.gradients_by_parts(chosen, pixels, progress)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 # the others would wait for this one
                 if self.ranks.world_size > 1 and out_of_memory(error):
@@ -294,88 +259,74 @@ class FitTask(Task):
                     ) from None
                 self.rays_at_once = smaller_chunk(min(self.rays_at_once, len(pixels.view)), error)
 
-    def by_parts(
+    def gradients_by_parts(
         self, chosen: Pixels, pixels: Pixels, progress: float
-    ) -> tuple[dict[str, Tensor], Seen]:
+    ) -> tuple[dict[str, Tensor], SeenBatch]:
         """:meth:`gradients` in parts of ``rays_at_once``."""
-        count = len(pixels.view)
-        spans = [
-            slice(start, start + self.rays_at_once) for start in range(0, count, self.rays_at_once)
-        ]
-        weight = None
-        if len(spans) > 1:  # weights by errors want all errors first
-            with torch.no_grad():
-                rendered = (
-                    [self.rendered(pixels_at(pixels, span)) for span in spans]
-                    if self.parts.selector.weighs
-                    else []
-                )
-            weight = self.weights(
-                chosen, [squared_error(levels[-1], truth) for levels, _, truth in rendered]
-            )
+        count, size = len(pixels.view), self.rays_at_once
+        parts = [pixels_at(pixels, slice(k, k + size)) for k in range(0, count, size)]
+        weights: Sequence[Tensor | None] = [None]
+        if len(parts) > 1:
+            weights = self.weights_before(chosen, parts).split(size)
         totals: dict[str, Tensor] = {}
-        found: list[Seen] = []
-        for span in spans:
-            outcome = self.outcome(
-                chosen, pixels_at(pixels, span), progress, None if weight is None else weight[span]
-            )
+        seen: list[SeenBatch] = []
+        for part, weight in zip(parts, weights, strict=True):
+            outcome = self.outcome(chosen, part, progress, weight)
             share = len(outcome.truth) / count
             losses = {name: share * loss(outcome) for name, loss in self.parts.losses.items()}
-            torch.stack(
-                [
-                    self.parts.losses[name].weight_at(progress) * value
-                    for name, value in losses.items()
-                ]
-            ).sum().backward()
-            totals = {
-                name: value.detach() + totals.get(name, 0.0) for name, value in losses.items()
-            }
+            weighed = [
+                self.parts.losses[name].weight_at(progress) * loss for name, loss in losses.items()
+            ]
+            torch.stack(weighed).sum().backward()
+            totals = {name: loss.detach() + totals.get(name, 0.0) for name, loss in losses.items()}
+            image = outcome.rendered[-1].rendering.image.detach()
             n_evaluated = torch.stack([evaluations(level) for level in outcome.rendered]).sum()
-            found.append(
-                Seen(
-                    outcome.rendered[-1].rendering.image.detach(),
-                    outcome.truth,
-                    outcome.importance,
-                    n_evaluated,
-                )
-            )
-        image, truth, importance = (
-            torch.cat(rows)
-            for rows in zip(*((s.image, s.truth, s.importance) for s in found), strict=True)
+            seen.append(SeenBatch(image, outcome.truth, outcome.importance, n_evaluated))
+        return totals, SeenBatch(
+            image=torch.cat([s.image for s in seen]),
+            truth=torch.cat([s.truth for s in seen]),
+            importance=torch.cat([s.importance for s in seen]),
+            n_evaluated=torch.stack([s.n_evaluated for s in seen]).sum(),
         )
-        return totals, Seen(
-            image, truth, importance, torch.stack([s.n_evaluated for s in found]).sum()
-        )
+
+    @torch.no_grad()
+    def weights_before(self, chosen: Pixels, parts: Sequence[Pixels]) -> Tensor:
+        """Weights of this process's rows where they come in parts.
+
+        A selector that weighs by errors must know all of them first, so all parts are rendered once
+        more.
+        """
+        errors = []
+        for part in parts if self.parts.selector.weighs else ():
+            levels, _, truth = self.rendered(part)
+            errors.append(squared_error(levels[-1], truth))
+        return self.weights(chosen, errors)
 
     def weights(self, chosen: Pixels, errors: Sequence[Tensor]) -> Tensor:
         """Weights of this process's rows, by their errors where the selector weighs with them."""
         weight = chosen.weight
         if self.parts.selector.weighs:
-            weight = self.parts.selector.weigh(
-                chosen, self.ranks.all_gather(torch.cat(list(errors)).cpu())
-            )
+            known = self.ranks.all_gather(torch.cat(list(errors)).cpu())
+            weight = self.parts.selector.weigh(chosen, known)
         return self.shard.take(weight).to(self.device)
 
     def rendered(self, pixels: Pixels) -> tuple[list[LevelRendering], Rays, Tensor]:
-        """What the model shows at pixels, their rays, and what they should show."""
+        """What the model shows at pixels, their rays, and what they should show [R, C]."""
         scene, view = self.scene, pixels.view
         y, x = pixels.yx.detach().round().long().unbind(-1)
         rays: Rays = on_device(self.model.narrowed(self.cameras).rays(view, pixels.yx), self.device)
         if scene.depth is not None:
             rays = replace(rays, depth=scene.depth[view, y, x].to(self.device))
-        return (
-            self.model.render(rays, self.noise),
-            rays,
-            scene.images[view, y, x].float().to(self.device),
-        )
+        truth = scene.images[view, y, x].float().to(self.device)
+        return self.model.render(rays, self.ray_rng), rays, truth
 
     def outcome(
         self, chosen: Pixels, pixels: Pixels, progress: float, weight: Tensor | None = None
     ) -> Outcome:
-        """Render ``pixels`` of this process, and look up what they should be.
+        """Render ``pixels`` of this process, and look up what they should show.
 
         Without a ``weight`` they are all of its rows of the ``chosen`` ones, weighed by their own
-        errors where the selector asks.
+        errors where the selector wants that.
         """
         scene, view = self.scene, pixels.view
         y, x = pixels.yx.detach().round().long().unbind(-1)
@@ -384,14 +335,14 @@ class FitTask(Task):
             return None if values is None else values[view, y, x].float().to(self.device)
 
         rendered, rays, truth = self.rendered(pixels)
+        if weight is None:
+            weight = self.weights(chosen, [squared_error(rendered[-1], truth)])
         return Outcome(
             rendered,
             self.model.levels,
             rays,
             truth,
-            self.weights(chosen, [squared_error(rendered[-1], truth)])
-            if weight is None
-            else weight,
+            weight,
             progress,
             at(scene.alpha),
             at(scene.confidence),
@@ -405,31 +356,26 @@ class FitTask(Task):
         small = cameras.resized(max(1, cameras.rows // scale), max(1, cameras.cols // scale))
         with torch.no_grad():
             seen = render_cameras(self.model, small, device=self.device, progress=False).image
-        truth = area_resized(
-            self.scene.images[:1].float().movedim(-1, 1), small.rows, small.cols
-        ).movedim(1, -1)
+        planes = self.scene.images[:1].float().movedim(-1, 1)
+        truth = area_resized(planes, small.rows, small.cols).movedim(1, -1)
         views = torch.cat([truth, seen.clamp(0, 1)])
         return {"grid/truth_and_model": views if views.shape[-1] == 3 else views[..., 0]}
 
     def errors_everywhere(self) -> Tensor:
-        """Squared error of every pixel of the training views, [V, H, W]: what an exact error map is
-        refreshed with.
-        """
+        """Squared error of every pixel of the training views, [V, H, W], for exact error maps."""
         seen = render_cameras(
             self.model, self.cameras, depth=self.scene.depth, device=self.device, progress=False
         )
         return (seen.image - self.scene.images.float()).square().mean(-1)
 
-    def look(self, seen: Seen, index: int, progress: float) -> None:
-        """Start again when the pictures have collapsed to one colour or to nothing; stop where it
-        is too late for that.
+    def check_collapse(self, seen: SeenBatch, index: int, progress: float) -> None:
+        """Start again when the pictures have collapsed to one colour or to nothing.
+
+        Raises RunError where it is too late for that.
         """
-        if (
-            self.ranks.mean_metrics({"flat": float(is_flat(seen.image, seen.truth))}, 0.0, False)[
-                0
-            ]["flat"]
-            < 1
-        ):
+        flat = {"flat": float(is_flat(seen.image, seen.truth))}
+        everywhere, _, _ = self.ranks.mean_metrics(flat, 0.0, False)
+        if everywhere["flat"] < 1:
             return
         level = "white" if float(seen.image.mean()) > 0.5 else "black"
         if progress > LAST_RESTART:
@@ -447,7 +393,7 @@ class FitTask(Task):
                 "learning rate",
             )
         self.restarts += 1
-        self.crop_until = index + 500
+        self.crop_until = index + CROP_AFTER_RESTART
         self.log(
             f"step {index + 1}: every picture is flat {level}; starting again with another "
             "seed and a centre crop"
@@ -459,31 +405,27 @@ class FitTask(Task):
         tensors = {
             **self.model.state(),
             "rng": self.rng.get_state(),
-            "ray_rng": self.noise.get_state(),
+            "ray_rng": self.ray_rng.get_state(),
         }
         tensors |= with_prefix("optim", optimiser_tensors(self.optimiser))
         tensors |= with_prefix("selector", self.parts.selector.state_dict())
         tensors |= self.poses.state() if self.poses else {}
-        return tensors, {
-            "task_state": {
-                "restarts": self.restarts,
-                "since": self.since,
-                "crop_until": self.crop_until,
-            }
+        state = {
+            "restarts": self.restarts,
+            "since": self.rate_start,
+            "crop_until": self.crop_until,
         }
+        return tensors, {"task_state": state}
 
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
-        self.restarts, self.since, self.crop_until = (
-            meta["restarts"],
-            meta["since"],
-            meta["crop_until"],
-        )
+        self.restarts, self.rate_start = meta["restarts"], meta["since"]
+        self.crop_until = meta["crop_until"]
         self.model.load(tensors)
         self.new_optimiser()
         restore_optimiser(self.optimiser, strip_prefix("optim", tensors))
         set_rng_state(self.rng, tensors["rng"])
-        set_rng_state(self.noise, tensors["ray_rng"])
+        set_rng_state(self.ray_rng, tensors["ray_rng"])
         self.parts.selector.load_state_dict(strip_prefix("selector", tensors))
         if self.poses:
             self.poses.load(tensors)
@@ -499,19 +441,14 @@ def is_flat(image: Tensor, truth: Tensor) -> bool:
     return float(image.std(0).max()) < 0.005 and float(truth.std(0).max()) > 0.05
 
 
-def numbers(values: dict[str, Tensor]) -> dict[str, float]:
-    """Scalars as plain numbers, brought from their device together: a GPU is waited for once.
+def as_floats(values: dict[str, Tensor]) -> dict[str, float]:
+    """Scalars as floats, brought from their device together: a GPU is waited for once.
 
-    >>> numbers({"a": torch.tensor(1.0), "b": torch.tensor(2)})
+    >>> as_floats({"a": torch.tensor(1.0), "b": torch.tensor(2)})
     {'a': 1.0, 'b': 2.0}
     """
-    return dict(
-        zip(
-            values,
-            torch.stack([value.detach().double() for value in values.values()]).tolist(),
-            strict=True,
-        )
-    )
+    together = torch.stack([value.detach().double() for value in values.values()])
+    return dict(zip(values, together.tolist(), strict=True))
 
 
 def squared_error(seen: LevelRendering, truth: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from ..engine import run_folder
 from ..metrics.image import psnr_from_mse_db
 from .load import Fit, load_fit
-from .model import on_device
+from .views import on_device
 
 PIXELS = 4096  # of the training views, the same at every snapshot
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,25 +17,13 @@ from ..data.posed.scene import load_scene
 from ..data.posed.types import Scene
 from ..engine import run_folder
 from ..engine.device import select_device
-from ..fields.base import SceneField
 from ..imaging.cameras import Cameras
-from ..recon.field_volume import cell_axis, grid_points
-from .fit import PoseCorrections
-from .model import Chunks, Model, Views, build_model, render_cameras
+from .model import Model, build_model
+from .pose_corrections import PoseCorrections
+from .views import RenderedViews, render_cameras
 
 # what may be changed in a recipe that was fitted
 SAMPLER = re.compile(r"levels\.\d+\.sampler(\.\w+)*")
-BLOCK = 4  # cells along each side of what a signed distance settles at once
-
-
-def read_scene(
-    dataset: str, recipe: Mapping[str, Any], split: str, views: int | None = None
-) -> Scene:
-    """A split of a recipe's scene; ``views`` keeps so many of its training pictures, evenly
-    chosen.
-    """
-    options = dict(recipe["scene"]) | ({} if views is None else {"views": views})
-    return load_scene(dataset, split=split, **options)
 
 
 @dataclass(frozen=True)
@@ -52,7 +40,7 @@ class Fit:
         """A split of the scene it was fitted to; training views stand where the fit has put
         them.
         """
-        scene = read_scene(self.meta["dataset"], self.meta["recipe"], split)
+        scene = load_scene(self.meta["dataset"], split=split, **self.meta["recipe"]["scene"])
         # views of other splits may have the same names
         if self.twist is None or split != self.meta["split"]:
             return scene
@@ -130,84 +118,8 @@ def task_name(meta: Mapping[str, Any]) -> str:
 
 def render_views(
     fit: Fit, cameras: Cameras, *, depth: Tensor | None = None, chunk: int | None = None
-) -> Views:
+) -> RenderedViews:
     """Pictures, depth and opacity of every camera; ``depth`` [V, H, W] is for samplers that look
     around a known one.
     """
     return render_cameras(fit.model, cameras, depth=depth, chunk=chunk, device=fit.device)
-
-
-def finest_field(fit: Fit) -> SceneField:
-    """The field of the last level: what the pictures show."""
-    field = fit.model.levels[-1].field
-    assert isinstance(field, SceneField)
-    return field
-
-
-def signed_distance(fit: Fit) -> Callable[[Tensor], Tensor] | None:
-    """The signed distance of that field, points [..., 3] -> [...]; None for one that has none."""
-    return getattr(finest_field(fit), "sdf", None)
-
-
-def density_grid(fit: Fit, size: int = 128) -> tuple[Tensor, Tensor]:
-    """Density at the centres of size³ cells of the scene's box: values [D, H, W] = [z, y, x] and
-    the box [2, 3].
-    """
-    x, box = cell_centres(fit, size)
-    return over(fit, finest_field(fit).density, x.view(-1, 3)).view(size, size, size), box
-
-
-def distance_grid(
-    fit: Fit, sdf: Callable[[Tensor], Tensor], size: int = 128
-) -> tuple[Tensor, Tensor]:
-    """A signed distance at the same places.
-
-    Blocks of cells whose middle is more than twice their half diagonal away from the surface are
-    given the distance there: all of them lie on one side, as long as the slope is below 2.
-    """
-    x, box = cell_centres(fit, size)
-    if size % BLOCK:
-        return over(fit, sdf, x.view(-1, 3)).view(size, size, size), box
-    few = size // BLOCK
-    coarse = over(fit, sdf, cell_centres(fit, few)[0].view(-1, 3)).view(few, few, few)
-    values = (
-        coarse.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1).repeat_interleave(BLOCK, 2)
-    )
-    near = values.abs() < float((box[1] - box[0]).norm()) / few
-    values[near] = over(fit, sdf, x[near])
-    return values, box
-
-
-def cell_centres(fit: Fit, size: int) -> tuple[Tensor, Tensor]:
-    """Centres [size, size, size, 3] = [z, y, x] of the cells of the scene's box, and the box [2,
-    3].
-    """
-    box = torch.tensor(fit.meta["box"])
-    return box[0] + grid_points(cell_axis(size)) * (box[1] - box[0]), box
-
-
-@torch.no_grad()
-def over(
-    fit: Fit, values_at: Callable[[Tensor], Tensor], x: Tensor, *, chunk: int = 1 << 16
-) -> Tensor:
-    """A function of points at x [N, 3], in chunks on the fit's device: [N] on the CPU."""
-    return torch.cat(Chunks(chunk)(len(x), lambda rows: values_at(x[rows].to(fit.device)).cpu()))
-
-
-@torch.no_grad()
-def colour_at(fit: Fit, x: Tensor, d: Tensor, *, chunk: int = 1 << 16) -> Tensor:
-    """Colour of points [N, 3] seen along unit directions [N, 3]: [N, C]."""
-    field = finest_field(fit)
-
-    def colours(rows: slice) -> Tensor:
-        points, ahead = x[rows, None].to(fit.device), d[rows, None].to(fit.device)
-        answer = field(points, ahead, torch.full(points.shape[:-1], 1e6, device=fit.device))
-        if answer.color is None:
-            raise UserError(
-                "got a field without colour",
-                "wanted a scene of photographs",
-                "export its mesh without colours",
-            )
-        return answer.color[:, 0].cpu()
-
-    return torch.cat(Chunks(chunk)(len(x), colours))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..data.posed.types import Scene
     from ..imaging.cameras import Cameras
     from .load import Fit
-    from .model import Views
+    from .views import RenderedViews
 
 ERROR_LIMIT = 0.2  # the same in every map, so that maps can be compared
 DEPTH_STOPS = tuple(reversed(figures.HEAT))  # near is bright
@@ -32,7 +32,7 @@ LEGEND_PX = 8
 
 
 def write_view(
-    folder: Path, scene: Scene, i: int, seen: Views, window: tuple[float, float]
+    folder: Path, scene: Scene, i: int, seen: RenderedViews, window: tuple[float, float]
 ) -> None:
     """``STEM.png``, ``STEM_error.png`` and, of a scene with surfaces, ``STEM_depth.png`` of one
     rendered view [1, H, W, ...].
@@ -51,7 +51,7 @@ def write_view(
         )
 
 
-def write_tables(out: Path, found: Mapping[str, Any]) -> None:
+def write_scores(out: Path, found: Mapping[str, Any]) -> None:
     """``scene.json`` and ``per_view.csv`` of what :func:`~.evaluate.evaluate_scene` found."""
     files.write_json(out / "metrics.json", found)
     rows = found["per_view"]
@@ -111,7 +111,7 @@ def with_scale(
     return np.concatenate([picture, scale])
 
 
-def depth_window(depth: Tensor | None, seen: Views) -> tuple[float, float]:
+def depth_window(depth: Tensor | None, seen: RenderedViews) -> tuple[float, float]:
     """The scale of depth maps: 1 to 99 % of the true depths where known, else of the rendered ones
     that hit something.
     """
@@ -128,7 +128,7 @@ def depth_window(depth: Tensor | None, seen: Views) -> tuple[float, float]:
 
 def write_video(
     fit: Fit, cameras: Cameras, out: str | Path, *, fps: float = 20, chunk: int | None = None
-) -> Views:
+) -> RenderedViews:
     """Render a path of cameras to ``orbit.mp4``, and of a scene with surfaces ``depth.mp4``;
     returns the frames.
     """
@@ -142,7 +142,9 @@ def write_video(
     return seen
 
 
-def compare(frames: Mapping[str, Tensor], out: str | Path, *, fps: float = 20) -> tuple[Path, Path]:
+def write_comparison(
+    frames: Mapping[str, Tensor], out: str | Path, *, fps: float = 20
+) -> tuple[Path, Path]:
     """Frames [V, H, W] or [V, H, W, C] in [0, 1] by label, side by side under their labels ->
     ``out`` as .mp4 and as .gif.
 
@@ -194,7 +196,7 @@ def curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     for label, keys, logarithmic in panels:
         lines = {}
         for key in keys:
-            values = smoothed(np.array([row[key] for row in rows if key in row], dtype=float))
+            values = running_mean(np.array([row[key] for row in rows if key in row], dtype=float))
             if len(values):
                 lines[key] = (
                     steps[key],
@@ -205,10 +207,10 @@ def curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     figures.write_png8(path, np.concatenate(drawn), "")
 
 
-def smoothed(values: np.ndarray) -> np.ndarray:
+def running_mean(values: np.ndarray) -> np.ndarray:
     """The running mean over the last hundredth of a curve, of what is there at its beginning.
 
-    >>> smoothed(np.array([1.0, 3.0])).tolist()
+    >>> running_mean(np.array([1.0, 3.0])).tolist()
     [1.0, 3.0]
     """
     width = max(1, len(values) // 100)

@@ -1,10 +1,7 @@
-"""Scene recipes: which keys they have, what refuses a bad one, what makes one ready to run, and
-runs opened again.
-"""
+"""Scene recipes: their keys, the checks that refuse a bad one, and a task made from a good one."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,15 +15,12 @@ from ..engine.loop import TASKS, Loop, PreparedRun, TaskType
 from ..engine.recipe_checks import check_counts
 from ..engine.run_folder import RunConfig
 from ..fields.base import FIELDS
-from ..metrics.image import psnr_from_mse_db
 from ..rays.render import IMAGE_MODELS
 from ..rays.samplers.base import SAMPLERS
 from ..rays.selectors.base import SELECTORS
-from .fit import FitParts, FitTask, is_flat
-from .load import Fit, load_fit, read_scene, render_views
+from .fit import FitParts
 from .losses import build_losses
-from .model import Model, build_model, needs, peak_mib
-from .pose.search import aligned
+from .model import Model, build_model, needs
 
 RECIPE_KEYS = frozenset(
     (
@@ -45,9 +39,7 @@ UNIT_BOX = torch.tensor([[-1.0] * 3, [1.0] * 3])
 
 
 def check(recipe: Mapping[str, Any]) -> None:
-    """Refuse a recipe whose names, options or numbers nothing can work with, before any work
-    starts.
-    """
+    """Refuse unusable names, options and numbers of a recipe before any work starts."""
     for key, kind in {
         "task": dict,
         "scene": dict,
@@ -82,9 +74,15 @@ def check(recipe: Mapping[str, Any]) -> None:
 
 
 def prepare(run_config: RunConfig, device: torch.device) -> PreparedRun:
-    """The fit of one scene: read it, build the task."""
+    """Read the scene and build the task that fits it."""
     recipe, dataset, seed = run_config.recipe, run_config.dataset, run_config.seed
-    scene = read_scene(dataset, recipe, run_config.split, run_config.limit)
+    # a recipe is checked without any reader of scenes
+    from ..data.posed.scene import load_scene
+
+    options = dict(recipe["scene"])
+    if run_config.limit is not None:
+        options["views"] = run_config.limit
+    scene = load_scene(dataset, split=run_config.split, **options)
     channels = 0 if scene.quantity == "line_integral" else scene.images.shape[-1]
     if (channels == 0) != (recipe["image_model"] == "line_integral"):
         raise UserError(
@@ -100,7 +98,7 @@ def prepare(run_config: RunConfig, device: torch.device) -> PreparedRun:
             recipe, box=scene.box, channels=channels, background=scene.background, device=device
         )
 
-    refuse_what_is_missing(scene, make(), losses)
+    check_inputs(scene, make(), losses)
     facts = {
         "views": len(scene.images),
         "rows": scene.cameras.rows,
@@ -131,13 +129,16 @@ def prepare(run_config: RunConfig, device: torch.device) -> PreparedRun:
     )
 
     def finish(loop: Loop) -> dict[str, Any]:
-        return look_back(loop, device)
+        # what comes after a training is loaded then
+        from .preview import write_preview
+
+        return write_preview(loop, device)
 
     return PreparedRun(task, meta, opening, finish)
 
 
-def refuse_what_is_missing(scene: Scene, model: Model, losses: Mapping[str, Any]) -> None:
-    """Samplers and losses that need depth or alpha do not start without."""
+def check_inputs(scene: Scene, model: Model, losses: Mapping[str, Any]) -> None:
+    """Refuse samplers and losses that need depth or alpha which the scene does not have."""
     if scene.depth is None and (wanting := needs(model.levels, losses)):
         raise UserError(
             f"got {', '.join(wanting)} on scene '{scene.name}', which has no depth",
@@ -153,83 +154,26 @@ def refuse_what_is_missing(scene: Scene, model: Model, losses: Mapping[str, Any]
         )
 
 
-def look_back(loop: Loop, device: torch.device) -> dict[str, Any]:
-    """A preview of one view, unseen where there is one, and its PSNR for the log: the score of the
-    test views is `evaluate`'s.
-
-    Where poses were refined, the files' poses of unseen views are off too: the view is also scored
-    once its own is refined.
-    """
-    from ..viz.figures import write_png8
-
-    fit = load_fit(loop.folder, device=str(device))
-    scene, known = one_view(fit)
-    truth = scene.images.float()
-
-    def psnr_db(image: torch.Tensor) -> float:
-        return float(psnr_from_mse_db((image.clamp(0, 1) - truth).square().mean()))
-
-    seen = render_views(fit, scene.cameras)
-    found = {"preview_psnr_db": psnr_db(seen.image)}
-    preview = loop.folder / "previews" / "view.png"
-    loop.log(
-        f"view {scene.stems[0]}, {known}: {found['preview_psnr_db']:.2f} dB (preview {preview})"
-    )
-    if is_flat(seen.image.flatten(0, -2), truth.flatten(0, -2)):
-        loop.log("this view is one flat colour: the fit has collapsed, or has hardly begun")
-    task = loop.task
-    if isinstance(task, FitTask) and task.poses is not None:
-        found |= task.poses.change(task.scene.cameras)
-        seen = render_views(fit, aligned(fit.model, scene.cameras, truth, device=fit.device))
-        found["preview_psnr_aligned_db"] = psnr_db(seen.image)
-        loop.log(
-            f"training poses corrected by {found['pose_rotation_deg']:.3f}° and "
-            f"{found['pose_shift']:.4f} units on average; "
-            f"{found['preview_psnr_aligned_db']:.2f} dB with the view's own pose refined too"
-        )
-    pair = torch.cat([truth[0], seen.image[0].clamp(0, 1)], 1)
-    write_png8(preview, pair[..., 0] if pair.shape[-1] == 1 else pair)
-    return {**found, "peak_mib": peak_mib(device)}
-
-
-def one_view(fit: Fit) -> tuple[Scene, str]:
-    """The first view that was held out, or else the first there is, and which of the two it is."""
-    for split in ("val", "test"):
-        try:
-            return fit.scene(split).take([0]), "not trained on" if fit.meta["split"] not in (
-                split,
-                "all",
-            ) else "trained on"
-        except UserError:  # a scene without such views, or with a damaged one, was still fitted
-            continue
-    return fit.scene(fit.meta["split"]).take([0]), "trained on"
-
-
 def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes of what a recipe would fit: parameters, and rays per step (None where the selector sets
-    them by patches).
+    """Sizes of what a recipe would fit: parameters, and rays a step.
+
+    The rays are None where the selector sets them by patches.
     """
     model = build_model(
         recipe, box=UNIT_BOX, channels=3, background=0.0, device=torch.device("cpu")
     )
     node = recipe["selector"]
-    known = inspect.signature(SELECTORS[node if isinstance(node, str) else node["name"]]).parameters
-    rays = (
-        node["n"]
-        if "n" in node and not isinstance(node, str)
-        else known["n"].default
-        if "n" in known
-        else None
-    )
+    name = node if isinstance(node, str) else node["name"]
+    defaults = {option.name: option.default for option in config.options_of(SELECTORS[name])}
     return {
         "parameters": sum(p.numel() for p in model.fields.parameters()),
-        "rays_per_step": rays,
+        "rays_per_step": batches(recipe).get("selector.n", defaults.get("n")),
         "note": DISCLAIMER,
     }
 
 
 def batches(recipe: Mapping[str, Any]) -> dict[str, int]:
-    """What several processes share: the rays of a step, where the recipe says how many."""
+    """What several processes share: the rays of a step, where the recipe gives their number."""
     node = recipe["selector"]
     return {"selector.n": node["n"]} if isinstance(node, Mapping) and "n" in node else {}
 

@@ -1,66 +1,25 @@
-"""``mednerf-kit render`` and ``evaluate`` on fitted scenes: videos along a path, scores of unseen
-views, and exports.
-"""
+"""``mednerf-kit render`` on fitted scenes: videos along a path, comparisons and exports."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..core.errors import UserError
 from ..data.posed.splits import NoViews
 from ..data.posed.transforms import check_transforms, write_transforms
 from ..data.posed.types import Scene
-from ..engine import run_folder as run_folders
 from ..imaging.cameras import Cameras, circle_path, spiral
 from ..imaging.volume import Quantity, Volume, write_volume
 from ..recon.field_volume import FieldVolume
 from ..viz import figures
-from . import export, load, outputs
-from .evaluate import evaluate_scene
+from . import export, field_queries, load, outputs
 from .load import Fit, load_fit
 
 PathName = Literal["orbit", "spiral", "test"]
 VOLUME = 128  # voxels along a side of an exported attenuation volume
-
-
-def evaluate_run(
-    *,
-    run: str,
-    dataset: str | None = None,
-    split: str = "test",
-    settings: Sequence[str] = (),
-    views: Sequence[int] | None = None,
-    limit: int | None = None,
-    out: Path | None = None,
-    eight_bit: bool = False,
-    lpips_net: Literal["alex", "vgg"] = "vgg",
-    lpips_weights: Path | None = None,
-    device: str = "auto",
-) -> dict[str, Any]:
-    """Score a fitted scene on a split; pictures, tables and curves go to ``out`` (default:
-    ``evaluate/`` in the run folder, with other samplers a folder named after these). ``dataset`` is
-    where the scene lies now, if not where it was trained."""
-    fit = load_fit(run, settings=settings, dataset=dataset, device=device)
-    folder = out or fit.path.parent / "-".join(
-        ["evaluate", *(re.sub(r"[^\w.]+", "_", s) for s in settings)]
-    )
-    found = evaluate_scene(
-        fit,
-        split,
-        views,
-        limit,
-        out=folder,
-        eight_bit=eight_bit,
-        lpips_net=lpips_net,
-        lpips_path=lpips_weights,
-    )
-    if rows := run_folders.read_stats(fit.path.parent):
-        outputs.curves(rows, folder / "curves.png")
-    return found
 
 
 def render_run(
@@ -79,12 +38,23 @@ def render_run(
     out: Path = Path("out/render"),
     device: str = "auto",
 ) -> Path:
-    """Write ``orbit.mp4`` and ``depth.mp4`` along a path, and on request point cloud, mesh and
-    posed pictures; returns ``out``.
+    """Write ``orbit.mp4`` and ``depth.mp4`` along a path, and on request exports; returns ``out``.
 
-    ``compare`` names other runs of the same scene, which are rendered along the same path into
-    ``compare.mp4`` and ``.gif``, in this order. What cannot be written is refused before anything
-    is rendered.
+    What cannot be written is refused before anything is rendered.
+
+    Options:
+        run: the fitted scene.
+        path: orbit, spiral or test; None chooses by the scene (:func:`camera_path`).
+        views: number of views on the path.
+        size: width of the pictures in pixels; None is the scene's own.
+        settings: samplers to use instead of the fitted ones.
+        video: render the path.
+        points: write a coloured point cloud, ``points.ply``.
+        mesh: write a surface, ``mesh.ply``.
+        threshold: density or distance at which the mesh is cut.
+        transforms: write the posed pictures as ``transforms.json``.
+        compare: other runs of the same scene, rendered along the same path into ``compare.mp4`` and
+            ``.gif``, in this order.
     """
     fits = [
         load_fit(run, settings=settings, device=device),
@@ -110,7 +80,9 @@ def render_run(
             )
         if compare:
             others = [load.render_views(other, cameras).image for other in fits[1:]]
-            outputs.compare(dict(zip(labels, [seen.image, *others], strict=True)), out / "compare")
+            outputs.write_comparison(
+                dict(zip(labels, [seen.image, *others], strict=True)), out / "compare"
+            )
     if points:
         export.export_points(fit, out / "points.ply")
     if mesh:
@@ -123,9 +95,7 @@ def render_run(
 
 
 def every_split(fit: Fit, train: Scene) -> Iterator[Scene]:
-    """The splits of a fitted scene that have views, one in memory at a time beside the training
-    views.
-    """
+    """The splits of a fitted scene that have views, read one after the other."""
     yield train
     for part in ("test", "val"):
         with suppress(NoViews):
@@ -135,10 +105,10 @@ def every_split(fit: Fit, train: Scene) -> Iterator[Scene]:
 def camera_path(
     fit: Fit, scene: Scene, name: PathName | None, views: int, size: int | None
 ) -> Cameras:
-    """An orbit, a spiral (the default of forward-facing scenes) or the test views, with pictures
-    ``size`` pixels wide.
+    """An orbit, a spiral or the test views, with pictures ``size`` pixels wide.
 
-    An orbit of a scene in NDC is a UserError.
+    The default is the spiral for forward-facing scenes and the orbit for others. Raises UserError
+    for an orbit of a scene in NDC.
     """
     name = name or ("spiral" if scene.cameras.ndc or scene.format == "llff" else "orbit")
     if name == "orbit" and scene.cameras.ndc:
@@ -165,7 +135,7 @@ def camera_path(
 
 def write_attenuation(fit: Fit, scene: Scene, out: Path) -> None:
     """The density of a fitted orbit of radiographs as ``volume.nii.gz`` with millimetre spacing."""
-    values, box = load.density_grid(fit, VOLUME)
+    values, box = field_queries.density_grid(fit, VOLUME)
     scale = scene.facts.get("line_integral_scale")
     x, y, z = box[1].tolist()
     field = FieldVolume(values, float(scene.facts["mm_per_unit"]), scale, (x, y, z))
@@ -175,11 +145,11 @@ def write_attenuation(fit: Fit, scene: Scene, out: Path) -> None:
 
 
 def labels_of(fits: Sequence[Fit], settings: Sequence[str] = ()) -> list[str]:
-    """What runs are called in a comparison: their folders' names, with the parents or snapshots
-    that tell equal ones apart.
+    """What runs are called in a comparison: their folders' names.
 
-    ``settings``, with which the first is rendered, follow its name. One snapshot twice under the
-    same settings is a UserError.
+    Parents or snapshots are added where they are needed to tell runs apart; ``settings``, with
+    which the first run is rendered, follow its name. Raises UserError for one snapshot twice under
+    the same settings.
     """
     snapshots = [fit.path.resolve().with_suffix("") for fit in fits]
     for least, paths in enumerate(([path.parent for path in snapshots], snapshots), start=1):
@@ -196,15 +166,12 @@ def labels_of(fits: Sequence[Fit], settings: Sequence[str] = ()) -> list[str]:
 
 
 def check_same_scene(fit: Fit, other: Fit) -> None:
-    """Refuse to look at another scene along this one's path: of another name (which tells patients
-    apart), place or quantity.
-    """
-    broadcast_text = [
+    """Refuse a run of another scene: of another name (of a patient, say), place or quantity."""
+    (name, place, kind), (other_name, other_place, other_kind) = (
         (str(f.meta["scene"]), Path(f.meta["dataset"]).expanduser().resolve(), f.meta["quantity"])
         for f in (fit, other)
-    ]
-    if broadcast_text[0] != broadcast_text[1]:
-        (name, place, kind), (other_name, other_place, other_kind) = broadcast_text
+    )
+    if (name, place, kind) != (other_name, other_place, other_kind):
         raise UserError(
             f"got '{other.path.parent}', a run of {other_kind} scene {other_name} in "
             f"'{other_place}', to compare",

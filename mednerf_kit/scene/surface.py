@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from ..core.errors import UserError
-from . import load
+from . import field_queries
 
 if TYPE_CHECKING:
     from ..data.posed.types import Scene
@@ -45,10 +45,10 @@ def mesh_of(fit: Fit, *, size: int = 256, threshold: float | None = None) -> tup
     yields nothing.
     """
     check_mesh(fit.scene("train").cameras)
-    if (sdf := load.signed_distance(fit)) is not None:
-        distances, box = load.distance_grid(fit, sdf, size)
+    if (sdf := field_queries.signed_distance(fit)) is not None:
+        distances, box = field_queries.distance_grid(fit, sdf, size)
         return level_set(distances, box, 0.0 if threshold is None else threshold)
-    values, box = load.density_grid(fit, size)
+    values, box = field_queries.density_grid(fit, size)
     if threshold is None:
         threshold = default_threshold(values, box, surfaces=fit.meta["quantity"] == "colour")
     return surface(values, box, threshold)
@@ -156,7 +156,7 @@ def seen_from_outside(fit: Fit, vertices: Tensor, faces: Tensor) -> tuple[Tensor
     box = torch.tensor(fit.meta["box"])
     hair = 1e-4 * (box[1] - box[0])
     places = vertices.maximum(box[0] + hair).minimum(box[1] - hair)
-    sdf = load.signed_distance(fit)
+    sdf = field_queries.signed_distance(fit)
     if sdf is None:
         return places, -vertex_normals(vertices, faces)
     normals = []

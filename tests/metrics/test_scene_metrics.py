@@ -13,7 +13,7 @@ from ball_scene import FROM, RADIUS, SAMPLES, Ball, ball_fit, xray_fit
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.pictures import read_png
 from mednerf_kit.metrics import scene
-from mednerf_kit.scene.evaluate import evaluate_scene, scored_views, summary
+from mednerf_kit.scene.evaluate import evaluate_scene, scored_views, view_means
 from mednerf_kit.scene.load import render_views
 
 KEYS = {
@@ -158,7 +158,7 @@ def test_the_summary_averages_what_there_is():
         {"stem": "a", "psnr_db": 20.0, "ssim": 0.25, "depth_l1": None},
         {"stem": "b", "psnr_db": 26.0, "ssim": 0.75, "depth_l1": 0.5},
     ]
-    found = summary(rows)
+    found = view_means(rows)
     assert (found["psnr_db"], found["psnr_spread_db"], found["depth_l1"], found["alpha_iou"]) == (
         23,
         3,

@@ -14,7 +14,7 @@ from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.posed.scene import load_scene
 from mednerf_kit.engine.session import train
 from mednerf_kit.rays.samplers.stratified import Stratified
-from mednerf_kit.scene import model as scene_model
+from mednerf_kit.scene import views as scene_views
 from mednerf_kit.scene.depth_teacher import write_depth
 from mednerf_kit.scene.load import load_fit, render_views
 
@@ -67,7 +67,7 @@ def test_a_teachers_depth_survives_normalised_device_coordinates(tmp_path):
             return super().__call__(rays, previous, rng)
 
     model = replace(fit.model, levels=[replace(fit.model.levels[0], sampler=Spy(n=8))])
-    scene_model.render_cameras(
+    scene_views.render_cameras(
         model, taught.cameras.take([0]), depth=taught.depth, chunk=10**6, progress=False
     )
     assert torch.equal(given["depth"].nan_to_num(), taught.depth[0].flatten().nan_to_num())

@@ -24,6 +24,8 @@ from mednerf_kit.engine.session import train
 from mednerf_kit.rays.render import LevelRendering, render
 from mednerf_kit.scene import model as scene_model
 from mednerf_kit.scene import render as scene_render
+from mednerf_kit.scene import views as scene_views
+from mednerf_kit.scene.evaluate import evaluate_run
 from mednerf_kit.scene.forgetting import forgetting
 from mednerf_kit.scene.load import is_scene_run, load_fit, render_views
 
@@ -102,7 +104,7 @@ def test_opened_again_it_renders_alike_in_any_chunk(run):
 
 
 def test_evaluating_names_every_promised_key(run, tmp_path):
-    found = scene_render.evaluate_run(run=str(run), limit=2, out=tmp_path, device="cpu")
+    found = evaluate_run(run=str(run), limit=2, out=tmp_path, device="cpu")
     assert {
         "psnr_db",
         "ssim",
@@ -204,7 +206,7 @@ def test_a_flat_picture_starts_again(tmp_path, monkeypatch, capsys):
 
 
 def test_a_chunk_that_does_not_fit_is_halved(run, monkeypatch, capsys):
-    fit, real = load_fit(run, device="cpu"), scene_model.finest
+    fit, real = load_fit(run, device="cpu"), scene_views.finest
 
     def small_memory(model, rays):
         if len(rays.near) > 200:
@@ -213,7 +215,7 @@ def test_a_chunk_that_does_not_fit_is_halved(run, monkeypatch, capsys):
 
     cameras = fit.scene("test").cameras.take([1])
     expected = render_views(fit, cameras).image
-    monkeypatch.setattr(scene_model, "finest", small_memory)
+    monkeypatch.setattr(scene_views, "finest", small_memory)
     torch.testing.assert_close(
         render_views(fit, cameras, chunk=576).image, expected, atol=1e-5, rtol=0
     )
@@ -289,14 +291,14 @@ def test_a_run_opens_from_elsewhere_and_where_its_scene_was_moved(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     run = fitted(tmp_path, dataset="toy", scene={}, steps=2, snapshot_steps=2)
     monkeypatch.chdir("/")
-    score = scene_render.evaluate_run(run=str(run), limit=1, device="cpu")
+    score = evaluate_run(run=str(run), limit=1, device="cpu")
     assert (
         score["samplers"] == [{"name": "stratified", "n": 24}]
         and (run / "evaluate" / "metrics.json").is_file()
     )
     (tmp_path / "toy").rename(tmp_path / "moved")
     setting = "levels.0.sampler.n=8"
-    moved = scene_render.evaluate_run(
+    moved = evaluate_run(
         run=str(run), dataset=str(tmp_path / "moved"), settings=[setting], limit=1, device="cpu"
     )
     assert (

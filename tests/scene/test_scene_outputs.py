@@ -123,14 +123,14 @@ def test_videos_of_colour_and_depth_can_be_read_back(tmp_path):
 
 def test_comparisons_stand_side_by_side_under_their_labels(tmp_path):
     left, right = torch.zeros(4, 32, 48, 3), torch.ones(4, 32, 48, 1)
-    mp4, gif = outputs.compare({"dark": left, "bright": right}, tmp_path / "compare")
+    mp4, gif = outputs.write_comparison({"dark": left, "bright": right}, tmp_path / "compare")
     for path in (mp4, gif):
         frames = imageio.v3.imread(path, plugin="FFMPEG" if path.suffix == ".mp4" else "pillow")
         assert len(frames) >= 1 and frames.shape[2] in (98, 99) and frames.shape[1] >= 47
         picture = frames[0, -32:]
         assert picture[5:-5, 5:40].max() < 40 and picture[5:-5, 60:90].min() > 215
     moving = torch.rand(4, 32, 48, 3, generator=torch.Generator().manual_seed(0))
-    _, gif = outputs.compare({"noise": moving}, tmp_path / "noise.mp4")
+    _, gif = outputs.write_comparison({"noise": moving}, tmp_path / "noise.mp4")
     assert len(imageio.v3.imread(gif, plugin="pillow")) == 4
     video.write_gif(tmp_path / "wide.gif", torch.zeros(2, 10, 1200, 3), 20)
     assert imageio.v3.imread(tmp_path / "wide.gif", plugin="pillow").shape[1:] == (8, 960, 3)
@@ -138,9 +138,11 @@ def test_comparisons_stand_side_by_side_under_their_labels(tmp_path):
 
 def test_comparisons_refuse_frames_that_do_not_match(tmp_path):
     with pytest.raises(UserError, match="same number and size"):
-        outputs.compare({"a": torch.zeros(4, 8, 8), "b": torch.zeros(3, 8, 8)}, tmp_path / "x")
+        outputs.write_comparison(
+            {"a": torch.zeros(4, 8, 8), "b": torch.zeros(3, 8, 8)}, tmp_path / "x"
+        )
     with pytest.raises(UserError, match="nothing"):
-        outputs.compare({}, tmp_path / "x")
+        outputs.write_comparison({}, tmp_path / "x")
 
 
 def runs_of(monkeypatch, **fits):
@@ -232,7 +234,7 @@ def test_curves_show_what_was_logged(tmp_path):
 
 def test_the_running_mean_is_a_brute_force_one():
     values = np.random.default_rng(0).random(500)
-    assert outputs.smoothed(values) == pytest.approx(
+    assert outputs.running_mean(values) == pytest.approx(
         [values[max(0, k - 4) : k + 1].mean() for k in range(500)]
     )
 

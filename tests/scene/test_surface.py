@@ -18,7 +18,7 @@ from mednerf_kit.data.posed.solids import Ball as ExactBall
 from mednerf_kit.data.posed.solids import Paint, Surface
 from mednerf_kit.fields.neus import Neus, NeusOptions
 from mednerf_kit.rays.samplers.neus import Sections
-from mednerf_kit.scene import export, load, surface
+from mednerf_kit.scene import export, field_queries, surface
 from mednerf_kit.scene.evaluate import evaluate_scene
 from mednerf_kit.scene.model import Model
 
@@ -120,7 +120,7 @@ def test_a_mesh_has_colours_also_where_it_was_closed(tmp_path):
     fit = neus_fit(Floor(NeusOptions(**SMALLEST, sharpness=200.0), box=BOX).eval())
     places, directions = surface.seen_from_outside(fit, *surface.mesh_of(fit, size=16))
     assert float(places.abs().max()) < 1 and float(directions[:, 2].max()) == -1
-    assert float(load.colour_at(fit, places, directions).min()) > 0.1
+    assert float(field_queries.colour_at(fit, places, directions).min()) > 0.1
     export.export_mesh(fit, tmp_path / "floor.ply", size=16)
     assert (tmp_path / "floor.ply").stat().st_size > 1000
 

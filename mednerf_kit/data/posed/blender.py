@@ -20,7 +20,7 @@ from ...imaging.cameras import Cameras
 from .bounds import Bounds, as_box, bounds_of_poses
 from .depth import pixel_grid, read_levels, resized_nearest
 from .lens import Lens, least_zoom
-from .pictures import find_picture, picture_size, read_pictures
+from .pictures import find_picture, picture_size, read_pictures, scene_of
 from .scene import SCENES
 from .splits import NoViews, chosen_views, held_out
 from .toy import toy_cameras, write_toy_picture
@@ -132,12 +132,12 @@ class Blender:
             for stem, _ in {(Path(str(frame["file_path"])).stem, frame["part"]) for frame in every}
         )
         shared = frozenset(stem for stem, count in splits_of.items() if count > 1)
-        return Scene.of_pictures(
+        return scene_of(
+            pictures,
             root,
             "blender",
             split,
             stems,
-            pictures,
             cameras,
             bounds.box,
             depth=depth,

@@ -18,7 +18,7 @@ from .bounds import bounds_of_points, bounds_of_poses
 from .lens import Lens, least_zoom
 from .llff import picture_folder
 from .nsvf import OPENCV
-from .pictures import picture_size, pictures_in, read_pictures
+from .pictures import picture_size, pictures_in, read_pictures, scene_of
 from .scene import SCENES
 from .splits import chosen_views, held_out
 from .toy import BALL, toy_cameras, write_toy_picture
@@ -173,12 +173,12 @@ class Colmap:
             else (None, None)
         )
         stems = [str(Path(view.name).with_suffix("")) for view in chosen]
-        return Scene.of_pictures(
+        return scene_of(
+            pictures,
             root,
             "colmap",
             split,
             stems,
-            pictures,
             cameras,
             box,
             depth=depth,

@@ -13,7 +13,7 @@ from ...core.errors import UserError
 from ...imaging.cameras import Cameras
 from .bounds import bounds_of_box, cube
 from .nsvf import OPENCV
-from .pictures import pictures_in, read_pictures
+from .pictures import pictures_in, read_pictures, scene_of
 from .scene import SCENES
 from .splits import chosen_views, held_out
 from .toy import toy_cameras, toy_picture, write_toy_picture
@@ -109,12 +109,12 @@ class Dtu:
         )
         facts = {"mm_per_unit": float(scale_mat[0, 0]), "to_world": scale_mat.float()}
         stems = [paths[i].stem for i in chosen]
-        return Scene.of_pictures(
+        return scene_of(
+            pictures,
             root,
             "dtu",
             split,
             stems,
-            pictures,
             cameras.resized(*pictures.size),
             bounds.box,
             facts=facts,

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from ...core.errors import UserError
 from ...imaging.cameras import Cameras, average_pose, nearest_to_axes
 from .bounds import box_of_frusta
-from .pictures import no_pictures, pictures_in, read_pictures
+from .pictures import no_pictures, pictures_in, read_pictures, scene_of
 from .scene import SCENES
 from .splits import chosen_views, held_out
 from .toy import toy_cameras, write_toy_picture
@@ -130,8 +130,8 @@ class Llff:
             "focus": 1 / (0.25 / (0.9 * nearest) + 0.75 / (5 * farthest)),
         }
         stems, box = [paths[i].stem for i in chosen], box_of_frusta(every)
-        return Scene.of_pictures(
-            root, "llff", split, stems, pictures, every.take(chosen), box, facts=facts, notes=notes
+        return scene_of(
+            pictures, root, "llff", split, stems, every.take(chosen), box, facts=facts, notes=notes
         )
 
 

@@ -15,7 +15,7 @@ from ...core.errors import UserError
 from ...core.files import natural_key
 from ...imaging.cameras import Cameras
 from .bounds import Bounds, bounds_of_box, bounds_of_poses
-from .pictures import no_pictures, pictures_in, read_pictures
+from .pictures import no_pictures, pictures_in, read_pictures, scene_of
 from .scene import SCENES
 from .splits import chosen_views, held_out
 from .toy import toy_cameras, write_toy_picture
@@ -99,12 +99,12 @@ class Nsvf:
             bounds.far,
         )
         stems = [path.stem for path in paths]
-        return Scene.of_pictures(
+        return scene_of(
+            pictures,
             root,
             "nsvf",
             split,
             stems,
-            pictures,
             cameras.resized(*pictures.size),
             bounds.box,
             notes=notes,

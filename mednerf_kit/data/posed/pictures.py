@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +15,10 @@ from torch import Tensor
 from ...core.errors import UserError
 from ...core.files import natural_key
 from ...core.resampling import area_resized
+from ...imaging.cameras import Cameras
 from ..pictures import decode, rows_and_cols, unit_colours
 from .lens import Lens, undistorted
+from .types import Scene
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")  # in upper or lower case
 
@@ -153,4 +156,38 @@ def no_pictures(root: Path, places: str) -> UserError:
         f"got no pictures in '{root}'",
         f"wanted *{', *'.join(SUFFIXES)} in {places}",
         "copy them there",
+    )
+
+
+def scene_of(
+    pictures: Pictures,
+    root: Path,
+    kind: str,
+    split: str,
+    stems: Sequence[str],
+    cameras: Cameras,
+    box: Tensor,
+    *,
+    depth: Tensor | None = None,
+    confidence: Tensor | None = None,
+    facts: dict[str, Any] | None = None,
+    notes: Sequence[str] = (),
+    shared: frozenset[str] = frozenset(),
+) -> Scene:
+    """A folder's coloured pictures as a scene of format ``kind``, seen by cameras of their size."""
+    return Scene(
+        name=root.resolve().name,
+        format=kind,
+        split=split,
+        stems=tuple(stems),
+        images=pictures.images,
+        alpha=pictures.alpha,
+        depth=depth,
+        confidence=confidence,
+        cameras=cameras,
+        box=box,
+        background=pictures.background,
+        facts=facts or {},
+        notes=tuple(notes),
+        shared=shared,
     )

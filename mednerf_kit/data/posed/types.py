@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ...imaging.cameras import Cameras
-from .pictures import Pictures
 
 SPLITS = ("train", "val", "test", "all")
 
@@ -39,41 +37,6 @@ class Scene:
     facts: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what was assumed or looks wrong, a sentence each
     shared: frozenset[str] = frozenset()  # stems that views of other splits have too
-
-    @classmethod
-    def of_pictures(
-        cls,
-        root: Path,
-        kind: str,
-        split: str,
-        stems: Sequence[str],
-        pictures: Pictures,
-        cameras: Cameras,
-        box: Tensor,
-        *,
-        depth: Tensor | None = None,
-        confidence: Tensor | None = None,
-        facts: dict[str, Any] | None = None,
-        notes: Sequence[str] = (),
-        shared: frozenset[str] = frozenset(),
-    ) -> Scene:
-        """A folder's coloured pictures in format ``kind``, seen by cameras of their size."""
-        return cls(
-            root.resolve().name,
-            kind,
-            split,
-            tuple(stems),
-            pictures.images,
-            pictures.alpha,
-            depth,
-            confidence,
-            cameras,
-            box,
-            pictures.background,
-            facts=facts or {},
-            notes=tuple(notes),
-            shared=shared,
-        )
 
     @property
     def count(self) -> int:

@@ -30,9 +30,10 @@ from mednerf_kit.imaging.motion import apart, exp_se3, log_se3, square
 from mednerf_kit.rays.selectors.uniform import RandomRays
 from mednerf_kit.scene import load as scene_runs
 from mednerf_kit.scene.evaluate import evaluate_scene
-from mednerf_kit.scene.fit import FitParts, FitTask, PoseCorrections
+from mednerf_kit.scene.fit import FitOptions, FitParts, FitTask
 from mednerf_kit.scene.load import Fit
 from mednerf_kit.scene.losses import build_losses
+from mednerf_kit.scene.pose_corrections import PoseCorrections
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,8 @@ def task_of(scene: Scene, rate: float) -> FitTask:
         n=384, views=scene.count, rows=scene.cameras.rows, cols=scene.cameras.cols
     )
     parts = FitParts(lambda: model_of(Voxels(), 20), selector, build_losses({"mse": 1.0}))
-    return FitTask(learning_rate=0.1, refine_poses=rate, parts=parts, scene=scene)
+    options = FitOptions(learning_rate=0.1, refine_poses=rate)
+    return FitTask(options, parts=parts, scene=scene)
 
 
 def trained(scene: Scene, rate: float) -> tuple[FitTask, float]:
@@ -148,7 +150,7 @@ def test_a_run_with_refined_poses_says_so_and_keeps_them(scene, tmp_path):
     }
     fit = Fit(blob_model(), meta, tmp_path, torch.device("cpu"), twist)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scene_runs, "read_scene", lambda *_: scene)
+        patch.setattr(scene_runs, "load_scene", lambda *_, **__: scene)
         moved = fit.scene("train").cameras
         untouched = replace(fit, twist=None).scene("train").cameras
         unseen = fit.scene("test").cameras  # whose views are called alike

@@ -18,8 +18,8 @@ from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.posed.types import Scene
 from mednerf_kit.imaging.cameras import look_at
 from mednerf_kit.imaging.motion import apart, square
-from mednerf_kit.scene.pose import report
-from mednerf_kit.scene.pose.search import PoseSearch
+from mednerf_kit.scene.pose import photograph, report
+from mednerf_kit.scene.pose.options import PoseSearch
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,8 @@ def fit(scene) -> BallFit:
 
 @pytest.fixture
 def opened(fit, monkeypatch) -> BallFit:
-    monkeypatch.setattr(report, "load_fit", lambda run, **options: fit)
+    for module in (photograph, report):
+        monkeypatch.setattr(module, "load_fit", lambda run, **options: fit)
     return fit
 
 
@@ -57,7 +58,7 @@ def test_a_photograph_leaves_its_pose_a_picture_and_a_film(opened, tmp_path):
     begin = away(opened.known.cameras.c2w[1:2], 5.0, pivot=torch.zeros(3))[0]
     start.write_text(json.dumps({"transform_matrix": square(begin).tolist()}))
     photo = write_photo(opened, tmp_path / "photo.png", scale=2)
-    found = report.pose_run(
+    found = photograph.pose_run(
         run="x",
         image=photo,
         start=start,
@@ -73,12 +74,13 @@ def test_a_photograph_leaves_its_pose_a_picture_and_a_film(opened, tmp_path):
     assert "rotation_error_deg" not in kept["final"] and kept["history"][0]["step"] == 0
     assert all((tmp_path / "out" / name).stat().st_size for name in ("pose.png", "pose.gif"))
     torch.testing.assert_close(
-        report.read_pose(tmp_path / "out" / "pose.json"), torch.tensor(kept["camera_to_world"])[:3]
+        photograph.read_pose_file(tmp_path / "out" / "pose.json"),
+        torch.tensor(kept["camera_to_world"])[:3],
     )
 
 
 def test_a_view_of_the_scene_is_compared_with_its_true_pose(opened, tmp_path):
-    found = report.pose_run(
+    found = photograph.pose_run(
         run="x",
         image="test/r_1",
         start_view="test/r_1",
@@ -164,7 +166,7 @@ def test_bad_input_is_one_sentence(opened, tmp_path, change, sentence):
     if given.get("start"):
         given["start"] = tmp_path / given["start"]
     with pytest.raises(UserError, match=sentence):
-        report.pose_run(**given)
+        photograph.pose_run(**given)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +183,7 @@ def test_every_option_of_the_command_reaches_its_function(capsys):
     fields = set(inspect.signature(PoseSearch).parameters)
     assert set(command.SEARCH) <= fields and list(command.PIXELS) == list(report.PIXELS)
     given = dict.fromkeys((command.SHARED - {"pixels", *command.SEARCH}) | {"search"})
-    inspect.signature(report.pose_run).bind(**given, **dict.fromkeys(command.ONE))
+    inspect.signature(photograph.pose_run).bind(**given, **dict.fromkeys(command.ONE))
     inspect.signature(report.report_run).bind(**given, **dict.fromkeys(command.MANY | {"pixels"}))
     assert isinstance(command.pose, click.Command)
     assert (

@@ -13,16 +13,10 @@ from blob_scene import away, blob_model, seeded, small_scene
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.posed.types import Scene
 from mednerf_kit.imaging.motion import apart
-from mednerf_kit.scene.pose.search import (
-    PixelSets,
-    PoseSearch,
-    aligned,
-    approach,
-    corners,
-    dilated,
-    refine,
-    sees_scene,
-)
+from mednerf_kit.scene.pose.approach import approach
+from mednerf_kit.scene.pose.options import PoseSearch
+from mednerf_kit.scene.pose.pixels import PixelSets, corners, dilated
+from mednerf_kit.scene.pose.search import align_cameras, refine, sees_scene
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +106,7 @@ def test_an_approach_comes_near_from_afar(scene):
 
 
 def test_a_view_refined_from_its_own_pose_stays(scene):
-    kept = aligned(blob_model(), scene.cameras, scene.images.float(), steps=10)
+    kept = align_cameras(blob_model(), scene.cameras, scene.images.float(), steps=10)
     turn, shift = apart(kept.c2w, scene.cameras.c2w)
     assert float(turn.max()) < 0.3 and float(shift.max()) < 0.02
 

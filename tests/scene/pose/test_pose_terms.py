@@ -9,7 +9,8 @@ from linear_game import adam
 
 from mednerf_kit.imaging.cameras import Cameras
 from mednerf_kit.scene.pose import search
-from mednerf_kit.scene.pose.search import PoseSearch, refine
+from mednerf_kit.scene.pose.options import PoseSearch
+from mednerf_kit.scene.pose.search import refine
 
 SIZE = 8
 
