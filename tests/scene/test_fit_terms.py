@@ -9,6 +9,7 @@ import torch
 import yaml
 from linear_game import Follower, adam
 
+from mednerf_kit.engine.run_folder import RunConfig
 from mednerf_kit.engine.session import resolve, task_type_of
 from mednerf_kit.scene.fit import FitTask
 
@@ -44,8 +45,7 @@ def task_of(folder: Path, field: dict = FIELD, **options) -> FitTask:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
     resolved = resolve("blocks", str(path), "default", [])
-    choice = {"dataset": "blocks", "recipe": resolved, "seed": 0, "split": "train", "limit": None}
-    task = task_type_of(resolved).prepare(choice, torch.device("cpu")).task
+    task = task_type_of(resolved).prepare(RunConfig("blocks", resolved), torch.device("cpu")).task
     assert isinstance(task, FitTask)
     return task
 

@@ -162,7 +162,7 @@ def runs_of(monkeypatch, **fits):
 def test_runs_of_one_name_stand_side_by_side(tmp_path, monkeypatch):
     runs_of(monkeypatch, b=ball_fit(views=1), a=ball_fit(views=1), c=ball_fit(views=1))
     seen = {}
-    monkeypatch.setattr(outputs, "compare", lambda frames, out: seen.update(frames))
+    monkeypatch.setattr(outputs, "write_comparison", lambda frames, out: seen.update(frames))
     render.render_run(run="b", compare=["a", "c"], views=2, out=tmp_path)
     assert list(seen) == ["b/0000-ball", "a/0000-ball", "c/0000-ball"]
     seen.clear()

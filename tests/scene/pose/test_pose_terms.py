@@ -8,7 +8,7 @@ import torch
 from linear_game import adam
 
 from mednerf_kit.imaging.cameras import Cameras
-from mednerf_kit.scene.pose import search
+from mednerf_kit.scene.pose import approach
 from mednerf_kit.scene.pose.options import PoseSearch
 from mednerf_kit.scene.pose.search import refine
 
@@ -74,10 +74,10 @@ def test_the_approach_halves_its_rate_from_blur_to_blur(monkeypatch):
         shown.append(int(photos))
         return (poses[..., 0, 3] - 1.0).square()
 
-    monkeypatch.setattr(search, "_carried", parabola)
+    monkeypatch.setattr(approach, "_carried", parabola)
     poses = torch.eye(3, 4).repeat(1, 2, 1, 1)
     poses[0, 1, 0, 3] = -1.5
-    ends, losses = search._follow(cameras(1), [0, 1, 2], poses, None, [None] * 3, None)
+    ends, losses = approach._follow(cameras(1), [0, 1, 2], poses, None, [None] * 3, None)
     start = poses[..., 0, 3].double()
     x, gradients = start, []
     rates = [rate for rate in (0.02, 0.01, 0.005) for _ in range(30)]
