@@ -56,10 +56,11 @@ class Sart:
     """SART, one view after the other (Andersen & Kak 1984).
 
     Options:
-        epochs: passes over all views. relax: share of each correction that is applied in the first
-        pass. decay: factor on ``relax`` and ``smooth`` from pass to pass. smooth: weight of the
-        total variation after each pass, in image value per field unit; 0 leaves
-            it out.
+        epochs: passes over all views.
+        relax: share of each correction that is applied in the first pass.
+        decay: factor on ``relax`` and ``smooth`` from pass to pass.
+        smooth: weight of the total variation after each pass, in image value per field unit; 0
+            leaves it out.
     """
 
     def __init__(
@@ -88,10 +89,11 @@ def sart_tv(
     """SART with a step towards less total variation after each pass (Sidky & Pan 2008).
 
     Options:
-        epochs: passes over all views. relax: share of each correction that is applied in the first
-        pass. decay: factor on ``relax`` and ``smooth`` from pass to pass. smooth: weight of the
-        total variation after each pass, in image value per field unit; 0 leaves
-            it out.
+        epochs: passes over all views.
+        relax: share of each correction that is applied in the first pass.
+        decay: factor on ``relax`` and ``smooth`` from pass to pass.
+        smooth: weight of the total variation after each pass, in image value per field unit; 0
+            leaves it out.
     """
     return Sart(epochs=epochs, relax=relax, decay=decay, smooth=smooth)
 
@@ -157,11 +159,11 @@ class FromPrior:
     """SART that starts from what a generative prior makes of the views.
 
     Options:
-        epochs: passes over all views; 0 is the answer of the prior alone. relax: share of each
-        correction that is applied in the first pass. decay: factor on ``relax`` and ``smooth`` from
-        pass to pass. smooth: weight of the total variation after each pass, in image value per
-        field unit; 0 leaves
-            it out.
+        epochs: passes over all views; 0 is the answer of the prior alone.
+        relax: share of each correction that is applied in the first pass.
+        decay: factor on ``relax`` and ``smooth`` from pass to pass.
+        smooth: weight of the total variation after each pass, in image value per field unit; 0
+            leaves it out.
         samples: random members of the posterior beside the best guess; the start is their mean.
         seed: seed of the search.
     """
