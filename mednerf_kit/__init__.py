@@ -1,10 +1,10 @@
-"""mednerf-kit: from one X-ray to a 3-D attenuation volume and every view on the orbit, with honest
-uncertainty.
+"""mednerf-kit: from one X-ray to a 3-D attenuation volume and every view on the orbit.
 
 The names below are imported when they are asked for, so that ``import mednerf_kit`` costs nothing:
 
 >>> import mednerf_kit as mk
->>> geometry = mk.Geometry(source_to_isocentre_mm=1000, source_to_detector_mm=1500, rows=4, cols=4, pixel_mm=9)
+>>> distances_mm = {"source_to_isocentre_mm": 1000, "source_to_detector_mm": 1500}
+>>> geometry = mk.Geometry(**distances_mm, rows=4, cols=4, pixel_mm=9)
 >>> values, spacing_mm = mk.phantom("knee", 3).voxelise(16)
 >>> knee = mk.Volume.centred(values, spacing_mm, "hu").to_mu()
 >>> mk.project_volume(knee.values, knee.spacing_mm, geometry.orbit(6)).shape

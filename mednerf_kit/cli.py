@@ -33,7 +33,7 @@ COMMANDS = {
     ),
     "evaluate": (
         "evaluate:evaluate",
-        "Score a prior on patients (one view in, all others compared), or a scene on its views.",
+        "Score a prior on patients (one view in, the others compared), or a scene on its views.",
     ),
     "score": (
         "generation:score",
@@ -53,7 +53,7 @@ COMMANDS = {
         "Reconstruct one patient from few views: FDK, SART, fields and priors in one table.",
     ),
     "drr": ("data:drr", "Project a CT or a phantom into X-rays."),
-    "data": ("data:data", "Make cohorts of phantoms; get, check and deepen scenes."),
+    "data": ("data:data", "Make cohorts of phantoms; get and check scenes, render depth."),
     "ablate": (
         "ablate:ablate",
         "Compare variants of a recipe: a table, a figure and paired tests.",

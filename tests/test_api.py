@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_importing_the_package_imports_nothing_heavy():
-    code = "import sys, mednerf_kit as mk; dir(mk); mk.DISCLAIMER; print(sorted({'torch', 'numpy'} & set(sys.modules)))"
+    code = (
+        "import sys, mednerf_kit as mk; dir(mk); mk.DISCLAIMER; "
+        "print(sorted({'torch', 'numpy'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]", done.stderr
 

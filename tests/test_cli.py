@@ -25,6 +25,8 @@ from mednerf_kit.core.config import Registry
 from mednerf_kit.core.errors import RunError, UserError
 from mednerf_kit.data.drr import XraySetup
 from mednerf_kit.data.radiograph import VIEWS
+from mednerf_kit.study.ablation.run import Overrides, Workers
+from mednerf_kit.study.generation.score import Sizes
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = [[name] for name in cli.COMMANDS] + [["data", "make"]]
@@ -92,8 +94,9 @@ def every(words: list[str]) -> set[str]:
     return {option.name for option in command_of(words).params}
 
 
-#: Options of `drr` that make up its X-ray set-up.
+#: Options of `drr` that make up its X-ray set-up, and of `score` that say how much it compares.
 SETUP = {field.name for field in fields(XraySetup)}
+SIZES = {field.name for field in fields(Sizes)}
 
 
 @pytest.mark.parametrize(
@@ -119,6 +122,8 @@ SETUP = {field.name for field in fields(XraySetup)}
         (["drr"], "data.drr", "make_drr", SETUP),
         (["drr"], "data.drr", "XraySetup", every(["drr"]) - SETUP),
         (["data", "make"], "data.cohort", "make_cohort", set()),
+        (["score"], "study.generation.score", "score", {"as_json", *SIZES}),
+        (["tomography"], "study.sparse_view.compare", "compare", set()),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -128,8 +133,19 @@ def test_every_option_is_an_argument_of_the_function_behind_it(words, module, fu
     inspect.signature(target).bind(**dict.fromkeys(names))
 
 
+@pytest.mark.parametrize(
+    ("words", "record"),
+    [(["ablate"], Overrides), (["ablate"], Workers), (["score"], Sizes), (["drr"], XraySetup)],
+)
+def test_a_record_of_options_stands_on_the_command_line(words, record):
+    assert {field.name for field in fields(record)} <= every(words)
+
+
 def test_help_imports_no_torch_and_is_quick():
-    code = "import sys; from mednerf_kit.cli import main; main(['--help']); sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
+    code = (
+        "import sys; from mednerf_kit.cli import main; main(['--help']); "
+        "sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
+    )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     best = float("inf")
     for _ in range(3):

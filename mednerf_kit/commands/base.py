@@ -135,7 +135,7 @@ run_option = click.option(
     "--run",
     metavar="RUN",
     default=BUNDLED,
-    help="A run folder (a unique prefix), a snapshot, or a bundled prior.",
+    help="A run folder (or the beginning of its name), a snapshot or a bundled prior.",
 )
 seed_option = click.option(
     "--seed", type=click.IntRange(min=0), default=0, help="The same seed gives the same result."

@@ -80,7 +80,10 @@ FROM_SET_UP = "the geometry's"
     help="First view angle; 270 is the PA film.",
 )
 @click.option(
-    "--direction", type=click.Choice(["1", "-1"]), default="1", help="Sense of the orbit."
+    "--direction",
+    type=click.Choice(["1", "-1"]),
+    default="1",
+    help="Sense in which the angle grows.",
 )
 @click.option(
     "--tilt",
@@ -113,7 +116,10 @@ FROM_SET_UP = "the geometry's"
     help="Attenuation of water, which HU are relative to.",
 )
 @click.option(
-    "--air-below-hu", type=float, show_default="nothing cut", help="Count everything below as air."
+    "--air-below-hu",
+    type=float,
+    show_default="nothing cut",
+    help="Count everything below this as air.",
 )
 @click.option(
     "--supersample", type=click.IntRange(min=1), default=1, help="Rays along each side of a pixel."
@@ -217,7 +223,7 @@ def get(*, name: str, into: Path, url: str | None) -> None:
     help="Which views are looked at.",
 )
 @click.option(
-    "--downscale", type=click.IntRange(min=1), default=1, help="Divide the pictures' sides by this."
+    "--downscale", type=click.IntRange(min=1), default=1, help="Divide the images' sides by this."
 )
 @click.option(
     "--set",
@@ -257,7 +263,9 @@ def check(
 
 
 @click.command()
-@click.option("--run", required=True, metavar="RUN", help="The teacher: a fitted scene.")
+@click.option(
+    "--run", required=True, metavar="RUN", help="The fit of the scene whose depth is rendered."
+)
 @click.option("--split", type=click.Choice(SPLITS), default="train", help="Whose views get depth.")
 @click.option(
     "--mono",
@@ -269,7 +277,7 @@ def check(
     "--mono-kind",
     type=click.Choice(["inverse", "depth"]),
     default="inverse",
-    help="What those maps are linear in.",
+    help="What the values of these maps are linear in.",
 )
 @click.option(
     "--out",
@@ -277,7 +285,9 @@ def check(
     show_default="the scene's folder",
     help="Where depth_SPLIT.npz is written.",
 )
-@click.option("--limit", type=click.IntRange(min=1), show_default="all", help="So many views only.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), show_default="all", help="Only this many views."
+)
 @device_option
 def depth(**options: Any) -> None:
     """Write depth with confidence for a scene's training views, rendered from a fit of that scene.

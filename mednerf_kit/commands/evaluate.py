@@ -70,7 +70,7 @@ SCENE_OPTIONS = {"run", "dataset", "split", "limit", "out", "device", *ONLY_SCEN
     "--limit",
     type=click.IntRange(min=1),
     show_default="all",
-    help="Score so many patients (the first) or views (spread evenly) only.",
+    help="Score only this many patients (the first) or views (evenly spread).",
 )
 @click.option(
     "--views",

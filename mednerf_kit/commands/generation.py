@@ -37,17 +37,17 @@ HEADLINES = (
     help="Which patients to compare with.",
 )
 @click.option(
-    "--fakes", type=click.IntRange(min=8), default=1000, help="Pictures of random patients."
+    "--fakes", type=click.IntRange(min=8), default=1000, help="Images of random patients."
 )
 @click.option(
-    "--views", type=click.IntRange(min=1), default=8, help="Pictures of each random patient."
+    "--views", type=click.IntRange(min=1), default=8, help="Images of each random patient."
 )
-@click.option("--reals", type=click.IntRange(min=8), default=10_000, help="Real pictures, at most.")
+@click.option("--reals", type=click.IntRange(min=8), default=10_000, help="Real images, at most.")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
     show_default="all",
-    help="Use the first so many patients of each set only.",
+    help="Use only this many patients of each set, the first.",
 )
 @click.option(
     "--samples",
@@ -77,7 +77,7 @@ HEADLINES = (
     "--out",
     type=FOLDER,
     show_default="score/ in the run folder",
-    help="Where the table and the pictures go.",
+    help="Where the table and the figures go.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @seed_option

@@ -36,18 +36,20 @@ MANY = {"starts", "angle", "shift", "turn", "split"}
     is_flag=True,
     help="Success rate over random starts of known views, instead of one photograph.",
 )
-@click.option("--starts", type=click.IntRange(min=1), default=24, help="Report: how many starts.")
+@click.option(
+    "--starts", type=click.IntRange(min=1), default=24, help="Report: how many starts there are."
+)
 @click.option(
     "--angle",
     type=click.FloatRange(0, 180, min_open=True),
     default=20.0,
-    help="Report: turned by up to so many degrees.",
+    help="Report: starts are turned by up to this, in degrees.",
 )
 @click.option(
     "--shift",
     type=click.FloatRange(min=0),
     default=0.1,
-    help="Report: shifted by up to so much along each axis.",
+    help="Report: starts are shifted by up to this along each axis.",
 )
 @click.option(
     "--turn",
@@ -90,13 +92,13 @@ MANY = {"starts", "angle", "shift", "turn", "split"}
     "--blur",
     type=click.FloatRange(0, 0.49),
     default=0.08,
-    help="Widest blur, as a share of the picture's width.",
+    help="Widest blur, as a share of the image's width.",
 )
 @click.option(
     "--approach/--no-approach",
     "near_first",
     default=True,
-    help="First carry what is seen from the start into the photo.",
+    help="First align what the start shows, as points in space, with the photo.",
 )
 @click.option(
     "--set",

@@ -61,13 +61,13 @@ KINDS = ["line-integral", "transmission", "display"]
     "--fit",
     type=click.Choice(["crop", "pad"]),
     default="pad",
-    help="How another aspect ratio is brought to the field.",
+    help="How an X-ray of another aspect ratio is fitted: cut or padded.",
 )
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
     default=4,
-    help="Codes kept: their spread is the uncertainty.",
+    help="Random codes kept beside the best one; their spread is the uncertainty.",
 )
 @click.option(
     "--size",

@@ -1,4 +1,4 @@
-"""``mednerf-kit render`` and ``mednerf-kit sample``: pictures of what a prior knows."""
+"""``mednerf-kit render`` and ``mednerf-kit sample``: what a prior or a fitted scene looks like."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCENE_OPTIONS = {"run", "views", "size", "video", "out", "device", *ONLY_SCENES}
     "--seed", type=click.IntRange(min=0), show_default="0", help="A random patient of the prior."
 )
 @click.option(
-    "--latent", type=FILE, help="The latent.safetensors of a projected X-ray, instead of a seed."
+    "--latent", type=FILE, help="A latent.safetensors that `project` wrote, instead of a seed."
 )
 @click.option("--views", type=click.IntRange(min=1), default=72, help="Views on the orbit.")
 @click.option(
@@ -27,7 +27,7 @@ SCENE_OPTIONS = {"run", "views", "size", "video", "out", "device", *ONLY_SCENES}
 )
 @click.option("--video/--no-video", default=True, help="Also orbit.mp4.")
 @click.option("--volume/--no-volume", default=False, help="Also volume.nii.gz.")
-@click.option("--out", type=FOLDER, default="out/render", help="Where the pictures go.")
+@click.option("--out", type=FOLDER, default="out/render", help="Where the files go.")
 @click.option(
     "--path",
     type=click.Choice(["orbit", "spiral", "test"]),
@@ -46,7 +46,7 @@ SCENE_OPTIONS = {"run", "views", "size", "video", "out", "device", *ONLY_SCENES}
 @click.option(
     "--transforms",
     is_flag=True,
-    help="Scenes: also nerfstudio's transforms.json with its pictures in images/.",
+    help="Scenes: also nerfstudio's transforms.json with its images in images/.",
 )
 @click.option(
     "--compare",
@@ -93,7 +93,7 @@ def render(context: click.Context, **options: Any) -> None:
 @click.option(
     "--size", type=click.IntRange(min=16), show_default="the prior's", help="Pixels along a side."
 )
-@click.option("--out", type=FOLDER, default="out/sample", help="Where the pictures go.")
+@click.option("--out", type=FOLDER, default="out/sample", help="Where the files go.")
 @device_option
 def sample(**options: Any) -> None:
     """Draw random patients from a prior: one row per seed, frontal and lateral."""

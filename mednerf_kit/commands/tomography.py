@@ -24,7 +24,7 @@ from .base import FOLDER, Work
     default=18,
     help="Views to reconstruct from; all others are held out.",
 )
-@click.option("--out", type=FOLDER, required=True, help="Where table, volumes and pictures go.")
+@click.option("--out", type=FOLDER, required=True, help="Where table, volumes and figures go.")
 @click.option(
     "--run",
     metavar="RUN",
@@ -54,7 +54,7 @@ from .base import FOLDER, Work
     type=float,
     metavar="DEG",
     show_default="the set's",
-    help="Opening angle of the pictures.",
+    help="Opening angle of the views.",
 )
 @click.option(
     "--fit-fov", is_flag=True, help="Find the opening angle from the views given (unsure below 36)."

@@ -56,7 +56,7 @@ from .base import FOLDER, PRESETS, SPLITS, Work, device_option, minutes_option, 
     "--limit",
     type=click.IntRange(min=1),
     show_default="all",
-    help="Learn from so many patients (the first) or views (spread evenly) only.",
+    help="Learn from only this many patients (the first) or views (evenly spread).",
 )
 @seed_option
 @device_option
