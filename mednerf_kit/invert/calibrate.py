@@ -1,5 +1,6 @@
-"""Calibration of the spread: a factor fitted on validation patients, so that ±1.645 spreads hold
-90 % of the truth.
+"""Calibration of the spread: a factor, so that ±1.645 spreads hold 90 % of the truth.
+
+The factor is fitted on validation patients, whom the prior was not trained on.
 """
 
 from __future__ import annotations
@@ -31,8 +32,7 @@ INPUTS_DEG = {"1": (FRONTAL_DEG,), "2": (FRONTAL_DEG, LATERAL_DEG)}
 def calibrate(
     prior: Prior, *, limit: int = 4, views: Sequence[str] = ("1",), seed: int = 1
 ) -> dict[str, float]:
-    """Factors on the spread by number of input views, from validation patients of the prior's own
-    set.
+    """Factors on the spread, by number of input views, from validation patients of the prior's set.
 
     For each patient the inputs are inverted and all other views compared: f is the least factor
     with |error| ≤ 1.645·f·spread at 90 % of the pixels of the body. There are no factors where the

@@ -1,5 +1,6 @@
-"""``mednerf-kit evaluate``: some views of a patient in, every other view scored, beside what can be
-done without a model.
+"""``mednerf-kit evaluate``: some views of a patient are given, every other view is scored.
+
+The scores stand beside those of predictions that need no model.
 """
 
 from __future__ import annotations
@@ -91,8 +92,9 @@ def score_patient(
     rng: Generator,
     ct: str | None = None,
 ) -> Scored:
-    """Invert the input views of one patient [V, H, W] and score every other view; the volume too,
-    where a file of the patient's CT is given and the prior has a scale.
+    """Invert the input views of one patient [V, H, W] and score every other view.
+
+    The volume is scored too, where a file of the patient's CT is given and the prior has a scale.
     """
     started = time.perf_counter()
     geometry = prior.geometry
@@ -213,9 +215,7 @@ def _averaged(rows: Sequence[dict[str, float]]) -> dict[str, float]:
 def load_sets(
     prior: Prior, dataset: str | None, split: str, limit: int | None, seen: bool
 ) -> tuple[OrbitSet, Tensor]:
-    """The patients to score, at the prior's size, and the training orbits [P, V, H, W] of the
-    baselines.
-    """
+    """Patients to score, at the prior's size, and training orbits [P, V, H, W] for baselines."""
     node = prior.meta["recipe"]["dataset"]
     trained_on = str(prior.meta["dataset"])
     scored = read_set(dataset or trained_on, node, split=split, limit=limit)
@@ -307,8 +307,9 @@ def evaluate(
 def write_tables(
     folder: Path, found: dict[str, Any], results: Sequence[Scored], orbits: OrbitSet
 ) -> None:
-    """metrics.json, error_by_angle.csv and .png, and strips.png: truth above prediction for the
-    first patients.
+    """Write metrics.json, error_by_angle.csv and .png, and strips.png.
+
+    The strips show truth above prediction for the first patients.
     """
     files.write_json(folder / "metrics.json", found)
     table = files.csv_text(found["per_angle"], ["angle_deg", *ANGLE_METRICS], line_end="\r\n")

@@ -1,5 +1,4 @@
-"""From an X-ray to a scene of a generator that was trained without poses: latents first, then the
-network itself.
+"""From an X-ray to a scene of a generator that was trained without poses.
 
 1. Best of N: random latents are rendered at the input's angles, each scene turned to several
    azimuths, because such a generator was never told which way a patient faces.
@@ -40,8 +39,9 @@ SIGMA_RATE = 1e-3
 @INVERSIONS.register("fine_tuning")
 @dataclass(frozen=True, kw_only=True)
 class FineTuning:
-    """Inversion through any generator, whose networks are tuned at the end (MedNeRF's relaxed
-    reconstruction); the default weights of the terms are MedNeRF's.
+    """Inversion through any generator: latents first, then the scene's own networks are tuned.
+
+    This is MedNeRF's relaxed reconstruction; the default weights of the terms are MedNeRF's.
 
     Options:
         samples: members beside the best guess; their spread is the uncertainty.
@@ -172,8 +172,9 @@ class FineTuningProblem:
         return (seen - self.images[view, y, x]).square().mean(1)
 
     def _terms(self, state: FineTuningState) -> Tensor:
-        """Perceptual distance and squared error of a random patch, [M, 2]; held-out pixels have no
-        say.
+        """Perceptual distance and squared error of a random patch: [M, 2].
+
+        Held-out pixels have no say in either.
         """
         view, yx, size = self._patch()
         views = torch.full((len(yx),), view, device=self.device)
@@ -211,8 +212,9 @@ class FineTuningProblem:
     def descend(
         self, state: FineTuningState, steps: int, *, tune: bool, deadline: float
     ) -> tuple[FineTuningState, float]:
-        """Adam on latents and turns, with RMSprop on the networks when ``tune``: the state with the
-        lowest held-out error, and that error.
+        """Adam on latents and turns, with RMSprop on the networks when ``tune``.
+
+        Returns the state with the lowest held-out error, and that error.
         """
         o, state = self.options, state.copied()
         code_rate = TUNED_CODE_RATE if tune else o.code_rate
@@ -246,9 +248,7 @@ class FineTuningProblem:
 
     @torch.no_grad()
     def result(self, state: FineTuningState, held_out_mse: float, seconds: float) -> Posterior:
-        """The finished scenes; their turns sit in the latents' poses, so the input's angles stay as
-        given.
-        """
+        """The finished scenes; turns sit in the latents' poses, so the angles stay as given."""
         latent = self.latent(state)
         return Posterior(
             latent=latent,

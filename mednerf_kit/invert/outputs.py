@@ -1,6 +1,4 @@
-"""What ``project``, ``render`` and ``sample`` put on disk: orbits, latents that can be read back,
-and where they come from.
-"""
+"""What ``project``, ``render`` and ``sample`` put on disk: orbits, latents, provenance."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ from .posterior import Posterior
 
 
 def made_folder(path: str | Path) -> Path:
-    """Make the folder for results now: that it cannot be made is found out before the work, not
-    after it.
-    """
+    """Make the folder for results now: a failure must come before the work, not after it."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -40,8 +36,10 @@ def made_folder(path: str | Path) -> Path:
 
 
 def write_orbit(folder: Path, views: Tensor, geometry: Geometry, distance: float) -> None:
-    """Write views [V, rows, cols] as 16-bit ``orbit/view_000.png`` … and their geometry, with the
-    source at ``distance`` field units; what is left of an older, longer orbit is removed.
+    """Write views [V, rows, cols] as 16-bit ``orbit/view_000.png`` … and their geometry.
+
+    The geometry has its source at ``distance`` field units. What is left of an older, longer orbit
+    is removed.
     """
     home = folder / "orbit"
     for k, view in enumerate(views):
@@ -78,8 +76,9 @@ def one_patient(prior: Prior, eps: Tensor) -> Posterior:
 
 
 def seeded_eps(prior: Prior, seed: int) -> Tensor:
-    """The standard normal numbers [1, latent_dim] of a seed: the same patient in every command and
-    on every device.
+    """The standard normal numbers [1, latent_dim] of a seed.
+
+    They are the same patient in every command and on every device.
     """
     return torch.randn(1, prior.generator.latent_dim, generator=torch.Generator().manual_seed(seed))
 
@@ -93,8 +92,9 @@ def fingerprint(prior: Prior) -> str:
 
 
 def save_latent(path: Path, prior: Prior, posterior: Posterior) -> None:
-    """Save what an X-ray became, for ``render --latent``: codes of every member, gains, angles, and
-    which prior they need.
+    """Save what an X-ray became, for ``render --latent``.
+
+    The file holds the codes of every member, gains, angles, and which prior they need.
     """
     latent = posterior.latent
     tensors = {

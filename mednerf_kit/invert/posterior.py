@@ -1,5 +1,6 @@
-"""From X-rays back to scenes of a posed prior: several codes at once, whose mean is the answer and
-whose spread says how much it is worth.
+"""From X-rays back to scenes of a posed prior, by several codes at once.
+
+The mean of the codes' scenes is the answer, and their spread says how much it is worth.
 
 1. Best of N: random and trained codes are rendered at the input's angles; the closest start the
    search.
@@ -225,8 +226,9 @@ class Problem:
     def descend(
         self, state: State, steps: int, *, pivot: bool, deadline: float
     ) -> tuple[State, float]:
-        """Adam on codes and gains, or on everything when ``pivot``: the state with the lowest
-        held-out error, and that error.
+        """Adam on codes and gains, or on everything when ``pivot``.
+
+        Returns the state with the lowest held-out error, and that error.
         """
         state = state.copied()
         code_rate = self.options.code_rate * (PIVOT_CODE_SHARE if pivot else 1.0)
@@ -266,9 +268,7 @@ class Problem:
 
     @torch.no_grad()
     def _held_out_mse(self, state: State) -> float:
-        """Mean squared error over members at the pixels kept aside, of the finished (sharp-edged)
-        scenes.
-        """
+        """Mean squared error over members, at the pixels kept aside, of the sharp-edged scenes."""
         return float(self._mse(state, self.pixels.held_out).mean())
 
     def _penalty(self, state: State, pivot: bool) -> Tensor:

@@ -73,10 +73,10 @@ def predict(
 
 
 def calibration(prior: Prior, views: int) -> float:
-    """The factor on the spread, fitted on validation patients, that makes ±1.645 spreads a 90 %
-    interval for so many input views.
+    """The factor on the spread that makes ±1.645 spreads a 90 % interval for so many input views.
 
-    It is that of one view where it was fitted for no more, and 1 where it never was.
+    It was fitted on validation patients. It is that of one view where it was fitted for no more,
+    and 1 where it never was.
     """
     factors = prior.meta.get("calibration", {})
     return float(factors.get(str(min(views, 2)), factors.get("1", 1.0)))

@@ -1,6 +1,4 @@
-"""``mednerf-kit project``: X-rays of one patient in; a volume, every view on the orbit, their
-uncertainty and a report out.
-"""
+"""``mednerf-kit project``: X-rays of one patient become a volume, its orbit and a report."""
 
 from __future__ import annotations
 
@@ -130,11 +128,12 @@ class StageTimer:
 
 
 def write(folder: Path, result: Result) -> None:
-    """Everything into ``folder``: target.png, proj.png, orbit/, volume.nii.gz, uncertainty.nii.gz
-    (the mean over members and its standard deviation, in one unit), latent.safetensors,
-    metrics.json, report.html.
+    """Write everything into ``folder``.
 
-    The video orbit.mp4 comes last, so that a machine without ffmpeg loses nothing else.
+    The files are target.png, proj.png, orbit/, volume.nii.gz and uncertainty.nii.gz (the mean over
+    members and its standard deviation, in one unit), latent.safetensors, metrics.json and
+    report.html. The video orbit.mp4 comes last, so that a machine without ffmpeg loses nothing
+    else.
     """
     predicted = result.predicted
     volume = predicted.volume.to_volume()
@@ -206,8 +205,7 @@ def read_xray(
 
 
 def disagreements(found: Geometry, prior: Geometry, angle_deg: float) -> list[str]:
-    """A sentence for each way in which the geometry beside an X-ray contradicts the prior's or the
-    stated angle.
+    """A sentence for each way in which an X-ray's own geometry contradicts the prior or the angle.
 
     >>> from ..imaging.geometry import DEFAULTS
     >>> (text,) = disagreements(DEFAULTS["knee"].at([0]), DEFAULTS["chest"], 0)

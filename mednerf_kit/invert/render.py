@@ -1,6 +1,4 @@
-"""``mednerf-kit render`` and ``sample``: patients of a prior, each baked once into voxels and
-projected.
-"""
+"""``mednerf-kit render`` and ``sample``: patients of a prior, each baked once and projected."""
 
 from __future__ import annotations
 
@@ -126,8 +124,7 @@ def shown(prior: Prior, eps: Tensor, geometry: Geometry, grid: int) -> Tensor:
 
 
 def walk(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """The point at t in [0, 1] on the arc from a to b [1, n], by spherical interpolation (slerp,
-    Shoemake 1985).
+    """The point at t in [0, 1] on the arc from a to b [1, n] (slerp, Shoemake 1985).
 
     What lies between two normal vectors stays as long as they are; lengths are interpolated
     linearly, so that the ends are exact.

@@ -64,8 +64,9 @@ class Result:
         return self.posterior.gains.mean(0).tolist()
 
     def projections(self) -> Tensor:
-        """The members' mean view at the fitted angles with the fitted gains, comparable with the
-        targets: [n, rows, cols].
+        """The members' mean view at the fitted angles, with the fitted gains: [n, rows, cols].
+
+        It is comparable with the targets.
         """
         prior, posterior = self.prior, self.posterior
         geometry = prior.geometry.at(posterior.angles_deg.tolist())

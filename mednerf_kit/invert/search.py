@@ -1,5 +1,4 @@
-"""What every inversion shares: pixels kept aside, and a descent that keeps the state which explains
-them best.
+"""What every inversion shares: pixels kept aside, and a descent that is stopped by them.
 
 The state that fits the given pixels best explains their noise too; the one with the lowest error at
 pixels that were never fitted is the answer.
@@ -67,8 +66,9 @@ def descend(
     deadline: float,
     label: str,
 ) -> tuple[S, float]:
-    """Change ``state`` in place for a number of steps; returns a copy of the one that explained the
-    held-out pixels best, be it the first, and its error there.
+    """Change ``state`` in place, step by step; returns the best state on the way and its error.
+
+    The best is a copy of the state that explained the held-out pixels best, be it the first.
 
     Options:
         loss: of step i, a function of the state's tensors; summed over all its axes.

@@ -1,5 +1,6 @@
-"""Filtered back-projection of a cone-beam orbit (Feldkamp, Davis & Kress, J. Opt. Soc. Am. A 1,
-1984).
+"""Filtered back-projection of a cone-beam orbit.
+
+Feldkamp, Davis & Kress, J. Opt. Soc. Am. A 1, 1984.
 """
 
 from __future__ import annotations

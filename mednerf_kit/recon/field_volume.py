@@ -1,9 +1,9 @@
-"""The voxel volume of the learned units: what a field is baked into, what is projected, and what
-becomes a scan in millimetres and Hounsfield units.
+"""The voxel volume in the units of learned fields, and what turns it into a scan.
 
-One field unit is half the detector's width as seen at the isocentre, so that the field of view is
-±1. A voxel holds the *image value per field unit*: its sum along a ray, times the length in field
-units, is the image value of a pixel. With ``scale``, the line integral of an image value of 1,
+A field is baked into it, it is projected, and it becomes a scan in Hounsfield units. One field unit
+is half the detector's width as seen at the isocentre, so that the field of view is ±1. A voxel
+holds the *image value per field unit*: the integral along a ray, in field units, is the image value
+of a pixel. With ``scale``, the line integral of an image value of 1,
 
     mu [1/mm] = value · scale / unit_mm,        HU = 1000 · (mu / mu_water − 1).
 
@@ -37,8 +37,7 @@ BAKED_HALF_HEIGHT = 1.2
 
 @dataclass(frozen=True)
 class FieldVolume:
-    """Voxels [..., D, H, W] = [z, y, x] about the isocentre, with what turns them into millimetres
-    and attenuation.
+    """Voxels [..., D, H, W] = [z, y, x] about the isocentre, with their units.
 
     >>> volume = FieldVolume(torch.full((4, 4, 4), 0.2), unit_mm=100.0, scale=8.2)
     >>> volume.spacing_mm, round(float(volume.per_mm[0, 0, 0]), 4)
@@ -109,9 +108,9 @@ class FieldVolume:
         return project_volume(self.values, self.spacing_mm, geometry) / self.unit_mm
 
     def to_volume(self, what: str = "Estimate.", *, difference: bool = False) -> Volume:
-        """As a scan [D, H, W] about the isocentre, whose note begins with ``what``: in Hounsfield
-        units where the scale is known, else the values as they are, relative.
+        """As a scan [D, H, W] about the isocentre, with a note that begins with ``what``.
 
+        It is in Hounsfield units where the scale is known; elsewhere the values stay, relative.
         ``difference`` is for a standard deviation: 1000 · mu / mu_water, without HU's offset.
         """
         note = f"{what} {DISCLAIMER}"
@@ -169,17 +168,13 @@ def voxel_centres(size: int, *, device: torch.device | None = None) -> Tensor:
 
 
 def grid_points(axis: Tensor) -> Tensor:
-    """Points (x, y, z) of a cubic grid with the same ``axis`` [N] in all directions: [N, N, N, 3] =
-    [z, y, x, 3].
-    """
+    """Points (x, y, z) of a grid with the same axis [N] each way: [N, N, N, 3] = [z, y, x, 3]."""
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
     return torch.stack([x, y, z], -1)
 
 
 def cylinder(size: int) -> Tensor:
-    """The voxels of a cube [size, size, size] inside the upright cylinder that touches its
-    sides.
-    """
+    """The voxels of a cube inside the upright cylinder that touches its sides: bool [size]³."""
     axis = cell_axis(size) * 2 - 1
     return (axis[:, None] ** 2 + axis**2 < 1).expand(size, size, size)
 

@@ -1,5 +1,6 @@
-"""The opening angle of an orbit that came without distances: the one at which a reconstruction
-explains its pictures best.
+"""The opening angle of an orbit that came without distances.
+
+It is the angle at which a reconstruction explains the pictures best.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ COARSE_PX = 64  # columns of the pictures that are tried on
 def fov_curve(
     images: Tensor, geometry: Geometry, *, size: int = 64, views: int = 36, epochs: int = 4
 ) -> Tensor:
-    """PSNR [9], in dB, with which reconstructions at each of ``FOVS_DEG`` explain an orbit
-    [V, rows, cols].
+    """How well an orbit [V, rows, cols] is explained at each of ``FOVS_DEG``: PSNR [9], in dB.
 
     Works on a coarse copy. Fewer views or epochs flatten the curve and move its peak by many
     degrees.

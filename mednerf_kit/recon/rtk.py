@@ -1,8 +1,7 @@
-"""FDK and SART of RTK (Rit et al., J. Phys. Conf. Ser. 489, 2014), where the package ``itk-rtk`` is
-installed: baselines by another implementation.
+"""FDK and SART of RTK, where the package ``itk-rtk`` is installed: baselines from elsewhere.
 
-RTK's orbit turns about y and its detector is right-handed, so that x, y, z there are y, z, x here
-and columns are mirrored on the way in.
+Rit et al., J. Phys. Conf. Ser. 489, 2014. RTK's orbit turns about y with a right-handed detector,
+so that x, y, z there are y, z, x here and columns are mirrored on the way in.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Iterative reconstruction of an orbit: ordered-subsets SART (Andersen & Kak, Ultrasonic Imaging 6,
-1984; Hudson & Larkin, IEEE Trans. Med. Imaging 13, 1994), with unknown gains and total variation.
+"""Iterative reconstruction of an orbit: ordered-subsets SART with gains and total variation.
 
-For each subset s of the views y_s, with A_s the projector and g_s one gain per view,
+For each subset s of the views y_s, with A_s the projector and one factor g_s per view,
 
     v <- max(0, v + relax · A_sᵀ[(g_s y_s − A_s v) / A_s 1] / A_sᵀ 1),
 
 and on request a step towards less total variation after each pass over the subsets (as Sidky & Pan,
-Phys. Med. Biol. 53, 2008, do between POCS passes).
+Phys. Med. Biol. 53, 2008, do between POCS passes). The method is that of Andersen & Kak (Ultrasonic
+Imaging 6, 1984), its subsets those of Hudson & Larkin (IEEE Trans. Med. Imaging 13, 1994).
 """
 
 from __future__ import annotations
@@ -91,8 +91,10 @@ def sart(
 
 
 class _Subset:
-    """Some views of an orbit: their projector A in field units, with the sums of its rows (A 1, the
-    length of each ray inside the cylinder) and of its columns (Aᵀ 1), kept away from zero.
+    """Some views of an orbit: their projector A in field units, and its row and column sums.
+
+    A row sum (of A 1) is the length of a ray inside the cylinder; both sums are kept away from
+    zero.
     """
 
     def __init__(self, views: Tensor, size: int, geometry: Geometry) -> None:
@@ -116,8 +118,9 @@ class _Subset:
 
 
 def interleaved(views: int, subset_views: int) -> list[Tensor]:
-    """The indices of all views in subsets of about ``subset_views``, each spread over the whole
-    orbit, in a fixed random order.
+    """The indices of all views in subsets of about ``subset_views``, in a fixed random order.
+
+    Each subset is spread over the whole orbit.
 
     >>> sorted(subset.tolist() for subset in interleaved(6, 3))
     [[0, 2, 4], [1, 3, 5]]
@@ -133,8 +136,9 @@ def least_squares_factors(seen: Tensor, pictures: Tensor) -> Tensor:
 
 
 def smoothed(values: Tensor, weight: float, *, steps: int = TV_STEPS) -> Tensor:
-    """argmin_u ½|u − values|² + weight · TV(u) of a volume [D, H, W], by ``steps`` iterations of
-    Chambolle's dual projection (J. Math. Imaging 20, 2004).
+    """argmin_u ½|u − values|² + weight · TV(u) of a volume [D, H, W].
+
+    ``steps`` iterations of Chambolle's dual projection (J. Math. Imaging 20, 2004).
 
     >>> step = torch.zeros(8, 8, 8).index_fill_(2, torch.arange(4), 1.0)
     >>> noisy = step + 0.2 * torch.randn(8, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -129,8 +129,7 @@ def three_slices(
     at: tuple[int, int, int] | None = None,
     spacing_mm: tuple[float, float, float] = (1, 1, 1),
 ) -> list[Tensor]:
-    """Axial, coronal and sagittal slice of a volume [D, H, W] = [z, y, x] in LPS, as they hang in a
-    reading room.
+    """Axial, coronal and sagittal slice of a volume [D, H, W] = [z, y, x] in LPS.
 
     Radiological convention: the patient's left on the image's right, anterior up (axial) or left
     (sagittal), superior up. ``at`` is the voxel (z, y, x), the middle one by default; pixels become
@@ -190,9 +189,7 @@ def slices_picture(
 
 
 def png_bytes(picture: np.ndarray, note: str = "") -> bytes:
-    """A uint8 picture (grey or colour) or a uint16 grey one as a PNG file in memory, with ``note``
-    in its Comment field.
-    """
+    """A uint8 picture, or a uint16 grey one, as a PNG file in memory; ``note`` is its Comment."""
     from PIL import Image, PngImagePlugin
 
     info = PngImagePlugin.PngInfo()
@@ -215,8 +212,9 @@ def jpeg_bytes(picture: np.ndarray, quality: int = 90) -> bytes:
 
 
 def write_png8(path: str | Path, image: Tensor | np.ndarray, note: str = DISCLAIMER) -> None:
-    """Write an image [H, W] or [H, W, 3] in [0, 1] (or a uint8 picture as it is) as an 8-bit PNG,
-    atomically.
+    """Write an image [H, W] or [H, W, 3] in [0, 1] as an 8-bit PNG, atomically.
+
+    A uint8 picture is written as it is.
     """
     _write(path, png_bytes(image if isinstance(image, np.ndarray) else to_uint8(image), note))
 

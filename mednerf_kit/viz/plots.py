@@ -58,11 +58,11 @@ def error_by_angle_plot(
     y_label: str = "PSNR, dB",
     input_angles_deg: Iterable[float] = (),
 ) -> bytes:
-    """The mean over patients at every view angle, as the bytes of a PNG; the first column is shaded
-    from the worst to the best patient.
+    """The mean over patients at every view angle, as the bytes of a PNG.
 
-    ``rows`` are those of error_by_angle.csv: each holds ``angle_deg`` and the columns that are
-    drawn, as numbers or as the text of a CSV; empty cells are left out.
+    The first column is shaded from the worst to the best patient. ``rows`` are those of
+    error_by_angle.csv: each holds ``angle_deg`` and the columns that are drawn, as numbers or as
+    the text of a CSV; empty cells are left out.
 
     Options:
         columns: what is drawn, a column to its name in the legend; ``psnr_db`` alone by default.

@@ -1,5 +1,4 @@
-"""One self-contained HTML page about one projected X-ray: it opens from the disk, needs no network
-and can be mailed.
+"""One self-contained HTML page about one X-ray: it needs no network and can be mailed.
 
 The page knows nothing about priors and training: whoever fills :class:`ReportContent` decides what
 the numbers are. Its frame, style and script lie beside this module: report.html, .css and .js.
@@ -43,8 +42,9 @@ STRIP_VIEWS, STRIP_COLUMNS, STRIP_FRAME_PX = 12, 6, 144
 
 @dataclass(frozen=True, kw_only=True)
 class ReportContent:
-    """What the page shows: images in [0, 1], and spreads as standard deviations in the unit of what
-    they belong to. All but the pictures of the input may be left empty.
+    """What the page shows; all but the pictures of the input may be left empty.
+
+    Images lie in [0, 1]; spreads are standard deviations in the unit of what they belong to.
     """
 
     title: str
@@ -85,8 +85,9 @@ def write_report(path: str | Path, content: ReportContent) -> None:
 
 
 def report_html(content: ReportContent) -> str:
-    """The page as text: header, warnings, input, orbit, volume, uncertainty, numbers and
-    provenance.
+    """The page as text.
+
+    Header, warnings, input, orbit, volume, uncertainty, numbers and provenance, in this order.
     """
     body = [_header(content) + _warnings(content), _input_section(content)]
     if content.orbit is not None:
@@ -271,8 +272,9 @@ def _figure(source: str, caption: str, below: str = "") -> str:
 
 
 def _scrub_pane(frames: np.ndarray, caption: str, start: int, below: str = "") -> str:
-    """Frames [V, H, W] or [V, H, W, 3] as one sheet behind a window of one frame: the slider only
-    moves the sheet.
+    """Frames [V, H, W] or [V, H, W, 3] as one sheet behind a window of one frame.
+
+    The slider only moves the sheet.
     """
     views, height, width = frames.shape[:3]
     rows = math.ceil(views / SCRUB_COLUMNS)

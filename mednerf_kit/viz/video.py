@@ -17,8 +17,7 @@ GIF_WIDTH_PX = 960  # at most
 
 
 def write_mp4(path: str | Path, frames: Tensor, fps: float = 20) -> None:
-    """Write views [V, H, W] (or [V, H, W, 3]) in [0, 1] as an MP4 that every player reads (H.264 in
-    yuv420p), atomically.
+    """Write views [V, H, W] (or [V, H, W, 3]) in [0, 1] as an MP4 (H.264, yuv420p), atomically.
 
     Odd sizes get one more row or column, a copy of the last. Raises :class:`RunError` when ffmpeg
     is missing or fails.
@@ -56,8 +55,9 @@ def write_mp4(path: str | Path, frames: Tensor, fps: float = 20) -> None:
 
 
 def write_gif(path: str | Path, frames: Tensor, fps: float = 20) -> None:
-    """Write views [V, H, W] (or [V, H, W, 3]) in [0, 1] as a GIF that repeats for ever, at most
-    GIF_WIDTH_PX wide, atomically. It needs no ffmpeg.
+    """Write views [V, H, W] (or [V, H, W, 3]) in [0, 1] as a GIF that repeats, atomically.
+
+    It is at most GIF_WIDTH_PX wide and needs no ffmpeg.
     """
     import imageio.v3
 

@@ -160,28 +160,6 @@ def test_held_out_pixels_are_never_fitted(prior, scenes):
     )
 
 
-def test_codes_gains_angles_and_distance_cost_what_the_prior_says(prior):
-    """σ²/(pixels · n) times squares over their variances; style and set-up in the pivot only."""
-    images = torch.rand(2, SIZE, SIZE, generator=seeded())
-    options = replace(QUICK, samples=0, sigma=0.1, pixels=50.0, gain_sigma=0.2, locality=0.5)
-    problem = Problem(prior, images, torch.tensor([0.0, 270.0]), options, seeded())
-    start = problem.start()
-    problem.centres = torch.ones_like(start.eps)
-    state = replace(
-        start,
-        eps=torch.full_like(start.eps, 3.0),
-        style=torch.full_like(start.style, 0.5),
-        log_gain=torch.tensor([[0.2, 0.4]]),
-        turn_deg=torch.tensor([2.0, -6.0]),
-        log_distance=torch.tensor(0.1),
-    )
-    unit = 0.1**2 / (50 * 2)
-    codes = 4.0 * start.eps.shape[1] + 1 + 4
-    rest = 0.25 / 0.5 + (1 + 9) + 4
-    for pivot, cost in ((False, codes), (True, codes + rest)):
-        assert float(problem._penalty(state, pivot)) == pytest.approx(unit * cost, rel=1e-5)
-
-
 def test_a_recipe_names_its_inversion_also_by_a_former_name(tmp_path):
     for name in ("fine_tuning", "relaxed"):
         recipe = {"generator": NODE, "inversion": {"name": name, "candidates": 3, "samples": 1}}
