@@ -65,15 +65,15 @@ def test_noise_of_parts_is_the_noise_of_the_whole():
     assert torch.equal(torch.cat(parts), whole)
 
 
-def test_a_moment_comes_back():
+def test_a_state_of_random_numbers_and_buffers_comes_back():
     rng, norm = (
         Generator().manual_seed(0),
         torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(4, 4)),
     )
-    moment = RngSnapshot(rng, norm)
+    kept = RngSnapshot(rng, norm)
     first = torch.rand(3, generator=rng), norm(torch.eye(4)).detach()
     later = rng.get_state()
-    with moment.replayed():
+    with kept.replayed():
         again = torch.rand(3, generator=rng), norm(torch.eye(4)).detach()
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True)) and torch.equal(
         rng.get_state(), later

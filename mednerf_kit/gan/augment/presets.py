@@ -22,7 +22,8 @@ def preset(name: str, about: str, **changed: float) -> None:
     described = str(Augment.__doc__)
     build.__doc__ = f"{about}\n\n{described[described.index('    Options:') :]}"
     build.__annotations__ = typing.get_type_hints(Augment.__init__)
-    build.__signature__ = inspect.signature(functools.partial(Augment, **changed))  # type: ignore[attr-defined]
+    signature = inspect.signature(functools.partial(Augment, **changed))
+    build.__signature__ = signature  # type: ignore[attr-defined]
     AUGMENTATIONS.register(name)(build)
 
 
