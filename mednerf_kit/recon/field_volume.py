@@ -164,10 +164,10 @@ def voxel_axis(size: int, *, device: torch.device | None = None) -> Tensor:
 
 def voxel_centres(size: int, *, device: torch.device | None = None) -> Tensor:
     """Centres (x, y, z) of a cube's voxels, in field units: [z, y, x, 3], ``size`` each way."""
-    return grid_points(voxel_axis(size, device=device))
+    return cubic_grid(voxel_axis(size, device=device))
 
 
-def grid_points(axis: Tensor) -> Tensor:
+def cubic_grid(axis: Tensor) -> Tensor:
     """Points (x, y, z) of a grid with the same axis [N] each way: [N, N, N, 3] = [z, y, x, 3]."""
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
     return torch.stack([x, y, z], -1)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..fields.base import SceneField
-from ..recon.field_volume import cell_axis, grid_points
+from ..recon.field_volume import cell_axis, cubic_grid
 from .load import Fit
 from .views import Chunks
 
@@ -62,7 +62,7 @@ def cell_centres(fit: Fit, size: int) -> tuple[Tensor, Tensor]:
     3].
     """
     box = torch.tensor(fit.meta["box"])
-    return box[0] + grid_points(cell_axis(size)) * (box[1] - box[0]), box
+    return box[0] + cubic_grid(cell_axis(size)) * (box[1] - box[0]), box
 
 
 @torch.no_grad()
