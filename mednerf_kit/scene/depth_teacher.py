@@ -37,8 +37,9 @@ def write_depth(
     limit: int | None = None,
     device: str = "auto",
 ) -> tuple[Path, dict[str, Any]]:
-    """Write depth and confidence of a split's views into ``depth_SPLIT.npz``; returns the path and
-    the teacher's score.
+    """Write depth and confidence of a split's views; returns the file and the teacher's score.
+
+    The file is ``depth_SPLIT.npz``.
 
     The depth is the median depth the run renders; or, with ``mono``, the map STEM.png or STEM.npy
     of that folder brought to it (:func:`monocular`). ``out`` is the folder to write to (default:
@@ -112,8 +113,9 @@ def confidence(seen: RenderedViews, fit: Fit) -> Tensor:
 def monocular(
     relative: Tensor, distance: Tensor, trust: Tensor, camera: Cameras, *, inverse: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """A monocular map of one view [1, H, W] as distances along its rays, and their confidence, both
-    [1, H, W].
+    """A monocular map of one view [1, H, W] as distances along its rays, with confidence.
+
+    Both have the shape [1, H, W].
 
     Networks give planar depth, or its inverse, up to a scale and a shift (MiDaS, Ranftl et al.
     2020): both are fitted to the ``distance`` of a teacher where it is most certain. The whole map

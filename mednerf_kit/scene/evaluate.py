@@ -197,8 +197,7 @@ def total_cost(costs: Sequence[RenderingCost], rays: int) -> dict[str, float]:
 
 
 def scored_views(count: int, views: Sequence[int] | None, limit: int | None) -> list[int]:
-    """Indices of the views to score: those asked for, or all; of these at most ``limit``, evenly
-    chosen.
+    """Indices of the views to score: those given, or all; at most ``limit`` of them, evenly chosen.
 
     >>> scored_views(10, None, 4), scored_views(10, [3, 5], None)
     ([0, 2, 5, 7], [3, 5])
@@ -220,8 +219,9 @@ def scored_views(count: int, views: Sequence[int] | None, limit: int | None) -> 
 def score_view(
     seen: RenderedViews, scene: Scene, i: int, *, eight_bit: bool = False
 ) -> dict[str, Tensor]:
-    """Every score of one rendered view [1, H, W, ...] against view ``i`` of the scene, [1] each;
-    what has no truth is left out.
+    """Every score [1] of one rendered view [1, H, W, ...] against view ``i`` of the scene.
+
+    Scores that have no truth are left out.
 
     Opacity and depth are those of a surface, which a line integral does not have.
     """
@@ -244,8 +244,9 @@ def score_view(
 
 @torch.no_grad()
 def surface_width(fit: Fit, scene: Scene, i: int, opacity: Tensor) -> Tensor:
-    """Mean 10–90 % rise of opacity along rays of view ``i`` that hit something (``opacity`` [H, W]
-    > 0.5); nan without any.
+    """Mean 10–90 % rise of opacity along rays of view ``i`` that hit something; nan without any.
+
+    A ray hits where ``opacity`` [H, W] is above 0.5.
     """
     yx = (opacity > scene_metrics.OPAQUE).nonzero()
     if not len(yx):
@@ -261,8 +262,9 @@ def surface_width(fit: Fit, scene: Scene, i: int, opacity: Tensor) -> Tensor:
 
 
 def view_means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the views that have a score, and the spreads of PSNR and SSIM over views
-    (population standard deviation).
+    """Means over the views that have a score, and the spreads of PSNR and SSIM over views.
+
+    A spread is the population standard deviation.
 
     >>> found = view_means([{"stem": "a", "psnr_db": 20.0}, {"stem": "b", "psnr_db": 30.0}])
     >>> found["psnr_db"], found["psnr_spread_db"], found["ssim"], found["ssim_spread"]

@@ -37,8 +37,9 @@ RAYS_PER_POINT = 4
 def export_points(
     fit: Fit, path: str | Path, *, split: str = "train", n: int = 200_000, seed: int = 0
 ) -> int:
-    """Write at most ``n`` coloured points where the rays of a split's views stop; returns how many
-    there are.
+    """Write coloured points where rays stop as PLY; returns their number.
+
+    The rays are those of a split's views; at most ``n`` points are written.
     """
     points, colours = point_cloud(fit, split=split, n=n, rng=Generator().manual_seed(seed))
     write_ply(path, points, colours)
@@ -48,8 +49,9 @@ def export_points(
 def export_mesh(
     fit: Fit, path: str | Path, *, size: int = 256, threshold: float | None = None
 ) -> tuple[int, int]:
-    """Write the surface (:func:`~.surface.mesh_of`), coloured where the field has colour; returns
-    vertices and faces.
+    """Write the surface, coloured where the field has colour, as PLY; returns vertices and faces.
+
+    It is that of :func:`~.surface.mesh_of`.
     """
     vertices, faces = mesh_of(fit, size=size, threshold=threshold)
     colours = None
@@ -72,8 +74,9 @@ def check_points(fit: Fit) -> None:
 def point_cloud(
     fit: Fit, *, split: str = "train", n: int = 200_000, rng: Generator
 ) -> tuple[Tensor, Tensor]:
-    """Where rays of opacity > 0.5 are half stopped (median depth), and what they see: points [N, 3]
-    and colours [N, C].
+    """Where rays of opacity > 0.5 are half stopped [N, 3], and the colours they see [N, C].
+
+    That is at their median depth.
 
     The views are rendered as small as ``n`` points allow, and ``n`` of the points are kept.
     Forward-facing scenes come back from NDC to their own space.
@@ -102,8 +105,9 @@ def point_cloud(
 def write_ply(
     path: str | Path, points: Tensor, colours: Tensor | None = None, faces: Tensor | None = None
 ) -> None:
-    """Points [N, 3], colours [N, 1 or 3] in [0, 1] and triangles [F, 3] as a binary little-endian
-    PLY, atomically.
+    """Write points [N, 3], colours [N, 1 or 3] in [0, 1] and triangles [F, 3] as a binary PLY.
+
+    It is little-endian, and written atomically.
     """
     fields = [(axis, "<f4") for axis in "xyz"]
     header = [

@@ -29,8 +29,9 @@ def signed_distance(fit: Fit) -> Callable[[Tensor], Tensor] | None:
 
 
 def density_grid(fit: Fit, size: int = 128) -> tuple[Tensor, Tensor]:
-    """Density at the centres of size³ cells of the scene's box: values [D, H, W] = [z, y, x] and
-    the box [2, 3].
+    """Density [D, H, W] = [z, y, x] at the centres of size³ cells of the scene's box [2, 3].
+
+    Both are returned.
     """
     x, box = cell_centres(fit, size)
     return over(fit, finest_field(fit).density, x.view(-1, 3)).view(size, size, size), box
@@ -58,9 +59,7 @@ def distance_grid(
 
 
 def cell_centres(fit: Fit, size: int) -> tuple[Tensor, Tensor]:
-    """Centres [size, size, size, 3] = [z, y, x] of the cells of the scene's box, and the box [2,
-    3].
-    """
+    """Centres [size, size, size, 3] = [z, y, x] of the cells of the scene's box, and the box."""
     box = torch.tensor(fit.meta["box"])
     return box[0] + cubic_grid(cell_axis(size)) * (box[1] - box[0]), box
 

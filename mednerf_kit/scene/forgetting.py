@@ -17,8 +17,9 @@ PIXELS = 4096  # of the training views, the same at every snapshot
 
 
 def forgetting(run: Path, *, device: str = "auto", pixels: int = PIXELS) -> dict[str, Any]:
-    """How well easy and hard training pixels are known over a run's snapshots; {} for a run with
-    fewer than two.
+    """How well easy and hard training pixels are known over a run's snapshots.
+
+    Empty for a run with fewer than two.
 
     Easy is the half with the lower error at the first snapshot. ``easy_psnr_db`` and
     ``hard_psnr_db`` are those at the last; ``easy_drop_db`` is the most that the easy half has ever
@@ -33,16 +34,14 @@ def forgetting(run: Path, *, device: str = "auto", pixels: int = PIXELS) -> dict
         [squared_errors(load_fit(path, device=device), pixels) for path in snapshots]
     )
     return {
-        **summary(errors),
+        **forgetting_scores(errors),
         "course_steps": [int(path.stem.rsplit("-", 1)[-1]) for path in snapshots],
     }
 
 
 @torch.no_grad()
 def squared_errors(fit: Fit, pixels: int) -> Tensor:
-    """Mean over channels of the squared error at evenly drawn pixels of the training views,
-    [pixels].
-    """
+    """Mean squared error over channels at evenly drawn pixels of the training views, [pixels]."""
     scene, rng = fit.scene("train"), Generator().manual_seed(0)
     views, rows, cols = scene.images.shape[:3]
     view, y, x = (torch.randint(n, (pixels,), generator=rng) for n in (views, rows, cols))
@@ -57,11 +56,11 @@ def squared_errors(fit: Fit, pixels: int) -> Tensor:
     return torch.cat(found)
 
 
-def summary(errors: Tensor) -> dict[str, Any]:
+def forgetting_scores(errors: Tensor) -> dict[str, Any]:
     """The scores of :func:`forgetting` from squared errors [T, N] of T snapshots.
 
     >>> easy, hard = torch.tensor([0.01, 0.001, 0.1]), torch.tensor([1.0, 0.1, 0.1])
-    >>> found = summary(torch.stack([easy, hard], 1))
+    >>> found = forgetting_scores(torch.stack([easy, hard], 1))
     >>> round(found["easy_drop_db"], 3), found["easy_forgotten"], round(found["hard_psnr_db"], 3)
     (20.0, 1.0, 10.0)
     """

@@ -37,9 +37,7 @@ class Fit:
     twist: Tensor | None = None  # [V, 6] corrections of the training poses, where they were refined
 
     def scene(self, split: str = "test") -> Scene:
-        """A split of the scene it was fitted to; training views stand where the fit has put
-        them.
-        """
+        """A split of the scene that was fitted; training views stand where the fit put them."""
         scene = load_scene(self.meta["dataset"], split=split, **self.meta["recipe"]["scene"])
         # views of other splits may have the same names
         if self.twist is None or split != self.meta["split"]:
@@ -61,8 +59,9 @@ def load_fit(
     dataset: str | Path | None = None,
     device: str = "auto",
 ) -> Fit:
-    """A fitted scene from a run folder, a unique prefix of its name, or a snapshot; ``settings``
-    may replace samplers, and ``dataset`` says where the scene lies now.
+    """A fitted scene from a run folder, a unique prefix of its name, or a snapshot.
+
+    ``settings`` may replace samplers, and ``dataset`` is where the scene lies now.
 
     Everything else of a recipe is part of what was fitted: a UserError.
     """
@@ -119,7 +118,8 @@ def task_name(meta: Mapping[str, Any]) -> str:
 def render_views(
     fit: Fit, cameras: Cameras, *, depth: Tensor | None = None, chunk: int | None = None
 ) -> RenderedViews:
-    """Pictures, depth and opacity of every camera; ``depth`` [V, H, W] is for samplers that look
-    around a known one.
+    """Pictures, depth and opacity of every camera.
+
+    ``depth`` [V, H, W] is for samplers that look around a known depth.
     """
     return render_cameras(fit.model, cameras, depth=depth, chunk=chunk, device=fit.device)

@@ -1,5 +1,4 @@
-"""What a fitted scene is asked to explain. A loss is a function of one record; the recipe gives
-weights by name.
+"""Losses of a fitted scene: functions of one record, by name with weights in a recipe.
 
 Depth terms (docs/theory.md) look only at rays whose depth is known, each weighed with the
 confidence of its depth. A ray through a transparent pixel is known too: it meets nothing.
@@ -48,21 +47,22 @@ class Outcome:
         return torch.stack(parts).sum()
 
     def over_known_depth(self, values: Tensor) -> Tensor:
-        """Confidence-weighted mean of values [R] over the rays whose depth is known; 0 without
-        any.
-        """
+        """Mean of values [R] over rays of known depth, weighed by confidence; 0 without any."""
         weight = self._trust()
         return (weight * values).sum() / weight.sum().clamp_min(1e-6)
 
     def free_until(self) -> Tensor:
-        """How far each ray is known to cross nothing, [R]: to its depth, and for ever where the
-        truth is transparent.
+        """How far each ray is known to cross nothing, [R]: to its depth.
+
+        Where the truth is transparent, that is for ever.
         """
         return torch.where(self._transparent(), torch.inf, self.known_depth())
 
     def over_known_free(self, values: Tensor) -> Tensor:
-        """Weighted mean of values [R] over the rays of known depth, each with its confidence, and
-        the transparent ones; 0 without any."""
+        """Mean of values [R] over rays of known depth, weighed by confidence, and transparent ones.
+
+        0 without any.
+        """
         weight = torch.where(self._transparent(), 1.0, self._trust())
         return (weight * values).sum() / weight.sum().clamp_min(1e-6)
 
@@ -88,8 +88,9 @@ class Outcome:
 
 
 class Loss:
-    """A scalar of an :class:`Outcome`, times ``weight`` in the sum; over the training that falls to
-    ``anneal`` of itself.
+    """A scalar of an :class:`Outcome`, times ``weight`` in the sum of all losses.
+
+    Over the training the weight falls to ``anneal`` of itself.
     """
 
     needs_depth = False
@@ -106,8 +107,9 @@ class Loss:
 
 
 def build_losses(node: Mapping[str, Mapping[str, Any] | float]) -> dict[str, Loss]:
-    """The losses of a recipe: ``{mse: {weight: 1.0}, tv_density: 0.1}``; those of weight 0 are left
-    out.
+    """The losses of a recipe: ``{mse: {weight: 1.0}, tv_density: 0.1}``.
+
+    Those of weight 0 are left out.
 
     Any of them takes ``anneal``, the share of its weight that is left at the end.
 
@@ -137,8 +139,12 @@ def build_losses(node: Mapping[str, Mapping[str, Any] | float]) -> dict[str, Los
 
 @LOSSES.register("mse")
 class SquaredError(Loss):
-    """Weighted mean squared error of the picture, summed over the supervised levels (Mildenhall et
-    al. 2020, eq. 6).
+    """Weighted mean squared error of the picture, summed over the supervised levels.
+
+    Mildenhall et al. 2020, eq. 6.
+
+    Options:
+        weight: of this loss in the sum.
     """
 
     def __init__(self, *, weight: float = 1.0) -> None:
@@ -154,7 +160,11 @@ class SquaredError(Loss):
 
 @LOSSES.register("photometric_l1")
 class AbsoluteError(Loss):
-    """Weighted mean absolute error of the picture, summed over the supervised levels."""
+    """Weighted mean absolute error of the picture, summed over the supervised levels.
+
+    Options:
+        weight: of this loss in the sum.
+    """
 
     def __init__(self, *, weight: float = 1.0) -> None:
         self.weight = weight
@@ -169,11 +179,15 @@ class AbsoluteError(Loss):
 
 @LOSSES.register("mse_gain")
 class SquaredErrorUpToGain(Loss):
-    """Weighted mean of (p − g_v y)², each view v with the gain that fits its rays of the batch
-    best, g_v = Σ w p y / Σ w y².
+    """Weighted mean of (p − g_v y)² with the gain g_v of each view that fits its rays best.
 
-    Gains average 1 over the views, which fixes the scale, and carry no gradient. Views are told
-    apart by where their rays start, so this is for cameras at different places.
+    For pictures whose scale is known up to one factor a view: a set in which each view was
+    stretched to its own maximum. Of the rays of a batch g_v = Σ w p y / Σ w y². Gains average 1
+    over the views, which fixes the scale, and carry no gradient. Views are told apart by where
+    their rays start, so this is for cameras at different places.
+
+    Options:
+        weight: of this loss in the sum.
     """
 
     def __init__(self, *, weight: float = 1.0) -> None:
@@ -196,10 +210,13 @@ class SquaredErrorUpToGain(Loss):
 
 @LOSSES.register("mask")
 class Coverage(Loss):
-    """Weighted mean binary cross-entropy of the opacity against the truth's alpha (NeuS, Wang et
-    al. 2021, §3.3).
+    """Weighted mean binary cross-entropy of the opacity against the truth's alpha.
 
-    The opacity keeps 1e-3 away from 0 and 1, so that what is right already has no slope.
+    NeuS, Wang et al. 2021, §3.3. The opacity keeps 1e-3 away from 0 and 1, so that what is right
+    already has no slope.
+
+    Options:
+        weight: of this loss in the sum.
     """
 
     needs_alpha, sees_picture = True, False
@@ -216,7 +233,11 @@ class Coverage(Loss):
 
 @LOSSES.register("depth_soft")
 class SoftDepth(Loss):
-    """Mean squared error of the expected depth Σ w t, over rays of known depth."""
+    """Mean squared error of the expected depth Σ w t, over rays of known depth.
+
+    Options:
+        weight: of this loss in the sum.
+    """
 
     needs_depth, sees_picture = True, False
 
@@ -233,12 +254,15 @@ class SoftDepth(Loss):
 
 @LOSSES.register("depth_free")
 class FreeSpace(Loss):
-    """Σ tau / Σ dt in front of the surface, by more than ``margin``: the mean density of what a ray
-    crosses before its depth.
+    """Mean density of what a ray crosses before its known depth: Σ tau / Σ dt there.
 
     A transparent pixel's ray counts with all of its length: else walls of the background's colour
-    may stand there unseen. By length and not by node, so that it does not depend on where a sampler
-    puts its nodes.
+    may stand there unseen. The mean is by length and not by node, so that it does not depend on
+    where a sampler puts its nodes.
+
+    Options:
+        weight: of this loss in the sum.
+        margin: length in front of the surface that is left out, in units of the scene.
     """
 
     needs_depth, sees_picture = True, False
@@ -261,7 +285,12 @@ class FreeSpace(Loss):
 
 @LOSSES.register("depth_surface")
 class SurfaceConcentration(Loss):
-    """|Σ w t − D| + ``variance`` · Var_w(t): the weights sit at the surface, and close together."""
+    """|Σ w t − D| + variance · Var_w(t): weights lie at the surface D, and close together.
+
+    Options:
+        weight: of this loss in the sum.
+        variance: factor of the second term.
+    """
 
     needs_depth, sees_picture = True, False
 
@@ -283,11 +312,16 @@ class SurfaceConcentration(Loss):
 
 @LOSSES.register("depth_sight")
 class LineOfSight(Loss):
-    """Weights follow a narrow bell at the depth and vanish before it (Urban Radiance Fields,
-    Rematas et al. 2022, eq. 12–14), and all along a transparent pixel's ray.
+    """Weights follow a narrow bell at the depth D and vanish before it.
 
-    Σ_{|t−D|<eps} (w − k)² + Σ_{t<D−eps} w², k the bell N(D, (eps/3)²) integrated over each sample's
-    length and scaled to sum to 1; eps falls from ``window`` to ``window_end`` over the training.
+    Urban Radiance Fields, Rematas et al. 2022, eq. 12–14: Σ_{|t−D|<eps} (w − k)² + Σ_{t<D−eps} w²,
+    k the bell N(D, (eps/3)²) integrated over each sample's length and scaled to sum to 1. Weights
+    vanish all along a transparent pixel's ray.
+
+    Options:
+        weight: of this loss in the sum.
+        window: eps at the beginning of the training, in units of the scene.
+        window_end: eps at its end; in between it falls exponentially.
     """
 
     needs_depth, sees_picture = True, False
@@ -329,25 +363,41 @@ class Regulariser(Loss):
 
 @LOSSES.register("density_l1")
 def density_l1(*, weight: float = 8e-5) -> Loss:
-    """Mean absolute value of a grid's density features: what is not needed is let go."""
+    """Mean absolute value of a grid's density features: what is not needed is let go.
+
+    Options:
+        weight: of this loss in the sum.
+    """
     return Regulariser("density_l1", weight)
 
 
 @LOSSES.register("tv_density")
 def tv_density(*, weight: float = 0.1) -> Loss:
-    """Total variation of a grid's density features: neighbours agree."""
+    """Total variation of a grid's density features: neighbours agree.
+
+    Options:
+        weight: of this loss in the sum.
+    """
     return Regulariser("tv_density", weight)
 
 
 @LOSSES.register("tv_appearance")
 def tv_appearance(*, weight: float = 0.01) -> Loss:
-    """Total variation of a grid's appearance features."""
+    """Total variation of a grid's appearance features: neighbours agree.
+
+    Options:
+        weight: of this loss in the sum.
+    """
     return Regulariser("tv_appearance", weight)
 
 
 @LOSSES.register("eikonal")
 def eikonal(*, weight: float = 0.1) -> Loss:
-    """Mean (|∇f| − 1)² of a signed distance: it is one (Gropp et al., IGR, ICML 2020; NeuS)."""
+    """Mean (|∇f| − 1)² of a signed distance, whose slope is 1 (Gropp et al., ICML 2020; NeuS).
+
+    Options:
+        weight: of this loss in the sum.
+    """
     return Regulariser("eikonal", weight)
 
 
@@ -357,8 +407,9 @@ def expected_depth(seen: LevelRendering) -> Tensor:
 
 
 def fitted_gains(image: Tensor, truth: Tensor, weight: Tensor, view: Tensor, views: int) -> Tensor:
-    """Least-squares gains [V] of truth [R, C] for image [R, C], rays of weight [R] from view [R];
-    their mean is 1.
+    """Least-squares gains [V] of truth [R, C] for image [R, C], their mean 1.
+
+    Rays have a ``weight`` [R] and belong to a ``view`` [R].
 
     >>> truth, view = torch.tensor([[1.0], [2.0], [1.0], [3.0]]), torch.tensor([0, 0, 1, 1])
     >>> image = truth * torch.tensor([[0.8], [0.8], [1.2], [1.2]])

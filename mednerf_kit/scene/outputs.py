@@ -1,6 +1,4 @@
-"""What a fitted scene leaves on disk: renders with error and depth maps, videos, comparisons side
-by side, training curves.
-"""
+"""Files of a fitted scene: renders with error and depth maps, videos, comparisons, curves."""
 
 from __future__ import annotations
 
@@ -34,8 +32,9 @@ LEGEND_PX = 8
 def write_view(
     folder: Path, scene: Scene, i: int, seen: RenderedViews, window: tuple[float, float]
 ) -> None:
-    """``STEM.png``, ``STEM_error.png`` and, of a scene with surfaces, ``STEM_depth.png`` of one
-    rendered view [1, H, W, ...].
+    """Write the picture, error map and depth map of one rendered view [1, H, W, ...].
+
+    They are ``STEM.png``, ``STEM_error.png`` and, of a scene with surfaces, ``STEM_depth.png``.
 
     The error is signed for one channel and the mean magnitude over channels for colours, on one
     scale for every map; depth fades to white where nothing is hit, on the scale ``window``.
@@ -64,8 +63,9 @@ def as_picture(image: Tensor) -> Tensor:
 
 
 def error_map(image: Tensor, truth: Tensor) -> np.ndarray:
-    """Render [H, W, C] against truth -> uint8 [H', W, 3] with its scale below: signed for C = 1,
-    mean |error| for colours.
+    """Render [H, W, C] against truth as a map with its scale below, uint8 [H', W, 3].
+
+    The error is signed for C = 1, the mean |error| for colours.
     """
     if image.shape[-1] == 1:
         limits = (-ERROR_LIMIT, ERROR_LIMIT)
@@ -85,8 +85,9 @@ def error_map(image: Tensor, truth: Tensor) -> np.ndarray:
 
 
 def depth_map(depth: Tensor, opacity: Tensor, window: tuple[float, float]) -> np.ndarray:
-    """Depth [H, W] -> uint8 [H', W, 3] with its scale below; it fades to white as opacity goes to
-    0.
+    """Depth [H, W] as a map with its scale below, uint8 [H', W, 3].
+
+    It fades to white as opacity goes to 0.
     """
     shown = figures.coloured(depth, window, DEPTH_STOPS).astype(np.float32)
     cover = opacity.clamp(0, 1).cpu().float().numpy()[..., None]
@@ -98,9 +99,7 @@ def depth_map(depth: Tensor, opacity: Tensor, window: tuple[float, float]) -> np
 def with_scale(
     picture: np.ndarray, window: tuple[float, float], stops: figures.Stops, name: str
 ) -> np.ndarray:
-    """A uint8 picture [H, W, 3] above its colour scale, which is labelled with its name and
-    ends.
-    """
+    """A uint8 picture [H, W, 3] above its colour scale, labelled with its name and ends."""
     low, high = window
     ramp = figures.coloured(
         torch.linspace(low, high, picture.shape[1]).expand(LEGEND_PX, -1), window, stops
@@ -112,8 +111,9 @@ def with_scale(
 
 
 def depth_window(depth: Tensor | None, seen: RenderedViews) -> tuple[float, float]:
-    """The scale of depth maps: 1 to 99 % of the true depths where known, else of the rendered ones
-    that hit something.
+    """The scale of depth maps: 1 to 99 % of the true depths, or else of the rendered ones.
+
+    Of the rendered ones those count that hit something.
     """
     values = seen.depth[seen.opacity > scene_metrics.OPAQUE]
     if depth is not None and bool(depth.isfinite().any()):
@@ -129,8 +129,9 @@ def depth_window(depth: Tensor | None, seen: RenderedViews) -> tuple[float, floa
 def write_video(
     fit: Fit, cameras: Cameras, out: str | Path, *, fps: float = 20, chunk: int | None = None
 ) -> RenderedViews:
-    """Render a path of cameras to ``orbit.mp4``, and of a scene with surfaces ``depth.mp4``;
-    returns the frames.
+    """Render a path of cameras to ``orbit.mp4`` and ``depth.mp4``; returns the frames.
+
+    The depth is written for a scene with surfaces.
     """
     out = Path(out)
     seen = load.render_views(fit, cameras, chunk=chunk)
@@ -145,8 +146,9 @@ def write_video(
 def write_comparison(
     frames: Mapping[str, Tensor], out: str | Path, *, fps: float = 20
 ) -> tuple[Path, Path]:
-    """Frames [V, H, W] or [V, H, W, C] in [0, 1] by label, side by side under their labels ->
-    ``out`` as .mp4 and as .gif.
+    """Write frames [V, H, W] or [V, H, W, C] in [0, 1] side by side under their labels.
+
+    The files are ``out`` as .mp4 and as .gif.
 
     All must have the same number and size of frames. The GIF is at most 960 px wide and repeats for
     ever.
@@ -178,8 +180,9 @@ def three_channels(views: Tensor) -> Tensor:
 
 
 def curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """A run's logged rows as plots against the step, one above the other: PSNR of training rays,
-    losses, evaluations per ray.
+    """Plot a run's logged rows against the step.
+
+    There are plots of the PSNR of training rays, of losses and of evaluations per ray.
     """
     if not rows:
         raise UserError(

@@ -1,5 +1,4 @@
-"""Surfaces of fitted scenes: from a field to a closed triangle mesh, and how far that lies from the
-exact surface.
+"""Surfaces of fitted scenes: closed triangle meshes, and their distance from the exact surface.
 
 A mesh is vertices [N, 3] in scene units and faces [F, 3], turned outwards. Fields with a signed
 distance (``sdf``) are cut at distance 0, the others at a density.
@@ -65,8 +64,9 @@ def check_mesh(cameras: Cameras) -> None:
 
 
 def default_threshold(values: Tensor, box: Tensor, *, surfaces: bool) -> float:
-    """A density to cut at: for surfaces where half the light is stopped within one cell, ln 2 /
-    cell; else half the largest.
+    """A density to cut at: of surfaces, where one cell stops half the light, ln 2 / cell.
+
+    For other scenes it is half the largest density.
 
     >>> box = torch.tensor([[0.0, 0, 0], [1, 1, 1]])
     >>> round(default_threshold(torch.full((10, 10, 10), 50.0), box, surfaces=True), 3)
@@ -79,8 +79,9 @@ def default_threshold(values: Tensor, box: Tensor, *, surfaces: bool) -> float:
 
 
 def surface(values: Tensor, box: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """The mesh where densities [D, H, W] = [z, y, x] at the centres of the cells that fill ``box``
-    [2, 3] cross a threshold.
+    """The mesh where densities [D, H, W] = [z, y, x] cross a threshold.
+
+    Densities are those at the centres of the cells that fill ``box`` [2, 3].
 
     Outside the box there is nothing, so that every surface is closed. A threshold that no density
     crosses is a UserError.
@@ -94,14 +95,15 @@ def surface(values: Tensor, box: Tensor, threshold: float) -> tuple[Tensor, Tens
         )
     # Densities may leap from nothing to thousands: capped, such a step is cut in its middle instead
     # of at its foot.
-    return marched(
+    return marching_cubes_mesh(
         functional.pad(values.float().clamp_max(2 * threshold), (1,) * 6), box, threshold
     )
 
 
 def level_set(distances: Tensor, box: Tensor, level: float = 0.0) -> tuple[Tensor, Tensor]:
-    """The mesh where signed distances [D, H, W] = [z, y, x] at the centres of the box's cells equal
-    ``level``, inside below it.
+    """The mesh where signed distances [D, H, W] = [z, y, x] equal ``level``, inside below it.
+
+    Distances are those at the centres of the box's cells.
 
     What reaches the box is closed there, on the box's own faces. A level that no distance crosses
     is a UserError.
@@ -119,12 +121,13 @@ def level_set(distances: Tensor, box: Tensor, level: float = 0.0) -> tuple[Tenso
     # cell on, on the box's face.
     padded = -functional.pad(within[None, None], (1,) * 6, mode="replicate")[0, 0].abs()
     padded[1:-1, 1:-1, 1:-1] = within
-    return marched(padded, box, 0.0)
+    return marching_cubes_mesh(padded, box, 0.0)
 
 
-def marched(padded: Tensor, box: Tensor, level: float) -> tuple[Tensor, Tensor]:
-    """Marching cubes (Lewiner et al. 2003, in scikit-image) of values, higher inside, with one cell
-    more each side of the box.
+def marching_cubes_mesh(padded: Tensor, box: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    """Marching cubes (Lewiner et al. 2003, in scikit-image) of values, higher inside.
+
+    The values have one cell more on each side of the box.
     """
     from skimage.measure import marching_cubes
 
@@ -135,9 +138,7 @@ def marched(padded: Tensor, box: Tensor, level: float) -> tuple[Tensor, Tensor]:
 
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Unit outward normals [N, 3]: the sum of the faces' normals, each as long as twice its
-    area.
-    """
+    """Unit outward normals [N, 3]: the sum of the faces' normals, weighed by area."""
     across = twice_areas(vertices, faces)
     normals = torch.zeros_like(vertices)
     for corner in range(3):
@@ -146,8 +147,7 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
 
 
 def seen_from_outside(fit: Fit, vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
-    """Where and along which directions [N, 3] a field is asked for the colours of its mesh: against
-    the normals.
+    """Places and directions [N, 3], against the normals, to query the colours of a mesh at.
 
     Places are kept a hair inside the box. Of a signed distance the normals are its own: where a
     mesh was closed at the box they are not those of its faces, and against these nothing would be
@@ -187,9 +187,7 @@ def is_watertight(faces: Tensor) -> bool:
 
 
 def spread_over(vertices: Tensor, faces: Tensor, n: int, rng: Generator) -> Tensor:
-    """Points [n, 3] spread evenly over a mesh: strata of equal area, a random place in each one's
-    triangle.
-    """
+    """Points [n, 3] spread evenly over a mesh: strata of equal area, a random place in each."""
     area = twice_areas(vertices, faces).norm(dim=-1).double().cumsum(0)
     place = (torch.arange(n) + torch.rand(n, generator=rng)).double() / n * area[-1]
     a, b, c = vertices[faces[torch.searchsorted(area, place).clamp_max(len(faces) - 1)]].unbind(1)
@@ -224,8 +222,9 @@ def chamfer(
 
 
 def surface_scores(fit: Fit, scene: Scene, *, size: int = SCORED_CELLS) -> dict[str, Any]:
-    """``chamfer``, ``accuracy``, ``completeness`` and ``watertight`` of a fit's mesh, where the
-    scene knows its exact surface.
+    """Scores of a fit's mesh against the exact surface, where the scene knows it.
+
+    They are ``chamfer``, ``accuracy``, ``completeness`` and ``watertight``.
 
     Empty where it does not; None each where the field has no surface to cut (yet).
     """

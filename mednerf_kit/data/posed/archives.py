@@ -135,7 +135,7 @@ def get_scene(
         with tempfile.TemporaryFile(dir=into) as file:
             digest, size = fetch(source, file, goal=target / archive.mark)
             if archive.sha256 not in (None, digest):
-                raise damaged(source, f"its SHA-256 is {digest}")
+                raise damaged_archive(source, f"its SHA-256 is {digest}")
             for scene in unpack(file, archive, Path(into), source):
                 record(Path(into) / archive.scenes[scene], scene, source, digest, size, say)
     except OSError as error:
@@ -224,7 +224,7 @@ def unpack(file: BinaryIO, archive: Archive, into: Path, source: str) -> list[st
                     done.append(root.name)
             return done
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise damaged(source, str(error)) from None
+        raise damaged_archive(source, str(error)) from None
 
 
 def _unpack_scene(
@@ -260,7 +260,7 @@ def record(
     say(f"SHA-256 of the archive {digest} ({size} bytes), recorded in '{path}'")
 
 
-def damaged(source: str, why: str) -> UserError:
+def damaged_archive(source: str, why: str) -> UserError:
     """The error for an archive that is not what it should be."""
     return RunError(
         f"got {source}, which is damaged ({why})",

@@ -99,10 +99,8 @@ class Blender:
         frames, every = self.frames(root, split)
         frames = chosen_views(frames, split, views, root)
         paths = [find_picture(root, str(frame["file_path"])) for frame in frames]
-        lenses, poses = (
-            [read_lens(frame, path) for frame, path in zip(frames, paths, strict=True)],
-            frame_poses(frames, root),
-        )
+        lenses = [read_lens(frame, path) for frame, path in zip(frames, paths, strict=True)]
+        poses = frame_poses(frames, root)
         pictures = read_pictures(paths, downscale=downscale, background=background, lenses=lenses)
         bounds, notes = bounds_of_file(every[0], frame_poses(every, root))
         zooms = torch.tensor([least_zoom(lens, *pictures.full) for lens in lenses])
@@ -127,10 +125,8 @@ class Blender:
             )
         if depth is not None and self.depth_kind == "planar":
             depth = depth * cameras.planar_factor(*pixel_grid(cameras))
-        splits_of = Counter(
-            stem
-            for stem, _ in {(Path(str(frame["file_path"])).stem, frame["part"]) for frame in every}
-        )
+        views = {(Path(str(frame["file_path"])).stem, frame["part"]) for frame in every}
+        splits_of = Counter(stem for stem, _ in views)
         shared = frozenset(stem for stem, count in splits_of.items() if count > 1)
         return scene_of(
             pictures,
@@ -152,24 +148,7 @@ class Blender:
         """
         parts = [part for part in SPLITS[:3] if (root / f"transforms_{part}.json").is_file()]
         if not parts:
-            every = read_frames(root / "transforms.json")
-            lists = {
-                part: frozenset(map(str, every[0].get(f"{part}_filenames") or ()))
-                for part in ("test", "train", "val")
-            }
-            if any(lists.values()):
-                for frame in every:
-                    frame["part"] = next(
-                        (part for part, names in lists.items() if str(frame["file_path"]) in names),
-                        "",
-                    )
-                return [
-                    frame
-                    for frame in every
-                    if split == "all" or str(frame["file_path"]) in lists[split]
-                ], every
-            every.sort(key=lambda frame: str(frame["file_path"]))
-            return held_out(every, split, self.hold), every
+            return self.frames_of_one_file(root / "transforms.json", split)
         if split != "all" and split not in parts:
             raise NoViews(
                 f"got no transforms_{split}.json in '{root}'",
@@ -179,6 +158,25 @@ class Blender:
         by_part = {part: read_frames(root / f"transforms_{part}.json", part) for part in parts}
         every = [frame for part in parts for frame in by_part[part]]
         return (every if split == "all" else by_part[split]), every
+
+    def frames_of_one_file(
+        self, path: Path, split: str
+    ) -> tuple[list[FrameRecord], list[FrameRecord]]:
+        """:meth:`frames` of nerfstudio's one file, which may list the pictures of its splits."""
+        every = read_frames(path)
+        lists = {
+            part: frozenset(map(str, every[0].get(f"{part}_filenames") or ()))
+            for part in ("test", "train", "val")
+        }
+        if not any(lists.values()):
+            every.sort(key=lambda frame: str(frame["file_path"]))
+            return held_out(every, split, self.hold), every
+        for frame in every:
+            name = str(frame["file_path"])
+            frame["part"] = next((part for part, names in lists.items() if name in names), "")
+        if split == "all":
+            return every, every
+        return [frame for frame in every if str(frame["file_path"]) in lists[split]], every
 
 
 def read_frames(path: Path, part: str = "") -> list[FrameRecord]:

@@ -179,9 +179,8 @@ class OrbitScene:
             held = [k for k in every if k % HOLD == min(OFFSET, count - 1)]
         else:
             held = sorted(set(every) - set(chosen_views(every, "train", views, root)))
-        apart = set(held)
-        some = {"all": list(every), "train": [k for k in every if k not in apart]}.get(split, held)
-        return chosen_views(some, split, None, root)
+        of_split = {"all": list(every), "train": sorted(set(every) - set(held))}
+        return chosen_views(of_split.get(split, held), split, None, root)
 
 
 def cameras_of(geometry: Geometry, *, support: float = SUPPORT) -> Cameras:

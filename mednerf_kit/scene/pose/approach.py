@@ -36,8 +36,9 @@ def approach(
     blur: float = 0.08,
     device: str | torch.device = "cpu",
 ) -> Tensor:
-    """Poses [P, 3, 4] nearer to the photos than the starts, by direct alignment; arguments as those
-    of :func:`refine`.
+    """Poses [P, 3, 4] nearer to the photos than the starts, by direct alignment.
+
+    Arguments are those of :func:`~.search.refine`.
 
     What is seen from a start, colour and depth, is points in space; a pose is good where the photo
     has their colours at the pixels they project to, under the same blur. That costs a look-up a
@@ -50,7 +51,7 @@ def approach(
     soft = [blurred(photos.float(), sigma) for sigma in sigmas]
     for tries in (TRIES, 1):
         points, colours, known = seen_points(model, cameras, starts, sigmas, rng, device)
-        poses = turned(cameras, starts, tries, rng)
+        poses = turned_starts(cameras, starts, tries, rng)
         with torch.no_grad():
             losses = torch.cat(
                 [
@@ -76,9 +77,11 @@ def seen_points(
     rng: Generator,
     device: str | torch.device,
 ) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Surface points [P, N, 3] seen from the starts, within twice the photo's width and height;
-    their colours [P, N, C] under each blur (in pixels of the photo); and which starts see any, bool
-    [P]."""
+    """Surface points [P, N, 3] seen from the starts, their colours, and which starts see any.
+
+    Points lie within twice the photo's width and height. Colours are [P, N, C] under each blur
+    (in pixels of the photo); starts that see any are bool [P].
+    """
     cols = min(SEEN_COLS, cameras.cols)
     rows = max(1, round(cameras.rows * cols / cameras.cols))
     wide = replace(cameras.resized(rows, cols), c2w=starts)
@@ -102,9 +105,10 @@ def seen_points(
     return origin + distance[..., None] * direction, colours, solid.sum(1) >= 16
 
 
-def turned(cameras: Cameras, starts: Tensor, tries: int, rng: Generator) -> Tensor:
-    """The starts [P, 3, 4] and random turns of them, [P, tries, 3, 4]: two in three on the spot,
-    one in three about the scene.
+def turned_starts(cameras: Cameras, starts: Tensor, tries: int, rng: Generator) -> Tensor:
+    """The starts [P, 3, 4] and random turns of them, [P, tries, 3, 4].
+
+    Two turns in three are on the spot, one in three about the scene.
     """
     axis = normalize(torch.randn(len(starts), tries, 3, generator=rng), dim=-1)
     # The cube root spreads the turns evenly over the ball of rotation vectors.
@@ -125,8 +129,9 @@ def _follow(
     colours: list[Tensor],
     which: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Adam on poses [P, K, 3, 4] from blur to blur: where it ends, and the losses [P, K] there
-    under the narrowest.
+    """Adam on poses [P, K, 3, 4] from blur to blur: where it ends, and the losses [P, K] there.
+
+    The losses are those under the narrowest blur.
     """
     flat = poses.flatten(0, 1)
     pivot, unit = pivots(cameras, flat)
@@ -154,9 +159,11 @@ def _follow(
 def _carried(
     cameras: Cameras, photos: Tensor, poses: Tensor, points: Tensor, colours: Tensor, which: Tensor
 ) -> Tensor:
-    """Mean squared difference [P, K] between colours [P, N, C] of points [P, N, 3] and the photo
-    where poses [P, K, 3, 4] put them; what falls outside the photo meets its border, what lies
-    behind the camera counts fully."""
+    """Mean squared difference [P, K] between points' colours and the photo where they fall.
+
+    Points [P, N, 3] with colours [P, N, C] are seen from poses [P, K, 3, 4]. What falls outside
+    the photo meets its border; what lies behind the camera counts fully.
+    """
     count, tries, n = *poses.shape[:2], points.shape[1]
     owner = torch.arange(count).repeat_interleave(tries)
     view = torch.arange(len(owner))[:, None].expand(-1, n)

@@ -16,9 +16,12 @@ CORNER_FLOOR = 1e-4  # response of a corner that an eye can see, at contrast 1
 
 
 def corners(images: Tensor, *, needed: bool = True) -> Tensor:
-    """Interest points of images [V, H, W, C]: where Shi and Tomasi's corner response is the largest
-    of its 5×5 neighbourhood and above a share of the picture's best; bool [V, H, W]. An image
-    without any is refused where they are ``needed``."""
+    """Interest points of images [V, H, W, C] as a mask, bool [V, H, W].
+
+    They are where Shi and Tomasi's corner response is the largest of its 5×5 neighbourhood and
+    above a share of the picture's best. An image without any is refused where they are
+    ``needed``.
+    """
     from kornia.feature import gftt_response
 
     found = torch.zeros(images.shape[:3], dtype=torch.bool)
@@ -41,9 +44,7 @@ def corners(images: Tensor, *, needed: bool = True) -> Tensor:
 
 
 class PixelSets:
-    """Which pixels of each photograph may be drawn at each stage, and the photographs as blurred as
-    they are then.
-    """
+    """The pixels of each photograph that may be drawn at each stage, and its blurs."""
 
     def __init__(self, photos: Tensor, points: Tensor | None, search: PoseSearch) -> None:
         self.rays, self.cols = search.rays, photos.shape[2]
@@ -64,8 +65,10 @@ class PixelSets:
             self.count.append(count)
 
     def draw(self, stage: int, photo: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
-        """Pixels [P, R, 2] of photos ``photo`` [P] and their colours [P, R, C]: one in each of R
-        equal strata of a photo's allowed pixels in reading order."""
+        """Pixels [P, R, 2] of photos ``photo`` [P] and their colours [P, R, C].
+
+        One is drawn in each of R equal strata of a photo's allowed pixels in reading order.
+        """
         u = (torch.arange(self.rays) + torch.rand(len(photo), self.rays, generator=rng)) / self.rays
         count = self.count[stage][photo][:, None]
         spot = self.spots[stage][
@@ -76,8 +79,9 @@ class PixelSets:
 
 
 def dilated(points: Tensor, kernel: int, iterations: int, more_px: int = 0) -> Tensor:
-    """A mask [V, H, W] grown ``iterations`` times by a square of ``kernel`` pixels, and once by
-    ``more_px`` on each side.
+    """A mask [V, H, W] grown ``iterations`` times by a square of ``kernel`` pixels.
+
+    Once more it grows by ``more_px`` on each side.
 
     >>> dilated(torch.arange(7)[None, None] == 3, 3, 2).int().tolist()
     [[[0, 1, 1, 1, 1, 1, 0]]]

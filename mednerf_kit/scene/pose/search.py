@@ -1,5 +1,6 @@
-"""Where a photograph was taken from: poses refined against a fitted scene (iNeRF, Yen-Chen et al.
-2021, arXiv 2012.05877).
+"""Poses of photographs, refined against a fitted scene (iNeRF, Yen-Chen et al. 2021).
+
+The paper is arXiv 2012.05877.
 
 The field stays as it is. :func:`refine` fits one twist per start, in the axes of the start's
 camera, to the colours of rays; all starts share every batch. Which pixels are compared is iNeRF's
@@ -48,8 +49,9 @@ def refine(
     device: str | torch.device = "cpu",
     keep_every: int = 20,
 ) -> Refined:
-    """Refine poses ``starts`` [P, 3, 4] of photos [V, H, W, C], of which start p is to explain
-    ``photos[which[p]]``.
+    """Refine poses ``starts`` [P, 3, 4] of photos [V, H, W, C].
+
+    Start p is to explain ``photos[which[p]]``.
 
     ``cameras`` are those of the photos (V; their poses are not used) and ``model`` has frozen
     fields. Start p's pose is start · exp(ξ_p), rotations about the middle of the scene, and ξ_p
@@ -107,9 +109,11 @@ def align_cameras(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> Cameras:
-    """The cameras of photos [V, H, W, C] with poses refined from where they are: how views are
-    scored that a scene with refined training poses has not seen (BARF, Lin et al. 2021, §4.1: what
-    is measured is the scene, not the files' error)."""
+    """The cameras of photos [V, H, W, C] with poses refined from where they are.
+
+    So are views scored that a scene with refined training poses has not seen: what is measured
+    is the scene, not the files' error (BARF, Lin et al. 2021, §4.1).
+    """
     search = PoseSearch(
         pixels="random", rays=min(512, photos[0, ..., 0].numel()), steps=steps, rate=rate
     )
@@ -129,9 +133,7 @@ def _descend(
     device: str | torch.device,
     keep_every: int,
 ) -> Refined:
-    """Adam on the twists of some starts, each with a camera of ``cameras`` and the pixels of the
-    ``photo`` it explains.
-    """
+    """Adam on the twists of some starts, each with its camera and the photo it explains."""
     count = len(starts)
     pivot, unit = pivots(cameras, starts)
     twist = torch.zeros(count, 6, requires_grad=True)
@@ -166,16 +168,18 @@ def _descend(
 
 
 def posed(starts: Tensor, twist: Tensor, pivot: Tensor, unit: Tensor) -> Tensor:
-    """start · exp(ξ) [P, 3, 4]: twists [P, 6] in the start camera's axes about ``pivot`` [P, 3],
-    shifts in ``unit`` [P].
+    """start · exp(ξ) [P, 3, 4]: twists [P, 6] in the start camera's axes.
+
+    They turn about ``pivot`` [P, 3]; shifts are in ``unit`` [P].
     """
     scaled = torch.cat([twist[:, :3], twist[:, 3:] * unit[:, None]], -1)
     return (square(starts) @ about(exp_se3(scaled), pivot))[:, :3]
 
 
 def pivots(cameras: Cameras, starts: Tensor) -> tuple[Tensor, Tensor]:
-    """What the starts turn about, the scene's middle in their cameras' axes [P, 3], and their
-    distance from it [P].
+    """What the starts turn about [P, 3], in their cameras' axes, and the distance from it [P].
+
+    It is the scene's middle.
 
     About that point a rotation leaves the object where it is in the picture and a shift moves it:
     the two hardly trade. Without a box in the scene's own space the pivot is the camera, and the
@@ -188,8 +192,9 @@ def pivots(cameras: Cameras, starts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sees_scene(cameras: Cameras, box: Tensor) -> Tensor:
-    """Whether any of a lattice of each camera's pixels has a ray that meets the box [2, 3], bool
-    [V]; a warped space is met.
+    """Whether any ray of each camera meets the box [2, 3], bool [V].
+
+    A lattice of pixels is tried; a warped space is always met.
     """
     if cameras.ndc:
         return torch.ones(cameras.count, dtype=torch.bool)
