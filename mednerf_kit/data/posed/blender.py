@@ -125,8 +125,8 @@ class Blender:
             )
         if depth is not None and self.depth_kind == "planar":
             depth = depth * cameras.planar_factor(*pixel_grid(cameras))
-        views = {(Path(str(frame["file_path"])).stem, frame["part"]) for frame in every}
-        splits_of = Counter(stem for stem, _ in views)
+        places = {(Path(str(frame["file_path"])).stem, frame["part"]) for frame in every}
+        splits_of = Counter(stem for stem, _ in places)
         shared = frozenset(stem for stem, count in splits_of.items() if count > 1)
         return scene_of(
             pictures,
