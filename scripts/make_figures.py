@@ -138,7 +138,11 @@ def presets(grid: Path) -> None:
     stacked = {"truth": truth, **{name.removeprefix("chest_"): rows[name] for name in order}}
     chosen = [nearest_view(scored.geometry.angles_deg, wanted) for wanted in SHOWN_DEG]
     sheet = torch.cat([views[chosen] for views in stacked.values()])
-    labels = [f"{name} {wanted:.0f}°" for name in stacked for wanted in SHOWN_DEG]
+    labels = [
+        f"{name} " * (k == 0) + f"{SHOWN_DEG[k]:.0f}°"
+        for name in stacked
+        for k in range(len(chosen))
+    ]
     figures.write_png8(
         FIGURES / "presets.png", figures.strip(enlarged(sheet), len(SHOWN_DEG), labels)
     )

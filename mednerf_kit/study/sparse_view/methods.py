@@ -16,8 +16,8 @@ from ...recon import rtk
 from ...recon.fdk import fdk
 from ...recon.field_volume import FieldVolume, bake, cylinder, voxel_centres
 from ...recon.sart import sart
-from ...scene.load import Fit
 from ...scene.field_queries import finest_field
+from ...scene.load import Fit
 from .case import Case
 
 
