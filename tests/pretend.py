@@ -46,8 +46,16 @@ INDEXED = {
 }
 # may be a 0-dim CPU tensor
 ONE_VALUE = {aten.fill_.Tensor, aten.masked_fill.Tensor, aten.masked_fill_.Tensor, aten.where.self}
-ROUNDED = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, torch.bmm, torch.baddbmm, torch.nn.functional.linear,
-           torch.nn.functional.conv2d}  # fmt: skip  # by autocast
+ROUNDED = {  # by autocast
+    torch.matmul,
+    Tensor.matmul,
+    Tensor.__matmul__,
+    torch.mm,
+    torch.bmm,
+    torch.baddbmm,
+    torch.nn.functional.linear,
+    torch.nn.functional.conv2d,
+}
 FROM_DATA = {torch.tensor, torch.as_tensor, torch.asarray}
 ANSWERS = {
     "is_available": lambda: True,

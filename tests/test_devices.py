@@ -335,8 +335,14 @@ HYPER = [
     "discriminator={name: residual, size: 16, fmaps: 0.004, max_channels: 8, policy: none, "
     "dag_weight: 0.0}",
 ]
-GRAF = "generator={name: graf, shape_dim: 4, appearance_dim: 4, width: 16, depth: 3, skip: 2, octaves: 3, view_octaves: 2}"
-FINE_TUNING = "inversion={name: fine_tuning, samples: 1, candidates: 4, azimuths: 2, code_steps: 2, tune_steps: 2, patch_px: 16}"
+GRAF = (
+    "generator={name: graf, shape_dim: 4, appearance_dim: 4, width: 16, depth: 3, skip: 2, "
+    "octaves: 3, view_octaves: 2}"
+)
+FINE_TUNING = (
+    "inversion={name: fine_tuning, samples: 1, candidates: 4, azimuths: 2, code_steps: 2, "
+    "tune_steps: 2, patch_px: 16}"
+)
 QUICK = [
     "levels=[{name: stratified, n: 6}]",
     "task.batch=2",

@@ -75,7 +75,8 @@ class SceneField(nn.Module):
 def parameter_groups(*groups: tuple[Iterable[Tensor], float]) -> list[dict[str, Any]]:
     """Parameter groups for an optimiser from pairs (parameters, rate); empty ones are left out.
 
-    >>> [group["rate"] for group in parameter_groups((nn.Linear(1, 1).parameters(), 1.0), ([], 0.1))]
+    >>> groups = parameter_groups((nn.Linear(1, 1).parameters(), 1.0), ([], 0.1))
+    >>> [group["rate"] for group in groups]
     [1.0]
     """
     listed = [(list(parameters), rate) for parameters, rate in groups]

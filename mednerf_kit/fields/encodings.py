@@ -19,7 +19,7 @@ from .factors import Corners, LineProducts, Triplane, VectorMatrix
 from .grids import columns, gather
 
 PRIMES = (1, 2_654_435_761, 805_459_861)
-# int32 wraps modulo 2^32, of which the table's size is a divisor: the same row as with wider numbers
+# int32 wraps modulo 2^32, of which the table's size is a divisor: the row is that of wider numbers
 AS_INT32 = tuple(prime - 2**32 * (prime >= 2**31) for prime in PRIMES)
 FACTORISATIONS: dict[
     str, Callable[[int, Sequence[int]], VectorMatrix | LineProducts | Triplane]

@@ -22,8 +22,8 @@ LINE_AXIS = (2, 1, 0)
 class Corners:
     """Where points lie on the planes and lines of a grid.
 
-    This is found once for all tables of that shape. ``rows`` holds index and weights of each plane and of each line, [N, ...] each, so that a part
-    of the points can be taken.
+    This is found once for all tables of that shape. ``rows`` holds index and weights of each plane
+    and of each line, [N, ...] each, so that a part of the points can be taken.
     """
 
     def __init__(self, rows: Sequence[Tensor]) -> None:

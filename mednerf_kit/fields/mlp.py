@@ -22,7 +22,8 @@ def affine(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     """x Wᵀ + b of every patient: [B, n, in], [B, out, in], [B, 1, out] -> [B, n, out].
 
     A GPU writes a bias that is the batched product's third operand out for every point first. Few
-    points get it added in place; many are worth a product for each patient, which adds it on the way.
+    points get it added in place; many are worth a product for each patient, which adds it on the
+    way.
     """
     if x.device.type == "cpu":
         return torch.baddbmm(b, x, w.transpose(1, 2))

@@ -316,9 +316,9 @@ class Neus(SceneField):
 def section_depth(distance: Tensor, slope: Tensor, dt: Tensor, s: Tensor | float) -> Tensor:
     """Optical depth log Φ_s(f⁻) − log Φ_s(f⁺) of sections, f∓ = f ∓ slope · dt/2; all [...].
 
-    The slope is ≤ 0. 1 − exp(−tau) is NeuS's alpha, max(0, (Φ_s(f⁻) − Φ_s(f⁺)) / Φ_s(f⁻)) (eq. 13), without the 1e-5
-    that guards its division. Along sections that meet, tau telescopes: what a ray has left is
-    Φ_s(last) / Φ_s(first).
+    The slope is ≤ 0. 1 − exp(−tau) is NeuS's alpha, max(0, (Φ_s(f⁻) − Φ_s(f⁺)) / Φ_s(f⁻)) (eq. 13),
+    without the 1e-5 that guards its division. Along sections that meet, tau telescopes: what a ray
+    has left is Φ_s(last) / Φ_s(first).
 
     >>> f = torch.tensor([0.3, 0.1, -0.1])
     >>> tau = section_depth(f, torch.tensor(-1.0), torch.tensor(0.2), 10.0)
@@ -333,8 +333,8 @@ def section_depth(distance: Tensor, slope: Tensor, dt: Tensor, s: Tensor | float
 def annealed(cos: Tensor, r: float) -> Tensor:
     """The slope −(relu(½ − ½ cos)(1 − r) + relu(−cos) r) along a ray, for cos = n·d; all [...].
 
-    At r = 0 there is a slope also where the ray leaves the surface. A ray that meets a wrong first guess from behind would else give it no slope to follow (NeuS's
-    public code).
+    At r = 0 there is a slope also where the ray leaves the surface. A ray that meets a wrong first
+    guess from behind would else give it no slope to follow (NeuS's public code).
     """
     return -(relu(0.5 - 0.5 * cos) * (1 - r) + relu(-cos) * r)
 

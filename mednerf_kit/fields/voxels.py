@@ -20,9 +20,10 @@ from .heads import PerPoint, query_present
 class Voxels(SceneField):
     """Density and colours at the centres of cubic voxels that fill the box.
 
-    A colour is the same from everywhere. density = softplus(sharpness · v) / sharpness / longest side of the box, of the trilinear value
-    v. It is nearly linear above 0, so that line integrals are a convex problem. The penalty
-    ``tv_density`` is the mean length of the density's gradient over the box.
+    A colour is the same from everywhere. density = softplus(sharpness · v) / sharpness / longest
+    side of the box, of the trilinear value v. It is nearly linear above 0, so that line integrals
+    are a convex problem. The penalty ``tv_density`` is the mean length of the density's gradient
+    over the box.
 
     Options:
         start_voxels: number of voxels at first.

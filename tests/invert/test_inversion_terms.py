@@ -48,7 +48,7 @@ def inputs(views: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class Parabola(Problem):
-    """The squared error is Σ (x − place)² over what has a place; held-out errors follow a script."""
+    """The squared error is Σ (x − place)² where there is a place; held-out errors are scripted."""
 
     def __init__(
         self,

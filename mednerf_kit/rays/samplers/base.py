@@ -37,8 +37,9 @@ class Sampler:
     ) -> Samples:
         """Nodes and lengths [..., S] along rays [...], sorted, within [near, far].
 
-        No gradient flows through them. ``previous`` holds the coarser level's samples and their weights. Without ``rng`` every
-        node is the middle of its stratum, so that test renders are deterministic.
+        No gradient flows through them. ``previous`` holds the coarser level's samples and their
+        weights. Without ``rng`` every node is the middle of its stratum, so that test renders are
+        deterministic.
         """
         raise NotImplementedError
 
@@ -157,8 +158,8 @@ def position(start: Tensor, length: Tensor, s: Tensor) -> Tensor:
 def strata(shape: tuple[int, ...], rng: Generator | None, device: torch.device) -> Tensor:
     """One place in each of shape[-1] equal strata of [0, 1], of this shape.
 
-    It is random, or the middle without ``rng``. Numbers are drawn on the generator's device: a generator of ``device`` itself is fast, one of
-    the CPU gives the same numbers on every device.
+    It is random, or the middle without ``rng``. Numbers are drawn on the generator's device: a
+    generator of ``device`` itself is fast, one of the CPU gives the same numbers on every device.
 
     >>> strata((4,), None, torch.device("cpu"))
     tensor([0.1250, 0.3750, 0.6250, 0.8750])

@@ -17,11 +17,11 @@ CHUNK = 1 << 17  # points at which the field is evaluated at once
 class Occupancy(Sampler, nn.Module):
     """Even steps without those in empty cells of a grid (Müller et al. 2022, §E.2).
 
-    This is Instant-NGP's way; see NerfAcc (Li et al. 2023) too. Nodes are the middles of the steps; in training all steps of a
-    ray shift together by up to half of one. For each of its cells the grid remembers the optical
-    depth of a step, v ← max(decay · v, density · step at a random point). A cell is occupied when
-    v ≥ min(mean v, threshold). Before the first observation every cell is occupied; outside the box
-    none is.
+    This is Instant-NGP's way; see NerfAcc (Li et al. 2023) too. Nodes are the middles of the steps;
+    in training all steps of a ray shift together by up to half of one. For each of its cells the
+    grid remembers the optical depth of a step, v ← max(decay · v, density · step at a random
+    point). A cell is occupied when v ≥ min(mean v, threshold). Before the first observation every
+    cell is occupied; outside the box none is.
 
     Options:
         n: steps per ray. A step is 1/n of the box's diagonal, or of the ray where that is longer;

@@ -68,7 +68,8 @@ def strongest_of_chain(strength: np.ndarray, low: float) -> np.ndarray:
 def canny_edges(picture: Tensor, *, low: float, high: float) -> Tensor:
     """Canny edges [H, W] of a gray picture, without smoothing.
 
-    The thresholds are on the Sobel magnitude of 8-bit values, as OpenCV has them. Hysteresis by labelling chains: the same set as growing from the strong pixels, in one pass.
+    The thresholds are on the Sobel magnitude of 8-bit values, as OpenCV has them. Hysteresis by
+    labelling chains: the same set as growing from the strong pixels, in one pass.
     """
     return torch.from_numpy(strongest_of_chain(ridges(picture), low) > high).to(picture.device)
 

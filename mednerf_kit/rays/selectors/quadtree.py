@@ -27,8 +27,8 @@ from .drawing import (
 def z_order(rows: int, cols: int, depth: int) -> tuple[Tensor, Tensor]:
     """Which of 4^depth cells each pixel [rows·cols] is in, and where each cell's run begins.
 
-    The runs [4^depth + 1] are those of the pixels sorted by cell. Cells are numbered by interleaving the bits of their row and column, so every node of the
-    quadtree is a run of cells.
+    The runs [4^depth + 1] are those of the pixels sorted by cell. Cells are numbered by
+    interleaving the bits of their row and column, so every node of the quadtree is a run of cells.
 
     >>> z_order(2, 4, 1)[0].tolist()
     [0, 0, 1, 1, 2, 2, 3, 3]

@@ -117,9 +117,7 @@ class LatinHypercube(RaySelector):
         offset = torch.rand(shape, generator=rng, device=device, dtype=torch.float64)
         size = torch.tensor(axes, device=device)[:, None]
         place = ((strata + offset) / n * size).long().minimum(size - 1).transpose(1, 2)
-        if whole:
-            view = place[0, :, 0]
-        else:
-            view = torch.arange(cubes, device=device).repeat_interleave(n)
+        view = torch.arange(cubes, device=device).repeat_interleave(n)
+        view = place[0, :, 0] if whole else view
         yx = place[..., -2:].reshape(-1, 2).float()
         return Pixels(view, yx, torch.ones(cubes * n, device=device))
