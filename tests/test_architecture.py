@@ -410,6 +410,16 @@ def test_every_data_file_travels_in_the_wheel():
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_files_that_a_guide_names_are_there(guide):
+    text = guide.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text)
+    paths = re.findall(r"`((?:mednerf_kit|configs|docs|tests|scripts)/[\w./-]*)`", text)
+    missing = [link for link in links if not (guide.parent / link).exists()]
+    assert missing + [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def fenced(first: str) -> list[str]:
