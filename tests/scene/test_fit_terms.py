@@ -38,7 +38,7 @@ def task_of(folder: Path, field: dict = FIELD, **options) -> FitTask:
         "levels": [{"sampler": {"name": "stratified", "n": 8}, "field": "scene"}],
         "selector": {"name": "random", "n": 24},
         "losses": {"mse": 1.0},
-        "picture": "emission_absorption",
+        "image_model": "emission_absorption",
         "steps": 100,
         "snapshot_steps": 100,
     }
