@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from ...core import files
 from ...core.errors import UserError
+from ...core.former_names import current_recipe, recipe_name
 from .grid import Cell
 
 CELL_FILE = "cell.json"
@@ -112,6 +113,16 @@ def load(path: Path) -> Result:
         ) from None
 
 
+def identity(cell: Cell) -> dict[str, Any]:
+    """What a finished cell is recognised by, under the present names of recipes and options.
+
+    The settings are left out: the recipe is what they come to.
+    """
+    kept = json.loads(json.dumps(cell.to_json()))
+    del kept["settings"]
+    return {**kept, "base": recipe_name(kept["base"]), "recipe": current_recipe(kept["recipe"])}
+
+
 def read(folder: Path, cell: Cell) -> Result:
     """The result of a cell of the grid.
 
@@ -121,7 +132,7 @@ def read(folder: Path, cell: Cell) -> Result:
     if not path.is_file():
         return Result(cell, "not run")
     result = load(path)
-    if result.cell.to_json() == json.loads(json.dumps(cell.to_json())):
+    if identity(result.cell) == identity(cell):
         return result
     if result.status == "done":
         raise UserError(

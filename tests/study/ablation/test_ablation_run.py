@@ -9,6 +9,7 @@ import math
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -63,6 +64,20 @@ def test_a_finished_cell_of_other_settings_is_not_overwritten(spec, tmp_path):
     with pytest.raises(UserError, match="run with other settings.*--outdir"):
         ablate(spec, tmp_path / "out", runner, settings=["task.batch=5"])
     assert runner.ran == []
+
+
+def test_a_cell_that_was_finished_under_former_names_counts(spec, tmp_path):
+    cell = replace(planned(spec)[0], base="tensorf", recipe={"task": {"image_model": "xray"}})
+    results.write(tmp_path, results.Result(cell, "done"))
+    path = tmp_path / cell.place / results.CELL_FILE
+    kept = json.loads(path.read_text())
+    kept["cell"] |= {"base": "lego_tensorf", "recipe": {"task": {"picture": "xray"}}}
+    kept["cell"]["settings"] = ["task.picture=xray"]
+    path.write_text(json.dumps(kept))
+    assert results.read(tmp_path, cell).status == "done"
+    other = replace(cell, recipe={"task": {"image_model": "other"}})
+    with pytest.raises(UserError, match="run with other settings"):
+        results.read(tmp_path, other)
 
 
 def test_the_table_names_the_settings_all_cells_share(spec, tmp_path):
