@@ -44,7 +44,7 @@ GOALS = {"one thread": 0.6, "two threads": 1.15}  # of their wall time
 def worker(task: Callable, environment: dict[str, str], threads: int, orders: Connection) -> None:
     """Runs a block whenever it is told to and answers its seconds (wall, processor).
 
-    It ends when it is told nothing any more.
+    It ends with an order that is false.
     """
     torch.set_num_threads(threads)
     ranks: Ranks = init_process_group(environment)

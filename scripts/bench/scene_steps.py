@@ -72,10 +72,10 @@ def main() -> None:
         f"{'run':40s} {'evals/ray':>10s} {'ratio':>6s} {'ms/step':>9s} {'ratio':>6s} "
         f"{'MiB':>7s} {'ratio':>6s}"
     )
-    for folder, times, asked, most in zip(args.runs, seconds, evaluations, memory, strict=True):
+    for folder, times, counts, most in zip(args.runs, seconds, evaluations, memory, strict=True):
         ms, evals, mib = (
             1e3 * statistics.median(times),
-            statistics.mean(asked),
+            statistics.mean(counts),
             statistics.median(most),
         )
         print(

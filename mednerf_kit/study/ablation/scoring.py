@@ -72,22 +72,22 @@ def kimg_before_overfitting(
     """Thousands of real images seen before the discriminator overfits.
 
     That is when r_t, averaged over a window of ``share`` of the training, stays above ``limit``.
-    r_t = E[sign D(real)] (arXiv 2006.06676, section 3.1). All that were judged, where it never
+    r_t = E[sign D(real)] (arXiv 2006.06676, section 3.1). All that were seen, where it never
     does; nothing without a discriminator.
 
     >>> rows = [{"kimg": k / 10, "r_t": 0.2 if k < 60 else 1.0} for k in range(1, 101)]
     >>> kimg_before_overfitting(rows)
     {'overfit_kimg': 6.3}
     """
-    judged = [(row["kimg"], row["r_t"]) for row in rows if "r_t" in row and "kimg" in row]
-    if not judged:
+    seen = [(row["kimg"], row["r_t"]) for row in rows if "r_t" in row and "kimg" in row]
+    if not seen:
         return {}
-    window = max(1, round(share * len(judged)))
-    length = judged[-1][0]
-    for end in range(len(judged), window - 1, -1):
-        if sum(r for _, r in judged[end - window : end]) / window <= limit:
+    window = max(1, round(share * len(seen)))
+    length = seen[-1][0]
+    for end in range(len(seen), window - 1, -1):
+        if sum(r for _, r in seen[end - window : end]) / window <= limit:
             break
-        length = judged[end - 1][0]
+        length = seen[end - 1][0]
     return {"overfit_kimg": length}
 
 
@@ -115,7 +115,7 @@ class Bell:
 
 
 def evaluations_per_ray(levels: Sequence[Mapping[str, Any]]) -> int:
-    """How often a prior's field is asked along one ray of its training, over all levels.
+    """How often a prior's field is evaluated along one ray of its training, over all levels.
 
     >>> evaluations_per_ray([{"name": "stratified", "n": 16}, {"name": "importance", "n": 8}])
     40
