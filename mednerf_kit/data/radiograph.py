@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 SMALLEST_PX = 8
-# : Films by name: view angle in degrees, and whether the film is the mirror image of the picture at
-# that angle.
+#: Films by name: the view angle in degrees, and whether the film is the mirror image of the picture
+#: at that angle.
 VIEWS = {
     "PA": (270.0, False),  # patient's left on image right, as hung
     # hung like a PA film, whereas the picture at 90° has the patient's left on image left

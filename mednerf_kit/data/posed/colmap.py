@@ -24,8 +24,8 @@ from .splits import chosen_views, held_out
 from .toy import BALL, toy_cameras, write_toy_picture
 from .types import Scene
 
-# : COLMAP's models by number, each with how many parameters it has; those without a place in
-# :func:`lens_of` are refused.
+#: COLMAP's models by number, each with its number of parameters. Those that :func:`lens_of` does
+#: not know are refused.
 MODELS = (
     ("SIMPLE_PINHOLE", 3),
     ("PINHOLE", 4),
@@ -39,11 +39,8 @@ MODELS = (
     ("RADIAL_FISHEYE", 5),
     ("THIN_PRISM_FISHEYE", 12),
 )
-OTHERS = (
-    "transforms.json",
-    "transforms_train.json",
-    "poses_bounds.npy",
-)  # scenes that may keep the reconstruction they came from
+# scenes of other formats that may keep the reconstruction they came from
+OTHERS = ("transforms.json", "transforms_train.json", "poses_bounds.npy")
 
 
 @dataclass(frozen=True)

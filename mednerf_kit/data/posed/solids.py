@@ -9,9 +9,8 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-Span = tuple[
-    Tensor, Tensor, Tensor
-]  # where rays enter [N] and leave [N] a solid (enter > leave: a miss), outward normal there [N, 3]
+# where rays enter [N] and leave [N] a solid (enter > leave: a miss), outward normal there [N, 3]
+Span = tuple[Tensor, Tensor, Tensor]
 Color = tuple[float, float, float]
 
 
