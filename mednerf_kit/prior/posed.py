@@ -1,11 +1,10 @@
-"""The task of learning a prior: codes of known patients through one generator, and an adversary for
-the space between them.
+"""The task that learns a prior from known patients: a code per patient through one generator, and an
+adversary for the space between the codes.
 
 Three terms share the generator. *Volume*: density at random points against each patient's volume,
-the cheapest teacher (a point is a target; a ray costs dozens). *Rays*: line integrals of random
-pixels against the DRRs, what is scored. *Adversary*: patches of random patients against patches of
-real DRRs at the same angles, judged by a DAG discriminator. ``objective`` chooses: ``posed`` is the
-first two, ``gan`` the last, ``hybrid`` all.
+the cheapest teacher (a point is a number to compare with; a ray costs dozens of points). *Rays*:
+line integrals through random pixels against the DRRs, which is what is scored. *Adversary*: patches
+of random patients against patches of real DRRs at the same angles, judged by a discriminator.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -24,23 +23,17 @@ from ..engine.checkpoint import (
     optimiser_tensors,
     restore_optimiser,
     seeded_generator,
-    set_rng_state,
     strip_prefix,
     with_prefix,
 )
-from ..engine.distributed import (
-    BatchShard,
-    Ranks,
-    RngSnapshot,
-    mean_of,
-)
+from ..engine.distributed import BatchShard, Ranks, mean_of
 from ..engine.loop import TASKS, Task
 from ..engine.optim import in_one_pass, on_gpu
-from ..fields.hyper import SHARP_EDGE
-from ..gan.augment.apply import augmented
+from ..fields.hyper import SHARP_EDGE, MlpWeights
+from ..gan.augment.parameters import Augment
 from ..gan.discriminator import Discriminator
 from ..gan.generator import POSE_DIM, HyperGenerator, Latent
-from ..gan.losses import nonsaturating_d, nonsaturating_g, r1_penalty
+from ..gan.losses import NonSaturating
 from ..imaging.geometry import Geometry
 from ..rays.render import IMAGE_MODELS, Level, render
 from ..rays.selectors.base import sample_bilinear
@@ -48,11 +41,16 @@ from ..rays.selectors.patches import StridedPatch
 from ..rays.selectors.uniform import RandomRays
 from . import previews
 from .distributed import agree_precision, group_size_note, keep_precision, random_patients
+from .gan_step import GanStep, Patches, lazy_r1
+from .options import PosedOptions
 from .training_volumes import TrainingVolumes
 
 # Field units over which a scan ends, above and below, at the start of a training: a soft end lets
 # patients be moved along the axis.
 SOFT_EDGE = 0.15
+WARM_UP_STEPS = 100
+RAY_WEIGHT = 10.0  # of a ray's squared error against a point's
+FIT_PRIOR_EVERY = 50  # adversarial steps between two fits of the codes' Gaussian
 
 
 @dataclass(frozen=True)
@@ -61,370 +59,287 @@ class PosedModules:
 
     generator: HyperGenerator
     discriminator: Discriminator
-    augment: Any
+    augment: Augment
     probability: Any
     levels: list[Level]
 
 
 @TASKS.register("prior")
 class PriorTask(Task):
-    """Fits the generator; ``step`` is one optimiser step and returns what to log.
-
-    The last ``ray_share`` of the steps learn from rays, those before from volumes; from
-    ``gan_start`` of the way on, every ``gan_interval``-th step is adversarial. ``learning_rate``
-    falls along a cosine; codes have their own rate. A batch is computed in ``accumulate`` parts,
-    one after the other, which takes so much less memory and changes nothing else.
+    """Fits a generator to patients whose volumes and views are known; a step is one of the
+    generator's optimiser, with one of the discriminator's where it is adversarial.
     """
 
     def __init__(
         self,
+        options: PosedOptions,
         *,
-        objective: Literal["gan", "posed", "hybrid"] = "hybrid",
-        image_model: str = "line_integral",
-        batch: int = 16,
-        points: int = 768,
-        rays: int = 96,
-        ray_share: float = 0.25,
-        learning_rate: float = 2e-3,
-        code_rate: float = 1e-2,
-        code_noise: float = 0.05,
-        code_penalty: float = 1e-4,
-        gan_start: float = 0.7,
-        gan_interval: int = 4,
-        gan_batch: int = 4,
-        gan_weight: float = 2e-3,
-        d_rate: float = 2e-3,
-        r1_gamma: float = 0.5,
-        r1_interval: int = 16,
-        ema_steps: float = 50.0,
-        accumulate: int = 1,
         parts: PosedModules,
-        targets: TrainingVolumes,
+        volumes: TrainingVolumes,
         geometry: Geometry,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
-        self.objective, self.batch, self.points, self.rays = (
-            objective,
-            min(batch, len(targets.images)),
-            points,
-            rays,
-        )
-        self.ray_share, self.gan_start, self.gan_interval = ray_share, gan_start, gan_interval
-        self.code_noise, self.code_penalty = code_noise, code_penalty
-        self.gan_batch, self.gan_weight = gan_batch, gan_weight
-        self.r1_gamma, self.r1_interval, self.ema_steps = r1_gamma, r1_interval, ema_steps
-        self.accumulate, self.ranks = accumulate, Ranks()
-        self.parts, self.targets, self.geometry, self.device = (
-            parts,
-            targets.to(device),
-            geometry,
-            device,
-        )
-        self.image_model = IMAGE_MODELS[image_model]
+        self.options = options
+        self.parts = parts
+        self.geometry = geometry
+        self.device = device
+        self.training = volumes.to(device)
+        self.batch = min(options.batch, len(volumes.images))
+        self.ranks = Ranks()
+        self.image_model = IMAGE_MODELS[options.image_model]
         self.rng = Generator().manual_seed(seed)  # choices: the same on every device
         self.ray_rng = seeded_generator(device, seed)  # jitter along rays, made where it is used
-        g, patients, views = parts.generator, len(targets.images), geometry.views
+        g, patients = parts.generator, len(volumes.images)
         code = torch.randn(patients, g.code_dim, generator=self.rng) * 0.3
         self.codes = nn.Parameter(torch.cat([code, torch.zeros(patients, POSE_DIM)], 1).to(device))
-        self.log_gains = nn.Parameter(targets.log_gains.clone().to(device))
-        self.log_distance = nn.Parameter(targets.distance.log().to(device))
+        self.log_gains = nn.Parameter(volumes.log_gains.clone().to(device))
+        self.log_distance = nn.Parameter(volumes.distance.log().to(device))
         self.ema = copy.deepcopy(g).requires_grad_(False)
         self.angles_deg = torch.tensor(geometry.angles_deg, device=device)
-        shape = {"views": views, "rows": geometry.rows, "cols": geometry.cols}
-        self.pixels = RandomRays(n=self.batch * rays, **shape)
+        shape = {"views": geometry.views, "rows": geometry.rows, "cols": geometry.cols}
+        self.pixels = RandomRays(n=self.batch * options.rays, **shape)
         self.patches = StridedPatch(size=parts.discriminator.size, **shape)
-        view_rates = [
-            {"params": [self.log_gains], "peak": 1e-3 * targets.per_view_scale},
-            {"params": [self.log_distance], "peak": 1e-3 * targets.per_view_scale},
-        ]
-        self.g_optimiser = torch.optim.Adam(
-            [
-                {"params": list(g.parameters()), "peak": learning_rate},
-                {"params": [self.codes], "peak": code_rate},
-                *view_rates,
-            ],
-            lr=learning_rate,
-            betas=(0.9, 0.99),
-            fused=on_gpu(g.parameters()),
-        )
-        # Karras et al. 2020: what a lazily applied penalty does to Adam's constants
-        lazy = r1_interval / (r1_interval + 1)
-        self.d_optimiser = torch.optim.Adam(
-            parts.discriminator.parameters(),
-            lr=d_rate * lazy,
-            betas=(0.0, 0.99**lazy),
-            fused=on_gpu(parts.discriminator.parameters()),
-        )
+        self.optimiser = self._generator_optimiser()
+        self.gan_step = self._gan_step()
         self.gan_steps = 0
 
-    def set_distributed(self, ranks: Ranks) -> list[str]:
-        """Share every batch with other processes; answers what is worth knowing about that."""
-        sizes = {"posed": {"task.batch": self.batch}, "gan": {"task.gan_batch": self.gan_batch}}
-        ranks.check_divisible(
-            sizes.get(self.objective, sizes["posed"] | sizes["gan"]), self.accumulate
+    def _generator_optimiser(self) -> torch.optim.Adam:
+        """Adam on the generator, the codes, and each view's gain and distance where views were
+        scaled one by one.
+        """
+        o, g = self.options, self.parts.generator
+        view_rate = 1e-3 * self.training.per_view_scale
+        groups = [
+            {"params": list(g.parameters()), "peak": o.learning_rate},
+            {"params": [self.codes], "peak": o.code_rate},
+            {"params": [self.log_gains], "peak": view_rate},
+            {"params": [self.log_distance], "peak": view_rate},
+        ]
+        fused = on_gpu(g.parameters())
+        return torch.optim.Adam(groups, lr=o.learning_rate, betas=(0.9, 0.99), fused=fused)
+
+    def _gan_step(self) -> GanStep:
+        """The adversary, whose Adam knows that its penalty is lazy (Karras et al. 2020)."""
+        o, p = self.options, self.parts
+        lazy = o.r1_interval / (o.r1_interval + 1)
+        optimiser = torch.optim.Adam(
+            p.discriminator.parameters(),
+            lr=o.d_rate * lazy,
+            betas=(0.0, 0.99**lazy),
+            fused=on_gpu(p.discriminator.parameters()),
         )
+        return GanStep(
+            discriminator=p.discriminator,
+            optimiser=optimiser,
+            loss=NonSaturating(),
+            penalties=[lazy_r1(p.discriminator, gamma=o.r1_gamma, interval=o.r1_interval)],
+            augment=p.augment,
+            probability=p.probability,
+            batch=o.gan_batch,
+            accumulate=o.accumulate,
+            rng=self.rng,
+            ray_rng=self.ray_rng,
+        )
+
+    def set_distributed(self, ranks: Ranks) -> list[str]:
+        """Share every batch with other processes; returns what is worth knowing about that."""
+        o = self.options
+        sizes = {"task.batch": self.batch, "task.gan_batch": o.gan_batch}
+        ranks.check_divisible(used_batches(o.objective, sizes), o.accumulate)
         self.ranks = ranks
         agree_precision(ranks, self.parts.generator, self.ema)
         if ranks.world_size > 1:
-            in_one_pass(self.g_optimiser, self.d_optimiser)
+            in_one_pass(self.optimiser, self.gan_step.optimiser)
         remarks = [f"precision {self.parts.generator.precision}"]
-        if self.objective == "posed":
+        if o.objective == "posed":
             return remarks
-        parts = ranks.world_size * self.accumulate
-        return remarks + group_size_note(self.parts.discriminator, self.gan_batch, parts)
+        parts = ranks.world_size * o.accumulate
+        return remarks + group_size_note(self.parts.discriminator, o.gan_batch, parts)
 
     def step(self, progress: float, index: int) -> dict[str, float]:
         """One step at ``progress`` in [0, 1] through the training."""
-        g = self.parts.generator
+        o, g = self.options, self.parts.generator
         edge = max(SHARP_EDGE, SOFT_EDGE * (1 - 2 * progress))
-        rate = min(1.0, (index + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * progress)) + 0.01
-        for group in self.g_optimiser.param_groups:
+        rate = rate_share(progress, index)
+        for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * rate
-        adversarial = self.objective == "gan" or (
-            self.objective == "hybrid"
-            and progress >= self.gan_start
-            and index % self.gan_interval == 0
-        )
         logged = {"rate": rate}
-        if self.objective != "gan":
-            logged |= self._posed(by_rays=progress >= 1 - self.ray_share, edge=edge)
-        if adversarial:
-            logged |= self._adversarial(edge)
+        if o.objective != "gan":
+            logged |= self._posed_gradient(by_rays=progress >= 1 - o.ray_share, edge=edge)
+        joined = progress >= o.gan_start and index % o.gan_interval == 0
+        if o.objective == "gan" or (o.objective == "hybrid" and joined):
+            logged |= self._adversarial_gradient(edge)
         self.ranks.average_gradients(
-            p for group in self.g_optimiser.param_groups for p in group["params"]
+            p for group in self.optimiser.param_groups for p in group["params"]
         )
         nn.utils.clip_grad_norm_(g.parameters(), 1.0, foreach=True)
-        self.g_optimiser.step()
-        self.g_optimiser.zero_grad(set_to_none=True)
-        keep = min(0.5 ** (1 / self.ema_steps), (index + 1) / (index + 10))
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        keep = min(0.5 ** (1 / o.ema_steps), (index + 1) / (index + 10))
         ema_update(self.ema, g, keep)
         return logged
 
-    def _posed(self, *, by_rays: bool, edge: float) -> dict[str, float]:
-        """Gradient of one posed batch."""
-        g, k, losses, name = (
-            self.parts.generator,
-            self.accumulate,
-            [],
-            "ray_mse" if by_rays else "volume_mse",
-        )
-        for share in self.ranks.shards(k, self.rng, self.ray_rng):
-            ids = share.take(torch.randperm(len(self.codes), generator=self.rng)[: self.batch]).to(
-                self.device
-            )
+    def _posed_gradient(self, *, by_rays: bool, edge: float) -> dict[str, float]:
+        """Add the gradient of one posed batch; returns its squared error."""
+        o, g = self.options, self.parts.generator
+        name, weight = ("ray_mse", RAY_WEIGHT) if by_rays else ("volume_mse", 1.0)
+        errors = []
+        for shard in self.ranks.shards(o.accumulate, self.rng, self.ray_rng):
+            order = torch.randperm(len(self.codes), generator=self.rng)
+            ids = shard.take(order[: self.batch]).to(self.device)
             u = self.codes[ids]
-            noise = self.code_noise * share.take(
-                torch.randn(self.batch, g.code_dim, generator=self.rng)
-            ).to(u)
-            latent = Latent(g.map(u[:, : g.code_dim] + noise), u[:, g.code_dim :])
-            code = g.weights(latent, edge=edge)
-            if by_rays:
-                loss = self._ray_loss(ids, code, share)
-            else:
-                x = share.take(
-                    cylinder_points(self.batch, self.points, g.field.support, self.rng)
-                ).to(self.device)
-                loss = (g.field.density(x, code) - self.targets.values_at(ids, x)).square().mean()
-            penalty = self.code_penalty * u.square().sum(1).mean() / 8
-            ((loss * (10 if by_rays else 1) + penalty) / k).backward()
-            losses.append({name: float(loss.detach())})
-        return mean_of(losses)
+            noise = shard.take(torch.randn(self.batch, g.code_dim, generator=self.rng)).to(u)
+            style = g.map(u[:, : g.code_dim] + o.code_noise * noise)
+            code = g.weights(Latent(style, u[:, g.code_dim :]), edge=edge)
+            error = (self._ray_error if by_rays else self._volume_error)(ids, code, shard)
+            penalty = o.code_penalty * u.square().sum(1).mean() / 8
+            ((error * weight + penalty) / o.accumulate).backward()
+            errors.append({name: float(error.detach())})
+        return mean_of(errors)
 
-    def _ray_loss(self, ids: Tensor, code: Any, share: BatchShard) -> Tensor:
-        """Squared error of random pixels of these patients, rendered with each patient's own gains
-        and distance.
+    def _volume_error(self, ids: Tensor, code: MlpWeights, shard: BatchShard) -> Tensor:
+        """Mean squared error of these patients' densities at random points."""
+        field = self.parts.generator.field
+        points = cylinder_points(self.batch, self.options.points, field.support, self.rng)
+        x = shard.take(points).to(self.device)
+        return (field.density(x, code) - self.training.values_at(ids, x)).square().mean()
+
+    def _ray_error(self, ids: Tensor, code: MlpWeights, shard: BatchShard) -> Tensor:
+        """Mean squared error of random pixels of these patients, rendered with each patient's own
+        gains and distance.
         """
-        pixels, shape = self.pixels.select(0, self.rng), (self.batch, self.rays)
-        view, yx = (
-            share.take(rows).to(self.device)
-            for rows in (pixels.view.view(shape), pixels.yx.view(*shape, 2))
-        )
+        pixels, shape = self.pixels.select(0, self.rng), (self.batch, self.options.rays)
+        view = shard.take(pixels.view.view(shape)).to(self.device)
+        yx = shard.take(pixels.yx.view(*shape, 2)).to(self.device)
         rays = self._rays(view, yx, self.log_distance[ids].exp()[:, None])
-        image = self._image(rays, code, share) * self.log_gains[ids].gather(1, view).exp()
-        truth = self.targets.images[
-            ids[:, None], view, yx[..., 0].long(), yx[..., 1].long()
-        ].float()
+        image = self._image(rays, code, shard) * self.log_gains[ids].gather(1, view).exp()
+        row, column = yx.long().unbind(-1)
+        truth = self.training.images[ids[:, None], view, row, column].float()
         return (image - truth).square().mean()
 
     def _rays(self, view: Tensor, yx: Tensor, distance: Tensor) -> Rays:
-        return self.geometry.field_rays(
-            self.angles_deg[view], yx, distance, self.parts.generator.field.support
-        )
+        """Rays through pixels yx [B, R, 2] of views [B, R], of sources this far [B, 1]."""
+        support = self.parts.generator.field.support
+        return self.geometry.field_rays(self.angles_deg[view], yx, distance, support)
 
-    def _image(self, rays: Rays, code: Any, share: BatchShard) -> Tensor:
-        levels = share.levels(self.parts.levels)
+    def _image(self, rays: Rays, code: MlpWeights, shard: BatchShard) -> Tensor:
+        """Grey values [B, R] of a part's rays."""
         rendered = render(
             rays,
             self.parts.generator.field,
-            levels,
+            shard.levels(self.parts.levels),
             image_model=self.image_model,
             code=code,
             rng=self.ray_rng,
         )
         return rendered[-1].rendering.image.mean(-1)
 
-    def _patches(self, share: BatchShard, edge: float) -> tuple[Tensor, Tensor]:
-        """Patches of real views, and of random patients seen from there: [B, 1, n, n] each."""
-        g, n, size = self.parts.generator, self.gan_batch, self.parts.discriminator.size
-        ids = share.take(torch.randint(len(self.codes), (n,), generator=self.rng)).to(self.device)
+    def _draw_patches(self, shard: BatchShard, edge: float) -> tuple[Patches, Patches]:
+        """Patches of real views, and of random patients seen from there: [B, 1, size, size]."""
+        g, n, size = self.parts.generator, self.options.gan_batch, self.parts.discriminator.size
+        ids = shard.take(torch.randint(len(self.codes), (n,), generator=self.rng)).to(self.device)
         picked = self.patches.patches(n, 0, self.rng)
         view, yx, weight = (
-            share.take(rows).to(self.device) for rows in (picked.view, picked.yx, picked.weight)
+            shard.take(rows).to(self.device) for rows in (picked.view, picked.yx, picked.weight)
         )
-        every = self.targets.images.flatten(0, 1)
-        reals = sample_bilinear(
-            every, Pixels(ids[:, None] * self.geometry.views + view, yx, weight)
-        ).float()
+        among_all = Pixels(ids[:, None] * self.geometry.views + view, yx, weight)
+        reals = sample_bilinear(self.training.images.flatten(0, 1), among_all).float()
         reals = reals.view(-1, 1, size, size)
-        code = g.weights(random_patients(g, n, share, self.rng), edge=edge)
+        code = g.weights(random_patients(g, n, shard, self.rng), edge=edge)
         rays = self._rays(view, yx, self.log_distance.detach()[ids].exp()[:, None])
-        fakes = self._image(rays, code, share).view_as(reals)
-        if self.targets.per_view_scale:
+        fakes = self._image(rays, code, shard).view_as(reals)
+        if self.training.per_view_scale:
             fakes = fakes * self.log_gains.detach()[ids[:, None], view].exp().view_as(fakes)
-        return reals, fakes
+        return Patches(reals), Patches(fakes)
 
-    def _discriminate(self, images: Tensor, share: BatchShard) -> Tensor:
-        """Logits of augmented pictures, per head."""
-        drawn = self.parts.augment.draw(
-            self.gan_batch, tuple(images.shape[1:]), self.parts.probability.p, self.rng
-        )
-        return self.parts.discriminator(
-            augmented(images, drawn.rows(share.rows(self.gan_batch)))
-        ).heads
-
-    def _discriminator_loss(
-        self, reals: Tensor, fakes: Tensor, share: BatchShard
-    ) -> tuple[Tensor, dict[str, float], Tensor]:
-        """What the discriminator minimises, what to log of it, and the first head's logits of the
-        reals.
-        """
-        discriminator = self.parts.discriminator
-        real_heads = self._discriminate(reals, share)
-        loss = nonsaturating_d(
-            real_heads, self._discriminate(fakes, share), discriminator.dag_weight
-        ).mean()
-        logged = {
-            "d_loss": float(loss.detach()),
-            "r_t": float(real_heads[:, 0].detach().sign().mean()),
-        }
-        if self.gan_steps % self.r1_interval == 0:
-            exact = reals.requires_grad_(True)
-            penalty = r1_penalty(discriminator(exact, heads=1).heads[:, 0], exact).mean()
-            loss = loss + 0.5 * self.r1_gamma * self.r1_interval * penalty
-            logged["r1"] = float(penalty.detach())
-        return loss, logged, real_heads[:, 0].detach()
-
-    def _adversarial(self, edge: float) -> dict[str, float]:
-        """One discriminator step, then the generator's gradient."""
-        discriminator, ranks, k, probability = (
-            self.parts.discriminator,
-            self.ranks,
-            self.accumulate,
-            self.parts.probability,
-        )
-        if self.gan_steps % 50 == 0 and self.objective != "gan":
+    def _adversarial_gradient(self, edge: float) -> dict[str, float]:
+        """Step the discriminator, and add the generator's gradient."""
+        o = self.options
+        if self.gan_steps % FIT_PRIOR_EVERY == 0 and o.objective != "gan":
             self.parts.generator.fit_prior(self.codes.detach())
-        start, logged, logits, g_losses = RngSnapshot(self.rng, self.ray_rng), [], [], []
-        discriminator.requires_grad_(True)
-        self.d_optimiser.zero_grad(set_to_none=True)
-        for share in ranks.shards(k, self.rng, self.ray_rng, discriminator):
-            with torch.set_grad_enabled(k == 1):
-                reals, fakes = self._patches(share, edge)
-            d_loss, numbers, real_logits = self._discriminator_loss(reals, fakes.detach(), share)
-            (d_loss / k).backward()
-            logged.append(numbers)
-            logits.append(real_logits)
-        ranks.average_gradients(discriminator.parameters())
-        self.d_optimiser.step()
-        probability.observe(ranks.all_gather(torch.cat(logits)))
-        discriminator.requires_grad_(False)
-        weight = 1.0 if self.objective == "gan" else self.gan_weight
-        for share in ranks.shards(k, self.rng, discriminator):
-            if k > 1:  # one part's graph at a time: made again, of the same numbers
-                with start.replayed():
-                    _, fakes = self._patches(share, edge)
-            g_loss = nonsaturating_g(
-                self._discriminate(fakes, share), discriminator.dag_weight
-            ).mean()
-            (weight * g_loss / k).backward()
-            g_losses.append({"g_loss": float(g_loss.detach())})
-        self.gan_steps += 1
-        return (
-            mean_of(logged)
-            | {"p": probability.p, "kimg": self.gan_steps * self.gan_batch / 1000}
-            | mean_of(g_losses)
+        logged = self.gan_step(
+            lambda shard: self._draw_patches(shard, edge),
+            index=self.gan_steps,
+            ranks=self.ranks,
+            weight=1.0 if o.objective == "gan" else o.gan_weight,
         )
+        self.gan_steps += 1
+        kimg = self.gan_steps * o.gan_batch / 1000
+        return logged | {"p": self.parts.probability.p, "kimg": kimg}
 
     @torch.no_grad()
     def finished(self) -> HyperGenerator:
         """The averaged generator with the latent prior of its patients."""
         ema = copy.deepcopy(self.ema)
-        if self.objective != "gan":
+        if self.options.objective != "gan":
             ema.fit_prior(self.codes.detach())
         return ema
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything a continued run needs: named tensors, and plain values."""
-        p = self.parts
-        tensors = with_prefix("model", p.generator.state_dict()) | with_prefix(
-            "ema", self.finished().state_dict()
-        )
-        tensors |= with_prefix("discriminator", p.discriminator.state_dict()) | with_prefix(
-            "running_ema", self.ema.state_dict()
-        )
-        tensors |= {
-            "codes": self.codes,
-            "log_gains": self.log_gains,
-            "log_distance": self.log_distance,
-        }
-        tensors |= {"rng": self.rng.get_state(), "ray_rng": self.ray_rng.get_state()}
-        tensors |= with_prefix("optim.generator", optimiser_tensors(self.g_optimiser))
-        tensors |= with_prefix("optim.discriminator", optimiser_tensors(self.d_optimiser))
-        precision = p.generator.precision
-        state = {
-            "gan_steps": self.gan_steps,
-            "probability": p.probability.state(),
-            "precision": precision,
-        }
-        return tensors, {"task_state": state, "precision": precision, **self.fitted()}
+        g = self.parts.generator
+        tensors, values = self.gan_step.state()
+        tensors |= with_prefix("model", g.state_dict())
+        tensors |= with_prefix("ema", self.finished().state_dict())
+        tensors |= with_prefix("running_ema", self.ema.state_dict())
+        tensors |= with_prefix("optim.generator", optimiser_tensors(self.optimiser))
+        tensors |= {name: getattr(self, name) for name in ("codes", "log_gains", "log_distance")}
+        values |= {"gan_steps": self.gan_steps, "precision": g.precision}
+        return tensors, {"task_state": values, "precision": g.precision, **self.fitted()}
 
     def fitted(self) -> dict[str, Any]:
         """What was fitted beside the generator and a prior needs: the source distance and each
         view's mean gain.
         """
         found: dict[str, Any] = {"distance": float(self.log_distance.detach().median().exp())}
-        if self.targets.per_view_scale:
+        if self.training.per_view_scale:
             found["log_gain_profile"] = self.log_gains.detach().mean(0).tolist()
         return found
 
     def pictures(self, index: int) -> dict[str, Tensor]:
-        """Reals, fakes and a turning fake, for the board."""
+        """Reals, random patients and one of them turning, for TensorBoard."""
         return previews.radiographs(
-            self.finished(), self.targets.images, self.geometry, self.fitted()["distance"]
+            self.finished(), self.training.images, self.geometry, self.fitted()["distance"]
         )
 
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
         self.parts.generator.load_state_dict(strip_prefix("model", tensors))
-        self.parts.discriminator.load_state_dict(strip_prefix("discriminator", tensors))
         self.ema.load_state_dict(strip_prefix("running_ema", tensors))
         with torch.no_grad():
             for name in ("codes", "log_gains", "log_distance"):
                 getattr(self, name).copy_(tensors[name])
-        set_rng_state(self.rng, tensors["rng"])
-        set_rng_state(self.ray_rng, tensors["ray_rng"])
-        restore_optimiser(self.g_optimiser, strip_prefix("optim.generator", tensors))
-        restore_optimiser(self.d_optimiser, strip_prefix("optim.discriminator", tensors))
+        self.gan_step.load(tensors, meta)
+        restore_optimiser(self.optimiser, strip_prefix("optim.generator", tensors))
         self.gan_steps = meta["gan_steps"]
-        self.parts.probability.load(meta["probability"])
         keep_precision(meta, self.parts.generator, self.ema)
+
+
+def used_batches(objective: str, sizes: dict[str, int]) -> dict[str, int]:
+    """Of the posed and the adversarial batch, those that an objective has.
+
+    >>> used_batches("posed", {"task.batch": 16, "task.gan_batch": 4})
+    {'task.batch': 16}
+    """
+    unused = {"gan": "task.batch", "posed": "task.gan_batch"}.get(objective)
+    return {key: n for key, n in sizes.items() if key != unused}
+
+
+def rate_share(progress: float, index: int) -> float:
+    """What share of its peak a learning rate has: a linear warm-up, then a cosine to 1 %.
+
+    >>> [round(rate_share(progress, index), 3) for progress, index in ((0, 0), (0.5, 99), (1, 999))]
+    [0.02, 0.51, 0.01]
+    """
+    cosine = 0.5 + 0.5 * math.cos(math.pi * progress)
+    return min(1.0, (index + 1) / WARM_UP_STEPS) * cosine + 0.01
 
 
 def cylinder_points(
     batch: int, n: int, radius: float, rng: Generator, *, half_height: float = 1.15
 ) -> Tensor:
-    """Points spread evenly over the support cylinder, [B, N, 3]."""
+    """Points spread evenly over the support cylinder, [B, N, 3] in field units."""
     u = torch.rand(batch, n, 3, generator=rng)
     r, a = radius * u[..., 0].sqrt(), 2 * math.pi * u[..., 1]
     return torch.stack([r * a.cos(), r * a.sin(), (2 * u[..., 2] - 1) * half_height], -1)

@@ -1,5 +1,5 @@
-"""Pictures of a prior in training: real views beside random patients, and one random patient that
-turns.
+"""Pictures of a prior in training, for TensorBoard: real views beside random patients, and one
+random patient that turns. The same patients every time, so that one can watch them grow.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ from ..imaging.geometry import FRONTAL_DEG, LATERAL_DEG, Geometry, nearest_view
 from ..recon.field_volume import bake
 from .rendering import Renderer
 
-SCENES, FRAMES, GRID = 8, 24, 48  # patients of the sheet; views of the clip; voxels along a side
+PATIENTS = 8  # of the sheet
+FRAMES = 24  # views of the clip
+GRID = 48  # voxels along a side
+MARCHED_PX = 32  # pixels along a side where every view is rendered ray by ray
 
 
 @torch.no_grad()
 def radiographs(
     generator: PatientGenerator, images: Tensor, geometry: Geometry, distance: float
 ) -> dict[str, Tensor]:
-    """Frontal and lateral views of patients [P, V, rows, cols] and of random scenes, and one
-    scene's orbit: line integrals.
-
-    The same scenes every time, so that one can watch them grow.
+    """Frontal and lateral views of patients [P, V, rows, cols] and of random ones, and the orbit of
+    one of these: line integrals.
     """
-    code = generator.weights(generator.draw(SCENES, Generator().manual_seed(0)))
+    code = generator.weights(generator.draw(PATIENTS, Generator().manual_seed(0)))
     volumes = bake(generator, code, geometry, size=GRID)
     shown = [nearest_view(geometry.angles_deg, wanted) for wanted in (FRONTAL_DEG, LATERAL_DEG)]
-    reals = images[:SCENES, shown].float().flatten(0, 1)
+    reals = images[:PATIENTS, shown].float().flatten(0, 1)
     shown_geometry = geometry.at(geometry.angles_deg[k] for k in shown)
     fakes = volumes.project(shown_geometry, distance).flatten(0, 1)
     first = volumes.with_values(volumes.values[0])
@@ -36,18 +37,20 @@ def radiographs(
 
 
 @torch.no_grad()
-def marched(
+def ray_marched(
     generator: PatientGenerator, renderer: Renderer, images: Tensor, geometry: Geometry
 ) -> dict[str, Tensor]:
-    """The same where views are no sums of voxels, ray by ray at 32 px; reals are pictures [N, rows,
+    """The same ray by ray, where views are no sums of voxels; the reals are pictures [N, rows,
     cols, C] without patients.
     """
-    small = geometry.resized(min(32, geometry.cols))
-    code = generator.weights(generator.draw(SCENES, Generator().manual_seed(0)))
-    fakes = renderer.views(generator.field, code, small.at((FRONTAL_DEG, LATERAL_DEG))).flatten(
-        0, 1
-    )
+    small = geometry.resized(min(MARCHED_PX, geometry.cols))
+    code = generator.weights(generator.draw(PATIENTS, Generator().manual_seed(0)))
+    fakes = renderer.views(generator.field, code, small.at((FRONTAL_DEG, LATERAL_DEG)))
     orbit = renderer.views(generator.field, code.one(0), small.orbit(FRAMES))[0]
-    reals = images[:: max(1, len(images) // (2 * SCENES))][: 2 * SCENES].float()
-    found = {"grid/reals": reals.cpu(), "grid/fakes": fakes.cpu(), "clip/orbit": orbit.cpu()}
-    return {name: views if views.shape[-1] == 3 else views[..., 0] for name, views in found.items()}
+    count = 2 * PATIENTS
+    reals = images[:: max(1, len(images) // count)][:count].float()
+    sheets = {"grid/reals": reals, "grid/fakes": fakes.flatten(0, 1), "clip/orbit": orbit}
+    return {
+        name: (views if views.shape[-1] == 3 else views[..., 0]).cpu()
+        for name, views in sheets.items()
+    }

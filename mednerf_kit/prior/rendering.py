@@ -1,8 +1,8 @@
-"""Pictures of generated scenes ray by ray: what training compares, and views where physics forbids
-projecting voxels.
+"""Views of generated patients ray by ray: what training compares, and whole views where the image
+model forbids projecting voxels.
 
-Emission and absorption hide one part behind another, so a view is no sum over voxels as a line
-integral is.
+Emission and absorption hide one part behind another, so such a view is no sum over voxels, as a
+line integral is.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ from ..fields.hyper import MlpWeights
 from ..imaging.geometry import Geometry
 from ..rays.render import IMAGE_MODELS, Level, emission_absorption, render
 from ..rays.samplers.base import SAMPLERS
-from .cameras import Poses
+from .cameras import CameraDistribution
 from .load import Prior
+from .options import GanOptions, image_model_name
 
 CHUNK_POINTS = 2**19  # evaluated at once while whole views are rendered
 
 
 @dataclass(frozen=True)
 class Renderer:
-    """How a generator's scenes are seen: the recipe's levels, physics and cameras."""
+    """How a generator's patients are seen: the recipe's levels, image model and cameras."""
 
     levels: Sequence[Level]
     image_model: Callable[[FieldOutput], Rendering]
-    poses: Poses = field(default_factory=Poses)
+    cameras: CameraDistribution = field(default_factory=CameraDistribution)
 
     @classmethod
     def of(cls, recipe: Mapping[str, Any]) -> Renderer:
         """What a recipe says."""
-        task = recipe.get("task", {})
-        seen = physics(task.get("image_model", "line_integral"), task.get("background", 0.0))
-        return cls(levels_of(recipe), seen, poses_of(recipe))
+        background = recipe.get("task", {}).get("background", GanOptions.background)
+        image_model = image_model_of(image_model_name(recipe), background)
+        return cls(levels_of(recipe), image_model, cameras_of(recipe))
 
     @property
     def nodes(self) -> int:
-        """Samples along a ray, as far as the levels say."""
+        """Samples along a ray."""
         return sum(level.sampler.n for level in self.levels)
 
     def image(
-        self, asked: Any, rays: Rays, code: MlpWeights, rng: Generator | None = None
+        self, query: Any, rays: Rays, code: MlpWeights, rng: Generator | None = None
     ) -> Tensor:
-        """Colours of rays [B, R] of a batch of scenes, [B, R, C]; ``asked`` is the field."""
-        return render(rays, asked, self.levels, image_model=self.image_model, code=code, rng=rng)[
-            -1
-        ].rendering.image
+        """Colours of rays [B, R] of a batch of patients, [B, R, C]; ``query`` is the field."""
+        passes = render(rays, query, self.levels, image_model=self.image_model, code=code, rng=rng)
+        return passes[-1].rendering.image
 
     @torch.no_grad()
-    def views(self, asked: Any, code: MlpWeights, geometry: Geometry) -> Tensor:
-        """Whole views of every scene at ``geometry.angles_deg``, seen at its tilt: [B, V, rows,
+    def views(self, query: Any, code: MlpWeights, geometry: Geometry) -> Tensor:
+        """Whole views of every patient at ``geometry.angles_deg``, seen at its tilt: [B, V, rows,
         cols, C].
         """
         device = code.layers[0][0].device
@@ -66,29 +66,25 @@ class Renderer:
         )
         yx = torch.stack([y, x], -1).flatten(0, 1).float().to(device)
         chunk = max(1, CHUNK_POINTS // self.nodes)
-        scenes = []
+        patients = []
         for i in range(code.batch):
             one, images = code.one(i), []
-            for angle in geometry.angles_deg:
-                pose = torch.tensor([angle, geometry.tilt_deg], device=device)
-                parts = [
-                    self.image(
-                        asked, as_batch(self.poses.rays(geometry, pose, some, asked.support)), one
-                    )[0]
-                    for some in yx.split(chunk)
-                ]
-                images.append(torch.cat(parts).unflatten(0, (geometry.rows, geometry.cols)))
-            scenes.append(torch.stack(images))
-        return torch.stack(scenes)
+            for azimuth_deg in geometry.angles_deg:
+                camera = torch.tensor([azimuth_deg, geometry.tilt_deg], device=device)
+                colours = []
+                for some in yx.split(chunk):
+                    rays = self.cameras.rays(geometry, camera, some, query.support)
+                    colours.append(self.image(query, as_batch(rays), one)[0])
+                images.append(torch.cat(colours).unflatten(0, (geometry.rows, geometry.cols)))
+            patients.append(torch.stack(images))
+        return torch.stack(patients)
 
 
-def physics(name: str, background: float) -> Callable[[FieldOutput], Rendering]:
+def image_model_of(name: str, background: float) -> Callable[[FieldOutput], Rendering]:
     """The image model of this name; ``background`` shows where nothing absorbs."""
-    return (
-        partial(emission_absorption, background=float(background))
-        if name == "emission_absorption"
-        else IMAGE_MODELS[name]
-    )
+    if name == "emission_absorption":
+        return partial(emission_absorption, background=float(background))
+    return IMAGE_MODELS[name]
 
 
 def levels_of(recipe: Mapping[str, Any]) -> list[Level]:
@@ -96,25 +92,23 @@ def levels_of(recipe: Mapping[str, Any]) -> list[Level]:
     return [Level(SAMPLERS.build(node)) for node in recipe["levels"]]
 
 
-def poses_of(recipe: Mapping[str, Any]) -> Poses:
-    """The recipe's cameras, with the depth and elevation that ``compat`` restores."""
-    node = dict(recipe.get("poses", {}))
+def cameras_of(recipe: Mapping[str, Any]) -> CameraDistribution:
+    """The recipe's cameras (its ``poses``), with the depth and elevation that ``compat`` restores."""
     compat = recipe.get("compat", {})
-    changed = {"depth": compat.get("depth_range"), "elevation_deg": compat.get("elevation_deg")}
-    return config.bind(
-        Poses, node | {k: v for k, v in changed.items() if v is not None}, where="poses"
-    )
+    restored = {"depth": compat.get("depth_range"), "elevation_deg": compat.get("elevation_deg")}
+    node = dict(recipe.get("poses", {})) | {k: v for k, v in restored.items() if v is not None}
+    return config.bind(CameraDistribution, node, where="poses")
 
 
 def as_batch(rays: Rays, n: int = 1) -> Rays:
-    """Rays [R] for each of n scenes: [n, R]."""
+    """Rays [R] for each of n patients: [n, R]."""
     return Rays(
         *(v.expand(n, *v.shape) for v in (rays.origin, rays.direction, rays.near, rays.far))
     )
 
 
 def grey_views(prior: Prior, code: MlpWeights, geometry: Geometry) -> Tensor:
-    """Views of a prior's scenes as a detector without colour sees them, ray by ray: [B, V, rows,
+    """Views of a prior's patients as a detector without colour sees them, ray by ray: [B, V, rows,
     cols].
     """
     return Renderer.of(prior.meta["recipe"]).views(prior.generator.field, code, geometry).mean(-1)
