@@ -22,7 +22,7 @@ SUPPLIED = {
     "sampler": {"box", "field"},
     "selector": {"cols", "images", "masks", "rows", "views"},
     "tomography method": {"fit", "prior"},
-    "task": {"device", "geometry", "parts", "reals", "scene", "seed", "targets", "volumes"},
+    "task": {"device", "geometry", "parts", "reals", "scene", "seed", "volumes"},
 }
 INTRODUCTION = """# Reference
 

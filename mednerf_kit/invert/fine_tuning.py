@@ -158,7 +158,7 @@ class FineTuningProblem:
         tilt_deg = torch.full(view.shape, self.geometry.tilt_deg, device=self.device)
         poses = torch.stack([self.angles_deg[view], tilt_deg], -1)
         support = self.g.field.support
-        rays = self.renderer.poses.rays(self.geometry, poses, yx.float()[:, None], support)
+        rays = self.renderer.cameras.rays(self.geometry, poses, yx.float()[:, None], support)
         flat = Rays(*(v[:, 0] for v in (rays.origin, rays.direction, rays.near, rays.far)))
         code = self.g.weights(self.latent(state))
         colours = self.renderer.image(self.g.field, as_batch(flat, len(state.eps)), code, rng)

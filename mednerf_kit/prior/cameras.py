@@ -1,5 +1,5 @@
-"""Cameras that nobody recorded: a distribution over azimuth and elevation, the rays it sees a field
-through, a gain by angle.
+"""Cameras that nobody recorded: a distribution over azimuth and elevation, the rays through which
+they see a field, and a gain by azimuth.
 """
 
 from __future__ import annotations
@@ -16,15 +16,19 @@ from ..imaging.geometry import Geometry, cylinder_span
 
 
 @dataclass(frozen=True, kw_only=True)
-class Poses:
-    """Azimuth uniform in its range, elevation spread evenly over the sphere's band between its
-    bounds, in degrees.
+class CameraDistribution:
+    """Azimuths uniform in their range, elevations spread evenly over a band of the sphere.
 
-    ``depth`` (field units) samples ±depth about the isocentre along every ray, as cameras without a
-    support do; None samples the field's support cylinder.
+    Options:
+        azimuth_deg: range of the azimuth, in degrees.
+        elevation_deg: bounds of the band, in degrees from −90 to 90.
+        depth: samples lie this many field units before and behind the isocentre along every ray, as
+            with cameras that know of no support; null: in the field's support cylinder.
 
-    >>> poses = Poses(elevation_deg=(0.0, 90.0))
-    >>> drawn = poses.draw(1000, torch.Generator().manual_seed(0))
+    Raises UserError for bounds in the wrong order or out of range.
+
+    >>> cameras = CameraDistribution(elevation_deg=(0.0, 90.0))
+    >>> drawn = cameras.draw(1000, torch.Generator().manual_seed(0))
     >>> round(float(torch.deg2rad(drawn[:, 1]).sin().mean()), 1)
     0.5
     """
@@ -59,33 +63,30 @@ class Poses:
         return sum(self.elevation_deg) / 2
 
     def draw(self, n: int, rng: Generator) -> Tensor:
-        """n poses as (azimuth, elevation), [n, 2] degrees."""
+        """n cameras as (azimuth, elevation), [n, 2] degrees."""
         u = torch.rand(n, 2, generator=rng, device=rng.device)
         low, high = self.azimuth_deg
         bottom, top = (math.sin(math.radians(v)) for v in self.elevation_deg)
         elevation = torch.rad2deg((bottom + (top - bottom) * u[:, 1]).clamp(-1, 1).asin())
         return torch.stack([low + (high - low) * u[:, 0], elevation], 1)
 
-    def rays(self, geometry: Geometry, poses: Tensor, yx: Tensor, support: float) -> Rays:
-        """Rays in field units of poses [..., 2] through pixels yx [..., R, 2] of the geometry's
-        detector: fields [..., R].
+    def rays(self, geometry: Geometry, angles_deg: Tensor, yx: Tensor, support: float) -> Rays:
+        """Rays in field units of cameras at (azimuth, elevation) [..., 2] through pixels yx
+        [..., R, 2] of the geometry's detector: [..., R].
 
         At elevation e the source of azimuth a stands at D (cos e · h(a) + sin e · axis), h the
         horizontal direction of :class:`~mednerf_kit.imaging.geometry.Geometry`; the detector turns
         with it.
         """
-        source, _, right, level_up = replace(geometry, tilt_deg=0.0).frames(poses[..., 0])
+        source, _, right, level_up = replace(geometry, tilt_deg=0.0).frames(angles_deg[..., 0])
         horizontal = source / geometry.source_to_isocentre_mm
-        elevation = torch.deg2rad(poses[..., 1])[..., None]
+        elevation = torch.deg2rad(angles_deg[..., 1])[..., None]
         towards = elevation.cos() * horizontal + elevation.sin() * level_up
         up = elevation.cos() * level_up - elevation.sin() * horizontal
         unit = 2 / (geometry.cols * geometry.pixel_mm)
-        u = (yx[..., 1] - (geometry.cols - 1) / 2) * (2 / geometry.cols) + geometry.offset_mm[
-            0
-        ] * unit
-        v = ((geometry.rows - 1) / 2 - yx[..., 0]) * (2 / geometry.cols) + geometry.offset_mm[
-            1
-        ] * unit
+        offset_u, offset_v = (offset_mm * unit for offset_mm in geometry.offset_mm)
+        u = (yx[..., 1] - (geometry.cols - 1) / 2) * (2 / geometry.cols) + offset_u
+        v = ((geometry.rows - 1) / 2 - yx[..., 0]) * (2 / geometry.cols) + offset_v
         target = u[..., None] * right[..., None, :] + v[..., None] * up[..., None, :]
         origin = (geometry.distance * towards)[..., None, :]
         direction = torch.nn.functional.normalize(target - origin, dim=-1)
@@ -98,11 +99,10 @@ class Poses:
 
 
 class ViewGain(nn.Module):
-    """How much brighter pictures from an azimuth are than others: exp Σ_k (a_k cos kθ + b_k sin
-    kθ), k = 1 … ``orders``.
+    """How much brighter pictures from an azimuth are than others, learned with the generator.
 
-    What views that were each stretched to its own maximum have in common, learned with the
-    generator. 0 orders: always 1.
+    The gain is exp Σ_k (a_k cos kθ + b_k sin kθ), k = 1 … ``orders``; 1 with no order. It is what
+    views that were each stretched to their own maximum have in common.
 
     >>> ViewGain(2)(torch.tensor([0.0, 90.0])).tolist()
     [1.0, 1.0]
@@ -127,4 +127,5 @@ class ViewGain(nn.Module):
         return (torch.cat([angle.cos(), angle.sin()], -1) * self.waves).sum(-1)
 
     def forward(self, azimuth_deg: Tensor) -> Tensor:
+        """The gain at azimuths [...] in degrees."""
         return self.log(azimuth_deg).exp()

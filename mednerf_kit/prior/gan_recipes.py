@@ -34,8 +34,9 @@ from ..rays.selectors.base import SELECTORS, PatchSelector
 from ..viz.figures import strip, write_png8
 from .gan import AdversarialTask, GanModules, Reals
 from .load import INVERSIONS, load_prior
-from .rendering import Renderer, levels_of, poses_of
-from .sets import read_set
+from .options import gan_options
+from .rendering import Renderer, cameras_of, levels_of
+from .sets import read_set, set_options
 from .training_volumes import scaled_by_view
 
 RECIPE_KEYS = frozenset(
@@ -59,6 +60,11 @@ RECIPE_KEYS = frozenset(
     )
 )
 PREVIEW_PX = 64
+PREVIEW_AZIMUTHS_DEG = (270.0, 0.0, 90.0, 180.0)
+PREVIEW_REALS = 16
+# of cameras around photographs that nobody posed, as published
+PHOTOGRAPH_FOV_DEG = 39.6
+PHOTOGRAPH_VIEWS = 72
 NO_ATTENUATION = (
     "trained on other physics than line integrals: its volume is a density, not an attenuation"
 )
@@ -66,22 +72,29 @@ NO_ATTENUATION = (
 
 @dataclass(frozen=True, kw_only=True)
 class Compat:
-    """Known defects of the published systems, restored for comparisons; null leaves it right."""
+    """Known defects of the published systems, restored for comparisons: a recipe's ``compat`` node.
 
-    fov_deg: float | None = None  # instead of the data's: 39.6 (HyperNeRFGAN) or 10 (MedNeRF)
-    # half-widths either side of the isocentre that are sampled: 0.694 is ±1 at radius 4, 39.6°
+    Options:
+        fov_deg: opening angle instead of the data's own: 39.6 (HyperNeRFGAN) or 10 (MedNeRF); null:
+            the data's.
+        depth_range: half-widths before and behind the isocentre that are sampled: 0.694 is ±1 at
+            radius 4 and 39.6°; null: the support cylinder.
+        elevation_deg: bounds of cameras above an orbit that has none: [5, 20] (MedNeRF); null: the
+            recipe's poses.
+        mirrored: learn from every picture with its columns reversed too (HyperNeRFGAN).
+        batch_mean_hinge: take the hinge of the batch's mean logit (MedNeRF).
+    """
+
+    fov_deg: float | None = None
     depth_range: float | None = None
-    elevation_deg: tuple | None = None  # cameras above an orbit that has none: [5, 20] (MedNeRF)
-    mirrored: bool = False  # every picture also with its columns reversed (HyperNeRFGAN)
-    batch_mean_hinge: bool = False  # the hinge of the batch's mean logit (MedNeRF)
+    elevation_deg: tuple | None = None
+    mirrored: bool = False
+    batch_mean_hinge: bool = False
 
     def named(self) -> list[str]:
         """What is restored, in words."""
-        return [
-            f"{f.name} {getattr(self, f.name)}"
-            for f in fields(self)
-            if getattr(self, f.name) not in (None, False)
-        ]
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return [f"{name} {value}" for name, value in values.items() if value not in (None, False)]
 
 
 def compat_options(recipe: Mapping[str, Any]) -> Compat:
@@ -94,7 +107,6 @@ def check(recipe: Mapping[str, Any]) -> None:
     for key in ("task", "dataset", "poses", "compat"):
         config.checked(recipe[key], dict, where=f"recipe key '{key}'")
     TASKS.check(recipe["task"], "parts", "reals", "geometry", "seed", "device")
-    task = recipe["task"]
     check_counts(recipe, "batch", "r1_interval", "accumulate")
     if not config.checked(recipe["levels"], list, where="recipe key 'levels'"):
         raise UserError(
@@ -104,22 +116,18 @@ def check(recipe: Mapping[str, Any]) -> None:
         )
     compat = compat_options(recipe)
     check_first_sampler(Renderer.of(recipe).levels[0].sampler)
-    generator, discriminator = (
-        GENERATORS.build(recipe["generator"]),
-        DISCRIMINATORS.build(recipe["discriminator"], channels=1),
-    )
-    image_model = task.get("image_model", "line_integral")
-    if (image_model == "emission_absorption") != (generator.field_outputs == 4):
+    generator = GENERATORS.build(recipe["generator"])
+    discriminator = DISCRIMINATORS.build(recipe["discriminator"], channels=1)
+    image_model, outputs = gan_options(recipe).image_model, generator.field_outputs
+    if (image_model == "emission_absorption") != (outputs == 4):
         raise UserError(
-            f"got image model '{image_model}' of a generator with {generator.field_outputs} outputs",
+            f"got image model '{image_model}' of a generator with {outputs} outputs",
             "wanted emission_absorption with 4 outputs, or another image model with 1",
             "set task.image_model or generator.outputs",
         )
     side = int(recipe["dataset"].get("size", discriminator.size))
-    if not isinstance(
-        SELECTORS.build(recipe["patch"], size=discriminator.size, views=1, rows=side, cols=side),
-        PatchSelector,
-    ):
+    shape = {"size": discriminator.size, "views": 1, "rows": side, "cols": side}
+    if not isinstance(SELECTORS.build(recipe["patch"], **shape), PatchSelector):
         raise UserError(
             f"got patch '{recipe['patch']['name']}'",
             "wanted a selector of patches, which a discriminator can judge",
@@ -174,33 +182,27 @@ def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
     discriminator = DISCRIMINATORS.build(recipe["discriminator"], channels=3)
     code = generator.weights(generator.latent(torch.zeros(1, generator.latent_dim)))
     per_point = sum(w.shape[2] for w, _ in code.layers) + code.layers[-1][0].shape[1]
-    batch = recipe["task"].get("batch", 4)
-    points = batch * discriminator.size**2 * Renderer.of(recipe).nodes
-    at_a_time = points // recipe["task"].get("accumulate", 1)
-    parameters = {
-        name: sum(p.numel() for p in model.parameters())
-        for name, model in (("g", generator), ("d", discriminator))
-    }
+    options = gan_options(recipe)
+    points = options.batch * discriminator.size**2 * Renderer.of(recipe).nodes
+    activations = points // options.accumulate * per_point
+    g, d = (sum(p.numel() for p in m.parameters()) for m in (generator, discriminator))
     slots = 2 if recipe["optimiser"]["name"] == "adam" else 1
     return {
-        "generator_parameters": parameters["g"],
-        "discriminator_parameters": parameters["d"],
+        "generator_parameters": g,
+        "discriminator_parameters": d,
         "points_per_step": points,
         "multiply_adds_per_point": sum(w[0].numel() for w, _ in code.layers),
-        "activations_mib": round(at_a_time * per_point * 4 / 2**20),
-        "memory_mib": round(
-            4
-            * (at_a_time * per_point + (2 + slots) * sum(parameters.values()) + parameters["g"])
-            / 2**20
-        ),
-        "images_seen": batch * recipe["steps"],
+        "activations_mib": round(activations * 4 / 2**20),
+        # each weight with its gradient and the optimiser's moments, and the running average
+        "memory_mib": round(4 * (activations + (2 + slots) * (g + d) + g) / 2**20),
+        "images_seen": options.batch * recipe["steps"],
         "restored_defects": compat_options(recipe).named(),
     }
 
 
 def batches(recipe: Mapping[str, Any]) -> dict[str, int]:
     """What the processes of a training share."""
-    return {"task.batch": recipe["task"].get("batch", 4)}
+    return {"task.batch": gan_options(recipe).batch}
 
 
 def build_task(
@@ -223,30 +225,27 @@ def build_task(
         recipe["patch"], size=discriminator.size, views=views, rows=rows, cols=cols
     )
     assert isinstance(patch, PatchSelector)
-    loss = dict(recipe["loss"]) | (
-        {"batch_mean": True} if compat_options(recipe).batch_mean_hinge else {}
-    )
-    players = GanModules(
+    restored = {"batch_mean": True} if compat_options(recipe).batch_mean_hinge else {}
+    redraws = getattr(discriminator, "decodes", False)
+    parts = GanModules(
         generator=generator,
         discriminator=discriminator,
-        loss=LOSSES.build(loss),
+        loss=LOSSES.build({**recipe["loss"], **restored}),
         optimisers=OPTIMISERS.build(
             recipe["optimiser"],
             generator=list(generator.parameters()),
             discriminator=list(discriminator.parameters()),
-            d_interval=recipe["task"].get("r1_interval", 16),
+            d_interval=gan_options(recipe).r1_interval,
         ),
         patch=patch,
         augment=AUGMENTATIONS.build(recipe["augment"]),
         probability=PROBABILITIES.build(recipe["probability"]),
-        perceptual=PERCEPTUAL.build(recipe["perceptual"])
-        if getattr(discriminator, "decodes", False)
-        else PERCEPTUAL.build("pyramid"),
+        perceptual=PERCEPTUAL.build(recipe["perceptual"] if redraws else "pyramid"),
         levels=levels_of(recipe),
-        poses=poses_of(recipe),
+        cameras=cameras_of(recipe),
     )
     task = TASKS.build(
-        recipe["task"], parts=players, reals=reals, geometry=geometry, seed=seed, device=str(device)
+        recipe["task"], parts=parts, reals=reals, geometry=geometry, seed=seed, device=str(device)
     )
     assert isinstance(task, AdversarialTask)
     return task
@@ -255,15 +254,10 @@ def build_task(
 def prepare(run_config: RunConfig, device: str | torch.device) -> PreparedRun:
     """The prior of a set of pictures: read them, restore what compat says, build the task."""
     recipe = run_config.recipe
-    batch = recipe["task"].get("batch", 4)
+    batch = gan_options(recipe).batch
     photographs = recipe["dataset"].get("pictures", False)
     reals, geometry, known = photographed(run_config) if photographs else radiographed(run_config)
-    if len(reals.images) < batch:
-        raise UserError(
-            f"got {len(reals.images)} pictures and a batch of {batch}",
-            "wanted at least one picture for each",
-            "set a smaller task.batch, or give more pictures",
-        )
+    check_enough(len(reals.images), batch, "give more pictures")
     task = build_task(recipe, reals, geometry, seed=run_config.seed, device=device)
     restored = compat_options(recipe).named()
     meta = {
@@ -294,35 +288,23 @@ def radiographed(run_config: RunConfig) -> tuple[Reals, Geometry, dict[str, Any]
     where --limit says nothing.
     """
     recipe, node = run_config.recipe, run_config.recipe["dataset"]
-    limit = run_config.limit or node.get("limit")
-    counted = node.get(run_config.split)
+    wanted, options = set_options(node), gan_options(recipe)
+    limit = run_config.limit or wanted.limit
+    counted = wanted.cohort.get(run_config.split)
     # phantoms are made on demand: refuse before that
     if run_config.dataset in DEFAULTS and counted is not None:
-        pictures, batch = (
-            min(counted, limit or counted) * node.get("views", 72),
-            recipe["task"].get("batch", 4),
-        )
-        if pictures < batch:
-            raise UserError(
-                f"got {pictures} pictures and a batch of {batch}",
-                "wanted at least one picture for each",
-                "set a smaller task.batch, or more patients",
-            )
+        pictures = min(counted, limit or counted) * wanted.views
+        check_enough(pictures, options.batch, "more patients")
     orbits = read_set(run_config.dataset, node, split=run_config.split, limit=limit)
-    compat, poses = compat_options(recipe), poses_of(recipe)
+    compat = compat_options(recipe)
     angles = torch.tensor(orbits.geometry.angles_deg).repeat(len(orbits.patients))
     reals = Reals(orbits.images.flatten(0, 1)[..., None], angles)
-    geometry = (
-        orbits.geometry if compat.fov_deg is None else orbits.geometry.with_fov(compat.fov_deg)
-    )
-    notes = [
-        *orbits.notes,
-        *(
-            []
-            if recipe["task"].get("image_model", "line_integral") == "line_integral"
-            else [NO_ATTENUATION]
-        ),
-    ]
+    geometry = orbits.geometry
+    if compat.fov_deg is not None:
+        geometry = geometry.with_fov(compat.fov_deg)
+    notes = list(orbits.notes)
+    if options.image_model != "line_integral":
+        notes.append(NO_ATTENUATION)
     known = {
         "anatomy": orbits.anatomy,
         "per_view_scale": scaled_by_view(orbits),
@@ -330,29 +312,25 @@ def radiographed(run_config: RunConfig) -> tuple[Reals, Geometry, dict[str, Any]
         "identities": list(orbits.all_fingerprints()),
         "notes": notes,
     }
-    return (
-        reals.mirrored() if compat.mirrored else reals,
-        replace(geometry, tilt_deg=poses.tilt_deg),
-        known,
-    )
+    geometry = replace(geometry, tilt_deg=cameras_of(recipe).tilt_deg)
+    return reals.mirrored() if compat.mirrored else reals, geometry, known
 
 
 def photographed(run_config: RunConfig) -> tuple[Reals, Geometry, dict[str, Any]]:
-    """A folder of photographs that nobody posed, seen by the recipe's cameras: a unit half-width,
-    39.6° wide unless told.
+    """A folder of photographs that nobody posed, seen by the recipe's cameras: a half-width of one
+    field unit, 39.6° wide unless told.
     """
     recipe, node = run_config.recipe, dict(run_config.recipe["dataset"])
     node.pop("pictures")
-    background = float(recipe["task"].get("background", 0.0))
     images, notes = config.bind(
         read_photographs,
         node,
         where="dataset",
         root=run_config.dataset,
-        background=background,
+        background=gan_options(recipe).background,
         limit=run_config.limit,
     )
-    compat, poses = compat_options(recipe), poses_of(recipe)
+    compat = compat_options(recipe)
     side = images.shape[1]
     geometry = Geometry(
         source_to_isocentre_mm=1000,
@@ -361,7 +339,7 @@ def photographed(run_config: RunConfig) -> tuple[Reals, Geometry, dict[str, Any]
         cols=side,
         pixel_mm=1.0,
         columns_flipped=False,
-    ).with_fov(compat.fov_deg or 39.6)
+    ).with_fov(compat.fov_deg or PHOTOGRAPH_FOV_DEG)
     reals = Reals(images)
     known = {
         "anatomy": None,
@@ -371,31 +349,33 @@ def photographed(run_config: RunConfig) -> tuple[Reals, Geometry, dict[str, Any]
         "notes": list(notes),
         "quantity": "colour",
     }
-    return (
-        reals.mirrored() if compat.mirrored else reals,
-        replace(geometry.orbit(72), tilt_deg=poses.tilt_deg),
-        known,
-    )
+    geometry = replace(geometry.orbit(PHOTOGRAPH_VIEWS), tilt_deg=cameras_of(recipe).tilt_deg)
+    return reals.mirrored() if compat.mirrored else reals, geometry, known
+
+
+def check_enough(pictures: int, batch: int, more: str) -> None:
+    """Refuse a batch that is larger than the set."""
+    if pictures < batch:
+        raise UserError(
+            f"got {pictures} pictures and a batch of {batch}",
+            "wanted at least one picture for each",
+            f"set a smaller task.batch, or {more}",
+        )
 
 
 def write_previews(loop: Loop, images: Tensor) -> None:
-    """Contact sheets: pictures that were learned from, and four random scenes seen from four
+    """Contact sheets: pictures that were learned from, and four random patients seen from four
     sides.
     """
     prior = load_prior(loop.folder)
-    geometry = prior.geometry.resized(min(PREVIEW_PX, prior.geometry.cols)).at(
-        (270.0, 0.0, 90.0, 180.0)
-    )
+    small = prior.geometry.resized(min(PREVIEW_PX, prior.geometry.cols))
     code = prior.generator.weights(prior.generator.draw(4, Generator().manual_seed(0)))
-    views = (
-        Renderer.of(prior.meta["recipe"]).views(prior.generator.field, code, geometry).flatten(0, 1)
-    )
-    some = images[:: max(1, len(images) // 16)][:16].float()
-    for name, sheet in (("samples", views), ("reals", some)):
-        write_png8(
-            loop.folder / "previews" / f"{name}.png",
-            strip(sheet if sheet.shape[-1] == 3 else sheet[..., 0], columns=4),
-        )
+    renderer = Renderer.of(prior.meta["recipe"])
+    views = renderer.views(prior.generator.field, code, small.at(PREVIEW_AZIMUTHS_DEG))
+    some = images[:: max(1, len(images) // PREVIEW_REALS)][:PREVIEW_REALS].float()
+    for name, sheet in (("samples", views.flatten(0, 1)), ("reals", some)):
+        shown = sheet if sheet.shape[-1] == 3 else sheet[..., 0]
+        write_png8(loop.folder / "previews" / f"{name}.png", strip(shown, columns=4))
 
 
 TASK_TYPE = TaskType(RECIPE_KEYS, check, prepare, plan, batches)

@@ -167,9 +167,9 @@ class GanStep:
         self, patches: Patches, shard: BatchShard, **options: Any
     ) -> DiscriminatorOutput:
         """What the discriminator says of augmented patches."""
-        drawn = self.augment.draw(
-            self.batch, tuple(patches.images.shape[1:]), self.probability.p, self.rng
-        )
+        _, channels, rows, cols = patches.images.shape
+        shape = (channels, rows, cols)
+        drawn = self.augment.draw(self.batch, shape, self.probability.p, self.rng)
         images = augmented(patches.images, drawn.rows(shard.rows(self.batch)))
         return self.discriminator(images, patches.angles_deg, **options)
 

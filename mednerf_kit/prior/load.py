@@ -20,6 +20,7 @@ from ..engine.run_folder import load_snapshot, read_snapshot
 from ..fields.hyper import Precision
 from ..gan.generator import GENERATORS, PatientGenerator
 from ..imaging.geometry import Geometry, interpolated_by_angle
+from .options import image_model_name
 
 # beside the snapshots: the uncertainty's factors, fitted after training
 CALIBRATION = "calibration.json"
@@ -50,10 +51,7 @@ class Prior:
         """Whether its pictures are line integrals, so that a view is a projection of voxels, and an
         attenuation can be stated.
         """
-        return (
-            self.meta.get("recipe", {}).get("task", {}).get("image_model", "line_integral")
-            == "line_integral"
-        )
+        return image_model_name(self.meta.get("recipe", {})) == "line_integral"
 
     @property
     def scale(self) -> float | None:

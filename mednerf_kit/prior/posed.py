@@ -1,5 +1,5 @@
-"""The task that learns a prior from known patients: a code per patient through one generator, and an
-adversary for the space between the codes.
+"""The task that learns a prior from known patients: a code per patient through one generator, and
+an adversary for the space between the codes.
 
 Three terms share the generator. *Volume*: density at random points against each patient's volume,
 the cheapest teacher (a point is a number to compare with; a ray costs dozens of points). *Rays*:

@@ -21,13 +21,14 @@ from ..gan.augment.presets import AUGMENTATIONS
 from ..gan.augment.probability import PROBABILITIES
 from ..gan.discriminator import DISCRIMINATORS
 from ..gan.generator import GENERATORS, HyperGenerator
-from ..rays.render import Level
-from ..rays.samplers.base import SAMPLERS
+from ..imaging.geometry import FRONTAL_DEG, LATERAL_DEG
 from ..recon.field_volume import bake
 from ..viz.figures import strip, write_png8
 from .load import Prior, load_prior
-from .posed import PosedModules, PriorTask
-from .sets import read_set
+from .options import posed_options
+from .posed import PosedModules, PriorTask, used_batches
+from .rendering import levels_of
+from .sets import read_set, set_options
 from .training_volumes import TrainingVolumes, make_training_volumes
 
 RECIPE_KEYS = frozenset(
@@ -44,6 +45,7 @@ RECIPE_KEYS = frozenset(
         "calibration_patients",
     )
 )
+COUNTS = ("batch", "points", "rays", "gan_batch", "gan_interval", "r1_interval", "accumulate")
 
 
 def check(recipe: Mapping[str, Any]) -> None:
@@ -52,7 +54,7 @@ def check(recipe: Mapping[str, Any]) -> None:
     """
     for key, kind in {"task": dict, "dataset": dict, "levels": list}.items():
         config.checked(recipe[key], kind, where=f"recipe key '{key}'")
-    TASKS.check(recipe["task"], "parts", "targets", "geometry", "seed", "device")
+    TASKS.check(recipe["task"], "parts", "volumes", "geometry", "seed", "device")
     generator = posed_generator(recipe["generator"])
     DISCRIMINATORS.check(recipe["discriminator"], "channels", "rng")
     AUGMENTATIONS.check(recipe["augment"])
@@ -63,23 +65,22 @@ def check(recipe: Mapping[str, Any]) -> None:
             "wanted at least one sampler under levels",
             "write levels: [{name: stratified}]",
         )
-    samplers = [SAMPLERS.build(node) for node in recipe["levels"]]
-    check_first_sampler(samplers[0])
-    if recipe["task"].get("image_model") == "emission_absorption" and generator.field_outputs == 1:
+    check_first_sampler(levels_of(recipe)[0].sampler)
+    image_model = posed_options(recipe).image_model
+    if image_model == "emission_absorption" and generator.field_outputs == 1:
         raise UserError(
             "got image model 'emission_absorption' of a generator without colour",
             "wanted generator.outputs 4",
             "set generator.outputs=4",
         )
-    counted = ("batch", "points", "rays", "gan_batch", "gan_interval", "r1_interval", "accumulate")
-    check_counts(recipe, *counted)
+    check_counts(recipe, *COUNTS)
     config.checked(recipe["calibration_patients"], int, where="recipe key 'calibration_patients'")
 
 
 def build_task(
     recipe: Mapping[str, Any],
     orbits: OrbitSet,
-    targets: TrainingVolumes,
+    volumes: TrainingVolumes,
     *,
     seed: int,
     device: str | torch.device,
@@ -95,12 +96,12 @@ def build_task(
         discriminator=discriminator.to(device),
         augment=AUGMENTATIONS.build(recipe["augment"]),
         probability=PROBABILITIES.build(recipe["probability"]),
-        levels=[Level(SAMPLERS.build(node)) for node in recipe["levels"]],
+        levels=levels_of(recipe),
     )
     task = TASKS.build(
         recipe["task"],
         parts=parts,
-        targets=targets,
+        volumes=volumes,
         geometry=orbits.geometry,
         seed=seed,
         device=str(device),
@@ -110,7 +111,7 @@ def build_task(
 
 
 def posed_generator(node: Any) -> HyperGenerator:
-    """A generator whose patients have codes and poses, as the posed term needs."""
+    """A generator whose patients have codes and poses, as the posed terms need."""
     generator = GENERATORS.build(node)
     if not isinstance(generator, HyperGenerator):
         name = node if isinstance(node, str) else node["name"]
@@ -124,7 +125,7 @@ def posed_generator(node: Any) -> HyperGenerator:
 
 def describe(
     orbits: OrbitSet,
-    targets: TrainingVolumes,
+    volumes: TrainingVolumes,
     recipe: Mapping[str, Any],
     dataset: str,
     seed: int,
@@ -136,7 +137,7 @@ def describe(
         "dataset": dataset,
         "anatomy": orbits.anatomy,
         "geometry": orbits.geometry.to_json(),
-        "per_view_scale": targets.per_view_scale,
+        "per_view_scale": volumes.per_view_scale,
         "patients": list(orbits.patients),
         "identities": list(orbits.all_fingerprints()),
         "split": split,
@@ -149,42 +150,38 @@ def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Sizes of what a recipe would train: parameters, points of the field per step, memory of its
     activations.
     """
-    generator = GENERATORS.build(recipe["generator"])
+    generator = posed_generator(recipe["generator"])
     discriminator = DISCRIMINATORS.build(recipe["discriminator"], channels=1)
-    node = recipe["generator"]
-    task = recipe["task"]
-    samples = sum(level.get("n", 48) for level in recipe["levels"])
-    points = task.get("batch", 16) * max(task.get("points", 768), task.get("rays", 96) * samples)
-    at_a_time = points // task.get("accumulate", 1)
+    options = posed_options(recipe)
+    samples = sum(level.sampler.n for level in levels_of(recipe))
+    points = options.batch * max(options.points, options.rays * samples)
+    width, layers = generator.bias[0].numel(), len(generator.shared) - 1
+    activations = points // options.accumulate * (width * layers + 64)
     return {
         "generator_parameters": sum(p.numel() for p in generator.parameters()),
         "discriminator_parameters": sum(p.numel() for p in discriminator.parameters()),
         "points_per_step": points,
-        "activations_mib": round(
-            at_a_time * (node.get("width", 96) * node.get("depth", 4) + 64) * 4 / 2**20
-        ),
+        "activations_mib": round(activations * 4 / 2**20),
     }
 
 
 def batches(recipe: Mapping[str, Any]) -> dict[str, int]:
     """What the processes of a training share."""
-    task = recipe["task"]
-    sizes = {"task.batch": task.get("batch", 16), "task.gan_batch": task.get("gan_batch", 4)}
-    unused = {"gan": "task.batch", "posed": "task.gan_batch"}.get(task.get("objective", "hybrid"))
-    return {key: n for key, n in sizes.items() if key != unused}
+    options = posed_options(recipe)
+    sizes = {"task.batch": options.batch, "task.gan_batch": options.gan_batch}
+    return used_batches(options.objective, sizes)
 
 
 def prepare(run_config: RunConfig, device: str | torch.device) -> PreparedRun:
-    """The prior of a set of radiographs: read it, make its targets, build the task."""
-    recipe, dataset, seed = run_config.recipe, run_config.dataset, run_config.seed
-    split = run_config.split
+    """The prior of a set of radiographs: read it, make its volumes, build the task."""
+    recipe, dataset = run_config.recipe, run_config.dataset
+    seed, split = run_config.seed, run_config.split
     orbits = read_set(dataset, recipe["dataset"], split=split, limit=run_config.limit)
-    targets = make_training_volumes(orbits, size=recipe["dataset"].get("volume_size", 64))
-    task = build_task(recipe, orbits, targets, seed=seed, device=device)
+    volumes = make_training_volumes(orbits, size=set_options(recipe["dataset"]).volume_size)
+    task = build_task(recipe, orbits, volumes, seed=seed, device=device)
     opening = (
         f"{len(orbits.patients)} patients, {orbits.geometry.views} views of "
-        f"{orbits.geometry.cols}², "
-        f"{recipe['task'].get('objective', recipe['task']['name'])}, device {device}",
+        f"{orbits.geometry.cols}², {task.options.objective}, device {device}",
         *(f"note: {note}" for note in orbits.notes),
     )
 
@@ -194,18 +191,16 @@ def prepare(run_config: RunConfig, device: str | torch.device) -> PreparedRun:
         preview(loop.folder, prior)
         return {"images_seen": loop.index * task.batch, "precision": task.parts.generator.precision}
 
-    return PreparedRun(
-        task, describe(orbits, targets, recipe, dataset, seed, split), opening, finish
-    )
+    meta = describe(orbits, volumes, recipe, dataset, seed, split)
+    return PreparedRun(task, meta, opening, finish)
 
 
 def preview(folder: Path, prior: Prior) -> None:
     """A contact sheet of random patients, frontal and lateral."""
     code = prior.generator.weights(prior.generator.draw(4, Generator().manual_seed(0)))
     volumes = bake(prior.generator, code, prior.geometry, size=48)
-    views = volumes.project(prior.geometry.at((270.0, 0.0)), prior.distance)
-    files_path = folder / "previews" / "samples.png"
-    write_png8(files_path, strip(views.flatten(0, 1), columns=4))
+    views = volumes.project(prior.geometry.at((FRONTAL_DEG, LATERAL_DEG)), prior.distance)
+    write_png8(folder / "previews" / "samples.png", strip(views.flatten(0, 1), columns=4))
 
 
 TASK_TYPE = TaskType(

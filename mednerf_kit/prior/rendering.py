@@ -93,7 +93,7 @@ def levels_of(recipe: Mapping[str, Any]) -> list[Level]:
 
 
 def cameras_of(recipe: Mapping[str, Any]) -> CameraDistribution:
-    """The recipe's cameras (its ``poses``), with the depth and elevation that ``compat`` restores."""
+    """The recipe's cameras (``poses``), with the depth and elevation that ``compat`` restores."""
     compat = recipe.get("compat", {})
     restored = {"depth": compat.get("depth_range"), "elevation_deg": compat.get("elevation_deg")}
     node = dict(recipe.get("poses", {})) | {k: v for k, v in restored.items() if v is not None}

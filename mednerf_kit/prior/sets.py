@@ -8,7 +8,6 @@ from typing import Any
 
 from ..core import config
 from ..data.orbits import OrbitSet, load_orbits
-from ..imaging.geometry import DEFAULTS
 
 
 @dataclass(frozen=True, kw_only=True)

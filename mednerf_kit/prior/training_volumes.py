@@ -2,13 +2,13 @@
 pictures.
 
 Where a patient's CT is at hand it is resampled; elsewhere the orbit is reconstructed once
-(:mod:`mednerf_kit.recon.sart`) and cached.
+(:mod:`mednerf_kit.recon.sart`) and kept in the cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -41,15 +41,19 @@ class TrainingVolumes:
     per_view_scale: bool  # every view was stretched to its own maximum
 
     def to(self, device: str | torch.device) -> TrainingVolumes:
-        """The same on a device: every step looks them up."""
-        images, volumes, log_gains, distance = (
-            values.to(device)
-            for values in (self.images, self.volumes, self.log_gains, self.distance)
+        """The same on a device: every step reads from them."""
+        return replace(
+            self,
+            images=self.images.to(device),
+            volumes=self.volumes.to(device),
+            log_gains=self.log_gains.to(device),
+            distance=self.distance.to(device),
         )
-        return TrainingVolumes(images, volumes, log_gains, distance, self.per_view_scale)
 
     def values_at(self, ids: Tensor, x: Tensor) -> Tensor:
-        """Trilinear values of the chosen patients' volumes at points [B, N, 3] -> [B, N]."""
+        """Trilinear values of the chosen patients' volumes at points [B, N, 3] in field units: [B,
+        N].
+        """
         return sample_trilinear(self.volumes[ids][:, None], x)[:, 0]
 
 
@@ -65,30 +69,27 @@ def scaled_by_view(orbits: OrbitSet) -> bool:
 def make_training_volumes(
     orbits: OrbitSet, *, size: int = 64, progress: bool = True
 ) -> TrainingVolumes:
-    """Read or reconstruct every patient's volume; a patient takes 0.1 s with a CT and about 20 s
-    without (then cached).
+    """Read or reconstruct every patient's volume, ``size`` voxels along a side.
+
+    A patient takes 0.1 s with a CT, and about 20 s without (then it is kept).
     """
     geometry, per_view = orbits.geometry, scaled_by_view(orbits)
     volumes, gains, distances = [], [], []
-    known = geometry.line_integral_scale is not None and files_at_hand()
-    unknown = [name for name in orbits.patients if not (known and name in orbits.volumes)]
-    fov_deg = dict(zip(unknown, field_angles(orbits, unknown, per_view, progress), strict=True))
+    ct_helps = geometry.line_integral_scale is not None and files_at_hand()
+    unknown = [name for name in orbits.patients if not (ct_helps and name in orbits.volumes)]
+    fov_deg = dict(zip(unknown, opening_angles(orbits, unknown, per_view, progress), strict=True))
     for name, orbit in tqdm(
         list(zip(orbits.patients, orbits.images, strict=True)),
         desc="volumes",
         disable=None if progress else True,
     ):
-        if name not in fov_deg:
-            volumes.append(
-                FieldVolume.from_ct(str(orbits.volumes[name]), geometry, size=size).values
-            )
-            gains.append(torch.ones(geometry.views))
-            distances.append(geometry.distance)
-            continue
-        opened = geometry.with_fov(fov_deg[name])
-        values, gain = reconstructed_volume(
-            orbit, opened, size, per_view, orbits.fingerprints[name][-1]
-        )
+        if name in fov_deg:
+            opened = geometry.with_fov(fov_deg[name])
+            fingerprint = orbits.fingerprints[name][-1]
+            values, gain = reconstructed_volume(orbit, opened, size, per_view, fingerprint)
+        else:
+            opened, gain = geometry, torch.ones(geometry.views)
+            values = FieldVolume.from_ct(str(orbits.volumes[name]), geometry, size=size).values
         volumes.append(values)
         gains.append(gain)
         distances.append(opened.distance)
@@ -101,17 +102,17 @@ def make_training_volumes(
     )
 
 
-def field_angles(
+def opening_angles(
     orbits: OrbitSet, names: Sequence[str], per_view: bool, progress: bool
 ) -> list[float]:
-    """Opening angle of each named orbit: the set's own, or fitted where pictures were scaled view
-    by view and came without.
+    """Opening angle of each named orbit in degrees: the set's own, or fitted where pictures were
+    scaled view by view and came without.
     """
     if not (per_view and names):
         return [orbits.geometry.fov_deg] * len(names)
     curves = []
     for name in tqdm(names, desc="field of view", disable=None if progress else True):
-        path = cached(FOV_CURVE, orbits.fingerprints[name][-1], orbits.geometry)
+        path = cache_file(FOV_CURVE, orbits.fingerprints[name][-1], orbits.geometry)
         if path.is_file():
             curves.append(files.load_tensors(path)[0]["curve"])
             continue
@@ -126,7 +127,7 @@ def reconstructed_volume(
     """Reconstruction and gains [V] of an orbit [V, rows, cols]; kept in the cache by the pictures'
     fingerprint.
     """
-    path = cached(RECONSTRUCTION, fingerprint, geometry, size, per_view)
+    path = cache_file(RECONSTRUCTION, fingerprint, geometry, size, per_view)
     if path.is_file():
         tensors, _ = files.load_tensors(path)
         return tensors["values"], tensors["gains"]
@@ -136,7 +137,7 @@ def reconstructed_volume(
     return tensors["values"], tensors["gains"]
 
 
-def cached(*facts: object) -> Path:
+def cache_file(*facts: object) -> Path:
     """Where what follows from these facts is kept."""
     key = blake2b(" ".join(map(str, facts)).encode(), digest_size=12).hexdigest()
     return cache_dir() / CACHE_FOLDER / f"{key}.safetensors"

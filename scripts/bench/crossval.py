@@ -32,12 +32,12 @@ def fold(args: argparse.Namespace, k: int, recipe: dict) -> list[dict]:
     held = every.patients[k :: args.folds]
     orbits = every.subset(p for p in every.patients if p not in held)
     start = time.perf_counter()
-    targets = make_training_volumes(orbits, size=recipe["dataset"]["volume_size"])
+    volumes = make_training_volumes(orbits, size=recipe["dataset"]["volume_size"])
     ready = time.perf_counter() - start
     folder = args.out / f"fold{k}"
     folder.mkdir(parents=True, exist_ok=True)
-    task = build_task(recipe, orbits, targets, seed=args.seed, device="cpu")
-    meta = describe(orbits, targets, recipe, args.set, args.seed, "all")
+    task = build_task(recipe, orbits, volumes, seed=args.seed, device="cpu")
+    meta = describe(orbits, volumes, recipe, args.set, args.seed, "all")
     loop = Loop(
         task,
         folder,

@@ -119,14 +119,14 @@ def main() -> None:
     dtype = fastest_dtype(torch.device("cpu"))
     recipe = resolve("chest", "chest", "quick", [])
     orbits = read_set("chest", recipe["dataset"], split="train", limit=args.patients)
-    targets = make_training_volumes(orbits, size=recipe["dataset"]["volume_size"])
+    volumes = make_training_volumes(orbits, size=recipe["dataset"]["volume_size"])
     crews = {}
     for objective in args.objectives:
         own = {**recipe, "task": {**recipe["task"], "objective": objective}}
         for way in ways:
             processes, threads = WAYS[way]
             crews[objective, way] = employed(
-                lambda own=own: build_task(own, orbits, targets, seed=0, device="cpu"),
+                lambda own=own: build_task(own, orbits, volumes, seed=0, device="cpu"),
                 processes,
                 threads,
             )

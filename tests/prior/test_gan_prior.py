@@ -32,7 +32,7 @@ from mednerf_kit.metrics import perceptual
 from mednerf_kit.metrics.perceptual import PyramidDistance
 from mednerf_kit.prior import gan_recipes
 from mednerf_kit.prior import load as prior_load
-from mednerf_kit.prior.cameras import Poses
+from mednerf_kit.prior.cameras import CameraDistribution
 from mednerf_kit.prior.gan import AdversarialTask
 from mednerf_kit.prior.rendering import Renderer
 from mednerf_kit.rays.selectors.patches import AnnealedPatch, smallest_scale
@@ -202,9 +202,11 @@ def test_level_poses_are_the_orbit():
     geometry = small_geometry()
     yx = torch.rand(3, 5, 2, generator=seeded()) * (SIZE - 1)
     angles = torch.tensor([0.0, 45.0, 270.0])
-    found = Poses().rays(geometry, torch.stack([angles, torch.zeros(3)], 1), yx, 1.4)
+    found = CameraDistribution().rays(geometry, torch.stack([angles, torch.zeros(3)], 1), yx, 1.4)
     known = geometry.field_rays(angles[:, None], yx, geometry.distance)
-    tilted = Poses().rays(geometry, torch.stack([angles, torch.full((3,), 20.0)], 1), yx, 1.4)
+    tilted = CameraDistribution().rays(
+        geometry, torch.stack([angles, torch.full((3,), 20.0)], 1), yx, 1.4
+    )
     known_tilted = replace(geometry, tilt_deg=20.0).field_rays(
         angles[:, None], yx, geometry.distance
     )
@@ -214,7 +216,7 @@ def test_level_poses_are_the_orbit():
 
 
 def test_a_depth_range_stays_about_the_isocentre():
-    rays = Poses(depth=0.7).rays(
+    rays = CameraDistribution(depth=0.7).rays(
         small_geometry(), torch.tensor([[30.0, 90.0]]), torch.full((1, 1, 2), (SIZE - 1) / 2), 1.4
     )
     middle = rays.origin + (rays.near + rays.far)[..., None] / 2 * rays.direction
@@ -226,12 +228,12 @@ def test_a_depth_range_stays_about_the_isocentre():
 
 
 def test_poses_cover_their_band_evenly():
-    drawn = Poses(azimuth_deg=(-30, 90), elevation_deg=(0, 90)).draw(4000, seeded())
+    drawn = CameraDistribution(azimuth_deg=(-30, 90), elevation_deg=(0, 90)).draw(4000, seeded())
     height = torch.deg2rad(drawn[:, 1]).sin()
     assert drawn[:, 0].min() >= -30 and drawn[:, 0].max() <= 90
     assert torch.histc(height, 4, 0, 1).sub(1000).abs().max() < 120
     with pytest.raises(UserError, match="smaller first"):
-        Poses(azimuth_deg=(90, 0))
+        CameraDistribution(azimuth_deg=(90, 0))
 
 
 def test_patches_grow_finer():
@@ -348,7 +350,7 @@ def test_restored_defects_act_and_are_named(toys, tmp_path):
     ]
     folder = trained("chest_mednerf", toys, tmp_path, *settings)
     _, meta = files.load_tensors(run_folder.snapshots(folder)[-1])
-    assert Renderer.of(meta["recipe"]).poses.depth == 2.86
+    assert Renderer.of(meta["recipe"]).cameras.depth == 2.86
     prior = prior_load.load_prior(folder)
     assert prior.geometry.fov_deg == pytest.approx(10, abs=1e-3) and prior.geometry.tilt_deg == 12.5
     assert prior.geometry.half_width_mm == pytest.approx(small_geometry().half_width_mm)

@@ -50,7 +50,7 @@ def task_of(
     ]
     recipe = session.resolve("chest", "chest", "default", [*small, *settings])
     geometry = small_geometry()
-    targets = TrainingVolumes(
+    training = TrainingVolumes(
         torch.full((PATIENTS, VIEWS, geometry.rows, geometry.cols), picture),
         volume * torch.rand(PATIENTS, 6, 6, 6, generator=torch.Generator().manual_seed(seed)),
         torch.zeros(PATIENTS, VIEWS),
@@ -58,7 +58,7 @@ def task_of(
         False,
     )
     orbits = SimpleNamespace(geometry=geometry)
-    return build_task(recipe, orbits, targets, seed=seed, device="cpu")
+    return build_task(recipe, orbits, training, seed=seed, device="cpu")
 
 
 # The adversary

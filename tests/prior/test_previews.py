@@ -63,7 +63,7 @@ def test_the_board_shows_generators_whose_views_are_marched(tmp_path):
     renderer = previews.Renderer.of(
         {**prior.meta["recipe"], "levels": [{"name": "stratified", "n": 4}]}
     )
-    found = previews.marched(
+    found = previews.ray_marched(
         prior.generator, renderer, torch.rand(20, 32, 32, 1).half(), prior.geometry
     )
     assert found["grid/reals"].shape == (16, 32, 32) and found["grid/fakes"].shape == (

@@ -20,15 +20,15 @@ from mednerf_kit.recon.field_volume import FieldVolume, voxel_centres
 
 def test_known_volumes_project_to_the_pictures(tmp_path):
     orbits = load_orbits(make_set(tmp_path / "tiny"), split="all")
-    targets = make_training_volumes(orbits, size=48, progress=False)
+    training = make_training_volumes(orbits, size=48, progress=False)
     assert (
-        targets.volumes.shape == (len(PATIENTS), 48, 48, 48)
-        and not targets.per_view_scale
-        and (targets.log_gains == 0).all()
+        training.volumes.shape == (len(PATIENTS), 48, 48, 48)
+        and not training.per_view_scale
+        and (training.log_gains == 0).all()
     )
     error = (
         (
-            FieldVolume.of(targets.volumes, orbits.geometry).project(orbits.geometry)
+            FieldVolume.of(training.volumes, orbits.geometry).project(orbits.geometry)
             - orbits.images.float()
         )
         .square()
@@ -39,19 +39,19 @@ def test_known_volumes_project_to_the_pictures(tmp_path):
 
 def test_orbits_without_volumes_are_lifted_and_cached(tmp_path):
     orbits = load_orbits(make_set(tmp_path / "bare", volumes=False), patients=["p0"])
-    targets = make_training_volumes(orbits, size=VOXELS, progress=False)
+    training = make_training_volumes(orbits, size=VOXELS, progress=False)
     known = make_training_volumes(
         load_orbits(make_set(tmp_path / "full"), patients=["p0"]), size=VOXELS, progress=False
     )
     assert (
-        torch.corrcoef(torch.stack([targets.volumes.flatten(), known.volumes.flatten()]))[0, 1]
+        torch.corrcoef(torch.stack([training.volumes.flatten(), known.volumes.flatten()]))[0, 1]
         > 0.85
     )
     geometry = orbits.geometry.with_fov(orbits.geometry.fov_deg)
     again, gains = reconstructed_volume(
         torch.zeros(0), geometry, VOXELS, False, orbits.fingerprints["p0"][-1]
     )
-    assert torch.equal(again, targets.volumes[0]) and (gains == 1).all()
+    assert torch.equal(again, training.volumes[0]) and (gains == 1).all()
 
 
 def test_caches_that_exist_are_found():
@@ -65,7 +65,7 @@ def test_caches_that_exist_are_found():
 def test_volume_values_are_trilinear():
     """A volume that is linear in its coordinates is read back exactly."""
     x, y, z = voxel_centres(16).unbind(-1)
-    targets = TrainingVolumes(
+    training = TrainingVolumes(
         torch.zeros(2, 1, 4, 4),
         torch.stack([x + 2 * y - z, 3 * z]),
         torch.zeros(2, 1),
@@ -73,7 +73,7 @@ def test_volume_values_are_trilinear():
         False,
     )
     points = 2.4 * torch.rand(2, 50, 3, generator=torch.Generator().manual_seed(0)) - 1.2
-    found = targets.values_at(torch.tensor([1, 0]), points)
+    found = training.values_at(torch.tensor([1, 0]), points)
     torch.testing.assert_close(
         found,
         torch.stack([3 * points[0, :, 2], points[1] @ torch.tensor([1.0, 2, -1])]),

@@ -16,7 +16,7 @@ from ...imaging.geometry import Geometry
 from ...invert.predict import grid_size
 from ...metrics.features import BATCH, Extractor, read
 from ...prior.load import Prior
-from ...prior.rendering import Renderer, poses_of
+from ...prior.rendering import Renderer, cameras_of
 from ...recon.field_volume import at_distance, bake, sample_trilinear, voxel_centres
 
 
@@ -73,7 +73,7 @@ def baked_views(
     """
     geometry = prior.geometry.at(angles_deg)
     size = size or grid_size(geometry.cols)
-    if prior.is_line_integral and poses_of(prior.meta["recipe"]).depth is None:
+    if prior.is_line_integral and cameras_of(prior.meta["recipe"]).depth is None:
         return bake(prior.generator, code, geometry, size=size).project(geometry, prior.distance)[0]
     towards = -geometry.frames(torch.tensor(angles_deg[:1]))[0][0]
     field = BakedField(prior.generator.field, code, size=size, direction=towards / towards.norm())
