@@ -237,7 +237,7 @@ class Surface:
 
 
 def passing(solid: ConvexSolid, origin: Tensor, direction: Tensor) -> Tensor:
-    """Numbers of the rays [N, 3] that meet the ball about a solid: the others need not be asked."""
+    """Numbers of the rays [N, 3] that meet the ball about a solid; the others miss the solid."""
     away = origin.new_tensor(solid.centre) - origin
     along = dot(away, direction)
     return (dot(away, away) - along.square() <= (solid.reach + 1e-3) ** 2).nonzero()[:, 0]

@@ -40,11 +40,11 @@ def approach(
 
     Arguments are those of :func:`~.search.refine`.
 
-    What is seen from a start, colour and depth, is points in space; a pose is good where the photo
-    has their colours at the pixels they project to, under the same blur. That costs a look-up a
-    point and no question to the field, so that many turns of the start can be tried and the best of
-    them followed from blur to blur. Then once more with what is seen from there. What hides what is
-    not asked, which leaves an error that :func:`refine` is there for.
+    What is seen from a start, colour and depth, is points in space. A pose is good where the photo
+    has their colours at the pixels they project to, under the same blur. That costs one look-up in
+    the photo a point and no evaluation of the field, so that many turns of the start can be tried
+    and the best of them followed from blur to blur; then once more with what is seen from there.
+    Occlusion is left out of account, which leaves an error for :func:`~.search.refine`.
     """
     cameras = model.narrowed(cameras).take(which)
     sigmas = sigmas_px(blur, cameras.cols) or [1.0]
