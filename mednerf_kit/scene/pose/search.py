@@ -4,8 +4,8 @@ The paper is arXiv 2012.05877.
 
 The field stays as it is. :func:`refine` fits one twist per start, in the axes of the start's
 camera, to the colours of rays; all starts share every batch. Which pixels are compared is iNeRF's
-choice of three: any, those at interest points, those in regions around them. :func:`~.approach.approach`
-brings far starts near first, by carrying what is seen from the start into the photograph.
+choice of three: any, those at interest points, those in regions around them. Far starts are first
+brought near by ``approach.py``, which carries what is seen from the start into the photograph.
 """
 
 from __future__ import annotations
