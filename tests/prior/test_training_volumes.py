@@ -11,7 +11,7 @@ from mednerf_kit.prior.training_volumes import (
     FOV_CURVE,
     RECONSTRUCTION,
     TrainingVolumes,
-    cached,
+    cache_file,
     make_training_volumes,
     reconstructed_volume,
 )
@@ -57,7 +57,10 @@ def test_orbits_without_volumes_are_lifted_and_cached(tmp_path):
 def test_caches_that_exist_are_found():
     """The names by which earlier versions kept a reconstruction and a curve."""
     geometry = DEFAULTS["chest"].orbit(8)
-    names = cached(RECONSTRUCTION, "m", geometry, 64, True), cached(FOV_CURVE, "m", geometry)
+    names = (
+        cache_file(RECONSTRUCTION, "m", geometry, 64, True),
+        cache_file(FOV_CURVE, "m", geometry),
+    )
     assert [path.stem for path in names] == ["1d0f8b8916683e11c24aa506", "0986d3546dd435d3479b4c35"]
     assert {path.parent.name for path in names} == {"lifted"}
 
