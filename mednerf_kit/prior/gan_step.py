@@ -26,8 +26,8 @@ from ..engine.checkpoint import (
     with_prefix,
 )
 from ..engine.distributed import BatchShard, Ranks, RngSnapshot, mean_of
-from ..gan.augment.parameters import Augment
 from ..gan.augment.apply import augmented
+from ..gan.augment.parameters import Augment
 from ..gan.discriminator import Discriminator
 from ..gan.losses import AdversarialLoss, r1_penalty
 

@@ -1,11 +1,13 @@
 """The reference of variants and options: how docstrings are read, and that the page is complete."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
 from mednerf_kit.cli import main
+from mednerf_kit.commands import about
 from mednerf_kit.commands.reference import (
     first_paragraph,
     option_texts,
@@ -14,6 +16,8 @@ from mednerf_kit.commands.reference import (
     undocumented,
 )
 from mednerf_kit.core import config
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference.md"
 
 
 class Ball:
@@ -143,3 +147,12 @@ def test_the_command_writes_the_page(tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(path)
     page = path.read_text(encoding="utf-8")
     assert "| `chest` |" in page and "## Sampler" in page and "### `importance`" in page
+
+
+def test_every_option_of_the_package_has_a_text():
+    assert undocumented(about.registries()) == []
+
+
+def test_the_page_in_the_repository_is_up_to_date():
+    written = reference(about.recipes(whole=True), about.registries())
+    assert PAGE.read_text(encoding="utf-8") == written, "run: mednerf-kit list --docs"

@@ -51,7 +51,10 @@ HYPER = [
     "discriminator={name: residual, size: 16, fmaps: 0.004, max_channels: 8, policy: none, "
     "dag_weight: 0.0}",
 ]
-GRAF = "generator={name: graf, shape_dim: 4, appearance_dim: 4, width: 16, depth: 3, skip: 2, octaves: 3, view_octaves: 2}"
+GRAF = (
+    "generator={name: graf, shape_dim: 4, appearance_dim: 4, width: 16, depth: 3, skip: 2, "
+    "octaves: 3, view_octaves: 2}"
+)
 SELFSUP = "discriminator={name: selfsup, size: 16, width: 4, doublings: 1, heads: 4}"
 SMALL = {
     "chest_hypernerfgan": HYPER,
@@ -66,8 +69,8 @@ QUICK = [
     "task.batch=2",
     "steps=2",
     "snapshot_steps=2",
-    "inversion={name: fine_tuning, samples: 1, candidates: 4, azimuths: 2, code_steps: 2, tune_steps: "
-    "2, patch_px: 16}",
+    "inversion={name: fine_tuning, samples: 1, candidates: 4, azimuths: 2, code_steps: 2, "
+    "tune_steps: 2, patch_px: 16}",
 ]
 
 
