@@ -26,7 +26,7 @@ from .base import FOLDER, PRESETS, SPLITS, Work, device_option, minutes_option, 
     "--preset",
     type=click.Choice(PRESETS),
     default="default",
-    help="Size of the training: minutes, an hour, as published.",
+    help="Size of the training; quick takes minutes.",
 )
 @click.option(
     "--set",
