@@ -36,7 +36,7 @@ COMMANDS = {
         "Score a prior on patients (one view in, the others compared), or a scene on its views.",
     ),
     "score": (
-        "generation:score",
+        "score:score",
         "Compare a prior's random patients with real ones: FID, KID, SWD, copies.",
     ),
     "render": (

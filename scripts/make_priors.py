@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from mednerf_kit.core import files
-from mednerf_kit.engine import run_folder
+from mednerf_kit.engine import snapshots
 from mednerf_kit.engine.session import train
 from mednerf_kit.invert.calibrate import calibrate
 from mednerf_kit.prior import load as prior_load
@@ -54,7 +54,7 @@ def main() -> None:
         max_minutes=args.minutes,
     )
     assert folder is not None
-    path, tensors, meta, _ = run_folder.newest_readable(folder)
+    path, tensors, meta, _ = snapshots.newest_readable(folder)
     prior = prior_load.load_prior(folder)
     factors = calibrate(prior, limit=6, views=("1", "2"))
     kept = {k: v.half() for k, v in tensors.items() if k.startswith("ema.") or k == "codes"}

@@ -23,7 +23,7 @@ from tiny import SETTINGS, SIZE, SPLIT, make_set
 
 import mednerf_kit
 from mednerf_kit.data.posed.scene import load_scene
-from mednerf_kit.engine import run_folder, session
+from mednerf_kit.engine import run_folder, session, snapshots
 from mednerf_kit.engine.run_folder import RunConfig
 from mednerf_kit.fields.base import FIELDS
 from mednerf_kit.gan.augment.apply import augmented
@@ -33,13 +33,13 @@ from mednerf_kit.gan.discriminator import DISCRIMINATORS
 from mednerf_kit.invert import calibrate, evaluate, render
 from mednerf_kit.invert.posterior import Inversion
 from mednerf_kit.invert.reconstruct import project
-from mednerf_kit.prior import posed_recipes, previews
+from mednerf_kit.prior import posed_setup, previews
 from mednerf_kit.rays.samplers.base import SAMPLERS
 from mednerf_kit.rays.selectors.base import SELECTORS
 from mednerf_kit.scene import depth_teacher, preview
 from mednerf_kit.scene import evaluate as scene_evaluate
-from mednerf_kit.scene import recipes as scenes
 from mednerf_kit.scene import render as scene_render
+from mednerf_kit.scene import setup as scenes
 from mednerf_kit.scene.export import export_mesh
 from mednerf_kit.scene.field_queries import density_grid
 from mednerf_kit.scene.fit import FitTask
@@ -306,7 +306,7 @@ def goes_on(folder: Path, home: Path) -> None:
     """
     shutil.copytree(folder, home / folder.name)
     for kept, device in ((1, "cpu"), (2, "cuda")):
-        for path in run_folder.snapshots(home / folder.name)[kept:]:
+        for path in snapshots.snapshot_files(home / folder.name)[kept:]:
             path.unlink()
         with pretend_device() if device == "cuda" else contextlib.nullcontext():
             trained("unread", home, "unread", device=device, resume=str(home / folder.name))
@@ -419,7 +419,7 @@ def test_everything_about_a_prior_is_done_there(device, prior_there, patients, t
 def test_a_set_scaled_by_view_is_learned_there(device, patients):
     config, settings = RECIPES["hybrid"]
     recipe = session.resolve(str(patients), config, "default", settings)
-    task = posed_recipes.prepare(RunConfig(str(patients), recipe), device).task
+    task = posed_setup.prepare(RunConfig(str(patients), recipe), device).task
     task.targets = replace(task.targets, per_view_scale=True)
     for index, progress in enumerate((0.0, 0.5, 0.9)):  # by volumes, with an adversary, by rays
         task.step(progress, index)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from mednerf_kit.engine import run_folder
+from mednerf_kit.engine import snapshots
 from mednerf_kit.gan.generator import HyperGenerator
 from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.invert.posterior import Inversion
@@ -54,7 +54,7 @@ def snapshot(folder: Path, *, seed: int = 0, geometry: Geometry = GEOMETRY, **me
         "seed": seed,
         "notes": ["a set of nobody"],
     }
-    return run_folder.save_snapshot(folder, 1, tensors, known | meta)
+    return snapshots.save_snapshot(folder, 1, tensors, known | meta)
 
 
 def orbit_of(

@@ -11,7 +11,7 @@ import torch
 from tiny import SETTINGS
 
 from mednerf_kit.core import files
-from mednerf_kit.engine import run_folder, session
+from mednerf_kit.engine import session, snapshots
 from mednerf_kit.prior.posed import PriorTask
 
 
@@ -36,7 +36,7 @@ def stats(folder: Path) -> list[dict]:
 
 def last_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """The newest snapshot's tensors."""
-    return files.load_tensors(run_folder.snapshots(folder)[-1])[0]
+    return files.load_tensors(snapshots.snapshot_files(folder)[-1])[0]
 
 
 def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:

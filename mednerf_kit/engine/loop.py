@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ..core.config import Registry
 from ..core.errors import RunError
-from . import run_folder
+from . import run_folder, snapshots
 from .distributed import Ranks
 
 SHOWN_EVERY = 20  # steps between two updates of the progress bar's numbers and of TensorBoard's
@@ -184,7 +184,7 @@ class Loop:
                 raise self._diverged(name)
         clocks = {"seconds": self.seconds, "wall_seconds": self.wall_seconds}
         meta = {**self.meta, **clocks, **state}
-        path = run_folder.save_snapshot(self.folder, self.index, tensors, meta)
+        path = snapshots.save_snapshot(self.folder, self.index, tensors, meta)
         self.log(f"step {self.index}: wrote {path.name}")
         return Path(self.ranks.broadcast_text(str(path)))
 
@@ -208,7 +208,7 @@ class Loop:
         bar = tqdm(
             total=self.steps, initial=self.index, desc="training", disable=shown, mininterval=1.0
         )
-        saved = self.index if run_folder.snapshots(self.folder) else -1
+        saved = self.index if snapshots.snapshot_files(self.folder) else -1
         stats_path = self.folder / "stats.jsonl" if first else os.devnull
         with (
             stop_requested() as stop,
@@ -233,7 +233,7 @@ class Loop:
                         tensorboard.write_pictures(writer, self.task, self.index)
                     saved = self.index
         bar.close()
-        return self.save() if saved != self.index else run_folder.snapshots(self.folder)[-1]
+        return self.save() if saved != self.index else snapshots.snapshot_files(self.folder)[-1]
 
     def sync_state(self) -> None:
         """Hand the task its ranks; what the first of several has made or read becomes the state of
@@ -275,7 +275,7 @@ class Loop:
         bar.update()
 
     def _diverged(self, name: str) -> RunError:
-        kept = run_folder.snapshots(self.folder)
+        kept = snapshots.snapshot_files(self.folder)
         last = kept[-1].name if kept else "none yet"
         return RunError(
             f"got {name} = NaN or infinity at step {self.index}",

@@ -1,8 +1,4 @@
-"""Run folders: ``runs/NNNNN-DATASET[-DESC]/`` with config, statistics, snapshots and previews.
-
-A snapshot is one safetensors file whose metadata names everything needed to use it: recipe,
-geometry, which patients it was trained on.
-"""
+"""Run folders: ``runs/NNNNN-DATASET[-DESC]/`` with config, statistics, snapshots and previews."""
 
 from __future__ import annotations
 
@@ -14,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from torch import Tensor
 
-from .. import DISCLAIMER, __version__
+from .. import DISCLAIMER
 from ..core import files, former_names
 from ..core.errors import UserError, unknown_name
 
 NUMBERED = re.compile(r"(\d{5})-.+")
-KEPT = 3  # snapshots that stay on disk
 
 
 @dataclass(frozen=True)
@@ -82,19 +76,6 @@ def find_folder(name: str | Path, outdir: Path = Path("runs")) -> Path:
     )
 
 
-def latest_matching(outdir: Path, run_config: RunConfig) -> Path | None:
-    """The newest run folder of this configuration that has a snapshot; None where there is none.
-
-    Configurations are compared under the present names, so a run that was started under former ones
-    is found too.
-    """
-    for folder in sorted(outdir.glob("[0-9]" * 5 + "-*"), reverse=True):
-        path = folder / "config.yaml"
-        if path.is_file() and _read_config(path) == run_config.to_dict() and snapshots(folder):
-            return folder
-    return None
-
-
 def read_run_config(folder: Path) -> RunConfig:
     """What a run was started with, its recipe under the present names.
 
@@ -108,7 +89,7 @@ def read_run_config(folder: Path) -> RunConfig:
             "give a folder made by `mednerf-kit train`",
         )
     try:
-        return RunConfig(**_read_config(path))
+        return RunConfig(**config_record(path))
     except TypeError:
         names = ", ".join(field.name for field in fields(RunConfig))
         raise UserError(
@@ -124,7 +105,8 @@ def write_run_config(folder: Path, run_config: RunConfig) -> None:
     files.write_text(folder / "config.yaml", f"# {DISCLAIMER}\n" + text)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def config_record(path: Path) -> dict[str, Any]:
+    """What a ``config.yaml`` holds, its recipe under the present names."""
     return with_present_recipe(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
@@ -134,59 +116,6 @@ def with_present_recipe(record: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(recipe, Mapping):
         return record
     return {**record, "recipe": former_names.current_recipe(recipe)}
-
-
-def snapshots(folder: Path) -> list[Path]:
-    """Snapshots of a run, oldest first."""
-    return sorted(folder.glob("snapshot-*.safetensors"))
-
-
-def save_snapshot(
-    folder: Path, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
-) -> Path:
-    """Write ``snapshot-STEP.safetensors``; only the newest :data:`KEPT` stay."""
-    path = folder / f"snapshot-{step:06d}.safetensors"
-    whole = {**meta, "step": step, "version": __version__, "note": DISCLAIMER}
-    files.save_tensors(path, tensors, whole)
-    for old in snapshots(folder)[:-KEPT]:
-        old.unlink(missing_ok=True)
-    return path
-
-
-def load_snapshot(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the metadata of one snapshot file, tensors and recipe under the present
-    names.
-
-    A :class:`UserError` where the file is missing or damaged.
-    """
-    tensors, meta = files.load_tensors(path)
-    return former_names.current_tensors(tensors), with_present_recipe(meta)
-
-
-def read_snapshot(run: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
-    """The snapshot file that is named, or the newest readable one of a run folder, which is named
-    by its path, its name or a unique beginning of it: path, tensors, metadata.
-    """
-    if str(run).endswith(".safetensors"):
-        return Path(run), *load_snapshot(Path(run))
-    return newest_readable(find_folder(run))[:3]
-
-
-def newest_readable(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any], list[str]]:
-    """The newest readable snapshot of a run: path, tensors, metadata, and a sentence for each
-    damaged one passed over.
-    """
-    remarks: list[str] = []
-    for path in reversed(snapshots(folder)):
-        try:
-            return path, *load_snapshot(path), remarks
-        except UserError as error:
-            remarks.append(str(error))
-    raise UserError(
-        f"got run '{folder}' without a readable snapshot",
-        "wanted at least one snapshot-*.safetensors",
-        "train it again" + "".join(f" ({r})" for r in remarks),
-    )
 
 
 def read_stats(folder: Path) -> list[dict[str, Any]]:

@@ -17,16 +17,16 @@ import yaml
 from .. import DISCLAIMER
 from ..core import config, files
 from ..core.errors import UserError, unknown_name
-from . import run_folder
+from . import run_folder, snapshots
 from .distributed import Ranks, process_group
 from .loop import Loop, TaskType
 from .run_folder import RunConfig
 
 #: By the name of a recipe's task: how its recipes are read and made ready to run.
 TASK_TYPES = {
-    "prior": "mednerf_kit.prior.posed_recipes:TASK_TYPE",
-    "adversarial": "mednerf_kit.prior.gan_recipes:TASK_TYPE",
-    "fit": "mednerf_kit.scene.recipes:TASK_TYPE",
+    "prior": "mednerf_kit.prior.posed_setup:TASK_TYPE",
+    "adversarial": "mednerf_kit.prior.gan_setup:TASK_TYPE",
+    "fit": "mednerf_kit.scene.setup:TASK_TYPE",
 }
 
 
@@ -136,7 +136,7 @@ def train(
                 print(yaml.safe_dump(shown, sort_keys=False), end="")
             return None
         if resume == "latest":
-            folder = run_folder.latest_matching(Path(outdir), run_config)
+            folder = snapshots.latest_matching(Path(outdir), run_config)
         return run_training(
             run_config,
             folder,
@@ -230,7 +230,7 @@ def run_training(
 
 def continue_newest(loop: Loop) -> None:
     """Let a loop continue from the newest readable snapshot in its folder."""
-    path, tensors, meta, remarks = run_folder.newest_readable(loop.folder)
+    path, tensors, meta, remarks = snapshots.newest_readable(loop.folder)
     for remark in remarks:
         loop.log(remark)
     loop.load(tensors, meta)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.types import SUPPORT, FieldOutput
-from .encoding import frequency_encoding
+from .frequency import frequency_encoding
 from .hyper import HyperField, MlpWeights, Precision, rotation_matrix
 
 Layer = tuple[Tensor, Tensor]  # W [B, out, in], b [B, out]

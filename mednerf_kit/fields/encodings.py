@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..core.config import Registry
 from ..core.errors import UserError
-from .encoding import encoded_width, frequency_encoding
 from .factors import Corners, LineProducts, Triplane, VectorMatrix
+from .frequency import encoded_width, frequency_encoding
 from .grids import columns, gather
 
 PRIMES = (1, 2_654_435_761, 805_459_861)

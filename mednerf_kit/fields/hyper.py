@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from ..core.types import SUPPORT, FieldOutput
-from .encoding import encoded_width
+from .frequency import encoded_width
 from .mlp import TiledMlp
 
 # Of a tile, over all patients: its activations stay in a CPU core's cache; larger products run at

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .encoding import encoding_gradient, frequency_encoding
+from .frequency import encoding_gradient, frequency_encoding
 
 MANY_POINTS = 32_768  # of a patient: from here on a GPU takes longer over them than over a launch
 

@@ -12,8 +12,8 @@ from torch.nn.functional import pad, relu, softplus
 from ..core.errors import UserError
 from ..core.types import FieldOutput
 from .base import FIELDS, SceneField, other_parameters, parameter_groups
-from .encoding import encoded_width, frequency_encoding
 from .encodings import build_encoding
+from .frequency import encoded_width, frequency_encoding
 from .heads import PerPoint, query_present, trunk_layers
 
 

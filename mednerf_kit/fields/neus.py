@@ -16,8 +16,8 @@ from ..core.errors import UserError
 from ..core.raymath import exclusive_sum
 from ..core.types import FieldOutput
 from .base import FIELDS, Penalties, SceneField, other_parameters, parameter_groups
-from .encoding import encoding_gradient
 from .encodings import Frequency, build_encoding
+from .frequency import encoding_gradient
 from .heads import ColorHead, trunk_layers
 
 # half the width over which a ReLU's corner is rounded: as soft as a softplus of β = 100, NeuS's

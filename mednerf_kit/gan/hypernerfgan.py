@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..core.errors import UserError
 from ..core.types import SUPPORT
 from ..fields.coloured import ColouredField, Layer, no_shift, shifted
-from ..fields.encoding import encoded_width
+from ..fields.frequency import encoded_width
 from ..fields.hyper import MlpWeights, Precision, padded_width
 from .generator import GENERATORS, Latent, PatientGenerator, turned
 from .layers import Linear, leaky_gain, leaky_relu

@@ -12,7 +12,7 @@ The mean of the codes' scenes is the answer, and their spread says how much it i
    locality penalty (after pivotal tuning, Roich et al. 2022), together with each view's angle, the
    source distance and each view's gain.
 One tenth of the input's pixels is held out; the state with the lowest held-out error is kept, never
-the one that fits best (:mod:`.search`).
+the one that fits best (:mod:`.descent`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ..prior.load import INVERSIONS, Prior, Search
 from ..prior.rendering import as_batch
 from ..rays.render import Level, render
 from ..rays.samplers.stratified import Stratified
-from .search import SearchState, descend, split_pixels
+from .descent import SearchState, descend, split_pixels
 
 # Field units over which a scan ends, above and below, while codes are searched: a soft end lets a
 # patient be moved along the axis. It sharpens linearly over the first two thirds of the steps.

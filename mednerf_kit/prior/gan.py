@@ -3,7 +3,7 @@ pose and no volume to lean on.
 
 This is the line of GRAF, MedNeRF and HyperNeRFGAN: any generator, discriminator, loss, optimiser,
 patch selection and augmentation of the registries. What its recipes are made of, and how they are
-checked, stands in :mod:`.gan_recipes`.
+checked, stands in :mod:`.gan_setup`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from torch import Generator, Tensor
 
 from ..core.errors import UserError
 from ..core.types import DiscriminatorOutput, FieldOutput, Pixels
-from ..engine.checkpoint import (
+from ..engine.distributed import BatchShard, Ranks
+from ..engine.loop import TASKS, Task
+from ..engine.snapshots import (
     ema_update,
     optimiser_tensors,
     restore_optimiser,
@@ -26,14 +28,12 @@ from ..engine.checkpoint import (
     strip_prefix,
     with_prefix,
 )
-from ..engine.distributed import BatchShard, Ranks
-from ..engine.loop import TASKS, Task
-from ..engine.optim import GanOptimizers, in_one_pass
 from ..fields.coloured import ColouredField
 from ..gan.augment.parameters import Augment
 from ..gan.discriminator import Discriminator
 from ..gan.generator import PatientGenerator
 from ..gan.losses import AdversarialLoss, combined
+from ..gan.optimisers import GanOptimizers, in_one_pass
 from ..imaging.geometry import Geometry
 from ..metrics.perceptual import Perceptual
 from ..rays.render import Level

@@ -18,14 +18,14 @@ import torch
 from torch import Generator, Tensor
 
 from ..core.types import DiscriminatorOutput
-from ..engine.checkpoint import (
+from ..engine.distributed import BatchShard, Ranks, RngSnapshot, mean_of
+from ..engine.snapshots import (
     optimiser_tensors,
     restore_optimiser,
     set_rng_state,
     strip_prefix,
     with_prefix,
 )
-from ..engine.distributed import BatchShard, Ranks, RngSnapshot, mean_of
 from ..gan.augment.apply import augmented
 from ..gan.augment.parameters import Augment
 from ..gan.discriminator import Discriminator

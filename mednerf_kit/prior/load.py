@@ -15,8 +15,7 @@ from torch import Generator, Tensor
 
 from ..core.config import Registry
 from ..core.errors import UserError, unknown_name
-from ..engine.checkpoint import strip_prefix
-from ..engine.run_folder import load_snapshot, read_snapshot
+from ..engine.snapshots import load_snapshot, read_snapshot, strip_prefix
 from ..fields.hyper import Precision
 from ..gan.generator import GENERATORS, PatientGenerator
 from ..imaging.geometry import Geometry, interpolated_by_angle

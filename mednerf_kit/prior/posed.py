@@ -18,7 +18,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..core.types import Pixels, Rays
-from ..engine.checkpoint import (
+from ..engine.distributed import BatchShard, Ranks, mean_of
+from ..engine.loop import TASKS, Task
+from ..engine.snapshots import (
     ema_update,
     optimiser_tensors,
     restore_optimiser,
@@ -26,14 +28,12 @@ from ..engine.checkpoint import (
     strip_prefix,
     with_prefix,
 )
-from ..engine.distributed import BatchShard, Ranks, mean_of
-from ..engine.loop import TASKS, Task
-from ..engine.optim import in_one_pass, on_gpu
 from ..fields.hyper import SHARP_EDGE, MlpWeights
 from ..gan.augment.parameters import Augment
 from ..gan.discriminator import Discriminator
 from ..gan.generator import POSE_DIM, HyperGenerator, Latent
 from ..gan.losses import NonSaturating
+from ..gan.optimisers import in_one_pass, on_gpu
 from ..imaging.geometry import Geometry
 from ..rays.render import IMAGE_MODELS, Level, render
 from ..rays.selectors.base import sample_bilinear

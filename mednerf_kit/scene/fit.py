@@ -15,7 +15,9 @@ from ..core.errors import RunError, UserError
 from ..core.resampling import area_resized
 from ..core.types import Pixels, Rays
 from ..data.posed.types import Scene
-from ..engine.checkpoint import (
+from ..engine.distributed import BatchShard, Ranks
+from ..engine.loop import TASKS, Task
+from ..engine.snapshots import (
     optimiser_tensors,
     restore_optimiser,
     seeded_generator,
@@ -23,8 +25,6 @@ from ..engine.checkpoint import (
     strip_prefix,
     with_prefix,
 )
-from ..engine.distributed import BatchShard, Ranks
-from ..engine.loop import TASKS, Task
 from ..imaging.cameras import Cameras
 from ..metrics.image import psnr_from_mse_db
 from ..rays.render import LevelRendering

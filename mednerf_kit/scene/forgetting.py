@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ..engine import run_folder
+from ..engine import snapshots
 from ..metrics.image import psnr_from_mse_db
 from .load import Fit, load_fit
 from .views import on_device
@@ -27,15 +27,13 @@ def forgetting(run: Path, *, device: str = "auto", pixels: int = PIXELS) -> dict
     error more than doubles from the first snapshot to the last; ``course`` has the numbers over
     time.
     """
-    snapshots = run_folder.snapshots(run)
-    if len(snapshots) < 2:
+    kept = snapshots.snapshot_files(run)
+    if len(kept) < 2:
         return {}
-    errors = torch.stack(
-        [squared_errors(load_fit(path, device=device), pixels) for path in snapshots]
-    )
+    errors = torch.stack([squared_errors(load_fit(path, device=device), pixels) for path in kept])
     return {
         **forgetting_scores(errors),
-        "course_steps": [int(path.stem.rsplit("-", 1)[-1]) for path in snapshots],
+        "course_steps": [int(path.stem.rsplit("-", 1)[-1]) for path in kept],
     }
 
 

@@ -15,7 +15,7 @@ from ..core import config
 from ..core.errors import UserError
 from ..data.posed.scene import load_scene
 from ..data.posed.types import Scene
-from ..engine import run_folder
+from ..engine import snapshots
 from ..engine.device import select_device
 from ..imaging.cameras import Cameras
 from .model import Model, build_model
@@ -72,7 +72,7 @@ def load_fit(
                 "wanted levels.N.sampler, or an option of it",
                 "write for example --set levels.0.sampler.n=128",
             )
-    path, tensors, meta = run_folder.read_snapshot(run)
+    path, tensors, meta = snapshots.read_snapshot(run)
     if task_name(meta) != "fit":
         raise UserError(
             f"got '{path}', which holds no scene",
@@ -106,7 +106,7 @@ def model_defaults(model: Model, tensors: Mapping[str, Tensor]) -> dict[str, Ten
 def is_scene_run(run: str | Path) -> bool:
     """Whether a run folder, its prefix or a snapshot holds a fitted scene (and not a prior)."""
     return (
-        not str(run).startswith("bundled") and task_name(run_folder.read_snapshot(run)[2]) == "fit"
+        not str(run).startswith("bundled") and task_name(snapshots.read_snapshot(run)[2]) == "fit"
     )
 
 

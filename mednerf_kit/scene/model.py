@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..core.errors import UserError, unknown_name
 from ..core.types import FieldOutput, Rays, Rendering
-from ..engine.checkpoint import strip_prefix, with_prefix
 from ..engine.recipe_checks import check_first_sampler
+from ..engine.snapshots import strip_prefix, with_prefix
 from ..fields.base import FIELDS, SceneField
 from ..imaging.cameras import Cameras
 from ..rays.render import IMAGE_MODELS, Level, LevelRendering, render

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..data.posed.types import Scene
-from ..engine.checkpoint import optimiser_tensors, restore_optimiser, strip_prefix, with_prefix
+from ..engine.snapshots import optimiser_tensors, restore_optimiser, strip_prefix, with_prefix
 from ..imaging.cameras import Cameras
 from ..imaging.motion import about, apart, exp_se3
 

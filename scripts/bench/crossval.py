@@ -21,7 +21,7 @@ from mednerf_kit.invert.evaluate import input_views, score_patient
 from mednerf_kit.invert.posterior import Inversion
 from mednerf_kit.metrics.image import psnr_db
 from mednerf_kit.prior import load as prior_load
-from mednerf_kit.prior.posed_recipes import build_task, describe
+from mednerf_kit.prior.posed_setup import build_task, describe
 from mednerf_kit.prior.sets import read_set
 from mednerf_kit.prior.training_volumes import make_training_volumes
 

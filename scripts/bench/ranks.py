@@ -31,7 +31,7 @@ import torch.distributed
 from mednerf_kit.engine.distributed import Ranks, init_process_group
 from mednerf_kit.engine.session import resolve
 from mednerf_kit.fields.hyper import fastest_dtype
-from mednerf_kit.prior.posed_recipes import build_task
+from mednerf_kit.prior.posed_setup import build_task
 from mednerf_kit.prior.sets import read_set
 from mednerf_kit.prior.training_volumes import make_training_volumes
 

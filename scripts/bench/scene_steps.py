@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from mednerf_kit.engine import run_folder
+from mednerf_kit.engine import run_folder, snapshots
 from mednerf_kit.engine.session import task_type_of
 
 MMAP_THRESHOLD = -3  # mallopt's name of the size from which a block is a mapping of its own
@@ -50,7 +50,7 @@ def main() -> None:
     for folder in args.runs:
         run_config = run_folder.read_run_config(folder)
         task = task_type_of(run_config.recipe).prepare(run_config, torch.device("cpu")).task
-        _, tensors, meta, _ = run_folder.newest_readable(folder)
+        _, tensors, meta, _ = snapshots.newest_readable(folder)
         task.load(tensors, meta["task_state"])
         tasks.append(task)
     seconds: list[list[float]] = [[] for _ in tasks]

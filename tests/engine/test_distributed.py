@@ -20,7 +20,7 @@ from tiny_scene import fitted, recipe_file
 
 from mednerf_kit.core import files
 from mednerf_kit.core.errors import UserError
-from mednerf_kit.engine import run_folder, session
+from mednerf_kit.engine import run_folder, session, snapshots
 from mednerf_kit.engine.distributed import Ranks
 from mednerf_kit.fields import hyper
 from mednerf_kit.prior.posed import PriorTask
@@ -134,7 +134,7 @@ def only_run(home: Path, name: str) -> Path:
 
 
 def last(folder: Path) -> dict[str, torch.Tensor]:
-    return files.load_tensors(run_folder.snapshots(folder)[-1])[0]
+    return files.load_tensors(snapshots.snapshot_files(folder)[-1])[0]
 
 
 def assert_close(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
@@ -206,7 +206,7 @@ def test_a_scene_is_fitted_by_two_as_by_one(home, tmp_path):
 
 def test_only_the_first_writes_and_speaks(home):
     folder = only_run(home, "hybrid")
-    assert [p.name for p in run_folder.snapshots(folder)] == [
+    assert [p.name for p in snapshots.snapshot_files(folder)] == [
         "snapshot-000004.safetensors",
         "snapshot-000006.safetensors",
     ]
@@ -260,7 +260,7 @@ def test_a_killed_process_ends_the_others_with_one_sentence_and_a_whole_snapshot
     assert codes(home, "killed") == [1, -signal.SIGKILL]
     (said,) = errors(home, "killed")
     assert "another of 2 processes" in said and "--resume" in said
-    path, tensors, _, remarks = run_folder.newest_readable(only_run(home, "killed"))
+    path, tensors, _, remarks = snapshots.newest_readable(only_run(home, "killed"))
     assert path.name == "snapshot-000004.safetensors" and remarks == [] and len(tensors) > 10
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mednerf_kit.engine import run_folder
+from mednerf_kit.engine import snapshots
 from mednerf_kit.engine.loop import Loop, Task
 
 
@@ -47,7 +47,11 @@ def looped(folder: Path, **options) -> Loop:
 def test_the_loop_runs_to_the_end_and_keeps_three_snapshots(tmp_path):
     loop = looped(tmp_path)
     assert loop.run() == tmp_path / "snapshot-000020.safetensors"
-    assert [p.name[9:15] for p in run_folder.snapshots(tmp_path)] == ["000015", "000018", "000020"]
+    assert [p.name[9:15] for p in snapshots.snapshot_files(tmp_path)] == [
+        "000015",
+        "000018",
+        "000020",
+    ]
     assert loop.task.told == pytest.approx([i / 20 for i in range(20)]) and loop.progress() == 1.0
 
 

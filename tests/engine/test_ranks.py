@@ -20,7 +20,7 @@ from mednerf_kit.engine.distributed import (
     ShardedSampler,
     init_process_group,
 )
-from mednerf_kit.prior import posed_recipes
+from mednerf_kit.prior import posed_setup
 from mednerf_kit.rays.render import Level
 from mednerf_kit.rays.samplers.base import SAMPLERS
 
@@ -114,7 +114,7 @@ def test_an_environment_that_is_not_torchruns_is_one_sentence():
 
 def test_a_task_that_cannot_be_shared_wants_one_process(monkeypatch):
     monkeypatch.setattr(
-        session, "task_type_of", lambda recipe: replace(posed_recipes.TASK_TYPE, batches=None)
+        session, "task_type_of", lambda recipe: replace(posed_setup.TASK_TYPE, batches=None)
     )
     assert session.batch_per_process({"task": {"name": "lonely"}}, Ranks()) == {}
     with pytest.raises(UserError, match="2 processes for task 'lonely'; wanted one"):

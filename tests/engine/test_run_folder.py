@@ -9,7 +9,7 @@ import torch
 
 from mednerf_kit.core import files
 from mednerf_kit.core.errors import UserError
-from mednerf_kit.engine import run_folder
+from mednerf_kit.engine import run_folder, snapshots
 from mednerf_kit.engine.run_folder import RunConfig
 
 FORMER = {"task": {"name": "fit"}, "picture": "emission_absorption"}
@@ -20,20 +20,20 @@ def test_a_run_of_before_is_read_and_resumed_under_the_present_names(tmp_path):
     folder = tmp_path / "00000-blocks"
     folder.mkdir()
     run_folder.write_run_config(folder, RunConfig("blocks", FORMER, seed=1))
-    path = run_folder.save_snapshot(folder, 3, {"x": torch.ones(1)}, {"recipe": FORMER})
+    path = snapshots.save_snapshot(folder, 3, {"x": torch.ones(1)}, {"recipe": FORMER})
     assert files.load_tensors(path)[1]["recipe"] == FORMER, "the file itself stays as it is"
     present = RunConfig("blocks", PRESENT, seed=1)
     assert run_folder.read_run_config(folder) == present
-    assert run_folder.latest_matching(tmp_path, present) == folder
-    assert run_folder.latest_matching(tmp_path, replace(present, dataset="lego")) is None
-    assert run_folder.load_snapshot(path)[1]["recipe"] == PRESENT
-    assert run_folder.newest_readable(folder)[2]["recipe"] == PRESENT
+    assert snapshots.latest_matching(tmp_path, present) == folder
+    assert snapshots.latest_matching(tmp_path, replace(present, dataset="lego")) is None
+    assert snapshots.load_snapshot(path)[1]["recipe"] == PRESENT
+    assert snapshots.newest_readable(folder)[2]["recipe"] == PRESENT
 
 
 def test_a_snapshot_without_a_recipe_is_read_as_it_is(tmp_path):
     path = tmp_path / "latent.safetensors"
     files.save_tensors(path, {"w": torch.zeros(2)}, {"prior": "abc"})
-    assert run_folder.load_snapshot(path)[1] == {"prior": "abc"}
+    assert snapshots.load_snapshot(path)[1] == {"prior": "abc"}
 
 
 def test_a_config_that_no_run_has_is_one_sentence_and_matches_nothing(tmp_path):
@@ -41,12 +41,12 @@ def test_a_config_that_no_run_has_is_one_sentence_and_matches_nothing(tmp_path):
     folder.mkdir()
     with pytest.raises(UserError, match="which has no config.yaml"):
         run_folder.read_run_config(folder)
-    run_folder.save_snapshot(folder, 3, {"x": torch.ones(1)}, {})
+    snapshots.save_snapshot(folder, 3, {"x": torch.ones(1)}, {})
     for text in ("", "- 1", "colour: red"):
         (folder / "config.yaml").write_text(text)
         with pytest.raises(UserError, match="wanted dataset, recipe, seed, split, limit"):
             run_folder.read_run_config(folder)
-        assert run_folder.latest_matching(tmp_path, RunConfig("other", PRESENT)) is None
+        assert snapshots.latest_matching(tmp_path, RunConfig("other", PRESENT)) is None
 
 
 def test_run_folders_are_numbered_and_named(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from mednerf_kit.fields import hyper
-from mednerf_kit.fields.encoding import encoded_width, frequency_encoding
+from mednerf_kit.fields.frequency import encoded_width, frequency_encoding
 from mednerf_kit.fields.hyper import (
     CanonicalPose,
     HyperField,

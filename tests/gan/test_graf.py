@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.fields.coloured import ColouredField, shifted
-from mednerf_kit.fields.encoding import frequency_encoding
+from mednerf_kit.fields.frequency import frequency_encoding
 from mednerf_kit.fields.hyper import MlpWeights, rotation_matrix
 from mednerf_kit.gan.generator import GENERATORS, Latent
 from mednerf_kit.gan.graf import GrafGenerator

@@ -20,17 +20,17 @@ from torch.nn import functional
 from mednerf_kit.core import config, files
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.unposed import read_photographs
-from mednerf_kit.engine import run_folder, session
-from mednerf_kit.engine.optim import OPTIMISERS
+from mednerf_kit.engine import session, snapshots
 from mednerf_kit.gan.discriminator import DISCRIMINATORS
 from mednerf_kit.gan.losses import LOSSES, Hinge
+from mednerf_kit.gan.optimisers import OPTIMISERS
 from mednerf_kit.gan.selfsup import SelfSupervisedDiscriminator, quadrant
 from mednerf_kit.invert import evaluate as scoring
 from mednerf_kit.invert.fine_tuning import FineTuning, FineTuningProblem, uncertainty_weighted
 from mednerf_kit.invert.reconstruct import project
 from mednerf_kit.metrics import perceptual
 from mednerf_kit.metrics.perceptual import PyramidDistance
-from mednerf_kit.prior import gan_recipes
+from mednerf_kit.prior import gan_setup
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior.cameras import CameraDistribution
 from mednerf_kit.prior.gan import AdversarialTask
@@ -352,7 +352,7 @@ def test_restored_defects_act_and_are_named(toys, tmp_path):
         "batch_mean_hinge: true, mirrored: true}"
     ]
     folder = trained("chest_mednerf", toys, tmp_path, *settings)
-    _, meta = files.load_tensors(run_folder.snapshots(folder)[-1])
+    _, meta = files.load_tensors(snapshots.snapshot_files(folder)[-1])
     assert Renderer.of(meta["recipe"]).cameras.depth == 2.86
     prior = prior_load.load_prior(folder)
     assert prior.geometry.fov_deg == pytest.approx(10, abs=1e-3) and prior.geometry.tilt_deg == 12.5
@@ -435,7 +435,9 @@ def test_resumed_equals_uninterrupted(toys, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             trained("chest_mednerf", toys, tmp_path / "parts", *same)
     again = trained("chest_mednerf", toys, tmp_path / "parts", *same, resume="latest")
-    a, b = (files.load_tensors(run_folder.snapshots(folder)[-1])[0] for folder in (whole, again))
+    a, b = (
+        files.load_tensors(snapshots.snapshot_files(folder)[-1])[0] for folder in (whole, again)
+    )
     assert [name for name in a if not torch.equal(a[name], b[name])] == [] and set(a) == set(b)
     assert [row["d_loss"] for row in stats(whole)] == [row["d_loss"] for row in stats(again)]
 
@@ -522,7 +524,7 @@ def test_candidates_are_tried_at_several_azimuths(mednerf):
     )
     members = problem.start()
     assert len(members.eps) == 4 and set(members.turn_deg.tolist()) <= {0.0, 90.0, 180.0, 270.0}
-    assert gan_recipes.compat_options(prior.meta["recipe"]).named() == []
+    assert gan_setup.compat_options(prior.meta["recipe"]).named() == []
 
 
 def test_a_gain_by_angle_is_learned_and_kept_with_the_prior(toys, tmp_path):

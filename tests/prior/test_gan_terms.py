@@ -10,7 +10,7 @@ from tiny import small_geometry
 from mednerf_kit.engine import session
 from mednerf_kit.gan.discriminator import DISCRIMINATORS
 from mednerf_kit.prior.gan import AdversarialTask, Reals
-from mednerf_kit.prior.gan_recipes import build_task
+from mednerf_kit.prior.gan_setup import build_task
 
 BATCH, SLOPE = 2, 0.01
 GENERATOR = (

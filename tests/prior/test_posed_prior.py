@@ -20,7 +20,7 @@ from tiny import SETTINGS, SIZE, SPLIT, VIEWS, make_set
 
 from mednerf_kit.core import files
 from mednerf_kit.core.errors import RunError, UserError
-from mednerf_kit.engine import run_folder, session
+from mednerf_kit.engine import session, snapshots
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior.posed import PriorTask, cylinder_points
 
@@ -57,7 +57,7 @@ def stats(folder: Path) -> list[dict]:
 
 
 def last_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    return files.load_tensors(run_folder.snapshots(folder)[-1])[0]
+    return files.load_tensors(snapshots.snapshot_files(folder)[-1])[0]
 
 
 def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
@@ -103,7 +103,7 @@ def test_a_run_folder_holds_everything(run, tiny_set):
     names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
     assert {"config.yaml", "stats.jsonl", "log.txt", "metrics.json", "previews/samples.png"} < names
     assert any(name.startswith("events.out.tfevents") for name in names)
-    assert [p.name for p in run_folder.snapshots(run)] == [
+    assert [p.name for p in snapshots.snapshot_files(run)] == [
         "snapshot-000004.safetensors",
         "snapshot-000008.safetensors",
         "snapshot-000010.safetensors",
@@ -125,7 +125,7 @@ def test_the_config_is_resolved_and_readable(run, tiny_set):
 
 
 def test_a_snapshot_says_what_it_is(run):
-    tensors, meta = files.load_tensors(run_folder.snapshots(run)[-1])
+    tensors, meta = files.load_tensors(snapshots.snapshot_files(run)[-1])
     assert (
         meta["step"] == 10
         and meta["patients"] == SPLIT["train"]
@@ -160,7 +160,7 @@ def test_statistics_have_a_line_per_step_and_the_summary_the_last(run):
 
 
 def test_a_trained_prior_loads_by_folder_snapshot_and_prefix(run):
-    for name in (run, run_folder.snapshots(run)[0], str(run)[: -len("-tiny-whole")]):
+    for name in (run, snapshots.snapshot_files(run)[0], str(run)[: -len("-tiny-whole")]):
         prior = prior_load.load_prior(name)
         assert prior.geometry.cols == SIZE and prior.codes.shape == (4, prior.generator.latent_dim)
         assert not any(p.requires_grad for p in prior.generator.parameters())
@@ -231,7 +231,7 @@ def test_resuming_equals_an_uninterrupted_run(objective, at, tiny_set, tmp_path,
     setting = f"task.objective={objective}"
     whole = trained(tiny_set, tmp_path / "whole", setting)
     folder = interrupted(tiny_set, tmp_path / "broken", monkeypatch, setting, at=at)
-    assert files.load_tensors(run_folder.snapshots(folder)[-1])[1]["step"] == at + 1
+    assert files.load_tensors(snapshots.snapshot_files(folder)[-1])[1]["step"] == at + 1
     assert trained(tiny_set, tmp_path / "broken", setting, resume="latest") == folder
     assert_same(last_tensors(whole), last_tensors(folder))
     ours, wanted = (
@@ -334,11 +334,11 @@ def test_sigterm_saves_and_exits_130(tiny_set, tmp_path):
         process.kill()
     assert process.returncode == 130 and "interrupted" in said and "Traceback" not in said
     (folder,) = tmp_path.iterdir()
-    path, _, meta, remarks = run_folder.newest_readable(folder)
+    path, _, meta, remarks = snapshots.newest_readable(folder)
     assert (
         remarks == []
         and meta["step"] == stats(folder)[-1]["step"]
-        and path == run_folder.snapshots(folder)[-1]
+        and path == snapshots.snapshot_files(folder)[-1]
     )
 
 
@@ -347,7 +347,7 @@ def test_a_damaged_newest_snapshot_is_passed_over_with_a_sentence(
     run, size, tiny_set, tmp_path, monkeypatch
 ):
     folder = interrupted(tiny_set, tmp_path, monkeypatch, at=6)
-    newest = run_folder.snapshots(folder)[-1]
+    newest = snapshots.snapshot_files(folder)[-1]
     newest.write_bytes(newest.read_bytes()[:size])
     assert trained(tiny_set, tmp_path, resume="latest") == folder
     assert_same(last_tensors(run), last_tensors(folder))
@@ -357,7 +357,7 @@ def test_a_damaged_newest_snapshot_is_passed_over_with_a_sentence(
 
 def test_a_run_of_damaged_snapshots_says_so(tiny_set, tmp_path):
     folder = trained(tiny_set, tmp_path, "steps=2")
-    for path in run_folder.snapshots(folder):
+    for path in snapshots.snapshot_files(folder):
         path.write_bytes(b"")
     for call in (
         lambda: trained(tiny_set, tmp_path, "steps=2", resume="latest"),
@@ -372,7 +372,7 @@ def test_nan_stops_with_the_last_good_snapshot(tiny_set, tmp_path, monkeypatch):
     with pytest.raises(RunError, match="volume_mse = NaN.*step 7.*snapshot-000004") as caught:
         trained(tiny_set, tmp_path)
     assert caught.value.exit_code == 1
-    assert [p.name for p in run_folder.snapshots(tmp_path / "00000-tiny")] == [
+    assert [p.name for p in snapshots.snapshot_files(tmp_path / "00000-tiny")] == [
         "snapshot-000004.safetensors"
     ]
 
@@ -402,7 +402,7 @@ def test_a_full_disk_keeps_the_snapshot_before(run, tiny_set, tmp_path, monkeypa
         with pytest.raises(RunError, match="snapshot-000008.*No space left"):
             trained(tiny_set, tmp_path)
     folder = tmp_path / "00000-tiny"
-    assert [p.name for p in run_folder.snapshots(folder)] == ["snapshot-000004.safetensors"]
+    assert [p.name for p in snapshots.snapshot_files(folder)] == ["snapshot-000004.safetensors"]
     assert not [p for p in folder.iterdir() if p.name.startswith(".")]
     assert trained(tiny_set, tmp_path, resume="latest") == folder
     assert_same(last_tensors(run), last_tensors(folder))
@@ -512,7 +512,7 @@ def test_what_is_no_prior_is_named(tmp_path):
 
 
 def test_a_recipe_changed_behind_a_snapshot_is_named(run, tmp_path):
-    tensors, meta = files.load_tensors(run_folder.snapshots(run)[-1])
+    tensors, meta = files.load_tensors(snapshots.snapshot_files(run)[-1])
     meta["recipe"]["generator"]["width"] = 32
     files.save_tensors(tmp_path / "bent.safetensors", tensors, meta)
     with pytest.raises(UserError, match="bent.safetensors.*no prior") as caught:
@@ -527,7 +527,7 @@ def test_a_set_scaled_view_by_view_learns_gains(tmp_path):
     folder = trained(
         make_set(tmp_path / "views", volumes=False, per_view=True), tmp_path / "runs", limit=1
     )
-    tensors, meta = files.load_tensors(run_folder.snapshots(folder)[-1])
+    tensors, meta = files.load_tensors(snapshots.snapshot_files(folder)[-1])
     assert (
         meta["per_view_scale"] is True
         and tensors["log_gains"].shape == (1, VIEWS)

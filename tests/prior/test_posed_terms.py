@@ -13,7 +13,7 @@ from tiny import VIEWS, small_geometry
 from mednerf_kit.engine import session
 from mednerf_kit.gan.discriminator import DISCRIMINATORS
 from mednerf_kit.prior.posed import PriorTask
-from mednerf_kit.prior.posed_recipes import build_task
+from mednerf_kit.prior.posed_setup import build_task
 from mednerf_kit.prior.training_volumes import TrainingVolumes
 
 PATIENTS, BATCH = 4, 2

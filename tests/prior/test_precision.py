@@ -20,14 +20,14 @@ from tiny_training import assert_same, interrupted, last_tensors, stats, trained
 from mednerf_kit import cli
 from mednerf_kit.core import files
 from mednerf_kit.core.errors import UserError
-from mednerf_kit.engine import run_folder, session
+from mednerf_kit.engine import session, snapshots
 from mednerf_kit.fields import hyper
 from mednerf_kit.gan.generator import GENERATORS
 from mednerf_kit.invert import evaluate as scoring
 from mednerf_kit.invert import reconstruct
 from mednerf_kit.invert.predict import predict
 from mednerf_kit.prior import load as prior_load
-from mednerf_kit.prior import posed_recipes, previews
+from mednerf_kit.prior import posed_setup, previews
 
 CPU = torch.device("cpu")
 STEPS = ("steps=2", "snapshot_steps=2")
@@ -55,7 +55,7 @@ FP32_WINS, BF16_WINS = {"fp32": 1.0, "bf16": 2.0}, {"fp32": 1.0, "bf16": 0.5}
 def small_previews(monkeypatch):
     """Hardly any: bf16 is slow on processors without it."""
     monkeypatch.setattr(previews, "GRID", 8)
-    monkeypatch.setattr(posed_recipes, "preview", lambda folder, prior: None)
+    monkeypatch.setattr(posed_setup, "preview", lambda folder, prior: None)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def tiny_set(tmp_path_factory) -> Path:
 
 def said(folder: Path) -> tuple[str, str, str]:
     """What the log, the newest snapshot and the metrics of a run say of its precision."""
-    _, meta = files.load_tensors(run_folder.snapshots(folder)[-1])
+    _, meta = files.load_tensors(snapshots.snapshot_files(folder)[-1])
     metrics = json.loads((folder / "metrics.json").read_text())
     lines = (folder / "log.txt").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith("precision ")]

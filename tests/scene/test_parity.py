@@ -34,7 +34,7 @@ import torch
 
 from mednerf_kit.core.raymath import cell_lengths, emission_absorption, inverse_cdf
 from mednerf_kit.core.types import Rays
-from mednerf_kit.fields.encoding import frequency_encoding
+from mednerf_kit.fields.frequency import frequency_encoding
 from mednerf_kit.imaging.cameras import Cameras
 from mednerf_kit.rays.samplers.importance import Importance
 from mednerf_kit.rays.samplers.stratified import Stratified

@@ -20,7 +20,7 @@ from torch import Tensor
 from mednerf_kit.data.posed.scene import load_scene
 from mednerf_kit.engine.run_folder import RunConfig
 from mednerf_kit.fields.nerf import Nerf
-from mednerf_kit.scene.recipes import prepare
+from mednerf_kit.scene.setup import prepare
 
 STEPS, RAYS, OCTAVES, VIEW_OCTAVES, RATE, FINAL = 40, 128, 3, 1, 1e-2, 0.1
 NERF = {

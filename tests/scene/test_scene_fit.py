@@ -20,6 +20,7 @@ from mednerf_kit.core.types import Rays
 from mednerf_kit.data.posed.depth import pixel_grid
 from mednerf_kit.data.posed.scene import load_scene
 from mednerf_kit.engine import run_folder as folders
+from mednerf_kit.engine import snapshots
 from mednerf_kit.engine.session import train
 from mednerf_kit.rays.render import LevelRendering, render
 from mednerf_kit.scene import model as scene_model
@@ -48,7 +49,10 @@ def test_a_fit_learns_and_keeps_its_folder(run):
     summary = json.loads((run / "metrics.json").read_text())
     assert summary["steps"] == 100 and math.isfinite(summary["preview_psnr_db"])
     # to the last digit
-    assert summary["train_seconds"] == files.load_tensors(folders.snapshots(run)[-1])[1]["seconds"]
+    assert (
+        summary["train_seconds"]
+        == files.load_tensors(snapshots.snapshot_files(run)[-1])[1]["seconds"]
+    )
     assert summary["wall_seconds"] > summary["train_seconds"] > 0
 
 
@@ -58,7 +62,9 @@ def test_resuming_ends_where_an_uninterrupted_fit_does(run, tmp_path):
     for name in ("config.yaml", "stats.jsonl", "snapshot-000050.safetensors"):
         (half / name).write_bytes((run / name).read_bytes())
     again = train(dataset=None, resume=str(half), outdir=tmp_path / "runs", device="cpu")
-    ours, theirs = (files.load_tensors(folders.snapshots(folder)[-1])[0] for folder in (again, run))
+    ours, theirs = (
+        files.load_tensors(snapshots.snapshot_files(folder)[-1])[0] for folder in (again, run)
+    )
     assert ours.keys() == theirs.keys()
     for name in ours:
         assert torch.equal(ours[name], theirs[name]), name

@@ -14,7 +14,7 @@ FORBIDDEN = ("invert", "prior", "recon", "gan", "study")
 
 @pytest.mark.parametrize(
     "imports",
-    ["mednerf_kit.scene.recipes", "mednerf_kit.engine.session, mednerf_kit.scene.recipes"],
+    ["mednerf_kit.scene.setup", "mednerf_kit.engine.session, mednerf_kit.scene.setup"],
 )
 def test_the_session_of_a_scene_loads_few_modules(imports):
     code = f"import sys, {imports}; print(*(m for m in sys.modules if m.startswith('mednerf_kit')))"

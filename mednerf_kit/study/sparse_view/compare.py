@@ -24,7 +24,7 @@ from ...recon.field_volume import FieldVolume, voxel_axis
 from ...scene.load import Fit, load_fit
 from .case import GAIN_RULE, Case, read_case
 from .methods import METHODS
-from .tables import write_all
+from .outputs import write_all
 
 
 def seen_by_all(size: int, distance: float) -> Tensor:

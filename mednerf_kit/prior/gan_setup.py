@@ -19,7 +19,6 @@ from ..core import config
 from ..core.errors import UserError
 from ..data.unposed import read_photographs
 from ..engine.loop import TASKS, Loop, PreparedRun, TaskType
-from ..engine.optim import OPTIMISERS
 from ..engine.recipe_checks import check_counts, check_first_sampler
 from ..engine.run_folder import RunConfig
 from ..gan.augment.parameters import Augment
@@ -28,6 +27,7 @@ from ..gan.augment.probability import PROBABILITIES
 from ..gan.discriminator import DISCRIMINATORS, Discriminator
 from ..gan.generator import GENERATORS, PatientGenerator
 from ..gan.losses import LOSSES
+from ..gan.optimisers import OPTIMISERS
 from ..imaging.geometry import DEFAULTS, Geometry
 from ..metrics.perceptual import PERCEPTUAL
 from ..rays.selectors.base import SELECTORS, PatchSelector

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from mednerf_kit.invert.search import CHECK_STEPS, SearchState, descend, split_pixels
+from mednerf_kit.invert.descent import CHECK_STEPS, SearchState, descend, split_pixels
 
 
 @dataclass(frozen=True)

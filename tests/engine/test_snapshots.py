@@ -12,7 +12,7 @@ from tiny import make_set
 from tiny_scene import fitted
 
 from mednerf_kit.core import files
-from mednerf_kit.engine import run_folder, session
+from mednerf_kit.engine import run_folder, session, snapshots
 
 RNG = {"rng": "random", "ray_rng": "dust"}
 FORMER = {
@@ -72,11 +72,11 @@ def under_former_names(path: Path, former: dict[str, str]) -> None:
 @pytest.mark.parametrize("name", FORMER)
 def test_a_snapshot_of_former_names_continues(name, runs):
     folder = runs[name]
-    path, wanted, _, _ = run_folder.newest_readable(folder)
+    path, wanted, _, _ = snapshots.newest_readable(folder)
     under_former_names(path, FORMER[name])
     config = run_folder.read_run_config(folder)
     task = session.task_type_of(config.recipe).prepare(config, torch.device("cpu")).task
-    _, tensors, meta, remarks = run_folder.newest_readable(folder)
+    _, tensors, meta, remarks = snapshots.newest_readable(folder)
     task.load(tensors, meta["task_state"])
     found, _ = task.state()
     assert remarks == [] and set(found) == set(wanted)
@@ -90,8 +90,8 @@ def test_a_run_of_former_names_is_the_latest_of_the_present_ones(runs):
     assert "density_l1" in text
     (folder / "config.yaml").write_text(text.replace("density_l1", "l1"))
     assert run_folder.read_run_config(folder) == config
-    assert run_folder.latest_matching(folder.parent, config) == folder
+    assert snapshots.latest_matching(folder.parent, config) == folder
     losses = {**config.recipe["losses"], "density_l1": 0.5}
     other = replace(config, recipe={**config.recipe, "losses": losses})
-    assert run_folder.latest_matching(folder.parent, other) is None
-    assert run_folder.latest_matching(folder.parent / "nowhere", config) is None
+    assert snapshots.latest_matching(folder.parent, other) is None
+    assert snapshots.latest_matching(folder.parent / "nowhere", config) is None
