@@ -242,20 +242,22 @@ class Player:
 
     def __init__(self, case: str, checkout: Path, out: Path, args: argparse.Namespace) -> None:
         shutil.rmtree(out / case, ignore_errors=True)
-        every = TURN.get(case, 32)
+        every, self.log = TURN.get(case, 32), out / f"{case}.log"
         wait, self.go = os.pipe()
         self.done, tell = os.pipe()
-        self.process = process_of(
-            case,
-            checkout,
-            out,
-            args.python,
-            steps=every * (args.rounds + 2),
-            turns=f"{every},{wait},{tell}",
-            pass_fds=(wait, tell),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        out.mkdir(exist_ok=True)
+        with self.log.open("w", encoding="utf-8") as log:
+            self.process = process_of(
+                case,
+                checkout,
+                out,
+                args.python,
+                steps=every * (args.rounds + 2),
+                turns=f"{every},{wait},{tell}",
+                pass_fds=(wait, tell),
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
         os.close(wait)
         os.close(tell)
         self.lines = os.fdopen(self.done, encoding="utf-8")
@@ -266,7 +268,7 @@ class Player:
         os.write(self.go, b".")
         seconds, _, end = self.lines.readline().strip().partition(" ")
         if end not in ("more", "end"):
-            sys.exit(f"Error: got a failure of {self.process.args!r}; wanted a case that runs.")
+            sys.exit(f"Error: got a case that failed:\n{self.log.read_text()[-3000:]}")
         self.seconds.append(float(seconds))
         return end == "more"
 
@@ -297,28 +299,27 @@ def take_turns(case: str, args: argparse.Namespace, out: Path, rounds: int) -> l
     return [player.seconds for player in players]
 
 
+def times_of(case: str, args: argparse.Namespace, out: Path) -> tuple[list[list[float]], str]:
+    """CPU seconds before and after, and of what: whole runs, or later turns of a training."""
+    if not case.startswith("train"):
+        runs = [take_turns(case, args, out, 10**9) for _ in range(args.repeats)]
+        return [[sum(run[side]) for run in runs] for side in (0, 1)], "whole runs"
+    sides = take_turns(case, args, out, args.rounds + 1)
+    return [seconds[1:] for seconds in sides], f"x {TURN.get(case, 32)} updates"
+
+
 def speed(args: argparse.Namespace) -> int:
     """Print CPU time before and after, each the median, and their ratio; 1 above ``--most``."""
     slow = 0
-    print(f"{'case':20s} {'timed':>24s} {'before':>10s} {'after':>10s} {'ratio':>7s}")
+    print(f"{'case':20s} {'timed':>16s} {'before':>10s} {'after':>10s} {'ratio':>7s}")
     for case in args.only:
         with tempfile.TemporaryDirectory() as folder:
-            if case.startswith("train"):
-                pairs = take_turns(case, args, Path(folder), args.rounds + 1)
-                times, what = (
-                    [seconds[1:] for seconds in pairs],
-                    f"turns of {TURN.get(case, 32)} updates",
-                )
-            else:
-                runs = [take_turns(case, args, Path(folder), 10**9) for _ in range(args.repeats)]
-                times, what = [[sum(r[i]) for r in runs] for i in (0, 1)], "whole runs"
+            times, what = times_of(case, args, Path(folder))
         before, after = map(statistics.median, times)
-        slow += after / before > args.most
+        ratio = after / before
+        slow += ratio > args.most
         timed = f"{len(times[0])} {what}"
-        print(
-            f"{case:20s} {timed:>24s} {before:8.3f} s {after:8.3f} s {after / before:7.3f}",
-            flush=True,
-        )
+        print(f"{case:20s} {timed:>16s} {before:8.3f} s {after:8.3f} s {ratio:7.3f}", flush=True)
     return 1 if slow else 0
 
 
