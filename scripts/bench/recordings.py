@@ -27,7 +27,7 @@ import numpy as np
 
 READ = (".safetensors", ".gz", ".png", ".npy", ".npz", ".json", ".jsonl", ".csv")
 VARYING = re.compile(
-    r"seconds|_mib$|^recipe$"
+    r"second|_mib$|^recipe$"
 )  # keys that differ from run to run, or by words alone
 SAMPLED = ("phantoms-*", "scenes")  # folders of the cache: what cases learn from
 
