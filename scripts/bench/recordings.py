@@ -7,6 +7,10 @@ change), logs, pages and videos (they show the same pictures).
 A name that only B has is noted. A name that only A has is a fault, unless a new name of B holds its
 values. So a tensor may be renamed without a table of old and new names: weights after thirty steps
 are unlike any others of their shape, and the remarks say what became what.
+
+Equal is equal to the last bit. Rounding is a difference of at most `--rtol` of the largest number
+of an array, of four times what other rounding did to this row where that was recorded, of a grey
+level in pictures, or of one in the last decimal written. Whole numbers must be equal.
 """
 
 from __future__ import annotations
@@ -26,13 +30,13 @@ from typing import Any
 import numpy as np
 
 READ = (".safetensors", ".gz", ".png", ".npy", ".npz", ".json", ".jsonl", ".csv")
-VARYING = re.compile(
-    r"second|_mib$|^recipe$"
-)  # keys that differ from run to run, or by words alone
+VARYING = re.compile(r"second|_mib$|^recipe$")  # keys that differ from run to run
+AMPLE = 4.0  # times the difference that other rounding made
 SAMPLED = ("phantoms-*", "scenes")  # folders of the cache: what cases learn from
 
 Arrays = dict[str, np.ndarray]
-Rows = defaultdict[str, "Difference"]
+Rows = defaultdict[str, "Difference"]  # by quantity
+Rtols = defaultdict[str, float]  # by quantity
 
 
 @dataclass
@@ -69,15 +73,19 @@ class Difference:
         self.relative = max(self.relative, other.relative)
         self.remarks += other.remarks
 
+    @property
+    def verdict(self) -> str:
+        """In one word."""
+        return "DIFFERENT" if self.excess > 1 else "rounding" if self.absolute else "equal"
+
     def __str__(self) -> str:
-        verdict = "DIFFERENT" if self.excess > 1 else "rounding" if self.absolute else "equal"
         where = (
             [f"most in {self.worst}"] if self.absolute and self.worst and self.arrays > 1 else []
         )
         more = [f"and {len(self.remarks) - 4} more"] if len(self.remarks) > 5 else []
         remarks = "; ".join(where + (self.remarks[:4] + more if more else self.remarks))
         numbers = f"{self.arrays:6d} {self.absolute:9.2g} {self.relative:9.2g}"
-        return f"{numbers} {verdict:9s} {remarks}".rstrip()
+        return f"{numbers} {self.verdict:9s} {remarks}".rstrip()
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
@@ -97,10 +105,9 @@ def largest(a: np.ndarray) -> float:
 
 
 def allowed(suffix: str, a: np.ndarray, rtol: float) -> float:
-    """How far apart two arrays may lie: whole numbers not at all, but pictures by a grey level.
-
-    Others by ``rtol`` of their largest number, and in text by one in the last decimal written.
-    """
+    """How far apart two arrays of a file of this kind may lie: not at all where ``rtol`` is 0."""
+    if not rtol:
+        return 0.0
     if suffix == ".png":
         return 1 + rtol * largest(a)
     if a.dtype.kind != "f":
@@ -210,7 +217,7 @@ def what_became(names: Mapping[str, str]) -> list[str]:
     return [f"{text} ({n})" for text, n in told.items()]
 
 
-def compare_files(label: str, a: Path, b: Path, rtol: float, renames: Sequence[str]) -> Rows:
+def compare_files(label: str, a: Path, b: Path, rtols: Rtols, renames: Sequence[str]) -> Rows:
     """Rows of one file; a snapshot has one for each first word of its tensors' names."""
     rows: Rows = defaultdict(Difference)
     if a.suffix in (".png", ".gz", ".npy", ".npz") and a.read_bytes() == b.read_bytes():
@@ -223,11 +230,12 @@ def compare_files(label: str, a: Path, b: Path, rtol: float, renames: Sequence[s
     gained = {name: array for name, array in theirs.items() if name not in ours}
     names = renamed(lost, gained, a.suffix)
     for name, array in ours.items():
-        row = rows[f"{label} {name.split('.')[0]}" if a.suffix == ".safetensors" else label]
+        key = f"{label} {name.split('.')[0]}" if a.suffix == ".safetensors" else label
         if name in lost and name not in names:
-            row.lack(name)
+            rows[key].lack(name)
         else:
-            row.add(name, array, theirs[names.get(name, name)], allowed(a.suffix, array, rtol))
+            other = theirs[names.get(name, name)]
+            rows[key].add(name, array, other, allowed(a.suffix, array, rtols[key]))
     remarks = what_became(names) + [f"new {k}" for k in gained if k not in names.values()]
     if remarks:
         rows[label].remarks += remarks
@@ -253,7 +261,7 @@ def label_of(case: str, path: Path) -> str:
     return re.sub(r"^(out|runs/[^/]+)/", "", name).removeprefix("./")
 
 
-def compare_case(case: str, a: Path, b: Path, rtol: float, renames: Sequence[str]) -> Rows:
+def compare_case(case: str, a: Path, b: Path, rtols: Rtols, renames: Sequence[str]) -> Rows:
     """Rows of all files of a case, or of ``phantoms``, in two recordings."""
     rows: Rows = defaultdict(Difference)
     ours, theirs = files_of(case, a), files_of(case, b)
@@ -264,25 +272,35 @@ def compare_case(case: str, a: Path, b: Path, rtol: float, renames: Sequence[str
         if path not in theirs:
             rows[label].lack(str(path))
             continue
-        for key, row in compare_files(label, file, theirs[path], rtol, renames).items():
+        for key, row in compare_files(label, file, theirs[path], rtols, renames).items():
             rows[key].join(row)
     for path in sorted(set(theirs) - set(ours)):
         rows[label_of(case, path)].remarks.append(f"new {path}")
     return rows
 
 
-def compare(a: Path, b: Path, rtols: Mapping[str, float], renames: Sequence[str]) -> int:
-    """Print a row for each case (a key of ``rtols``) and quantity; how many are different."""
+def compare(
+    a: Path,
+    b: Path,
+    cases: Sequence[str],
+    rtol: float,
+    rounding: Path | None,
+    renames: Sequence[str],
+) -> int:
+    """Print a row for each case and quantity; how many are different."""
     recorded = [json.loads((r / "recording.json").read_text(encoding="utf-8")) for r in (a, b)]
-    bad = 0
+    verdicts: Counter[str] = Counter()
     print(f"{'case':18s} {'quantity':40s} arrays  absolute  relative verdict   remarks")
-    for case, rtol in rtols.items():
-        rows = compare_case(case, a, b, rtol, renames)
+    for case in cases:
+        rtols: Rtols = defaultdict(lambda: rtol)
+        for key, row in compare_case(case, a, rounding, rtols, []).items() if rounding else ():
+            rtols[key] = max(rtol, AMPLE * row.relative)
+        rows = compare_case(case, a, b, rtols, renames)
         for name, found in zip("AB", recorded, strict=True):
             if case != "phantoms" and case not in found:
                 rows["(all)"].lack(f"from {name}")
         for key, row in rows.items():
-            bad += row.excess > 1
+            verdicts[row.verdict] += 1
             print(f"{case:18s} {key:40s} {row}")
-    print(f"{bad} rows are DIFFERENT" if bad else "no difference beyond rounding")
-    return bad
+    print(", ".join(f"{n} rows {verdict}" for verdict, n in verdicts.items()))
+    return verdicts["DIFFERENT"]
