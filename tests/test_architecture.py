@@ -40,7 +40,7 @@ LAYER = {
 }
 TOP = 1 + max(LAYER.values())
 STRANGERS = {("rays", "imaging"), ("rays", "fields")}  # below, and yet unknown to each other
-SURFACE = {"", "__main__", "cli", "commands", "doctor", "viewer"}
+SURFACE = {"", "__main__", "cli", "commands", "doctor"}
 CONSTANTS = {"__version__", "DISCLAIMER"}  # what every layer may take from the package itself
 HEAVY = {
     "SimpleITK",

@@ -281,4 +281,4 @@ class Phantom:
         return torch.from_numpy(values), (step, step, step)
 
 
-PHANTOMS: Registry[Phantom] = Registry("phantom")
+PHANTOMS: Registry[Phantom] = Registry("phantom", home=__package__)
