@@ -46,3 +46,38 @@ def example(tmp_path):
         return SCENES[name].example(folder)
 
     return write
+
+
+# Sets and runs that several modules look at and none changes
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory):
+    """Six patients with their CTs, on one scale."""
+    from tiny import make_set
+
+    return make_set(tmp_path_factory.mktemp("sets") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_set, tmp_path_factory):
+    """A run of the posed task over ten steps, left to end."""
+    from tiny_training import trained
+
+    return trained(tiny_set, tmp_path_factory.mktemp("runs"), desc="whole")
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory):
+    """The same patients without CTs."""
+    from tiny import make_set
+
+    return make_set(tmp_path_factory.mktemp("sets") / "chest_toys", volumes=False)
+
+
+@pytest.fixture(scope="session")
+def mednerf(toys, tmp_path_factory):
+    """A run of MedNeRF over two steps."""
+    from tiny_gan import trained
+
+    return trained("chest_mednerf", toys, tmp_path_factory.mktemp("runs"))

@@ -15,7 +15,6 @@ import launcher
 import pytest
 import torch
 from launcher import HYBRID, RECIPES, STEPS, words
-from tiny import make_set
 from tiny_scene import fitted, recipe_file
 
 from mednerf_kit.core import files
@@ -26,11 +25,6 @@ from mednerf_kit.fields import hyper
 from mednerf_kit.prior.posed import PriorTask
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def tiny_set(tmp_path_factory) -> Path:
-    return make_set(tmp_path_factory.mktemp("sets") / "tiny")
 
 
 @pytest.fixture(scope="module", autouse=True)

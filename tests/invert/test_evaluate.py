@@ -145,11 +145,6 @@ def test_a_patients_scores_leave_the_inputs_out(prior, scenes):
 
 
 @pytest.fixture(scope="module")
-def tiny_set(tmp_path_factory) -> Path:
-    return make_set(tmp_path_factory.mktemp("sets") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def run(tiny_set, tmp_path_factory) -> Path:
     settings = [
         *SETTINGS,

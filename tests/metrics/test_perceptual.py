@@ -6,6 +6,7 @@ from smooth_images import rng, smooth
 
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.metrics import perceptual
+from mednerf_kit.metrics.perceptual import PyramidDistance
 
 
 def test_lpips_says_why_it_is_absent(tmp_path, monkeypatch):
@@ -72,3 +73,13 @@ def test_lpips_of_colours_says_why_it_is_absent_and_where_it_looks(tmp_path, mon
     assert reason is None and value.tolist() == pytest.approx([0.1, 0.1])
     perceptual.lpips_of_colours(a, a, tmp_path / "mine.pth", net="alex")
     assert asked == [("vgg16-397923af.pth", "vgg"), ("mine.pth", "alex")]
+
+
+def test_the_substitute_for_lpips_sees_edges():
+    flat, edges = torch.full((1, 1, 16, 16), 0.1), torch.zeros(1, 1, 16, 16)
+    edges[..., ::2] = 0.2
+    zero = torch.zeros_like(flat)
+    assert float(PyramidDistance()(zero, zero)) == 0 and float(
+        PyramidDistance()(flat, zero)
+    ) == pytest.approx(0.1)
+    assert float(PyramidDistance()(edges, zero)) > float(PyramidDistance()(flat, zero))

@@ -58,11 +58,6 @@ def small_previews(monkeypatch):
     monkeypatch.setattr(posed_setup, "preview", lambda folder, prior: None)
 
 
-@pytest.fixture(scope="module")
-def tiny_set(tmp_path_factory) -> Path:
-    return make_set(tmp_path_factory.mktemp("sets") / "tiny")
-
-
 def said(folder: Path) -> tuple[str, str, str]:
     """What the log, the newest snapshot and the metrics of a run say of its precision."""
     _, meta = files.load_tensors(snapshots.snapshot_files(folder)[-1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from selector_cases import COLS, ROWS, SHAPE, seeded
 
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.rays.selectors.base import SELECTORS, sample_bilinear
-from mednerf_kit.rays.selectors.patches import Patch, StridedPatch
+from mednerf_kit.rays.selectors.patches import AnnealedPatch, Patch, StridedPatch, smallest_scale
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -72,3 +74,15 @@ def test_many_patches_at_once_lie_like_single_ones(name):
     )
     assert torch.allclose(many.yx.mean((0, 1)), singles.mean((0, 1)), atol=1.0)
     assert len(many.yx[:, 0].unique(dim=0)) > 50, "patches differ"
+
+
+def test_patches_grow_finer():
+    assert smallest_scale(999) == 0.9 and smallest_scale(10**6) == 0.25
+    assert smallest_scale(100_000) == pytest.approx(math.exp(-0.75))
+    patch = AnnealedPatch(size=8, views=2, rows=32, cols=32)
+    for step, low in ((0, 0.9), (10**6, 0.25)):
+        widths = [
+            float(yx[:, 0].max() - yx[:, 0].min()) / 31
+            for yx in (patch.select(step, seeded(s)).yx for s in range(40))
+        ]
+        assert min(widths) >= low - 1e-5 and max(widths) <= 1 + 1e-5 and min(widths) < low + 0.15

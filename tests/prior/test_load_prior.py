@@ -1,0 +1,43 @@
+"""A prior is read from a run folder, a snapshot or a prefix; what is none is named."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import SIZE
+
+from mednerf_kit.core import files
+from mednerf_kit.core.errors import UserError
+from mednerf_kit.engine import snapshots
+from mednerf_kit.prior import load as prior_load
+
+
+def test_a_trained_prior_loads_by_folder_snapshot_and_prefix(tiny_run):
+    for name in (
+        tiny_run,
+        snapshots.snapshot_files(tiny_run)[0],
+        str(tiny_run)[: -len("-tiny-whole")],
+    ):
+        prior = prior_load.load_prior(name)
+        assert prior.geometry.cols == SIZE and prior.codes.shape == (4, prior.generator.latent_dim)
+        assert not any(p.requires_grad for p in prior.generator.parameters())
+    assert prior.distance == pytest.approx(prior.geometry.distance, rel=1e-5)
+
+
+def test_what_is_no_prior_is_named(tmp_path):
+    with pytest.raises(UserError, match="snapshot-000001.*does not exist"):
+        prior_load.load_prior(tmp_path / "snapshot-000001.safetensors")
+    files.save_tensors(tmp_path / "other.safetensors", {"x": torch.zeros(1)}, {"step": 1})
+    with pytest.raises(UserError, match="other.safetensors.*no prior"):
+        prior_load.load_prior(tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="bundled prior"):
+        prior_load.load_prior("bundled:elbow")
+
+
+def test_a_recipe_changed_behind_a_snapshot_is_named(tiny_run, tmp_path):
+    tensors, meta = files.load_tensors(snapshots.snapshot_files(tiny_run)[-1])
+    meta["recipe"]["generator"]["width"] = 32
+    files.save_tensors(tmp_path / "bent.safetensors", tensors, meta)
+    with pytest.raises(UserError, match="bent.safetensors.*no prior") as caught:
+        prior_load.load_prior(tmp_path / "bent.safetensors")
+    assert "\n" not in str(caught.value)
