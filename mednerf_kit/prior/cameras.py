@@ -1,6 +1,4 @@
-"""Cameras that nobody recorded: a distribution over azimuth and elevation, the rays through which
-they see a field, and a gain by azimuth.
-"""
+"""Cameras that nobody recorded: their directions, rays, and a gain by azimuth."""
 
 from __future__ import annotations
 
@@ -71,8 +69,9 @@ class CameraDistribution:
         return torch.stack([low + (high - low) * u[:, 0], elevation], 1)
 
     def rays(self, geometry: Geometry, angles_deg: Tensor, yx: Tensor, support: float) -> Rays:
-        """Rays in field units of cameras at (azimuth, elevation) [..., 2] through pixels yx
-        [..., R, 2] of the geometry's detector: [..., R].
+        """Rays of cameras at (azimuth, elevation) [..., 2] through pixels yx [..., R, 2]: [..., R].
+
+        Pixels are those of the geometry's detector; lengths are in field units.
 
         At elevation e the source of azimuth a stands at D (cos e · h(a) + sin e · axis), h the
         horizontal direction of :class:`~mednerf_kit.imaging.geometry.Geometry`; the detector turns

@@ -1,5 +1,7 @@
-"""What several processes that train one generator agree on: precision, random patients, and what a
-discriminator that compares pictures sees of a batch.
+"""What several processes that train one generator agree on.
+
+That is the precision, the random patients of a batch, and what a discriminator that compares
+pictures sees of it.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from ..gan.generator import Latent, PatientGenerator
 
 
 def agree_precision(ranks: Ranks, *generators: PatientGenerator) -> None:
-    """Let every process compute these generators' fields in the precision of the first process: the
-    recipe's, or what was faster there.
+    """Let every process compute these generators' fields in the first process's precision.
+
+    That is the recipe's, or what was faster there.
     """
     agreed = ranks.broadcast_text(generators[0].precision)
     for generator in generators:
@@ -31,17 +34,15 @@ def keep_precision(state: Mapping[str, Any], *generators: PatientGenerator) -> N
 
 
 def random_patients(
-    generator: PatientGenerator, n: int, share: BatchShard, rng: Generator
+    generator: PatientGenerator, n: int, shard: BatchShard, rng: Generator
 ) -> Latent:
-    """A share of n random patients: what ``generator.draw(n, rng)`` would make of these rows."""
+    """A part of n random patients: what ``generator.draw(n, rng)`` would make of these rows."""
     eps = torch.randn((n, generator.latent_dim), generator=rng, device=rng.device)
-    return generator.latent(share.take(eps).to(next(generator.parameters())))
+    return generator.latent(shard.take(eps).to(next(generator.parameters())))
 
 
 def group_size_note(discriminator: Any, batch: int, parts: int) -> list[str]:
-    """What to say when a discriminator that compares the pictures of a batch sees fewer of them at
-    a time.
-    """
+    """A remark for a discriminator that compares fewer pictures at a time than the recipe says."""
     group = getattr(discriminator, "mbstd_group", 1)
     alone, here = math.gcd(batch, group), math.gcd(batch // parts, group)
     if alone == here:

@@ -1,5 +1,6 @@
-"""The task that learns a prior from pictures alone: a generator against a discriminator, with no
-pose and no volume to lean on.
+"""The task that learns a prior from pictures alone: a generator against a discriminator.
+
+There is no pose and no volume to lean on.
 
 This is the line of GRAF, MedNeRF and HyperNeRFGAN: any generator, discriminator, loss, optimiser,
 patch selection and augmentation of the registries. What its recipes are made of, and how they are
@@ -59,8 +60,9 @@ class Reals:
         return Reals(self.images.to(device), angles_deg)
 
     def mirrored(self) -> Reals:
-        """Twice as many: each also with its columns reversed. Angles lose their sense, for a
-        mirrored picture is the view from the opposite side.
+        """Twice as many: each also with its columns reversed.
+
+        Angles lose their sense, for a mirrored picture is the view from the opposite side.
         """
         return Reals(torch.cat([self.images, self.images.flip(2)]))
 
@@ -83,9 +85,7 @@ class GanModules:
 
 @dataclass(frozen=True)
 class NoisyField:
-    """A coloured field whose density is blurred by normal noise before its ReLU, so that empty
-    space can learn to fill.
-    """
+    """A coloured field with normal noise on its density before the ReLU: empty space can learn."""
 
     field: ColouredField
     std: float
@@ -99,9 +99,7 @@ class NoisyField:
 
 @TASKS.register("adversarial")
 class AdversarialTask(Task):
-    """Plays the game: a step is one of the discriminator and one of the generator, on the same
-    generated pictures.
-    """
+    """Plays a generator against a discriminator; a step trains both on the same fakes."""
 
     def __init__(
         self,
@@ -245,9 +243,7 @@ class AdversarialTask(Task):
         return field
 
     def _redraw_distance(self, _: Patches, output: DiscriminatorOutput) -> Tensor:
-        """How different what the discriminator drew of the reals, whole and in part, looks from
-        what it saw.
-        """
+        """How far the discriminator's drawings of the reals, whole and in part, are from them."""
         per_head = self._perceptual(output, "whole") + self._perceptual(output, "part")
         return combined(per_head, self.parts.discriminator.dag_weight).mean()
 
@@ -258,9 +254,7 @@ class AdversarialTask(Task):
         return found.unflatten(0, drawn.shape[:2]).T
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything a continued run needs, and what a prior needs: named tensors, and plain
-        values.
-        """
+        """Everything that a continued run and a prior need: named tensors, and plain values."""
         p = self.parts
         tensors, values = self.gan_step.state()
         tensors |= with_prefix("model", p.generator.state_dict())
@@ -273,9 +267,7 @@ class AdversarialTask(Task):
         return tensors, {"task_state": values, "precision": precision, **self.fitted()}
 
     def fitted(self) -> dict[str, Any]:
-        """What a prior needs beside the generator: the source distance, and each view's gain where
-        it is learned.
-        """
+        """What a prior needs beside the generator: the source distance, and learned gains."""
         found: dict[str, Any] = {"distance": self.geometry.distance}
         if self.gain.orders:
             angles = torch.tensor(self.geometry.angles_deg, device=self.device)

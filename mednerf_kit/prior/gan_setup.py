@@ -1,5 +1,4 @@
-"""Recipes of the adversarial line: which keys they have, what refuses a bad one, what one would
-cost, and what makes it run.
+"""Recipes of the adversarial task: their keys, checks, cost, and how one is made ready to run.
 
 ``compat`` restores known defects of the published systems where a comparison needs them; everything
 else is the system as its authors describe it, with the right geometry. What was restored is named
@@ -19,7 +18,7 @@ from ..core import config
 from ..core.errors import UserError
 from ..data.unposed import read_photographs
 from ..engine.loop import TASKS, Loop, PreparedRun, TaskType
-from ..engine.recipe_checks import check_counts, check_first_sampler
+from ..engine.recipe_checks import check_counts
 from ..engine.run_folder import RunConfig
 from ..gan.augment.parameters import Augment
 from ..gan.augment.presets import AUGMENTATIONS
@@ -35,7 +34,7 @@ from ..viz.figures import strip, write_png8
 from .gan import AdversarialTask, GanModules, Reals
 from .load import INVERSIONS, load_prior
 from .options import gan_options
-from .rendering import Renderer, cameras_of, levels_of
+from .rendering import Renderer, cameras_of, checked_levels, levels_of
 from .sets import read_set, set_options
 from .training_volumes import scaled_by_view
 
@@ -108,14 +107,9 @@ def check(recipe: Mapping[str, Any]) -> None:
         config.checked(recipe[key], dict, where=f"recipe key '{key}'")
     TASKS.check(recipe["task"], "parts", "reals", "geometry", "seed", "device")
     check_counts(recipe, "batch", "r1_interval", "accumulate")
-    if not config.checked(recipe["levels"], list, where="recipe key 'levels'"):
-        raise UserError(
-            "got no level",
-            "wanted at least one sampler under levels",
-            "write levels: [{name: stratified}]",
-        )
+    checked_levels(recipe)
     compat = compat_options(recipe)
-    check_first_sampler(Renderer.of(recipe).levels[0].sampler)
+    Renderer.of(recipe)
     generator = GENERATORS.build(recipe["generator"])
     discriminator = DISCRIMINATORS.build(recipe["discriminator"], channels=1)
     image_model, outputs = gan_options(recipe).image_model, generator.field_outputs
@@ -175,9 +169,7 @@ def check_data(recipe: Mapping[str, Any], augment: Augment, compat: Compat) -> N
 
 
 def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What a recipe would train: parameters, points of the field per step, memory, and what it
-    restores.
-    """
+    """What a recipe would train: parameters, points per step, memory, and restored defects."""
     generator = GENERATORS.build(recipe["generator"])
     discriminator = DISCRIMINATORS.build(recipe["discriminator"], channels=3)
     code = generator.weights(generator.latent(torch.zeros(1, generator.latent_dim)))
@@ -284,8 +276,9 @@ def prepare(run_config: RunConfig, device: str | torch.device) -> PreparedRun:
 
 
 def radiographed(run_config: RunConfig) -> tuple[Reals, Geometry, dict[str, Any]]:
-    """Orbits of DRRs as single pictures; ``dataset.limit`` is how many patients to learn from,
-    where --limit says nothing.
+    """Orbits of DRRs as single pictures, their geometry, and what a snapshot says of them.
+
+    ``dataset.limit`` is how many patients to learn from, where --limit says nothing.
     """
     recipe, node = run_config.recipe, run_config.recipe["dataset"]
     wanted, options = set_options(node), gan_options(recipe)
@@ -317,8 +310,9 @@ def radiographed(run_config: RunConfig) -> tuple[Reals, Geometry, dict[str, Any]
 
 
 def photographed(run_config: RunConfig) -> tuple[Reals, Geometry, dict[str, Any]]:
-    """A folder of photographs that nobody posed, seen by the recipe's cameras: a half-width of one
-    field unit, 39.6° wide unless told.
+    """A folder of photographs that nobody posed, seen by the recipe's cameras.
+
+    The half-width is one field unit, the field of view 39.6° unless ``compat`` says otherwise.
     """
     recipe, node = run_config.recipe, dict(run_config.recipe["dataset"])
     node.pop("pictures")
@@ -364,9 +358,7 @@ def check_enough(pictures: int, batch: int, more: str) -> None:
 
 
 def write_previews(loop: Loop, images: Tensor) -> None:
-    """Contact sheets: pictures that were learned from, and four random patients seen from four
-    sides.
-    """
+    """Contact sheets: pictures that were learned from, and random patients seen from four sides."""
     prior = load_prior(loop.folder)
     small = prior.geometry.resized(min(PREVIEW_PX, prior.geometry.cols))
     code = prior.generator.weights(prior.generator.draw(4, Generator().manual_seed(0)))

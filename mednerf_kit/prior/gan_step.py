@@ -1,5 +1,4 @@
-"""One adversarial step: the discriminator learns to tell real patches from generated ones, then the
-generator gets the gradient of being taken for real.
+"""One adversarial step: the discriminator is trained, then the generator gets its gradient.
 
 Both tasks that train a prior take this step; each brings its own way of drawing patches, and steps
 the generator's optimiser itself. A batch may be computed in parts, one after the other, which takes
@@ -61,8 +60,10 @@ class Penalty:
 def lazy_r1(
     discriminator: Discriminator, *, gamma: float, interval: int, share: float = 1.0
 ) -> Penalty:
-    """R1 of unaugmented reals (:func:`~mednerf_kit.gan.losses.r1_penalty`), applied at every
-    ``interval``-th step and weighted accordingly (Karras et al. 2020, appendix B).
+    """The R1 penalty on unaugmented reals at every ``interval``-th step, weighted accordingly.
+
+    This is lazy regularisation (Karras et al. 2020, appendix B) of
+    :func:`~mednerf_kit.gan.losses.r1_penalty`.
 
     ``share`` of the penalty acts: 1/4 for a gamma published for pictures in [−1, 1], which ours, in
     [0, 1], are half as long as.
@@ -107,8 +108,10 @@ class GanStep:
     def __call__(
         self, draw: DrawPatches, *, index: int, ranks: Ranks, weight: float = 1.0
     ) -> dict[str, float]:
-        """Step the discriminator, and add the gradient of ``weight`` times the generator's loss to
-        the generator's parameters; returns what to log, averaged over the parts.
+        """Step the discriminator, and add the gradient of ``weight`` · the generator's loss.
+
+        The gradient is added to the generator's parameters. Returns what to log, averaged over the
+        parts.
         """
         start = RngSnapshot(self.rng, self.ray_rng)
         in_one = self.accumulate == 1
@@ -176,9 +179,7 @@ class GanStep:
     def _discriminator_loss(
         self, reals: Patches, fakes: Patches, index: int, shard: BatchShard
     ) -> tuple[Tensor, dict[str, float], Tensor]:
-        """What the discriminator minimises, what to log of it, and the first head's logits of the
-        reals.
-        """
+        """The discriminator's loss, what to log of it, and the first head's logits of the reals."""
         options = {"rng": self.rng} if self.redraws else {}
         output = self._discriminate(reals, shard, **options)
         u = float(torch.rand((), generator=self.rng)) if self.draws_margin else 0.0
@@ -195,9 +196,7 @@ class GanStep:
         return loss, logged, real_logits
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The discriminator, its optimiser and the random generators as named tensors, and the
-        augmentation's probability.
-        """
+        """Named tensors (discriminator, its optimiser, random generators), and plain values."""
         tensors = with_prefix("discriminator", self.discriminator.state_dict())
         tensors |= with_prefix("optim.discriminator", optimiser_tensors(self.optimiser))
         tensors |= {"rng": self.rng.get_state(), "ray_rng": self.ray_rng.get_state()}

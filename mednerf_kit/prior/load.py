@@ -1,6 +1,4 @@
-"""A trained prior: read from a run folder, a snapshot or the package, ready to be sampled and
-inverted.
-"""
+"""A trained prior, read from a run folder, a snapshot or the package."""
 
 from __future__ import annotations
 
@@ -47,8 +45,9 @@ class Prior:
 
     @property
     def is_line_integral(self) -> bool:
-        """Whether its pictures are line integrals, so that a view is a projection of voxels, and an
-        attenuation can be stated.
+        """Whether its pictures are line integrals.
+
+        Then a view is a projection of voxels, and an attenuation can be stated.
         """
         return image_model_name(self.meta.get("recipe", {})) == "line_integral"
 
@@ -67,8 +66,9 @@ class Prior:
             )
 
     def expected_gain(self, angles_deg: Tensor) -> Tensor:
-        """Mean gain of a view at these angles [n] over the training patients, where a set was
-        scaled view by view; else 1.
+        """Mean gain of a view at these angles [n] over the training patients.
+
+        It is 1 for sets on one scale.
         """
         profile = self.meta.get("log_gain_profile")
         if not profile:
@@ -83,8 +83,7 @@ INVERSIONS: Registry[Search] = Registry("inversion", home="mednerf_kit.invert")
 
 
 def load_prior(run: str | Path, *, precision: Precision | None = None) -> Prior:
-    """A prior from a run folder (or a unique prefix), a snapshot file, or
-    ``bundled[:chest|knee]``.
+    """A prior from a run folder (or a unique prefix), a snapshot, or ``bundled[:chest|knee]``.
 
     ``precision``: what its networks are computed in, ``fp32``, ``bf16``, or ``auto`` for what is
     faster on the device; None leaves what the recipe says, ``auto`` unless it was set.

@@ -1,6 +1,4 @@
-"""What the ``task`` node of a prior's recipe may say: the options of both tasks, with their
-defaults.
-"""
+"""What the ``task`` node of a prior's recipe may say, with the defaults."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The task that learns a prior from known patients: a code per patient through one generator, and
-an adversary for the space between the codes.
+"""The task that learns a prior from known patients: a code per patient, and an adversary.
 
 Three terms share the generator. *Volume*: density at random points against each patient's volume,
 the cheapest teacher (a point is a number to compare with; a ray costs dozens of points). *Rays*:
@@ -66,8 +65,10 @@ class PosedModules:
 
 @TASKS.register("prior")
 class PriorTask(Task):
-    """Fits a generator to patients whose volumes and views are known; a step is one of the
-    generator's optimiser, with one of the discriminator's where it is adversarial.
+    """Fits a generator to patients whose volumes and views are known.
+
+    A step is one of the generator's optimiser, with one of the discriminator's where it is
+    adversarial.
     """
 
     def __init__(
@@ -105,9 +106,7 @@ class PriorTask(Task):
         self.gan_steps = 0
 
     def _generator_optimiser(self) -> torch.optim.Adam:
-        """Adam on the generator, the codes, and each view's gain and distance where views were
-        scaled one by one.
-        """
+        """Adam on the generator, the codes, and gains and distances of views scaled one by one."""
         o, g = self.options, self.parts.generator
         view_rate = 1e-3 * self.training.per_view_scale
         groups = [
@@ -206,9 +205,7 @@ class PriorTask(Task):
         return (field.density(x, code) - self.training.values_at(ids, x)).square().mean()
 
     def _ray_error(self, ids: Tensor, code: MlpWeights, shard: BatchShard) -> Tensor:
-        """Mean squared error of random pixels of these patients, rendered with each patient's own
-        gains and distance.
-        """
+        """Mean squared error of random pixels, with each patient's own gains and distance."""
         pixels, shape = self.pixels.select(0, self.rng), (self.batch, self.options.rays)
         view = shard.take(pixels.view.view(shape)).to(self.device)
         yx = shard.take(pixels.yx.view(*shape, 2)).to(self.device)
@@ -289,9 +286,7 @@ class PriorTask(Task):
         return tensors, {"task_state": values, "precision": g.precision, **self.fitted()}
 
     def fitted(self) -> dict[str, Any]:
-        """What was fitted beside the generator and a prior needs: the source distance and each
-        view's mean gain.
-        """
+        """What a prior needs beside the generator: the source distance, and mean gains."""
         found: dict[str, Any] = {"distance": float(self.log_distance.detach().median().exp())}
         if self.training.per_view_scale:
             found["log_gain_profile"] = self.log_gains.detach().mean(0).tolist()

@@ -1,6 +1,4 @@
-"""Recipes of the posed line: which keys they have, what refuses a bad one, what one would cost, and
-what makes it run.
-"""
+"""Recipes of the posed task: their keys, checks, cost, and how one is made ready to run."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from ..core import config
 from ..core.errors import UserError
 from ..data.orbits import OrbitSet
 from ..engine.loop import TASKS, Loop, PreparedRun, TaskType
-from ..engine.recipe_checks import check_counts, check_first_sampler
+from ..engine.recipe_checks import check_counts
 from ..engine.run_folder import RunConfig
 from ..gan.augment.presets import AUGMENTATIONS
 from ..gan.augment.probability import PROBABILITIES
@@ -27,7 +25,7 @@ from ..viz.figures import strip, write_png8
 from .load import Prior, load_prior
 from .options import posed_options
 from .posed import PosedModules, PriorTask, used_batches
-from .rendering import levels_of
+from .rendering import checked_levels, levels_of
 from .sets import read_set, set_options
 from .training_volumes import TrainingVolumes, make_training_volumes
 
@@ -49,9 +47,7 @@ COUNTS = ("batch", "points", "rays", "gan_batch", "gan_interval", "r1_interval",
 
 
 def check(recipe: Mapping[str, Any]) -> None:
-    """Refuse a recipe whose names, options or numbers nothing can work with, before any work
-    starts.
-    """
+    """Refuse names, options or numbers that nothing can work with, before any work starts."""
     for key, kind in {"task": dict, "dataset": dict, "levels": list}.items():
         config.checked(recipe[key], kind, where=f"recipe key '{key}'")
     TASKS.check(recipe["task"], "parts", "volumes", "geometry", "seed", "device")
@@ -59,13 +55,7 @@ def check(recipe: Mapping[str, Any]) -> None:
     DISCRIMINATORS.check(recipe["discriminator"], "channels", "rng")
     AUGMENTATIONS.check(recipe["augment"])
     PROBABILITIES.check(recipe["probability"])
-    if not recipe["levels"]:
-        raise UserError(
-            "got no level",
-            "wanted at least one sampler under levels",
-            "write levels: [{name: stratified}]",
-        )
-    check_first_sampler(levels_of(recipe)[0].sampler)
+    checked_levels(recipe)
     image_model = posed_options(recipe).image_model
     if image_model == "emission_absorption" and generator.field_outputs == 1:
         raise UserError(
@@ -147,9 +137,7 @@ def describe(
 
 
 def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes of what a recipe would train: parameters, points of the field per step, memory of its
-    activations.
-    """
+    """What a recipe would train: parameters, points per step, memory of the activations."""
     generator = posed_generator(recipe["generator"])
     discriminator = DISCRIMINATORS.build(recipe["discriminator"], channels=1)
     options = posed_options(recipe)

@@ -1,5 +1,6 @@
-"""Pictures of a prior in training, for TensorBoard: real views beside random patients, and one
-random patient that turns. The same patients every time, so that one can watch them grow.
+"""Pictures of a prior in training, for TensorBoard: real views beside random patients.
+
+The random patients are the same every time, so that one can watch them grow; one of them turns.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ MARCHED_PX = 32  # pixels along a side where every view is rendered ray by ray
 def radiographs(
     generator: PatientGenerator, images: Tensor, geometry: Geometry, distance: float
 ) -> dict[str, Tensor]:
-    """Frontal and lateral views of patients [P, V, rows, cols] and of random ones, and the orbit of
-    one of these: line integrals.
+    """Frontal and lateral line integrals of real and random patients, and an orbit of one.
+
+    ``images`` are the real patients' views [P, V, rows, cols].
     """
     code = generator.weights(generator.draw(PATIENTS, Generator().manual_seed(0)))
     volumes = bake(generator, code, geometry, size=GRID)
@@ -40,8 +42,9 @@ def radiographs(
 def ray_marched(
     generator: PatientGenerator, renderer: Renderer, images: Tensor, geometry: Geometry
 ) -> dict[str, Tensor]:
-    """The same ray by ray, where views are no sums of voxels; the reals are pictures [N, rows,
-    cols, C] without patients.
+    """The same ray by ray, where views are no sums of voxels.
+
+    The reals ``images`` are pictures [N, rows, cols, C] without patients.
     """
     small = geometry.resized(min(MARCHED_PX, geometry.cols))
     code = generator.weights(generator.draw(PATIENTS, Generator().manual_seed(0)))

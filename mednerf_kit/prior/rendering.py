@@ -1,5 +1,7 @@
-"""Views of generated patients ray by ray: what training compares, and whole views where the image
-model forbids projecting voxels.
+"""Views of generated patients ray by ray.
+
+Training compares these, and whole views are made so where the image model forbids projecting
+voxels.
 
 Emission and absorption hide one part behind another, so such a view is no sum over voxels, as a
 line integral is.
@@ -16,7 +18,9 @@ import torch
 from torch import Generator, Tensor
 
 from ..core import config
+from ..core.errors import UserError
 from ..core.types import FieldOutput, Rays, Rendering
+from ..engine.recipe_checks import check_first_sampler
 from ..fields.hyper import MlpWeights
 from ..imaging.geometry import Geometry
 from ..rays.render import IMAGE_MODELS, Level, emission_absorption, render
@@ -57,8 +61,9 @@ class Renderer:
 
     @torch.no_grad()
     def views(self, query: Any, code: MlpWeights, geometry: Geometry) -> Tensor:
-        """Whole views of every patient at ``geometry.angles_deg``, seen at its tilt: [B, V, rows,
-        cols, C].
+        """Whole views of every patient at ``geometry.angles_deg``: [B, V, rows, cols, C].
+
+        The cameras' elevation is the geometry's tilt.
         """
         device = code.layers[0][0].device
         y, x = torch.meshgrid(
@@ -92,6 +97,19 @@ def levels_of(recipe: Mapping[str, Any]) -> list[Level]:
     return [Level(SAMPLERS.build(node)) for node in recipe["levels"]]
 
 
+def checked_levels(recipe: Mapping[str, Any]) -> list[Level]:
+    """The recipe's passes along the rays; refuses a list that nothing can be rendered with."""
+    if not config.checked(recipe["levels"], list, where="recipe key 'levels'"):
+        raise UserError(
+            "got no level",
+            "wanted at least one sampler under levels",
+            "write levels: [{name: stratified}]",
+        )
+    levels = levels_of(recipe)
+    check_first_sampler(levels[0].sampler)
+    return levels
+
+
 def cameras_of(recipe: Mapping[str, Any]) -> CameraDistribution:
     """The recipe's cameras (``poses``), with the depth and elevation that ``compat`` restores."""
     compat = recipe.get("compat", {})
@@ -108,7 +126,5 @@ def as_batch(rays: Rays, n: int = 1) -> Rays:
 
 
 def grey_views(prior: Prior, code: MlpWeights, geometry: Geometry) -> Tensor:
-    """Views of a prior's patients as a detector without colour sees them, ray by ray: [B, V, rows,
-    cols].
-    """
+    """Views of a prior's patients ray by ray, without colour: [B, V, rows, cols]."""
     return Renderer.of(prior.meta["recipe"]).views(prior.generator.field, code, geometry).mean(-1)

@@ -53,8 +53,9 @@ def read_set(
     patients: Sequence[str] | None = None,
     progress: bool = True,
 ) -> OrbitSet:
-    """A set as the recipe's ``dataset`` node wants it: the ``patients`` named, or the first
-    ``limit`` of a split.
+    """The set that a recipe's ``dataset`` node wants.
+
+    It holds the ``patients`` named, or the first ``limit`` of a split.
     """
     options = set_options(node)
     return load_orbits(

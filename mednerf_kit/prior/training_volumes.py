@@ -1,5 +1,4 @@
-"""What the posed terms compare with: every training patient's volume in field units, beside the
-pictures.
+"""Every training patient's volume in field units, beside the pictures: what is learned from.
 
 Where a patient's CT is at hand it is resampled; elsewhere the orbit is reconstructed once
 (:mod:`mednerf_kit.recon.sart`) and kept in the cache.
@@ -51,15 +50,14 @@ class TrainingVolumes:
         )
 
     def values_at(self, ids: Tensor, x: Tensor) -> Tensor:
-        """Trilinear values of the chosen patients' volumes at points [B, N, 3] in field units: [B,
-        N].
-        """
+        """Trilinear values of these patients' volumes at points [B, N, 3]: [B, N]."""
         return sample_trilinear(self.volumes[ids][:, None], x)[:, 0]
 
 
 def scaled_by_view(orbits: OrbitSet) -> bool:
-    """Whether each view was stretched to its own maximum, as in the published sets (reducing
-    pictures lowers it a little).
+    """Whether each view was stretched to its own maximum, as in the published sets.
+
+    Reducing pictures lowers the maximum a little.
     """
     return orbits.geometry.line_integral_scale is None and bool(
         (orbits.images.amax((-1, -2)) > 0.8).all()
@@ -105,8 +103,9 @@ def make_training_volumes(
 def opening_angles(
     orbits: OrbitSet, names: Sequence[str], per_view: bool, progress: bool
 ) -> list[float]:
-    """Opening angle of each named orbit in degrees: the set's own, or fitted where pictures were
-    scaled view by view and came without.
+    """Opening angle of each named orbit in degrees: the set's own, or a fitted one.
+
+    It is fitted where pictures were scaled view by view and came without.
     """
     if not (per_view and names):
         return [orbits.geometry.fov_deg] * len(names)
@@ -124,8 +123,9 @@ def opening_angles(
 def reconstructed_volume(
     orbit: Tensor, geometry: Geometry, size: int, per_view: bool, fingerprint: str
 ) -> tuple[Tensor, Tensor]:
-    """Reconstruction and gains [V] of an orbit [V, rows, cols]; kept in the cache by the pictures'
-    fingerprint.
+    """Reconstruction and gains [V] of an orbit [V, rows, cols].
+
+    They are kept in the cache by the pictures' fingerprint.
     """
     path = cache_file(RECONSTRUCTION, fingerprint, geometry, size, per_view)
     if path.is_file():

@@ -21,6 +21,7 @@ from mednerf_kit import cli
 from mednerf_kit.core import files
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.engine import session, snapshots
+from mednerf_kit.engine.distributed import Ranks
 from mednerf_kit.fields import hyper
 from mednerf_kit.gan.generator import GENERATORS
 from mednerf_kit.invert import evaluate as scoring
@@ -28,6 +29,7 @@ from mednerf_kit.invert import reconstruct
 from mednerf_kit.invert.predict import predict
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior import posed_setup, previews
+from mednerf_kit.prior.distributed import agree_precision
 
 CPU = torch.device("cpu")
 STEPS = ("steps=2", "snapshot_steps=2")
@@ -139,6 +141,20 @@ def test_a_resumed_run_goes_on_in_the_precision_it_began_with(
     assert_same(last_tensors(whole), last_tensors(folder))
     log = (folder / "log.txt").read_text()
     assert log.count("precision bf16") == 2 and "fp32" not in log
+
+
+def test_processes_agree_on_what_the_first_one_found(stopwatch):
+    class Second(Ranks):
+        """One of two processes; what the first one says is bf16."""
+
+        def broadcast_text(self, text):
+            assert text == "fp32"
+            return "bf16"
+
+    stopwatch(**FP32_WINS)
+    generators = [GENERATORS.build("hyper") for _ in range(2)]
+    agree_precision(Second(1, 2), *generators)
+    assert [generator.precision for generator in generators] == ["bf16", "bf16"]
 
 
 def test_the_adversarial_task_keeps_it_too(tmp_path, stopwatch):
