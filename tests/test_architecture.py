@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import functools
 import io
 import re
 import tokenize
@@ -58,6 +59,9 @@ MAX_MODULE_LINES, MAX_FUNCTION_LINES = 500, 80
 Modules = dict[str, str]  # dotted name -> source
 
 
+parsed = functools.cache(ast.parse)  # every checker reads the whole package
+
+
 def read_package() -> Modules:
     modules = {}
     for path in sorted((ROOT / PACKAGE).rglob("*.py")):
@@ -88,7 +92,7 @@ def nodes(tree: ast.AST, *, functions: bool = True, types: bool = True) -> Itera
 def imports(name: str, modules: Modules, *, types: bool = True) -> Iterator[tuple[str, str]]:
     """Every import inside the package, in functions too, as (module, imported name or "")."""
     is_folder = any(other.startswith(name + ".") for other in modules) or name == PACKAGE
-    for node in nodes(ast.parse(modules[name]), types=types):
+    for node in nodes(parsed(modules[name]), types=types):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.partition(".")[0] == PACKAGE:
@@ -160,7 +164,7 @@ def size_faults(modules: Modules) -> list[str]:
     for name, source in modules.items():
         if source.count("\n") > MAX_MODULE_LINES:
             faults.append(f"{name} has {source.count(chr(10))} lines")
-        for node in ast.walk(ast.parse(source)):
+        for node in ast.walk(parsed(source)):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 if lines > MAX_FUNCTION_LINES:
@@ -171,7 +175,7 @@ def size_faults(modules: Modules) -> list[str]:
 def heavy_import_faults(modules: Modules) -> list[str]:
     faults = []
     for name, source in modules.items():
-        for node in nodes(ast.parse(source), functions=False, types=False):
+        for node in nodes(parsed(source), functions=False, types=False):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module or ""]
@@ -197,7 +201,7 @@ def pickle_faults(modules: Modules) -> list[str]:
     """
     faults = []
     for name, source in modules.items():
-        tree = ast.parse(source)
+        tree = parsed(source)
         safe = {
             id(call.func)
             for call in ast.walk(tree)
@@ -373,7 +377,7 @@ def test_the_tests_keep_the_rule(checker):
 
 def test_every_module_says_what_it_is():
     for name, source in read_package().items():
-        assert ast.get_docstring(ast.parse(source)), f"{name} has no docstring"
+        assert ast.get_docstring(parsed(source)), f"{name} has no docstring"
 
 
 def test_setup_cfg_lists_every_package():

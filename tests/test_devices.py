@@ -136,7 +136,7 @@ def little_work() -> Iterator[None]:
         patch.setattr(evaluate, "Inversion", QUICKLY)
         patch.setattr(video, "write_mp4", lambda path, views, *_: figures.to_uint8(views))
         patch.setattr(depth_teacher, "own_score", lambda fit: {})  # evaluates once more
-        for name, value in {"SCENES": 2, "FRAMES": 2, "GRID": 12}.items():
+        for name, value in {"PATIENTS": 2, "FRAMES": 2, "GRID": 12}.items():
             patch.setattr(previews, name, value)
         yield
 
