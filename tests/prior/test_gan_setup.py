@@ -13,7 +13,6 @@ from mednerf_kit.engine import session, snapshots
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior.rendering import Renderer
 
-
 PRESETS = [
     "chest_hypernerfgan",
     "knee_hypernerfgan",

@@ -12,7 +12,6 @@ from mednerf_kit.engine import snapshots
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior.posed import cylinder_points
 
-
 OBJECTIVES = ["posed", "gan", "hybrid"]
 
 
