@@ -82,6 +82,25 @@ def test_an_interrupted_inversion_leaves_the_prior_alone(prior, scenes, monkeypa
     assert all(p.grad is None and not p.requires_grad for p in generator.parameters())
 
 
+def test_a_scan_ends_softly_while_codes_are_searched(prior, scenes, monkeypatch):
+    """Over 0.08 field units for the candidates, then ever less, and sharply where it is judged."""
+    options = Inversion(
+        samples=1, candidates=20, code_steps=5, pivot_steps=1, rays=16, nodes=4, max_seconds=1e9
+    )
+    pose, edges = prior.generator.canonical_pose, []
+
+    def noting(numbers, *, edge=SHARP_EDGE):
+        edges.append(edge)
+        return pose(numbers, edge=edge)
+
+    monkeypatch.setattr(prior.generator, "canonical_pose", noting)
+    inverted(prior, scenes[2][1], options=options)
+    candidates = 3 * [0.08]  # 1 + 12 + 20, in batches of 16
+    steps = [0.08, 0.056, 0.032, 0.02, 0.02]
+    judged, pivot, result = [0.02], 3 * [0.02], [0.02]
+    assert edges == pytest.approx(candidates + judged + steps + judged + pivot + result)
+
+
 def test_two_views_say_more_than_one(prior, scenes):
     """Where one is ambiguous; here: the pictures of both inputs are explained, each with a gain and
     an angle of its own.

@@ -194,3 +194,26 @@ def test_noise_on_density_falls_to_nothing(monkeypatch):
     for index in (0, 5, 9, 10, 50):
         task.step(0.5, index)
     assert found == pytest.approx([0.8, 0.4, 0.08, 0.0, 0.0], rel=0.1)
+
+
+def test_what_a_discriminator_draws_joins_its_loss_at_every_step():
+    selfsup = f"discriminator={{name: selfsup, size: {2 * SIZE}, width: 4, doublings: 1}}"
+    task = task_of(STILL, selfsup, "perceptual={name: pyramid}")
+    redraw, r1 = task.gan_step.penalties
+    assert (redraw.name, redraw.weight, redraw.interval) == ("redraw", 1.0, 1)
+    assert (r1.name, r1.interval) == ("r1", 16)
+    assert all(task.step(0.5, index)["redraw"] > 0 for index in range(2))
+
+
+def test_a_random_margin_is_drawn_at_every_step():
+    task = task_of(STILL, "loss={name: hinge, margin_low: 0.8, margin_high: 1.0}")
+    judged, drawn = task.parts.loss.discriminator, []
+
+    def noting(real_heads, fake_heads, dag_weight, u):
+        drawn.append(u)
+        return judged(real_heads, fake_heads, dag_weight, u)
+
+    task.parts.loss.discriminator = noting
+    for index in range(4):
+        task.step(0.5, index)
+    assert len(set(drawn)) == 4 and all(0 < u < 1 for u in drawn)

@@ -11,7 +11,9 @@ from linear_game import PIXELS, SIZE, Follower, LinearDiscriminator, adam, slope
 from tiny import VIEWS, small_geometry
 
 from mednerf_kit.engine import session
+from mednerf_kit.fields.hyper import SHARP_EDGE
 from mednerf_kit.gan.discriminator import DISCRIMINATORS
+from mednerf_kit.gan.generator import POSE_DIM
 from mednerf_kit.prior.posed import PriorTask
 from mednerf_kit.prior.posed_setup import build_task
 from mednerf_kit.prior.training_volumes import TrainingVolumes
@@ -181,6 +183,23 @@ def test_points_come_first_and_rays_last(share, rays_from):
         by_rays = progress >= rays_from
         logged = task.step(progress, 0)
         assert ("ray_mse" in logged, "volume_mse" in logged) == (by_rays, not by_rays)
+
+
+@pytest.mark.parametrize("options", [POSED, GAN])
+def test_a_scan_ends_softly_at_first(options):
+    """Over 0.15 field units, falling to 0.02 at half of the training and no further."""
+    task = task_of(options)
+    pose, edges = task.parts.generator.canonical_pose, []
+
+    def noting(numbers, *, edge):
+        edges.append(edge)
+        return pose(numbers, edge=edge)
+
+    task.parts.generator.canonical_pose = noting
+    for progress in (0.0, 0.2, 0.4, 0.5, 0.9):
+        task.step(progress, 1)
+    assert edges == pytest.approx([0.15, 0.09, 0.03, 0.02, 0.02])
+    assert task.finished().canonical_pose(torch.zeros(1, POSE_DIM)).edge == SHARP_EDGE == 0.02
 
 
 # Rates
