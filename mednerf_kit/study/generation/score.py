@@ -322,6 +322,7 @@ def score(
         "split": split,
         "seed": seed,
         "truncation": truncation,
+        "precision": prior.generator.precision,
         "image_px": prior.geometry.cols,
         "seconds": round(time.perf_counter() - started, 1),
         "conventions": CONVENTIONS,
