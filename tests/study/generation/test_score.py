@@ -52,6 +52,7 @@ def trained(tmp_path_factory):
 QUICK = {"fakes": 12, "views": 4, "samples": 2}
 WORDS = ["--fakes", "12", "--views", "4", "--samples", "2"]
 KEYS = {
+    "precision",
     "fid",
     "kid",
     "kid_std",
