@@ -420,7 +420,7 @@ def test_a_set_scaled_by_view_is_learned_there(device, patients):
     config, settings = RECIPES["hybrid"]
     recipe = session.resolve(str(patients), config, "default", settings)
     task = posed_setup.prepare(RunConfig(str(patients), recipe), device).task
-    task.targets = replace(task.targets, per_view_scale=True)
+    task.training = replace(task.training, per_view_scale=True)
     for index, progress in enumerate((0.0, 0.5, 0.9)):  # by volumes, with an adversary, by rays
         task.step(progress, index)
     assert len(task.state()[1]["log_gain_profile"]) == task.geometry.views
