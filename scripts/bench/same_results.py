@@ -84,7 +84,7 @@ CASES["start-chest"] += " --set task.gan_start=0 --set task.gan_interval=1"
 
 #: Optimiser steps in a turn of `speed`. 32 are 16 steps of two players: all lazy terms once.
 TURN = {"train-tensorf": 8, "train-neus": 16}
-REPEATED = ("project-chest", "project-knee")  # timed as a whole, several times
+TIMED = [c for c in CASES if c in ("project-chest", "project-knee") or c.startswith("train")]
 
 #: Vector units of half the width add in another order: their results differ by rounding alone.
 OTHER_ROUNDING = {
@@ -311,27 +311,25 @@ def take_turns(case: str, args: argparse.Namespace, out: Path, rounds: int) -> l
     return [player.seconds for player in players]
 
 
-def times_of(case: str, args: argparse.Namespace, out: Path) -> tuple[list[list[float]], str]:
-    """CPU seconds before and after, and of what: whole runs, or later turns of a training."""
-    if not case.startswith("train"):
-        runs = [take_turns(case, args, out, 10**9) for _ in range(args.repeats)]
-        return [[sum(run[side]) for run in runs] for side in (0, 1)], "whole runs"
-    sides = take_turns(case, args, out, args.rounds + 1)
-    return [seconds[1:] for seconds in sides], f"x {TURN.get(case, 32)} updates"
-
-
 def speed(args: argparse.Namespace) -> int:
-    """Print CPU time before and after, each the median, and their ratio; 1 above ``--most``."""
+    """Print median CPU seconds before and after, their ratio, and the ratios of all pairs.
+
+    A pair of processes takes turns, so that both meet the same load; several pairs are needed,
+    because two processes of the same code already differ by some percent. 1 above ``--most``.
+    """
     slow = 0
-    print(f"{'case':20s} {'timed':>16s} {'before':>10s} {'after':>10s} {'ratio':>7s}")
+    print(f"{'case':20s} {'before':>10s} {'after':>10s} {'ratio':>7s}   pairs")
     for case in args.only:
+        training = case.startswith("train")
+        turns = 1 + args.rounds if training else 10**9  # a training's first one has the reading
         with tempfile.TemporaryDirectory() as folder:
-            times, what = times_of(case, args, Path(folder))
-        before, after = map(statistics.median, times)
-        ratio = after / before
+            pairs = [take_turns(case, args, Path(folder), turns) for _ in range(args.repeats)]
+        before, after = ([sum(pair[i][training:]) for pair in pairs] for i in (0, 1))
+        ratio = statistics.median(after) / statistics.median(before)
         slow += ratio > args.most
-        timed = f"{len(times[0])} {what}"
-        print(f"{case:20s} {timed:>16s} {before:8.3f} s {after:8.3f} s {ratio:7.3f}", flush=True)
+        each = " ".join(f"{b / a:.3f}" for a, b in zip(before, after, strict=True))
+        medians = f"{statistics.median(before):8.3f} s {statistics.median(after):8.3f} s"
+        print(f"{case:20s} {medians} {ratio:7.3f}   {each}", flush=True)
     return 1 if slow else 0
 
 
@@ -360,8 +358,7 @@ def main() -> int:
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="record|compare|speed")
     parts = {name: verbs.add_parser(name) for name in ("record", "compare", "speed", "run")}
-    for name, timed in (("record", False), ("compare", False), ("speed", True)):
-        known = [c for c in CASES if not timed or c in REPEATED or c.startswith("train")]
+    for name, known in (("record", list(CASES)), ("compare", list(CASES)), ("speed", TIMED)):
         parts[name].add_argument("--only", type=cases, default=known, metavar="CASE,CASE")
     for name in ("record", "speed"):
         parts[name].add_argument("--python", default=sys.executable, help="that runs the cases")
@@ -377,8 +374,8 @@ def main() -> int:
     )
     parts["speed"].add_argument("--before", type=checkout, required=True)
     parts["speed"].add_argument("--after", type=checkout, required=True)
-    parts["speed"].add_argument("--rounds", type=int, default=20, help="turns of a training")
-    parts["speed"].add_argument("--repeats", type=int, default=5, help="runs of a projection")
+    parts["speed"].add_argument("--rounds", type=int, default=6, help="turns of a training")
+    parts["speed"].add_argument("--repeats", type=int, default=5, help="pairs of processes")
     parts["speed"].add_argument("--most", type=float, default=1.03, help="ratio that is still well")
     parts["run"].add_argument("--checkout", type=Path)
     parts["run"].add_argument("--turns")
