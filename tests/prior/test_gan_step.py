@@ -1,4 +1,4 @@
-"""The adversarial step by itself: what it hands to its loss and penalties, in one part or several."""
+"""The adversarial step by itself: what it hands to its loss and penalties, in one part or more."""
 
 from __future__ import annotations
 
