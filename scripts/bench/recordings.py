@@ -32,10 +32,8 @@ import numpy as np
 
 READ = (".safetensors", ".gz", ".png", ".npy", ".npz", ".json", ".jsonl", ".csv")
 VARYING = re.compile(r"second|_mib$|^recipe$")  # keys that differ from run to run
-AMPLE, MOST = (
-    4.0,
-    0.02,
-)  # times the difference that other rounding made; above, a row proves nothing
+AMPLE = 4.0  # times the difference that other rounding made,
+MOST = 0.02  # but above this a row proves nothing
 SAMPLED = ("phantoms-*", "scenes")  # folders of the cache: what cases learn from
 
 Arrays = dict[str, np.ndarray]
