@@ -16,6 +16,7 @@ SUPPLIED = {
     "discriminator": {"channels", "rng"},
     "field": {"box", "channels"},
     "image model": {"background"},
+    "implant": {"cols", "pixel_mm", "rows"},
     "encoding": {"box"},
     "optimiser": {"d_interval", "discriminator", "generator"},
     "phantom": {"seed"},

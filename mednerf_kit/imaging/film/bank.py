@@ -18,7 +18,7 @@ from .curves import (
 )
 from .exposure import FilmOptions
 
-_SCATTER = FilmOptions(scatter_ratio=1.0)
+_SCATTER = FilmOptions(scatter_ratio=0.5)
 _BEAM = replace(_SCATTER, beam=Beam(tube_kv=120), photons=2e5)
 
 #: Films by name. The first is a picture of line integrals.
@@ -44,14 +44,14 @@ FILMS: dict[str, FilmOptions] = {
     "bedside_70_kv": replace(
         _BEAM,
         beam=Beam(tube_kv=70),
-        scatter_ratio=2.0,
+        scatter_ratio=1.0,
         curve=Sigmoid(),
         marker="L",
         caption="SUPINE 12:30",
     ),
     "letters": FilmOptions(curve=Gamma(gamma=0.8), marker="L", caption="ROOM 2  PA ERECT"),
     "collimated": replace(
-        _SCATTER, curve=Sigmoid(), blades=(0.06, 0.05, 0.06, 0.04), shutter=True, marker="R"
+        _SCATTER, curve=Sigmoid(), blades=(0.06, 0.05, 0.06, 0.04), shutter=True, marker="L"
     ),
     "pacemaker": replace(_BEAM, curve=ToeShoulder(), implant="pacemaker", marker="L"),
 }

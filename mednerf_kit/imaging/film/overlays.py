@@ -83,7 +83,7 @@ def screw(
 
 
 @IMPLANTS.register("pacemaker")
-def pacemaker(*, rows: int, cols: int, pixel_mm: float, thickness_mm: float = 3.0) -> Tensor:
+def pacemaker(*, rows: int, cols: int, pixel_mm: float, thickness_mm: float = 8.0) -> Tensor:
     """A pacemaker's round can beside the upper left chest, with a lead down to the heart.
 
     Options:
