@@ -24,7 +24,8 @@ from ..core.files import natural_key
 from ..core.resampling import area_resized
 from ..imaging.geometry import DEFAULTS, Geometry
 from .cohort import COHORT, phantom_cohort, split_patients
-from .radiograph import as_unit, read_grey
+from .films.formats import read_film
+from .films.stored import bone_bright
 
 FLAT = re.compile(r"(?P<patient>.+?)(?:_bbg)?_xray(?P<view>\d+)\.png", re.IGNORECASE)
 SPLITS = ("train", "val", "test", "all")
@@ -132,12 +133,12 @@ def load_orbits(
     names, notes = _selected(root, files, split=split, seed=seed, patients=patients)
     names = names if limit is None else names[:limit]
     count = _view_count(root, files, names)
-    arrays, fingerprints, remarks = _read_patients(root, files, names, count)
+    arrays, full_scales, fingerprints, remarks = _read_patients(root, files, names, count)
     anatomy = _anatomy(root, names)
     geometry, more_notes = _set_geometry(root, anatomy, count, arrays[0].shape[1:], geometry)
     images = torch.empty(len(names), count, geometry.rows, geometry.cols, dtype=torch.float16)
-    for slot, orbit in zip(images, arrays, strict=True):
-        slot.copy_(torch.from_numpy(as_unit(orbit)))
+    for slot, orbit, full in zip(images, arrays, full_scales, strict=True):
+        slot.copy_(torch.from_numpy(orbit.astype(np.float32) / np.float32(full)))
     volumes = {name: root / name / "volume.nii.gz" for name in names}
     found = OrbitSet(
         root,
@@ -156,14 +157,18 @@ def load_orbits(
 
 def _read_patients(
     root: Path, files: Mapping[str, Mapping[int, Path]], names: Sequence[str], count: int
-) -> tuple[list[np.ndarray], dict[str, tuple[str, ...]], set[str]]:
-    """The stored views [V, H, W] of each patient, of one size; their fingerprints; remarks."""
-    arrays, remarks = [], set()
+) -> tuple[list[np.ndarray], list[float], dict[str, tuple[str, ...]], set[str]]:
+    """The stored views [V, H, W] of each patient, of one size, and the end of their range.
+
+    Then their fingerprints and remarks.
+    """
+    arrays, full_scales, remarks = [], [], set()
     fingerprints = {}
     for name in names:
-        orbit, more = _read_orbit([files[name][view] for view in range(count)])
+        orbit, full_scale, more = _read_orbit([files[name][view] for view in range(count)])
         fingerprints[name] = (*_recorded_fingerprint(root / name), pixel_fingerprint(orbit))
         arrays.append(orbit)
+        full_scales.append(full_scale)
         remarks |= more
     shapes = {orbit.shape[1:]: name for name, orbit in zip(names, arrays, strict=True)}
     if len(shapes) > 1:
@@ -174,7 +179,7 @@ def _read_patients(
             "wanted one size in a set",
             f"resize them or leave a patient out of '{root}'",
         )
-    return arrays, fingerprints, remarks
+    return arrays, full_scales, fingerprints, remarks
 
 
 def find_pictures(root: Path) -> tuple[str, dict[str, dict[int, Path]]]:
@@ -309,13 +314,15 @@ def _view_count(root: Path, files: dict[str, dict[int, Path]], names: list[str])
     return views
 
 
-def _read_orbit(paths: list[Path]) -> tuple[np.ndarray, set[str]]:
-    """The views of one patient [V, H, W] as stored, and remarks."""
+def _read_orbit(paths: list[Path]) -> tuple[np.ndarray, float, set[str]]:
+    """The views of one patient [V, H, W] as stored, the end of their range, and remarks."""
     views: list[np.ndarray] = []
     remarks: set[str] = set()
+    full_scale = 0.0
     for path in paths:
-        values, more = read_grey(path)
-        remarks.update(more)
+        film = read_film(path)
+        values = bone_bright(film)
+        remarks.update(film.notes)
         if views and values.shape != views[0].shape:
             raise UserError(
                 f"got '{paths[0].name}' of {views[0].shape[0]}×{views[0].shape[1]} and "
@@ -324,14 +331,15 @@ def _read_orbit(paths: list[Path]) -> tuple[np.ndarray, set[str]]:
                 "wanted one size in a set",
                 "resize them or make the set again",
             )
-        if views and values.dtype != views[0].dtype:
+        if views and (values.dtype, film.full_scale) != (views[0].dtype, full_scale):
             raise UserError(
                 f"got '{path}' as {values.dtype} among {views[0].dtype} pictures",
                 "wanted one bit depth in a set",
                 "convert them or make the set again",
             )
         views.append(values)
-    return np.stack(views), remarks
+        full_scale = film.full_scale
+    return np.stack(views), full_scale, remarks
 
 
 def pixel_fingerprint(orbit: np.ndarray) -> str:

@@ -10,7 +10,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +25,10 @@ T = TypeVar("T")
 
 
 def decode(
-    path: str | Path, rule: Callable[[Image], T], *, damaged: Callable[[Exception], UserError]
+    path: str | Path | IO[bytes],
+    rule: Callable[[Image], T],
+    *,
+    damaged: Callable[[Exception], UserError],
 ) -> T:
     """What a rule makes of a picture file opened by Pillow.
 

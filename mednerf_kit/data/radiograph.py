@@ -1,19 +1,14 @@
-"""One X-ray from PNG, TIFF or NPY: a square picture in [0, 1], bone bright, linear in p.
+"""One X-ray from a file: a square picture in [0, 1], bone bright, and the weights of its pixels.
 
-Here p is the line integral of attenuation.
-
-Every reader of grey pictures here takes the pixels as they were stored from :func:`read_grey`.
-Sets of views are read in ``orbits.py``.
+The files are read in ``films/``. Sets of views are read in ``orbits.py``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -22,12 +17,17 @@ from torch import Tensor
 from ..core.errors import UserError, unknown_name
 from ..core.resampling import area_matrix
 from ..imaging.geometry import Geometry
-from .pictures import decode
+from .films.conversion import CONVERT, Reading
+from .films.formats import read_film
+from .films.kind import kind_of
+from .films.orientation import turned, turned_words
+from .films.stored import GreyKind, StoredFilm
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-SUFFIXES = (".png", ".tif", ".tiff", ".npy")
+InputKind = Literal["auto", "line-integral", "transmission", "display"]
+#: A rectangle (x, y, width, height) in pixels of the upright picture, or how it is found.
+Crop = Literal["auto", "none"] | tuple[int, int, int, int]
+#: Pixels along the longer side of the picture that is worked on, and shown to people.
+WORK_PX = 1024
 SMALLEST_PX = 8
 #: Films by name: the view angle in degrees, and whether the film is the mirror image of the picture
 #: at that angle.
@@ -47,12 +47,20 @@ class Radiograph:
     # [size, size] float32 in [0, 1], bone bright, linear in the line integral (as far as the kind
     # allows)
     image: Tensor
-    kind: str  # what the file held: line-integral, transmission or display
+    # [size, size] float32 in [0, 1], weights of a fit: 0 outside the exposed field, on letters and
+    # markers, and in the bars that pad a picture to a square
+    mask: Tensor
+    kind: GreyKind  # line-integral, transmission or display (the tone curve is unknown)
     source: Path
     shape: tuple[int, int]  # rows and columns as stored
-    bits: int  # per pixel as stored; 32 for floats
-    warnings: tuple[str, ...]  # what was assumed, a sentence each
+    bits: int  # per pixel as stored
+    notes: tuple[str, ...]  # what was read and assumed, a sentence each
+    warnings: tuple[str, ...]  # what a user has to know first, a sentence each
     geometry: Geometry | None  # of ``image``, where a geometry lies beside the file
+    stored: StoredFilm  # what the file holds and says
+    # [h, w] float32 in [0, 1]: turned, cropped and toned, before it is made square, and its mask
+    picture: Tensor
+    picture_mask: Tensor
 
 
 def view_angle_deg(name: str) -> tuple[float, bool]:
@@ -72,8 +80,11 @@ def read_radiograph(
     *,
     size: int,
     invert: bool = False,
-    input_kind: Literal["line-integral", "transmission", "display"] = "line-integral",
+    input_kind: InputKind = "auto",
     fit: Literal["crop", "pad"] = "pad",
+    rotate: int = 0,
+    flip: bool = False,
+    crop: Crop = "auto",
 ) -> Radiograph:
     """Read one X-ray as a square picture of ``size`` pixels.
 
@@ -81,158 +92,174 @@ def read_radiograph(
     integrals when a geometry with a scale lies beside the file (they are divided by it), else they
     must lie in [0, 1]. ``transmission``: T = I/I₀ and p = −ln T (Beer–Lambert), with I₀ = 1 for
     floats and the 99.9th percentile for integers. ``display``: a clinical film, stretched between
-    its 0.5th and 99.5th percentiles. ``invert`` turns the stored polarity over first. ``pad`` fills
-    with black (air) to the longer side, ``crop`` cuts to the shorter one; both keep the centre,
-    then the area filter brings it to ``size``.
+    the 0.5th and 99.5th percentiles of its exposed pixels. ``auto`` decides from the file and says
+    why in ``notes``.
+
+    Where the file says that bone is dark, the polarity is turned over, and once more by ``invert``.
+    ``rotate`` (0, 90, 180 or 270° clockwise) and then ``flip`` (left to right) bring the picture to
+    lie as the view is hung and as a geometry beside it says; ``crop`` then cuts a rectangle (x, y,
+    width, height) out. ``pad`` fills with black (air) to the longer side, ``crop`` cuts to the
+    shorter one; both keep the centre, then the area filter brings it to ``size``.
 
     Raises UserError for a picture that is missing, empty, damaged, coloured, constant, not finite
     or under 8×8 pixels.
     """
     path = Path(path)
-    if input_kind not in CONVERT:
-        raise unknown_name("input kind", input_kind, CONVERT)
+    _check_options(size=size, input_kind=input_kind, fit=fit, rotate=rotate)
+    film = read_film(path)
+    rows, cols = film.pixels.shape
+    _check_pixels(path, film.pixels)
+    geometry = find_geometry(path)
+    notes, warnings = list(film.notes), list[str]()
+    kind: GreyKind
+    if input_kind == "auto":
+        kind, reason = kind_of(film, path, geometry)
+        notes.append(KIND_NOTES[kind].format(reason))
+    else:
+        kind = input_kind
+    quarters = rotate // 90
+    pixels = turned(film.pixels, quarters, flip)
+    exposed = np.ones_like(pixels, bool)
+    if film.exposed is not None:
+        exposed = turned(film.exposed, quarters, flip)
+    if quarters or flip:
+        notes.append(f"{turned_words(quarters, flip)} as asked for")
+    if geometry is not None:
+        geometry = matching(geometry, *pixels.shape)
+    if isinstance(crop, tuple):
+        x, y, width, height = _checked_box(path, crop, pixels.shape)
+        pixels, exposed = (v[y : y + height, x : x + width] for v in (pixels, exposed))
+        notes.append(f"cut to {width}×{height} pixels from column {x}, row {y}")
+        geometry = cut(geometry, crop) if geometry else None
+    shape = pixels.shape
+    factor = max(1, max(shape) // max(WORK_PX, 2 * size))
+    reading = Reading(
+        path,
+        binned(pixels, factor) / np.float32(film.full_scale),
+        film.full_scale,
+        binned(exposed, factor),
+        invert=invert ^ _is_turned(film, kind, geometry),
+        scale=geometry.line_integral_scale if geometry else None,
+        notes=notes,
+        warnings=warnings,
+    )
+    if film.bone_dark and reading.invert != invert:
+        notes.append("the file says that bone is dark: the grey values were turned over")
+    values = torch.from_numpy(CONVERT[kind](reading)).float()
+    mask = torch.from_numpy(reading.mask)
+    side = min(shape) if fit == "crop" else max(shape)
+    image, weights = on_square(values, mask, side / factor, size)
+    return Radiograph(
+        image=image.clamp(0, 1),
+        mask=weights,
+        kind=kind,
+        source=path,
+        shape=(rows, cols),
+        bits=film.bits,
+        notes=tuple(notes),
+        warnings=tuple(warnings),
+        geometry=replace(geometry, rows=side, cols=side).resized(size) if geometry else None,
+        stored=film,
+        picture=values.clamp(0, 1),
+        picture_mask=mask,
+    )
+
+
+KIND_NOTES = {
+    "line-integral": "taken for a DRR (linear in the line integral), for {}; --input-kind display "
+    "if it is a film",
+    "transmission": "taken for transmission, for {}",
+    "display": "taken for a film prepared for display, for {}; --input-kind line-integral if it is "
+    "a DRR",
+}
+
+
+def _check_options(*, size: int, input_kind: str, fit: str, rotate: int) -> None:
+    if input_kind not in get_args(InputKind):
+        raise unknown_name("input kind", input_kind, get_args(InputKind))
     if fit not in ("crop", "pad"):
         raise unknown_name("fit", fit, ("crop", "pad"))
+    if rotate not in (0, 90, 180, 270):
+        raise UserError(
+            f"got a rotation of {rotate}°", "wanted 0, 90, 180 or 270 (clockwise)", "correct it"
+        )
     if size < SMALLEST_PX:
         raise UserError(
             f"got an image size of {size}",
             f"wanted at least {SMALLEST_PX} pixels",
             "choose 64 or 128",
         )
-    stored, warnings = read_grey(path)
-    if min(stored.shape) < SMALLEST_PX:
+
+
+def _check_pixels(path: Path, pixels: np.ndarray) -> None:
+    rows, cols = pixels.shape
+    if min(rows, cols) < SMALLEST_PX:
         raise UserError(
-            f"got '{path}' of {stored.shape[0]}×{stored.shape[1]} pixels",
+            f"got '{path}' of {rows}×{cols} pixels",
             f"wanted an X-ray of at least {SMALLEST_PX}×{SMALLEST_PX}",
             "give the original picture",
         )
-    if stored.min() == stored.max():
+    if pixels.min() == pixels.max():
         raise UserError(
-            f"got '{path}', whose pixels all hold {stored.flat[0]:g}",
+            f"got '{path}', whose pixels all hold {pixels.flat[0]:g}",
             "wanted an X-ray",
             "give another picture",
         )
-    geometry = find_geometry(path)
-    values, more = CONVERT[input_kind](
-        path, stored, invert, geometry.line_integral_scale if geometry else None
-    )
-    rows, cols = stored.shape
-    side = min(rows, cols) if fit == "crop" else max(rows, cols)
-    image = torch.from_numpy(values).float()
-    image = area_matrix(rows, size, span=side) @ image @ area_matrix(cols, size, span=side).T
-    return Radiograph(
-        image=image.clamp(0, 1),
-        kind=input_kind,
-        source=path,
-        shape=(rows, cols),
-        bits=8 * min(stored.dtype.itemsize, 4),
-        warnings=(*warnings, *more),
-        geometry=squared(geometry, rows, cols, side, size) if geometry else None,
-    )
 
 
-def as_unit(values: np.ndarray) -> np.ndarray:
-    """Stored pixels as float32: integers over the full range of their type, floats as they are.
-
-    >>> as_unit(np.array([[0, 255]], dtype=np.uint8)).tolist()
-    [[0.0, 1.0]]
-    """
-    full = np.iinfo(values.dtype).max if values.dtype.kind == "u" else 1
-    return values.astype(np.float32) / np.float32(full)
-
-
-def _polarity(path: Path, stored: np.ndarray, invert: bool) -> np.ndarray:
-    """Pixels in [0, 1] with the polarity the caller asked for."""
-    unit = as_unit(stored)
-    if unit.min() < -1e-4 or unit.max() > 1 + 1e-4:
+def _checked_box(
+    path: Path, box: tuple[int, int, int, int], shape: tuple[int, ...]
+) -> tuple[int, int, int, int]:
+    x, y, width, height = box
+    rows, cols = shape
+    inside = 0 <= x <= x + width <= cols and 0 <= y <= y + height <= rows
+    if not inside or min(width, height) < SMALLEST_PX:
         raise UserError(
-            f"got '{path}' with values {unit.min():.3g} to {unit.max():.3g}",
-            "wanted floats in [0, 1]",
-            "divide by the set's line_integral_scale, or put it into a geometry.json beside the "
-            "file",
+            f"got a crop of {width}×{height} pixels at column {x}, row {y} of '{path}'",
+            f"wanted at least {SMALLEST_PX}×{SMALLEST_PX} within its {cols}×{rows} (x,y,w,h)",
+            "correct --crop",
         )
-    unit = unit.clip(0, 1)
-    return 1 - unit if invert else unit
+    return box
 
 
-def _from_line_integral(
-    path: Path, stored: np.ndarray, invert: bool, scale: float | None
-) -> tuple[np.ndarray, list[str]]:
-    if stored.dtype.kind == "f" and scale is not None:
-        if invert:
-            raise UserError(
-                f"got --invert for '{path}', which holds line integrals",
-                "wanted a picture in [0, 1]",
-                "leave --invert out",
-            )
-        values = stored / np.float32(scale)
-        if values.min() < -1e-3:
-            raise UserError(
-                f"got '{path}' with line integrals down to {stored.min():.3g}",
-                "wanted none below 0",
-                "correct the array",
-            )
-        return values, [
-            f"read as line integrals and divided by {scale:g}, the "
-            "line_integral_scale beside the file"
-        ]
-    values = _polarity(path, stored, invert)
-    dim = (
-        f"the brightest pixel is {values.max():.0%} of full range "
-        "(12-bit values in a 16-bit file look like this)"
-    )
-    return values, [dim] if values.max() < 0.25 else []
+def _is_turned(film: StoredFilm, kind: GreyKind, geometry: Geometry | None) -> bool:
+    """Whether the file's own polarity asks for turning its values over."""
+    if kind == "transmission" and film.kind == "transmission":
+        return film.bone_dark is False  # the file's transmission is dark in bone as it stands
+    holds_integrals = geometry is not None and geometry.line_integral_scale is not None
+    if kind == "line-integral" and film.full_scale == 1 and holds_integrals:
+        return False  # how to show them, not what they are
+    return bool(film.bone_dark)
 
 
-def _from_transmission(
-    path: Path, stored: np.ndarray, invert: bool, scale: float | None
-) -> tuple[np.ndarray, list[str]]:
-    values, warnings = _polarity(path, stored, invert), []
-    if stored.dtype.kind == "u":
-        open_field = float(np.percentile(values, 99.9))
-        floor = 0.5 / np.iinfo(stored.dtype).max  # half a grey level: what a stored 0 stands for
-        warnings.append(
-            f"took {open_field:.3g} of full range, the 99.9th percentile, for the unattenuated beam"
-        )
-        values = values / open_field
-    else:
-        floor = 1e-6
-    integral = -np.log(values.clip(floor, 1))
-    if scale is None:
-        scale = float(integral.max())
-        warnings.append(f"scaled so that the densest ray is 1 (line integral {scale:.2f})")
-    return integral / scale, warnings
+def binned(pixels: np.ndarray, factor: int) -> np.ndarray:
+    """The means of ``factor`` × ``factor`` pixels, float32; what is left over is cut off evenly.
 
-
-def _from_display(
-    path: Path, stored: np.ndarray, invert: bool, scale: float | None
-) -> tuple[np.ndarray, list[str]]:
-    values = _polarity(path, stored, invert)
-    low, high = np.percentile(values, [0.5, 99.5])
-    if high <= low:
-        low, high = values.min(), values.max()
-    return ((values - low) / (high - low)).clip(0, 1), [
-        "a film prepared for display is not linear in the line integral (its look-up curve is "
-        "unknown): "
-        "stretched between its 0.5th and 99.5th percentiles, so densities are qualitative"
-    ]
-
-
-#: path, stored pixels, invert, line-integral scale -> image values and what was assumed
-CONVERT: dict[
-    str, Callable[[Path, np.ndarray, bool, float | None], tuple[np.ndarray, list[str]]]
-] = {
-    "line-integral": _from_line_integral,
-    "transmission": _from_transmission,
-    "display": _from_display,
-}
-
-
-def squared(geometry: Geometry, rows: int, cols: int, side: int, size: int) -> Geometry:
-    """The geometry of a rows × cols picture cropped or padded to a square and resized to ``size``.
-
-    ``side`` is the square's side in pixels of the picture; both keep the centre.
+    >>> binned(np.array([[1, 3, 9], [5, 7, 9]]), 2).tolist()
+    [[4.0]]
     """
+    if factor == 1:
+        return pixels.astype(np.float32)
+    rows, cols = (n // factor for n in pixels.shape)
+    y, x = ((n % factor) // 2 for n in pixels.shape)
+    inner = pixels[y : y + rows * factor, x : x + cols * factor]
+    return inner.reshape(rows, factor, cols, factor).mean((1, 3), dtype=np.float32)
+
+
+def on_square(values: Tensor, mask: Tensor, side: float, size: int) -> tuple[Tensor, Tensor]:
+    """A picture [h, w] on a square of ``side`` pixels about its centre, made ``size`` pixels wide.
+
+    Each output pixel is the mean over its area, weighted by ``mask`` [h, w]; the share of its area
+    that has weight comes second. Where nothing has weight the picture is black.
+    """
+    down, across = (area_matrix(n, size, span=side) for n in values.shape)
+    weights = down @ mask @ across.T
+    image = down @ (values * mask) @ across.T
+    return torch.where(weights > 1e-3, image / weights.clamp_min(1e-3), 0.0), weights.clamp(0, 1)
+
+
+def matching(geometry: Geometry, rows: int, cols: int) -> Geometry:
+    """A geometry for a picture of rows × cols pixels of the same detector."""
     if geometry.rows * cols != geometry.cols * rows:
         raise UserError(
             f"got a picture of {rows}×{cols} pixels and a geometry of "
@@ -240,7 +267,21 @@ def squared(geometry: Geometry, rows: int, cols: int, side: int, size: int) -> G
             "wanted the same shape",
             "correct the geometry beside the picture or remove it",
         )
-    return replace(geometry.resized(cols), rows=side, cols=side).resized(size)
+    return geometry.resized(cols)
+
+
+def cut(geometry: Geometry, box: tuple[int, int, int, int]) -> Geometry:
+    """The geometry of a rectangle (x, y, width, height) of the detector's pixels.
+
+    >>> from ..imaging.geometry import DEFAULTS
+    >>> cut(DEFAULTS["chest"], (64, 0, 64, 64)).offset_mm
+    (128.0, 128.0)
+    """
+    x, y, width, height = box
+    right = (x + (width - geometry.cols) / 2) * geometry.pixel_mm
+    up = -(y + (height - geometry.rows) / 2) * geometry.pixel_mm
+    offset = geometry.offset_mm[0] + right, geometry.offset_mm[1] + up
+    return replace(geometry, rows=height, cols=width, offset_mm=offset)
 
 
 def find_geometry(path: str | Path) -> Geometry | None:
@@ -264,120 +305,3 @@ def find_geometry(path: str | Path) -> Geometry | None:
                 return geometry.at([geometry.angles_deg[int(view[1])]])
             return geometry
     return None
-
-
-def read_grey(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """One grey picture as stored, [H, W] uint8, uint16 or float32, and what was assumed."""
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "which does not exist"
-        raise UserError(f"got X-ray '{path}', {what}", "wanted a picture file", "check the path")
-    if path.stat().st_size == 0:
-        raise UserError(f"got '{path}', which is empty", "wanted a picture", "copy the file again")
-    with open(path, "rb") as file:
-        is_dicom = file.read(132)[128:] == b"DICM"
-    if is_dicom or suffix in (".dcm", ".dicom"):
-        raise UserError(
-            f"got DICOM file '{path}'",
-            "wanted PNG, TIFF or NPY (DICOM comes later)",
-            "convert it to a 16-bit PNG in which bone is bright",
-        )
-    if suffix not in SUFFIXES:
-        raise UserError(
-            f"got '{path}' with suffix '{suffix}'",
-            f"wanted one of {', '.join(SUFFIXES)}",
-            "convert it to PNG",
-        )
-    values, warnings = _read_npy(path) if suffix == ".npy" else _read_picture(path)
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise UserError(
-            f"got '{path}' with NaN or infinite pixels",
-            "wanted finite numbers",
-            "replace them, or mask that part",
-        )
-    return values, tuple(warnings)
-
-
-def _read_npy(path: Path) -> tuple[np.ndarray, list[str]]:
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise _damaged(path, error) from None
-    if values.ndim != 2:
-        raise UserError(
-            f"got '{path}' of shape {values.shape}",
-            "wanted one grey picture [rows, cols]",
-            "save one view alone",
-        )
-    if values.dtype.kind == "f":
-        return values.astype(np.float32), []
-    if values.dtype in (np.uint8, np.uint16):
-        return values, []
-    raise UserError(
-        f"got '{path}' of type {values.dtype}",
-        "wanted uint8, uint16 or floats",
-        "convert the array",
-    )
-
-
-def _read_picture(path: Path) -> tuple[np.ndarray, list[str]]:
-    return decode(path, partial(_grey, path), damaged=partial(_damaged, path))
-
-
-def _grey(path: Path, picture: Image) -> tuple[np.ndarray, list[str]]:
-    """The rule of an X-ray: one page of grey pixels as stored, and what was assumed."""
-    frames = getattr(picture, "n_frames", 1)
-    if frames > 1:
-        raise UserError(
-            f"got '{path}' with {frames} pages ({picture.mode})",
-            "wanted one picture",
-            "save the page you mean on its own",
-        )
-    warnings = []
-    if picture.mode in ("LA", "La", "RGBA", "RGBa", "PA"):
-        warnings.append("the alpha channel was dropped")
-    if picture.mode in ("L", "1", "LA", "La"):
-        return np.asarray(picture.convert("L")), warnings
-    if picture.mode.startswith("I;16"):
-        return np.asarray(picture).astype(np.uint16), warnings
-    if picture.mode == "F":
-        return np.asarray(picture).astype(np.float32), warnings
-    if picture.mode == "I":
-        values = np.asarray(picture)
-        if values.min() >= 0 and values.max() <= 65535:
-            return values.astype(np.uint16), warnings
-        raise UserError(
-            f"got '{path}' with 32-bit pixels",
-            "wanted 8 or 16 bits, or floats",
-            "save it as a 16-bit PNG",
-        )
-    colour = np.asarray(picture.convert("RGB")).astype(np.int16)
-    # lossy storage of a grey picture leaves a few levels of colour
-    if np.ptp(colour, axis=-1).max() > 8:
-        raise UserError(
-            f"got '{path}', a colour picture",
-            "wanted a grey X-ray",
-            "give the X-ray itself, saved as grey",
-        )
-    return colour.mean(-1).round().astype(np.uint8), [
-        *warnings,
-        "three equal colour channels were read as grey",
-    ]
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    if type(error).__name__ == "DecompressionBombError":
-        return UserError(
-            f"got '{path}', which claims to be enormous",
-            "wanted an X-ray",
-            "check where the file came from",
-        )
-    reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-    if path.name in reason:  # Pillow's "cannot identify image file PATH"
-        reason = "no picture can be recognised in it"
-    return UserError(
-        f"got '{path}', which is damaged ({reason})",
-        "wanted a whole picture",
-        "copy or export the file again",
-    )

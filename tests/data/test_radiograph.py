@@ -65,7 +65,7 @@ def test_transmission_becomes_the_line_integral(tmp_path, unit):
     np.save(tmp_path / "t.npy", np.exp(-integral))
     found = read_radiograph(tmp_path / "t.npy", size=SIDE, input_kind="transmission")
     assert torch.allclose(found.image, torch.from_numpy(integral / 5).float(), atol=1e-5)
-    assert any("densest ray" in warning for warning in found.warnings)
+    assert any("densest ray" in warning for warning in found.notes)
     # integers: half the range stands for the open field, which the bright background tells
     integral[-4:] = 0
     save(tmp_path / "t.png", (np.exp(-integral) * 30000).round().astype(np.uint16))
@@ -88,7 +88,7 @@ def test_a_stored_zero_is_a_finite_line_integral(tmp_path):
 def test_display_is_stretched_and_says_so(tmp_path, unit):
     path = save(tmp_path / "film.png", (100 + 50 * unit).astype(np.uint8))
     found = read_radiograph(path, size=SIDE, input_kind="display")
-    assert found.image.min() == 0 and found.image.max() == 1 and "qualitative" in found.warnings[0]
+    assert found.image.min() == 0 and found.image.max() == 1 and "qualitative" in found.notes[-1]
     assert np.corrcoef(found.image.numpy().ravel(), unit.ravel())[0, 1] > 0.99
 
 
@@ -101,7 +101,7 @@ def test_float_line_integrals_need_their_scale(tmp_path, unit):
     DEFAULTS["chest"].resized(SIDE).orbit(4).save(tmp_path / "set" / "geometry.json")
     found = read_radiograph(path, size=SIDE)
     assert torch.allclose(found.image, torch.from_numpy(unit).float(), atol=1e-6)
-    assert found.geometry.angles_deg == (90.0,) and "divided by 7.5" in found.warnings[0]
+    assert found.geometry.angles_deg == (90.0,) and "divided by 7.5" in found.notes[-1]
     with pytest.raises(UserError, match="--invert"):
         read_radiograph(path, size=SIDE, invert=True)
 
@@ -148,7 +148,7 @@ def test_grey_in_colour_clothes_is_accepted_with_a_warning(tmp_path, unit):
         (tmp_path / "palette.png", "three equal"),
     ]:
         found = read_radiograph(path, size=SIDE)
-        assert torch.allclose(found.image, wanted, atol=1e-5) and said in " ".join(found.warnings)
+        assert torch.allclose(found.image, wanted, atol=1e-5) and said in " ".join(found.notes)
 
 
 def test_a_dim_picture_is_remarked(tmp_path, unit):

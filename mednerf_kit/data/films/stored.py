@@ -32,3 +32,9 @@ class StoredFilm:
     source_detector_mm: float | None = None
     source_patient_mm: float | None = None
     notes: tuple[str, ...] = ()  # what was taken from where, and what was assumed: a sentence each
+
+
+def bone_bright(film: StoredFilm) -> np.ndarray:
+    """The pixels of a film in their own type, turned over where the file says that bone is dark."""
+    pixels = film.pixels
+    return (film.full_scale - pixels).astype(pixels.dtype) if film.bone_dark else pixels
