@@ -20,7 +20,28 @@ from .base import (
     seed_option,
 )
 
-KINDS = ["line-integral", "transmission", "display"]
+KINDS = ["auto", "line-integral", "transmission", "display"]
+
+
+class Crop(click.ParamType):
+    """A rectangle, or how it is found.
+
+    >>> Crop().convert("10,20,300,400", None, None), Crop().convert("auto", None, None)
+    ((10, 20, 300, 400), 'auto')
+    """
+
+    name = "crop"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | tuple[int, int, int, int]:
+        if value in ("auto", "none"):
+            return value
+        try:
+            x, y, width, height = map(int, str(value).split(","))
+        except ValueError:
+            self.fail(f"got {value!r}; wanted auto, none or x,y,w,h in pixels.", param, ctx)
+        return x, y, width, height
 
 
 @click.command(cls=Work)
@@ -29,7 +50,7 @@ KINDS = ["line-integral", "transmission", "display"]
     type=FILE,
     multiple=True,
     required=True,
-    help="An X-ray: PNG (8 or 16 bit), TIFF or NPY (repeatable).",
+    help="An X-ray: DICOM, PNG, TIFF, JPEG, BMP, PGM, PFM or NPY (repeatable).",
 )
 @click.option(
     "--view",
@@ -38,7 +59,7 @@ KINDS = ["line-integral", "transmission", "display"]
     type=View(),
     multiple=True,
     metavar="PA|AP|lateral|DEG",
-    show_default="PA",
+    show_default="what the file says, else PA",
     help="How that X-ray was taken, one per --xray, in order.",
 )
 @run_option
@@ -50,18 +71,37 @@ KINDS = ["line-integral", "transmission", "display"]
     show_default="out/NAME of the X-ray",
     help="Where the results go.",
 )
-@click.option("--invert", is_flag=True, help="The X-ray shows bone dark.")
+@click.option(
+    "--invert",
+    is_flag=True,
+    help="The X-ray shows bone dark: turn it over (once more where its file says so itself).",
+)
 @click.option(
     "--input-kind",
     type=click.Choice(KINDS),
-    default="line-integral",
-    help="What its grey values mean.",
+    default="auto",
+    help="What its grey values mean; display is a film with an unknown tone curve.",
 )
 @click.option(
     "--fit",
     type=click.Choice(["crop", "pad"]),
     default="pad",
     help="How an X-ray of another aspect ratio is fitted: cut or padded.",
+)
+@click.option(
+    "--rotate",
+    type=click.Choice(["0", "90", "180", "270"]),
+    default="0",
+    help="Turn the X-ray clockwise first, in degrees.",
+)
+@click.option("--flip", is_flag=True, help="Then mirror it left to right.")
+@click.option(
+    "--crop",
+    type=Crop(),
+    default="auto",
+    metavar="auto|none|X,Y,W,H",
+    help="Then cut this rectangle of pixels out; auto leaves collimator, borders and letters of a "
+    "film out of the fit.",
 )
 @click.option(
     "--samples",
@@ -80,7 +120,12 @@ KINDS = ["line-integral", "transmission", "display"]
 @precision_option
 @minutes_option
 def project(
-    *, xray: tuple[Path, ...], view: tuple[str | float, ...], outdir: Path | None, **options: Any
+    *,
+    xray: tuple[Path, ...],
+    view: tuple[str | float, ...],
+    outdir: Path | None,
+    rotate: str,
+    **options: Any,
 ) -> None:
     """Turn one X-ray, or several of one patient, into a volume, its orbit and a report.
 
@@ -88,8 +133,7 @@ def project(
     right), AP, lateral (0°), left-lateral (180°) or an angle in degrees. The last line on stdout is
     the folder of the results.
     """
-    view = view or ("PA",) * len(xray)
-    if len(view) != len(xray):
+    if view and len(view) != len(xray):
         raise UserError(
             f"got {len(xray)} X-rays and {len(view)} views",
             "wanted one --view or --angle per --xray",
@@ -97,6 +141,5 @@ def project(
         )
     from ..invert.reconstruct import project
 
-    click.echo(
-        project(xray=xray, view=view, outdir=outdir or Path("out") / xray[0].stem, **options)
-    )
+    home = outdir or Path("out") / xray[0].stem
+    click.echo(project(xray=xray, view=view, outdir=home, rotate=int(rotate), **options))

@@ -117,20 +117,7 @@ def read_radiograph(
         notes.append(KIND_NOTES[kind].format(reason))
     else:
         kind = input_kind
-    quarters = rotate // 90
-    pixels = turned(film.pixels, quarters, flip)
-    exposed = np.ones_like(pixels, bool)
-    if film.exposed is not None:
-        exposed = turned(film.exposed, quarters, flip)
-    if quarters or flip:
-        notes.append(f"{turned_words(quarters, flip)} as asked for")
-    if geometry is not None:
-        geometry = matching(geometry, *pixels.shape)
-    if isinstance(crop, tuple):
-        x, y, width, height = _checked_box(path, crop, pixels.shape)
-        pixels, exposed = (v[y : y + height, x : x + width] for v in (pixels, exposed))
-        notes.append(f"cut to {width}×{height} pixels from column {x}, row {y}")
-        geometry = cut(geometry, crop) if geometry else None
+    pixels, exposed, geometry = _laid(path, film, geometry, rotate // 90, flip, crop, notes)
     shape = pixels.shape
     factor = max(1, max(shape) // max(WORK_PX, 2 * size))
     reading = Reading(
@@ -220,6 +207,32 @@ def _checked_box(
             "correct --crop",
         )
     return box
+
+
+def _laid(
+    path: Path,
+    film: StoredFilm,
+    geometry: Geometry | None,
+    quarters: int,
+    flip: bool,
+    crop: Crop,
+    notes: list[str],
+) -> tuple[np.ndarray, np.ndarray, Geometry | None]:
+    """The pixels of a film turned and cut as asked for, where they are exposed, their geometry."""
+    pixels = turned(film.pixels, quarters, flip)
+    exposed = np.ones_like(pixels, bool)
+    if film.exposed is not None:
+        exposed = turned(film.exposed, quarters, flip)
+    if quarters or flip:
+        notes.append(f"{turned_words(quarters, flip)} as asked for")
+    if geometry is not None:
+        geometry = matching(geometry, *pixels.shape)
+    if isinstance(crop, tuple):
+        x, y, width, height = _checked_box(path, crop, pixels.shape)
+        pixels, exposed = (v[y : y + height, x : x + width] for v in (pixels, exposed))
+        notes.append(f"cut to {width}×{height} pixels from column {x}, row {y}")
+        geometry = cut(geometry, crop) if geometry else None
+    return pixels, exposed, geometry
 
 
 def _is_turned(film: StoredFilm, kind: GreyKind, geometry: Geometry | None) -> bool:

@@ -8,17 +8,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from ..core import files
 from ..core.errors import UserError
-from ..data.radiograph import read_radiograph, view_angle_deg
+from ..data.films.orientation import turned_words
+from ..data.radiograph import Crop, InputKind, Radiograph, read_radiograph, view_angle_deg
 from ..engine.device import select_device
 from ..fields.hyper import Precision
-from ..imaging.geometry import Geometry, angle_difference_deg
+from ..imaging.geometry import Geometry, angle_difference_deg, turn_between
 from ..imaging.volume import write_volume
 from ..prior.load import load_prior
 from ..viz import figures, video
@@ -29,7 +30,6 @@ from .predict import predict
 from .result import InputXray, Result, metrics, report_content
 
 ORBIT_VIEWS = 72
-InputKind = Literal["line-integral", "transmission", "display"]
 
 
 def project(
@@ -39,8 +39,11 @@ def project(
     run: str = "bundled:chest",
     outdir: str | Path = "out",
     invert: bool = False,
-    input_kind: InputKind = "line-integral",
+    input_kind: InputKind = "auto",
     fit: Literal["crop", "pad"] = "pad",
+    rotate: int = 0,
+    flip: bool = False,
+    crop: Crop = "auto",
     samples: int = 4,
     size: int | None = None,
     seed: int = 0,
@@ -54,13 +57,17 @@ def project(
 
     Options:
         xray: files of the X-rays.
-        view: a name (PA, AP, lateral, left-lateral) or an angle in degrees per X-ray; PA by
-            default.
+        view: a name (PA, AP, lateral, left-lateral) or an angle in degrees per X-ray; by default
+            what the file or the geometry beside it says, else PA.
         run: the prior: a run folder, a snapshot, or ``bundled:chest`` or ``bundled:knee``.
         outdir: folder of the results.
-        invert: the X-rays show bone dark.
-        input_kind: what the X-rays' grey values mean.
+        invert: turn the X-rays' polarity over, once more where a file itself says bone is dark.
+        input_kind: what the X-rays' grey values mean; ``auto`` decides from each file.
         fit: how another aspect ratio is brought to the field.
+        rotate: 0, 90, 180 or 270 degrees clockwise by which the X-rays are turned first.
+        flip: then mirror them left to right.
+        crop: a rectangle (x, y, width, height) of the upright picture, in its pixels; ``auto``
+            leaves collimator, borders and letters of films out of the fit, ``none`` nothing.
         samples: codes that are kept beside the best guess.
         size: columns of the orbit's views; the prior's own by default.
         seed: of the search.
@@ -69,20 +76,16 @@ def project(
             default. What ``auto`` came to is in ``metrics.json``.
         max_minutes: bounds the search, not the writing.
     """
-    view = tuple(view) or ("PA",) * len(xray)
-    if not xray or len(view) != len(xray):
-        raise UserError(
-            f"got {len(xray)} X-rays and {len(view)} views",
-            "wanted one view per X-ray",
-            "name the view of each",
-        )
+    views = one_view_each(xray, view)
+    how: dict[str, Any] = {"invert": invert, "input_kind": input_kind, "fit": fit}
+    how |= {"rotate": rotate, "flip": flip, "crop": crop}
     timer = StageTimer()
     with timer.stage("read", "reading"):
         prior = load_prior(run, precision=precision)
         prior.check_xray()
         xrays = [
-            read_xray(path, name, prior.geometry, invert=invert, input_kind=input_kind, fit=fit)
-            for path, name in zip(xray, view, strict=True)
+            read_xray(path, name, prior.geometry, **how)
+            for path, name in zip(xray, views, strict=True)
         ]
         where = select_device(device)
         prior.generator.to(where)
@@ -106,6 +109,20 @@ def project(
         f"{result.held_out_psnr_db:.1f} dB (not accuracy)"
     )
     return folder
+
+
+def one_view_each(
+    xray: Sequence[str | Path], view: Sequence[str | float]
+) -> Sequence[str | float | None]:
+    """The view of each X-ray; None for all where none was named."""
+    views = view or [None] * len(xray)
+    if not xray or len(views) != len(xray):
+        raise UserError(
+            f"got {len(xray)} X-rays and {len(views)} views",
+            "wanted one view per X-ray",
+            "name the view of each",
+        )
+    return views
 
 
 class StageTimer:
@@ -152,56 +169,107 @@ def write(folder: Path, result: Result) -> None:
 
 def read_xray(
     path: str | Path,
-    view: str | float,
+    view: str | float | None,
     geometry: Geometry,
     *,
-    invert: bool,
-    input_kind: InputKind,
-    fit: Literal["crop", "pad"],
+    invert: bool = False,
+    input_kind: InputKind = "auto",
+    fit: Literal["crop", "pad"] = "pad",
+    rotate: int = 0,
+    flip: bool = False,
+    crop: Crop = "auto",
 ) -> InputXray:
     """Read an X-ray at the size of the prior's pictures (``geometry``), with the angle of its view.
 
-    An AP film is mirrored into the picture at 90°. Where a line-integral scale lies beside the file
-    and differs from the prior's, the picture is brought to the prior's. Everything done or doubted
-    is among the warnings. The options are those of :func:`project`.
+    A geometry beside it that has its columns or its orbit's axis otherwise turns the picture to
+    lie as the prior's. An AP film is mirrored into the picture at 90°. Where a line-integral scale
+    lies beside the file and differs from the prior's, the picture is brought to the prior's.
+    Everything done is among the notes, everything doubted among the warnings. The options are those
+    of :func:`project`.
     """
-    angle_deg, mirrored = view_angle_deg(view) if isinstance(view, str) else (float(view), False)
+    side = max(geometry.rows, geometry.cols)
+    read = read_radiograph(
+        path,
+        size=side,
+        invert=invert,
+        input_kind=input_kind,
+        fit=fit,
+        rotate=rotate,
+        flip=flip,
+        crop=crop,
+    )
+    notes, warnings = list(read.notes), list(read.warnings)
+    name, mirrored, angle_deg = view_of(read, view, notes)
     if not math.isfinite(angle_deg):
         raise UserError(f"got an angle of {angle_deg}", "wanted degrees", "correct --angle")
     angle_deg %= 360
-    side = max(geometry.rows, geometry.cols)
-    read = read_radiograph(path, size=side, invert=invert, input_kind=input_kind, fit=fit)
-    y, x = (side - geometry.rows) // 2, (side - geometry.cols) // 2
-    image = read.image[y : y + geometry.rows, x : x + geometry.cols]
-    warnings = list(read.warnings)
+    both = torch.stack([read.image, read.mask])
     if mirrored:
-        image = image.flip(-1)
-        warnings.append(
-            f"an AP film is the mirror image of the view at {angle_deg:g}°: mirrored "
-            "before use, as the target shows"
-        )
+        both = both.flip(-1)
     if read.geometry is not None:
+        both = laid_as(both, read.geometry, geometry, angle_deg, notes)
         warnings += disagreements(read.geometry, geometry, angle_deg)
         theirs, ours = read.geometry.line_integral_scale, geometry.line_integral_scale
         if (
             theirs
             and ours
-            and input_kind != "display"
+            and read.kind != "display"
             and not math.isclose(theirs, ours, rel_tol=1e-3)
         ):
-            image = image * (theirs / ours)
-            warnings.append(
+            both[0] *= theirs / ours
+            notes.append(
                 f"the geometry beside it has line_integral_scale {theirs:g}: brought "
                 f"to the prior's, {ours:g}"
             )
-    return InputXray(
-        image,
-        angle_deg,
-        mirrored,
-        str(view),
-        read,
-        tuple(f"{Path(path).name}: {text}" for text in warnings),
+    y, x = (side - geometry.rows) // 2, (side - geometry.cols) // 2
+    image, mask = both[:, y : y + geometry.rows, x : x + geometry.cols]
+    notes, warnings = ([f"{Path(path).name}: {t}" for t in texts] for texts in (notes, warnings))
+    return InputXray(image, mask, angle_deg, mirrored, name, read, tuple(notes), tuple(warnings))
+
+
+def view_of(
+    read: Radiograph, view: str | float | None, notes: list[str]
+) -> tuple[str, bool, float]:
+    """The name of an X-ray's view, whether it is mirrored into the picture, and its angle.
+
+    A view that nobody named is the file's, or the angle of the geometry beside it, or PA.
+    """
+    stored, geometry = read.stored, read.geometry
+    mirrored = False
+    if view is None and stored.view is not None:
+        view, mirrored = stored.view, stored.mirrored
+        notes.append(f"the file says that it is a {view} film" + ", mirrored" * mirrored)
+    if view is None and geometry is not None and geometry.views == 1:
+        view = geometry.angles_deg[0]
+        notes.append(f"taken for the view at {view:g}°, as the geometry beside it says")
+    if view is None:
+        view = "PA"
+        notes.append("taken for a PA film; --view says otherwise")
+    if not isinstance(view, str):
+        return str(view), mirrored, float(view)
+    angle_deg, hung_mirrored = view_angle_deg(view)
+    if hung_mirrored:
+        notes.append(
+            f"an AP film is the mirror image of the view at {angle_deg:g}°: mirrored "
+            "before use, as the target shows"
+        )
+    return view, mirrored ^ hung_mirrored, angle_deg
+
+
+def laid_as(
+    images: Tensor, found: Geometry, wanted: Geometry, angle_deg: float, notes: list[str]
+) -> Tensor:
+    """Pictures [..., n, n] of one geometry turned to lie as another has its view at an angle."""
+    turn = turn_between(found, wanted, angle_deg)
+    if turn is None or turn[:2] == (0, False):
+        return images
+    quarters, over, _ = turn
+    notes.append(
+        "the geometry beside it has its columns or axis otherwise than the prior: "
+        f"{turned_words(quarters, over)} to lie as the prior has it"
     )
+    images = torch.rot90(images, -quarters, (-2, -1))
+    return images.flip(-1) if over else images
 
 
 def disagreements(found: Geometry, prior: Geometry, angle_deg: float) -> list[str]:
@@ -224,13 +292,15 @@ def disagreements(found: Geometry, prior: Geometry, angle_deg: float) -> list[st
             f"has a field of view of {found.fov_deg:.1f}°, the prior {prior.fov_deg:.1f}°: the "
             "fit may not reach it"
         )
-    for name in ("axis", "tilt_deg", "columns_flipped"):
+    turn = turn_between(found, prior, angle_deg)
+    for name in ("axis", "tilt_deg", "columns_flipped") if turn is None else ("tilt_deg",):
         if getattr(found, name) != getattr(prior, name):
             texts.append(
                 f"has {name} {getattr(found, name)}, the prior {getattr(prior, name)}: the result "
                 "follows the prior"
             )
-    if found.views == 1 and abs(angle_difference_deg(found.angles_deg[0], angle_deg)) > 0.5:
+    expected_deg = angle_deg if turn is None else turn[2]
+    if found.views == 1 and abs(angle_difference_deg(found.angles_deg[0], expected_deg)) > 0.5:
         texts.append(
             f"says {found.angles_deg[0]:g}°, whereas it is used as the view at {angle_deg:g}°"
         )

@@ -34,11 +34,13 @@ class InputXray:
     """One X-ray as the prior takes it."""
 
     image: Tensor  # [rows, cols] of the prior's pictures, mirrored where the film was
+    mask: Tensor  # [rows, cols] in [0, 1]: what its pixels count in the fit
     angle_deg: float
     mirrored: bool
     view: str  # as the user named it
     read: Radiograph
-    warnings: tuple[str, ...]
+    notes: tuple[str, ...]  # what was read, done and assumed
+    warnings: tuple[str, ...]  # what a reader of the result has to know first
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ def _inputs(result: Result) -> list[dict[str, Any]]:
             "input_kind": xray.read.kind,
             "shape": list(xray.read.shape),
             "bits": xray.read.bits,
+            "notes": list(xray.notes),
         }
         for xray, fitted_deg, gain in zip(result.xrays, angles_deg, result.gains, strict=True)
     ]

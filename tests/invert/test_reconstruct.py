@@ -181,7 +181,7 @@ def test_an_ap_film_is_the_mirrored_view_from_the_front(place, tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     (given,) = metrics_of(tmp_path / "b")["inputs"]
     assert given["mirrored"] and given["angle_deg"] == 90 and given["view"] == "AP"
-    assert any("mirrored before use" in text for text in metrics_of(tmp_path / "b")["warnings"])
+    assert any("mirrored before use" in text for text in given["notes"])
 
 
 def test_several_xrays_stand_side_by_side(place, tmp_path):
@@ -238,7 +238,8 @@ def test_the_geometry_beside_the_xray_is_compared_and_its_scale_used(place, tmp_
         "says 90°",
         "line_integral_scale 4.5",
     ):
-        assert any(words in text and text.startswith("x.png: ") for text in film.warnings), words
+        said = (*film.warnings, *film.notes)
+        assert any(words in text and text.startswith("x.png: ") for text in said), words
 
 
 def test_a_prior_of_oblong_pictures_takes_the_middle_rows(place):

@@ -1,4 +1,4 @@
-"""What no radiograph file may be, whatever its format: damaged, enormous, in colour or not finite."""
+"""What no radiograph file may be in any format: damaged, enormous, in colour or not finite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The eight ways a picture can lie, numbered as in EXIF and TIFF, and pixels that are not square."""
+"""The eight ways a picture can lie, numbered as in EXIF, and pixels that are not square."""
 
 from __future__ import annotations
 
