@@ -11,6 +11,12 @@ from .base import FILE, FOLDER, SPLITS, LazyGroup, Work, device_option
 
 ANATOMIES = ["chest", "knee"]
 FROM_SET_UP = "the geometry's"
+film_option = click.option(
+    "--film",
+    metavar="NAME",
+    show_default="line integrals",
+    help="Expose the views as a film: sigmoid, scatter, bedside_70_kv … (data/README.md).",
+)
 
 
 @click.command(cls=Work)
@@ -131,7 +137,10 @@ FROM_SET_UP = "the geometry's"
     show_default="from the CT",
     help="The patient's folder in the set.",
 )
-@click.option("--float-arrays", is_flag=True, help="Also NPY files of line integrals.")
+@click.option(
+    "--float-arrays", is_flag=True, help="Also NPY files of line integrals (or of films)."
+)
+@film_option
 def drr(*, geometry: Path | None, direction: str, **options: Any) -> None:
     """Project a CT or a phantom into X-rays: 16-bit PNGs of line integrals, and geometry.json.
 
@@ -177,6 +186,7 @@ def data() -> None:
 )
 @click.option("--views", type=click.IntRange(min=1), default=72, help="Views on the orbit.")
 @click.option("--size", type=click.IntRange(min=8), default=128, help="Pixels along a side.")
+@film_option
 def make(**options: Any) -> None:
     """Make a cohort of phantoms: DRRs, volumes, geometry.json and split.json."""
     from ..data.cohort import make_cohort

@@ -18,10 +18,14 @@ import torch
 from ..core import files
 from ..core.errors import UserError
 from ..imaging import phantoms
+from ..imaging.film import film_options
 from ..imaging.geometry import Geometry
 from ..imaging.volume import files_at_hand
 from .drr import (
     default_geometry,
+    expose,
+    film_geometry,
+    film_record,
     phantom_fingerprint,
     phantom_name,
     phantom_volume,
@@ -43,11 +47,13 @@ def make_cohort(
     seed: int = 0,
     views: int = 72,
     size: int = 128,
+    film: str | None = None,
     progress: bool = True,
 ) -> Path:
     """Make a cohort of phantoms, or complete an interrupted one; returns its folder.
 
-    Seeds count from ``seed`` on; :func:`split_patients` splits the patients.
+    Seeds count from ``seed`` on; :func:`split_patients` splits the patients. With ``film`` the
+    views are exposed as that film of the bank (``imaging/film``); such a set has no scale.
 
     Raises UserError for an unknown anatomy and for a folder that holds anything but an unfinished
     cohort of the same geometry.
@@ -55,19 +61,22 @@ def make_cohort(
     geometry = default_geometry(anatomy).resized(size).orbit(views)
     if patients < 1:
         raise UserError(f"got {patients} patients", "wanted at least one", "correct --patients")
+    if film is not None:
+        film_options(film)
+    stored = geometry if film is None else film_geometry(geometry)
     root = Path(out)
     unfinished = (root / "geometry.json").is_file() and not (root / "split.json").exists()
     if (
         root.exists()
         and any(root.iterdir())
-        and not (unfinished and Geometry.from_json(root / "geometry.json") == geometry)
+        and not (unfinished and Geometry.from_json(root / "geometry.json") == stored)
     ):
         raise UserError(
             f"got folder '{root}', which is not empty", "wanted a new one", "choose another --out"
         )
-    geometry.save(root / "geometry.json")
+    stored.save(root / "geometry.json")
     seeds = range(seed, seed + patients)
-    _fill(root, anatomy, seeds, geometry, progress=progress)
+    _fill(root, anatomy, seeds, geometry, film=film, progress=progress)
     files.write_json(
         root / "split.json", split_patients([phantom_name(anatomy, s) for s in seeds], seed=seed)
     )
@@ -152,7 +161,13 @@ def cache_dir() -> Path:
 
 
 def _fill(
-    root: Path, anatomy: str, seeds: Iterable[int], geometry: Geometry, *, progress: bool
+    root: Path,
+    anatomy: str,
+    seeds: Iterable[int],
+    geometry: Geometry,
+    *,
+    film: str | None = None,
+    progress: bool,
 ) -> int:
     """Make the patients of these seeds that a set lacks; returns how many."""
     missing = [
@@ -163,17 +178,23 @@ def _fill(
 
     def make(seed: int) -> None:
         volume = phantom_volume(anatomy, seed, geometry.cols)
+        pictures, scale = render_orbit(volume, geometry), geometry.line_integral_scale
+        record = {
+            "identity": phantom_fingerprint(anatomy, seed),
+            "made_from": f"phantom:{anatomy}:{seed}",
+            "version": phantoms.VERSION,
+            "mu_water_per_mm": volume.mu_water_per_mm,
+        }
+        if film is not None:
+            record["film"] = film_record(film, geometry)
+            pictures = expose(film, volume, pictures, geometry, str(record["identity"]))
+            scale = 1.0
         write_patient(
             root / phantom_name(anatomy, seed),
-            render_orbit(volume, geometry),
-            scale=geometry.line_integral_scale,
+            pictures,
+            scale=scale,
             volume=volume if files_at_hand() else None,
-            record={
-                "identity": phantom_fingerprint(anatomy, seed),
-                "made_from": f"phantom:{anatomy}:{seed}",
-                "version": phantoms.VERSION,
-                "mu_water_per_mm": volume.mu_water_per_mm,
-            },
+            record=record,
         )
 
     pool = ThreadPoolExecutor(

@@ -18,18 +18,22 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
+from zlib import crc32
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ..core import files
 from ..core.errors import RunError, UserError, unknown_name
 from ..core.resampling import area_resized
 from ..imaging import phantoms
+from ..imaging.film import film_options, make_film
 from ..imaging.geometry import DEFAULTS, Geometry
 from ..imaging.projector import project_volume
 from ..imaging.volume import AIR, Volume, read_volume, write_volume
+
+BONE_HU = 150.0  # above it a voxel is taken for bone: spongy bone begins about there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,8 @@ class XraySetup:
         line_integral_scale: line integral that becomes white.
         autoscale: ``set`` has that one scale for all views; ``view`` stretches each view to its own
             maximum, as the published sets do.
+        film: expose the views as this film of the bank (``imaging/film``); None stores line
+            integrals.
     """
 
     geometry: Geometry | None = None
@@ -71,10 +77,19 @@ class XraySetup:
     direction: int = 1
     line_integral_scale: float | None = None
     autoscale: Literal["set", "view"] = "set"
+    film: str | None = None
 
     def __post_init__(self) -> None:
         if self.autoscale not in ("set", "view"):
             raise unknown_name("autoscale", self.autoscale, ("set", "view"))
+        if self.film is not None:
+            film_options(self.film)
+            if self.autoscale == "view":
+                raise UserError(
+                    f"got film '{self.film}' and a scale for each view",
+                    "wanted one scale for the exposure of all views",
+                    "leave --autoscale out",
+                )
 
     def geometry_of(self, anatomy: str) -> Geometry:
         """The geometry of the views of a patient of this anatomy."""
@@ -159,8 +174,9 @@ def make_drr(
         if setup.geometry is None:
             notes.append(f"set-up: the {anatomy} default, with the options given in its place")
     geometry = setup.geometry_of(anatomy)
+    stored = geometry if setup.film is None else film_geometry(geometry)
     name = patient_name or (phantom_name(anatomy, seed) if seed is not None else _stem(Path(ct)))
-    folder = _place(Path(out), name, geometry)
+    folder = _place(Path(out), name, stored)
 
     volume = read_volume(ct) if seed is None else phantom_volume(anatomy, seed, setup.size)
     fingerprint = phantom_fingerprint(anatomy, seed) if seed is not None else ct_fingerprint(volume)
@@ -181,16 +197,21 @@ def make_drr(
         "mask_table": mask_table,
         "supersample": supersample,
     }
-    geometry.save(folder.parent / "geometry.json")
+    if setup.film is not None:
+        integrals = expose(
+            setup.film, volume, integrals, geometry, fingerprint, isocentre_mm=isocentre
+        )
+        record["film"] = film_record(setup.film, geometry)
+    stored.save(folder.parent / "geometry.json")
     write_patient(
         folder,
         integrals,
-        scale=geometry.line_integral_scale,
+        scale=geometry.line_integral_scale if setup.film is None else 1.0,
         record=record,
         float_arrays=float_arrays,
         volume=_kept(volume, geometry, isocentre),
     )
-    return Drr(folder, geometry, tuple(notes))
+    return Drr(folder, stored, tuple(notes))
 
 
 def render_orbit(
@@ -216,6 +237,49 @@ def render_orbit(
     return integrals if supersample == 1 else area_resized(integrals, geometry.rows, geometry.cols)
 
 
+def expose(
+    film: str,
+    volume: Volume,
+    integrals: Tensor,
+    geometry: Geometry,
+    identity: str,
+    *,
+    isocentre_mm: Sequence[float] | None = None,
+) -> Tensor:
+    """The film of this name in the bank of every view, [V, rows, cols] in [0, 1].
+
+    ``integrals`` are the line integrals of ``volume``, whose bone hardens a beam in its own way.
+    A patient, known by ``identity``, gets the same noise every time.
+    """
+    options, scale = film_options(film), geometry.line_integral_scale
+    assert scale is not None
+    bone = None
+    if options.beam is not None:
+        bone = render_orbit(bone_only(volume), geometry, isocentre_mm=isocentre_mm) / scale
+    return make_film(
+        integrals / scale,
+        scale=scale,
+        pixel_mm=geometry.pixel_mm,
+        options=options,
+        rng=Generator().manual_seed(crc32(identity.encode())),
+        bone_unit=bone,
+    ).pixels
+
+
+def film_geometry(geometry: Geometry) -> Geometry:
+    """The geometry of films: no grey value is a line integral, so that there is no scale."""
+    return replace(geometry, line_integral_scale=None)
+
+
+def film_record(film: str, geometry: Geometry) -> dict[str, Any]:
+    """How a patient's films were made, for ``patient.json``."""
+    return {
+        "name": film,
+        "line_integral_scale": geometry.line_integral_scale,
+        **film_options(film).to_json(),
+    }
+
+
 def write_patient(
     folder: Path,
     integrals: Tensor,
@@ -227,7 +291,8 @@ def write_patient(
 ) -> None:
     """Write line integrals [V, rows, cols] as a patient's folder, whole or not at all.
 
-    Without a ``scale`` each view is stretched to its own maximum.
+    Films are written with a ``scale`` of 1. Without a scale each view is stretched to its own
+    maximum.
     """
     from PIL import Image
 
@@ -290,6 +355,12 @@ def body_only(volume: Volume) -> Volume:
     for dim, (step, n) in enumerate(zip(steps, volume.shape, strict=True)):
         body = body.repeat(step, dim).take(range(n), dim)
     return replace(volume, values=volume.values.masked_fill(~torch.from_numpy(body), AIR["hu"]))
+
+
+def bone_only(volume: Volume) -> Volume:
+    """The volume with all but bone set to air: what is denser than :data:`BONE_HU`."""
+    hu = volume.to_hu()
+    return replace(hu, values=hu.values.where(hu.values > BONE_HU, AIR["hu"]))
 
 
 def _ball(radius_mm: float, voxel_mm: Sequence[float]) -> np.ndarray:

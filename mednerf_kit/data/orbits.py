@@ -166,10 +166,11 @@ def _read_patients(
     fingerprints = {}
     for name in names:
         orbit, full_scale, more = _read_orbit([files[name][view] for view in range(count)])
-        fingerprints[name] = (*_recorded_fingerprint(root / name), pixel_fingerprint(orbit))
+        identity, on_films = _recorded(root / name)
+        fingerprints[name] = (*identity, pixel_fingerprint(orbit))
         arrays.append(orbit)
         full_scales.append(full_scale)
-        remarks |= more
+        remarks |= more | on_films
     shapes = {orbit.shape[1:]: name for name, orbit in zip(names, arrays, strict=True)}
     if len(shapes) > 1:
         (first, a), (second, b) = list(shapes.items())[:2]
@@ -356,12 +357,20 @@ def pixel_fingerprint(orbit: np.ndarray) -> str:
     return f"pixels:{digest.hexdigest()}"
 
 
-def _recorded_fingerprint(folder: Path) -> tuple[str, ...]:
-    """The fingerprint of the CT or phantom a patient was made from, where one is recorded."""
+def _recorded(folder: Path) -> tuple[tuple[str, ...], set[str]]:
+    """What ``patient.json`` knows: the fingerprint of the CT or phantom, and a remark on films."""
     try:
-        return (str(json.loads((folder / "patient.json").read_text(encoding="utf-8"))["identity"]),)
+        record = json.loads((folder / "patient.json").read_text(encoding="utf-8"))
+        identity = (str(record["identity"]),)
     except (OSError, ValueError, KeyError, TypeError):
-        return ()
+        return (), set()
+    film = record.get("film")
+    if not isinstance(film, dict):
+        return identity, set()
+    return identity, {
+        f"the pictures are films ({film.get('name')}): grey values are not linear in the line "
+        "integral"
+    }
 
 
 def _anatomy(root: Path, patients: list[str]) -> str | None:

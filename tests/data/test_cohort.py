@@ -126,3 +126,19 @@ def test_threads_change_no_pixel(tmp_path, monkeypatch):
         make_cohort("knee", patients=3, views=VIEWS, size=SIZE, out=tmp_path / name, progress=False)
     a, b = (load_orbits(tmp_path / name, split="all") for name in "ab")
     assert torch.equal(a.images, b.images)
+
+
+def test_a_cohort_of_films_equals_the_films_of_its_patients(tmp_path):
+    options = {"views": 2, "size": SIZE}
+    root = make_cohort("chest", patients=2, out=tmp_path / "films", film="bedside_70_kv", **options)
+    made = make_drr(
+        "phantom:chest:1", out=tmp_path / "one", setup=XraySetup(film="bedside_70_kv", **options)
+    )
+    whole, one = (load_orbits(folder, split="all") for folder in (root, made.folder.parent))
+    assert whole.geometry.line_integral_scale is None and torch.equal(
+        whole.images[1], one.images[0]
+    )
+    assert not torch.equal(whole.images[0], whole.images[1])
+    with pytest.raises(UserError, match="wanted one of"):
+        make_cohort("chest", patients=1, out=tmp_path / "none", film="sepia")
+    assert not (tmp_path / "none").exists()

@@ -1,6 +1,7 @@
 """A CT or a phantom as DRRs: where a point lands, what is written, what a refused make leaves."""
 
 import errno
+import json
 import math
 from dataclasses import fields, replace
 
@@ -10,7 +11,15 @@ import torch
 from PIL import Image
 
 from mednerf_kit.core.errors import RunError, UserError
-from mednerf_kit.data.drr import Drr, XraySetup, body_only, make_drr, phantom_volume, render_orbit
+from mednerf_kit.data.drr import (
+    Drr,
+    XraySetup,
+    body_only,
+    bone_only,
+    make_drr,
+    phantom_volume,
+    render_orbit,
+)
 from mednerf_kit.data.orbits import load_orbits
 from mednerf_kit.data.radiograph import read_radiograph
 from mednerf_kit.imaging.geometry import Geometry
@@ -326,3 +335,33 @@ def test_a_scan_without_a_solid_body_is_refused():
     volume, body, table = body_on_a_table()
     with pytest.raises(UserError, match="no body was found"):
         body_only(replace(volume, values=torch.where(body, -1000.0, volume.values)))
+
+
+def test_bone_alone_is_what_is_denser_than_soft_tissue():
+    hu = torch.tensor([-1000.0, 0.0, 60.0, 400.0, 1500.0]).reshape(1, 1, 5)
+    found = bone_only(Volume.centred(hu, (1.0, 1.0, 1.0), "hu"))
+    assert found.values.flatten().tolist() == [-1000, -1000, -1000, 400, 1500]
+
+
+def test_films_have_no_scale_and_say_what_they_are(tmp_path):
+    folder = drr("phantom:chest:3", out=tmp_path / "films", views=2, size=32, film="sigmoid").folder
+    plain = drr("phantom:chest:3", out=tmp_path / "plain", views=2, size=32).folder
+    films, known = (load_orbits(made.parent, split="all") for made in (folder, plain))
+    assert films.geometry == replace(known.geometry, line_integral_scale=None)
+    p = known.images[0].double()
+    low, high = (1 / (1 + math.exp(7 * (0.4 - end))) for end in (0, 1))
+    expected = (torch.sigmoid(7 * (p - 0.4)) - low) / (high - low)
+    assert float((films.images[0] - expected).abs().max()) < 2e-3  # stored as half
+    assert any("films (sigmoid)" in note for note in films.notes) and known.notes == ()
+    record = json.loads((folder / "patient.json").read_text())["film"]
+    assert record["line_integral_scale"] == 7.5
+    assert record["curve"] == {"name": "sigmoid", "slope": 7.0, "centre": 0.4}
+    assert films.seen_before(known.all_fingerprints()) == films.patients
+
+
+def test_films_want_one_scale_and_a_known_name(tmp_path):
+    with pytest.raises(UserError, match="film"):
+        drr("phantom:chest:3", out=tmp_path / "x", film="sigmoid", autoscale="view")
+    with pytest.raises(UserError, match="did you mean 'sigmoid'"):
+        drr("phantom:chest:3", out=tmp_path / "x", film="sigmoyd")
+    assert not (tmp_path / "x").exists()

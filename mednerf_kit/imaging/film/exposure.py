@@ -11,15 +11,15 @@ With the defaults the film is p itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from ...core.errors import UserError, unknown_name
 from .beam import MU_60_KEV_PER_MM, Beam
-from .curves import Curve, Linear
+from .curves import CURVES, Curve, Linear
 from .overlays import IMPLANTS, aperture, letters
 
 METALS = ("titanium", "iron")
@@ -81,6 +81,15 @@ class FilmOptions:
                     "wanted a film that can be exposed",
                     f"correct {name}",
                 )
+
+    def to_json(self) -> dict[str, Any]:
+        """All options, as a record of how a film was made.
+
+        >>> FilmOptions(gain=2.0).to_json()["curve"]
+        {'name': 'linear'}
+        """
+        known = asdict(self)
+        return known | {"curve": {"name": CURVES.name_of(self.curve), **known["curve"]}}
 
 
 @dataclass(frozen=True)
