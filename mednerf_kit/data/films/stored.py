@@ -27,6 +27,7 @@ class StoredFilm:
     exposed: np.ndarray | None = None  # [H, W] bool, False under padding, shutter and collimator
     spacing_mm: float | None = None  # between pixels on the detector
     view: str | None = None  # one of radiograph.VIEWS
+    angle_deg: float | None = None  # the view angle, where the file gives one that has no name
     mirrored: bool = False  # patient's left and right changed places against ``view``
     body_part: str | None = None  # "chest", "knee", or another in lower case
     source_detector_mm: float | None = None

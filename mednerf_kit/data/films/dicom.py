@@ -1,0 +1,152 @@
+"""DICOM radiographs: CR, DX, single frames of XA and RF, Secondary Capture.
+
+:func:`read_dicom_film` turns one file into a :class:`StoredFilm`; its parts are ``dicom_header``
+(the file), ``dicom_pixels`` (transfer syntaxes), ``dicom_grey`` (what values mean), ``dicom_mask``
+(what is no patient), ``dicom_geometry`` (millimetres) and ``dicom_view`` (which way it hangs).
+No text of a file reaches a note or an error, only numbers and terms of the standard.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ...core.errors import UserError
+from .dicom_geometry import film_lengths
+from .dicom_grey import grey_values
+from .dicom_header import Header, damaged, read_header
+from .dicom_mask import padding, shutter_and_collimator
+from .dicom_pixels import MOST_PIXELS, pixel_layout, stored_pixels
+from .dicom_view import film_hanging
+from .square import square_pixels, square_size
+from .stored import StoredFilm
+
+STORAGE = "1.2.840.10008.5.1.4.1.1."
+SECONDARY_CAPTURE = STORAGE + "7"
+RADIOGRAPHS = {STORAGE + n for n in ("1", "1.1", "1.1.1", "7", "12.1", "12.2")}
+MODALITIES = ("CR", "DX", "XA", "RF", "RG", "DR")
+#: What other files are, by the start of their storage class or by modality: a name, the next step.
+NO_RADIOGRAPH = {
+    "1.2.840.10008.1.3.10": ("a DICOM directory", "give one of the files that it lists"),
+    STORAGE + "1.2": ("a mammogram", "give a radiograph of another body part"),
+    STORAGE + "1.3": ("an intra-oral radiograph", "give a radiograph of another body part"),
+    STORAGE + "2": ("a CT", "give the folder of the series to 'drr --ct'"),
+    STORAGE + "4": ("an MR picture", "give a radiograph"),
+    STORAGE + "6": ("an ultrasound picture", "give a radiograph"),
+    STORAGE + "7.": ("a multi-frame capture", "save the frame you mean as a picture"),
+    STORAGE + "11": ("a presentation state", "give the radiograph that it shows"),
+    STORAGE + "12.1.1": ("a multi-frame angiogram", "save the frame you mean as a picture"),
+    STORAGE + "12.2.1": ("a multi-frame fluoroscopy", "save the frame you mean as a picture"),
+    STORAGE + "13.1.3": ("a tomosynthesis", "give a plain radiograph"),
+    STORAGE + "88": ("a report", "give the radiograph it speaks of"),
+    STORAGE + "104": ("an encapsulated document", "export the radiograph in it as a picture"),
+    STORAGE + "128": ("a PET picture", "give a radiograph"),
+    "MG": ("a mammogram", "give a radiograph of another body part"),
+    "IO": ("an intra-oral radiograph", "give a radiograph of another body part"),
+    "PX": ("a panoramic dental radiograph", "give a radiograph of another body part"),
+    "CT": ("a CT", "give the folder of the series to 'drr --ct'"),
+    "MR": ("an MR picture", "give a radiograph"),
+    "US": ("an ultrasound picture", "give a radiograph"),
+    "PT": ("a PET picture", "give a radiograph"),
+    "NM": ("a nuclear medicine picture", "give a radiograph"),
+    "SR": ("a report", "give the radiograph it speaks of"),
+    "PR": ("a presentation state", "give the radiograph that it shows"),
+    "DOC": ("an encapsulated document", "export the radiograph in it as a picture"),
+}
+WANTED = "wanted a radiograph (CR, DX, one frame of XA or RF, Secondary Capture)"
+
+
+def read_dicom_film(path: str | Path) -> StoredFilm:
+    """Read a DICOM radiograph: grey values, what they mean, their mask, lengths and hanging.
+
+    The picture is turned to hang as its view does, with square pixels; padding is filled with air.
+    ``notes`` say of every tag that was used what was taken from it and what was assumed.
+
+    Raises UserError for a file that is damaged, is no radiograph, holds several frames or colours,
+    or is compressed in a way that no decoder exists for.
+    """
+    path = Path(path)
+    header, syntax = read_header(path)
+    notes = [*_radiograph(path, header)]
+    layout = pixel_layout(path, header)
+    stored, bits = stored_pixels(path, header, syntax)
+    padded = padding(header, stored, layout.bits_allocated)
+    exposed, said = shutter_and_collimator(header, *stored.shape)
+    notes += said
+    if padded is not None:
+        if padded.all():
+            raise damaged(path, "all its pixels are padding")
+        notes.append(f"Pixel Padding Value marks {padded.mean():.0%} of the picture")
+        exposed = ~padded if exposed is None else exposed & ~padded
+    if exposed is not None and not exposed.any():
+        raise damaged(path, "padding, shutter and collimator leave nothing of it")
+    grey = grey_values(path, header, stored, bits, exposed)
+    pixels = grey.pixels
+    if padded is not None:
+        pixels[padded] = grey.full_scale if grey.bone_dark else 0
+    lengths = film_lengths(header)
+    row_mm, col_mm = lengths.row_mm, lengths.col_mm
+    if np.prod(square_size(*pixels.shape, row_mm, col_mm)) > MOST_PIXELS:
+        raise damaged(path, "its pixels are too far from square")
+    hanging = film_hanging(header)
+    notes += [*grey.notes, *lengths.notes]
+    if square_size(*pixels.shape, row_mm, col_mm) != pixels.shape:
+        pixels = square_pixels(pixels, row_mm, col_mm)
+        exposed = None if exposed is None else square_pixels(exposed, row_mm, col_mm)
+        notes.append(f"resampled to {pixels.shape[0]}×{pixels.shape[1]} square pixels")
+    return StoredFilm(
+        pixels=np.ascontiguousarray(hanging.turn.of(pixels)),
+        full_scale=grey.full_scale,
+        bits=grey.bits,
+        kind=grey.kind,
+        bone_dark=grey.bone_dark,
+        exposed=None if exposed is None else np.ascontiguousarray(hanging.turn.of(exposed)),
+        spacing_mm=min(row_mm, col_mm) if lengths.is_known else None,
+        view=hanging.view,
+        angle_deg=hanging.angle_deg,
+        body_part=hanging.body_part,
+        source_detector_mm=lengths.source_detector_mm,
+        source_patient_mm=lengths.source_patient_mm,
+        notes=(*notes, *hanging.notes),
+    )
+
+
+def _radiograph(path: Path, header: Header) -> list[str]:
+    """What kind of radiograph a file is; raises UserError where it is none that can be read."""
+    sop_class, modality = header.word("SOPClassUID"), header.word("Modality")
+    if sop_class not in RADIOGRAPHS and (sop_class or modality not in MODALITIES):
+        longest = max((k for k in NO_RADIOGRAPH if sop_class.startswith(k)), key=len, default="")
+        what, next_step = NO_RADIOGRAPH.get(longest or modality, _named(sop_class))
+        raise UserError(f"got '{path}', {what}", WANTED, next_step)
+    if modality in NO_RADIOGRAPH:
+        what, next_step = NO_RADIOGRAPH[modality]
+        raise UserError(f"got '{path}', {what} by its modality", WANTED, next_step)
+    frames = header.whole("NumberOfFrames")
+    if frames is not None and frames > 1:
+        raise UserError(
+            f"got '{path}' with {frames} frames", WANTED, "save the frame you mean as a picture"
+        )
+    channels, photometric = header.whole("SamplesPerPixel"), header.word("PhotometricInterpretation")
+    if (channels or 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2", ""):
+        raise UserError(
+            f"got '{path}', a colour picture", WANTED, "give the radiograph itself, saved as grey"
+        )
+    if not photometric:
+        raise damaged(path, "it has no Photometric Interpretation")
+    kind = modality if modality in MODALITIES else "radiograph"
+    if sop_class == SECONDARY_CAPTURE:
+        return [f"a Secondary Capture{f' of {kind}' if kind in MODALITIES else ''}"]
+    return [f"a DICOM {kind}"]
+
+
+def _named(sop_class: str) -> tuple[str, str]:
+    """A storage class by its name in the standard, where it has one."""
+    from pydicom.uid import UID_dictionary
+
+    known = UID_dictionary.get(sop_class)
+    return (
+        f"a DICOM file of {known[0]}" if known else "a DICOM file of an unknown class",
+        "give the radiograph itself",
+    )

@@ -1,0 +1,272 @@
+"""The header of a DICOM file: opened within bounds, and asked only for what a radiograph needs.
+
+Only the tags in :data:`TAGS` are kept, so that no name, date or number of a patient is ever in
+reach of a note or an error. :class:`Header` hands out numbers, and words that the caller compares
+with the standard's terms; no text of a file is printed.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...core.errors import UserError
+
+if TYPE_CHECKING:
+    import pydicom
+
+MOST_BYTES = 256 * 2**20  # of a file, and of a deflated header and picture once inflated
+MOST_READS = 300_000  # every element costs at least one: a whole header has a few hundred
+DEFLATED = "1.2.840.10008.1.2.1.99"
+IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
+EXPLICIT = "1.2.840.10008.1.2.1"
+META_GROUP = 0x0002
+#: What a radiograph is read from, by the keywords of the standard's data dictionary.
+TAGS = (
+    "SOPClassUID",
+    "Modality",
+    "PresentationIntentType",
+    "BodyPartExamined",
+    "AnatomicRegionSequence",
+    "ViewPosition",
+    "ViewCodeSequence",
+    "PatientOrientation",
+    "ImageLaterality",
+    "Laterality",
+    "PositionerPrimaryAngle",
+    "PositionerSecondaryAngle",
+    "DistanceSourceToDetector",
+    "DistanceSourceToPatient",
+    "EstimatedRadiographicMagnificationFactor",
+    "ImagerPixelSpacing",
+    "NominalScannedPixelSpacing",
+    "PixelSpacing",
+    "PixelSpacingCalibrationType",
+    "PixelAspectRatio",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "PixelIntensityRelationship",
+    "PixelIntensityRelationshipSign",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ModalityLUTSequence",
+    "VOILUTSequence",
+    "VOILUTFunction",
+    "WindowCenter",
+    "WindowWidth",
+    "PresentationLUTShape",
+    "ShutterShape",
+    "ShutterLeftVerticalEdge",
+    "ShutterRightVerticalEdge",
+    "ShutterUpperHorizontalEdge",
+    "ShutterLowerHorizontalEdge",
+    "CenterOfCircularShutter",
+    "RadiusOfCircularShutter",
+    "VerticesOfThePolygonalShutter",
+    "CollimatorShape",
+    "CollimatorLeftVerticalEdge",
+    "CollimatorRightVerticalEdge",
+    "CollimatorUpperHorizontalEdge",
+    "CollimatorLowerHorizontalEdge",
+    "CenterOfCircularCollimator",
+    "RadiusOfCircularCollimator",
+    "VerticesOfThePolygonalCollimator",
+    "PixelData",
+    "FloatPixelData",
+    "DoubleFloatPixelData",
+    "EncapsulatedDocument",
+)
+
+
+class Header:
+    """The elements of one data set by keyword; what is missing or unreadable is absent.
+
+    >>> import pydicom
+    >>> from types import SimpleNamespace
+    >>> tags = pydicom.Dataset()
+    >>> tags.ViewPosition, tags.ImagerPixelSpacing = "pa", [0.2, 0.1]
+    >>> header = Header(tags)
+    >>> header.word("ViewPosition"), header.numbers("ImagerPixelSpacing"), header.number("Rows")
+    ('PA', [0.2, 0.1], None)
+    """
+
+    def __init__(self, tags: pydicom.Dataset) -> None:
+        self._tags = tags
+
+    def _values(self, keyword: str) -> list:
+        try:
+            value = self._tags[keyword].value
+        except Exception:  # absent, or whatever pydicom stumbles over in a damaged element
+            return []
+        if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
+            return [] if value is None else [value]
+        return list(value)
+
+    def has(self, keyword: str) -> bool:
+        """Whether the file holds the element with a value, readable or not."""
+        try:
+            return not self._tags[keyword].is_empty
+        except KeyError:
+            return False
+        except Exception:  # as in _values
+            return True
+
+    def words(self, keyword: str) -> list[str]:
+        """Text in capitals, to be compared with the standard's terms and never to be printed."""
+        return [str(value).strip().upper() for value in self._values(keyword)]
+
+    def word(self, keyword: str) -> str:
+        """The first word, "" where there is none."""
+        return (self.words(keyword) or [""])[0]
+
+    def numbers(self, keyword: str) -> list[float]:
+        """Finite numbers; none at all where one of them is not."""
+        try:
+            numbers = [float(value) for value in self._values(keyword)]
+        except (TypeError, ValueError, OverflowError):
+            return []
+        return numbers if all(map(math.isfinite, numbers)) else []
+
+    def number(self, keyword: str) -> float | None:
+        """The first number."""
+        return (self.numbers(keyword) or [None])[0]
+
+    def whole(self, keyword: str) -> int | None:
+        """The first number, where it is whole."""
+        number = self.number(keyword)
+        return int(number) if number is not None and number == int(number) else None
+
+    def items(self, keyword: str) -> list[Header]:
+        """The items of a sequence."""
+        import pydicom
+
+        return [Header(v) for v in self._values(keyword) if isinstance(v, pydicom.Dataset)]
+
+    def binary(self, keyword: str) -> bytes:
+        """The bytes of an element, as stored."""
+        value = (self._values(keyword) or [b""])[0]
+        return value if isinstance(value, bytes) else b""
+
+    def integers(self, keyword: str) -> np.ndarray:
+        """The 16-bit words [N] of a look-up table, however its type is called."""
+        content = self.binary(keyword)
+        if content:
+            order = "<" if self._tags.original_encoding[1] in (True, None) else ">"
+            return np.frombuffer(content[: len(content) // 2 * 2], f"{order}u2").astype(np.uint16)
+        return np.array([int(number) % 65536 for number in self.numbers(keyword)], dtype=np.uint16)
+
+
+class _Bounded(io.BytesIO):
+    """A file in memory that gives out after :data:`MOST_READS` reads."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self.left = MOST_READS
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError("more elements than a radiograph has")
+        return super().read(size)
+
+
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Neither warnings nor log lines of pydicom and the decoders: they quote the file's values."""
+    import pydicom
+
+    loggers = [logging.getLogger(name) for name in ("pydicom", "pylibjpeg", "openjpeg", "jpeg_ls")]
+    before = [logger.disabled for logger in loggers]
+    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.disabled = True
+        try:
+            yield
+        finally:
+            for logger, disabled in zip(loggers, before, strict=True):
+                logger.disabled = disabled
+
+
+def read_header(path: Path) -> tuple[Header, str]:
+    """The header of a DICOM file with or without preamble, and its transfer syntax as a UID.
+
+    Raises UserError for a file that is no DICOM, beyond the bounds, or damaged.
+    """
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise UserError(
+            f"got '{path}' of {size / 2**20:.0f} MiB",
+            f"wanted a radiograph of at most {MOST_BYTES // 2**20} MiB",
+            "give a single film",
+        )
+    content = path.read_bytes()
+    try:
+        with quiet_pydicom():
+            return _parsed(content)
+    except Exception:  # whatever pydicom stumbles over; its words may quote the file
+        raise damaged(path, "its header cannot be followed to the end") from None
+
+
+def damaged(path: Path, why: str) -> UserError:
+    """The error for a DICOM file that breaks off or contradicts itself."""
+    return UserError(
+        f"got '{path}', a damaged DICOM file ({why})",
+        "wanted a whole radiograph",
+        "copy or export it again",
+    )
+
+
+def _parsed(content: bytes) -> tuple[Header, str]:
+    from pydicom.datadict import tag_for_keyword
+    from pydicom.filereader import read_dataset
+
+    file = _Bounded(content)
+    file.seek(132 if content[128:132] == b"DICM" else 0)
+    first = content[file.tell() : file.tell() + 2]
+    if len(first) < 2 or struct.unpack("<H", first)[0] not in (0x0002, 0x0008, 0x0800):
+        raise ValueError("no group of a DICOM header at its start")
+    meta = read_dataset(file, False, True, stop_when=lambda tag, *_: tag.group != META_GROUP)
+    syntax = str(meta.get("TransferSyntaxUID", "")).strip()
+    if not syntax:
+        syntax = _guessed_syntax(content[file.tell() : file.tell() + 6])
+    if syntax == DEFLATED:
+        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+        file = _Bounded(inflate.decompress(content[file.tell() :], MOST_BYTES))
+        if inflate.unconsumed_tail:
+            raise ValueError("inflates without end")
+    tags = read_dataset(
+        file,
+        syntax == IMPLICIT,
+        syntax != BIG_ENDIAN,
+        specific_tags=[tag_for_keyword(keyword) for keyword in TAGS],
+    )
+    if "SOPClassUID" not in tags and "MediaStorageSOPClassUID" in meta:
+        tags.SOPClassUID = meta.MediaStorageSOPClassUID
+    return Header(tags), syntax
+
+
+def _guessed_syntax(start: bytes) -> str:
+    """The uncompressed syntax of a file that names none, by the look of its first element."""
+    if not start[4:6].isalpha():
+        return IMPLICIT
+    return BIG_ENDIAN if start[:2] == b"\0\x08" else EXPLICIT

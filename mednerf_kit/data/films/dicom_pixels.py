@@ -1,0 +1,210 @@
+"""The pixels of a DICOM radiograph as stored, from every transfer syntax a decoder exists for.
+
+Each syntax has one decoder, by name: left to itself pydicom tries whichever is installed, and two
+decoders of lossy JPEG differ by a grey level. What a compressed stream says of its own size is
+compared with the header before it is decoded, so that a small file cannot claim a huge picture.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...core.errors import UserError
+from .dicom_header import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, Header, damaged, quiet_pydicom
+
+MOST_PIXELS = 48 * 10**6  # twice the largest flat detectors, and stitched spines
+PLAIN = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)
+JPEG_2000 = (
+    "1.2.840.10008.1.2.4.90",  # lossless
+    "1.2.840.10008.1.2.4.91",
+    "1.2.840.10008.1.2.4.201",  # high throughput, lossless
+    "1.2.840.10008.1.2.4.202",
+    "1.2.840.10008.1.2.4.203",
+)
+#: Transfer syntax -> the decoder that pydicom is told to use.
+DECODERS = {
+    **dict.fromkeys(PLAIN, ""),  # pydicom itself
+    "1.2.840.10008.1.2.5": "pydicom",  # RLE
+    "1.2.840.10008.1.2.4.50": "pylibjpeg",  # JPEG baseline
+    "1.2.840.10008.1.2.4.51": "pylibjpeg",  # extended, 8 and 12 bit
+    "1.2.840.10008.1.2.4.57": "pylibjpeg",  # lossless, process 14
+    "1.2.840.10008.1.2.4.70": "pylibjpeg",  # lossless, process 14, first-order prediction
+    "1.2.840.10008.1.2.4.80": "pyjpegls",  # JPEG-LS
+    "1.2.840.10008.1.2.4.81": "pyjpegls",  # near-lossless
+    **dict.fromkeys(JPEG_2000, "pylibjpeg"),
+}
+RLE = "1.2.840.10008.1.2.5"
+JPEG_START, JPEG_2000_START = b"\xff\xd8", b"\xff\x4f\xff\x51"
+START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # 0xF7 is JPEG-LS
+WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}  # markers that stand alone
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelLayout:
+    """How the header says pixels are stored."""
+
+    rows: int
+    cols: int
+    bits_allocated: int
+    bits: int  # stored
+    high_bit: int
+    signed: bool
+
+
+def pixel_layout(path: Path, header: Header) -> PixelLayout:
+    """The layout, checked; raises UserError where it is missing, impossible or beyond bounds."""
+    numbers = [header.whole(k) for k in ("Rows", "Columns", "BitsAllocated", "BitsStored")]
+    rows, cols, allocated, bits = numbers
+    if rows is None or cols is None or allocated is None or rows < 1 or cols < 1:
+        raise damaged(path, "Rows, Columns or BitsAllocated is missing or no number of pixels")
+    if rows * cols > MOST_PIXELS:
+        raise UserError(
+            f"got '{path}', which claims {rows}×{cols} pixels",
+            f"wanted a radiograph of at most {MOST_PIXELS // 10**6} million",
+            "check where the file came from",
+        )
+    if allocated not in (8, 16):
+        raise UserError(
+            f"got '{path}' with {allocated} bits allocated for a pixel",
+            "wanted 8 or 16",
+            "export it again with 16 bits",
+        )
+    bits = allocated if bits is None else bits
+    high_bit = header.whole("HighBit")
+    high_bit = bits - 1 if high_bit is None else high_bit
+    if not 1 <= bits <= high_bit + 1 <= allocated:
+        raise damaged(path, "BitsStored and HighBit do not fit into BitsAllocated")
+    return PixelLayout(
+        rows=rows,
+        cols=cols,
+        bits_allocated=allocated,
+        bits=bits,
+        high_bit=high_bit,
+        signed=header.whole("PixelRepresentation") == 1,
+    )
+
+
+def stored_pixels(path: Path, header: Header, syntax: str) -> tuple[np.ndarray, int]:
+    """Pixels [rows, cols] as stored, in the smallest integer type that holds them; and their bits.
+
+    The bits are those the header says are stored, or those of the compressed stream if it has more.
+    Raises UserError for a syntax without decoder, and for data that are cut short or damaged.
+    """
+    layout = pixel_layout(path, header)
+    if syntax not in DECODERS:
+        raise _no_decoder(path, syntax)
+    content = header.binary("PixelData")
+    if not content:
+        raise damaged(path, "it holds no pixels")
+    allocated, bits = layout.bits_allocated, layout.bits
+    if syntax in PLAIN:
+        wanted = layout.rows * layout.cols * allocated // 8
+        if len(content) < wanted:
+            raise damaged(path, f"{len(content)} bytes of pixels where {wanted} were announced")
+        content = content[: wanted + wanted % 2]
+    elif syntax != RLE:
+        precision = _stream_precision(path, layout, content)
+        allocated, bits = (8 if precision <= 8 else 16), max(bits, precision)
+    pixels = _decoded(path, content, syntax, layout, allocated)
+    # JPEG 2000 and JPEG-LS streams know their depth; anywhere else the bits around the stored ones
+    # may hold an overlay
+    if syntax in PLAIN or syntax == RLE:
+        pixels = _stored_bits(pixels, layout)
+    return pixels, bits
+
+
+def _no_decoder(path: Path, syntax: str) -> UserError:
+    from pydicom.uid import UID_dictionary
+
+    known = UID_dictionary.get(syntax)  # an unknown one may name whoever made it
+    name = f"the transfer syntax {known[0]}" if known else "an unknown transfer syntax"
+    return UserError(
+        f"got '{path}' in {name}",
+        "wanted uncompressed pixels, RLE, JPEG, JPEG-LS or JPEG 2000",
+        "export it uncompressed (Explicit VR Little Endian)",
+    )
+
+
+def _decoded(
+    path: Path, content: bytes, syntax: str, layout: PixelLayout, allocated: int
+) -> np.ndarray:
+    from pydicom.pixels import get_decoder
+
+    try:
+        with quiet_pydicom():
+            pixels, _ = get_decoder(syntax).as_array(
+                content,
+                index=0,
+                raw=True,
+                decoding_plugin=DECODERS[syntax],
+                pixel_keyword="PixelData",
+                pixel_vr="OW" if allocated > 8 else "OB",
+                rows=layout.rows,
+                columns=layout.cols,
+                samples_per_pixel=1,
+                number_of_frames=1,
+                photometric_interpretation="MONOCHROME2",
+                bits_allocated=allocated,
+                bits_stored=min(layout.bits, allocated),
+                pixel_representation=int(layout.signed),
+            )
+    except Exception:  # whatever a decoder stumbles over
+        raise damaged(path, "its pixels cannot be decoded") from None
+    return pixels
+
+
+def _stored_bits(pixels: np.ndarray, layout: PixelLayout) -> np.ndarray:
+    above, spare = (
+        layout.bits_allocated - 1 - layout.high_bit,
+        layout.bits_allocated - layout.bits,
+    )
+    return (pixels << above) >> spare if spare else pixels
+
+
+def _stream_precision(path: Path, layout: PixelLayout, content: bytes) -> int:
+    """Bits of a compressed picture, once its own size was found to be that of the header."""
+    from pydicom.encaps import get_frame
+
+    try:
+        stream = get_frame(content, 0, number_of_frames=1)
+        rows, cols, channels, precision = _stream_shape(stream)
+    except Exception:  # as above
+        raise damaged(path, "its pixels are no compressed picture") from None
+    if channels != 1:
+        raise UserError(
+            f"got '{path}', whose compressed picture has {channels} channels",
+            "wanted a grey radiograph",
+            "export it as a grey picture",
+        )
+    if (rows, cols) != (layout.rows, layout.cols):
+        raise damaged(
+            path,
+            f"{layout.rows}×{layout.cols} pixels announced, {rows}×{cols} compressed",
+        )
+    if not 2 <= precision <= 16:
+        raise damaged(path, f"a compressed picture of {precision} bits")
+    return precision
+
+
+def _stream_shape(stream: bytes) -> tuple[int, int, int, int]:
+    """Rows, columns, channels and bits of a JPEG, JPEG-LS or JPEG 2000 stream."""
+    if JPEG_2000_START in stream[:512]:  # some files wrap the bare stream into a JP2 file
+        start = stream.index(JPEG_2000_START) + 6
+        _, right, bottom, left, top, *_, channels, depth = struct.unpack_from(
+            ">H8IHB", stream, start
+        )
+        return bottom - top, right - left, channels, (depth & 0x7F) + 1
+    at = stream.index(JPEG_START) + 2
+    while True:
+        at = stream.index(b"\xff", at)
+        while stream[at] == 0xFF:  # fill bytes
+            at += 1
+        marker = stream[at]
+        if marker in START_OF_FRAME:
+            precision, rows, cols, channels = struct.unpack_from(">BHHB", stream, at + 3)
+            return rows, cols, channels, precision
+        at += 1 if marker in WITHOUT_LENGTH else 1 + struct.unpack_from(">H", stream, at + 1)[0]

@@ -1,0 +1,302 @@
+"""Which way a DICOM radiograph was taken and hung, and of which part of the body.
+
+The view is read from View Code, View Position or the positioner's angles; Patient Orientation says
+which way rows and columns run in the patient, and the picture is turned to hang as its view does.
+Only terms of the standard are taken over: what else stands in a tag is never printed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .dicom_header import Header
+
+#: Directions in the patient along x (to the left), y (to the back) and z (to the head).
+LETTERS = {
+    "L": (1, 0, 0),
+    "R": (-1, 0, 0),
+    "P": (0, 1, 0),
+    "A": (0, -1, 0),
+    "H": (0, 0, 1),
+    "F": (0, 0, -1),
+}
+FEET = np.array(LETTERS["F"])
+#: Which way image right points as a view is hung; the picture's columns run to the feet.
+HUNG = {"PA": "L", "AP": "L", "lateral": "A", "left-lateral": "P"}
+LATERAL, FRONTAL, OTHER = "some lateral", "some frontal", "other"
+VIEW_POSITIONS = {
+    "PA": "PA",
+    "AP": "AP",
+    "LL": "left-lateral",  # the left side at the detector
+    "RL": "lateral",
+    "LEFT LATERAL": "left-lateral",
+    "RIGHT LATERAL": "lateral",
+    "LATERAL": LATERAL,
+    "LAT": LATERAL,
+    "ML": LATERAL,
+    "LM": LATERAL,
+    **dict.fromkeys(("RLD", "LLD", "RLO", "LLO", "RAO", "LAO", "RPO", "LPO"), OTHER),
+}
+#: View Code by SNOMED CT identifiers and the older SRT ones (PS3.16 CID 4010).
+VIEW_CODES = {
+    **dict.fromkeys(("272479007", "R-40888", "R-10214"), "PA"),
+    **dict.fromkeys(("399348003", "R-10206"), "AP"),
+    **dict.fromkeys(("399173006", "R-10236"), "left-lateral"),
+    **dict.fromkeys(("399198007", "R-10232"), "lateral"),
+    **dict.fromkeys(("399067008", "R-102CD"), LATERAL),
+    **dict.fromkeys(("399260004", "R-10224", "399352003", "R-10228"), LATERAL),
+    **dict.fromkeys(("399033003", "R-10202"), FRONTAL),
+}
+#: Body Part Examined (PS3.16 annex L) in the words of this package.
+BODY_PARTS = {
+    **{
+        name.upper(): name
+        for name in (
+            *("abdomen", "ankle", "breast", "calcaneus", "chest", "clavicle", "coccyx", "elbow"),
+            *("extremity", "femur", "finger", "foot", "forearm", "hand", "head", "heart", "hip"),
+            *("humerus", "jaw", "knee", "leg", "neck", "patella", "pelvis", "rib", "scapula"),
+            *("shoulder", "skull", "spine", "sternum", "thigh", "toe", "wrist"),
+        )
+    },
+    "THORAX": "chest",
+    "LUNG": "chest",
+    "ARM": "upper arm",
+    "CSPINE": "cervical spine",
+    "TSPINE": "thoracic spine",
+    "LSPINE": "lumbar spine",
+    "SSPINE": "sacral spine",
+    "WHOLEBODY": "whole body",
+}
+ANATOMIC_REGIONS = {
+    **dict.fromkeys(("51185008", "816094009", "T-D3000"), "chest"),
+    **dict.fromkeys(("72696002", "T-D9200", "49076000", "T-15720"), "knee"),
+    **dict.fromkeys(("113345001", "818981001", "T-D4000"), "abdomen"),
+    **dict.fromkeys(("12921003", "816092008", "T-D6000"), "pelvis"),
+    **dict.fromkeys(("89546000", "T-11100"), "skull"),
+    **dict.fromkeys(("69536005", "T-D1100"), "head"),
+    **dict.fromkeys(("45048000", "T-D1600"), "neck"),
+    **dict.fromkeys(("122494005", "T-11501"), "cervical spine"),
+    **dict.fromkeys(("122495006", "T-11502"), "thoracic spine"),
+    **dict.fromkeys(("122496007", "T-11503"), "lumbar spine"),
+    **dict.fromkeys(("16982005", "T-D2220"), "shoulder"),
+    **dict.fromkeys(("16953009", "T-15430"), "elbow"),
+    **dict.fromkeys(("74670003", "T-15460"), "wrist"),
+    **dict.fromkeys(("85562004", "T-D8700"), "hand"),
+    **dict.fromkeys(("24136001", "T-15710", "29836001", "T-D2500"), "hip"),
+    **dict.fromkeys(("71341001", "T-12710"), "femur"),
+    **dict.fromkeys(("30021000", "T-D9400"), "leg"),
+    **dict.fromkeys(("70258002", "T-15750"), "ankle"),
+    **dict.fromkeys(("56459004", "T-D9700"), "foot"),
+}
+SIDES = {"L": "left", "R": "right", "B": "both", "U": "unpaired"}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Rows and columns exchanged first, then mirrored left to right, then top to bottom.
+
+    >>> Turn(True, True, False).of(np.array([[1, 2], [3, 4]])).tolist(), Turn(True, True, False).name
+    ([[3, 1], [4, 2]], 'turned 90° clockwise')
+    """
+
+    transposed: bool = False
+    left_right: bool = False
+    top_bottom: bool = False
+
+    def of(self, pixels: np.ndarray) -> np.ndarray:
+        """The turned picture [H, W] or [W, H]."""
+        pixels = pixels.T if self.transposed else pixels
+        return pixels[
+            :: -1 if self.top_bottom else 1,
+            :: -1 if self.left_right else 1,
+        ]
+
+    @property
+    def name(self) -> str:
+        """What was done, in words."""
+        return TURNS[self.transposed, self.left_right, self.top_bottom]
+
+
+TURNS = {
+    (False, False, False): "as it is",
+    (False, True, False): "mirrored",
+    (False, False, True): "turned upside down and mirrored",
+    (False, True, True): "turned upside down",
+    (True, True, False): "turned 90° clockwise",
+    (True, False, True): "turned 90° counter-clockwise",
+    (True, False, False): "turned 90° clockwise and mirrored",
+    (True, True, True): "turned 90° counter-clockwise and mirrored",
+}
+
+
+@dataclass(frozen=True)
+class Hanging:
+    """The view, the turn that hangs the picture so, the body part, and how they were found."""
+
+    view: str | None
+    angle_deg: float | None  # of a positioner that stands at none of the named views
+    turn: Turn
+    body_part: str | None
+    notes: tuple[str, ...]
+
+
+def film_hanging(header: Header) -> Hanging:
+    """How the film was taken, and the turn that makes it hang as its view does.
+
+    View Code is believed before View Position, and both before the positioner's primary angle
+    (0° is PA, +90° has the detector at the patient's left; the view angle is 270° less it).
+    A film without Patient Orientation is assumed to hang as usual.
+    """
+    view, notes = _view(header)
+    angle_deg = None
+    if view is None and header.word("Modality") in ("XA", "RF"):
+        angle_deg, said = _positioner(header)
+        notes += said
+        named = {270.0: "PA", 90.0: "AP", 0.0: "lateral", 180.0: "left-lateral"}
+        if angle_deg is not None and angle_deg % 360 in named:
+            view, angle_deg = named[angle_deg % 360], None
+    hanging = _hung(header, view, angle_deg)
+    body_part, said = _body_part(header)
+    if hanging.view is None and angle_deg is None:
+        said.append("no view is given that this package knows")
+    return replace(hanging, body_part=body_part, notes=(*notes, *hanging.notes, *said))
+
+
+def _view(header: Header) -> tuple[str | None, list[str]]:
+    """A view of ``HUNG``, LATERAL, FRONTAL or OTHER, by the tags that name one."""
+    codes = [item.word("CodeValue") for item in header.items("ViewCodeSequence")]
+    by_code = VIEW_CODES.get(codes[0], OTHER) if codes else None
+    position = header.word("ViewPosition")
+    by_position = VIEW_POSITIONS.get(position, OTHER) if position else None
+    if by_code in (None, OTHER, FRONTAL) and by_position in HUNG:
+        return by_position, [f"View Position {position}: the view is {by_position}"]
+    if by_code is None and by_position is None:
+        return None, []
+    if by_code is None or (by_code == OTHER and by_position == LATERAL):
+        if by_position == OTHER:
+            return OTHER, ["View Position is none of PA, AP and the laterals"]
+        return by_position, [f"View Position {position} says a lateral view, and not from which side"]
+    if by_code not in HUNG:
+        return by_code, [
+            "View Code is none of PA, AP and the laterals"
+            if by_code == OTHER
+            else f"View Code says {by_code} view"
+        ]
+    notes = [f"View Code: the view is {by_code}"]
+    if by_position in HUNG and by_position != by_code:
+        notes.append(f"View Position {position} contradicts the View Code, which is believed")
+    return by_code, notes
+
+
+def _positioner(header: Header) -> tuple[float | None, list[str]]:
+    """The view angle in degrees by the positioner, and what was assumed."""
+    primary = header.number("PositionerPrimaryAngle")
+    if primary is None or not -180 <= primary <= 180:
+        return None, []
+    angle_deg = (270 - primary) % 360
+    notes = [f"Positioner Primary Angle {primary:g}°: the view angle is {angle_deg:g}°"]
+    secondary = header.number("PositionerSecondaryAngle")
+    if secondary is not None and 1 < abs(secondary) <= 180:
+        notes.append(
+            f"Positioner Secondary Angle {secondary:g}° tilts the beam to head or feet, which the "
+            "orbit of this package does not"
+        )
+    return angle_deg, notes
+
+
+def _hung(header: Header, view: str | None, angle_deg: float | None) -> Hanging:
+    """The turn by Patient Orientation, and which lateral a film without a side looks like."""
+    along = [_direction(word) for word in header.words("PatientOrientation")]
+    known = view in HUNG
+    if len(along) != 2 or any(direction is None for direction in along):
+        notes = ["without Patient Orientation the film is assumed to hang as usual, head up"]
+        if known and view in ("PA", "AP"):
+            notes[0] += " and the patient's left on image right"
+        if view == LATERAL:
+            view = "left-lateral"
+            notes.append("the lateral is assumed to be a left one, the chest facing image left")
+        return Hanging(view if view in HUNG else None, angle_deg, Turn(), None, tuple(notes))
+    right, down = (np.array(direction) for direction in along)
+    level = right if abs(right[2]) < abs(down[2]) else down
+    is_frontal = abs(level[0]) > abs(level[1])
+    if known:
+        target = np.array(LETTERS[HUNG[str(view)]], dtype=float)
+    elif angle_deg is not None:
+        radians = math.radians(angle_deg)
+        target = np.array([-math.sin(radians), -math.cos(radians), 0.0])
+    else:  # a frontal film is hung with the patient's left on image right
+        target = np.array(LETTERS["L" if is_frontal else "A"], dtype=float)
+    turn = _turn(right, down, target)
+    if view == (LATERAL if is_frontal else FRONTAL):
+        turn = None
+    if turn is None:
+        return Hanging(
+            str(view) if known else None,
+            angle_deg,
+            Turn(),
+            None,
+            ("Patient Orientation contradicts the view; the picture is not turned",),
+        )
+    if not known and angle_deg is None and not is_frontal:
+        # a lateral of unknown side keeps its own way to face, and is only brought upright
+        faces_right = not _mirrors(turn)
+        view, known = ("lateral" if faces_right else "left-lateral"), True
+        turn = turn if faces_right else replace(turn, left_right=not turn.left_right)
+    letters = "\\".join(word[:3] for word in header.words("PatientOrientation"))
+    note = f"Patient Orientation {letters}: the picture is {_done(turn)}"
+    return Hanging(str(view) if known else None, angle_deg, turn, None, (note,))
+
+
+def _done(turn: Turn) -> str:
+    return "left as it is" if turn == Turn() else turn.name
+
+
+def _mirrors(turn: Turn) -> bool:
+    return (turn.transposed + turn.left_right + turn.top_bottom) % 2 == 1
+
+
+def _direction(word: str) -> tuple[float, float, float] | None:
+    """A direction in the patient by its letters, the first the main one; None for others."""
+    if not 1 <= len(word) <= 3 or any(letter not in LETTERS for letter in word):
+        return None
+    x, y, z = (
+        sum(LETTERS[letter][axis] / (1 + 2 * n) for n, letter in enumerate(word))
+        for axis in range(3)
+    )
+    return x, y, z
+
+
+def _turn(right: np.ndarray, down: np.ndarray, target: np.ndarray) -> Turn | None:
+    """The turn that makes rows run along ``target`` and columns to the feet, None for no such."""
+    for transposed, across, along in ((False, right, down), (True, down, right)):
+        if abs(across @ target) > 0.5 and abs(along @ FEET) > 0.5:
+            return Turn(transposed, bool(across @ target < 0), bool(along @ FEET < 0))
+    return None
+
+
+def _body_part(header: Header) -> tuple[str | None, list[str]]:
+    """The body part and side, by terms of the standard alone."""
+    by_name = BODY_PARTS.get(header.word("BodyPartExamined").replace(" ", ""))
+    regions = [item.word("CodeValue") for item in header.items("AnatomicRegionSequence")]
+    by_code = ANATOMIC_REGIONS.get(regions[0]) if regions else None
+    part = by_code or by_name
+    notes = []
+    if part:
+        notes.append(
+            f"{'Anatomic Region' if by_code else 'Body Part Examined'}: the body part is {part}"
+        )
+        if by_name and by_code and by_name != by_code:
+            notes.append(f"Body Part Examined contradicts it with {by_name}")
+    elif header.has("BodyPartExamined") or regions:
+        notes.append("the body part is none of the terms this package knows")
+    sides = {
+        SIDES[word] for k in ("ImageLaterality", "Laterality") if (word := header.word(k)) in SIDES
+    }
+    if len(sides) > 1:
+        notes.append("Image Laterality and Laterality contradict each other")
+    elif sides & {"left", "right"}:
+        notes.append(f"the laterality is {sides.pop()}")
+    return part, notes
