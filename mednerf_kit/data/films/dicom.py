@@ -11,23 +11,21 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from ...core.errors import UserError
 from .dicom_geometry import film_lengths
 from .dicom_grey import grey_values
 from .dicom_header import Header, damaged, read_header
 from .dicom_mask import padding, shutter_and_collimator
-from .dicom_pixels import MOST_PIXELS, pixel_layout, stored_pixels
-from .dicom_view import film_hanging
-from .square import square_pixels, square_size
+from .dicom_pixels import pixel_layout, stored_pixels
+from .dicom_view import film_body_part, film_hanging
+from .orientation import square_pixels, turned
 from .stored import StoredFilm
 
 STORAGE = "1.2.840.10008.5.1.4.1.1."
 SECONDARY_CAPTURE = STORAGE + "7"
 RADIOGRAPHS = {STORAGE + n for n in ("1", "1.1", "1.1.1", "7", "12.1", "12.2")}
 MODALITIES = ("CR", "DX", "XA", "RF", "RG", "DR")
-#: What other files are, by the start of their storage class or by modality: a name, the next step.
+#: What other files are, by the start of their class or by modality: a name, the next step.
 NO_RADIOGRAPH = {
     "1.2.840.10008.1.3.10": ("a DICOM directory", "give one of the files that it lists"),
     STORAGE + "1.2": ("a mammogram", "give a radiograph of another body part"),
@@ -35,7 +33,7 @@ NO_RADIOGRAPH = {
     STORAGE + "2": ("a CT", "give the folder of the series to 'drr --ct'"),
     STORAGE + "4": ("an MR picture", "give a radiograph"),
     STORAGE + "6": ("an ultrasound picture", "give a radiograph"),
-    STORAGE + "7.": ("a multi-frame capture", "save the frame you mean as a picture"),
+    STORAGE + "7": ("a multi-frame capture", "save the frame you mean as a picture"),
     STORAGE + "11": ("a presentation state", "give the radiograph that it shows"),
     STORAGE + "12.1.1": ("a multi-frame angiogram", "save the frame you mean as a picture"),
     STORAGE + "12.2.1": ("a multi-frame fluoroscopy", "save the frame you mean as a picture"),
@@ -86,30 +84,30 @@ def read_dicom_film(path: str | Path) -> StoredFilm:
     pixels = grey.pixels
     if padded is not None:
         pixels[padded] = grey.full_scale if grey.bone_dark else 0
-    lengths = film_lengths(header)
-    row_mm, col_mm = lengths.row_mm, lengths.col_mm
-    if np.prod(square_size(*pixels.shape, row_mm, col_mm)) > MOST_PIXELS:
-        raise damaged(path, "its pixels are too far from square")
-    hanging = film_hanging(header)
-    notes += [*grey.notes, *lengths.notes]
-    if square_size(*pixels.shape, row_mm, col_mm) != pixels.shape:
-        pixels = square_pixels(pixels, row_mm, col_mm)
-        exposed = None if exposed is None else square_pixels(exposed, row_mm, col_mm)
-        notes.append(f"resampled to {pixels.shape[0]}×{pixels.shape[1]} square pixels")
-    return StoredFilm(
-        pixels=np.ascontiguousarray(hanging.turn.of(pixels)),
+    lengths, hanging = film_lengths(header), film_hanging(header)
+    body_part, about_body = film_body_part(header)
+    film = StoredFilm(
+        pixels=pixels,
         full_scale=grey.full_scale,
         bits=grey.bits,
         kind=grey.kind,
         bone_dark=grey.bone_dark,
-        exposed=None if exposed is None else np.ascontiguousarray(hanging.turn.of(exposed)),
-        spacing_mm=min(row_mm, col_mm) if lengths.is_known else None,
+        exposed=exposed,
+        spacing_mm=min(lengths.row_mm, lengths.col_mm) if lengths.is_known else None,
         view=hanging.view,
         angle_deg=hanging.angle_deg,
-        body_part=hanging.body_part,
+        body_part=body_part,
         source_detector_mm=lengths.source_detector_mm,
         source_patient_mm=lengths.source_patient_mm,
-        notes=(*notes, *hanging.notes),
+        notes=(*notes, *grey.notes, *lengths.notes),
+    )
+    film = square_pixels(film, lengths.col_mm, lengths.row_mm)
+    exposed = film.exposed
+    return replace(
+        film,
+        pixels=turned(film.pixels, hanging.quarters, hanging.mirrored),
+        exposed=None if exposed is None else turned(exposed, hanging.quarters, hanging.mirrored),
+        notes=(*film.notes, *hanging.notes, *about_body),
     )
 
 
@@ -117,7 +115,8 @@ def _radiograph(path: Path, header: Header) -> list[str]:
     """What kind of radiograph a file is; raises UserError where it is none that can be read."""
     sop_class, modality = header.word("SOPClassUID"), header.word("Modality")
     if sop_class not in RADIOGRAPHS and (sop_class or modality not in MODALITIES):
-        longest = max((k for k in NO_RADIOGRAPH if sop_class.startswith(k)), key=len, default="")
+        starts = [start for start in NO_RADIOGRAPH if f"{sop_class}.".startswith(f"{start}.")]
+        longest = max(starts, key=len, default="")
         what, next_step = NO_RADIOGRAPH.get(longest or modality, _named(sop_class))
         raise UserError(f"got '{path}', {what}", WANTED, next_step)
     if modality in NO_RADIOGRAPH:
@@ -128,7 +127,10 @@ def _radiograph(path: Path, header: Header) -> list[str]:
         raise UserError(
             f"got '{path}' with {frames} frames", WANTED, "save the frame you mean as a picture"
         )
-    channels, photometric = header.whole("SamplesPerPixel"), header.word("PhotometricInterpretation")
+    channels, photometric = (
+        header.whole("SamplesPerPixel"),
+        header.word("PhotometricInterpretation"),
+    )
     if (channels or 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2", ""):
         raise UserError(
             f"got '{path}', a colour picture", WANTED, "give the radiograph itself, saved as grey"

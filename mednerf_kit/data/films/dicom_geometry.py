@@ -77,9 +77,7 @@ def _distances(header: Header) -> tuple[float | None, float | None, float | None
             notes.append(f"{name} has no possible value and is left out")
         return None
 
-    detector = within(
-        "DistanceSourceToDetector", "Distance Source to Detector", DISTANCE_MM
-    )
+    detector = within("DistanceSourceToDetector", "Distance Source to Detector", DISTANCE_MM)
     patient = within("DistanceSourceToPatient", "Distance Source to Patient", DISTANCE_MM)
     factor = within(
         "EstimatedRadiographicMagnificationFactor",
@@ -159,9 +157,7 @@ def _is_spacing(steps: list[float]) -> bool:
 def _aspect(header: Header) -> tuple[float, float]:
     """The shape of a pixel (vertical, horizontal) where its size is unknown."""
     ratio = header.numbers("PixelAspectRatio")
-    is_shape = (
-        len(ratio) == 2 and min(ratio) > 0 and max(ratio) <= MOST_STRETCHED * min(ratio)
-    )
+    is_shape = len(ratio) == 2 and min(ratio) > 0 and max(ratio) <= MOST_STRETCHED * min(ratio)
     return (ratio[0], ratio[1]) if is_shape else (1.0, 1.0)
 
 

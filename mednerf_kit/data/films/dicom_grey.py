@@ -14,11 +14,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from ...core.errors import UserError
 from .dicom_header import Header, damaged
 from .stored import GreyKind
 
@@ -40,7 +38,8 @@ class Grey:
     notes: tuple[str, ...]
 
 
-class Levels(NamedTuple):
+@dataclass(frozen=True)
+class Levels:
     """All values a stored pixel can hold, how many exposed pixels hold them, and what becomes."""
 
     stored: np.ndarray  # [N] ascending
@@ -58,8 +57,8 @@ def grey_values(
     """
     signed = pixels.dtype.kind == "i"
     lowest = -(2 ** (bits - 1)) if signed else 0
-    # a stream may hold values beyond its announced bits
-    codes = np.clip(pixels.astype(np.int32) - lowest, 0, 2**bits - 1)
+    # a signed value counts from the lowest one
+    codes = (pixels.astype(np.int32) - lowest if signed else pixels).astype(np.uint16)
     kind, notes = _kind(header)
     stored = np.arange(2**bits, dtype=np.float64) + lowest
     count = np.bincount(codes.ravel() if exposed is None else codes[exposed], minlength=2**bits)
@@ -77,15 +76,10 @@ def grey_values(
     if table is None and step:
         table = _unit(values)
     if table is None:
-        return Grey(
-            codes.astype(np.uint8 if bits <= 8 else np.uint16),
-            2.0**bits - 1,
-            bits,
-            kind,
-            bone_dark,
-            tuple(notes),
-        )
-    return Grey(table.astype(np.float32)[codes], 1.0, bits, kind, bone_dark, tuple(notes))
+        scale, shown = 2**bits - 1, codes.astype(np.uint8) if bits <= 8 else codes
+    else:
+        scale, shown = 65535, (table * 65535).round().astype(np.uint16)[codes]
+    return Grey(shown, float(scale), bits, kind, bone_dark, tuple(notes))
 
 
 def _kind(header: Header) -> tuple[GreyKind, list[str]]:
@@ -106,13 +100,12 @@ def _kind(header: Header) -> tuple[GreyKind, list[str]]:
         ]
     if relation == "LOG":
         return "line-integral", [
-            "Pixel Intensity Relationship LOG: read as linear in the line integral, of unknown scale"
+            "Pixel Intensity Relationship LOG: read as linear in the line integral"
         ]
     if relation == "DISP":
         return "display", ["Pixel Intensity Relationship DISP: the tone curve is unknown"]
     return "display", [
-        "no Pixel Intensity Relationship says what the grey values mean: the tone curve is taken as "
-        "unknown"
+        "no Pixel Intensity Relationship is given: the tone curve is taken as unknown"
     ]
 
 
@@ -125,9 +118,7 @@ def _polarity(header: Header, kind: GreyKind, *, falling: bool) -> tuple[bool | 
     fluoroscopy = header.word("Modality") in FLUOROSCOPY
     notes = []
     if (shape == "INVERSE" and not by_photometric) or (shape == "IDENTITY" and by_photometric):
-        notes.append(
-            f"Presentation LUT Shape {shape} contradicts {photometric}, which is believed"
-        )
+        notes.append(f"Presentation LUT Shape {shape} contradicts {photometric}, which is believed")
     if kind == "display":
         if sign in (1, -1) and ((sign == 1) != falling) != by_photometric and not fluoroscopy:
             notes.append(
@@ -138,7 +129,7 @@ def _polarity(header: Header, kind: GreyKind, *, falling: bool) -> tuple[bool | 
             return None, [*notes, "fluoroscopy is shown with dark or with bright bones: not said"]
         return by_photometric, [
             *notes,
-            f"{photometric}: bone is taken to be {'dark' if by_photometric else 'bright'} as stored",
+            f"{photometric}: bone is {'dark' if by_photometric else 'bright'} as stored",
         ]
     if sign in (1, -1):
         rises = sign == 1

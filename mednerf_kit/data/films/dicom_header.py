@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...core.errors import UserError
+from . import checks
 
 if TYPE_CHECKING:
     import pydicom
@@ -148,7 +149,8 @@ class Header:
 
     def number(self, keyword: str) -> float | None:
         """The first number."""
-        return (self.numbers(keyword) or [None])[0]
+        numbers = self.numbers(keyword)
+        return numbers[0] if numbers else None
 
     def whole(self, keyword: str) -> int | None:
         """The first number, where it is whole."""
@@ -165,6 +167,10 @@ class Header:
         """The bytes of an element, as stored."""
         value = (self._values(keyword) or [b""])[0]
         return value if isinstance(value, bytes) else b""
+
+    def representation(self, keyword: str) -> str:
+        """The value representation of an element that is there, such as "OW"."""
+        return str(self._tags[keyword].VR)
 
     def integers(self, keyword: str) -> np.ndarray:
         """The 16-bit words [N] of a look-up table, however its type is called."""
@@ -228,12 +234,8 @@ def read_header(path: Path) -> tuple[Header, str]:
 
 
 def damaged(path: Path, why: str) -> UserError:
-    """The error for a DICOM file that breaks off or contradicts itself."""
-    return UserError(
-        f"got '{path}', a damaged DICOM file ({why})",
-        "wanted a whole radiograph",
-        "copy or export it again",
-    )
+    """The error for a DICOM file that breaks off or contradicts itself, in our own words."""
+    return checks.damaged(path, ValueError(why))
 
 
 def _parsed(content: bytes) -> tuple[Header, str]:
@@ -258,7 +260,7 @@ def _parsed(content: bytes) -> tuple[Header, str]:
         file,
         syntax == IMPLICIT,
         syntax != BIG_ENDIAN,
-        specific_tags=[tag_for_keyword(keyword) for keyword in TAGS],
+        specific_tags=[tag for keyword in TAGS if (tag := tag_for_keyword(keyword)) is not None],
     )
     if "SOPClassUID" not in tags and "MediaStorageSOPClassUID" in meta:
         tags.SOPClassUID = meta.MediaStorageSOPClassUID

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
 from .dicom_header import Header
@@ -40,10 +38,10 @@ def shutter_and_collimator(
     inside, notes = None, []
     for name, part in (("Shutter", "Display Shutter"), ("Collimator", "Collimator")):
         shapes = [shape for shape in header.words(f"{name}Shape") if shape]
-        masks = [_shape(header, name, shape, rows, cols) for shape in shapes]
-        if not masks:
+        masks = [mask for s in shapes if (mask := _shape(header, name, s, rows, cols)) is not None]
+        if not shapes:
             continue
-        if any(mask is None for mask in masks):
+        if len(masks) < len(shapes):
             notes.append(f"the {part} has no readable shape and is left out")
             continue
         mask = np.logical_and.reduce(masks)
@@ -57,16 +55,15 @@ def shutter_and_collimator(
     return inside, notes
 
 
-def _shape(
-    header: Header, name: Literal["Shutter", "Collimator"], shape: str, rows: int, cols: int
-) -> np.ndarray | None:
+def _shape(header: Header, name: str, shape: str, rows: int, cols: int) -> np.ndarray | None:
     """One shape as a mask [rows, cols]; None where a number is missing."""
     row, col = np.ogrid[1 : rows + 1, 1 : cols + 1]
     if shape == "RECTANGULAR":
         edges = [header.number(f"{name}{edge}Edge") for edge in EDGES]
-        if None in edges:
+        found = [edge for edge in edges if edge is not None]
+        if len(found) < len(edges):
             return None
-        upper, lower, left, right = edges
+        upper, lower, left, right = found
         return (row >= upper) & (row <= lower) & (col >= left) & (col <= right)
     if shape == "CIRCULAR":
         centre = header.numbers(f"CenterOf{CIRCLE_KEYWORDS[name]}")

@@ -10,13 +10,14 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ...core.errors import UserError
+from .checks import check_size
 from .dicom_header import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, Header, damaged, quiet_pydicom
 
-MOST_PIXELS = 48 * 10**6  # twice the largest flat detectors, and stitched spines
 PLAIN = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)
 JPEG_2000 = (
     "1.2.840.10008.1.2.4.90",  # lossless
@@ -61,12 +62,7 @@ def pixel_layout(path: Path, header: Header) -> PixelLayout:
     rows, cols, allocated, bits = numbers
     if rows is None or cols is None or allocated is None or rows < 1 or cols < 1:
         raise damaged(path, "Rows, Columns or BitsAllocated is missing or no number of pixels")
-    if rows * cols > MOST_PIXELS:
-        raise UserError(
-            f"got '{path}', which claims {rows}×{cols} pixels",
-            f"wanted a radiograph of at most {MOST_PIXELS // 10**6} million",
-            "check where the file came from",
-        )
+    check_size(path, rows, cols)
     if allocated not in (8, 16):
         raise UserError(
             f"got '{path}' with {allocated} bits allocated for a pixel",
@@ -109,7 +105,8 @@ def stored_pixels(path: Path, header: Header, syntax: str) -> tuple[np.ndarray, 
     elif syntax != RLE:
         precision = _stream_precision(path, layout, content)
         allocated, bits = (8 if precision <= 8 else 16), max(bits, precision)
-    pixels = _decoded(path, content, syntax, layout, allocated)
+    words = header.representation("PixelData")  # 8-bit pixels in big-endian words change places
+    pixels = _decoded(path, content, syntax, layout, allocated, words)
     # JPEG 2000 and JPEG-LS streams know their depth; anywhere else the bits around the stored ones
     # may hold an overlay
     if syntax in PLAIN or syntax == RLE:
@@ -130,27 +127,30 @@ def _no_decoder(path: Path, syntax: str) -> UserError:
 
 
 def _decoded(
-    path: Path, content: bytes, syntax: str, layout: PixelLayout, allocated: int
+    path: Path, content: bytes, syntax: str, layout: PixelLayout, allocated: int, words: str
 ) -> np.ndarray:
     from pydicom.pixels import get_decoder
 
+    options: dict[str, Any] = {
+        "pixel_keyword": "PixelData",
+        "pixel_vr": words,
+        "rows": layout.rows,
+        "columns": layout.cols,
+        "samples_per_pixel": 1,
+        "number_of_frames": 1,
+        "photometric_interpretation": "MONOCHROME2",
+        "bits_allocated": allocated,
+        "bits_stored": min(layout.bits, allocated),
+        "pixel_representation": int(layout.signed),
+    }
+    if syntax in PLAIN or syntax == RLE:
+        options["correct_unused_bits"] = False  # done by the caller, who knows the high bit
+    plugin = DECODERS[syntax]
     try:
         with quiet_pydicom():
-            pixels, _ = get_decoder(syntax).as_array(
-                content,
-                index=0,
-                raw=True,
-                decoding_plugin=DECODERS[syntax],
-                pixel_keyword="PixelData",
-                pixel_vr="OW" if allocated > 8 else "OB",
-                rows=layout.rows,
-                columns=layout.cols,
-                samples_per_pixel=1,
-                number_of_frames=1,
-                photometric_interpretation="MONOCHROME2",
-                bits_allocated=allocated,
-                bits_stored=min(layout.bits, allocated),
-                pixel_representation=int(layout.signed),
+            decoder = get_decoder(syntax)
+            pixels, _ = decoder.as_array(
+                content, index=0, raw=True, decoding_plugin=plugin, **options
             )
     except Exception:  # whatever a decoder stumbles over
         raise damaged(path, "its pixels cannot be decoded") from None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .dicom_header import Header
+from .orientation import turned_words
 
 #: Directions in the patient along x (to the left), y (to the back) and z (to the head).
 LETTERS = {
@@ -95,51 +96,13 @@ SIDES = {"L": "left", "R": "right", "B": "both", "U": "unpaired"}
 
 
 @dataclass(frozen=True)
-class Turn:
-    """Rows and columns exchanged first, then mirrored left to right, then top to bottom.
-
-    >>> Turn(True, True, False).of(np.array([[1, 2], [3, 4]])).tolist(), Turn(True, True, False).name
-    ([[3, 1], [4, 2]], 'turned 90° clockwise')
-    """
-
-    transposed: bool = False
-    left_right: bool = False
-    top_bottom: bool = False
-
-    def of(self, pixels: np.ndarray) -> np.ndarray:
-        """The turned picture [H, W] or [W, H]."""
-        pixels = pixels.T if self.transposed else pixels
-        return pixels[
-            :: -1 if self.top_bottom else 1,
-            :: -1 if self.left_right else 1,
-        ]
-
-    @property
-    def name(self) -> str:
-        """What was done, in words."""
-        return TURNS[self.transposed, self.left_right, self.top_bottom]
-
-
-TURNS = {
-    (False, False, False): "as it is",
-    (False, True, False): "mirrored",
-    (False, False, True): "turned upside down and mirrored",
-    (False, True, True): "turned upside down",
-    (True, True, False): "turned 90° clockwise",
-    (True, False, True): "turned 90° counter-clockwise",
-    (True, False, False): "turned 90° clockwise and mirrored",
-    (True, True, True): "turned 90° counter-clockwise and mirrored",
-}
-
-
-@dataclass(frozen=True)
 class Hanging:
-    """The view, the turn that hangs the picture so, the body part, and how they were found."""
+    """The view, the turn that hangs the picture so, and how they were found."""
 
     view: str | None
     angle_deg: float | None  # of a positioner that stands at none of the named views
-    turn: Turn
-    body_part: str | None
+    quarters: int  # clockwise
+    mirrored: bool  # left to right, after them
     notes: tuple[str, ...]
 
 
@@ -159,10 +122,9 @@ def film_hanging(header: Header) -> Hanging:
         if angle_deg is not None and angle_deg % 360 in named:
             view, angle_deg = named[angle_deg % 360], None
     hanging = _hung(header, view, angle_deg)
-    body_part, said = _body_part(header)
     if hanging.view is None and angle_deg is None:
-        said.append("no view is given that this package knows")
-    return replace(hanging, body_part=body_part, notes=(*notes, *hanging.notes, *said))
+        notes.append("no view is given that this package knows")
+    return replace(hanging, notes=(*notes, *hanging.notes))
 
 
 def _view(header: Header) -> tuple[str | None, list[str]]:
@@ -178,7 +140,9 @@ def _view(header: Header) -> tuple[str | None, list[str]]:
     if by_code is None or (by_code == OTHER and by_position == LATERAL):
         if by_position == OTHER:
             return OTHER, ["View Position is none of PA, AP and the laterals"]
-        return by_position, [f"View Position {position} says a lateral view, and not from which side"]
+        return by_position, [
+            f"View Position {position} says a lateral view, and not from which side"
+        ]
     if by_code not in HUNG:
         return by_code, [
             "View Code is none of PA, AP and the laterals"
@@ -210,52 +174,37 @@ def _positioner(header: Header) -> tuple[float | None, list[str]]:
 def _hung(header: Header, view: str | None, angle_deg: float | None) -> Hanging:
     """The turn by Patient Orientation, and which lateral a film without a side looks like."""
     along = [_direction(word) for word in header.words("PatientOrientation")]
-    known = view in HUNG
+    name = view if view in HUNG else None
     if len(along) != 2 or any(direction is None for direction in along):
-        notes = ["without Patient Orientation the film is assumed to hang as usual, head up"]
-        if known and view in ("PA", "AP"):
-            notes[0] += " and the patient's left on image right"
+        note = "without Patient Orientation the film is assumed to hang as usual, head up"
+        if name in ("PA", "AP"):
+            note += " and the patient's left on image right"
         if view == LATERAL:
-            view = "left-lateral"
-            notes.append("the lateral is assumed to be a left one, the chest facing image left")
-        return Hanging(view if view in HUNG else None, angle_deg, Turn(), None, tuple(notes))
+            name = "left-lateral"
+            note += ", from the left side with the chest facing image left"
+        return Hanging(name, angle_deg, 0, False, (note,))
     right, down = (np.array(direction) for direction in along)
     level = right if abs(right[2]) < abs(down[2]) else down
     is_frontal = abs(level[0]) > abs(level[1])
-    if known:
-        target = np.array(LETTERS[HUNG[str(view)]], dtype=float)
+    if name:
+        target = np.array(LETTERS[HUNG[name]], dtype=float)
     elif angle_deg is not None:
         radians = math.radians(angle_deg)
         target = np.array([-math.sin(radians), -math.cos(radians), 0.0])
     else:  # a frontal film is hung with the patient's left on image right
         target = np.array(LETTERS["L" if is_frontal else "A"], dtype=float)
     turn = _turn(right, down, target)
-    if view == (LATERAL if is_frontal else FRONTAL):
-        turn = None
-    if turn is None:
-        return Hanging(
-            str(view) if known else None,
-            angle_deg,
-            Turn(),
-            None,
-            ("Patient Orientation contradicts the view; the picture is not turned",),
-        )
-    if not known and angle_deg is None and not is_frontal:
+    if turn is None or view == (LATERAL if is_frontal else FRONTAL):
+        note = "Patient Orientation contradicts the view: the picture is not turned"
+        return Hanging(name, angle_deg, 0, False, (note,))
+    quarters, mirrored = turn
+    if name is None and angle_deg is None and not is_frontal:
         # a lateral of unknown side keeps its own way to face, and is only brought upright
-        faces_right = not _mirrors(turn)
-        view, known = ("lateral" if faces_right else "left-lateral"), True
-        turn = turn if faces_right else replace(turn, left_right=not turn.left_right)
-    letters = "\\".join(word[:3] for word in header.words("PatientOrientation"))
-    note = f"Patient Orientation {letters}: the picture is {_done(turn)}"
-    return Hanging(str(view) if known else None, angle_deg, turn, None, (note,))
-
-
-def _done(turn: Turn) -> str:
-    return "left as it is" if turn == Turn() else turn.name
-
-
-def _mirrors(turn: Turn) -> bool:
-    return (turn.transposed + turn.left_right + turn.top_bottom) % 2 == 1
+        name, mirrored = "left-lateral" if mirrored else "lateral", False
+    letters = "\\".join(header.words("PatientOrientation"))
+    done = turned_words(quarters, mirrored) or "not turned"
+    note = f"Patient Orientation {letters}: the picture is {done}"
+    return Hanging(name, angle_deg, quarters, mirrored, (note,))
 
 
 def _direction(word: str) -> tuple[float, float, float] | None:
@@ -269,15 +218,24 @@ def _direction(word: str) -> tuple[float, float, float] | None:
     return x, y, z
 
 
-def _turn(right: np.ndarray, down: np.ndarray, target: np.ndarray) -> Turn | None:
-    """The turn that makes rows run along ``target`` and columns to the feet, None for no such."""
-    for transposed, across, along in ((False, right, down), (True, down, right)):
-        if abs(across @ target) > 0.5 and abs(along @ FEET) > 0.5:
-            return Turn(transposed, bool(across @ target < 0), bool(along @ FEET < 0))
+def _turn(right: np.ndarray, down: np.ndarray, target: np.ndarray) -> tuple[int, bool] | None:
+    """Quarter turns clockwise, then mirroring, that make rows run along ``target``, columns down.
+
+    None where rows and columns run along neither.
+    """
+    for quarters in range(4):
+        for mirrored in (False, True):
+            # a quarter turn clockwise brings the columns, backwards, to the rows
+            across, along = ((right, down), (-down, right), (-right, -down), (down, -right))[
+                quarters
+            ]
+            across = -across if mirrored else across
+            if across @ target > 0.5 and along @ FEET > 0.5:
+                return quarters, mirrored
     return None
 
 
-def _body_part(header: Header) -> tuple[str | None, list[str]]:
+def film_body_part(header: Header) -> tuple[str | None, list[str]]:
     """The body part and side, by terms of the standard alone."""
     by_name = BODY_PARTS.get(header.word("BodyPartExamined").replace(" ", ""))
     regions = [item.word("CodeValue") for item in header.items("AnatomicRegionSequence")]

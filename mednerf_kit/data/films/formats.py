@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...core.errors import UserError
+from .dicom import read_dicom_film
 from .npy import read_npy
 from .pfm import read_pfm
 from .pictures import read_picture
@@ -21,15 +22,6 @@ class Format:
     begins: tuple[bytes, ...]
     suffixes: tuple[str, ...]
     read: Callable[[Path], StoredFilm]
-
-
-def read_dicom_film(path: Path) -> StoredFilm:
-    """The refusal of a DICOM file."""
-    raise UserError(
-        f"got DICOM file '{path}'",
-        "wanted PNG, TIFF or NPY (DICOM comes later)",
-        "convert it to a 16-bit PNG in which bone is bright",
-    )
 
 
 FORMATS = {

@@ -18,7 +18,10 @@ VIEW_OF_A_SET = re.compile(r"(.+_)?xray_?\d+|view_-?\d+(deg)?", re.IGNORECASE)
 def kind_of(film: StoredFilm, path: Path, geometry: Geometry | None) -> tuple[GreyKind, str]:
     """The input kind of a film, and the reason: what the file says, else how it looks."""
     if film.kind is not None:
-        return film.kind, "its file says so" if film.kind != "display" else "JPEG keeps films only"
+        return (
+            film.kind,
+            "its file says so" if film.kind != "display" else "files like it hold films",
+        )
     if geometry is not None and geometry.line_integral_scale is not None:
         return "line-integral", "the geometry beside it has a line_integral_scale"
     if VIEW_OF_A_SET.fullmatch(path.stem):

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch.nn.functional import interpolate
 
-from ...core.resampling import area_matrix
 from .stored import StoredFilm
 
 #: Quarter turns clockwise, then whether left and right change places, for each EXIF orientation
@@ -67,7 +67,7 @@ def upright(film: StoredFilm, orientation: int) -> StoredFilm:
 def square_pixels(film: StoredFilm, width: float, height: float) -> StoredFilm:
     """The film with square pixels, where its own are ``width`` wide and ``height`` high.
 
-    The longer side of a pixel is resampled to the shorter one's length by the area filter. Sizes
+    The longer side of a pixel is resampled linearly to the shorter one's length. Sizes
     that are missing, equal to a percent, or out of all proportion change nothing.
     """
     sizes = (width, height)
@@ -94,9 +94,5 @@ def square_pixels(film: StoredFilm, width: float, height: float) -> StoredFilm:
 
 
 def _resampled(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    image = torch.from_numpy(values)
-    for axis, (old, new) in enumerate(zip(values.shape, shape, strict=True)):
-        if old != new:
-            weights = area_matrix(old, new)
-            image = weights @ image if axis == 0 else image @ weights.T
-    return image.numpy()
+    image = torch.from_numpy(values)[None, None]
+    return interpolate(image, shape, mode="bilinear", align_corners=False)[0, 0].numpy()

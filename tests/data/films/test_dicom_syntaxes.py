@@ -1,0 +1,182 @@
+"""The same radiograph in every transfer syntax, and the files that are refused."""
+
+import io
+from pathlib import Path
+
+import jpeg_ls
+import numpy as np
+import openjpeg.utils
+import pydicom
+import pytest
+from dicom_films import CR, RF, SECONDARY_CAPTURE, XA, compressed, film_tags, ramp, written
+from jpeg_streams import lossless_jpeg, sequential_jpeg
+from PIL import Image
+
+from mednerf_kit.core.errors import UserError
+from mednerf_kit.data.films.dicom import read_dicom_film
+from mednerf_kit.data.films.formats import read_film
+
+SYNTAX = "1.2.840.10008.1.2"
+
+
+def baseline(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(stream, "JPEG", quality=100)
+    return stream.getvalue()
+
+
+def jpeg_2000(pixels: np.ndarray, bits: int) -> bytes:
+    return openjpeg.utils.encode_array(pixels, bits_stored=bits, photometric_interpretation=2)
+
+
+#: Lossless encoders of pixels with so many bits, by transfer syntax.
+LOSSLESS = {
+    ".4.57": lossless_jpeg,
+    ".4.70": lossless_jpeg,
+    ".4.80": lambda pixels, bits: jpeg_ls.encode_array(pixels),
+    ".4.90": jpeg_2000,
+    ".4.91": jpeg_2000,
+}
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("end", ["", ".1", ".2", ".1.99", ".5", *LOSSLESS])
+def test_a_lossless_syntax_keeps_every_pixel(tmp_path: Path, end: str, bits: int) -> None:
+    pixels = ramp(top=2**bits - 1).astype(np.uint8 if bits == 8 else np.uint16)
+    film = film_tags(pixels, BitsStored=bits, HighBit=bits - 1)
+    if end in LOSSLESS:
+        compressed(film, LOSSLESS[end](pixels, bits), SYNTAX + end)
+    elif end == ".5":
+        film.compress(pydicom.uid.RLELossless)
+    elif end == ".2":
+        film.PixelData = pixels.astype(pixels.dtype.newbyteorder(">")).tobytes()
+        if bits == 8:  # bytes of 16-bit words change places
+            film.PixelData = pixels.view("<u2").astype(">u2").tobytes()
+        film.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRBigEndian
+    else:
+        film.file_meta.TransferSyntaxUID = pydicom.uid.UID(SYNTAX + end)
+    read = read_dicom_film(written(tmp_path, film))
+    assert np.array_equal(read.pixels, pixels)
+    assert (read.pixels.dtype, read.full_scale, read.bits) == (pixels.dtype, 2**bits - 1, bits)
+
+
+@pytest.mark.parametrize("end", ["", ".4.70", ".4.80", ".4.90"])
+def test_signed_pixels_count_from_the_lowest(tmp_path: Path, end: str) -> None:
+    pixels = ramp().astype(np.int16) - 2048
+    film = film_tags(pixels)
+    if end == ".4.90":
+        compressed(film, jpeg_2000(pixels, 12), SYNTAX + end)
+    elif end:  # these streams know no sign
+        compressed(film, LOSSLESS[end](pixels.view(np.uint16) & 0xFFF, 12), SYNTAX + end)
+    read = read_dicom_film(written(tmp_path, film))
+    assert np.array_equal(read.pixels, ramp())
+
+
+@pytest.mark.parametrize("end", [".4.50", ".4.51", ".4.81", ".4.91"])
+def test_a_lossy_syntax_is_right_to_a_grey_level(tmp_path: Path, end: str) -> None:
+    bits = 8 if end == ".4.50" else 12
+    y, x = np.mgrid[:40, :48]
+    pixels = ((1 + np.sin(x / 7) * np.cos(y / 5)) / 2 * (2**bits - 1)).round()
+    pixels = pixels.astype(np.uint8 if bits == 8 else np.uint16)
+    stream = {
+        ".4.50": lambda: baseline(pixels),
+        ".4.51": lambda: sequential_jpeg(pixels, 12),
+        ".4.81": lambda: jpeg_ls.encode_array(pixels, lossy_error=1),
+        ".4.91": lambda: openjpeg.utils.encode_array(
+            pixels, bits_stored=12, photometric_interpretation=2, signal_noise_ratios=[90]
+        ),
+    }[end]()
+    read = read_dicom_film(written(tmp_path, compressed(film_tags(pixels), stream, SYNTAX + end)))
+    assert np.abs(read.pixels.astype(int) - pixels).max() <= 1
+
+
+def test_pillow_and_dicom_decode_one_jpeg_alike(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (40, 48)).astype(np.uint8)
+    (tmp_path / "film.jpg").write_bytes(baseline(pixels))
+    film = compressed(film_tags(pixels), baseline(pixels), SYNTAX + ".4.50")
+    one, other = read_film(written(tmp_path, film)), read_film(tmp_path / "film.jpg")
+    assert np.abs(one.pixels.astype(int) - other.pixels).max() <= 1
+
+
+def test_bits_around_the_stored_ones_are_left_out(tmp_path: Path) -> None:
+    stored = ramp(top=1023)
+    pixels = stored << 2 | 0x9003  # an overlay above, noise below
+    film = film_tags(pixels, BitsStored=10, HighBit=11)
+    assert np.array_equal(read_dicom_film(written(tmp_path, film)).pixels, stored)
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_a_file_without_preamble_opens(tmp_path: Path, implicit: bool) -> None:
+    film = film_tags(ramp())
+    del film.file_meta
+    path = tmp_path / "film"
+    film.save_as(path, implicit_vr=implicit, little_endian=True, enforce_file_format=False)
+    assert np.array_equal(read_film(path).pixels, ramp())
+
+
+@pytest.mark.parametrize(
+    ("tags", "says"),
+    [
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.2", "Modality": "MG"}, "a mammogram"),
+        ({"Modality": "MG"}, "a mammogram by its modality"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2", "Modality": "CT"}, "a CT"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4"}, "an MR picture"),
+        ({"SOPClassUID": SECONDARY_CAPTURE, "Modality": "MR"}, "an MR picture"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.104.1"}, "an encapsulated document"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.33"}, "a report"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.481.1"}, "RT Image Storage"),
+        ({"SOPClassUID": "1.2.3.4", "Modality": "CR"}, "an unknown class"),
+        ({"SOPClassUID": XA, "Modality": "XA", "NumberOfFrames": 7}, "with 7 frames"),
+        ({"SOPClassUID": RF, "Modality": "RF", "NumberOfFrames": 2}, "with 2 frames"),
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "a colour picture"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "a colour picture"),
+        ({"PhotometricInterpretation": None}, "no Photometric Interpretation"),
+        ({"PixelData": None}, "holds no pixels"),
+        ({"Rows": None}, "Rows, Columns or BitsAllocated is missing"),
+        ({"Rows": 60000, "Columns": 60000}, "enormous"),
+        ({"BitsAllocated": 32}, "32 bits allocated"),
+        ({"BitsStored": 17}, "do not fit"),
+        ({"Rows": 41}, "3840 bytes of pixels where 3936 were announced"),
+    ],
+)
+def test_what_is_no_radiograph_is_named(tmp_path: Path, tags: dict, says: str) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        read_dicom_film(written(tmp_path, film_tags(ramp(), **tags)))
+    assert str(caught.value).count(";") == 1
+
+
+def test_syntaxes_without_decoder_are_named(tmp_path: Path) -> None:
+    film = compressed(film_tags(ramp()), b"\0\0\1\xb3", SYNTAX + ".4.100")
+    with pytest.raises(UserError, match="MPEG2"):
+        read_dicom_film(written(tmp_path, film))
+    film = film_tags(ramp())
+    film.file_meta.TransferSyntaxUID = pydicom.uid.UID("1.2.826.0.1.77")
+    path = tmp_path / "private.dcm"
+    pydicom.dcmwrite(path, film, implicit_vr=False, little_endian=True, enforce_file_format=True)
+    with pytest.raises(UserError, match="an unknown transfer syntax") as caught:
+        read_dicom_film(path)
+    assert "826" not in str(caught.value)
+
+
+def test_a_stream_of_another_size_is_not_decoded(tmp_path: Path) -> None:
+    film = film_tags(ramp(), Rows=42)
+    compressed(film, jpeg_2000(ramp(), 12), SYNTAX + ".4.90")
+    with pytest.raises(UserError, match="42×48 pixels announced, 40×48 compressed"):
+        read_dicom_film(written(tmp_path, film))
+
+
+def test_radiographs_are_told_by_class_or_modality(tmp_path: Path) -> None:
+    for sop_class, modality, says in (
+        (CR, "CR", "a DICOM CR"),
+        (XA, "XA", "a DICOM XA"),
+        (RF, "RF", "a DICOM RF"),
+        (SECONDARY_CAPTURE, "OT", "a Secondary Capture"),
+        (None, "DX", "a DICOM DX"),
+    ):
+        film = film_tags(ramp(), SOPClassUID=sop_class, Modality=modality)
+        if sop_class is None:
+            del film.file_meta.MediaStorageSOPClassUID
+        path = tmp_path / "film.dcm"
+        pydicom.dcmwrite(path, film, enforce_file_format=False)
+        assert says in read_dicom_film(path).notes[0]
