@@ -14,7 +14,7 @@ from pathlib import Path
 from ...core.errors import UserError
 from .dicom_geometry import film_lengths
 from .dicom_grey import grey_values
-from .dicom_header import Header, damaged, read_header
+from .dicom_header import Header, damaged, quiet_pydicom, read_header
 from .dicom_mask import padding, shutter_and_collimator
 from .dicom_pixels import pixel_layout, stored_pixels
 from .dicom_view import film_body_part, film_hanging
@@ -65,7 +65,11 @@ def read_dicom_film(path: str | Path) -> StoredFilm:
     Raises UserError for a file that is damaged, is no radiograph, holds several frames or colours,
     or is compressed in a way that no decoder exists for.
     """
-    path = Path(path)
+    with quiet_pydicom():  # it converts a value when it is asked for, and quotes it in warnings
+        return _film(Path(path))
+
+
+def _film(path: Path) -> StoredFilm:
     header, syntax = read_header(path)
     notes = [*_radiograph(path, header)]
     layout = pixel_layout(path, header)

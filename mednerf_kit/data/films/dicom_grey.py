@@ -73,7 +73,7 @@ def grey_values(
     else:
         table, said = None, []
     notes += said
-    if table is None and step:
+    if table is None and values is not stored:
         table = _unit(values)
     if table is None:
         scale, shown = 2**bits - 1, codes.astype(np.uint8) if bits <= 8 else codes

@@ -227,8 +227,7 @@ def read_header(path: Path) -> tuple[Header, str]:
         )
     content = path.read_bytes()
     try:
-        with quiet_pydicom():
-            return _parsed(content)
+        return _parsed(content)
     except Exception:  # whatever pydicom stumbles over; its words may quote the file
         raise damaged(path, "its header cannot be followed to the end") from None
 

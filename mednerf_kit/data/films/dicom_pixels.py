@@ -16,7 +16,7 @@ import numpy as np
 
 from ...core.errors import UserError
 from .checks import check_size
-from .dicom_header import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, Header, damaged, quiet_pydicom
+from .dicom_header import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, Header, damaged
 
 PLAIN = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)
 JPEG_2000 = (
@@ -40,6 +40,7 @@ DECODERS = {
 }
 RLE = "1.2.840.10008.1.2.5"
 JPEG_START, JPEG_2000_START = b"\xff\xd8", b"\xff\x4f\xff\x51"
+STREAM_END = b"\xff\xd9"
 START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # 0xF7 is JPEG-LS
 WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}  # markers that stand alone
 
@@ -147,11 +148,8 @@ def _decoded(
         options["correct_unused_bits"] = False  # done by the caller, who knows the high bit
     plugin = DECODERS[syntax]
     try:
-        with quiet_pydicom():
-            decoder = get_decoder(syntax)
-            pixels, _ = decoder.as_array(
-                content, index=0, raw=True, decoding_plugin=plugin, **options
-            )
+        decoder = get_decoder(syntax)
+        pixels, _ = decoder.as_array(content, index=0, raw=True, decoding_plugin=plugin, **options)
     except Exception:  # whatever a decoder stumbles over
         raise damaged(path, "its pixels cannot be decoded") from None
     return pixels
@@ -174,6 +172,8 @@ def _stream_precision(path: Path, layout: PixelLayout, content: bytes) -> int:
         rows, cols, channels, precision = _stream_shape(stream)
     except Exception:  # as above
         raise damaged(path, "its pixels are no compressed picture") from None
+    if STREAM_END not in stream[-16:]:  # decoders fill the rest of a picture that breaks off
+        raise damaged(path, "its compressed picture breaks off")
     if channels != 1:
         raise UserError(
             f"got '{path}', whose compressed picture has {channels} channels",
@@ -197,7 +197,7 @@ def _stream_shape(stream: bytes) -> tuple[int, int, int, int]:
         _, right, bottom, left, top, *_, channels, depth = struct.unpack_from(
             ">H8IHB", stream, start
         )
-        return bottom - top, right - left, channels, (depth & 0x7F) + 1
+        return max(0, bottom - top), max(0, right - left), channels, (depth & 0x7F) + 1
     at = stream.index(JPEG_START) + 2
     while True:
         at = stream.index(b"\xff", at)
