@@ -115,7 +115,7 @@ def one_view_each(
     xray: Sequence[str | Path], view: Sequence[str | float]
 ) -> Sequence[str | float | None]:
     """The view of each X-ray; None for all where none was named."""
-    views = view or [None] * len(xray)
+    views: Sequence[str | float | None] = view or [None] * len(xray)
     if not xray or len(views) != len(xray):
         raise UserError(
             f"got {len(xray)} X-rays and {len(views)} views",

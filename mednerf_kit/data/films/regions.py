@@ -1,0 +1,135 @@
+"""Which part of a film shows the patient: borders, collimator blades and letters are found.
+
+Everything works on a picture [H, W] in [0, 1] in either polarity and answers with booleans [H, W].
+Lengths are shares of the picture's shorter side.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Blades and borders
+DEEPEST = 0.4  # how far a blade reaches in at most, a share of the picture
+TILTS_DEG = tuple(range(-8, 9, 2))
+BLADE_PX = 192  # blades are looked for in a picture of this shorter side
+STEP = 0.08  # of the grey range, across a blade's edge
+FLAT = 0.12  # of the grey range: how much the covered part varies
+STRAIGHT = 0.8  # share of the edge that must show the step
+SHOWN = 0.3  # share of the edge along which anything could show it
+# Letters
+LETTER_PX = 768
+STROKE = 0.03  # the widest stroke
+CONTRAST, WEAK_CONTRAST = 0.3, 0.12  # of the grey range, in a stroke and at its rim
+TALLEST, SMALLEST = 0.14, 0.006  # a letter's larger side
+RIM = 0.22  # letters stand this near to an edge of the field
+MARGIN = 0.008
+
+
+def field(picture: np.ndarray) -> np.ndarray:
+    """Where the beam came through: False under borders of one grey and under a collimator's blades.
+
+    From each side the innermost line, up to 8° from upright, is looked for that has a flat strip
+    outside and a step of one sign along it; along at least 30 % of it something must lie inside
+    that differs from the strip, and of these 80 % must show the step within a percent of the side.
+    """
+    small, factor = _smaller(picture, BLADE_PX)
+    open_ = np.ones(picture.shape, bool)
+    for quarters in range(4):
+        edge = _blade(np.rot90(small, quarters))
+        if edge is not None:
+            depth, slope = edge
+            turned = np.rot90(open_, quarters)
+            rows, cols = turned.shape
+            along = np.arange(rows)[:, None] - (rows - 1) / 2
+            # half a small pixel more, for the edge is blurred
+            turned &= np.arange(cols) >= (depth + 1) * factor + slope * along
+    return open_
+
+
+def _blade(picture: np.ndarray) -> tuple[float, float] | None:
+    """Depth in pixels and slope of the blade that comes in from the left, where there is one."""
+    rows, cols = picture.shape
+    deepest, reach = int(DEEPEST * cols), max(1, round(0.012 * cols))
+    best = None
+    for tilt in TILTS_DEG:
+        slope = float(np.tan(np.deg2rad(tilt)))
+        shift = slope * (np.arange(rows) - (rows - 1) / 2)
+        columns = np.arange(cols)[None] + np.round(shift).astype(int)[:, None]
+        sheared = np.take_along_axis(picture, columns.clip(0, cols - 1), 1)
+        first = int(max(0, np.ceil(shift.max())))
+        for depth in range(first + 1, deepest):
+            strip = sheared[:, :depth]
+            low, level, high = np.percentile(strip, (10, 50, 90))
+            if high - low > FLAT:
+                break
+            outside = sheared[:, max(0, depth - 1)]
+            inside = sheared[:, depth + reach]
+            step = inside - outside
+            near = sheared[:, depth + reach : depth + 4 * reach].mean(1)
+            differs = abs(near - level) > STEP
+            if differs.mean() < SHOWN:
+                continue
+            sign = np.sign(np.median(step[differs]))
+            share = float((sign * step[differs] > STEP).mean())
+            if share >= STRAIGHT and (best is None or share + depth / cols > best[0]):
+                best = share + depth / cols, depth, slope
+    return None if best is None else best[1:]
+
+
+def letters(picture: np.ndarray, open_: np.ndarray) -> np.ndarray:
+    """Where letters and markers stand: thin, crisp, of one grey, and near the edge of the field.
+
+    What is thinner than a stroke is what the grey opening removes; of that, pieces with the size of
+    letters are kept whose contrast is strong within and ends within two pixels.
+    """
+    from scipy import ndimage
+
+    small, factor = _smaller(picture, LETTER_PX)
+    inside = _shrunk(open_, factor, small.shape)
+    side = min(small.shape)
+    stroke = max(3, round(STROKE * side)) | 1
+    filled = np.where(inside, small, np.median(small[inside]) if inside.any() else 0)
+    found = np.zeros(small.shape, bool)
+    near_edge = ndimage.distance_transform_cdt(np.pad(inside, 1), "chessboard")[1:-1, 1:-1]
+    rim = near_edge < RIM * side
+    for image in (filled, 1 - filled):
+        raised = image - ndimage.grey_opening(image, size=stroke)
+        steep = ndimage.gaussian_gradient_magnitude(image, 1.0)
+        labels, count = ndimage.label(raised > WEAK_CONTRAST, np.ones((3, 3)))
+        if not count:
+            continue
+        index = np.arange(1, count + 1)
+        height = ndimage.maximum(raised, labels, index)
+        steepest = ndimage.maximum(steep, labels, index)
+        boxes = ndimage.find_objects(labels)
+        size = np.array([max(b[0].stop - b[0].start, b[1].stop - b[1].start) for b in boxes])
+        good = (
+            (height > CONTRAST)
+            & (steepest > 0.2 * height)
+            & (size <= TALLEST * side)
+            & (size >= SMALLEST * side)
+            & (ndimage.mean(rim, labels, index) > 0.99)
+        )
+        found |= np.isin(labels, index[good])
+    if not found.any():
+        return np.zeros(picture.shape, bool)
+    margin = max(1, round(MARGIN * side))
+    found = ndimage.binary_dilation(found, np.ones((3, 3)), margin)
+    return _grown(ndimage.binary_fill_holes(found), factor, picture.shape)
+
+
+def _smaller(picture: np.ndarray, side: int) -> tuple[np.ndarray, int]:
+    factor = max(1, min(picture.shape) // side)
+    rows, cols = (n // factor for n in picture.shape)
+    inner = picture[: rows * factor, : cols * factor]
+    return inner.reshape(rows, factor, cols, factor).mean((1, 3)), factor
+
+
+def _shrunk(mask: np.ndarray, factor: int, shape: tuple[int, int]) -> np.ndarray:
+    return mask[::factor, ::factor][: shape[0], : shape[1]]
+
+
+def _grown(mask: np.ndarray, factor: int, shape: tuple[int, int]) -> np.ndarray:
+    whole = np.kron(mask, np.ones((factor, factor), bool))
+    short = [(0, n - m) for n, m in zip(shape, whole.shape, strict=True)]
+    return np.pad(whole, short, mode="edge")
