@@ -14,14 +14,16 @@ TILTS_DEG = tuple(range(-8, 9, 2))
 BLADE_PX = 192  # blades are looked for in a picture of this shorter side
 STEP = 0.08  # of the grey range, across a blade's edge
 FLAT = 0.12  # of the grey range: how much the covered part varies
+SHARP = 0.7  # share of the difference that is reached in one step
 STRAIGHT = 0.8  # share of the edge that must show the step
+WRITTEN = 0.15  # share of a painted border under letters
 SHOWN = 0.3  # share of the edge along which anything could show it
 # Letters
 LETTER_PX = 768
 STROKE = 0.03  # the widest stroke
 CONTRAST, WEAK_CONTRAST = 0.3, 0.12  # of the grey range, in a stroke and at its rim
 TALLEST, SMALLEST = 0.14, 0.006  # a letter's larger side
-RIM = 0.22  # letters stand this near to an edge of the field
+RIM = 0.17  # letters stand this near to an edge of the field
 MARGIN = 0.008
 
 
@@ -35,15 +37,31 @@ def field(picture: np.ndarray) -> np.ndarray:
     small, factor = _smaller(picture, BLADE_PX)
     open_ = np.ones(picture.shape, bool)
     for quarters in range(4):
+        turned = np.rot90(open_, quarters)
+        turned[:, : _painted(np.rot90(picture, quarters))] = False
         edge = _blade(np.rot90(small, quarters))
         if edge is not None:
             depth, slope = edge
-            turned = np.rot90(open_, quarters)
             rows, cols = turned.shape
             along = np.arange(rows)[:, None] - (rows - 1) / 2
             # half a small pixel more, for the edge is blurred
             turned &= np.arange(cols) >= (depth + 1) * factor + slope * along
     return open_
+
+
+def _painted(picture: np.ndarray) -> int:
+    """How many columns from the left are of one value, up to a step: a border that was painted.
+
+    Letters may stand in it. Air of one value ends where the patient begins, which is no straight
+    step.
+    """
+    cols = picture.shape[1]
+    strip = picture[:, : int(DEEPEST * cols)]
+    level = float(np.median(strip[:, 0]))
+    same = (strip == level).mean(0) > 1 - WRITTEN
+    depth = len(same) if same.all() else int(same.argmin())
+    beyond = picture[:, min(depth + 2, cols - 1)]
+    return depth if depth and (abs(beyond - level) > STEP).mean() > SHOWN else 0
 
 
 def _blade(picture: np.ndarray) -> tuple[float, float] | None:
@@ -65,12 +83,12 @@ def _blade(picture: np.ndarray) -> tuple[float, float] | None:
             outside = sheared[:, max(0, depth - 1)]
             inside = sheared[:, depth + reach]
             step = inside - outside
-            near = sheared[:, depth + reach : depth + 4 * reach].mean(1)
+            near = sheared[:, min(depth + 2 * reach, cols - 1)]
             differs = abs(near - level) > STEP
             if differs.mean() < SHOWN:
                 continue
-            sign = np.sign(np.median(step[differs]))
-            share = float((sign * step[differs] > STEP).mean())
+            sharp = step[differs] / (near - level)[differs] > SHARP
+            share = float(sharp.mean())
             if share >= STRAIGHT and (best is None or share + depth / cols > best[0]):
                 best = share + depth / cols, depth, slope
     return None if best is None else best[1:]
@@ -91,7 +109,7 @@ def letters(picture: np.ndarray, open_: np.ndarray) -> np.ndarray:
     filled = np.where(inside, small, np.median(small[inside]) if inside.any() else 0)
     found = np.zeros(small.shape, bool)
     near_edge = ndimage.distance_transform_cdt(np.pad(inside, 1), "chessboard")[1:-1, 1:-1]
-    rim = near_edge < RIM * side
+    rim = (near_edge < RIM * side) & (near_edge > 1)
     for image in (filled, 1 - filled):
         raised = image - ndimage.grey_opening(image, size=stroke)
         steep = ndimage.gaussian_gradient_magnitude(image, 1.0)
@@ -108,7 +126,7 @@ def letters(picture: np.ndarray, open_: np.ndarray) -> np.ndarray:
             & (steepest > 0.2 * height)
             & (size <= TALLEST * side)
             & (size >= SMALLEST * side)
-            & (ndimage.mean(rim, labels, index) > 0.99)
+            & (ndimage.minimum(rim, labels, index) > 0)
         )
         found |= np.isin(labels, index[good])
     if not found.any():
