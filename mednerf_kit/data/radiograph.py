@@ -21,6 +21,7 @@ from .films.conversion import CONVERT, Reading
 from .films.formats import read_film
 from .films.kind import kind_of
 from .films.orientation import turned, turned_words
+from .films.regions import field, letters, painted_over, stretched
 from .films.stored import GreyKind, StoredFilm
 
 InputKind = Literal["auto", "line-integral", "transmission", "display"]
@@ -28,6 +29,8 @@ InputKind = Literal["auto", "line-integral", "transmission", "display"]
 Crop = Literal["auto", "none"] | tuple[int, int, int, int]
 #: Pixels along the longer side of the picture that is worked on, and shown to people.
 WORK_PX = 1024
+#: A mask that leaves less of a film than this was not found, but mistaken.
+LEAST_SEEN = 0.2
 SMALLEST_PX = 8
 #: Films by name: the view angle in degrees, and whether the film is the mirror image of the picture
 #: at that angle.
@@ -119,7 +122,7 @@ def read_radiograph(
         kind = input_kind
     pixels, exposed, geometry = _laid(path, film, geometry, rotate // 90, flip, crop, notes)
     shape = pixels.shape
-    factor = max(1, max(shape) // max(WORK_PX, 2 * size))
+    factor = max(1, round(max(shape) / max(WORK_PX, 2 * size)))
     reading = Reading(
         path,
         binned(pixels, factor) / np.float32(film.full_scale),
@@ -132,7 +135,11 @@ def read_radiograph(
     )
     if film.bone_dark and reading.invert != invert:
         notes.append("the file says that bone is dark: the grey values were turned over")
-    values = torch.from_numpy(CONVERT[kind](reading)).float()
+    written = np.zeros(reading.mask.shape, bool)
+    if kind == "display" and crop != "none":
+        written = _leave_out(reading)
+    toned = CONVERT[kind](reading)
+    values = torch.from_numpy(painted_over(toned, reading.mask > 0, written)).float()
     mask = torch.from_numpy(reading.mask)
     side = min(shape) if fit == "crop" else max(shape)
     image, weights = on_square(values, mask, side / factor, size)
@@ -235,6 +242,25 @@ def _laid(
     return pixels, exposed, geometry
 
 
+def _leave_out(reading: Reading) -> np.ndarray:
+    """Take borders, blades and letters out of a film's mask; answers where letters stand."""
+    picture = stretched(reading.values, reading.seen(reading.values))
+    open_ = field(picture) & (reading.mask > 0.5)
+    written = letters(picture, open_)
+    for found, what in ((~open_, "collimator and borders"), (open_ & written, "letters")):
+        share = float((found & (reading.mask > 0.5)).mean())
+        if share:
+            reading.notes.append(f"{what} ({share:.1%} of the picture) are left out of the fit")
+    seen = open_ & ~written
+    if seen.mean() < LEAST_SEEN:
+        reading.warnings.append(
+            f"borders and letters would leave {seen.mean():.0%} of the picture: kept whole"
+        )
+        return np.zeros(seen.shape, bool)
+    reading.mask = reading.mask * seen
+    return open_ & written
+
+
 def _is_turned(film: StoredFilm, kind: GreyKind, geometry: Geometry | None) -> bool:
     """Whether the file's own polarity asks for turning its values over."""
     if kind == "transmission" and film.kind == "transmission":
@@ -263,12 +289,12 @@ def on_square(values: Tensor, mask: Tensor, side: float, size: int) -> tuple[Ten
     """A picture [h, w] on a square of ``side`` pixels about its centre, made ``size`` pixels wide.
 
     Each output pixel is the mean over its area, weighted by ``mask`` [h, w]; the share of its area
-    that has weight comes second. Where nothing has weight the picture is black.
+    that has weight comes second. Where nothing has weight the plain mean is shown.
     """
     down, across = (area_matrix(n, size, span=side) for n in values.shape)
-    weights = down @ mask @ across.T
-    image = down @ (values * mask) @ across.T
-    return torch.where(weights > 1e-3, image / weights.clamp_min(1e-3), 0.0), weights.clamp(0, 1)
+    plain, weighted, weights = (down @ x @ across.T for x in (values, values * mask, mask))
+    image = torch.where(weights > 1e-3, weighted / weights.clamp_min(1e-3), plain)
+    return image, weights.clamp(0, 1)
 
 
 def matching(geometry: Geometry, rows: int, cols: int) -> Geometry:

@@ -239,6 +239,9 @@ def view_of(
     if view is None and stored.view is not None:
         view, mirrored = stored.view, stored.mirrored
         notes.append(f"the file says that it is a {view} film" + ", mirrored" * mirrored)
+    if view is None and stored.angle_deg is not None:
+        view, mirrored = stored.angle_deg, stored.mirrored
+        notes.append(f"the file says that it is the view at {view:g}°")
     if view is None and geometry is not None and geometry.views == 1:
         view = geometry.angles_deg[0]
         notes.append(f"taken for the view at {view:g}°, as the geometry beside it says")

@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ...core.errors import UserError
+from .regions import stretched
 from .stored import GreyKind
-
-#: The part of the exposed pixels between which a film for display is stretched, in percent.
-STRETCH_PERCENT = (0.5, 99.5)
 
 
 @dataclass
@@ -103,17 +101,12 @@ def _from_transmission(reading: Reading) -> np.ndarray:
 
 def _from_display(reading: Reading) -> np.ndarray:
     values = -reading.values if reading.invert else reading.values
-    seen = reading.seen(values)
-    low, high = np.percentile(seen, STRETCH_PERCENT)
-    if high <= low:
-        low, high = seen.min(), seen.max()
-    if high <= low:
-        low, high = values.min(), values.max()
+    picture = stretched(values, reading.seen(values))
     reading.notes.append(
         "a film prepared for display is not linear in the line integral (its look-up curve is "
         "unknown): stretched between its 0.5th and 99.5th percentiles, so densities are qualitative"
     )
-    return ((values - low) / (high - low)).clip(0, 1)
+    return picture
 
 
 CONVERT: dict[GreyKind, Callable[[Reading], np.ndarray]] = {

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+#: The part of the pixels between which a film for display is stretched, in percent.
+STRETCH_PERCENT = (0.5, 99.5)
 # Blades and borders
 DEEPEST = 0.4  # how far a blade reaches in at most, a share of the picture
 TILTS_DEG = tuple(range(-8, 9, 2))
@@ -19,12 +21,25 @@ STRAIGHT = 0.8  # share of the edge that must show the step
 WRITTEN = 0.15  # share of a painted border under letters
 SHOWN = 0.3  # share of the edge along which anything could show it
 # Letters
-LETTER_PX = 768
+LETTER_PX = 512
 STROKE = 0.03  # the widest stroke
 CONTRAST, WEAK_CONTRAST = 0.3, 0.12  # of the grey range, in a stroke and at its rim
 TALLEST, SMALLEST = 0.14, 0.006  # a letter's larger side
 RIM = 0.17  # letters stand this near to an edge of the field
 MARGIN = 0.008
+
+
+def stretched(values: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
+    """Values [H, W] in [0, 1] between the 0.5th and 99.5th percentiles of ``seen``, or of all.
+
+    Where these are equal, as in a picture of two greys, the ends of the range take their place.
+    """
+    seen = values if seen is None else seen
+    low, high = np.percentile(seen, STRETCH_PERCENT)
+    for part in (seen, values):
+        if high <= low:
+            low, high = part.min(), part.max()
+    return ((values - low) / (high - low)).clip(0, 1).astype(np.float32)
 
 
 def field(picture: np.ndarray) -> np.ndarray:
@@ -35,9 +50,9 @@ def field(picture: np.ndarray) -> np.ndarray:
     that differs from the strip, and of these 80 % must show the step within a percent of the side.
     """
     small, factor = _smaller(picture, BLADE_PX)
-    open_ = np.ones(picture.shape, bool)
+    open_: np.ndarray = np.ones(picture.shape, bool)
     for quarters in range(4):
-        turned = np.rot90(open_, quarters)
+        turned: np.ndarray = np.rot90(open_, quarters)
         turned[:, : _painted(np.rot90(picture, quarters))] = False
         edge = _blade(np.rot90(small, quarters))
         if edge is not None:
@@ -136,8 +151,18 @@ def letters(picture: np.ndarray, open_: np.ndarray) -> np.ndarray:
     return _grown(ndimage.binary_fill_holes(found), factor, picture.shape)
 
 
+def painted_over(values: np.ndarray, seen: np.ndarray, written: np.ndarray) -> np.ndarray:
+    """Values [H, W] that people can look at: letters in the grey beside them, the unseen black."""
+    from scipy import ndimage
+
+    if written.any() and seen.any():
+        nearest = ndimage.distance_transform_edt(~seen, return_distances=False, return_indices=True)
+        values = np.where(written, values[tuple(nearest)], values)
+    return np.where(seen | written, values, 0.0)
+
+
 def _smaller(picture: np.ndarray, side: int) -> tuple[np.ndarray, int]:
-    factor = max(1, min(picture.shape) // side)
+    factor = max(1, round(min(picture.shape) / side))
     rows, cols = (n // factor for n in picture.shape)
     inner = picture[: rows * factor, : cols * factor]
     return inner.reshape(rows, factor, cols, factor).mean((1, 3)), factor
