@@ -65,6 +65,16 @@ class Radiograph:
     picture: Tensor
     picture_mask: Tensor
 
+    def stored_picture(self) -> Tensor:
+        """The grey values as stored, in [0, 1], of the size of a ``picture``: [h, w] float32."""
+        pixels = self.stored.pixels
+        full = self.stored.full_scale
+        if full == 1:  # floats of any range
+            low, high = float(pixels.min()), float(pixels.max())
+            pixels, full = pixels - min(low, 0.0), max(high, 1.0) - min(low, 0.0)
+        factor = max(1, round(max(pixels.shape) / WORK_PX))
+        return torch.from_numpy(binned(pixels, factor)) / full
+
 
 def view_angle_deg(name: str) -> tuple[float, bool]:
     """The view angle of a film by name, and whether the film must be mirrored to be that view.

@@ -147,15 +147,23 @@ class StageTimer:
 def write(folder: Path, result: Result) -> None:
     """Write everything into ``folder``.
 
-    The files are target.png, proj.png, orbit/, volume.nii.gz and uncertainty.nii.gz (the mean over
-    members and its standard deviation, in one unit), latent.safetensors, metrics.json and
-    report.html. The video orbit.mp4 comes last, so that a machine without ffmpeg loses nothing
+    The files are as_read.png (as_read_0.png … of several X-rays: as stored, and as read with what
+    is left out of the fit in red), target.png, proj.png, orbit/, volume.nii.gz and
+    uncertainty.nii.gz (the mean over members and its standard deviation, in one unit),
+    latent.safetensors, metrics.json and report.html. The video orbit.mp4 comes last, so that a machine without ffmpeg loses nothing
     else.
     """
     predicted = result.predicted
     volume = predicted.volume.to_volume()
     spread = predicted.volume_spread.to_volume("Std dev.", difference=True)
     content = report_content(result, volume, spread)
+    for k, xray in enumerate(result.xrays):
+        name = "as_read.png" if len(result.xrays) == 1 else f"as_read_{k}.png"
+        read = xray.read
+        figures.write_png8(
+            folder / name,
+            figures.before_and_after(read.stored_picture(), read.picture, read.picture_mask),
+        )
     figures.write_png8(folder / "target.png", torch.cat(list(content.targets), -1))
     figures.write_png8(folder / "proj.png", torch.cat(list(content.projections), -1))
     outputs.write_orbit(folder, predicted.views, result.geometry, result.posterior.distance)

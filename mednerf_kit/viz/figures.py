@@ -36,6 +36,7 @@ SIGNED = (
     (103, 0, 31),
 )
 HEAT = ((0, 0, 4), (81, 18, 124), (183, 55, 121), (252, 137, 97), (252, 253, 191))
+LEFT_OUT = np.array([120.0, 0.0, 0.0])  # added to half the grey
 Stops = Sequence[tuple[int, int, int]]
 
 
@@ -94,6 +95,28 @@ def signed_error_picture(pred: Tensor, truth: Tensor, limit: float = 0.2) -> np.
     [[[255, 255, 255]]]
     """
     return coloured(pred - truth, (-limit, limit), SIGNED)
+
+
+def before_and_after(before: Tensor, after: Tensor, mask: Tensor) -> np.ndarray:
+    """Two grey pictures in [0, 1] side by side, what ``mask`` leaves out of the second in red.
+
+    Both keep their size: uint8 [H, W, 3], white where the smaller one ends.
+
+    >>> one = torch.ones(2, 2)
+    >>> before_and_after(one, 0 * one, one).shape
+    (2, 12, 3)
+    """
+    grey = [coloured(image, (0, 1), GREY) for image in (before, after)]
+    kept = mask.cpu().numpy()[..., None]
+    grey[1] = (grey[1] * kept + (0.5 * grey[1] + LEFT_OUT) * (1 - kept)).astype(np.uint8)
+    height = max(len(picture) for picture in grey)
+    room = [
+        ((0, height - len(picture)), (0, right), (0, 0))
+        for picture, right in zip(grey, (8, 0), strict=True)
+    ]
+    return np.hstack(
+        [np.pad(picture, r, constant_values=255) for picture, r in zip(grey, room, strict=True)]
+    )
 
 
 def strip(

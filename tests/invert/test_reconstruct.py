@@ -23,6 +23,7 @@ from mednerf_kit.prior import load as prior_load
 from mednerf_kit.viz import figures
 
 FILES = {
+    "as_read.png",
     "target.png",
     "proj.png",
     "orbit.mp4",
