@@ -61,7 +61,7 @@ def grey_values(
     codes = (pixels.astype(np.int32) - lowest if signed else pixels).astype(np.uint16)
     kind, notes = _kind(header)
     stored = np.arange(2**bits, dtype=np.float64) + lowest
-    count = np.bincount(codes.ravel() if exposed is None else codes[exposed], minlength=2**bits)
+    count = _counted(codes if exposed is None else codes[exposed], 2**bits)
     values, step = _modality(path, header, stored, linear_only=kind != "display")
     levels = Levels(stored, count, values)
     bone_dark, said = _polarity(header, kind, falling=bool(values[-1] < values[0]))
@@ -80,6 +80,15 @@ def grey_values(
     else:
         scale, shown = 65535, (table * 65535).round().astype(np.uint16)[codes]
     return Grey(shown, float(scale), bits, kind, bone_dark, tuple(notes))
+
+
+def _counted(codes: np.ndarray, values: int) -> np.ndarray:
+    """How many of ``codes`` hold each of so many values: [values]."""
+    flat, step = codes.ravel(), 2**20  # a piece at a time, for numpy counts in 64-bit copies
+    count = np.zeros(values, dtype=np.int64)
+    for start in range(0, flat.size, step):
+        count += np.bincount(flat[start : start + step], minlength=values)
+    return count
 
 
 def _kind(header: Header) -> tuple[GreyKind, list[str]]:

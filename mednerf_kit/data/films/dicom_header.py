@@ -26,8 +26,10 @@ from . import checks
 if TYPE_CHECKING:
     import pydicom
 
-MOST_BYTES = 256 * 2**20  # of a file, and of a deflated header and picture once inflated
-MOST_READS = 300_000  # every element costs at least one: a whole header has a few hundred
+MOST_BYTES = (
+    160 * 2**20
+)  # of a file, and of a deflated one once inflated: 64 million pixels and more
+MOST_READS = 100_000  # every element costs at least one: a whole header has a few hundred
 DEFLATED = "1.2.840.10008.1.2.1.99"
 IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 EXPLICIT = "1.2.840.10008.1.2.1"

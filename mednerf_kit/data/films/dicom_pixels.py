@@ -40,6 +40,7 @@ DECODERS = {
 }
 RLE = "1.2.840.10008.1.2.5"
 JPEG_START, JPEG_2000_START = b"\xff\xd8", b"\xff\x4f\xff\x51"
+ITEM = b"\xfe\xff\x00\xe0"  # begins a compressed picture
 STREAM_END = b"\xff\xd9"
 START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # 0xF7 is JPEG-LS
 WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}  # markers that stand alone
@@ -102,6 +103,8 @@ def stored_pixels(path: Path, header: Header, syntax: str) -> tuple[np.ndarray, 
         wanted = layout.rows * layout.cols * allocated // 8
         if len(content) < wanted:
             raise damaged(path, f"{len(content)} bytes of pixels where {wanted} were announced")
+        if content.startswith(ITEM) and len(content) > wanted + 1:
+            raise damaged(path, "compressed pixels that it calls uncompressed")
         content = content[: wanted + wanted % 2]
     elif syntax != RLE:
         precision = _stream_precision(path, layout, content)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
+from .checks import MOST_PIXELS
 from .stored import StoredFilm
 
 #: Quarter turns clockwise, then whether left and right change places, for each EXIF orientation
@@ -78,6 +79,8 @@ def square_pixels(film: StoredFilm, width: float, height: float) -> StoredFilm:
         return film
     rows, cols = film.pixels.shape
     shape = (rows, round(cols * aspect)) if aspect > 1 else (round(rows / aspect), cols)
+    if math.prod(shape) > MOST_PIXELS:
+        return film
     note = f"pixels {aspect:.3g} times as wide as high: brought from {rows}×{cols} to square ones"
     exposed = None
     if film.exposed is not None:
