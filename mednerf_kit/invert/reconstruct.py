@@ -150,8 +150,8 @@ def write(folder: Path, result: Result) -> None:
     The files are as_read.png (as_read_0.png … of several X-rays: as stored, and as read with what
     is left out of the fit in red), target.png, proj.png, orbit/, volume.nii.gz and
     uncertainty.nii.gz (the mean over members and its standard deviation, in one unit),
-    latent.safetensors, metrics.json and report.html. The video orbit.mp4 comes last, so that a machine without ffmpeg loses nothing
-    else.
+    latent.safetensors, metrics.json and report.html. The video orbit.mp4 comes last, so that a
+    machine without ffmpeg loses nothing else.
     """
     predicted = result.predicted
     volume = predicted.volume.to_volume()
