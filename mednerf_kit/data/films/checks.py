@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +57,27 @@ def check_finite(path: Path, pixels: np.ndarray) -> None:
             "wanted finite numbers",
             "replace them, or mask that part",
         )
+
+
+@contextmanager
+def silence(logger: str) -> Iterator[None]:
+    """Keep a library's own remarks on a damaged file off the terminal.
+
+    These are what it logs under ``logger`` and what its C code prints on file descriptor 2: the
+    one sentence of the :class:`UserError` takes their place.
+    """
+    log, terminal = logging.getLogger(logger), os.dup(2)
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
+        log.setLevel(level)
 
 
 def one_of_several(path: Path, pages: int, what: str) -> UserError:

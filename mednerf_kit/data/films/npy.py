@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,18 @@ from ...core.errors import UserError
 from .checks import check_size, damaged
 from .levels import levels
 from .stored import StoredFilm
+
+ERRORS = (  # what a damaged header leads to
+    EOFError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    tokenize.TokenError,
+)
 
 
 def read_npy(path: Path) -> StoredFilm:
@@ -20,7 +33,7 @@ def read_npy(path: Path) -> StoredFilm:
     try:
         # mapped, so that a header's claims cost no memory
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, OverflowError, TypeError) as error:
+    except ERRORS as error:
         raise damaged(path, error) from None
     if values.ndim != 2:
         raise UserError(

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...core.errors import UserError
 from ..pictures import decode
-from .checks import check_size, damaged, grey_of_colours, one_of_several
+from .checks import check_size, damaged, grey_of_colours, one_of_several, silence
 from .levels import levels
 from .orientation import square_pixels, upright
 from .pictures import exposed_by, film_of
@@ -29,7 +29,8 @@ UNSIGNED, SIGNED, FLOAT, VOID = range(1, 5)
 # Zstandard. Others code pictures of their own.
 FAX = (2, 3, 4)
 OF_BYTES = (1, *FAX, 5, 8, 32946, 32773, 34925, 50000)
-MOST_SEGMENTS = 100_000
+JPEG = (6, 7)
+MOST_SEGMENTS, MOST_PAGES = 100_000, 100
 ASIDE = 1 | 4  # a page that is a smaller copy of another, or its transparency mask
 ERRORS = (  # what a parser of tags meets in a damaged file
     ArithmeticError,
@@ -51,8 +52,10 @@ class Layout:
 
     rows: int
     cols: int
-    samples: int  # a pixel
+    planes: int  # stored one after another
+    samples: int  # a pixel in a plane
     bits: int  # a sample
+    kind: str  # of number, as NumPy calls it: u, i or f
     block: tuple[int, int]  # rows and columns of a strip or tile
     tiled: bool
 
@@ -79,13 +82,16 @@ def read_tiff(path: Path) -> StoredFilm:
     import tifffile
 
     try:
-        with tifffile.TiffFile(path) as file:
-            pages = [page for page in file.pages if not _number(page, "NewSubfileType", 0) & ASIDE]
-            if len(pages) != 1:
+        with silence("tifffile"), tifffile.TiffFile(path) as file:
+            first = itertools.islice(file.pages, MOST_PAGES)
+            pages = [page for page in first if not _number(page, "NewSubfileType", 0) & ASIDE]
+            if not pages:
+                raise ValueError("no page holds a picture")
+            if len(pages) > 1:
                 raise one_of_several(path, len(pages), "TIFF")
             page = cast("TiffPage", pages[0])
             check_size(path, page.imagelength, page.imagewidth)
-            if is_coded(page):
+            if is_coded(path, page):
                 return decode(path, partial(film_of, path), damaged=partial(damaged, path))
             film = film_of_page(path, page)
             orientation = int(_number(page, "Orientation", 1))
@@ -106,13 +112,20 @@ def _number(page: Any, name: str, default: Any) -> Any:
     return value[0] if isinstance(value, tuple) else value
 
 
-def is_coded(page: TiffPage) -> bool:
-    """Whether a page holds a coded picture or several planes, not rows of samples."""
-    return (
-        int(page.compression) not in OF_BYTES
-        or int(page.photometric) > PALETTE
-        or (page.samplesperpixel > 1 and int(page.planarconfig) != 1)
-    )
+def is_coded(path: Path, page: TiffPage) -> bool:
+    """Whether a page holds a picture coded by JPEG or in colours of its own, not rows of samples.
+
+    Raises UserError for other codes.
+    """
+    compression = int(page.compression)
+    if compression not in (*OF_BYTES, *JPEG):
+        name = getattr(page.compression, "name", str(compression))
+        raise UserError(
+            f"got '{path}', a TIFF compressed by {name}",
+            "wanted one without compression, or with LZW, Deflate, PackBits or JPEG",
+            "save it as a 16-bit PNG",
+        )
+    return compression in JPEG or int(page.photometric) > PALETTE
 
 
 def film_of_page(path: Path, page: TiffPage) -> StoredFilm:
@@ -137,46 +150,58 @@ def film_of_page(path: Path, page: TiffPage) -> StoredFilm:
     return StoredFilm(**known, exposed=exposed, bone_dark=bone_dark)
 
 
-def stored_samples(path: Path, page: TiffPage) -> np.ndarray:
-    """The samples of a page as stored, [H, W, samples], of any depth and number type."""
+def layout_of(path: Path, page: TiffPage) -> Layout:
+    """How a page stores its samples; raises UserError for numbers of other kinds."""
+    rows, cols = page.imagelength, page.imagewidth
     bits, number = int(_number(page, "BitsPerSample", 1)), int(_number(page, "SampleFormat", 1))
-    block = (
-        (page.tilelength, page.tilewidth)
-        if page.is_tiled
-        else (
-            min(page.rowsperstrip, page.imagelength),
-            page.imagewidth,
-        )
-    )
-    layout = Layout(
-        page.imagelength, page.imagewidth, page.samplesperpixel, bits, block, page.is_tiled
-    )
-    whole = bits in (8, 16, 32, 64)
+    block = (min(page.rowsperstrip, rows), cols)
+    if page.is_tiled:
+        block = page.tilelength, page.tilewidth
+    is_whole = bits in (8, 16, 32, 64)
     if (
         min(block) < 1
         or number not in (UNSIGNED, SIGNED, FLOAT, VOID)
-        or bits > 64
-        or (not whole and (bits > 16 or number in (SIGNED, FLOAT)))
+        or (not is_whole and (bits > 16 or number in (SIGNED, FLOAT)))
     ):
         raise UserError(
             f"got '{path}' with samples of {bits} bits (sample format {number})",
             "wanted integers of 1 to 16 or 32 bits, or floats of 16, 32 or 64",
             "save it as a 16-bit PNG",
         )
-    check_size(path, layout.grid[0] * block[0], layout.grid[1] * block[1])
-    blocks = _blocks(path, page, layout)
-    order, predictor = page.parent.byteorder, int(_number(page, "Predictor", 1))
+    planes = page.samplesperpixel if int(page.planarconfig) == 2 else 1
+    samples = page.samplesperpixel // planes
     kind = {SIGNED: "i", FLOAT: "f"}.get(number, "u")
-    if not whole:
+    layout = Layout(rows, cols, planes, samples, bits, kind, block, page.is_tiled)
+    check_size(path, layout.grid[0] * block[0], layout.grid[1] * block[1] * planes * samples)
+    return layout
+
+
+def stored_samples(path: Path, page: TiffPage) -> np.ndarray:
+    """The samples of a page as stored, [H, W, samples], of any depth and number type."""
+    layout = layout_of(path, page)
+    segments = _segments(page, layout.planes * layout.grid[0] * layout.grid[1])
+    size = len(segments) // layout.planes
+    planes = [
+        _plane(_blocks(path, page, layout, segments[k * size : (k + 1) * size]), page, layout)
+        for k in range(layout.planes)
+    ]
+    return planes[0] if len(planes) == 1 else np.concatenate(planes, -1)
+
+
+def _plane(blocks: np.ndarray, page: TiffPage, layout: Layout) -> np.ndarray:
+    """Samples [H, W, samples] from the bytes [blocks down, rows, blocks across, bytes]."""
+    order, predictor = page.parent.byteorder, int(_number(page, "Predictor", 1))
+    is_whole, size = layout.bits % 8 == 0, layout.bits // 8
+    if not is_whole:
         values = _unpacked(blocks, layout)
     elif predictor == 3:
         values = _undifferenced_floats(blocks, layout)
     else:
-        values = blocks.view(f"{order}{kind}{bits // 8}")
+        values = blocks.view(f"{order}{layout.kind}{size}")
     values = values.reshape(*values.shape[:3], -1, layout.samples)
-    if predictor == 2 and whole:
-        integers = values.view(f"{order}u{bits // 8}")
-        values = np.cumsum(integers, axis=3, dtype=f"u{bits // 8}").view(f"{kind}{bits // 8}")
+    if predictor == 2 and is_whole:
+        integers = values.view(f"{order}u{size}")
+        values = np.cumsum(integers, axis=3, dtype=f"u{size}").view(f"{layout.kind}{size}")
     down, height, across, width, samples = values.shape
     values = values.reshape(down * height, across * width, samples)
     return values[: layout.rows, : layout.cols]
@@ -205,8 +230,8 @@ def _undifferenced_floats(blocks: np.ndarray, layout: Layout) -> np.ndarray:
     return np.ascontiguousarray(summed.swapaxes(-1, -2)).view(f">f{size}")[..., 0]
 
 
-def _blocks(path: Path, page: TiffPage, layout: Layout) -> np.ndarray:
-    """The decompressed bytes of a page, [blocks down, rows, blocks across, bytes].
+def _blocks(path: Path, page: TiffPage, layout: Layout, segments: list[bytes]) -> np.ndarray:
+    """The decompressed bytes of a plane, [blocks down, rows, blocks across, bytes].
 
     Its strips or tiles are handed to Pillow under a header that calls every byte a grey pixel, so
     that one decoder of each compression serves every depth.
@@ -230,7 +255,7 @@ def _blocks(path: Path, page: TiffPage, layout: Layout) -> np.ndarray:
         tags |= {322: layout.block_bytes, 323: layout.block[0]}
     else:
         tags[278] = layout.block[0]
-    data = _written(tags, _segments(page, down * across), layout.tiled)
+    data = _written(tags, segments, layout.tiled)
     rows = decode(io.BytesIO(data), np.array, damaged=partial(damaged, path))
     if fax:
         rows = np.packbits(rows, axis=1)
