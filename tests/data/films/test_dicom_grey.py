@@ -5,7 +5,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dicom_films import DX, DX_FOR_PROCESSING, RF, XA, film_tags, ramp, shown, table, written
+from dicom_films import (
+    DX,
+    DX_FOR_PROCESSING,
+    RF,
+    XA,
+    film_tags,
+    ramp,
+    shown,
+    table,
+    written,
+)
 
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.films.dicom import read_dicom_film

@@ -8,7 +8,16 @@ import numpy as np
 import openjpeg.utils
 import pydicom
 import pytest
-from dicom_films import CR, RF, SECONDARY_CAPTURE, XA, compressed, film_tags, ramp, written
+from dicom_films import (
+    CR,
+    RF,
+    SECONDARY_CAPTURE,
+    XA,
+    compressed,
+    film_tags,
+    ramp,
+    written,
+)
 from jpeg_streams import lossless_jpeg, sequential_jpeg
 from PIL import Image
 
