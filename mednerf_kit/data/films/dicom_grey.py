@@ -20,7 +20,10 @@ import numpy as np
 from .dicom_header import Header, damaged
 from .stored import GreyKind
 
-DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
+DX_INTENT = {  # by storage class
+    "1.2.840.10008.5.1.4.1.1.1.1": "FOR PRESENTATION",
+    "1.2.840.10008.5.1.4.1.1.1.1.1": "FOR PROCESSING",
+}
 FLUOROSCOPY = ("XA", "RF")  # shown with dark bones or with bright ones, the file does not say which
 MOST_CLIPPED = 0.2  # of the exposed pixels, by a linear window
 AIR_OFFSET = 0.05  # of the range: below, the least attenuated pixels count as 0
@@ -36,15 +39,6 @@ class Grey:
     kind: GreyKind
     bone_dark: bool | None
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Levels:
-    """All values a stored pixel can hold, how many exposed pixels hold them, and what becomes."""
-
-    stored: np.ndarray  # [N] ascending
-    count: np.ndarray  # [N]
-    values: np.ndarray  # [N] float64, after the modality's step
 
 
 def grey_values(
@@ -63,15 +57,15 @@ def grey_values(
     stored = np.arange(2**bits, dtype=np.float64) + lowest
     count = _counted(codes if exposed is None else codes[exposed], 2**bits)
     values, step = _modality(path, header, stored, linear_only=kind != "display")
-    levels = Levels(stored, count, values)
     bone_dark, said = _polarity(header, kind, falling=bool(values[-1] < values[0]))
     notes += step + said
     if kind == "display":
-        table, said = _voi(path, header, levels)
+        table, said = _voi(path, header, values, count)
     elif kind == "line-integral":
-        table, said = _without_air(levels, bool(bone_dark))
-    else:
+        table, said = _without_air(values, count, bool(bone_dark))
+    else:  # 0 is no intensity, and stays 0
         table, said = None, []
+        values = values if values is stored else values.clip(0)
     notes += said
     if table is None and values is not stored:
         table = _unit(values)
@@ -95,14 +89,15 @@ def _kind(header: Header) -> tuple[GreyKind, list[str]]:
     """What the values mean."""
     relation = header.word("PixelIntensityRelationship")
     intent = header.word("PresentationIntentType")
-    if intent == "FOR PRESENTATION" or (
-        intent != "FOR PROCESSING" and header.word("SOPClassUID") == DX_FOR_PRESENTATION
-    ):
-        over = f", although its Pixel Intensity Relationship is {relation}"
-        return "display", [
-            "the file is FOR PRESENTATION, so its tone curve is taken as unknown"
-            + (over if relation in ("LIN", "LOG") else "")
-        ]
+    by_class = DX_INTENT.get(header.word("SOPClassUID"), intent)
+    intent = intent if intent in DX_INTENT.values() else by_class
+    if intent == "FOR PRESENTATION":
+        note = "the file is FOR PRESENTATION, so its tone curve is taken as unknown"
+        if by_class != intent:
+            note += f", although its class is {by_class}"
+        if relation in ("LIN", "LOG"):
+            note += f", although its Pixel Intensity Relationship is {relation}"
+        return "display", [note]
     if relation == "LIN":
         return "transmission", [
             "Pixel Intensity Relationship LIN: read as proportional to the X-ray intensity"
@@ -184,11 +179,16 @@ def _unit(values: np.ndarray) -> np.ndarray:
     return (values - low) / max(float(values.max()) - low, 1e-12)
 
 
-def _voi(path: Path, header: Header, levels: Levels) -> tuple[np.ndarray | None, list[str]]:
-    """The VOI table [N] in [0, 1], or None where values are taken as they are before it."""
+def _voi(
+    path: Path, header: Header, values: np.ndarray, count: np.ndarray
+) -> tuple[np.ndarray | None, list[str]]:
+    """The VOI table [N] in [0, 1], or None where values are taken as they are before it.
+
+    ``count`` [N] exposed pixels hold ``values`` [N].
+    """
     tables = header.items("VOILUTSequence")
     if tables:
-        table = look_up_table(path, tables[0], levels.values)
+        table = look_up_table(path, tables[0], values)
         return _unit(table), ["the VOI LUT is applied"]
     centres, widths = header.numbers("WindowCenter"), header.numbers("WindowWidth")
     if not centres or not widths:
@@ -197,10 +197,10 @@ def _voi(path: Path, header: Header, levels: Levels) -> tuple[np.ndarray | None,
     function = header.word("VOILUTFunction") or "LINEAR"
     if function not in WINDOWS or not width >= (1 if function == "LINEAR" else 1e-9):
         return None, ["the window has no width or an unknown function and is left out"]
-    table = WINDOWS[function](levels.values, centre, width)
+    table = WINDOWS[function](values, centre, width)
     name = f"the {function.lower().replace('_', ' ')} window {centre:g} ± {width / 2:g}"
     if function != "SIGMOID":
-        outside = float(levels.count[(table <= 0) | (table >= 1)].sum() / levels.count.sum())
+        outside = float(count[(table <= 0) | (table >= 1)].sum() / count.sum())
         if outside > MOST_CLIPPED:
             return None, [
                 f"{name} would turn {outside:.0%} of the picture black or white and is left out"
@@ -251,15 +251,17 @@ def look_up_table(path: Path, item: Header, values: np.ndarray) -> np.ndarray:
     return table[(values.round() - first).clip(0, entries - 1).astype(np.int64)]
 
 
-def _without_air(levels: Levels, bone_dark: bool) -> tuple[np.ndarray | None, list[str]]:
+def _without_air(
+    values: np.ndarray, count: np.ndarray, bone_dark: bool
+) -> tuple[np.ndarray | None, list[str]]:
     """Logarithmic values with the least attenuated pixels at the end that means 0.
 
     The zero of a logarithm is arbitrary: where the 0.5th percentile lies away from the end of the
     range it is taken for air.
     """
-    unit = _unit(levels.values)
+    unit = _unit(values)
     order = slice(None, None, 1 if unit[-1] > unit[0] else -1)  # a slope below 0 turns them over
-    share = levels.count[order].cumsum() / levels.count.sum()
+    share = count[order].cumsum() / count.sum()
     air = float(unit[order][np.searchsorted(share, 0.995 if bone_dark else 0.005)])
     offset = 1 - air if bone_dark else air
     if offset < AIR_OFFSET:

@@ -163,12 +163,29 @@ def test_the_pixel_intensity_relationship_says_the_kind(
 
 
 def test_for_presentation_has_a_tone_curve_whatever_its_relationship(tmp_path: Path) -> None:
-    tags = {"PixelIntensityRelationship": "LOG", "PixelIntensityRelationshipSign": -1}
+    tags: dict[str, Any] = {
+        "PixelIntensityRelationship": "LOG",
+        "PixelIntensityRelationshipSign": -1,
+    }
     film = read(tmp_path, SOPClassUID=DX, Modality="DX", **tags)
     assert film.kind == "display" and says(film, "although its Pixel Intensity Relationship is LOG")
     film = read(tmp_path, PresentationIntentType="FOR PRESENTATION", **tags)
     assert film.kind == "display"
+    tags["SOPClassUID"] = DX_FOR_PROCESSING
+    film = read(tmp_path, PresentationIntentType="FOR PRESENTATION", **tags)
+    assert film.kind == "display" and says(film, "although its class is FOR PROCESSING")
     assert read(tmp_path, PresentationIntentType="FOR PROCESSING", **tags).kind == "line-integral"
+
+
+def test_no_intensity_stays_zero_when_rescaled(tmp_path: Path) -> None:
+    film = read(
+        tmp_path,
+        RescaleSlope=2,
+        RescaleIntercept=-200,
+        PixelIntensityRelationship="LIN",
+        PixelIntensityRelationshipSign=1,
+    )
+    assert np.abs(shown(film) - (2 * STORED - 200).clip(0) / 7990).max() < 1e-4
 
 
 def test_without_a_sign_fluoroscopy_rises_with_the_intensity(tmp_path: Path) -> None:
