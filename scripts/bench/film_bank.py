@@ -45,6 +45,7 @@ SIZE = 128
 COUNTS = {"phantom": 48, "ct": 64, "published": 48, "film": 40}
 UNSEEN_SEED = 20000
 OTHERS = ("abdomen", "pelvis", "headphantom")
+LYING_POLARITY = "fakeMONOCHROME1"  # a file whose tag turns a right picture over
 GOAL = 0.95
 QUESTIONS = ("body part", "polarity", "orientation", "view", "mirrored")
 
@@ -198,7 +199,9 @@ def real_films(data: Path) -> Iterator[tuple[str, str | None, str, Tensor, Tenso
     read = {p.name: read_radiograph(p, size=SIZE) for p in sorted((data / "xray").iterdir())}
     while True:
         for name, film in read.items():
-            yield name, "chest", "frontal", film.image, film.mask
+            lies = LYING_POLARITY in name
+            image = (1 - film.image) * (film.mask > 0) if lies else film.image
+            yield name, "chest", "frontal", image, film.mask
 
 
 def bank(data: Path, rng: Random) -> Iterator[Case]:
