@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,49 +65,68 @@ HELD_OUT = (
 COLLECTIONS = ("4D-Lung", "LIDC-IDRI", "LungCT-Diagnosis", "QIN LUNG CT", "Soft-tissue-Sarcoma")
 PHANTOMS = 40  # of each anatomy, seeds from 0
 ANGLES_DEG = (270.0, 90.0, 0.0, 180.0)  # frontal and lateral, from either side
-REPEATS = 4  # of each angle, turned, tilted and shifted at random
+REPEATS = 6  # of each angle, turned, tilted and shifted at random
+MARGIN_MM = 150.0
 WIDE_PX, WIDE = 96, 1.5  # of the views that films are cut from, in default fields
 FILM_PX = 64
 BATCH, PEAK_RATE, KEEP = 32, 4e-3, 0.995
 # share of films: the four VIEWS, then none of them
-SHARES = (0.36, 0.17, 0.14, 0.14, 0.19)
+SHARES = (0.3, 0.17, 0.14, 0.15, 0.24)
 
 
-def ct_views(volume: Volume, anatomy: str, rng: Random) -> Tensor:
-    """Line integrals [4 · REPEATS, WIDE_PX, WIDE_PX], in most of which the body goes on.
+def ct_views(volume: Volume, anatomy: str, rng: Random) -> tuple[Tensor, Tensor]:
+    """Line integrals [4 · REPEATS, WIDE_PX, WIDE_PX] of a patient, and [8, …] of its ends alone.
 
-    A CT ends where a film goes on: its end slices are repeated, but in the last view of each angle
-    (the last two of a phantom, whose scan ends within its volume).
+    A CT ends where a film goes on: its end slices are repeated, but in the last view of each angle.
+    Its lowest and its highest sixth, repeated likewise, show neither a chest nor a knee.
     """
-    try:
+    with suppress(UserError):  # raised where there is nothing but the patient
         volume = body_only(volume)
-    except UserError:  # nothing but the patient in it
-        pass
     volume = volume.aligned().to_mu()
     values, spacing_mm = volume.values.float(), volume.spacing_mm
     level = values.mean((1, 2))
     full = (level > 0.5 * level.median()).nonzero()
     first, last = int(full.min()) + 1, int(full.max())
-    inner, ends = values[first:last], int(120 / spacing_mm[2])
-    continued = torch.cat(
-        [inner[:1].expand(ends, -1, -1), inner, inner[-1:].expand(ends, -1, -1)]
-    )
+    inner = continued(values[first:last], spacing_mm)
     middle_mm = ((first + last) / 2 - len(values) / 2) * spacing_mm[2]
-    geometry = DEFAULTS[anatomy].resized(WIDE_PX)
-    geometry = replace(geometry, pixel_mm=geometry.pixel_mm * WIDE)
     views = []
     for angle_deg in ANGLES_DEG:
         for k in range(REPEATS):
-            placed = replace(
-                geometry,
-                angles_deg=(angle_deg + rng.uniform(-14, 14),),
-                tilt_deg=rng.uniform(-6, 6),
-            )
-            whole = k == REPEATS - 1
-            up_mm = rng.uniform(-15, 15) + (0.0 if whole else middle_mm)
-            seen = values if whole else continued
-            views.append(project_volume(seen, spacing_mm, placed, centre_mm=(0.0, 0.0, up_mm))[0])
-    return torch.stack(views)
+            seen, up_mm = (values, 0.0) if k == REPEATS - 1 else (inner, middle_mm)
+            views.append(one_view(seen, spacing_mm, anatomy, angle_deg, up_mm, rng))
+    sixth = (last - first) // 6
+    ends = [
+        one_view(continued(some, spacing_mm), spacing_mm, anatomy, angle_deg, 0.0, rng)
+        for some in (values[first : first + sixth], values[last - sixth : last])
+        for angle_deg in ANGLES_DEG
+    ]
+    return torch.stack(views), torch.stack(ends)
+
+
+def continued(values: Tensor, spacing_mm: Sequence[float]) -> Tensor:
+    """The slices with the first and the last repeated over MARGIN_MM."""
+    ends = int(MARGIN_MM / spacing_mm[2])
+    return torch.cat([values[:1].expand(ends, -1, -1), values, values[-1:].expand(ends, -1, -1)])
+
+
+def one_view(
+    values: Tensor,
+    spacing_mm: Sequence[float],
+    anatomy: str,
+    angle_deg: float,
+    up_mm: float,
+    rng: Random,
+) -> Tensor:
+    """A wide view of a patient who stands about as he should."""
+    geometry = DEFAULTS[anatomy].resized(WIDE_PX)
+    placed = replace(
+        geometry,
+        pixel_mm=geometry.pixel_mm * WIDE,
+        angles_deg=(angle_deg + rng.uniform(-14, 14),),
+        tilt_deg=rng.uniform(-6, 6),
+    )
+    centre_mm = (0.0, 0.0, up_mm + rng.uniform(-15, 15))
+    return project_volume(values, spacing_mm, placed, centre_mm=centre_mm)[0]
 
 
 @dataclass(frozen=True)
@@ -115,7 +135,8 @@ class Pool:
 
     real: dict[str, list[Tensor]]  # chest, knee, limb
     phantoms: dict[str, list[Tensor]]  # chest, knee
-    slices: list[Tensor]  # across the patients
+    ends: list[Tensor]  # of all of them
+    slices: list[Tensor]  # across the real ones
 
     def film(self, rng: Random) -> tuple[Tensor, Tensor, int]:
         """A film in canonical pose, its mask, and which of VIEWS it shows (their number: none)."""
@@ -133,11 +154,11 @@ class Pool:
                 wide = wide.flip(-1)
             zoom = (0.5, 0.88) if part == "chest" else (0.4, 0.85)
         else:
-            kind = int(rng.choice(3, p=(0.6, 0.2, 0.2)))
-            if kind == 2:
+            kind = int(rng.choice(4, p=(0.4, 0.3, 0.15, 0.15)))
+            if kind == 3:
                 wide = shapes(rng)
             else:
-                others = self.real["limb"] if kind == 0 else self.slices
+                others = (self.real["limb"], self.ends, self.slices)[kind]
                 several = others[rng.integers(len(others))]
                 wide = several[rng.integers(len(several))]
             zoom = (0.4, 0.95)
@@ -147,25 +168,27 @@ class Pool:
 def read_pool(cohort: Path, rng: Random) -> tuple[Pool, list[str]]:
     """The views of all patients that may be trained on, and the names of the real ones."""
     real: dict[str, list[Tensor]] = {"chest": [], "knee": [], "limb": []}
-    names, slices = [], []
+    phantoms: dict[str, list[Tensor]] = {anatomy: [] for anatomy in DEFAULTS}
+    names, slices, ends = [], [], []
     for kind, views in real.items():
         for path in sorted((cohort / kind).glob("*.nii.gz")):
             if (name := path.name.removesuffix(".nii.gz")) not in HELD_OUT:
                 volume = read_volume(path)
-                views.append(ct_views(volume, "chest" if kind == "chest" else "knee", rng))
+                whole, its_ends = ct_views(volume, "chest" if kind == "chest" else "knee", rng)
+                views.append(whole)
+                ends.append(its_ends)
                 slices.append(axial_slices(volume, rng))
                 names.append(name)
-    phantoms = {
-        anatomy: [
-            ct_views(phantom_volume(anatomy, seed, 64), anatomy, rng) for seed in range(PHANTOMS)
-        ]
-        for anatomy in DEFAULTS
-    }
-    return Pool(real, phantoms, slices), names
+    for anatomy, views in phantoms.items():
+        for seed in range(PHANTOMS):
+            whole, its_ends = ct_views(phantom_volume(anatomy, seed, 64), anatomy, rng)
+            views.append(whole)
+            ends.append(its_ends)
+    return Pool(real, phantoms, ends, slices), names
 
 
 def axial_slices(volume: Volume, rng: Random) -> Tensor:
-    """Eight slices across the patient, [8, WIDE_PX, WIDE_PX], in a window of soft tissue or lung."""
+    """Eight slices across the patient, [8, WIDE_PX, WIDE_PX], in a soft or a wide window."""
     values = volume.aligned().values.float()
     chosen = values[torch.from_numpy(rng.integers(len(values), size=8))]
     low = torch.from_numpy(rng.choice([-1000.0, -160.0], size=(8, 1, 1))).float()
@@ -197,6 +220,7 @@ def cut(wide: Tensor, zoom: tuple[float, float], rng: Random) -> tuple[Tensor, T
     """
     size = rng.uniform(*zoom)
     aspect = math.exp(rng.uniform(-0.3, 0.3)) if rng.random() < 0.6 else 1.0
+    stretch = math.exp(rng.uniform(-0.12, 0.12))  # patients are broad and narrow
     turn, (dx, dy) = math.radians(3.5 * rng.normal()), size * rng.uniform(-0.12, 0.12, 2)
     place = (torch.arange(FILM_PX) + 0.5) / FILM_PX * 2 - 1
     y, x = torch.meshgrid(place, place, indexing="ij")
@@ -207,6 +231,7 @@ def cut(wide: Tensor, zoom: tuple[float, float], rng: Random) -> tuple[Tensor, T
         ],
         -1,
     )
+    at = at * torch.tensor([stretch, 1 / stretch])
     film = nnf.grid_sample(
         wide[None, None].float(), at[None], align_corners=False, padding_mode="border"
     )

@@ -8,7 +8,6 @@ own views alone, and only for polarity and orientation.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -161,8 +160,9 @@ def _looks_like(prior: Prior, judge: FilmJudge, spaces: tuple[ViewSpace, ...]) -
     """The body part that most of a prior's frontal views look like."""
     rng = Generator().manual_seed(0)
     views = prior_views(prior, FRONTAL_DEG, patients=8, grid=24, rng=rng)
-    p = sum(judge.look(view, torch.ones_like(view), spaces).p for view in views[::3])
-    shares = {part: float(p[:, _columns(part)].sum()) / 8 for part in PARTS}
+    looks = [judge.look(view, torch.ones_like(view), spaces) for view in views[::3]]
+    p = torch.stack([look.p for look in looks]).mean(0)
+    shares = {part: float(p[:, _columns(part)].sum()) for part in PARTS}
     best = max(PARTS, key=shares.__getitem__)
     return best if shares[best] > 0.5 else None
 
@@ -272,7 +272,11 @@ class _Words:
             what, option = "a frontal film", "PA or AP"
         else:
             what, option = "a lateral", "left-lateral" if mirrored else "lateral"
-        said = self.stated.view if self.stated.view[:1].isalpha() else f"the view at {self.stated.angle_deg:g}°"
+        said = (
+            self.stated.view
+            if self.stated.view[:1].isalpha()
+            else f"the view at {self.stated.angle_deg:g}°"
+        )
         return f"looks like {what}, not {said}{_better(gain_db, 'as that')}; give --view {option}"
 
     def facing(self, mirrored: bool, gain_db: float) -> str:

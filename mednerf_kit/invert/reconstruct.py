@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from ..prior.load import load_prior
 from ..viz import figures, video
 from ..viz.report import write_report
 from . import outputs
+from .film_checks import FilmChecks, Stated
 from .posterior import Inversion, inversion_of
 from .predict import predict
 from .result import InputXray, Result, metrics, report_content
@@ -87,6 +89,8 @@ def project(
             read_xray(path, name, prior.geometry, **how)
             for path, name in zip(xray, views, strict=True)
         ]
+        checks = FilmChecks.of(prior)
+        xrays = [checked(x, checks, invert=invert, rotate=rotate, flip=flip) for x in xrays]
         where = select_device(device)
         prior.generator.to(where)
         folder = outputs.made_folder(outdir)
@@ -233,6 +237,23 @@ def read_xray(
     image, mask = both[:, y : y + geometry.rows, x : x + geometry.cols]
     notes, warnings = ([f"{Path(path).name}: {t}" for t in texts] for texts in (notes, warnings))
     return InputXray(image, mask, angle_deg, mirrored, name, read, tuple(notes), tuple(warnings))
+
+
+def checked(
+    xray: InputXray, checks: FilmChecks, *, invert: bool, rotate: int, flip: bool
+) -> InputXray:
+    """The X-ray, warned of where it does not show what was stated; options of :func:`project`."""
+    stated = Stated(
+        angle_deg=xray.angle_deg,
+        view=xray.view,
+        mirrored=xray.mirrored,
+        inverted=invert,
+        rotated_deg=rotate,
+        flipped=flip,
+    )
+    found = checks(xray.image, xray.mask, stated).warnings
+    named = tuple(f"{xray.read.source.name}: {text}" for text in found)
+    return replace(xray, warnings=(*named, *xray.warnings))
 
 
 def view_of(

@@ -18,6 +18,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -134,9 +135,7 @@ def line_integrals(volume: Volume, geometry: Geometry, view: str, rng: Random) -
 def film_of(p: Tensor, rng: Random) -> tuple[Tensor, Tensor]:
     """A film and its mask, [SIZE, SIZE], of line integrals: framed by chance, padded."""
     rows, cols = p.shape
-    top, bottom, left, right = (
-        int(rng.uniform(0, 0.1) * n) for n in (rows, rows, cols, cols)
-    )
+    top, bottom, left, right = (int(rng.uniform(0, 0.1) * n) for n in (rows, rows, cols, cols))
     p = p[top : rows - bottom, left : cols - right]
     scale = float(p.max()) * rng.uniform(1.0, 1.3)
     options = FILMS[list(FILMS)[rng.integers(len(FILMS))]]
@@ -170,10 +169,8 @@ def cts(data: Path, rng: Random) -> Iterator[tuple[str, str | None, str, Tensor,
     while True:
         for name, part, path in order:
             volume = read_volume(path)
-            try:
+            with suppress(UserError):  # raised where there is nothing but the patient
                 volume = body_only(volume)
-            except UserError:  # nothing but the patient in it
-                pass
             view = "frontal" if rng.random() < 0.6 else "lateral"
             geometry = DEFAULTS["chest" if part == "chest" else "knee"]
             if name.startswith(OTHERS[:2]):
