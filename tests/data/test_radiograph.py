@@ -290,3 +290,112 @@ def test_the_samples_are_small_and_bring_their_geometry():
         found = read_radiograph(path, size=128)
         assert found.bits == 16 and found.warnings == () and found.image.max() > 0.3
         assert found.geometry.angles_deg == (view_angle_deg(path.stem.split("_")[-1])[0],)
+
+
+def film_like(rows=120, cols=100):
+    """Anatomy without symmetry, and no air of zero, [rows, cols] in [0, 1]."""
+    y, x = np.mgrid[-1 : 1 : rows * 1j, -1 : 1 : cols * 1j]
+    values = np.exp(-2 * (x - 0.3) ** 2 - 3 * (y + 0.2) ** 2) + 0.4 * np.exp(-8 * (x + 0.5) ** 2)
+    return 0.1 + 0.9 * values / values.max()
+
+
+def test_turns_are_clockwise_and_the_mirror_comes_after(tmp_path):
+    values = film_like(100, 100)
+    path = save(tmp_path / "a.png", (values * 65535).astype(np.uint16))
+
+    def picture(**options):
+        return read_radiograph(path, size=100, input_kind="line-integral", **options).image
+
+    plain = picture()
+    for rotate in (90, 180, 270):
+        wanted = torch.rot90(plain, -rotate // 90)  # torch turns the other way
+        assert torch.equal(picture(rotate=rotate), wanted)
+        assert torch.equal(picture(rotate=rotate, flip=True), wanted.flip(-1))
+    with pytest.raises(UserError, match="0, 90, 180 or 270"):
+        picture(rotate=45)
+
+
+def test_a_crop_is_in_pixels_of_the_upright_picture(tmp_path):
+    values = (film_like() * 65535).astype(np.uint16)
+    path = save(tmp_path / "a.png", values)
+    found = read_radiograph(path, size=50, crop=(30, 20, 50, 50), input_kind="line-integral")
+    wanted = torch.from_numpy(values[20:70, 30:80] / 65535).float()
+    assert torch.allclose(found.image, wanted, atol=1e-6) and found.mask.min() == 1
+    turned = read_radiograph(
+        path, size=50, rotate=90, crop=(30, 20, 50, 50), input_kind="line-integral"
+    )
+    wanted = torch.from_numpy(np.rot90(values, -1)[20:70, 30:80] / 65535).float()
+    assert torch.allclose(turned.image, wanted, atol=1e-6)
+    for box in [(90, 0, 20, 20), (-1, 0, 20, 20), (0, 0, 4, 20)]:
+        with pytest.raises(UserError, match="--crop"):
+            read_radiograph(path, size=50, crop=box)
+
+
+def test_a_crop_moves_the_detector_of_the_geometry(tmp_path):
+    """The cropped picture of a geometry is what that geometry renders."""
+    values = np.zeros((64, 64), np.uint8)
+    path = save(tmp_path / "a.png", np.add(values, 9, where=np.eye(64) > 0, out=values))
+    whole = DEFAULTS["chest"].resized(64).at([270.0])
+    whole.save(tmp_path / "a.json")
+    part = read_radiograph(path, size=32, crop=(24, 8, 32, 32)).geometry
+    yx = torch.tensor([[3.0, 5.0], [20.0, 31.0]])
+    angles = torch.full((2,), 270.0)
+    ours = part.rays(angles, yx)
+    theirs = whole.rays(angles, yx + torch.tensor([8.0, 24.0]))
+    assert torch.allclose(ours.direction, theirs.direction, atol=1e-6)
+
+
+def test_the_mask_leaves_letters_borders_and_bars_out_of_films_alone(tmp_path):
+    values = film_like(200, 160) * 0.8
+    values[:, :20] = 0  # a border that was painted
+    values[20:40, 130:133] = values[37:40, 130:142] = 1  # an L
+    path = save(tmp_path / "a.png", (values * 255).astype(np.uint8))
+    film = read_radiograph(path, size=200, input_kind="display")
+    assert film.mask[:, :20].max() == 0 and film.mask[:, -20:].max() == 0  # bars of the square
+    assert film.mask[:, 20:40].max() == 0 and film.mask[100, 44:180].min() == 1
+    assert film.mask[20:40, 150:153].max() == 0 and film.mask.mean() > 0.6
+    assert any("letters" in note for note in film.notes)
+    assert film.picture.shape == film.picture_mask.shape == (200, 160)
+    whole = read_radiograph(path, size=200, input_kind="display", crop="none")
+    assert whole.mask[:, 20:180].min() == 1
+    drr = read_radiograph(path, size=200, input_kind="line-integral")
+    assert torch.equal(drr.mask, whole.mask)
+
+
+def test_what_is_masked_does_not_change_the_tone_or_its_neighbours(tmp_path):
+    values = film_like(160, 160) * 0.7
+    clean = read_radiograph(
+        save(tmp_path / "a.png", (values * 65535).astype(np.uint16)), size=40, input_kind="display"
+    )
+    values[:24] = 1  # unexposed, white
+    film = read_radiograph(
+        save(tmp_path / "b.png", (values * 65535).astype(np.uint16)), size=40, input_kind="display"
+    )
+    rest = film.mask > 0
+    assert rest[10:].all() and not rest[:5].any()
+    assert torch.allclose(film.image[rest], clean.image[rest], atol=0.02)
+
+
+def test_bone_dark_files_are_turned_over_and_invert_turns_them_back(tmp_path):
+    import tifffile
+
+    values = (film_like() * 65535).astype(np.uint16)
+    save(tmp_path / "a.png", values)
+    tifffile.imwrite(tmp_path / "a.tif", 65535 - values, photometric="miniswhite")
+    png, tif = (
+        read_radiograph(tmp_path / f"a.{end}", size=60, input_kind="display")
+        for end in ("png", "tif")
+    )
+    assert torch.allclose(png.image, tif.image, atol=1e-4)
+    assert any("bone is dark" in note for note in tif.notes)
+    back = read_radiograph(tmp_path / "a.tif", size=60, input_kind="display", invert=True)
+    inside = png.mask > 0.5
+    assert torch.allclose(back.image[inside], 1 - png.image[inside], atol=1e-3)
+
+
+def test_a_large_film_is_binned_before_work_and_means_stay(tmp_path):
+    values = (film_like(2050, 1640) * 65535).astype(np.uint16)
+    found = read_radiograph(save(tmp_path / "a.png", values), size=64, input_kind="line-integral")
+    assert max(found.picture.shape) <= 1100
+    assert float(found.picture.mean()) == pytest.approx(values.mean() / 65535, abs=1e-3)
+    assert found.shape == (2050, 1640) and found.stored_picture().shape == found.picture.shape

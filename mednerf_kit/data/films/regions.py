@@ -16,7 +16,7 @@ TILTS_DEG = tuple(range(-8, 9, 2))
 BLADE_PX = 192  # blades are looked for in a picture of this shorter side
 STEP = 0.08  # of the grey range, across a blade's edge
 FLAT = 0.12  # of the grey range: how much the covered part varies
-SHARP = 0.7  # share of the difference that is reached in one step
+SHARP = 0.6  # share of the difference that is reached in one step
 STRAIGHT = 0.8  # share of the edge that must show the step
 WRITTEN = 0.15  # share of a painted border under letters
 SHOWN = 0.3  # share of the edge along which anything could show it
@@ -45,9 +45,9 @@ def stretched(values: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
 def field(picture: np.ndarray) -> np.ndarray:
     """Where the beam came through: False under borders of one grey and under a collimator's blades.
 
-    From each side the innermost line, up to 8° from upright, is looked for that has a flat strip
-    outside and a step of one sign along it; along at least 30 % of it something must lie inside
-    that differs from the strip, and of these 80 % must show the step within a percent of the side.
+    From each side a straight line, up to 8° from upright, is looked for that has a flat strip
+    outside and a sudden step along it: along at least 30 % of it something must lie inside that
+    differs from the strip, and 80 % of that must show the step.
     """
     small, factor = _smaller(picture, BLADE_PX)
     open_: np.ndarray = np.ones(picture.shape, bool)
@@ -75,8 +75,24 @@ def _painted(picture: np.ndarray) -> int:
     level = float(np.median(strip[:, 0]))
     same = (strip == level).mean(0) > 1 - WRITTEN
     depth = len(same) if same.all() else int(same.argmin())
-    beyond = picture[:, min(depth + 2, cols - 1)]
-    return depth if depth and (abs(beyond - level) > STEP).mean() > SHOWN else 0
+    return depth if depth and _edge(picture, depth, level, 2) >= STRAIGHT else 0
+
+
+def _edge(picture: np.ndarray, depth: int, level: float, reach: int) -> float:
+    """The share of a straight edge behind ``depth`` columns of one level that shows its step.
+
+    0 where too little of it can show one, or where the values rise as slowly as at the edge of a
+    patient, where they follow the length of a chord. The step is that over ``reach`` pixels.
+    """
+    cols = picture.shape[1]
+    outside, step, near, far = (
+        abs(picture[:, min(depth + offset, cols - 1)] - level)
+        for offset in (-1, reach, 2 * reach, 4 * reach)
+    )
+    differs, rise = near > STEP, step - outside
+    if differs.mean() < SHOWN or rise[differs].mean() < SHARP * far[differs].mean():
+        return 0.0
+    return float((rise[differs] > 0.5 * near[differs]).mean())
 
 
 def _blade(picture: np.ndarray) -> tuple[float, float] | None:
@@ -95,15 +111,7 @@ def _blade(picture: np.ndarray) -> tuple[float, float] | None:
             low, level, high = np.percentile(strip, (10, 50, 90))
             if high - low > FLAT:
                 break
-            outside = sheared[:, max(0, depth - 1)]
-            inside = sheared[:, depth + reach]
-            step = inside - outside
-            near = sheared[:, min(depth + 2 * reach, cols - 1)]
-            differs = abs(near - level) > STEP
-            if differs.mean() < SHOWN:
-                continue
-            sharp = step[differs] / (near - level)[differs] > SHARP
-            share = float(sharp.mean())
+            share = _edge(sheared, depth, level, reach)
             if share >= STRAIGHT and (best is None or share + depth / cols > best[0]):
                 best = share + depth / cols, depth, slope
     return None if best is None else best[1:]

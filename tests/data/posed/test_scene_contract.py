@@ -11,7 +11,12 @@ from mednerf_kit.data.posed import toy
 from mednerf_kit.data.posed.depth import pixel_grid
 from mednerf_kit.data.posed.llff import in_frame
 from mednerf_kit.data.posed.pictures import read_pictures
-from mednerf_kit.data.posed.scene import SCENES, detect_format, load_scene, preflight_report
+from mednerf_kit.data.posed.scene import (
+    SCENES,
+    detect_format,
+    load_scene,
+    preflight_report,
+)
 from mednerf_kit.data.posed.splits import chosen_views, held_out
 from mednerf_kit.engine import session
 from mednerf_kit.imaging.cameras import average_pose
