@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
+from pydicom.datadict import DicomDictionary, dictionary_VR, keyword_for_tag
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian
 
@@ -79,3 +80,58 @@ def table(entries: list[int], first: int, bits: int, data: Any = None) -> pydico
 def shown(film: StoredFilm) -> np.ndarray:
     """Grey values of a film in [0, 1], as stored."""
     return film.pixels / film.full_scale
+
+
+#: What may not be found in any output, by the kind of element that holds it.
+SECRETS = {
+    "PN": "QUXNAME^ZYX",
+    "DA": "19530617",
+    "TM": "061742",
+    "DT": "19530617061742",
+    "AS": "073Y",
+    "UI": "1.2.826.7734.991",
+    "LO": "QUXLO 7734",
+    "SH": "QUXSH 7734",
+    "LT": "QUXLT 7734",
+    "ST": "QUXST 7734",
+    "UT": "QUXUT 7734",
+    "UC": "QUXUC 7734",
+    "UR": "http://qux.example/7734",
+    "CS": "QUXCS 7734",
+    "AE": "QUXAE7734",
+    "IS": "77349911",
+    "DS": "7734.9911",
+}
+MARKS = ("qux", "zyx", "7734", "19530617", "061742", "073y", "77349911", "9911")
+#: What the picture itself is read from.
+NEEDED = (
+    "SOPClassUID",
+    "Modality",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+    "RescaleSlope",
+    "RescaleIntercept",
+)
+
+
+def full_of_names(pixels: np.ndarray) -> pydicom.Dataset:
+    """A film in which every text, date, number and UID of the standard's dictionary is a secret."""
+    film = film_tags(pixels)
+    for tag in DicomDictionary:
+        vr, keyword = dictionary_VR(tag), keyword_for_tag(tag)
+        is_header = tag >> 16 in (0x0002, 0x0000, 0xFFFE) or keyword == "SpecificCharacterSet"
+        if vr in SECRETS and not is_header and keyword not in NEEDED:
+            film.add(pydicom.DataElement(tag, vr, SECRETS[vr], validation_mode=0))
+    code = pydicom.Dataset()
+    code.CodeValue, code.CodeMeaning = "QUX7734", SECRETS["LO"]
+    film.ViewCodeSequence = film.AnatomicRegionSequence = [code]
+    block = film.private_block(0x0019, "QUX 7734", create=True)
+    block.add_new(0x01, "LO", SECRETS["LO"])
+    block.add_new(0x02, "PN", SECRETS["PN"])
+    return film
+
+
+def assert_clean(*texts: object) -> None:
+    for text in texts:
+        found = [mark for mark in MARKS if mark in str(text).lower()]
+        assert not found, (found, text)
