@@ -53,6 +53,7 @@ NO_RADIOGRAPH = {
     "PR": ("a presentation state", "give the radiograph that it shows"),
     "DOC": ("an encapsulated document", "export the radiograph in it as a picture"),
 }
+MOST_FRAMES = 10_000  # a larger number is not one of frames, and not quoted
 WANTED = "wanted a radiograph (CR, DX, one frame of XA or RF, Secondary Capture)"
 
 
@@ -73,7 +74,7 @@ def _film(path: Path) -> StoredFilm:
     header, syntax = read_header(path)
     notes = [*_radiograph(path, header)]
     layout = pixel_layout(path, header)
-    stored, bits = stored_pixels(path, header, syntax)
+    stored, bits = stored_pixels(path, header, syntax, layout)
     padded = padding(header, stored, layout.bits_allocated)
     exposed, said = shutter_and_collimator(header, *stored.shape)
     notes += said
@@ -128,8 +129,9 @@ def _radiograph(path: Path, header: Header) -> list[str]:
         raise UserError(f"got '{path}', {what} by its modality", WANTED, next_step)
     frames = header.whole("NumberOfFrames")
     if frames is not None and frames > 1:
+        many = str(frames) if frames < MOST_FRAMES else "several"
         raise UserError(
-            f"got '{path}' with {frames} frames", WANTED, "save the frame you mean as a picture"
+            f"got '{path}' with {many} frames", WANTED, "save the frame you mean as a picture"
         )
     channels, photometric = (
         header.whole("SamplesPerPixel"),

@@ -168,7 +168,7 @@ def _modality(
     slope, intercept = slope or 1.0, intercept or 0.0
     if (slope, intercept) == (1, 0):
         return stored, []
-    if not max(abs(slope), abs(intercept), 1 / abs(slope)) < 1e12:
+    if not max(abs(slope), abs(intercept), 1 / abs(slope)) < 1e7:  # nor a date
         raise damaged(path, "its Rescale Slope or Intercept is beyond any sense")
     return slope * stored + intercept, [f"rescaled by {slope:g} · v + {intercept:g}"]
 
@@ -198,14 +198,14 @@ def _voi(
     if function not in WINDOWS or not width >= (1 if function == "LINEAR" else 1e-9):
         return None, ["the window has no width or an unknown function and is left out"]
     table = WINDOWS[function](values, centre, width)
-    name = f"the {function.lower().replace('_', ' ')} window {centre:g} ± {width / 2:g}"
+    name = f"the {function.lower().replace('_', ' ')} window"
     if function != "SIGMOID":
-        outside = float(count[(table <= 0) | (table >= 1)].sum() / count.sum())
+        outside = float(count[(table < 0) | (table > 1)].sum() / count.sum())
         if outside > MOST_CLIPPED:
             return None, [
                 f"{name} would turn {outside:.0%} of the picture black or white and is left out"
             ]
-    return table.clip(0, 1), [f"{name} is applied"]
+    return table.clip(0, 1), [f"{name} {centre:g} ± {width / 2:g} is applied"]
 
 
 def _linear(values: np.ndarray, centre: float, width: float) -> np.ndarray:

@@ -86,19 +86,20 @@ def pixel_layout(path: Path, header: Header) -> PixelLayout:
     )
 
 
-def stored_pixels(path: Path, header: Header, syntax: str) -> tuple[np.ndarray, int]:
+def stored_pixels(
+    path: Path, header: Header, syntax: str, layout: PixelLayout
+) -> tuple[np.ndarray, int]:
     """Pixels [rows, cols] as stored, in the smallest integer type that holds them; and their bits.
 
-    The bits are those the header says are stored, or those of the compressed stream if it has more.
+    The bits are those the header says are stored, or those of a compressed stream that goes beyond.
     Raises UserError for a syntax without decoder, and for data that are cut short or damaged.
     """
-    layout = pixel_layout(path, header)
     if syntax not in DECODERS:
         raise _no_decoder(path, syntax)
     content = header.binary("PixelData")
     if not content:
         raise damaged(path, "it holds no pixels")
-    allocated, bits = layout.bits_allocated, layout.bits
+    allocated, precision = layout.bits_allocated, layout.bits
     if syntax in PLAIN:
         wanted = layout.rows * layout.cols * allocated // 8
         if len(content) < wanted:
@@ -108,14 +109,20 @@ def stored_pixels(path: Path, header: Header, syntax: str) -> tuple[np.ndarray, 
         content = content[: wanted + wanted % 2]
     elif syntax != RLE:
         precision = _stream_precision(path, layout, content)
-        allocated, bits = (8 if precision <= 8 else 16), max(bits, precision)
+        allocated = 8 if precision <= 8 else 16
     words = header.representation("PixelData")  # 8-bit pixels in big-endian words change places
     pixels = _decoded(path, content, syntax, layout, allocated, words)
     # JPEG 2000 and JPEG-LS streams know their depth; anywhere else the bits around the stored ones
     # may hold an overlay
     if syntax in PLAIN or syntax == RLE:
         pixels = _stored_bits(pixels, layout)
-    return pixels, bits
+    low, high = (
+        (-(2 ** (layout.bits - 1)), 2 ** (layout.bits - 1))
+        if layout.signed
+        else (0, 2**layout.bits)
+    )
+    fits = low <= int(pixels.min()) and int(pixels.max()) < high
+    return pixels, layout.bits if fits else precision
 
 
 def _no_decoder(path: Path, syntax: str) -> UserError:

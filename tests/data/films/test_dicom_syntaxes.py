@@ -168,6 +168,17 @@ def test_syntaxes_without_decoder_are_named(tmp_path: Path) -> None:
     assert "826" not in str(caught.value)
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_stream_of_more_bits_than_are_stored(tmp_path: Path, signed: bool) -> None:
+    pixels = ramp().astype(np.int16) - 2048 if signed else ramp()
+    film = compressed(film_tags(pixels), jpeg_2000(pixels, 16), SYNTAX + ".4.90")
+    read = read_dicom_film(written(tmp_path, film))
+    assert np.array_equal(read.pixels, ramp()) and read.bits == 12
+    film = compressed(film_tags(pixels), jpeg_2000(pixels * 8, 16), SYNTAX + ".4.90")
+    read = read_dicom_film(written(tmp_path, film))  # the header is wrong
+    assert np.array_equal(read.pixels, ramp() * 8 + (16384 if signed else 0)) and read.bits == 16
+
+
 def test_a_stream_of_another_size_is_not_decoded(tmp_path: Path) -> None:
     film = film_tags(ramp(), Rows=42)
     compressed(film, jpeg_2000(ramp(), 12), SYNTAX + ".4.90")
