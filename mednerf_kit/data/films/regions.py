@@ -25,7 +25,7 @@ LETTER_PX = 512
 STROKE = 0.03  # the widest stroke
 CONTRAST, WEAK_CONTRAST = 0.3, 0.12  # of the grey range, in a stroke and at its rim
 TALLEST, SMALLEST = 0.14, 0.006  # a letter's larger side
-RIM = 0.17  # letters stand this near to an edge of the field
+RIM = 0.12  # letters begin this near to an edge of the field
 MARGIN = 0.008
 
 
@@ -132,7 +132,6 @@ def letters(picture: np.ndarray, open_: np.ndarray) -> np.ndarray:
     filled = np.where(inside, small, np.median(small[inside]) if inside.any() else 0)
     found = np.zeros(small.shape, bool)
     near_edge = ndimage.distance_transform_cdt(np.pad(inside, 1), "chessboard")[1:-1, 1:-1]
-    rim = (near_edge < RIM * side) & (near_edge > 1)
     for image in (filled, 1 - filled):
         raised = image - ndimage.grey_opening(image, size=stroke)
         steep = ndimage.gaussian_gradient_magnitude(image, 1.0)
@@ -142,6 +141,7 @@ def letters(picture: np.ndarray, open_: np.ndarray) -> np.ndarray:
         index = np.arange(1, count + 1)
         height = ndimage.maximum(raised, labels, index)
         steepest = ndimage.maximum(steep, labels, index)
+        nearest = ndimage.minimum(near_edge, labels, index)
         boxes = ndimage.find_objects(labels)
         size = np.array([max(b[0].stop - b[0].start, b[1].stop - b[1].start) for b in boxes])
         good = (
@@ -149,7 +149,8 @@ def letters(picture: np.ndarray, open_: np.ndarray) -> np.ndarray:
             & (steepest > 0.2 * height)
             & (size <= TALLEST * side)
             & (size >= SMALLEST * side)
-            & (ndimage.minimum(rim, labels, index) > 0)
+            & (nearest > 1)
+            & (nearest < RIM * side)
         )
         found |= np.isin(labels, index[good])
     if not found.any():
