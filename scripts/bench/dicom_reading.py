@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Processor seconds to read a DICOM radiograph of 2,000 × 2,500 pixels and 16 bits, by transfer syntax.
+"""Processor seconds to read a DICOM radiograph of 2,000 × 2,500 pixels, by transfer syntax.
 
     python scripts/bench/dicom_reading.py --repeats 3
 
-The film is a smooth field with detector noise, written to a temporary folder. Imports are done
+The film of 16 bits is a smooth field with detector noise, written to a temporary folder. Imports are done
 before the clock starts; the least of the repeats is printed.
 """
 
