@@ -3,8 +3,8 @@
 
     python scripts/bench/dicom_reading.py --repeats 3
 
-The film of 16 bits is a smooth field with detector noise, written to a temporary folder. Imports are done
-before the clock starts; the least of the repeats is printed.
+The film of 16 bits is a smooth field with detector noise, written to a temporary folder. Imports
+are done before the clock starts; the least of the repeats is printed.
 """
 
 from __future__ import annotations
