@@ -24,6 +24,7 @@ SHOWN = 0.3  # share of the edge along which anything could show it
 LETTER_PX = 512
 STROKE = 0.03  # the widest stroke
 CONTRAST, WEAK_CONTRAST = 0.3, 0.12  # of the grey range, in a stroke and at its rim
+CRISP = 0.1  # typical steepness a pixel, of the contrast; a step has 0.4
 TALLEST, SMALLEST = 0.14, 0.006  # a letter's larger side
 RIM = 0.12  # letters begin this near to an edge of the field
 MARGIN = 0.008
@@ -121,7 +122,7 @@ def letters(picture: np.ndarray, open_: np.ndarray) -> np.ndarray:
     """Where letters and markers stand: thin, crisp, of one grey, and near the edge of the field.
 
     What is thinner than a stroke is what the grey opening removes; of that, pieces with the size of
-    letters are kept whose contrast is strong within and ends within two pixels.
+    letters are kept whose contrast is strong, whose rims are steep, and which touch no edge.
     """
     from scipy import ndimage
 
@@ -140,13 +141,13 @@ def letters(picture: np.ndarray, open_: np.ndarray) -> np.ndarray:
             continue
         index = np.arange(1, count + 1)
         height = ndimage.maximum(raised, labels, index)
-        steepest = ndimage.maximum(steep, labels, index)
+        steepness = ndimage.median(steep, labels, index)
         nearest = ndimage.minimum(near_edge, labels, index)
         boxes = ndimage.find_objects(labels)
         size = np.array([max(b[0].stop - b[0].start, b[1].stop - b[1].start) for b in boxes])
         good = (
             (height > CONTRAST)
-            & (steepest > 0.2 * height)
+            & (steepness > CRISP * height)
             & (size <= TALLEST * side)
             & (size >= SMALLEST * side)
             & (nearest > 1)
