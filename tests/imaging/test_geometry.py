@@ -21,7 +21,9 @@ from mednerf_kit.imaging.geometry import (
     cylinder_span,
     interpolated_by_angle,
     nearest_view,
+    turn_between,
 )
+from mednerf_kit.imaging.projector import project_volume
 
 BASE = {
     "source_to_isocentre_mm": 1000,
@@ -366,3 +368,27 @@ def test_values_between_angles_are_those_of_the_two_beside():
     found = interpolated_by_angle(values, angles, torch.tensor(wanted))
     torch.testing.assert_close(found, expected)
     assert interpolated_by_angle(torch.tensor([7.0]), (12.0,), (0.0, 200.0)).tolist() == [7.0, 7.0]
+
+
+@pytest.mark.parametrize("axis", ["x", "y", "z"])
+@pytest.mark.parametrize("columns_flipped", [True, False])
+def test_a_turned_picture_is_what_the_other_geometry_sees(axis, columns_flipped):
+    """Projections of one volume by both geometries, turned as said, are the same picture."""
+    volume = torch.rand(8, 8, 8, generator=torch.Generator().manual_seed(0))
+    wanted = DEFAULTS["chest"].resized(16)
+    found = dataclasses.replace(wanted, axis=axis, columns_flipped=columns_flipped)
+    known = 0
+    for angle_deg in (0.0, 30.0, 90.0, 180.0, 270.0):
+        turn = turn_between(found, wanted, angle_deg)
+        if turn is None:
+            continue
+        known += 1
+        quarters, mirrored, their_deg = turn
+        theirs, ours = (
+            project_volume(volume, (30.0, 30.0, 30.0), geometry.at([angle]))[0]
+            for geometry, angle in ((found, their_deg), (wanted, angle_deg))
+        )
+        theirs = torch.rot90(theirs, -quarters)
+        theirs = theirs.flip(-1) if mirrored else theirs
+        assert torch.allclose(theirs, ours, rtol=0.02, atol=0.02 * float(ours.max()))
+    assert known == (5 if axis == "z" else 2)  # two angles lie on both orbits

@@ -333,3 +333,53 @@ def test_the_function_checks_what_the_command_line_checks(place):
         module.project(xray=[], run=str(place / "run"))
     with pytest.raises(module.UserError, match="2 views"):
         module.project(xray=[place / "pa.png"], view=("PA", "AP"), run=str(place / "run"))
+
+
+def test_a_set_with_its_columns_the_other_way_gives_the_same_target(place, tmp_path):
+    """A geometry beside a film is honoured: mirrored columns and a lying patient are turned."""
+    image = read_png(place / "pa.png")
+    laid = {
+        "plain": (image, {}),
+        "flipped": (image.flip(-1), {"columns_flipped": False}),
+        # about x, a view from behind has the patient's left above: a quarter turn back
+        "lying": (torch.rot90(image, 1), {"axis": "x"}),
+    }
+    targets = {}
+    for name, (picture, change) in laid.items():
+        home = tmp_path / name / "patient"
+        home.mkdir(parents=True)
+        figures.write_png16(home / "xray_000.png", picture)
+        geometry = Geometry.from_json({**GEOMETRY.to_json(), **change})
+        geometry.at([270.0 if name != "lying" else 0.0]).save(tmp_path / name / "geometry.json")
+        targets[name] = module.read_xray(home / "xray_000.png", 270.0, GEOMETRY)
+    for name in ("flipped", "lying"):
+        assert torch.allclose(targets[name].image, targets["plain"].image, atol=1e-6), name
+        assert any("to lie as the prior has it" in note for note in targets[name].notes)
+        assert not targets[name].warnings
+
+
+def test_the_view_comes_from_the_file_where_nobody_names_it(place, tmp_path):
+    from dicom_films import film_tags, ramp, written
+
+    film = written(tmp_path, film_tags(ramp(), ViewPosition="AP"))
+    found = module.read_xray(film, None, GEOMETRY)
+    assert found.view == "AP" and found.angle_deg == 90 and found.mirrored
+    named = module.read_xray(film, "lateral", GEOMETRY)
+    assert named.view == "lateral" and named.angle_deg == 0
+    figures.write_png16(tmp_path / "x.png", read_png(place / "pa.png"))
+    assert module.read_xray(tmp_path / "x.png", None, GEOMETRY).view == "PA"
+    GEOMETRY.at([0.0]).save(tmp_path / "x.json")
+    assert module.read_xray(tmp_path / "x.png", None, GEOMETRY).angle_deg == 0
+
+
+def test_each_xray_is_shown_as_stored_and_as_read(place, tmp_path):
+    words = ["--xray", place / "pa.png", "--xray", place / "side.png", "--view", "PA"]
+    words += ["--view", "lateral", "--invert", "--max-minutes", "0.001"]
+    assert projected(place, tmp_path / "out", *words) == 0
+    for k, name in enumerate(("pa", "side")):
+        with Image.open(tmp_path / "out" / f"as_read_{k}.png") as sheet:
+            shown = np.asarray(sheet).astype(float)[..., 0] / 255
+        stored = read_png(place / f"{name}.png").numpy()
+        assert shown.shape == (32, 32 + 8 + 32)
+        assert np.allclose(shown[:, :32], stored, atol=0.01)
+        assert np.allclose(shown[:, -32:], 1 - stored, atol=0.01)
