@@ -118,7 +118,7 @@ def read_radiograph(
     or under 8×8 pixels.
     """
     path = Path(path)
-    _check_options(size=size, input_kind=input_kind, fit=fit, rotate=rotate)
+    _check_options(size=size, input_kind=input_kind, fit=fit, rotate=rotate, crop=crop)
     film = read_film(path)
     rows, cols = film.pixels.shape
     _check_pixels(path, film.pixels)
@@ -178,7 +178,7 @@ KIND_NOTES = {
 }
 
 
-def _check_options(*, size: int, input_kind: str, fit: str, rotate: int) -> None:
+def _check_options(*, size: int, input_kind: str, fit: str, rotate: int, crop: Crop) -> None:
     if input_kind not in get_args(InputKind):
         raise unknown_name("input kind", input_kind, get_args(InputKind))
     if fit not in ("crop", "pad"):
@@ -187,6 +187,8 @@ def _check_options(*, size: int, input_kind: str, fit: str, rotate: int) -> None
         raise UserError(
             f"got a rotation of {rotate}°", "wanted 0, 90, 180 or 270 (clockwise)", "correct it"
         )
+    if crop not in ("auto", "none") and (isinstance(crop, str) or len(crop) != 4):
+        raise UserError(f"got a crop of {crop}", "wanted auto, none or x, y, w, h", "correct it")
     if size < SMALLEST_PX:
         raise UserError(
             f"got an image size of {size}",
@@ -244,7 +246,7 @@ def _laid(
         notes.append(f"{turned_words(quarters, flip)} as asked for")
     if geometry is not None:
         geometry = matching(geometry, *pixels.shape)
-    if isinstance(crop, tuple):
+    if not isinstance(crop, str):
         x, y, width, height = _checked_box(path, crop, pixels.shape)
         pixels, exposed = (v[y : y + height, x : x + width] for v in (pixels, exposed))
         notes.append(f"cut to {width}×{height} pixels from column {x}, row {y}")

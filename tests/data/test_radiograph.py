@@ -270,6 +270,8 @@ def test_unknown_options_offer_the_nearest(tmp_path, unit):
         ({"input_kind": "transmision"}, "did you mean 'transmission'"),
         ({"fit": "padd"}, "did you mean 'pad'"),
         ({"size": 1}, "at least 8"),
+        ({"crop": "middle"}, "auto, none or x, y, w, h"),
+        ({"crop": (1, 2)}, "auto, none or x, y, w, h"),
     ]:
         with pytest.raises(UserError, match=said):
             read_radiograph(path, **{"size": SIDE, **options})
