@@ -21,7 +21,7 @@ class StoredFilm:
 
     pixels: np.ndarray  # [H, W] uint8, uint16 or float32
     full_scale: float  # the value of a pixel at the end of its range; 1 for floats
-    bits: int  # a pixel, as stored; 32 for floats
+    bits: int  # a pixel, as stored
     kind: GreyKind | None = None  # None: the file does not say
     bone_dark: bool | None = None  # None: the file does not say
     exposed: np.ndarray | None = None  # [H, W] bool, False under padding, shutter and collimator
