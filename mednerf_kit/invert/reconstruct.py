@@ -215,6 +215,12 @@ def read_xray(
     if not math.isfinite(angle_deg):
         raise UserError(f"got an angle of {angle_deg}", "wanted degrees", "correct --angle")
     angle_deg %= 360
+    said = None if read.stored.view is None else view_angle_deg(read.stored.view)[0]
+    if said is not None and abs(angle_difference_deg(said, angle_deg)) > 0.5:
+        warnings.append(
+            f"its file says that it is {read.stored.view}, whereas it is used as the view at "
+            f"{angle_deg:g}°"
+        )
     both = torch.stack([read.image, read.mask])
     if mirrored:
         both = both.flip(-1)

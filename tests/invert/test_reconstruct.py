@@ -366,6 +366,7 @@ def test_the_view_comes_from_the_file_where_nobody_names_it(place, tmp_path):
     assert found.view == "AP" and found.angle_deg == 90 and found.mirrored
     named = module.read_xray(film, "lateral", GEOMETRY)
     assert named.view == "lateral" and named.angle_deg == 0
+    assert any("its file says that it is AP" in text for text in named.warnings)
     figures.write_png16(tmp_path / "x.png", read_png(place / "pa.png"))
     assert module.read_xray(tmp_path / "x.png", None, GEOMETRY).view == "PA"
     GEOMETRY.at([0.0]).save(tmp_path / "x.json")
