@@ -8,12 +8,13 @@ own views alone, and only for polarity and orientation.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Generator, Tensor
 
-from ..imaging.geometry import FRONTAL_DEG, angle_difference_deg
+from ..imaging.geometry import FRONTAL_DEG, Geometry, angle_difference_deg
 from ..prior.load import Prior
 from .film_looks import (
     POSES,
@@ -32,8 +33,10 @@ from .outputs import fingerprint
 SURE = 0.9  # probability from which a difference is named
 OBLIQUE_DEG = 30.0  # a view further from frontal and lateral is neither
 TOLD_DB = 0.1  # a smaller gain is not worth a number
-OWN_GAIN_DB = 2.0  # by which a prior of another body part must explain a turned film better
+OWN_GAIN_DB = 1.5  # by which a prior of another body part must explain a turned film better
+SAME_PART = 0.8  # probability from which another prior is taken to show chests or knees
 PARTS = tuple(dict.fromkeys(part for part, _ in VIEWS))
+ALL_VIEWS = range(len(VIEWS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,18 +59,20 @@ class Stated:
     rotated_deg: int = 0
     flipped: bool = False
 
-    @property
-    def expected(self) -> tuple[str, bool] | None:
-        """The view and whether it hangs mirrored; None for oblique views.
+    def expected(self, geometry: Geometry) -> tuple[str, bool] | None:
+        """The view and whether it hangs mirrored, for a prior's geometry; None for oblique views.
 
-        >>> Stated(angle_deg=90, mirrored=True).expected, Stated(angle_deg=185).expected
-        (('frontal', False), ('lateral', True))
+        >>> from ..imaging.geometry import DEFAULTS
+        >>> Stated(angle_deg=90, mirrored=True).expected(DEFAULTS["chest"])
+        ('frontal', False)
+        >>> Stated(angle_deg=185).expected(DEFAULTS["chest"])
+        ('lateral', True)
         """
-        for name, angle_deg in VIEW_DEG.items():
+        for view, angle_deg in VIEW_DEG.items():
             for behind in (False, True):
                 away = angle_difference_deg(self.angle_deg, angle_deg + 180 * behind)
                 if abs(away) <= OBLIQUE_DEG:
-                    return name, behind != self.mirrored
+                    return view, behind ^ self.mirrored ^ (not geometry.columns_flipped)
         return None
 
 
@@ -104,7 +109,8 @@ class FilmChecks:
     def of(cls, prior: Prior) -> FilmChecks:
         """The bundled priors' views are at hand; others are rendered, which takes a second.
 
-        A prior that is not bundled shows the body part that its frontal views look like.
+        A prior that is not bundled shows the body part that its frontal views look like, if they
+        lie as the bundled ones' do.
         """
         known = load_knowledge()
         part, spaces = known.priors.get(fingerprint(prior)), known.spaces
@@ -132,7 +138,7 @@ class FilmChecks:
                 "the same; do not rely on it"
             )
             return FilmVerdict(None, warnings=(text,) * (looks.p_none >= SURE))
-        return Comparison(looks, self.part, stated).verdict()
+        return Comparison(looks, self.part, stated, self.prior.geometry).verdict()
 
     def _by_own_views(self, image: Tensor, mask: Tensor, stated: Stated) -> FilmVerdict:
         """Polarity and orientation by the prior's own views at the stated angle."""
@@ -143,28 +149,30 @@ class FilmChecks:
         if gain_db < OWN_GAIN_DB:
             return FilmVerdict(None)
         pose, words = POSES[k], _Words(stated)
+        # the film hangs mirrored to the picture, which turns the other way
+        quarters = -pose.quarters % 4 if stated.mirrored else pose.quarters
         gains_db, warnings = {}, []
         for question, differs, text in (
             ("polarity", pose.inverted, words.polarity(gain_db)),
-            ("orientation", pose.quarters > 0, words.orientation(pose.quarters, gain_db)),
+            ("orientation", quarters > 0, words.orientation(quarters, gain_db)),
         ):
             if differs:
                 gains_db[question] = gain_db
                 warnings.append(text)
         return FilmVerdict(
-            None, None, 90 * pose.quarters, None, pose.inverted, gains_db, tuple(warnings)
+            None, None, 90 * quarters, None, pose.inverted, gains_db, tuple(warnings)
         )
 
 
 def _looks_like(prior: Prior, judge: FilmJudge, spaces: tuple[ViewSpace, ...]) -> str | None:
-    """The body part that most of a prior's frontal views look like."""
+    """The body part whose upright frontal views a prior's frontal views look like; None if none."""
     rng = Generator().manual_seed(0)
     views = prior_views(prior, FRONTAL_DEG, patients=8, grid=24, rng=rng)
     looks = [judge.look(view, torch.ones_like(view), spaces) for view in views[::3]]
     p = torch.stack([look.p for look in looks]).mean(0)
-    shares = {part: float(p[:, _columns(part)].sum()) for part in PARTS}
-    best = max(PARTS, key=shares.__getitem__)
-    return best if shares[best] > 0.5 else None
+    p_upright = p[POSES.index(Pose())] + p[POSES.index(Pose(mirrored=True))]
+    k = max(_columns(view="frontal"), key=lambda column: float(p_upright[column]))
+    return VIEWS[k][0] if p_upright[k] >= SAME_PART else None
 
 
 def _columns(part: str | None = None, view: str | None = None) -> list[int]:
@@ -177,68 +185,121 @@ def _columns(part: str | None = None, view: str | None = None) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A film's looks beside what was stated of it."""
+class Difference:
+    """One way in which a film is not what was stated of it."""
 
-    looks: Looks
-    part: str  # that the prior shows
-    stated: Stated
+    question: str
+    sure: float  # probability
+    gain_db: float
+    text: str
+
+
+class Comparison:
+    """The most probable body part, view and pose of a film beside what was stated of it.
+
+    Options:
+        looks: the film's.
+        prior_part: the body part that the prior shows.
+        stated: what was said.
+        geometry: of the prior's pictures.
+    """
+
+    def __init__(self, looks: Looks, prior_part: str, stated: Stated, geometry: Geometry) -> None:
+        self.p, self.db, self.p_none = looks.p / looks.p.sum(), looks.db, looks.p_none
+        row, self.column = divmod(int(self.p.argmax()), len(VIEWS))
+        self.pose, (self.part, self.view) = POSES[row], VIEWS[self.column]
+        self.prior_part, self.words = prior_part, _Words(stated)
+        self.expected = stated.expected(geometry)
 
     def verdict(self) -> FilmVerdict:
         """What the film shows, and a sentence for each difference that is :data:`SURE`."""
-        p, db = self.looks.p, self.looks.db
-        row, column = divmod(int(p.argmax()), len(VIEWS))
-        pose, (part, view) = POSES[row], VIEWS[column]
-        stated_view, stated_mirrored = self.stated.expected or (None, None)
-        words = _Words(self.stated)
-
-        def share(holds: list[bool], columns: list[int]) -> float:
-            return float(p[torch.tensor(holds)][:, columns].sum() / p.sum())
-
-        def gain(otherwise: list[Pose], columns: list[int]) -> float:
-            rows = [POSES.index(o) for o in otherwise]
-            return float(db[row, column] - db[rows][:, columns].max())
-
-        every, both = [True] * len(POSES), _columns()
-        same_way = [(o.mirrored, o.quarters) == (pose.mirrored, pose.quarters) for o in POSES]
-        gains_db, warnings = {}, []
-
-        def tell(question: str, sure: float, gain_db: float, text: str) -> None:
-            if sure >= SURE:
-                gains_db[question] = gain_db
-                warnings.append(text)
-
-        if part != self.part:
-            better_db = gain(list(POSES), _columns(self.part))
-            sure = share(every, _columns(part)) * (1 - self.looks.p_none)
-            tell("body part", sure, better_db, words.body_part(part, self.part, better_db))
-        if pose.inverted:
-            better_db = gain([replace(pose, inverted=False)], [column])
-            sure = share([o.inverted for o in POSES], both)
-            tell("polarity", sure, better_db, words.polarity(better_db))
-        if pose.quarters:
-            better_db = gain([replace(pose, quarters=0)], [column])
-            sure = share([o.quarters == pose.quarters for o in POSES], both)
-            tell("orientation", sure, better_db, words.orientation(pose.quarters, better_db))
-        if stated_view is not None and view != stated_view:
-            flips = [replace(pose, mirrored=m) for m in (False, True)]
-            better_db = gain(flips, _columns(part, stated_view))
-            sure = share(every, _columns(view=view))
-            tell("view", sure, better_db, words.view(view, pose.mirrored, better_db))
-        elif view == "lateral" and stated_mirrored not in (None, pose.mirrored):
-            better_db = gain([replace(pose, mirrored=not pose.mirrored)], [column])
-            sure = share(same_way, _columns(view=view))
-            tell("view", sure, better_db, words.facing(pose.mirrored, better_db))
-        if (part, view) == ("chest", "frontal") and self.stated.expected is not None:
-            right = stated_mirrored if view == stated_view else False
-            if pose.mirrored != right:
-                better_db = gain([replace(pose, mirrored=not pose.mirrored)], [column])
-                sure = share(same_way, [column])
-                tell("mirrored", sure, better_db, words.mirrored(better_db))
-        told = None if (part, view) == ("knee", "frontal") else pose.mirrored
-        return FilmVerdict(
-            part, view, 90 * pose.quarters, told, pose.inverted, gains_db, tuple(warnings)
+        found = (
+            self._body_part(),
+            self._polarity(),
+            self._orientation(),
+            self._view(),
+            self._facing(),
+            self._mirrored(),
         )
+        sure = [difference for difference in found if difference and difference.sure >= SURE]
+        either_knee = (self.part, self.view) == ("knee", "frontal")
+        return FilmVerdict(
+            body_part=self.part,
+            view=self.view,
+            rotated_deg=90 * self.pose.quarters,
+            mirrored=None if either_knee else self.pose.mirrored,
+            inverted=self.pose.inverted,
+            gains_db={difference.question: difference.gain_db for difference in sure},
+            warnings=tuple(difference.text for difference in sure),
+        )
+
+    def _share(self, poses: Iterable[Pose] = POSES, columns: Sequence[int] = ALL_VIEWS) -> float:
+        """The probability of these poses and views."""
+        return float(self.p[[POSES.index(pose) for pose in poses]][:, columns].sum())
+
+    def _gain_db(self, otherwise: Iterable[Pose], columns: Sequence[int]) -> float:
+        """How much better the film is explained as found than as any of these."""
+        rows = [POSES.index(pose) for pose in otherwise]
+        found = self.db[POSES.index(self.pose), self.column]
+        return float(found - self.db[rows][:, columns].max())
+
+    def _as_hung(self) -> list[Pose]:
+        """The poses of either polarity that hang like the one found."""
+        return [replace(self.pose, inverted=inverted) for inverted in (False, True)]
+
+    def _body_part(self) -> Difference | None:
+        if self.part == self.prior_part:
+            return None
+        sure = self._share(columns=_columns(self.part)) * (1 - self.p_none)
+        gain_db = self._gain_db(POSES, _columns(self.prior_part))
+        text = self.words.body_part(self.part, self.prior_part, gain_db)
+        return Difference("body part", sure, gain_db, text)
+
+    def _polarity(self) -> Difference | None:
+        if not self.pose.inverted:
+            return None
+        sure = self._share(pose for pose in POSES if pose.inverted)
+        gain_db = self._gain_db([replace(self.pose, inverted=False)], [self.column])
+        return Difference("polarity", sure, gain_db, self.words.polarity(gain_db))
+
+    def _orientation(self) -> Difference | None:
+        quarters = self.pose.quarters
+        if not quarters:
+            return None
+        sure = self._share(pose for pose in POSES if pose.quarters == quarters)
+        gain_db = self._gain_db([replace(self.pose, quarters=0)], [self.column])
+        return Difference("orientation", sure, gain_db, self.words.orientation(quarters, gain_db))
+
+    def _view(self) -> Difference | None:
+        """Frontal for lateral, or lateral for frontal."""
+        if self.expected is None or self.view == self.expected[0]:
+            return None
+        sure = self._share(columns=_columns(view=self.view))
+        flips = [replace(self.pose, mirrored=mirrored) for mirrored in (False, True)]
+        gain_db = self._gain_db(flips, _columns(self.part, self.expected[0]))
+        text = self.words.view(self.view, self.pose.mirrored, gain_db)
+        return Difference("view", sure, gain_db, text)
+
+    def _facing(self) -> Difference | None:
+        """A lateral that faces the other way."""
+        if self.view != "lateral" or self.expected != ("lateral", not self.pose.mirrored):
+            return None
+        sure = self._share(self._as_hung(), _columns(view="lateral"))
+        otherwise = replace(self.pose, mirrored=not self.pose.mirrored)
+        gain_db = self._gain_db([otherwise], [self.column])
+        return Difference("view", sure, gain_db, self.words.facing(self.pose.mirrored, gain_db))
+
+    def _mirrored(self) -> Difference | None:
+        """A frontal chest with its heart on the wrong side; knees do not tell."""
+        if self.expected is None or (self.part, self.view) != ("chest", "frontal"):
+            return None
+        view, mirrored = self.expected
+        if self.pose.mirrored == (view == self.view and mirrored):
+            return None
+        sure = self._share(self._as_hung(), [self.column])
+        otherwise = replace(self.pose, mirrored=not self.pose.mirrored)
+        gain_db = self._gain_db([otherwise], [self.column])
+        return Difference("mirrored", sure, gain_db, self.words.mirrored(gain_db))
 
 
 @dataclass(frozen=True)
@@ -272,12 +333,10 @@ class _Words:
             what, option = "a frontal film", "PA or AP"
         else:
             what, option = "a lateral", "left-lateral" if mirrored else "lateral"
-        said = (
-            self.stated.view
-            if self.stated.view[:1].isalpha()
-            else f"the view at {self.stated.angle_deg:g}°"
-        )
-        return f"looks like {what}, not {said}{_better(gain_db, 'as that')}; give --view {option}"
+        named = self.stated.view[:1].isalpha()
+        said = f"a {self.stated.view}" if named else f"the view at {self.stated.angle_deg:g}°"
+        better = _better(gain_db, "as that")
+        return f"looks like {what}, not {said}{better}; give --view {option}"
 
     def facing(self, mirrored: bool, gain_db: float) -> str:
         side, option = ("left", "left-lateral") if mirrored else ("right", "lateral")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import random_prior
@@ -119,7 +121,7 @@ def test_what_differs_is_named_with_its_option(checks, films, altered, question,
 
 def test_another_view_and_another_body_part_are_named(checks, films):
     (text,) = verdict(checks, films["chest"][1]).warnings
-    assert text.startswith("looks like a lateral, not PA") and text.endswith("--view lateral")
+    assert text.startswith("looks like a lateral, not a PA") and text.endswith("--view lateral")
     (text,) = verdict(checks, films["chest"][1].flip(-1)).warnings
     assert text.endswith("--view left-lateral")
     (text,) = verdict(checks, films["knee"][0]).warnings
@@ -143,6 +145,14 @@ def test_a_film_from_behind_is_expected_mirrored(checks, films):
     as_used = films["chest"][0].flip(-1)
     assert verdict(checks, as_used, Stated(angle_deg=90.0)).warnings == ()
     assert verdict(checks, as_used, Stated(angle_deg=90.0, view="AP", mirrored=True)).warnings == ()
+
+
+def test_a_prior_with_mirrored_columns_expects_mirrored_pictures(checks, films):
+    chest = checks["chest"]
+    geometry = replace(chest.prior.geometry, columns_flipped=False)
+    mirrored = replace(chest, prior=replace(chest.prior, geometry=geometry))
+    film = films["chest"][0].flip(-1)
+    assert mirrored(film, torch.ones_like(film), PA).warnings == ()
 
 
 def test_shapes_are_neither_chest_nor_knee(checks):
