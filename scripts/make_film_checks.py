@@ -66,19 +66,19 @@ COLLECTIONS = ("4D-Lung", "LIDC-IDRI", "LungCT-Diagnosis", "QIN LUNG CT", "Soft-
 PHANTOMS = 40  # of each anatomy, seeds from 0
 ANGLES_DEG = (270.0, 90.0, 0.0, 180.0)  # frontal and lateral, from either side
 REPEATS = 6  # of each angle, turned, tilted and shifted at random
-MARGIN_MM = 150.0
+MARGIN_MM, CHEST_MM = 150.0, 280.0
 WIDE_PX, WIDE = 96, 1.5  # of the views that films are cut from, in default fields
 FILM_PX = 64
 BATCH, PEAK_RATE, KEEP = 32, 4e-3, 0.995
 # share of films: the four VIEWS, then none of them
-SHARES = (0.3, 0.17, 0.14, 0.15, 0.24)
+SHARES = (0.28, 0.17, 0.16, 0.17, 0.22)
 
 
 def ct_views(volume: Volume, anatomy: str, rng: Random) -> tuple[Tensor, Tensor]:
     """Line integrals [4 · REPEATS, WIDE_PX, WIDE_PX] of a patient, and [8, …] of its ends alone.
 
     A CT ends where a film goes on: its end slices are repeated, but in the last view of each angle.
-    Its lowest and its highest sixth, repeated likewise, show neither a chest nor a knee.
+    What lies low enough, a sixth at least, and the highest sixth are an abdomen and shoulders.
     """
     with suppress(UserError):  # raised where there is nothing but the patient
         volume = body_only(volume)
@@ -95,9 +95,10 @@ def ct_views(volume: Volume, anatomy: str, rng: Random) -> tuple[Tensor, Tensor]
             seen, up_mm = (values, 0.0) if k == REPEATS - 1 else (inner, middle_mm)
             views.append(one_view(seen, spacing_mm, anatomy, angle_deg, up_mm, rng))
     sixth = (last - first) // 6
+    low = max(sixth, last - first - int(CHEST_MM / spacing_mm[2]))
     ends = [
         one_view(continued(some, spacing_mm), spacing_mm, anatomy, angle_deg, 0.0, rng)
-        for some in (values[first : first + sixth], values[last - sixth : last])
+        for some in (values[first : first + low], values[last - sixth : last])
         for angle_deg in ANGLES_DEG
     ]
     return torch.stack(views), torch.stack(ends)
@@ -135,7 +136,7 @@ class Pool:
 
     real: dict[str, list[Tensor]]  # chest, knee, limb
     phantoms: dict[str, list[Tensor]]  # chest, knee
-    ends: list[Tensor]  # of all of them
+    ends: list[Tensor]  # of the chests
     slices: list[Tensor]  # across the real ones
 
     def film(self, rng: Random) -> tuple[Tensor, Tensor, int]:
@@ -176,14 +177,14 @@ def read_pool(cohort: Path, rng: Random) -> tuple[Pool, list[str]]:
                 volume = read_volume(path)
                 whole, its_ends = ct_views(volume, "chest" if kind == "chest" else "knee", rng)
                 views.append(whole)
-                ends.append(its_ends)
+                ends += [its_ends] * (kind == "chest")
                 slices.append(axial_slices(volume, rng))
                 names.append(name)
     for anatomy, views in phantoms.items():
         for seed in range(PHANTOMS):
             whole, its_ends = ct_views(phantom_volume(anatomy, seed, 64), anatomy, rng)
             views.append(whole)
-            ends.append(its_ends)
+            ends += [its_ends] * (anatomy == "chest")
     return Pool(real, phantoms, ends, slices), names
 
 
@@ -219,7 +220,7 @@ def cut(wide: Tensor, zoom: tuple[float, float], rng: Random) -> tuple[Tensor, T
     where the mask is 0.
     """
     size = rng.uniform(*zoom)
-    aspect = math.exp(rng.uniform(-0.3, 0.3)) if rng.random() < 0.6 else 1.0
+    aspect = math.exp(rng.normal(0, 0.2)) if rng.random() < 0.7 else 1.0
     stretch = math.exp(rng.uniform(-0.12, 0.12))  # patients are broad and narrow
     turn, (dx, dy) = math.radians(3.5 * rng.normal()), size * rng.uniform(-0.12, 0.12, 2)
     place = (torch.arange(FILM_PX) + 0.5) / FILM_PX * 2 - 1
@@ -231,7 +232,9 @@ def cut(wide: Tensor, zoom: tuple[float, float], rng: Random) -> tuple[Tensor, T
         ],
         -1,
     )
-    at = at * torch.tensor([stretch, 1 / stretch])
+    bend = torch.from_numpy(rng.normal(size=(1, 2, 4, 4))).float() * rng.uniform(0, 0.05)
+    bend = nnf.interpolate(bend, size=(FILM_PX, FILM_PX), mode="bicubic", align_corners=True)
+    at = at * torch.tensor([stretch, 1 / stretch]) + size * bend[0].permute(1, 2, 0)
     film = nnf.grid_sample(
         wide[None, None].float(), at[None], align_corners=False, padding_mode="border"
     )
@@ -320,7 +323,7 @@ def right_answers(which: Sequence[int]) -> Tensor:
 def train(pool: Pool, spaces: Sequence[ViewSpace], steps: int, rng: Random) -> FilmJudge:
     """The judge, as the running mean of its weights: cross-entropy over right answers."""
     judge = FilmJudge()
-    adam = torch.optim.AdamW(judge.parameters(), lr=PEAK_RATE, weight_decay=1e-3)
+    adam = torch.optim.AdamW(judge.parameters(), lr=PEAK_RATE, weight_decay=2e-2)
     rate = torch.optim.lr_scheduler.OneCycleLR(adam, PEAK_RATE, total_steps=steps, pct_start=0.1)
     mean = torch.optim.swa_utils.AveragedModel(
         judge, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(KEEP)

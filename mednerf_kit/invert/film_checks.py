@@ -333,8 +333,9 @@ class _Words:
             what, option = "a frontal film", "PA or AP"
         else:
             what, option = "a lateral", "left-lateral" if mirrored else "lateral"
-        named = self.stated.view[:1].isalpha()
-        said = f"a {self.stated.view}" if named else f"the view at {self.stated.angle_deg:g}°"
+        named, article = self.stated.view, "an" if self.stated.view.upper() == "AP" else "a"
+        angle = f"the view at {self.stated.angle_deg:g}°"
+        said = f"{article} {named}" if named[:1].isalpha() else angle
         better = _better(gain_db, "as that")
         return f"looks like {what}, not {said}{better}; give --view {option}"
 

@@ -109,8 +109,9 @@ class ViewSpace:
         ranks, weights = (films[..., k, :, :].flatten(-2).reshape(-1, SIDE_PX**2) for k in (0, 1))
         basis = self.basis.flatten(1)
         away = ranks / weights.clamp_min(1e-3) - self.mean.flatten()
-        pairs = (basis[:, None] * basis).flatten(0, 1)
-        gram = (weights @ pairs.T).unflatten(1, (len(basis), -1))
+        i, j = torch.triu_indices(len(basis), len(basis))
+        gram = torch.empty(len(weights), len(basis), len(basis))
+        gram[:, i, j] = gram[:, j, i] = weights @ (basis[i] * basis[j]).T
         gram = gram + self.noise * torch.eye(len(basis))
         z = torch.linalg.solve(gram, (weights * away) @ basis.T)
         squares = weights * (away - z @ basis).square() / 4
@@ -161,7 +162,8 @@ class FilmJudge(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.net = FilmNet()
-        self.weight_per_db = nn.Parameter(torch.tensor(0.5))
+        # not learned, or the network, which knows its patients, would unlearn what the priors say
+        self.register_buffer("weight_per_db", torch.tensor(0.5))
         self.none_db = nn.Parameter(torch.tensor(14.0))  # what "none" is worth in decibels
 
     def forward(self, films: Tensor, db: Tensor) -> Tensor:

@@ -5,10 +5,11 @@
 
 200 films with fixed seeds of patients that the checks were not made from: phantoms, DRRs of CTs
 (DATA/ct_cohort, DATA/ct), published DRRs (DATA/mednerf_drr) and real films (DATA/xray). DRRs
-become films of scripts/bench/films.py's tone curves, with scatter, letters and metal. Half are
-inverted, mirrored or turned, some are given as another view, or to the other prior. Each film is
-also given as it should be: a warning is then a false alarm. Exits with 1 when fewer than 95 % of
-the films are named rightly in everything.
+become films by mednerf_kit/imaging/film: tone curves, scatter, letters, metal. Half are inverted,
+mirrored or turned, some are given as another view, or to the other prior. "Mirrored" is asked of
+frontal chests and of laterals, which then face the other way; a knee from the front may be either
+leg's. Each film is also given as it should be: a warning is then a false alarm. Exits with 1 when
+fewer than 95 % of the films are named rightly in everything.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from mednerf_kit.data.radiograph import read_radiograph
 from mednerf_kit.imaging.film import FILMS, make_film
 from mednerf_kit.imaging.geometry import DEFAULTS, Geometry
 from mednerf_kit.imaging.volume import Volume, read_volume
-from mednerf_kit.invert.film_checks import PARTS, FilmChecks, FilmVerdict, Stated
+from mednerf_kit.invert.film_checks import PARTS, SURE, FilmChecks, FilmVerdict, Stated
 from mednerf_kit.invert.film_looks import FILE, POSES, Pose
 from mednerf_kit.prior.load import load_prior
 from mednerf_kit.viz import figures
@@ -260,6 +261,7 @@ def main() -> int:
             print(f"wrong: {case.kind} {case.name} {case.part} {case.view} {case.pose}: {verdict}")
     columns = (*QUESTIONS, "everything", "false alarm", "told wrongly")
     print_table(rates, columns)
+    print(f"differences told from a probability of {SURE} on:")
     print_table({"all": rates["all"]}, tuple(f"told {q}" for q in QUESTIONS))
     print(f"{1000 * np.mean(seconds):.0f} ms of processor time a film")
     if args.show and wrong:
@@ -270,11 +272,11 @@ def main() -> int:
 
 def print_table(rates: dict[str, dict[str, list[bool]]], columns: Sequence[str]) -> None:
     """A row a kind of film: how many, and the share of each column."""
-    print(f"{'':16} films " + " ".join(f"{name:>12}" for name in columns))
+    print(f"{'':16} films " + " ".join(f"{name:>16}" for name in columns))
     for kind, answers in rates.items():
         count = len(answers["body part"])
         cells = [
-            f"{100 * np.mean(answers[name]):10.1f} %" if answers.get(name) else f"{'':>12}"
+            f"{100 * np.mean(answers[name]):14.1f} %" if answers.get(name) else f"{'':>16}"
             for name in columns
         ]
         print(f"{kind:16} {count:5} " + " ".join(cells))
