@@ -65,7 +65,7 @@ def fold(args: argparse.Namespace, k: int, recipe: dict) -> list[dict]:
             "psnr_map_db": float(first.nanmean()),
             **{m: float(v.nanmean()) for m, v in r.scores.items()},
             **{b: float(s["psnr_db"].nanmean()) for b, s in r.baselines.items()},
-            **r.coverage,
+            **r.uncertainty,
             "invert_seconds": r.seconds,
             "train_seconds": loop.seconds,
             "volumes_seconds": ready,
