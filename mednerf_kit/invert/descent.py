@@ -28,19 +28,23 @@ class PixelSplit:
 
     training: Tensor  # [N, 3]
     held_out: Tensor  # [HELD_OUT_PIXELS, 3], fewer where there are fewer
-    hidden: Tensor  # [n, rows, cols] bool, everything kept aside
+    hidden: Tensor  # [n, rows, cols] bool, everything that is not fitted
 
     def draw(self, count: int, rng: Generator) -> Tensor:
         """Random pixels to fit, with repetition: [count, 3]."""
         return self.training[torch.randint(len(self.training), (count,), generator=rng)]
 
 
-def split_pixels(shape: Sequence[int], rng: Generator) -> PixelSplit:
-    """Keep one tenth of the pixels of views [n, rows, cols] aside, at random."""
+def split_pixels(shape: Sequence[int], rng: Generator, mask: Tensor | None = None) -> PixelSplit:
+    """Keep one tenth of the pixels of views [n, rows, cols] aside, at random.
+
+    Pixels whose ``mask`` [n, rows, cols] is below one half are neither fitted nor compared.
+    """
     hidden = torch.rand(tuple(shape), generator=rng) < HELD_OUT_SHARE
-    held_out = hidden.nonzero()
+    seen = torch.ones_like(hidden) if mask is None else mask.cpu() >= 0.5
+    held_out = (hidden & seen).nonzero()
     order = torch.randperm(len(held_out), generator=rng)[:HELD_OUT_PIXELS]
-    return PixelSplit((~hidden).nonzero(), held_out[order], hidden)
+    return PixelSplit((~hidden & seen).nonzero(), held_out[order], hidden | ~seen)
 
 
 @dataclass(frozen=True)

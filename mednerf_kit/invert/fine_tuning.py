@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -77,12 +78,23 @@ class FineTuning:
     max_seconds: float = math.inf
 
     def __call__(
-        self, prior: Prior, images: Tensor, angles_deg: Tensor, rng: Generator
+        self,
+        prior: Prior,
+        images: Tensor,
+        angles_deg: Tensor,
+        rng: Generator,
+        *,
+        mask: Tensor | None = None,
+        films: Sequence[bool] = (),
     ) -> Posterior:
-        """Invert views [n, rows, cols] of one patient taken at ``angles_deg`` [n]."""
+        """Invert views [n, rows, cols] of one patient taken at ``angles_deg`` [n].
+
+        ``mask`` [n, rows, cols] is below one half where a pixel says nothing of the patient. Films
+        are taken as they are stretched: no tone curve is fitted, whatever ``films`` says.
+        """
         started = time.perf_counter()
         deadline = started + self.max_seconds
-        problem = FineTuningProblem(prior, images, angles_deg, self, rng)
+        problem = FineTuningProblem(prior, images, angles_deg, self, rng, mask)
         state = problem.start()
         state, mse = problem.descend(state, self.code_steps, tune=False, deadline=deadline)
         state, mse = problem.descend(state, self.tune_steps, tune=True, deadline=deadline)
@@ -103,7 +115,13 @@ class FineTuningProblem:
     """One patient's views against one prior."""
 
     def __init__(
-        self, prior: Prior, images: Tensor, angles_deg: Tensor, options: FineTuning, rng: Generator
+        self,
+        prior: Prior,
+        images: Tensor,
+        angles_deg: Tensor,
+        options: FineTuning,
+        rng: Generator,
+        mask: Tensor | None = None,
     ) -> None:
         self.prior, self.g, self.options, self.rng = prior, prior.generator, options, rng
         self.device = prior.device
@@ -115,7 +133,7 @@ class FineTuningProblem:
         self.ray_rng = Generator(device=self.device).manual_seed(
             int(torch.randint(2**31, (), generator=rng))
         )
-        self.pixels = split_pixels(images.shape, rng)
+        self.pixels = split_pixels(images.shape, rng, mask)
         self.hidden = self.pixels.hidden.to(self.device)
 
     def start(self) -> FineTuningState:

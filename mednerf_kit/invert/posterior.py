@@ -11,6 +11,8 @@ The mean of the codes' scenes is the answer, and their spread says how much it i
 3. Pivot: the style itself and low-rank additions to every layer's factors are tuned, held near by a
    locality penalty (after pivotal tuning, Roich et al. 2022), together with each view's angle, the
    source distance and each view's gain.
+A film whose tone curve is unknown has, in place of a gain, a monotone curve and a share of scatter,
+fitted with the codes from the start (:mod:`.film_response`); σ then follows the error that is left.
 One tenth of the input's pixels is held out; the state with the lowest held-out error is kept, never
 the one that fits best (:mod:`.descent`).
 """
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,12 +36,14 @@ from ..prior.rendering import as_batch
 from ..rays.render import Level, render
 from ..rays.samplers.stratified import Stratified
 from .descent import SearchState, descend, split_pixels
+from .film_response import FIELD_PX, SIGMA_FLOOR, FilmResponse, sampled
 
 # Field units over which a scan ends, above and below, while codes are searched: a soft end lets a
 # patient be moved along the axis. It sharpens linearly over the first two thirds of the steps.
 SOFT_EDGE = 0.08
 SHARPENING = 1.5
 START_PIXELS = 160  # that candidates are compared at
+FILM_START_PIXELS = 320  # where each candidate's tone curve is fitted as well
 START_BATCH = 16  # candidates rendered at once
 START_SHRINK = 0.8  # of trained codes towards the prior's mean
 START_GAINS = (0.7, 1.4)  # between which a candidate's gain is fitted
@@ -53,6 +57,8 @@ STYLE_RATE = 0.01
 DELTA_RATE = 0.003
 TURN_RATE_DEG = 0.2
 LOG_DISTANCE_RATE = 0.005
+TONE_RATE = 0.05
+SCATTER_STEPS = 20  # between two looks at the scatter of the members' own pictures
 
 # standard deviations of what the set-up may deviate by, and the most that the locality may cost
 TURN_SIGMA_DEG = 2.0
@@ -71,6 +77,7 @@ class Posterior:
     distance: float  # fitted source distance, field units
     held_out_mse: float
     seconds: float
+    tone: Tensor | None = None  # [1 + K, n, Q] of films whose tone curve was unknown
 
 
 @INVERSIONS.register("posterior")
@@ -83,6 +90,8 @@ class Inversion:
         candidates: random codes that are tried first, beside the trained ones.
         code_steps: steps on the codes.
         pivot_steps: steps on style, layers and set-up.
+        film_code_steps: steps on the codes where a tone curve is fitted as well.
+        film_pivot_steps: steps on style, layers and set-up where a tone curve is fitted as well.
         rays: pixels a step, over all views.
         nodes: samples along a ray.
         sigma: what a pixel is trusted to, in image values, model error included.
@@ -97,6 +106,8 @@ class Inversion:
     candidates: int = 96
     code_steps: int = 80
     pivot_steps: int = 30
+    film_code_steps: int = 140
+    film_pivot_steps: int = 50
     rays: int = 224
     nodes: int = 32
     sigma: float = 0.05
@@ -107,15 +118,29 @@ class Inversion:
     max_seconds: float = math.inf
 
     def __call__(
-        self, prior: Prior, images: Tensor, angles_deg: Tensor, rng: Generator
+        self,
+        prior: Prior,
+        images: Tensor,
+        angles_deg: Tensor,
+        rng: Generator,
+        *,
+        mask: Tensor | None = None,
+        films: Sequence[bool] = (),
     ) -> Posterior:
-        """Invert views [n, rows, cols] of one patient taken at ``angles_deg`` [n]."""
+        """Invert views [n, rows, cols] of one patient taken at ``angles_deg`` [n].
+
+        ``mask`` [n, rows, cols] is below one half where a pixel says nothing of the patient;
+        ``films`` says of each view whether its tone curve is unknown.
+        """
         started = time.perf_counter()
         deadline = started + self.max_seconds
-        problem = Problem(prior, images, angles_deg, self, rng)
+        problem = Problem(prior, images, angles_deg, self, rng, mask=mask, films=films)
+        steps = (self.code_steps, self.pivot_steps)
+        if problem.films:
+            steps = (self.film_code_steps, self.film_pivot_steps)
         state = problem.start()
-        state, mse = problem.descend(state, self.code_steps, pivot=False, deadline=deadline)
-        state, mse = problem.descend(state, self.pivot_steps, pivot=True, deadline=deadline)
+        state, mse = problem.descend(state, steps[0], pivot=False, deadline=deadline)
+        state, mse = problem.descend(state, steps[1], pivot=True, deadline=deadline)
         return problem.result(state, mse, time.perf_counter() - started)
 
 
@@ -136,6 +161,7 @@ class State(SearchState):
     style: Tensor  # [M, code_dim] added to w
     deltas: tuple[Tensor, ...]  # [M, …] added to each layer's factors
     log_gain: Tensor  # [M, n]
+    tone: Tensor  # [M, n, Q] standard normal numbers of a film's response; Q is 0 without films
     turn_deg: Tensor  # [n] added to the angles
     log_distance: Tensor  # [] added to the prior's
 
@@ -144,7 +170,15 @@ class Problem:
     """One patient's views against one prior."""
 
     def __init__(
-        self, prior: Prior, images: Tensor, angles_deg: Tensor, options: Inversion, rng: Generator
+        self,
+        prior: Prior,
+        images: Tensor,
+        angles_deg: Tensor,
+        options: Inversion,
+        rng: Generator,
+        *,
+        mask: Tensor | None = None,
+        films: Sequence[bool] = (),
     ) -> None:
         assert isinstance(prior.generator, HyperGenerator)
         self.prior, self.g, self.options, self.rng = prior, prior.generator, options, rng
@@ -152,11 +186,16 @@ class Problem:
         self.images = images.float().to(self.device)
         self.angles_deg = angles_deg.to(self.device)
         self.geometry = replace(prior.geometry.resized(images.shape[-1]), angles_deg=())
-        self.pixels = split_pixels(images.shape, rng)
+        self.pixels = split_pixels(images.shape, rng, mask)
+        self.films = [k for k, is_film in enumerate(films) if is_film]
+        self.response = FilmResponse.of(self.geometry, self.device) if self.films else None
         self.levels = [Level(Stratified(n=options.nodes))]
         self.expected_gain = prior.expected_gain(self.angles_deg)
         # eps_k of each member: [1 + K, latent_dim] once the members are chosen
         self.centres = torch.zeros(1, self.g.latent_dim, device=self.device)
+        # the same of the films' responses, and their scatter [1 + K, n, rows, cols] as last seen
+        self.tone_centres = self._no_tone(1)
+        self.scatter = torch.zeros(0)
 
     def start(self) -> State:
         """Best of N codes."""
@@ -165,15 +204,53 @@ class Problem:
         trained = START_SHRINK * g.whiten(self.prior.codes.to(self.device))[: o.candidates]
         eps = torch.cat([torch.zeros_like(self.centres), trained, drawn])
         pixels = self.pixels.draw(START_PIXELS, self.rng)
-        with torch.no_grad():
-            errors = [
-                self._mse(self._fresh(some), pixels, edge=SOFT_EDGE, gain_fit=True)
-                for some in eps.split(START_BATCH)
-            ]
-        order = torch.cat(errors).argsort()[: 1 + o.samples]
+        if self.films:
+            tone, cost = self._toned(eps, self.pixels.draw(FILM_START_PIXELS, self.rng))
+        else:
+            tone, cost = self._no_tone(len(eps)), self._gained(eps, pixels)
+        order = cost.argsort()[: 1 + o.samples]
         others = torch.randn(o.samples, g.latent_dim, generator=self.rng).to(self.device)
         self.centres = torch.cat([torch.zeros_like(eps[:1]), others])
-        return self._fresh(eps[order])
+        if self.films:
+            others = torch.randn(o.samples, *tone.shape[1:], generator=self.rng).to(self.device)
+            self.tone_centres = torch.cat([torch.zeros_like(tone[:1]), others])
+        return replace(self._fresh(eps[order]), tone=tone[order])
+
+    @torch.no_grad()
+    def _gained(self, eps: Tensor, pixels: Tensor) -> Tensor:
+        """Mean squared error of each candidate [C], each with the gain that fits best."""
+        errors = [
+            self._mse(self._fresh(some), pixels, edge=SOFT_EDGE, gain_fit=True)
+            for some in eps.split(START_BATCH)
+        ]
+        return torch.cat(errors)
+
+    def _toned(self, eps: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The response [C, n, Q] that fits each candidate best, and what is left over [C]."""
+        assert self.response is not None
+        pixels = pixels.to(self.device)
+        view, y, x = pixels.unbind(1)
+        truth = self.images[view, y, x]
+        with torch.no_grad():
+            batches = [self._fresh(some) for some in eps.split(START_BATCH)]
+            seen = torch.cat([self._seen(state, pixels, edge=SOFT_EDGE) for state in batches])
+            scatter = torch.cat([self._scatter(state) for state in batches])[:, view, y, x]
+        tone = self._no_tone(len(eps))
+        gain = self._fitted_gain(seen, truth)
+        squared = (gain * seen - truth).square()
+        for k in self.films:
+            own = view == k
+            unit = self.options.sigma**2 / self.options.pixels
+            tone[:, k], cost = self.response.start(
+                seen[:, own], scatter[:, own], truth[own], unit
+            )
+            squared[:, own] = cost[:, None]
+        return tone, squared.mean(1)
+
+    def _no_tone(self, members: int) -> Tensor:
+        """The response in the middle of the prior: [M, n, Q]."""
+        parameters = self.response.parameters if self.response else 0
+        return torch.zeros(members, len(self.images), parameters, device=self.device)
 
     def _fresh(self, eps: Tensor) -> State:
         """The state of codes [M, latent_dim] in the set-up as stated."""
@@ -183,6 +260,7 @@ class Problem:
             style=torch.zeros(m, self.g.code_dim, device=device),
             deltas=self.g.no_deltas(m),
             log_gain=torch.zeros(m, n, device=device),
+            tone=self._no_tone(m),
             turn_deg=torch.zeros(n, device=device),
             log_distance=torch.zeros((), device=device),
         )
@@ -191,6 +269,21 @@ class Problem:
         """The scenes a state stands for."""
         base = self.g.latent(state.eps)
         return Latent(base.w + state.style, base.pose, state.deltas)
+
+    def _seen(
+        self, state: State, pixels: Tensor, *, edge: float, rng: Generator | None = None
+    ) -> Tensor:
+        """What each member shows at pixels [R, 3] (view, row, column), without gain: [M, R]."""
+        view = pixels[:, 0]
+        angles_deg = (self.angles_deg + state.turn_deg)[view]
+        distance = self.prior.distance * state.log_distance.exp()
+        rays = self.geometry.field_rays(
+            angles_deg, pixels[:, 1:].float(), distance, self.g.field.support
+        )
+        code = self.g.weights(self.latent(state), edge=edge)
+        batch = as_batch(rays, len(state.eps))
+        (level,) = render(batch, self.g.field, self.levels, code=code, rng=rng)
+        return level.rendering.image[..., 0] * self.expected_gain[view]
 
     def _mse(
         self,
@@ -207,21 +300,33 @@ class Problem:
         """
         pixels = pixels.to(self.device)
         view, y, x = pixels.unbind(1)
-        angles_deg = (self.angles_deg + state.turn_deg)[view]
-        distance = self.prior.distance * state.log_distance.exp()
-        rays = self.geometry.field_rays(
-            angles_deg, pixels[:, 1:].float(), distance, self.g.field.support
-        )
-        code = self.g.weights(self.latent(state), edge=edge)
-        batch = as_batch(rays, len(state.eps))
-        (level,) = render(batch, self.g.field, self.levels, code=code, rng=rng)
-        seen = level.rendering.image[..., 0] * self.expected_gain[view]
+        seen = self._seen(state, pixels, edge=edge, rng=rng)
         truth = self.images[view, y, x]
-        gain = state.log_gain.exp()[:, view]
-        if gain_fit:
-            fitted = (seen * truth).sum(1) / seen.square().sum(1).clamp_min(1e-6)
-            gain = fitted.clamp(*START_GAINS)[:, None]
-        return (gain * seen - truth).square().mean(1)
+        gain = self._fitted_gain(seen, truth) if gain_fit else state.log_gain.exp()[:, view]
+        shown = gain * seen
+        for k in self.films:
+            assert self.response is not None
+            own = view == k
+            scatter = self.scatter[:, k, y[own], x[own]]
+            shown[:, own] = self.response(state.tone[:, k], seen[:, own], scatter)
+        return (shown - truth).square().mean(1)
+
+    def _fitted_gain(self, seen: Tensor, truth: Tensor) -> Tensor:
+        """The gain that brings pixels [M, R] closest to those of the X-rays [R]: [M, 1]."""
+        fitted = (seen * truth).sum(1) / seen.square().sum(1).clamp_min(1e-6)
+        return fitted.clamp(*START_GAINS)[:, None]
+
+    @torch.no_grad()
+    def _scatter(self, state: State) -> Tensor:
+        """The scatter of each member's own pictures [M, n, rows, cols]."""
+        assert self.response is not None
+        n, rows, cols = self.images.shape
+        y, x = (
+            ((torch.arange(FIELD_PX) + 0.5) * size / FIELD_PX - 0.5).round() for size in (rows, cols)
+        )
+        pixels = torch.cartesian_prod(torch.arange(n), y.long(), x.long()).to(self.device)
+        seen = self._seen(state, pixels, edge=SHARP_EDGE).view(-1, n, FIELD_PX, FIELD_PX)
+        return sampled(self.response.scatter(seen), rows, cols)
 
     def descend(
         self, state: State, steps: int, *, pivot: bool, deadline: float
@@ -235,6 +340,7 @@ class Problem:
         groups: list[dict[str, Any]] = [
             {"params": [state.eps], "lr": code_rate},
             {"params": [state.log_gain], "lr": LOG_GAIN_RATE},
+            {"params": [state.tone], "lr": TONE_RATE},
         ]
         if pivot:
             groups += [
@@ -251,10 +357,14 @@ class Problem:
 
         def loss(i: int) -> Tensor:
             soft = 0.0 if pivot else SOFT_EDGE * (1 - SHARPENING * i / steps)
+            if self.films and i % SCATTER_STEPS == 0:
+                self.scatter = self._scatter(state)
             pixels = self.pixels.draw(self.options.rays, self.rng)
             mse = self._mse(state, pixels, edge=max(SHARP_EDGE, soft), rng=self.rng)
-            return mse + self._penalty(state, pivot)
+            return mse + self._trust(mse) * self._penalty(state, pivot)
 
+        if self.films:
+            self.scatter = self._scatter(state)
         return descend(
             state,
             loss=loss,
@@ -271,12 +381,23 @@ class Problem:
         """Mean squared error over members, at the pixels kept aside, of the sharp-edged scenes."""
         return float(self._mse(state, self.pixels.held_out).mean())
 
+    def _trust(self, mse: Tensor) -> Tensor | float:
+        """What multiplies the penalty of each member: 1, or σ² of a film over the option's [M].
+
+        A tone curve can hide an error as large as the option's σ, so that σ follows what is left.
+        """
+        if not self.films:
+            return 1.0
+        sigma = self.options.sigma
+        return mse.detach().clamp(min(SIGMA_FLOOR, sigma) ** 2, sigma**2) / sigma**2
+
     def _penalty(self, state: State, pivot: bool) -> Tensor:
         """Negative log prior of each member, in units of the mean squared error: [M]."""
         o = self.options
         unit = o.sigma**2 / (o.pixels * len(self.images))
         cost = (state.eps - self.centres).square().sum(1)
         cost = cost + (state.log_gain / o.gain_sigma).square().sum(1)
+        cost = cost + (state.tone - self.tone_centres).square().sum((1, 2))
         if pivot:
             local = state.style.square().mean(1) + sum(d.square().mean(1) for d in state.deltas)
             cost = (
@@ -299,4 +420,5 @@ class Problem:
             distance=self.prior.distance * float(state.log_distance.exp()),
             held_out_mse=held_out_mse,
             seconds=seconds,
+            tone=state.tone if self.films else None,
         )

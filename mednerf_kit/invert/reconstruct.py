@@ -22,12 +22,12 @@ from ..engine.device import select_device
 from ..fields.hyper import Precision
 from ..imaging.geometry import Geometry, angle_difference_deg, turn_between
 from ..imaging.volume import write_volume
-from ..prior.load import load_prior
+from ..prior.load import Prior, Search, load_prior
 from ..viz import figures, video
 from ..viz.report import write_report
 from . import outputs
 from .film_checks import FilmChecks, Stated
-from .posterior import Inversion, inversion_of
+from .posterior import Inversion, Posterior, inversion_of
 from .predict import predict
 from .result import InputXray, Result, metrics, report_content
 
@@ -97,10 +97,8 @@ def project(
     what = f"{len(xrays)} X-ray{'s' * (len(xrays) > 1)} on {where}"
     with timer.stage("invert", f"searching {samples + 1} codes that explain {what}"):
         seconds = math.inf if max_minutes is None else 60 * max_minutes
-        images = torch.stack([x.image for x in xrays])
-        angles_deg = torch.tensor([x.angle_deg for x in xrays])
         search = inversion_of(prior, Inversion, samples=samples, max_seconds=seconds)
-        posterior = search(prior, images, angles_deg, Generator().manual_seed(seed))
+        posterior = inverted(prior, xrays, search, Generator().manual_seed(seed))
     geometry = prior.geometry.resized(size or prior.geometry.cols).orbit(ORBIT_VIEWS)
     what = f"{geometry.views} views of {geometry.rows}×{geometry.cols}"
     with timer.stage("predict", f"baking and projecting {what}"):
@@ -113,6 +111,20 @@ def project(
         f"{result.held_out_psnr_db:.1f} dB (not accuracy)"
     )
     return folder
+
+
+def inverted(
+    prior: Prior, xrays: Sequence[InputXray], search: Search, rng: Generator
+) -> Posterior:
+    """Search for what explains X-rays of one patient, where their pixels show him."""
+    return search(
+        prior,
+        torch.stack([xray.image for xray in xrays]),
+        torch.tensor([xray.angle_deg for xray in xrays]),
+        rng,
+        mask=torch.stack([xray.mask for xray in xrays]),
+        films=[xray.read.kind == "display" for xray in xrays],
+    )
 
 
 def one_view_each(

@@ -78,7 +78,7 @@ class Prior:
         return log_gain.exp().to(angles_deg)
 
 
-Search = Callable[[Prior, Tensor, Tensor, Generator], Any]
+Search = Callable[..., Any]  # of prior, images, angles_deg, rng; mask= and films= of the images
 INVERSIONS: Registry[Search] = Registry("inversion", home="mednerf_kit.invert")
 
 

@@ -43,7 +43,7 @@ from mednerf_kit.imaging.volume import read_volume
 from mednerf_kit.invert.evaluate import score_spread
 from mednerf_kit.invert.posterior import Inversion, inversion_of
 from mednerf_kit.invert.predict import PredictedViews, predict
-from mednerf_kit.invert.reconstruct import read_xray
+from mednerf_kit.invert.reconstruct import inverted, read_xray
 from mednerf_kit.metrics.image import psnr_db
 from mednerf_kit.prior.load import Prior, load_prior
 from mednerf_kit.prior.sets import read_set
@@ -117,9 +117,7 @@ def invert(prior: Prior, path: Path, kind: str, samples: int, seed: int) -> Pred
     """The views that `project` predicts from one PA film."""
     xray = read_xray(path, "PA", prior.geometry, input_kind=kind)
     search = inversion_of(prior, Inversion, samples=samples)
-    posterior = search(
-        prior, xray.image[None], torch.tensor([xray.angle_deg]), Generator().manual_seed(seed)
-    )
+    posterior = inverted(prior, [xray], search, Generator().manual_seed(seed))
     return predict(prior, posterior, prior.geometry)
 
 

@@ -1,0 +1,89 @@
+"""From rendered line integrals to the grey values of a film: scatter, then an unknown tone curve.
+
+The forward model is that of ``imaging/film`` with the curve and the scatter fitted:
+
+    film = f(−ln(exp(−scale · u) + ratio · S) / scale),    S = K ∗ (T (1 − T)),    T = exp(−scale · u),
+
+u being the rendered picture, K a broad kernel and f an :class:`UnknownCurve`. The gain is f's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ..imaging.film.exposure import blurred
+from ..imaging.film.unknown_curve import UnknownCurve
+from ..imaging.geometry import DEFAULTS, Geometry
+
+# Scatter to primary behind a thick object: log-normal, a grid or none at one end, a bedside film
+# without one at the other.
+RATIO_MEDIAN, RATIO_LOG_STD = 0.15, 1.0
+KERNEL_MM = 60.0  # standard deviation at the detector
+FIELD_PX = 16  # along a side of S, which is smooth
+START_STEPS, START_RATE = 60, 0.15  # of Adam, on the curve of a candidate
+SIGMA_FLOOR = 0.015  # what a film's pixel is trusted to at best, in grey values
+
+
+@dataclass(frozen=True)
+class FilmResponse:
+    """What a film shows of pictures of a prior; z [..., Q] holds log ratio and curve."""
+
+    curve: UnknownCurve
+    scale: float  # line integral of an image value of 1
+    sigma_px: float  # of the kernel, in pixels of S
+
+    @classmethod
+    def of(cls, geometry: Geometry, device: torch.device) -> FilmResponse:
+        """For pictures of a geometry; one without a scale has that of a chest."""
+        scale = geometry.line_integral_scale or DEFAULTS["chest"].line_integral_scale
+        assert scale is not None
+        width_mm = geometry.cols * geometry.pixel_mm
+        curve = UnknownCurve.of_real_curves().to(device)
+        return cls(curve, scale, KERNEL_MM / width_mm * FIELD_PX)
+
+    @property
+    def parameters(self) -> int:
+        """Q."""
+        return 1 + self.curve.parameters
+
+    def ratio(self, z: Tensor) -> Tensor:
+        """Scatter to primary behind a thick object [...]."""
+        return RATIO_MEDIAN * (RATIO_LOG_STD * z[..., 0]).exp()
+
+    def scatter(self, u: Tensor) -> Tensor:
+        """S from pictures u [..., FIELD_PX, FIELD_PX]."""
+        primary = (-self.scale * u).exp()
+        return blurred(primary * (1 - primary), self.sigma_px)
+
+    def __call__(self, z: Tensor, u: Tensor, scatter: Tensor) -> Tensor:
+        """Grey values [M, R] of u [M, R], given S there [M, R] and z [M, Q]."""
+        primary = (-self.scale * u).exp()
+        apparent = -(primary + self.ratio(z)[..., None] * scatter).log() / self.scale
+        return self.curve(z[..., 1:], apparent)
+
+    def start(self, u: Tensor, scatter: Tensor, grey: Tensor, unit: float) -> tuple[Tensor, Tensor]:
+        """z [C, Q] that best turns the u [C, R] of each candidate into ``grey`` [R]; its cost [C].
+
+        The cost is the mean squared error, and ``unit`` times its own share of |z|².
+        """
+        z = torch.zeros(len(u), self.parameters, device=u.device, requires_grad=True)
+        adam = torch.optim.Adam([z], lr=START_RATE)
+        for step in range(START_STEPS):
+            for group in adam.param_groups:
+                group["lr"] = START_RATE * (0.5 + 0.5 * math.cos(math.pi * step / START_STEPS))
+            mse = (self(z, u, scatter) - grey).square().mean(-1)
+            cost = mse + unit * z.square().sum(-1)
+            adam.zero_grad()
+            cost.sum().backward()
+            adam.step()
+        return z.detach(), cost.detach()
+
+
+def sampled(fields: Tensor, rows: int, cols: int) -> Tensor:
+    """Coarse fields [M, n, h, w] at the pixels of pictures: [M, n, rows, cols]."""
+    return interpolate(fields, (rows, cols), mode="bilinear", align_corners=False)
