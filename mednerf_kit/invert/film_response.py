@@ -2,7 +2,7 @@
 
 The forward model is that of ``imaging/film`` with the curve and the scatter fitted:
 
-    film = f(−ln(exp(−scale · u) + ratio · S) / scale),    S = K ∗ (T (1 − T)),    T = exp(−scale · u),
+    film = f(−ln(T + ratio · S) / scale),    S = K ∗ (T (1 − T)),    T = exp(−scale · u),
 
 u being the rendered picture, K a broad kernel and f an :class:`UnknownCurve`. The gain is f's.
 """
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ..core.resampling import area_resized
 from ..imaging.film.exposure import blurred
 from ..imaging.film.unknown_curve import UnknownCurve
 from ..imaging.geometry import DEFAULTS, Geometry
@@ -87,3 +88,11 @@ class FilmResponse:
 def sampled(fields: Tensor, rows: int, cols: int) -> Tensor:
     """Coarse fields [M, n, h, w] at the pixels of pictures: [M, n, rows, cols]."""
     return interpolate(fields, (rows, cols), mode="bilinear", align_corners=False)
+
+
+def grey_pictures(response: FilmResponse, z: Tensor, pictures: Tensor) -> Tensor:
+    """What a film shows of whole pictures [M, rows, cols] by z [M, Q]: [M, rows, cols]."""
+    rows, cols = pictures.shape[-2:]
+    scatter = response.scatter(area_resized(pictures, FIELD_PX, FIELD_PX))
+    at_pixels = sampled(scatter[:, None], rows, cols)[:, 0]
+    return response(z, pictures.flatten(1), at_pixels.flatten(1)).view_as(pictures)

@@ -50,13 +50,16 @@ def write_orbit(folder: Path, views: Tensor, geometry: Geometry, distance: float
             path.unlink()
 
 
-def unit_of(prior: Prior) -> str:
-    """What the voxels of a prior's volumes mean, in words."""
+def unit_of(prior: Prior, has_scale: bool = True) -> str:
+    """What the voxels of a prior's volumes mean, in words.
+
+    ``has_scale``: what led to them had a scale; a film prepared for display has none.
+    """
     if not prior.is_line_integral:
         return "density per half field width (of emission and absorption: no attenuation)"
     return (
         "HU"
-        if prior.scale is not None
+        if prior.scale is not None and has_scale
         else "image value per half field width (relative attenuation)"
     )
 

@@ -241,9 +241,7 @@ class Problem:
         for k in self.films:
             own = view == k
             unit = self.options.sigma**2 / self.options.pixels
-            tone[:, k], cost = self.response.start(
-                seen[:, own], scatter[:, own], truth[own], unit
-            )
+            tone[:, k], cost = self.response.start(seen[:, own], scatter[:, own], truth[own], unit)
             squared[:, own] = cost[:, None]
         return tone, squared.mean(1)
 
@@ -322,7 +320,8 @@ class Problem:
         assert self.response is not None
         n, rows, cols = self.images.shape
         y, x = (
-            ((torch.arange(FIELD_PX) + 0.5) * size / FIELD_PX - 0.5).round() for size in (rows, cols)
+            ((torch.arange(FIELD_PX) + 0.5) * size / FIELD_PX - 0.5).round()
+            for size in (rows, cols)
         )
         pixels = torch.cartesian_prod(torch.arange(n), y.long(), x.long()).to(self.device)
         seen = self._seen(state, pixels, edge=SHARP_EDGE).view(-1, n, FIELD_PX, FIELD_PX)

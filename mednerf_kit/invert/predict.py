@@ -39,6 +39,11 @@ class PredictedViews:
     volume: FieldVolume  # [D, H, W] the mean over members
     volume_spread: FieldVolume  # [D, H, W] standard deviation over members, calibrated
 
+    def without_scale(self) -> PredictedViews:
+        """The same where no X-ray tells how dense the densest ray is: volumes are relative."""
+        volumes = (replace(v, scale=None) for v in (self.volume, self.volume_spread))
+        return PredictedViews(self.views, self.spread, self.members, *volumes)
+
 
 def predict(
     prior: Prior, posterior: Posterior, geometry: Geometry, *, size: int | None = None

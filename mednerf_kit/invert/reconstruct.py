@@ -86,7 +86,7 @@ def project(
         prior = load_prior(run, precision=precision)
         prior.check_xray()
         xrays = [
-            read_xray(path, name, prior.geometry, **how)
+            read_xray(path, name, prior.fitted_geometry, **how)
             for path, name in zip(xray, views, strict=True)
         ]
         checks = FilmChecks.of(prior)
@@ -104,8 +104,12 @@ def project(
     with timer.stage("predict", f"baking and projecting {what}"):
         predicted = predict(prior, posterior, geometry)
     result = Result(prior, tuple(xrays), posterior, predicted, geometry, seed, timer.seconds)
+    if not result.has_scale:
+        result = replace(result, predicted=predicted.without_scale())
     with timer.stage("write", f"writing to {folder}"):
         write(folder, result)
+    for text in result.warnings:
+        timer.say(f"warning: {text}")
     timer.say(
         f"done in {sum(timer.seconds.values()):.0f} s; fit of the input "
         f"{result.held_out_psnr_db:.1f} dB (not accuracy)"
@@ -113,9 +117,7 @@ def project(
     return folder
 
 
-def inverted(
-    prior: Prior, xrays: Sequence[InputXray], search: Search, rng: Generator
-) -> Posterior:
+def inverted(prior: Prior, xrays: Sequence[InputXray], search: Search, rng: Generator) -> Posterior:
     """Search for what explains X-rays of one patient, where their pixels show him."""
     return search(
         prior,
@@ -123,7 +125,7 @@ def inverted(
         torch.tensor([xray.angle_deg for xray in xrays]),
         rng,
         mask=torch.stack([xray.mask for xray in xrays]),
-        films=[xray.read.kind == "display" for xray in xrays],
+        films=[xray.is_film for xray in xrays],
     )
 
 
@@ -254,7 +256,13 @@ def read_xray(
     y, x = (side - geometry.rows) // 2, (side - geometry.cols) // 2
     image, mask = both[:, y : y + geometry.rows, x : x + geometry.cols]
     notes, warnings = ([f"{Path(path).name}: {t}" for t in texts] for texts in (notes, warnings))
-    return InputXray(image, mask, angle_deg, mirrored, name, read, tuple(notes), tuple(warnings))
+    has_scale = read.kind != "display" and (
+        input_kind == "line-integral"
+        or (read.geometry is not None and read.geometry.line_integral_scale is not None)
+    )
+    return InputXray(
+        image, mask, angle_deg, mirrored, name, read, tuple(notes), tuple(warnings), has_scale
+    )
 
 
 def checked(

@@ -10,17 +10,21 @@ from torch import Tensor
 
 from .. import DISCLAIMER, __version__
 from ..data.radiograph import Radiograph
+from ..imaging.film.unknown_curve import UnknownCurve
 from ..imaging.geometry import Geometry
 from ..imaging.volume import Volume
 from ..metrics.image import psnr_from_mse_db
 from ..prior.load import Prior
 from ..prior.rendering import grey_views
 from ..recon.field_volume import at_distance
+from ..viz.plots import curve_plot
 from ..viz.report import UNCERTAINTY_MEANING, ReportContent
 from . import outputs
+from .film_response import FilmResponse, grey_pictures
 from .posterior import Posterior
 from .predict import PredictedViews, calibration
 
+TONE_NODES = 33  # of a fitted tone curve that is written down
 # below this on held-out pixels of the input itself, the prior does not know such a picture
 POOR_FIT_DB = 20.0
 FIT_MEANING = (
@@ -41,6 +45,13 @@ class InputXray:
     read: Radiograph
     notes: tuple[str, ...]  # what was read, done and assumed
     warnings: tuple[str, ...]  # what a reader of the result has to know first
+    has_scale: bool = False  # whether an image value stands for a known line integral
+
+    @property
+    def is_film(self) -> bool:
+        """Whether its tone curve, or at least its scale, has to be found."""
+        from_device = self.read.stored.kind is not None  # whose numbers have no known unit
+        return self.read.kind == "display" or (from_device and not self.has_scale)
 
 
 @dataclass(frozen=True)
@@ -77,8 +88,39 @@ class Result:
         else:
             seen = grey_views(prior, posterior.code, geometry).mean(0)
         expected = prior.expected_gain(torch.tensor([xray.angle_deg for xray in self.xrays]))
-        gains = posterior.gains.mean(0).to(seen) * expected.to(seen)
-        return (seen * gains[:, None, None]).cpu()
+        seen = (seen * expected.to(seen)[:, None, None]).cpu()
+        shown = seen * posterior.gains.mean(0).cpu()[:, None, None]
+        if posterior.tone is not None:
+            response = FilmResponse.of(geometry, torch.device("cpu"))
+            for k in self.films:
+                tone = posterior.tone[:, k].cpu()
+                pictures = seen[k].expand(len(tone), -1, -1)
+                shown[k] = grey_pictures(response, tone, pictures).mean(0)
+        return shown
+
+    @property
+    def films(self) -> list[int]:
+        """The X-rays whose tone curve was fitted."""
+        fitted = self.posterior.tone is not None
+        return [k for k, xray in enumerate(self.xrays) if fitted and xray.is_film]
+
+    def tone_curves(self, k: int) -> Tensor:
+        """The members' fitted curves of film k at :data:`TONE_NODES` line integrals: [M, nodes]."""
+        assert self.posterior.tone is not None
+        z = self.posterior.tone[:, k].cpu()
+        u = torch.linspace(0, 1, TONE_NODES).expand(len(z), -1)
+        return UnknownCurve.of_real_curves()(z[:, 1:], u)
+
+    def scatter_ratio(self, k: int) -> float:
+        """Scatter to primary behind a thick object on film k, the mean over members."""
+        assert self.posterior.tone is not None
+        response = FilmResponse.of(self.prior.geometry, torch.device("cpu"))
+        return float(response.ratio(self.posterior.tone[:, k].cpu()).mean())
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether the volume is in known units: one X-ray that has a scale is enough."""
+        return self.prior.scale is not None and any(xray.has_scale for xray in self.xrays)
 
     @property
     def held_out_psnr_db(self) -> float:
@@ -108,7 +150,7 @@ class Result:
 
 def metrics(result: Result, volume: Volume) -> dict[str, Any]:
     """``metrics.json``: numbers with their units, what they mean, and where they come from."""
-    posterior, unit = result.posterior, outputs.unit_of(result.prior)
+    posterior, unit = result.posterior, outputs.unit_of(result.prior, result.has_scale)
     geometry = result.geometry
     return {
         "units": {
@@ -126,7 +168,7 @@ def metrics(result: Result, volume: Volume) -> dict[str, Any]:
         },
         "inputs": _inputs(result),
         "fov_deg": {
-            "prior": round(result.prior.geometry.fov_deg, 3),
+            "prior": round(result.prior.fitted_geometry.fov_deg, 3),
             "fitted": round(result.fov_deg, 3),
         },
         "orbit": {
@@ -167,10 +209,44 @@ def _inputs(result: Result) -> list[dict[str, Any]]:
             "input_kind": xray.read.kind,
             "shape": list(xray.read.shape),
             "bits": xray.read.bits,
+            "has_scale": xray.has_scale,
+            "tone_curve": _tone_curve(result, k),
             "notes": list(xray.notes),
         }
-        for xray, fitted_deg, gain in zip(result.xrays, angles_deg, result.gains, strict=True)
+        for k, (xray, fitted_deg, gain) in enumerate(
+            zip(result.xrays, angles_deg, result.gains, strict=True)
+        )
     ]
+
+
+def _tone_curve(result: Result, k: int) -> dict[str, Any] | None:
+    """The curve that was fitted to film k, the mean over members; None where none was."""
+    if k not in result.films:
+        return None
+    curves = result.tone_curves(k)
+    return {
+        "meaning": "grey value at apparent line integrals from 0 to the prior's scale, evenly",
+        "grey": [round(v, 4) for v in curves.mean(0).tolist()],
+        "spread": [round(v, 4) for v in curves.std(0, unbiased=False).tolist()],
+        "scatter_to_primary": round(result.scatter_ratio(k), 3),
+    }
+
+
+def _tone_plots(result: Result) -> dict[str, bytes]:
+    """The fitted curve of each film, for the report."""
+    u = torch.linspace(0, 1, TONE_NODES).tolist()
+    found = {}
+    for k in result.films:
+        curves, name = result.tone_curves(k), result.xrays[k].read.source.name
+        mean = "fitted (shaded: all codes)"
+        band = (curves.amin(0).tolist(), curves.amax(0).tolist())
+        found[f"{name}: the tone curve that was fitted with the codes"] = curve_plot(
+            {mean: (u, curves.mean(0).tolist()), "linear": (u, u)},
+            "apparent line integral, in image values",
+            "grey value of the film",
+            bands={mean: band},
+        )
+    return found
 
 
 def report_content(result: Result, volume: Volume, spread: Volume) -> ReportContent:
@@ -191,6 +267,7 @@ def report_content(result: Result, volume: Volume, spread: Volume) -> ReportCont
         spacing_mm=volume.spacing_mm[::-1],
         numbers=_report_numbers(result),
         provenance=_report_provenance(result),
+        plots=_tone_plots(result),
         uncertainty_meaning=(
             *UNCERTAINTY_MEANING,
             calibration_text(result.prior, len(result.xrays)),
@@ -205,12 +282,15 @@ def _report_numbers(result: Result) -> dict[str, tuple[float | str | None, str]]
         "Fit of the input on held-out pixels (not accuracy)": (result.held_out_psnr_db, "dB"),
         "Mean spread of the orbit's views": (float(result.predicted.spread.mean()), "image units"),
         "Opening angle, fitted": (result.fov_deg, "°"),
-        "Opening angle, prior": (result.prior.geometry.fov_deg, "°"),
+        "Opening angle, prior": (result.prior.fitted_geometry.fov_deg, "°"),
     }
     angles_deg = result.posterior.angles_deg.tolist()
     for xray, angle_deg, gain in zip(result.xrays, angles_deg, result.gains, strict=True):
         numbers[f"{xray.read.source.name}: angle, fitted"] = (float(angle_deg), "°")
         numbers[f"{xray.read.source.name}: gain, fitted"] = (float(gain), "")
+    for k in result.films:
+        name = f"{result.xrays[k].read.source.name}: scatter to primary, fitted"
+        numbers[name] = (result.scatter_ratio(k), "")
     return numbers | {
         f"Time to {stage}": (seconds, "s") for stage, seconds in result.seconds.items()
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ..core.config import Registry
 from ..core.errors import UserError, unknown_name
@@ -17,6 +17,7 @@ from ..engine.snapshots import load_snapshot, read_snapshot, strip_prefix
 from ..fields.hyper import Precision
 from ..gan.generator import GENERATORS, PatientGenerator
 from ..imaging.geometry import Geometry, interpolated_by_angle
+from ..recon.field_volume import at_distance
 from .options import image_model_name
 
 # beside the snapshots: the uncertainty's factors, fitted after training
@@ -37,6 +38,15 @@ class Prior:
     def distance(self) -> float:
         """Source distance in field units: the median over training patients."""
         return float(self.meta["distance"])
+
+    @property
+    def fitted_geometry(self) -> Geometry:
+        """The geometry with its source where training found it.
+
+        A set without a geometry of its own has the default opening angle there, whatever its
+        pictures were taken with.
+        """
+        return at_distance(self.geometry, self.distance)
 
     @property
     def device(self) -> torch.device:
