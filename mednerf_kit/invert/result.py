@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from .. import DISCLAIMER, __version__
-from ..data.radiograph import Radiograph
 from ..imaging.film.unknown_curve import UnknownCurve
 from ..imaging.geometry import Geometry
 from ..imaging.volume import Volume
@@ -21,6 +20,7 @@ from ..viz.plots import curve_plot
 from ..viz.report import UNCERTAINTY_MEANING, ReportContent
 from . import outputs
 from .film_response import FilmResponse, grey_pictures
+from .input_xray import InputXray
 from .posterior import Posterior
 from .predict import PredictedViews, calibration
 
@@ -31,27 +31,6 @@ FIT_MEANING = (
     "input fit, not accuracy: how well held-out pixels of the given X-ray are reproduced; it says "
     "little of other views"
 )
-
-
-@dataclass(frozen=True)
-class InputXray:
-    """One X-ray as the prior takes it."""
-
-    image: Tensor  # [rows, cols] of the prior's pictures, mirrored where the film was
-    mask: Tensor  # [rows, cols] in [0, 1]: what its pixels count in the fit
-    angle_deg: float
-    mirrored: bool
-    view: str  # as the user named it
-    read: Radiograph
-    notes: tuple[str, ...]  # what was read, done and assumed
-    warnings: tuple[str, ...]  # what a reader of the result has to know first
-    has_scale: bool = False  # whether an image value stands for a known line integral
-
-    @property
-    def is_film(self) -> bool:
-        """Whether its tone curve, or at least its scale, has to be found."""
-        from_device = self.read.stored.kind is not None  # whose numbers have no known unit
-        return self.read.kind == "display" or (from_device and not self.has_scale)
 
 
 @dataclass(frozen=True)

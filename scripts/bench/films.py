@@ -37,13 +37,15 @@ from torch import Generator, Tensor
 from mednerf_kit.core import files
 from mednerf_kit.data.drr import bone_only, render_orbit
 from mednerf_kit.data.orbits import OrbitSet
+from mednerf_kit.data.radiograph import InputKind
 from mednerf_kit.imaging.film import FILMS, film_options, make_film
 from mednerf_kit.imaging.geometry import DEFAULTS, FRONTAL_DEG, Geometry, nearest_view
 from mednerf_kit.imaging.volume import read_volume
 from mednerf_kit.invert.evaluate import score_spread
+from mednerf_kit.invert.input_xray import read_xray
 from mednerf_kit.invert.posterior import Inversion, inversion_of
 from mednerf_kit.invert.predict import PredictedViews, predict
-from mednerf_kit.invert.reconstruct import inverted, read_xray
+from mednerf_kit.invert.reconstruct import inverted
 from mednerf_kit.metrics.image import psnr_db
 from mednerf_kit.prior.load import Prior, load_prior
 from mednerf_kit.prior.sets import read_set
@@ -113,7 +115,7 @@ def enlarged(picture: Tensor) -> Tensor:
     return picture.repeat_interleave(UPSCALE, 0).repeat_interleave(UPSCALE, 1)
 
 
-def invert(prior: Prior, path: Path, kind: str, samples: int, seed: int) -> PredictedViews:
+def invert(prior: Prior, path: Path, kind: InputKind, samples: int, seed: int) -> PredictedViews:
     """The views that `project` predicts from one PA film."""
     xray = read_xray(path, "PA", prior.geometry, input_kind=kind)
     search = inversion_of(prior, Inversion, samples=samples)
@@ -151,7 +153,7 @@ def work(cell: Cell, out: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder) / "film.png"
         Image.fromarray((pixels * 65535).round().numpy().astype(np.uint16)).save(film)
-        kind = "line-integral" if linear else "display"
+        kind: InputKind = "line-integral" if linear else "display"
         predicted = invert(prior, film, kind, cell.samples, cell.seed)
     row = {
         "patient": cell.patient,

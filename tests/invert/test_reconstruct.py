@@ -17,6 +17,7 @@ from mednerf_kit.data.pictures import read_png
 from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.imaging.projector import project_volume
 from mednerf_kit.imaging.volume import read_volume
+from mednerf_kit.invert import input_xray
 from mednerf_kit.invert import reconstruct as module
 from mednerf_kit.metrics.image import psnr_db
 from mednerf_kit.prior import load as prior_load
@@ -229,7 +230,7 @@ def test_the_geometry_beside_the_xray_is_compared_and_its_scale_used(place, tmp_
     )
     known.save(tmp_path / "x.json")
     options = {"invert": False, "input_kind": "line-integral", "fit": "pad"}
-    film = module.read_xray(tmp_path / "x.png", 630.0, GEOMETRY, **options)
+    film = input_xray.read_xray(tmp_path / "x.png", 630.0, GEOMETRY, **options)
     assert film.angle_deg == 270
     assert torch.allclose(film.image, image, atol=1e-4)
     for words in (
@@ -245,7 +246,7 @@ def test_the_geometry_beside_the_xray_is_compared_and_its_scale_used(place, tmp_
 
 def test_a_prior_of_oblong_pictures_takes_the_middle_rows(place):
     geometry = Geometry.from_json({**GEOMETRY.to_json(), "rows": 24})
-    film = module.read_xray(
+    film = input_xray.read_xray(
         place / "pa.png", "PA", geometry, invert=False, input_kind="line-integral", fit="pad"
     )
     assert torch.equal(film.image, read_png(place / "pa.png")[4:28])
@@ -351,7 +352,7 @@ def test_a_set_with_its_columns_the_other_way_gives_the_same_target(place, tmp_p
         figures.write_png16(home / "xray_000.png", picture)
         geometry = Geometry.from_json({**GEOMETRY.to_json(), **change})
         geometry.at([270.0 if name != "lying" else 0.0]).save(tmp_path / name / "geometry.json")
-        targets[name] = module.read_xray(home / "xray_000.png", 270.0, GEOMETRY)
+        targets[name] = input_xray.read_xray(home / "xray_000.png", 270.0, GEOMETRY)
     for name in ("flipped", "lying"):
         assert torch.allclose(targets[name].image, targets["plain"].image, atol=1e-6), name
         assert any("to lie as the prior has it" in note for note in targets[name].notes)
@@ -362,15 +363,15 @@ def test_the_view_comes_from_the_file_where_nobody_names_it(place, tmp_path):
     from dicom_films import film_tags, ramp, written
 
     film = written(tmp_path, film_tags(ramp(), ViewPosition="AP"))
-    found = module.read_xray(film, None, GEOMETRY)
+    found = input_xray.read_xray(film, None, GEOMETRY)
     assert found.view == "AP" and found.angle_deg == 90 and found.mirrored
-    named = module.read_xray(film, "lateral", GEOMETRY)
+    named = input_xray.read_xray(film, "lateral", GEOMETRY)
     assert named.view == "lateral" and named.angle_deg == 0
     assert any("its file says that it is AP" in text for text in named.warnings)
     figures.write_png16(tmp_path / "x.png", read_png(place / "pa.png"))
-    assert module.read_xray(tmp_path / "x.png", None, GEOMETRY).view == "PA"
+    assert input_xray.read_xray(tmp_path / "x.png", None, GEOMETRY).view == "PA"
     GEOMETRY.at([0.0]).save(tmp_path / "x.json")
-    assert module.read_xray(tmp_path / "x.png", None, GEOMETRY).angle_deg == 0
+    assert input_xray.read_xray(tmp_path / "x.png", None, GEOMETRY).angle_deg == 0
 
 
 def test_each_xray_is_shown_as_stored_and_as_read(place, tmp_path):

@@ -1,0 +1,249 @@
+"""X-rays as a prior takes them: at its size, lying as its views do, checked for what they show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..core.errors import UserError
+from ..data.films.orientation import turned_words
+from ..data.radiograph import Crop, InputKind, Radiograph, read_radiograph, view_angle_deg
+from ..imaging.geometry import Geometry, angle_difference_deg, turn_between
+from ..prior.load import Prior
+from .film_checks import FilmChecks, Stated
+
+
+@dataclass(frozen=True)
+class InputXray:
+    """One X-ray as the prior takes it."""
+
+    image: Tensor  # [rows, cols] of the prior's pictures, mirrored where the film was
+    mask: Tensor  # [rows, cols] in [0, 1]: what its pixels count in the fit
+    angle_deg: float
+    mirrored: bool
+    view: str  # as the user named it
+    read: Radiograph
+    notes: tuple[str, ...]  # what was read, done and assumed
+    warnings: tuple[str, ...]  # what a reader of the result has to know first
+    has_scale: bool = False  # whether an image value stands for a known line integral
+
+    @property
+    def is_film(self) -> bool:
+        """Whether its tone curve, or at least its scale, has to be found."""
+        from_device = self.read.stored.kind is not None  # whose numbers have no known unit
+        return self.read.kind == "display" or (from_device and not self.has_scale)
+
+
+def one_view_each(
+    xray: Sequence[str | Path], view: Sequence[str | float]
+) -> Sequence[str | float | None]:
+    """The view of each X-ray; None for all where none was named."""
+    views: Sequence[str | float | None] = view or [None] * len(xray)
+    if not xray or len(views) != len(xray):
+        raise UserError(
+            f"got {len(xray)} X-rays and {len(views)} views",
+            "wanted one view per X-ray",
+            "name the view of each",
+        )
+    return views
+
+
+def read_xrays(
+    prior: Prior,
+    paths: Sequence[str | Path],
+    views: Sequence[str | float | None],
+    *,
+    invert: bool = False,
+    rotate: int = 0,
+    flip: bool = False,
+    **how: Any,
+) -> tuple[InputXray, ...]:
+    """Read X-rays for a prior and warn of those that do not show what was stated.
+
+    The options are those of :func:`read_xray`.
+    """
+    how |= {"invert": invert, "rotate": rotate, "flip": flip}
+    checks = FilmChecks.of(prior)
+    xrays = [
+        read_xray(path, view, prior.fitted_geometry, **how)
+        for path, view in zip(paths, views, strict=True)
+    ]
+    return tuple(checked(x, checks, invert=invert, rotate=rotate, flip=flip) for x in xrays)
+
+
+def read_xray(
+    path: str | Path,
+    view: str | float | None,
+    geometry: Geometry,
+    *,
+    invert: bool = False,
+    input_kind: InputKind = "auto",
+    fit: Literal["crop", "pad"] = "pad",
+    rotate: int = 0,
+    flip: bool = False,
+    crop: Crop = "auto",
+) -> InputXray:
+    """Read an X-ray at the size of the prior's pictures (``geometry``), with the angle of its view.
+
+    A geometry beside it that has its columns or its orbit's axis otherwise turns the picture to
+    lie as the prior's. An AP film is mirrored into the picture at 90°. Where a line-integral scale
+    lies beside the file and differs from the prior's, the picture is brought to the prior's.
+    Everything done is among the notes, everything doubted among the warnings. The options are those
+    of :func:`~.reconstruct.project`.
+    """
+    side = max(geometry.rows, geometry.cols)
+    read = read_radiograph(
+        path,
+        size=side,
+        invert=invert,
+        input_kind=input_kind,
+        fit=fit,
+        rotate=rotate,
+        flip=flip,
+        crop=crop,
+    )
+    notes, warnings = list(read.notes), list(read.warnings)
+    name, mirrored, angle_deg = view_of(read, view, notes)
+    if not math.isfinite(angle_deg):
+        raise UserError(f"got an angle of {angle_deg}", "wanted degrees", "correct --angle")
+    angle_deg %= 360
+    said = None if read.stored.view is None else view_angle_deg(read.stored.view)[0]
+    if said is not None and abs(angle_difference_deg(said, angle_deg)) > 0.5:
+        warnings.append(
+            f"its file says that it is {read.stored.view}, whereas it is used as the view at "
+            f"{angle_deg:g}°"
+        )
+    both = torch.stack([read.image, read.mask])
+    if mirrored:
+        both = both.flip(-1)
+    if read.geometry is not None:
+        both = laid_as(both, read.geometry, geometry, angle_deg, notes)
+        warnings += disagreements(read.geometry, geometry, angle_deg)
+        theirs, ours = read.geometry.line_integral_scale, geometry.line_integral_scale
+        if (
+            theirs
+            and ours
+            and read.kind != "display"
+            and not math.isclose(theirs, ours, rel_tol=1e-3)
+        ):
+            both[0] *= theirs / ours
+            notes.append(
+                f"the geometry beside it has line_integral_scale {theirs:g}: brought "
+                f"to the prior's, {ours:g}"
+            )
+    y, x = (side - geometry.rows) // 2, (side - geometry.cols) // 2
+    image, mask = both[:, y : y + geometry.rows, x : x + geometry.cols]
+    notes, warnings = ([f"{Path(path).name}: {t}" for t in texts] for texts in (notes, warnings))
+    has_scale = read.kind != "display" and (
+        input_kind == "line-integral"
+        or (read.geometry is not None and read.geometry.line_integral_scale is not None)
+    )
+    return InputXray(
+        image, mask, angle_deg, mirrored, name, read, tuple(notes), tuple(warnings), has_scale
+    )
+
+
+def checked(
+    xray: InputXray, checks: FilmChecks, *, invert: bool, rotate: int, flip: bool
+) -> InputXray:
+    """The X-ray, warned of where it does not show what was stated; options as :func:`read_xray`."""
+    stated = Stated(
+        angle_deg=xray.angle_deg,
+        view=xray.view,
+        mirrored=xray.mirrored,
+        inverted=invert,
+        rotated_deg=rotate,
+        flipped=flip,
+    )
+    found = checks(xray.image, xray.mask, stated).warnings
+    named = tuple(f"{xray.read.source.name}: {text}" for text in found)
+    return replace(xray, warnings=(*named, *xray.warnings))
+
+
+def view_of(
+    read: Radiograph, view: str | float | None, notes: list[str]
+) -> tuple[str, bool, float]:
+    """The name of an X-ray's view, whether it is mirrored into the picture, and its angle.
+
+    A view that nobody named is the file's, or the angle of the geometry beside it, or PA.
+    """
+    stored, geometry = read.stored, read.geometry
+    mirrored = False
+    if view is None and stored.view is not None:
+        view, mirrored = stored.view, stored.mirrored
+        notes.append(f"the file says that it is a {view} film" + ", mirrored" * mirrored)
+    if view is None and stored.angle_deg is not None:
+        view, mirrored = stored.angle_deg, stored.mirrored
+        notes.append(f"the file says that it is the view at {view:g}°")
+    if view is None and geometry is not None and geometry.views == 1:
+        view = geometry.angles_deg[0]
+        notes.append(f"taken for the view at {view:g}°, as the geometry beside it says")
+    if view is None:
+        view = "PA"
+        notes.append("taken for a PA film; --view says otherwise")
+    if not isinstance(view, str):
+        return str(view), mirrored, float(view)
+    angle_deg, hung_mirrored = view_angle_deg(view)
+    if hung_mirrored:
+        notes.append(
+            f"an AP film is the mirror image of the view at {angle_deg:g}°: mirrored "
+            "before use, as the target shows"
+        )
+    return view, mirrored ^ hung_mirrored, angle_deg
+
+
+def laid_as(
+    images: Tensor, found: Geometry, wanted: Geometry, angle_deg: float, notes: list[str]
+) -> Tensor:
+    """Pictures [..., n, n] of one geometry turned to lie as another has its view at an angle."""
+    turn = turn_between(found, wanted, angle_deg)
+    if turn is None or turn[:2] == (0, False):
+        return images
+    quarters, over, _ = turn
+    notes.append(
+        "the geometry beside it has its columns or axis otherwise than the prior: "
+        f"{turned_words(quarters, over)} to lie as the prior has it"
+    )
+    images = torch.rot90(images, -quarters, (-2, -1))
+    return images.flip(-1) if over else images
+
+
+def disagreements(found: Geometry, prior: Geometry, angle_deg: float) -> list[str]:
+    """A sentence for each way in which an X-ray's own geometry contradicts the prior or the angle.
+
+    >>> from ..imaging.geometry import DEFAULTS
+    >>> (text,) = disagreements(DEFAULTS["knee"].at([0]), DEFAULTS["chest"], 0)
+    >>> text.partition(":")[0]
+    'the geometry beside it has a field 192 mm wide, the prior one of 358 mm'
+    """
+    texts = []
+    theirs, ours = 2 * found.half_width_mm, 2 * prior.half_width_mm
+    if abs(theirs / ours - 1) > 0.05:
+        texts.append(
+            f"has a field {theirs:.0f} mm wide, the prior one of {ours:.0f} mm: lengths "
+            "in the result follow the prior"
+        )
+    if abs(found.fov_deg - prior.fov_deg) > 2:
+        texts.append(
+            f"has a field of view of {found.fov_deg:.1f}°, the prior {prior.fov_deg:.1f}°: the "
+            "fit may not reach it"
+        )
+    turn = turn_between(found, prior, angle_deg)
+    for name in ("axis", "tilt_deg", "columns_flipped") if turn is None else ("tilt_deg",):
+        if getattr(found, name) != getattr(prior, name):
+            texts.append(
+                f"has {name} {getattr(found, name)}, the prior {getattr(prior, name)}: the result "
+                "follows the prior"
+            )
+    expected_deg = angle_deg if turn is None else turn[2]
+    if found.views == 1 and abs(angle_difference_deg(found.angles_deg[0], expected_deg)) > 0.5:
+        texts.append(
+            f"says {found.angles_deg[0]:g}°, whereas it is used as the view at {angle_deg:g}°"
+        )
+    return [f"the geometry beside it {text}" for text in texts]
