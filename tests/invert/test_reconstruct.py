@@ -13,6 +13,7 @@ from PIL import Image
 from tiny_prior import GEOMETRY, QUICK, orbit_of, snapshot
 
 from mednerf_kit import DISCLAIMER, cli
+from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.pictures import read_png
 from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.imaging.projector import project_volume
@@ -72,7 +73,8 @@ def projected(place, folder, *words) -> int:
 
 @pytest.fixture(scope="module")
 def done(place):
-    assert projected(place, place / "out", "--xray", place / "pa.png") == 0
+    words = ("--xray", place / "pa.png", "--input-kind", "line-integral")
+    assert projected(place, place / "out", *words) == 0
     return place / "out"
 
 
@@ -330,9 +332,9 @@ def test_a_folder_that_cannot_be_made_is_found_out_before_the_work(
 
 
 def test_the_function_checks_what_the_command_line_checks(place):
-    with pytest.raises(module.UserError, match="0 X-rays"):
+    with pytest.raises(UserError, match="0 X-rays"):
         module.project(xray=[], run=str(place / "run"))
-    with pytest.raises(module.UserError, match="2 views"):
+    with pytest.raises(UserError, match="2 views"):
         module.project(xray=[place / "pa.png"], view=("PA", "AP"), run=str(place / "run"))
 
 
