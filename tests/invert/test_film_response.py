@@ -51,7 +51,7 @@ def test_the_ratio_is_log_normal(response):
 
 
 def test_scatter_agrees_with_the_films_that_are_made(response):
-    """The forward model here and that of `imaging/film`, on a smooth object: to 2 % of the range."""
+    """The forward model here and that of `imaging/film` on a smooth object: to 2 % of the range."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
     u = 0.6 * (1 - x**2 - y**2).clamp_min(0)
     geometry = DEFAULTS["chest"].resized(64)
