@@ -16,7 +16,7 @@ from ..data.films.orientation import turned_words
 from ..data.radiograph import Crop, InputKind, Radiograph, read_radiograph, view_angle_deg
 from ..imaging.geometry import Geometry, angle_difference_deg, turn_between
 from ..prior.load import Prior
-from .film_checks import FilmChecks, Stated
+from .film_checks import FilmChecks, FilmVerdict, Stated
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class InputXray:
     notes: tuple[str, ...]  # what was read, done and assumed
     warnings: tuple[str, ...]  # what a reader of the result has to know first
     has_scale: bool = False  # whether an image value stands for a known line integral
+    verdict: FilmVerdict | None = None  # what it shows, compared with what was stated
 
     @property
     def is_film(self) -> bool:
@@ -161,9 +162,9 @@ def checked(
         rotated_deg=rotate,
         flipped=flip,
     )
-    found = checks(xray.image, xray.mask, stated).warnings
-    named = tuple(f"{xray.read.source.name}: {text}" for text in found)
-    return replace(xray, warnings=(*named, *xray.warnings))
+    verdict = checks(xray.image, xray.mask, stated)
+    named = tuple(f"{xray.read.source.name}: {text}" for text in verdict.warnings)
+    return replace(xray, warnings=(*named, *xray.warnings), verdict=verdict)
 
 
 def view_of(

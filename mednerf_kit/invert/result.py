@@ -117,14 +117,28 @@ class Result:
         texts = [text for xray in self.xrays for text in xray.warnings]
         texts += [f"prior: {note}" for note in self.prior.meta.get("notes", ())]
         if self.held_out_psnr_db < POOR_FIT_DB:
-            poor = (
+            texts.append(
                 f"the prior reproduces this X-ray poorly ({self.held_out_psnr_db:.1f} dB on "
-                f"held-out pixels, below {POOR_FIT_DB:g}): it may be unlike everything the prior "
-                "was trained on, or its view, polarity or input kind may be stated wrongly; do not "
-                "rely on any of the result"
+                f"held-out pixels, below {POOR_FIT_DB:g}): {self._poor_reason()}; do not rely on "
+                "any of the result"
             )
-            texts.insert(0, poor)
         return texts
+
+
+    def _poor_reason(self) -> str:
+        """Why a fit may be poor, as far as the checks of the X-rays can tell."""
+        verdicts = [xray.verdict for xray in self.xrays]
+        if any(verdict and verdict.warnings for verdict in verdicts):
+            return "see what it looks like"
+        if all(verdict and verdict.body_part for verdict in verdicts):
+            return (
+                "its body part, view and polarity look as stated, so that it is the patient or the "
+                "exposure that is unlike everything the prior was trained on"
+            )
+        return (
+            "it may be unlike everything the prior was trained on, or its view, polarity or input "
+            "kind may be stated wrongly"
+        )
 
 
 def metrics(result: Result, volume: Volume) -> dict[str, Any]:
@@ -190,12 +204,29 @@ def _inputs(result: Result) -> list[dict[str, Any]]:
             "bits": xray.read.bits,
             "has_scale": xray.has_scale,
             "tone_curve": _tone_curve(result, k),
+            "looks_like": _looks_like(xray),
             "notes": list(xray.notes),
         }
         for k, (xray, fitted_deg, gain) in enumerate(
             zip(result.xrays, angles_deg, result.gains, strict=True)
         )
     ]
+
+
+def _looks_like(xray: InputXray) -> dict[str, Any] | None:
+    """What the checks say that an X-ray shows; null where they cannot tell."""
+    if xray.verdict is None:
+        return None
+    return {
+        "body_part": xray.verdict.body_part,
+        "view": xray.verdict.view,
+        "turn_by_deg": xray.verdict.rotated_deg,
+        "mirrored": xray.verdict.mirrored,
+        "inverted": xray.verdict.inverted,
+        "better_when_put_right_db": {
+            name: round(db, 2) for name, db in xray.verdict.gains_db.items()
+        },
+    }
 
 
 def _tone_curve(result: Result, k: int) -> dict[str, Any] | None:
