@@ -117,19 +117,19 @@ class Result:
         texts = [text for xray in self.xrays for text in xray.warnings]
         texts += [f"prior: {note}" for note in self.prior.meta.get("notes", ())]
         if self.held_out_psnr_db < POOR_FIT_DB:
-            texts.append(
+            poor = (
                 f"the prior reproduces this X-ray poorly ({self.held_out_psnr_db:.1f} dB on "
                 f"held-out pixels, below {POOR_FIT_DB:g}): {self._poor_reason()}; do not rely on "
                 "any of the result"
             )
+            texts.insert(0, poor)
         return texts
-
 
     def _poor_reason(self) -> str:
         """Why a fit may be poor, as far as the checks of the X-rays can tell."""
         verdicts = [xray.verdict for xray in self.xrays]
         if any(verdict and verdict.warnings for verdict in verdicts):
-            return "see what it looks like"
+            return "see below what it looks like"
         if all(verdict and verdict.body_part for verdict in verdicts):
             return (
                 "its body part, view and polarity look as stated, so that it is the patient or the "
