@@ -1,0 +1,130 @@
+"""Films through `project`: whose scale is known, what is said of the rest, and the fitted curve."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from dicom_films import film_tags, written
+from tiny_prior import GEOMETRY, QUICK, orbit_of, snapshot
+
+from mednerf_kit import cli
+from mednerf_kit.data.pictures import read_png
+from mednerf_kit.imaging.film import CURVES
+from mednerf_kit.imaging.volume import read_volume
+from mednerf_kit.invert import reconstruct as module
+from mednerf_kit.invert.input_xray import read_xray
+from mednerf_kit.invert.result import TONE_NODES
+from mednerf_kit.prior.load import load_prior
+from mednerf_kit.viz import figures
+
+
+@pytest.fixture(scope="module")
+def prior_path(tmp_path_factory):
+    return snapshot(tmp_path_factory.mktemp("prior") / "run")
+
+
+@pytest.fixture(scope="module")
+def view(prior_path):
+    return orbit_of(load_prior(prior_path), 0, (270.0,))[0]
+
+
+@pytest.fixture(scope="module")
+def film_result(prior_path, view, tmp_path_factory):
+    """A sigmoid film of the first patient, in a folder, and what the command said."""
+    folder = tmp_path_factory.mktemp("film")
+    figures.write_png16(folder / "film.png", CURVES.build({"name": "sigmoid"})(view.clamp(0, 1)))
+    words = ["--run", prior_path, "--xray", folder / "film.png", "--input-kind", "display"]
+    words += ["--out", folder / "out", "--samples", "1", "--device", "cpu"]
+    options = partial(QUICK, film_code_steps=30, film_pivot_steps=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "Inversion", options)
+        assert cli.main(["project", *map(str, words)]) == 0
+    return folder / "out"
+
+
+def metrics_of(folder) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_a_films_volume_is_relative(film_result):
+    for name in ("volume", "uncertainty"):
+        assert read_volume(film_result / f"{name}.nii.gz").quantity == "relative"
+    found = metrics_of(film_result)
+    assert found["volume"]["quantity"] == "relative" and "HU" not in found["units"]["volume"]
+    page = (film_result / "report.html").read_text()
+    assert "relative attenuation" in page and "HU, estimated" not in page
+
+
+def test_the_fitted_curve_is_written_and_drawn(film_result):
+    (xray,) = metrics_of(film_result)["inputs"]
+    grey = xray["tone_curve"]["grey"]
+    assert len(grey) == len(xray["tone_curve"]["spread"]) == TONE_NODES
+    assert grey == sorted(grey) and xray["tone_curve"]["scatter_to_primary"] > 0
+    page = (film_result / "report.html").read_text()
+    assert "film.png: the tone curve that was fitted with the codes" in page
+    assert "film.png: scatter to primary, fitted" in page
+
+
+def test_projection_and_target_of_a_film_are_both_grey_values(film_result):
+    target, shown = (read_png(film_result / f"{name}.png") for name in ("target", "proj"))
+    assert float((target - shown).square().mean().sqrt()) < 0.1
+
+
+def test_line_integrals_have_no_curve(prior_path, view, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "Inversion", partial(QUICK, code_steps=4, pivot_steps=2))
+    figures.write_png16(tmp_path / "x.png", view)
+    GEOMETRY.at([270.0]).save(tmp_path / "x.json")
+    words = ["--run", prior_path, "--xray", tmp_path / "x.png", "--out", tmp_path / "out"]
+    words += ["--samples", "1", "--device", "cpu"]
+    assert cli.main(["project", *map(str, words)]) == 0
+    (xray,) = metrics_of(tmp_path / "out")["inputs"]
+    assert xray["tone_curve"] is None and xray["has_scale"]
+    assert read_volume(tmp_path / "out" / "volume.nii.gz").quantity == "hu"
+
+
+@pytest.mark.parametrize(
+    ("case", "has_scale", "is_film"),
+    [
+        ("picture", False, False),
+        ("picture said to be line integrals", True, False),
+        ("picture with a geometry", True, False),
+        ("picture for display", False, True),
+        ("dicom for display", False, True),
+        ("dicom of raw intensities", False, True),
+    ],
+)
+def test_the_scale_is_known_where_something_says_it(view, tmp_path, case, has_scale, is_film):
+    path, kind = tmp_path / "x.png", "auto"
+    if case.startswith("dicom"):
+        pixels = (1 + 4000 * (-3 * view).exp()).round().numpy().astype(np.uint16)
+        tags = {"PresentationIntentType": "FOR PRESENTATION"}
+        if "raw" in case:
+            tags = {
+                "PresentationIntentType": "FOR PROCESSING",
+                "PixelIntensityRelationship": "LIN",
+                "PixelIntensityRelationshipSign": 1,
+            }
+        path = written(tmp_path, film_tags(pixels, **tags))
+    else:
+        figures.write_png16(path, view)
+    if case == "picture with a geometry":
+        GEOMETRY.at([270.0]).save(tmp_path / "x.json")
+    if case == "picture said to be line integrals":
+        kind = "line-integral"
+    if case == "picture for display":
+        kind = "display"
+    xray = read_xray(path, "PA", GEOMETRY, input_kind=kind)
+    assert (xray.has_scale, xray.is_film) == (has_scale, is_film)
+
+
+def test_the_priors_opening_angle_is_the_fitted_one(prior_path):
+    prior = load_prior(prior_path)
+    wide = replace(prior, meta={**prior.meta, "distance": 3.0})
+    wanted = 2 * float(torch.rad2deg(torch.atan(torch.tensor(1 / 3.0))))
+    assert wide.fitted_geometry.fov_deg == pytest.approx(wanted, rel=1e-5)
+    assert wide.fitted_geometry.fov_deg > 1.5 * wide.geometry.fov_deg
