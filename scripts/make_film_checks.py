@@ -70,6 +70,10 @@ MARGIN_MM, CHEST_MM = 150.0, 280.0
 WIDE_PX, WIDE = 96, 1.5  # of the views that films are cut from, in default fields
 FILM_PX = 64
 BATCH, PEAK_RATE, KEEP = 32, 4e-3, 0.995
+UPRIGHT, MIRRORED = POSES.index(Pose()), POSES.index(Pose(mirrored=True))
+DRAWN_POSES = 4  # of the other poses, at each step
+# share of films made of CTs; the knees are few and of tumour patients, in parts cut at the sides
+REAL_SHARE = {"chest": 0.65, "knee": 0.3}
 # share of films: the four VIEWS, then none of them
 SHARES = (0.28, 0.17, 0.16, 0.17, 0.22)
 
@@ -144,7 +148,7 @@ class Pool:
         which = int(rng.choice(len(SHARES), p=SHARES))
         if which < len(VIEWS):
             part, name = VIEWS[which]
-            real = rng.random() < (0.65 if part == "chest" else 0.4)
+            real = rng.random() < REAL_SHARE[part]
             patients = (self.real if real else self.phantoms)[part]
             views = patients[rng.integers(len(patients))]
             behind = int(rng.integers(2))
@@ -238,7 +242,11 @@ def cut(wide: Tensor, zoom: tuple[float, float], rng: Random) -> tuple[Tensor, T
     film = nnf.grid_sample(
         wide[None, None].float(), at[None], align_corners=False, padding_mode="border"
     )
-    return film[0, 0], ((x.abs() <= aspect) & (y.abs() <= 1 / aspect)).float()
+    film = film[0, 0]
+    if rng.random() < 0.25:  # the scan ends within the film
+        top, bottom = (FILM_PX * rng.uniform(0, 0.25, 2)).astype(int)
+        film[:top], film[FILM_PX - bottom :] = 0, 0
+    return film, ((x.abs() <= aspect) & (y.abs() <= 1 / aspect)).float()
 
 
 def developed(p: Tensor, mask: Tensor, rng: Random) -> tuple[Tensor, Tensor]:
@@ -310,14 +318,26 @@ def blurred(picture: Tensor, sigma_px: float) -> Tensor:
     return nnf.conv2d(across, weights.view(1, 1, -1, 1))[0, 0]
 
 
-def right_answers(which: Sequence[int]) -> Tensor:
-    """Which of the judge's answers are right for films in canonical pose: [B, 65] bool."""
-    right = torch.zeros(len(which), len(POSES) * len(VIEWS) + 1, dtype=torch.bool)
+def right_answers(which: Sequence[int], poses: Sequence[int]) -> Tensor:
+    """Which of the judge's answers are right for films in canonical pose: [B, 4·P + 1] bool."""
+    right = torch.zeros(len(which), len(poses) * len(VIEWS) + 1, dtype=torch.bool)
     for row, view in zip(right, which, strict=True):
-        row[view if view < len(VIEWS) else -1] = True
+        row[poses.index(UPRIGHT) * len(VIEWS) + view if view < len(VIEWS) else -1] = True
         if view < len(VIEWS) and VIEWS[view] == ("knee", "frontal"):  # the other knee
-            row[POSES.index(Pose(mirrored=True)) * len(VIEWS) + view] = True
+            row[poses.index(MIRRORED) * len(VIEWS) + view] = True
     return right
+
+
+def log_probabilities(
+    judge: FilmJudge, spaces: Sequence[ViewSpace], held: Tensor, poses: list[int]
+) -> Tensor:
+    """[B, 4·P + 1] of posed films [B, 16, 2, S, S]; drawn poses stand for all the others."""
+    some = held[:, poses]
+    db = torch.stack([space.explained_db(some) for space in spaces], -1)
+    known, none = judge(some, db)
+    drawn = torch.tensor([float(pose not in (UPRIGHT, MIRRORED)) for pose in poses])
+    known = known + (drawn * math.log((len(POSES) - 2) / DRAWN_POSES))[:, None]
+    return torch.cat([known.flatten(1), none[:, None]], 1).log_softmax(1)
 
 
 def train(pool: Pool, spaces: Sequence[ViewSpace], steps: int, rng: Random) -> FilmJudge:
@@ -328,12 +348,14 @@ def train(pool: Pool, spaces: Sequence[ViewSpace], steps: int, rng: Random) -> F
     mean = torch.optim.swa_utils.AveragedModel(
         judge, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(KEEP)
     )
+    others = [pose for pose in range(len(POSES)) if pose not in (UPRIGHT, MIRRORED)]
     share_right, progress = 0.0, trange(steps, mininterval=10)
     for _ in progress:
         films, masks, which = zip(*(pool.film(rng) for _ in range(BATCH)), strict=True)
         held = posed(*equalised(torch.stack(films), torch.stack(masks)))
-        db = torch.stack([space.explained_db(held) for space in spaces], -1)
-        log_p, right = judge(held, db), right_answers(which)
+        poses = [UPRIGHT, MIRRORED, *rng.choice(others, DRAWN_POSES, replace=False).tolist()]
+        log_p = log_probabilities(judge, spaces, held, poses)
+        right = right_answers(which, poses)
         wrong = -log_p.masked_fill(~right, -torch.inf).logsumexp(1)
         loss = 0.97 * wrong.mean() - 0.03 * log_p.mean()
         adam.zero_grad()
@@ -353,7 +375,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("cohort", type=Path)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--out", type=Path, default=FILE)
     args = parser.parse_args()
     torch.manual_seed(0)

@@ -30,7 +30,7 @@ from .film_looks import (
 from .film_views import VIEW_DEG, prior_space, prior_views
 from .outputs import fingerprint
 
-SURE = 0.9  # probability from which a difference is named
+SURE = 0.95  # probability from which a difference is named
 OBLIQUE_DEG = 30.0  # a view further from frontal and lateral is neither
 TOLD_DB = 0.1  # a smaller gain is not worth a number
 OWN_GAIN_DB = 1.5  # by which a prior of another body part must explain a turned film better
@@ -132,12 +132,6 @@ class FilmChecks:
         if stated.mirrored:  # as it hangs
             image, mask = image.flip(-1), mask.flip(-1)
         looks = self.judge.look(image, mask, self.spaces)
-        if looks.p_none > 0.5:
-            text = (
-                f"looks like neither {_listed(PARTS, 'nor')}: the result shows a {self.part} all "
-                "the same; do not rely on it"
-            )
-            return FilmVerdict(None, warnings=(text,) * (looks.p_none >= SURE))
         return Comparison(looks, self.part, stated, self.prior.geometry).verdict()
 
     def _by_own_views(self, image: Tensor, mask: Tensor, stated: Stated) -> FilmVerdict:
@@ -213,22 +207,32 @@ class Comparison:
 
     def verdict(self) -> FilmVerdict:
         """What the film shows, and a sentence for each difference that is :data:`SURE`."""
-        found = (
+        if self.p_none > 0.5:
+            return self._told(FilmVerdict(None), [self._body_part()])
+        either_knee = (self.part, self.view) == ("knee", "frontal")
+        shown = FilmVerdict(
+            body_part=self.part,
+            view=self.view,
+            rotated_deg=90 * self.pose.quarters,
+            mirrored=None if either_knee else self.pose.mirrored,
+            inverted=self.pose.inverted,
+        )
+        found = [
             self._body_part(),
             self._polarity(),
             self._orientation(),
             self._view(),
             self._facing(),
             self._mirrored(),
-        )
+        ]
+        return self._told(shown, found)
+
+    @staticmethod
+    def _told(shown: FilmVerdict, found: Sequence[Difference | None]) -> FilmVerdict:
+        """The verdict with its sure differences."""
         sure = [difference for difference in found if difference and difference.sure >= SURE]
-        either_knee = (self.part, self.view) == ("knee", "frontal")
-        return FilmVerdict(
-            body_part=self.part,
-            view=self.view,
-            rotated_deg=90 * self.pose.quarters,
-            mirrored=None if either_knee else self.pose.mirrored,
-            inverted=self.pose.inverted,
+        return replace(
+            shown,
             gains_db={difference.question: difference.gain_db for difference in sure},
             warnings=tuple(difference.text for difference in sure),
         )
@@ -248,11 +252,16 @@ class Comparison:
         return [replace(self.pose, inverted=inverted) for inverted in (False, True)]
 
     def _body_part(self) -> Difference | None:
-        if self.part == self.prior_part:
+        """Another body part than the prior's, be it known which or not."""
+        if self.part == self.prior_part and self.p_none <= 0.5:
             return None
-        sure = self._share(columns=_columns(self.part)) * (1 - self.p_none)
         gain_db = self._gain_db(POSES, _columns(self.prior_part))
-        text = self.words.body_part(self.part, self.prior_part, gain_db)
+        sure = self._share(columns=_columns(self.part)) * (1 - self.p_none)
+        if self.part != self.prior_part and sure >= SURE:
+            text = self.words.body_part(self.part, self.prior_part, gain_db)
+        else:
+            sure = 1 - self._share(columns=_columns(self.prior_part)) * (1 - self.p_none)
+            text = self.words.no_body_part(self.prior_part, self.p_none >= SURE)
         return Difference("body part", sure, gain_db, text)
 
     def _polarity(self) -> Difference | None:
@@ -312,6 +321,12 @@ class _Words:
         better = _better(gain_db, f"explained by the {found} prior")
         return f"looks like a {found}, not a {prior}{better}; use --run bundled:{found}"
 
+    def no_body_part(self, prior: str, none: bool) -> str:
+        """``none``: it is sure that the film shows no other known body part either."""
+        neither = " nor ".join(f"a {part}" for part in PARTS)
+        looks = f"looks like neither {neither}" if none else f"does not look like a {prior}"
+        return f"{looks}: the result shows a {prior} all the same; do not rely on it"
+
     def polarity(self, gain_db: float) -> str:
         option = "leave --invert out" if self.stated.inverted else "add --invert"
         return f"looks inverted{_better(gain_db, 'turned over')}; {option}"
@@ -352,7 +367,3 @@ def _better(gain_db: float, how: str) -> str:
     (': 4.0 dB better turned over', '')
     """
     return f": {gain_db:.1f} dB better {how}" if gain_db >= TOLD_DB else ""
-
-
-def _listed(names: tuple[str, ...], word: str) -> str:
-    return f" {word} ".join(f"a {name}" for name in names)

@@ -23,6 +23,7 @@ from ..core.resampling import area_resized
 
 SIDE_PX = 32
 LEVELS = 128  # grey values that are told apart: finer ones are noise
+MODEL_ERROR = 0.2  # of a real film's ranks: their variance beside any view of a prior
 LEAST_SEEN = 0.25  # of a pixel's area that must be on the film
 FILE = Path(__file__).with_name("film_checks.safetensors")
 
@@ -83,11 +84,10 @@ def posed(ranks: Tensor, weights: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ViewSpace:
-    """Equalised views x = mean + basisᵀ z + noise with z ~ N(0, 1) (probabilistic PCA)."""
+    """Equalised views x = mean + basisᵀ z + error, z ~ N(0, 1): principal components of views."""
 
     mean: Tensor  # [S, S]
     basis: Tensor  # [K, S, S], each as long as its standard deviation
-    noise: float  # variance of a pixel beside the basis
 
     @classmethod
     def of(cls, views: Tensor, *, dimensions: int = 24) -> ViewSpace:
@@ -97,14 +97,14 @@ class ViewSpace:
         _, size, direction = torch.linalg.svd(centred, full_matrices=False)
         k = min(dimensions, len(views) - 1)
         basis = direction[:k] * size[:k, None] / math.sqrt(len(views) - 1)
-        noise = float(size[k:].square().sum() / centred.numel())
-        return cls(ranks.mean(0), basis.view(k, SIDE_PX, SIDE_PX), max(noise, 1e-4))
+        return cls(ranks.mean(0), basis.view(k, SIDE_PX, SIDE_PX))
 
     def explained_db(self, films: Tensor) -> Tensor:
-        """PSNR of films [..., 2, S, S] against the most probable view each: [...].
+        """How well the most probable view explains films [..., 2, S, S]: [...].
 
-        z minimises ‖W (x − mean − basisᵀ z)‖² / noise + ‖z‖²; the PSNR takes ranks to lie in
-        [0, 1].
+        z minimises the cost ‖W^½ (x − mean − basisᵀ z)‖² + e ‖z‖², e = :data:`MODEL_ERROR`: a view
+        must resemble the film, and be one of the usual. The answer is the PSNR of the cost per
+        pixel seen, with ranks in [0, 1].
         """
         ranks, weights = (films[..., k, :, :].flatten(-2).reshape(-1, SIDE_PX**2) for k in (0, 1))
         basis = self.basis.flatten(1)
@@ -112,10 +112,11 @@ class ViewSpace:
         i, j = torch.triu_indices(len(basis), len(basis))
         gram = torch.empty(len(weights), len(basis), len(basis))
         gram[:, i, j] = gram[:, j, i] = weights @ (basis[i] * basis[j]).T
-        gram = gram + self.noise * torch.eye(len(basis))
+        gram = gram + MODEL_ERROR * torch.eye(len(basis))
         z = torch.linalg.solve(gram, (weights * away) @ basis.T)
-        squares = weights * (away - z @ basis).square() / 4
-        mse = squares.sum(1) / weights.sum(1).clamp_min(1e-6)
+        misfit = (weights * (away - z @ basis).square()).sum(1)
+        cost = misfit + MODEL_ERROR * z.square().sum(1)
+        mse = cost / (4 * weights.sum(1)).clamp_min(1e-6)
         return -10 * mse.clamp_min(1e-9).log10().view(films.shape[:-3])
 
 
@@ -126,7 +127,7 @@ class FilmNet(nn.Module):
         channels: of its three layers.
     """
 
-    def __init__(self, channels: tuple[int, int, int] = (16, 24, 32)) -> None:
+    def __init__(self, channels: tuple[int, int, int] = (16, 32, 48)) -> None:
         super().__init__()
         widths = (2, *channels)
         self.layers = nn.ModuleList(
@@ -136,7 +137,7 @@ class FilmNet(nn.Module):
         self.out = nn.Linear(channels[-1] * (SIDE_PX // 8) ** 2, len(VIEWS) + 1)
 
     def forward(self, films: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of films [B, 16, 2, S, S] in each pose and view [B, 16, 4], and of none [B]."""
+        """Scores of films [B, P, 2, S, S] in each pose and view [B, P, 4], and of none [B]."""
         x = films.flatten(0, 1)
         for layer in self.layers:
             x = nnf.max_pool2d(nnf.relu(layer(x)), 2)
@@ -159,26 +160,30 @@ class FilmJudge(nn.Module):
     The sum over poses, views and "none of them" is 1.
     """
 
+    weight_per_db: Tensor  # []
+
     def __init__(self) -> None:
         super().__init__()
         self.net = FilmNet()
         # not learned, or the network, which knows its patients, would unlearn what the priors say
-        self.register_buffer("weight_per_db", torch.tensor(0.5))
-        self.none_db = nn.Parameter(torch.tensor(14.0))  # what "none" is worth in decibels
+        self.register_buffer("weight_per_db", torch.tensor(1.0))
+        self.none_db = nn.Parameter(torch.tensor(18.0))  # what "none" is worth in decibels
 
-    def forward(self, films: Tensor, db: Tensor) -> Tensor:
-        """Log probabilities [B, 16 · 4 + 1] of posed films [B, 16, 2, S, S]; db [B, 16, 4]."""
+    def forward(self, films: Tensor, db: Tensor) -> tuple[Tensor, Tensor]:
+        """The logarithms, up to one constant, for films [B, P, 2, S, S] in P poses: [B, P, 4], [B].
+
+        The last is that of "none of them"; ``db`` is [B, P, 4].
+        """
         scores, none = self.net(films)
-        known = scores + self.weight_per_db * db
-        none = none + self.weight_per_db * self.none_db
-        return torch.cat([known.flatten(1), none[:, None]], 1).log_softmax(1)
+        return scores + self.weight_per_db * db, none + self.weight_per_db * self.none_db
 
     @torch.no_grad()
     def look(self, image: Tensor, mask: Tensor, spaces: tuple[ViewSpace, ...]) -> Looks:
         """Judge one film [rows, cols] by the spaces of :data:`VIEWS`."""
         films = posed(*equalised(image[None].float().cpu(), mask[None].float().cpu()))
         db = torch.stack([space.explained_db(films) for space in spaces], -1)
-        p = self(films, db)[0].exp()
+        known, none = self(films, db)
+        p = torch.cat([known.flatten(), none]).softmax(0)
         return Looks(p[:-1].view(len(POSES), len(VIEWS)), float(p[-1]), db[0])
 
 
@@ -196,8 +201,7 @@ def save_knowledge(path: Path, knowledge: FilmKnowledge, notes: dict[str, object
     tensors = {f"judge.{k}": v.half() for k, v in knowledge.judge.state_dict().items()}
     for k, space in enumerate(knowledge.spaces):
         tensors |= {f"space.{k}.mean": space.mean.half(), f"space.{k}.basis": space.basis.half()}
-    noise = [space.noise for space in knowledge.spaces]
-    files.save_tensors(path, tensors, {"priors": knowledge.priors, "noise": noise, **notes})
+    files.save_tensors(path, tensors, {"priors": knowledge.priors, **notes})
 
 
 @cache
@@ -210,7 +214,7 @@ def load_knowledge(path: Path = FILE) -> FilmKnowledge:
         {k.removeprefix("judge."): v for k, v in tensors.items() if k.startswith("judge.")}
     )
     spaces = tuple(
-        ViewSpace(tensors[f"space.{k}.mean"], tensors[f"space.{k}.basis"], noise)
-        for k, noise in enumerate(meta["noise"])
+        ViewSpace(tensors[f"space.{k}.mean"], tensors[f"space.{k}.basis"])
+        for k in range(len(VIEWS))
     )
     return FilmKnowledge(judge.requires_grad_(False).eval(), spaces, meta["priors"])
