@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,7 @@ def save_latent(path: Path, prior: Prior, posterior: Posterior) -> None:
         "prior": fingerprint(prior),
         "prior_path": str(prior.path),
         "distance": posterior.distance,
+        "has_scale": posterior.has_scale,
         "held_out_mse": posterior.held_out_mse,
         "seconds": posterior.seconds,
         "note": DISCLAIMER,
@@ -138,7 +140,7 @@ def load_latent(path: str | Path, prior: Prior) -> Posterior:
     deltas = tuple(
         tensors[f"deltas.{k}"] for k in range(sum(name.startswith("deltas.") for name in tensors))
     )
-    return _posterior(
+    found = _posterior(
         prior,
         Latent(tensors["w"], tensors["pose"], deltas or None),
         tensors["gains"],
@@ -147,6 +149,8 @@ def load_latent(path: str | Path, prior: Prior) -> Posterior:
         meta["held_out_mse"],
         meta["seconds"],
     )
+    # latents of 0.1 came from line integrals
+    return replace(found, has_scale=meta.get("has_scale", True))
 
 
 def _posterior(

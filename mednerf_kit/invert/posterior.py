@@ -78,6 +78,7 @@ class Posterior:
     held_out_mse: float
     seconds: float
     tone: Tensor | None = None  # [1 + K, n, Q] of films whose tone curve was unknown
+    has_scale: bool = True  # whether an X-ray told what line integral an image value stands for
 
 
 @INVERSIONS.register("posterior")

@@ -39,11 +39,6 @@ class PredictedViews:
     volume: FieldVolume  # [D, H, W] the mean over members
     volume_spread: FieldVolume  # [D, H, W] standard deviation over members, calibrated
 
-    def without_scale(self) -> PredictedViews:
-        """The same where no X-ray tells how dense the densest ray is: volumes are relative."""
-        volumes = (replace(v, scale=None) for v in (self.volume, self.volume_spread))
-        return PredictedViews(self.views, self.spread, self.members, *volumes)
-
 
 def predict(
     prior: Prior, posterior: Posterior, geometry: Geometry, *, size: int | None = None
@@ -53,11 +48,12 @@ def predict(
     ``size`` is the number of voxels along a side of the baked cube (default: :func:`grid_size`).
     Line integrals are linear, so the mean of the views is the view of the mean volume; where
     absorption hides what lies behind, the members' views are rendered ray by ray instead. In a set
-    that was scaled view by view a view gets the gain its angle had on average.
+    that was scaled view by view a view gets the gain its angle had on average. Volumes are relative
+    where no X-ray had a scale.
     """
     size = size or grid_size(geometry.cols)
     volumes = bake(prior.generator, posterior.code, geometry, size=size)
-    volumes = replace(volumes, scale=prior.scale)
+    volumes = replace(volumes, scale=prior.scale if posterior.has_scale else None)
     if prior.is_line_integral:
         members = volumes.project(geometry, posterior.distance).cpu()
     else:

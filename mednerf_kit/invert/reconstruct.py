@@ -95,8 +95,6 @@ def project(
     with timer.stage("predict", f"baking and projecting {what}"):
         predicted = predict(prior, posterior, geometry)
     result = Result(prior, xrays, posterior, predicted, geometry, seed, timer.seconds)
-    if not result.has_scale:
-        result = replace(result, predicted=predicted.without_scale())
     with timer.stage("write", f"writing to {folder}"):
         write(folder, result)
     timer.say(
@@ -110,7 +108,7 @@ def project(
 
 def inverted(prior: Prior, xrays: Sequence[InputXray], search: Search, rng: Generator) -> Posterior:
     """Search for what explains X-rays of one patient, where their pixels show him."""
-    return search(
+    found = search(
         prior,
         torch.stack([xray.image for xray in xrays]),
         torch.tensor([xray.angle_deg for xray in xrays]),
@@ -118,6 +116,7 @@ def inverted(prior: Prior, xrays: Sequence[InputXray], search: Search, rng: Gene
         mask=torch.stack([xray.mask for xray in xrays]),
         films=[xray.is_film for xray in xrays],
     )
+    return replace(found, has_scale=any(xray.has_scale for xray in xrays))
 
 
 class StageTimer:

@@ -99,7 +99,7 @@ class Result:
     @property
     def has_scale(self) -> bool:
         """Whether the volume is in known units: one X-ray that has a scale is enough."""
-        return self.prior.scale is not None and any(xray.has_scale for xray in self.xrays)
+        return self.prior.scale is not None and self.posterior.has_scale
 
     @property
     def held_out_psnr_db(self) -> float:

@@ -67,12 +67,13 @@ class UnknownCurve:
     def __call__(self, z: Tensor, u: Tensor) -> Tensor:
         """f(u) for u [..., R] by z [..., Q]: [..., R]; beyond the table f stays what it is there.
 
-        Differentiable in both.
+        Both broadcast, and it is differentiable in both.
         """
         slope = ((self.mean + z[..., 1:] @ self.root.T) @ self.basis).clamp(-7, 5).exp()
         rise = 0.5 * (slope[..., 1:] + slope[..., :-1]) * (END / (NODES - 1))
         table = torch.cat([torch.zeros_like(rise[..., :1]), rise.cumsum(-1)], -1)
-        table = table.expand(*u.shape[:-1], NODES)
+        shape = torch.broadcast_shapes(table.shape[:-1], u.shape[:-1])
+        table, u = table.expand(*shape, -1), u.expand(*shape, -1)
         place = (u / END).clamp(0, 1) * (NODES - 1)
         left = place.detach().long().clamp_max(NODES - 2)
         low, high = table.gather(-1, left), table.gather(-1, left + 1)
