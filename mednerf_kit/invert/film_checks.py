@@ -31,6 +31,7 @@ from .film_views import VIEW_DEG, prior_space, prior_views
 from .outputs import fingerprint
 
 SURE = 0.95  # probability from which a difference is named
+VERY_SURE = 0.98  # the same for a film that is not as stated in who knows what
 OBLIQUE_DEG = 30.0  # a view further from frontal and lateral is neither
 TOLD_DB = 0.1  # a smaller gain is not worth a number
 OWN_GAIN_DB = 1.5  # by which a prior of another body part must explain a turned film better
@@ -81,7 +82,8 @@ class FilmVerdict:
     """What a film shows; None where it cannot be told.
 
     ``gains_db`` holds, for each difference found (body part, view, orientation, mirrored,
-    polarity), by how many decibels the prior's views explain the film better when it is put right.
+    polarity; statement where it is not sure which of them), by how many decibels the prior's views
+    explain the film better when it is put right.
     """
 
     body_part: str | None
@@ -89,6 +91,7 @@ class FilmVerdict:
     rotated_deg: int | None = None  # degrees clockwise that put it upright
     mirrored: bool | None = None  # as it hangs: a frontal film, or a lateral one facing image left
     inverted: bool | None = None
+    p_as_stated: float | None = None  # probability that nothing differs from the statement
     gains_db: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -154,7 +157,11 @@ class FilmChecks:
                 gains_db[question] = gain_db
                 warnings.append(text)
         return FilmVerdict(
-            None, None, 90 * quarters, None, pose.inverted, gains_db, tuple(warnings)
+            None,
+            rotated_deg=90 * quarters,
+            inverted=pose.inverted,
+            gains_db=gains_db,
+            warnings=tuple(warnings),
         )
 
 
@@ -206,9 +213,11 @@ class Comparison:
         self.expected = stated.expected(geometry)
 
     def verdict(self) -> FilmVerdict:
-        """What the film shows, and a sentence for each difference that is :data:`SURE`."""
-        if self.p_none > 0.5:
-            return self._told(FilmVerdict(None), [self._body_part()])
+        """What the film shows, and a sentence for each difference that is :data:`SURE`.
+
+        Where none is, and yet it is :data:`VERY_SURE` that the film is not as stated, that is said.
+        """
+        known = self.p_none <= 0.5
         either_knee = (self.part, self.view) == ("knee", "frontal")
         shown = FilmVerdict(
             body_part=self.part,
@@ -217,25 +226,31 @@ class Comparison:
             mirrored=None if either_knee else self.pose.mirrored,
             inverted=self.pose.inverted,
         )
-        found = [
-            self._body_part(),
-            self._polarity(),
-            self._orientation(),
-            self._view(),
-            self._facing(),
-            self._mirrored(),
-        ]
-        return self._told(shown, found)
-
-    @staticmethod
-    def _told(shown: FilmVerdict, found: Sequence[Difference | None]) -> FilmVerdict:
-        """The verdict with its sure differences."""
-        sure = [difference for difference in found if difference and difference.sure >= SURE]
+        questions = (
+            self._body_part,
+            *(self._polarity, self._orientation, self._view, self._facing, self._mirrored) * known,
+        )
+        found = [difference for question in questions if (difference := question())]
+        sure = [difference for difference in found if difference.sure >= SURE]
+        doubt = self._statement()
+        if not sure and doubt.sure >= VERY_SURE:
+            sure = [doubt]
         return replace(
-            shown,
+            shown if known else FilmVerdict(None),
+            p_as_stated=1 - doubt.sure,
             gains_db={difference.question: difference.gain_db for difference in sure},
             warnings=tuple(difference.text for difference in sure),
         )
+
+    def _statement(self) -> Difference:
+        """Anything but what was stated, be it known what or not."""
+        view, mirrored = self.expected or (None, None)
+        columns = _columns(self.prior_part, view)
+        either = view is None or (self.prior_part, view) == ("knee", "frontal")
+        poses = [Pose(mirrored=m) for m in (False, True) if either or m == mirrored]
+        sure = 1 - self._share(poses, columns) * (1 - self.p_none)
+        gain_db = self._gain_db(poses, columns)
+        return Difference("statement", sure, gain_db, self.words.statement(self.prior_part))
 
     def _share(self, poses: Iterable[Pose] = POSES, columns: Sequence[int] = ALL_VIEWS) -> float:
         """The probability of these poses and views."""
@@ -327,6 +342,12 @@ class _Words:
         looks = f"looks like neither {neither}" if none else f"does not look like a {prior}"
         return f"{looks}: the result shows a {prior} all the same; do not rely on it"
 
+    def statement(self, prior: str) -> str:
+        return (
+            f"does not look like {self._said()} of a {prior}, upright and with bone bright, nor "
+            "clearly like anything else: check its body part, view and polarity"
+        )
+
     def polarity(self, gain_db: float) -> str:
         option = "leave --invert out" if self.stated.inverted else "add --invert"
         return f"looks inverted{_better(gain_db, 'turned over')}; {option}"
@@ -348,11 +369,14 @@ class _Words:
             what, option = "a frontal film", "PA or AP"
         else:
             what, option = "a lateral", "left-lateral" if mirrored else "lateral"
-        named, article = self.stated.view, "an" if self.stated.view.upper() == "AP" else "a"
-        angle = f"the view at {self.stated.angle_deg:g}°"
-        said = f"{article} {named}" if named[:1].isalpha() else angle
         better = _better(gain_db, "as that")
-        return f"looks like {what}, not {said}{better}; give --view {option}"
+        return f"looks like {what}, not {self._said()}{better}; give --view {option}"
+
+    def _said(self) -> str:
+        """The stated view, with an article."""
+        if not self.stated.view[:1].isalpha():
+            return f"the view at {self.stated.angle_deg:g}°"
+        return f"{'an' if self.stated.view.upper() == 'AP' else 'a'} {self.stated.view}"
 
     def facing(self, mirrored: bool, gain_db: float) -> str:
         side, option = ("left", "left-lateral") if mirrored else ("right", "lateral")

@@ -130,7 +130,7 @@ class Result:
         verdicts = [xray.verdict for xray in self.xrays]
         if any(verdict and verdict.warnings for verdict in verdicts):
             return "see below what it looks like"
-        if all(verdict and verdict.body_part for verdict in verdicts):
+        if all(verdict and (verdict.p_as_stated or 0.0) > 0.5 for verdict in verdicts):
             return (
                 "its body part, view and polarity look as stated, so that it is the patient or the "
                 "exposure that is unlike everything the prior was trained on"

@@ -240,6 +240,9 @@ def judged(case: Case, verdict: FilmVerdict, good: FilmVerdict) -> dict[str, boo
     answers = case.right(verdict)
     answers["everything"] = all(answers.values())
     differ, told = case.differences(), set(verdict.gains_db)
+    if differ:
+        answers["told something"] = bool(told)
+        told -= {"statement"}
     if case.part is not None:
         answers["false alarm"] = bool(good.warnings)
     answers["told wrongly"] = bool(told - differ)
@@ -275,7 +278,8 @@ def main() -> int:
     columns = (*QUESTIONS, "everything", "false alarm", "told wrongly")
     print_table(rates, columns)
     print(f"differences told from a probability of {SURE} on:")
-    print_table({"all": rates["all"]}, tuple(f"told {q}" for q in QUESTIONS))
+    shown = {kind: rates[kind] for kind in ("all", "stranger")}
+    print_table(shown, tuple(f"told {q}" for q in (*QUESTIONS, "something")))
     print(f"{1000 * np.mean(seconds):.0f} ms of processor time a film")
     if args.show and wrong:
         shown = torch.stack([area_resized(case.shown()[0], SIZE, SIZE) for case in wrong])

@@ -11,7 +11,7 @@ from tiny import random_prior
 from mednerf_kit.data.drr import phantom_volume, render_orbit
 from mednerf_kit.imaging.geometry import DEFAULTS
 from mednerf_kit.invert import film_looks
-from mednerf_kit.invert.film_checks import FilmChecks, Stated
+from mednerf_kit.invert.film_checks import Comparison, FilmChecks, Stated
 from mednerf_kit.invert.film_looks import POSES, Pose, ViewSpace, equalised, posed
 from mednerf_kit.invert.film_views import prior_space, prior_views, varied
 from mednerf_kit.prior.load import load_prior
@@ -160,6 +160,23 @@ def test_shapes_are_neither_chest_nor_knee(checks):
     assert found.body_part is None
     (text,) = found.warnings
     assert text.startswith("looks like neither a chest nor a knee")
+
+
+def test_unsure_of_what_and_sure_that_it_is_not_as_stated(checks):
+    """Two thirds of the probability upside down, one third inverted: neither is sure."""
+    p = torch.zeros(len(POSES), len(film_looks.VIEWS))
+    p[POSES.index(Pose(quarters=2)), 0] = 0.66
+    p[POSES.index(Pose(inverted=True)), 0] = 0.33
+    p[POSES.index(Pose()), 0] = 0.01
+    looks = film_looks.Looks(p, 0.0, torch.zeros_like(p))
+    found = Comparison(looks, "chest", PA, DEFAULTS["chest"]).verdict()
+    assert found.p_as_stated == pytest.approx(0.01, abs=1e-6)
+    assert list(found.gains_db) == ["statement"]
+    assert found.warnings[0].startswith("does not look like a PA of a chest")
+    as_stated = torch.zeros_like(p)
+    as_stated[POSES.index(Pose()), 0] = 1
+    looks = film_looks.Looks(as_stated, 0.0, torch.zeros_like(p))
+    assert Comparison(looks, "chest", PA, DEFAULTS["chest"]).verdict().warnings == ()
 
 
 def test_a_prior_of_another_body_part_answers_for_polarity_alone():
