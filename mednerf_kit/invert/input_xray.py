@@ -18,6 +18,9 @@ from ..imaging.geometry import Geometry, angle_difference_deg, turn_between
 from ..prior.load import Prior
 from .film_checks import FilmChecks, FilmVerdict, Stated
 
+#: Share of the pixels that a search needs, and that a few can be kept aside of.
+LEAST_FITTED = 0.02
+
 
 @dataclass(frozen=True)
 class InputXray:
@@ -140,6 +143,13 @@ def read_xray(
             )
     y, x = (side - geometry.rows) // 2, (side - geometry.cols) // 2
     image, mask = both[:, y : y + geometry.rows, x : x + geometry.cols]
+    fitted = float((mask >= 0.5).float().mean())
+    if fitted < LEAST_FITTED:
+        raise UserError(
+            f"got '{path}', of whose square picture {fitted:.1%} shows the patient",
+            f"wanted at least {LEAST_FITTED:.0%}",
+            "cut it with --crop x,y,w,h, or give --fit crop or --crop none",
+        )
     notes, warnings = ([f"{Path(path).name}: {t}" for t in texts] for texts in (notes, warnings))
     has_scale = read.kind != "display" and (
         input_kind == "line-integral"

@@ -36,16 +36,19 @@ def made_folder(path: str | Path) -> Path:
     return path
 
 
-def write_orbit(folder: Path, views: Tensor, geometry: Geometry, distance: float) -> None:
+def write_orbit(folder: Path, views: Tensor, geometry: Geometry, posterior: Posterior) -> None:
     """Write views [V, rows, cols] as 16-bit ``orbit/view_000.png`` … and their geometry.
 
-    The geometry has its source at ``distance`` field units. What is left of an older, longer orbit
-    is removed.
+    The geometry has its source at the fitted distance, and no scale where the X-rays had none. What
+    is left of an older, longer orbit is removed.
     """
     home = folder / "orbit"
+    geometry = at_distance(geometry, posterior.distance)
+    if not posterior.has_scale:
+        geometry = replace(geometry, line_integral_scale=None)
     for k, view in enumerate(views):
         figures.write_png16(home / f"view_{k:03d}.png", view)
-    at_distance(geometry, distance).save(home / "geometry.json")
+    geometry.save(home / "geometry.json")
     for path in home.glob("view_[0-9][0-9][0-9].png"):
         if int(path.stem[-3:]) >= len(views):
             path.unlink()

@@ -14,6 +14,7 @@ from ..recon.field_volume import FieldVolume, bake
 from .posterior import Posterior
 
 Z_90 = 1.645  # standard deviations on either side that hold 90 % of a normal distribution
+EXPOSED_VIEWS = 24  # that the densest ray of a relative orbit is looked for in
 SPREAD_FLOOR = 0.01  # image values: what all members agree on is not known better than this
 
 
@@ -38,6 +39,7 @@ class PredictedViews:
     members: Tensor  # [M, V, rows, cols]
     volume: FieldVolume  # [D, H, W] the mean over members
     volume_spread: FieldVolume  # [D, H, W] standard deviation over members, calibrated
+    exposure: float = 1.0  # by which all of these were divided, so that no relative view is cut
 
 
 def predict(
@@ -48,16 +50,23 @@ def predict(
     ``size`` is the number of voxels along a side of the baked cube (default: :func:`grid_size`).
     Line integrals are linear, so the mean of the views is the view of the mean volume; where
     absorption hides what lies behind, the members' views are rendered ray by ray instead. In a set
-    that was scaled view by view a view gets the gain its angle had on average. Volumes are relative
-    where no X-ray had a scale.
+    that was scaled view by view a view gets the gain its angle had on average. Where no X-ray had a
+    scale all of it is relative, and divided by the densest ray of the orbit if that exceeds white.
     """
     size = size or grid_size(geometry.cols)
     volumes = bake(prior.generator, posterior.code, geometry, size=size)
-    volumes = replace(volumes, scale=prior.scale if posterior.has_scale else None)
+    exposure = 1.0
+    if not posterior.has_scale:
+        mean = volumes.with_values(volumes.values.mean(0))
+        around = mean.project(geometry.orbit(EXPOSED_VIEWS), posterior.distance)
+        exposure = max(1.0, float(around.amax()))
+        volumes = replace(volumes.with_values(volumes.values / exposure), scale=None)
+    else:
+        volumes = replace(volumes, scale=prior.scale)
     if prior.is_line_integral:
         members = volumes.project(geometry, posterior.distance).cpu()
     else:
-        members = grey_views(prior, posterior.code, geometry).cpu()
+        members = grey_views(prior, posterior.code, geometry).cpu() / exposure
     volumes = volumes.cpu()
     members = members * prior.expected_gain(torch.tensor(geometry.angles_deg))[:, None, None]
     factor = calibration(prior, len(posterior.angles_deg))
@@ -70,6 +79,7 @@ def predict(
         members,
         volumes.with_values(volumes.values.mean(0)),
         volumes.with_values(factor * volume_spread),
+        exposure,
     )
 
 

@@ -160,7 +160,7 @@ def write(folder: Path, result: Result) -> None:
         )
     figures.write_png8(folder / "target.png", torch.cat(list(content.targets), -1))
     figures.write_png8(folder / "proj.png", torch.cat(list(content.projections), -1))
-    outputs.write_orbit(folder, predicted.views, result.geometry, result.posterior.distance)
+    outputs.write_orbit(folder, predicted.views, result.geometry, result.posterior)
     write_volume(volume, folder / "volume.nii.gz")
     write_volume(spread, folder / "uncertainty.nii.gz")
     outputs.save_latent(folder / "latent.safetensors", result.prior, result.posterior)

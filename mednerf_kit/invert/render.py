@@ -60,7 +60,7 @@ def render(
     folder = outputs.made_folder(out)
     geometry = prior.geometry.resized(size or prior.geometry.cols).orbit(views)
     predicted = predict(prior, scene, geometry)
-    outputs.write_orbit(folder, predicted.views, geometry, scene.distance)
+    outputs.write_orbit(folder, predicted.views, geometry, scene)
     if volume:
         write_volume(predicted.volume.to_volume(), folder / "volume.nii.gz")
     if video:

@@ -64,6 +64,7 @@ class Result:
         geometry = prior.geometry.at(posterior.angles_deg.tolist())
         if prior.is_line_integral:
             seen = self.predicted.volume.project(geometry, posterior.distance)
+            seen = seen * self.predicted.exposure
         else:
             seen = grey_views(prior, posterior.code, geometry).mean(0)
         expected = prior.expected_gain(torch.tensor([xray.angle_deg for xray in self.xrays]))

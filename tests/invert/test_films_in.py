@@ -13,11 +13,14 @@ from dicom_films import film_tags, written
 from tiny_prior import GEOMETRY, QUICK, orbit_of, snapshot
 
 from mednerf_kit import cli
+from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.pictures import read_png
 from mednerf_kit.imaging.film import CURVES
 from mednerf_kit.imaging.volume import read_volume
 from mednerf_kit.invert import reconstruct as module
 from mednerf_kit.invert.input_xray import read_xray
+from mednerf_kit.invert.outputs import one_patient
+from mednerf_kit.invert.predict import predict
 from mednerf_kit.invert.result import TONE_NODES
 from mednerf_kit.prior.load import load_prior
 from mednerf_kit.viz import figures
@@ -58,6 +61,46 @@ def test_a_films_volume_is_relative(film_result):
     assert found["volume"]["quantity"] == "relative" and "HU" not in found["units"]["volume"]
     page = (film_result / "report.html").read_text()
     assert "relative attenuation" in page and "HU, estimated" not in page
+
+
+def test_a_films_orbit_has_no_scale_and_is_not_cut(film_result):
+    """White is the densest ray at most: no pixel of a dense volume is lost above it."""
+    geometry = json.loads((film_result / "orbit" / "geometry.json").read_text())
+    assert geometry["line_integral_scale"] is None
+    views = torch.stack([read_png(path) for path in (film_result / "orbit").glob("view_*.png")])
+    assert float((views >= 1).float().mean()) < 1e-3 and float(views.amax()) > 0.3
+
+
+def test_a_relative_orbit_is_divided_by_its_densest_ray(prior_path):
+    """Views, volume and spread by the same number; what has a scale stays as it is."""
+    prior = load_prior(prior_path)
+    base = one_patient(prior, torch.zeros(1, prior.generator.latent_dim))
+    known = predict(prior, base, prior.geometry, size=48)
+    dense = replace(base, code=denser(base.code))
+    found = predict(prior, replace(dense, has_scale=False), prior.geometry, size=48)
+    truth = predict(prior, dense, prior.geometry, size=48)
+    assert known.exposure == truth.exposure == 1 and found.exposure > 1.2
+    assert float(found.views.amax()) <= 1.001
+    for name in ("views", "members", "spread"):
+        factor = getattr(truth, name) / found.exposure
+        if name != "spread":  # whose floor is in image values
+            assert torch.allclose(getattr(found, name), factor, atol=1e-4), name
+    assert torch.allclose(found.volume.values * found.exposure, truth.volume.values, atol=1e-4)
+    assert found.volume.scale is None and truth.volume.scale == prior.scale
+
+
+def denser(code):
+    """The same networks with a density that is everywhere larger."""
+    *rest, (weight, bias) = code.layers
+    return replace(code, layers=(*rest, (weight, bias + 4.0)))
+
+
+@pytest.mark.parametrize("shape", [(8, 1200), (1200, 8)])
+def test_a_strip_is_refused_in_a_sentence(view, tmp_path, shape):
+    """Padded to a square next to nothing of it is left to fit."""
+    figures.write_png16(tmp_path / "x.png", torch.rand(*shape, generator=torch.Generator()))
+    with pytest.raises(UserError, match="shows the patient; wanted at least"):
+        read_xray(tmp_path / "x.png", "PA", GEOMETRY)
 
 
 def test_the_fitted_curve_is_written_and_drawn(film_result):
