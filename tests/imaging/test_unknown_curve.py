@@ -86,3 +86,10 @@ def test_the_gradient_is_that_of_finite_differences(curve):
 def test_the_prior_is_the_same_at_every_call(curve):
     again = UnknownCurve.of_real_curves()
     assert again is curve
+
+
+def test_the_middle_of_the_prior_makes_a_dense_ray_white(curve):
+    """Real curves were drawn with white at u of 0.55 to 0.95: at 0.75 their middle is nearly white,
+    brighter than u itself, which is where it would be without their mean."""
+    grey = curve(torch.zeros(1, curve.parameters), torch.tensor([[0.0, 0.75]]))[0]
+    assert grey[0] == 0 and 0.8 < grey[1] < 1.05

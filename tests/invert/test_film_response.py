@@ -15,6 +15,7 @@ from mednerf_kit.invert.descent import split_pixels
 from mednerf_kit.invert.film_response import (
     FIELD_PX,
     RATIO_MEDIAN,
+    SIGMA_FLOOR,
     FilmResponse,
     grey_pictures,
 )
@@ -135,3 +136,36 @@ def test_letters_under_the_mask_change_nothing(prior, scenes):
     assert torch.equal(found[0].latent.w, found[1].latent.w)
     unmasked = options(prior, inked, angles, seeded())
     assert not torch.equal(unmasked.latent.w, found[0].latent.w)
+
+
+def film_problem(prior, scenes, options=QUICK) -> Problem:
+    film = GAMMA(scenes[2][0][[FRONTAL]].clamp(0, 1))
+    return Problem(prior, film, torch.tensor([270.0]), options, seeded(), films=[True])
+
+
+def test_a_curve_costs_the_square_of_its_distance_from_its_centre(prior, scenes):
+    problem = film_problem(prior, scenes)
+    state = problem.start()
+    centred = replace(state, tone=problem.tone_centres.clone())
+    unit = QUICK.sigma**2 / QUICK.pixels
+    extra = problem._penalty(moved(centred, "tone", 2.0), False) - problem._penalty(centred, False)
+    assert torch.allclose(extra, torch.full_like(extra, unit * 4 * problem.response.parameters))
+    assert float(problem.tone_centres[0].abs().max()) == 0  # of the best guess
+    assert float(problem.tone_centres[1:].std()) == pytest.approx(1, abs=0.5)
+
+
+def test_a_film_is_trusted_to_the_error_that_is_left(prior, scenes):
+    """Between the floor and the option's σ; line integrals to σ, whatever is left."""
+    left = torch.tensor([0.001, 0.03, 0.2]).square()
+    wanted = [(SIGMA_FLOOR / QUICK.sigma) ** 2, (0.03 / QUICK.sigma) ** 2, 1.0]
+    assert film_problem(prior, scenes)._trust(left).tolist() == pytest.approx(wanted)
+    plain = Problem(prior, scenes[2][0][[FRONTAL]], torch.tensor([270.0]), QUICK, seeded())
+    assert plain._trust(left) == 1.0
+
+
+def test_the_curve_descends_with_the_codes(prior, scenes):
+    problem = film_problem(prior, scenes)
+    before = problem.start()
+    problem.tone_centres = before.tone.clone()  # so that the film alone pulls
+    after, _ = problem.descend(before, 10, pivot=False, deadline=math.inf)
+    assert float((after.tone - before.tone).abs().amax()) > 0.05

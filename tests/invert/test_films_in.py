@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,8 +21,9 @@ from mednerf_kit.imaging.volume import read_volume
 from mednerf_kit.invert import reconstruct as module
 from mednerf_kit.invert.input_xray import read_xray
 from mednerf_kit.invert.outputs import one_patient
+from mednerf_kit.invert.posterior import Posterior
 from mednerf_kit.invert.predict import predict
-from mednerf_kit.invert.result import TONE_NODES
+from mednerf_kit.invert.result import TONE_NODES, Result
 from mednerf_kit.prior.load import load_prior
 from mednerf_kit.viz import figures
 
@@ -87,6 +89,38 @@ def test_a_relative_orbit_is_divided_by_its_densest_ray(prior_path):
             assert torch.allclose(getattr(found, name), factor, atol=1e-4), name
     assert torch.allclose(found.volume.values * found.exposure, truth.volume.values, atol=1e-4)
     assert found.volume.scale is None and truth.volume.scale == prior.scale
+
+
+def test_the_projection_of_a_divided_volume_is_that_of_the_volume(prior_path):
+    """It is compared with the film, whose grey values know nothing of the division."""
+    prior = load_prior(prior_path)
+    base = one_patient(prior, torch.zeros(1, prior.generator.latent_dim))
+    dense = replace(base, code=denser(base.code))
+    xray = SimpleNamespace(angle_deg=270.0, is_film=False)
+    shown = []
+    for has_scale in (True, False):
+        posterior = replace(dense, has_scale=has_scale)
+        predicted = predict(prior, posterior, prior.geometry, size=48)
+        result = Result(prior, (xray,), posterior, predicted, prior.geometry, 0, {})
+        shown.append(result.projections())
+    assert predicted.exposure > 1.2 and torch.allclose(shown[0], shown[1], atol=1e-4)
+
+
+def test_a_search_is_told_what_counts_and_what_is_a_film(view, tmp_path):
+    figures.write_png16(tmp_path / "x.png", view)
+    film = read_xray(tmp_path / "x.png", "PA", GEOMETRY, input_kind="display")
+    known = read_xray(tmp_path / "x.png", "lateral", GEOMETRY, input_kind="line-integral")
+    film = replace(film, mask=torch.rand_like(film.mask))
+    told = {}
+
+    def search(prior, images, angles_deg, rng, **more):
+        told.update(more, angles_deg=angles_deg.tolist())
+        return Posterior(None, None, None, None, 1.0, 0.0, 0.0)
+
+    found = module.inverted(None, [film, known], search, None)
+    assert torch.equal(told["mask"], torch.stack([film.mask, known.mask]))
+    assert told["films"] == [True, False] and told["angles_deg"] == [270, 0]
+    assert found.has_scale and not module.inverted(None, [film], search, None).has_scale
 
 
 def denser(code):
