@@ -35,7 +35,7 @@ from mednerf_kit.invert.film_looks import (
     FILE,
     POSES,
     VIEWS,
-    FilmJudge,
+    FilmClassifier,
     FilmKnowledge,
     Pose,
     ViewSpace,
@@ -319,7 +319,7 @@ def blurred(picture: Tensor, sigma_px: float) -> Tensor:
 
 
 def right_answers(which: Sequence[int], poses: Sequence[int]) -> Tensor:
-    """Which of the judge's answers are right for films in canonical pose: [B, 4·P + 1] bool."""
+    """Which of the classifier's answers are right for films in canonical pose: [B, 4·P + 1] bool."""
     right = torch.zeros(len(which), len(poses) * len(VIEWS) + 1, dtype=torch.bool)
     for row, view in zip(right, which, strict=True):
         row[poses.index(UPRIGHT) * len(VIEWS) + view if view < len(VIEWS) else -1] = True
@@ -329,24 +329,24 @@ def right_answers(which: Sequence[int], poses: Sequence[int]) -> Tensor:
 
 
 def log_probabilities(
-    judge: FilmJudge, spaces: Sequence[ViewSpace], held: Tensor, poses: list[int]
+    classifier: FilmClassifier, spaces: Sequence[ViewSpace], held: Tensor, poses: list[int]
 ) -> Tensor:
     """[B, 4·P + 1] of posed films [B, 16, 2, S, S]; drawn poses stand for all the others."""
     some = held[:, poses]
     db = torch.stack([space.explained_db(some) for space in spaces], -1)
-    known, none = judge(some, db)
+    known, none = classifier(some, db)
     drawn = torch.tensor([float(pose not in (UPRIGHT, MIRRORED)) for pose in poses])
     known = known + (drawn * math.log((len(POSES) - 2) / DRAWN_POSES))[:, None]
     return torch.cat([known.flatten(1), none[:, None]], 1).log_softmax(1)
 
 
-def train(pool: Pool, spaces: Sequence[ViewSpace], steps: int, rng: Random) -> FilmJudge:
-    """The judge, as the running mean of its weights: cross-entropy over right answers."""
-    judge = FilmJudge()
-    adam = torch.optim.AdamW(judge.parameters(), lr=PEAK_RATE, weight_decay=2e-2)
+def train(pool: Pool, spaces: Sequence[ViewSpace], steps: int, rng: Random) -> FilmClassifier:
+    """The classifier, as the running mean of its weights: cross-entropy over right answers."""
+    classifier = FilmClassifier()
+    adam = torch.optim.AdamW(classifier.parameters(), lr=PEAK_RATE, weight_decay=2e-2)
     rate = torch.optim.lr_scheduler.OneCycleLR(adam, PEAK_RATE, total_steps=steps, pct_start=0.1)
     mean = torch.optim.swa_utils.AveragedModel(
-        judge, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(KEEP)
+        classifier, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(KEEP)
     )
     others = [pose for pose in range(len(POSES)) if pose not in (UPRIGHT, MIRRORED)]
     share_right, progress = 0.0, trange(steps, mininterval=10)
@@ -354,16 +354,16 @@ def train(pool: Pool, spaces: Sequence[ViewSpace], steps: int, rng: Random) -> F
         films, masks, which = zip(*(pool.film(rng) for _ in range(BATCH)), strict=True)
         held = posed(*equalised(torch.stack(films), torch.stack(masks)))
         poses = [UPRIGHT, MIRRORED, *rng.choice(others, DRAWN_POSES, replace=False).tolist()]
-        log_p = log_probabilities(judge, spaces, held, poses)
+        log_p = log_probabilities(classifier, spaces, held, poses)
         right = right_answers(which, poses)
         wrong = -log_p.masked_fill(~right, -torch.inf).logsumexp(1)
         loss = 0.97 * wrong.mean() - 0.03 * log_p.mean()
         adam.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(judge.parameters(), 2.0)
+        nn.utils.clip_grad_norm_(classifier.parameters(), 2.0)
         adam.step()
         rate.step()
-        mean.update_parameters(judge)
+        mean.update_parameters(classifier)
         hit = right.gather(1, log_p.argmax(1, keepdim=True)).float().mean()
         share_right += 0.02 * (float(hit) - share_right)
         progress.set_description(f"right {share_right:.3f}")
@@ -387,7 +387,7 @@ def main() -> None:
         views = prior_views(prior, VIEW_DEG[name], patients=96, grid=40, rng=draws)
         spaces.append(ViewSpace.of(varied(views, 1600, draws)))
     pool, names = read_pool(args.cohort, rng)
-    judge = train(pool, spaces, args.steps, rng)
+    classifier = train(pool, spaces, args.steps, rng)
     notes = {
         "trained_on": names,
         "phantoms": f"{PHANTOMS} chests and as many knees, seeds from 0",
@@ -395,7 +395,7 @@ def main() -> None:
         "made_by": "scripts/make_film_checks.py",
         "steps": args.steps,
     }
-    save_knowledge(args.out, FilmKnowledge(judge, tuple(spaces), priors), notes)
+    save_knowledge(args.out, FilmKnowledge(classifier, tuple(spaces), priors), notes)
     print(f"{args.out}, {args.out.stat().st_size / 1024:.0f} KiB; trained on {len(names)} CTs")
 
 

@@ -19,7 +19,7 @@ from ..prior.load import Prior
 from .film_looks import (
     POSES,
     VIEWS,
-    FilmJudge,
+    FilmClassifier,
     Looks,
     Pose,
     ViewSpace,
@@ -105,7 +105,7 @@ class FilmChecks:
 
     prior: Prior
     part: str | None  # the body part it shows; None for another than PARTS
-    judge: FilmJudge
+    classifier: FilmClassifier
     spaces: tuple[ViewSpace, ...]  # of VIEWS
 
     @classmethod
@@ -118,12 +118,12 @@ class FilmChecks:
         known = load_knowledge()
         part, spaces = known.priors.get(fingerprint(prior)), known.spaces
         if part is None:
-            part = _looks_like(prior, known.judge, spaces)
+            part = _looks_like(prior, known.classifier, spaces)
             spaces = tuple(
                 prior_space(prior, VIEW_DEG[name]) if whose == part else space
                 for (whose, name), space in zip(VIEWS, spaces, strict=True)
             )
-        return cls(prior, part, known.judge, spaces)
+        return cls(prior, part, known.classifier, spaces)
 
     def __call__(self, image: Tensor, mask: Tensor, stated: Stated) -> FilmVerdict:
         """Compare a picture [rows, cols] in [0, 1], bone bright as read, with what was stated.
@@ -134,7 +134,7 @@ class FilmChecks:
             return self._by_own_views(image, mask, stated)
         if stated.mirrored:  # as it hangs
             image, mask = image.flip(-1), mask.flip(-1)
-        looks = self.judge.look(image, mask, self.spaces)
+        looks = self.classifier.look(image, mask, self.spaces)
         return Comparison(looks, self.part, stated, self.prior.geometry).verdict()
 
     def _by_own_views(self, image: Tensor, mask: Tensor, stated: Stated) -> FilmVerdict:
@@ -165,11 +165,13 @@ class FilmChecks:
         )
 
 
-def _looks_like(prior: Prior, judge: FilmJudge, spaces: tuple[ViewSpace, ...]) -> str | None:
+def _looks_like(
+    prior: Prior, classifier: FilmClassifier, spaces: tuple[ViewSpace, ...]
+) -> str | None:
     """The body part whose upright frontal views a prior's frontal views look like; None if none."""
     rng = Generator().manual_seed(0)
     views = prior_views(prior, FRONTAL_DEG, patients=8, grid=24, rng=rng)
-    looks = [judge.look(view, torch.ones_like(view), spaces) for view in views[::3]]
+    looks = [classifier.look(view, torch.ones_like(view), spaces) for view in views[::3]]
     p = torch.stack([look.p for look in looks]).mean(0)
     p_upright = p[POSES.index(Pose())] + p[POSES.index(Pose(mirrored=True))]
     k = max(_columns(view="frontal"), key=lambda column: float(p_upright[column]))

@@ -2,7 +2,7 @@
 
 Only the order of the grey values is compared (:func:`equalised`), which no increasing tone curve
 changes and which a turned polarity reverses. A film is held in all sixteen :data:`POSES` against
-four views (:data:`VIEWS`). Two judges look at each pair: a :class:`ViewSpace`, the views of a
+four views (:data:`VIEWS`). Two models look at each pair: a :class:`ViewSpace`, the views of a
 prior as a Gaussian in few dimensions, says in decibels how well the prior's own views explain it;
 a :class:`FilmNet`, which also saw DRRs of CTs, says what it looks like.
 """
@@ -154,8 +154,8 @@ class Looks:
     db: Tensor  # [16, 4] how well the priors' views explain it
 
 
-class FilmJudge(nn.Module):
-    """Both judges together: log P(pose, view) = score + weight · decibels + constant.
+class FilmClassifier(nn.Module):
+    """A :class:`FilmNet` and the view spaces together: log P(pose, view) = score + weight · decibels + constant.
 
     The sum over poses, views and "none of them" is 1.
     """
@@ -179,7 +179,7 @@ class FilmJudge(nn.Module):
 
     @torch.no_grad()
     def look(self, image: Tensor, mask: Tensor, spaces: tuple[ViewSpace, ...]) -> Looks:
-        """Judge one film [rows, cols] by the spaces of :data:`VIEWS`."""
+        """Classify one film [rows, cols] by the spaces of :data:`VIEWS`."""
         films = posed(*equalised(image[None].float().cpu(), mask[None].float().cpu()))
         db = torch.stack([space.explained_db(films) for space in spaces], -1)
         known, none = self(films, db)
@@ -189,16 +189,16 @@ class FilmJudge(nn.Module):
 
 @dataclass(frozen=True)
 class FilmKnowledge:
-    """What is shipped: the judge, and the views of the bundled priors."""
+    """What is shipped: the classifier, and the views of the bundled priors."""
 
-    judge: FilmJudge
+    classifier: FilmClassifier
     spaces: tuple[ViewSpace, ...]  # of VIEWS
     priors: dict[str, str]  # fingerprint -> body part
 
 
 def save_knowledge(path: Path, knowledge: FilmKnowledge, notes: dict[str, object]) -> None:
     """Write everything in half precision, with ``notes`` on where it comes from."""
-    tensors = {f"judge.{k}": v.half() for k, v in knowledge.judge.state_dict().items()}
+    tensors = {f"classifier.{k}": v.half() for k, v in knowledge.classifier.state_dict().items()}
     for k, space in enumerate(knowledge.spaces):
         tensors |= {f"space.{k}.mean": space.mean.half(), f"space.{k}.basis": space.basis.half()}
     files.save_tensors(path, tensors, {"priors": knowledge.priors, **notes})
@@ -209,12 +209,16 @@ def load_knowledge(path: Path = FILE) -> FilmKnowledge:
     """Read what :func:`save_knowledge` wrote."""
     tensors, meta = files.load_tensors(path)
     tensors = {name: tensor.float() for name, tensor in tensors.items()}
-    judge = FilmJudge()
-    judge.load_state_dict(
-        {k.removeprefix("judge."): v for k, v in tensors.items() if k.startswith("judge.")}
+    classifier = FilmClassifier()
+    classifier.load_state_dict(
+        {
+            k.removeprefix("classifier."): v
+            for k, v in tensors.items()
+            if k.startswith("classifier.")
+        }
     )
     spaces = tuple(
         ViewSpace(tensors[f"space.{k}.mean"], tensors[f"space.{k}.basis"])
         for k in range(len(VIEWS))
     )
-    return FilmKnowledge(judge.requires_grad_(False).eval(), spaces, meta["priors"])
+    return FilmKnowledge(classifier.requires_grad_(False).eval(), spaces, meta["priors"])
