@@ -155,7 +155,7 @@ class Looks:
 
 
 class FilmClassifier(nn.Module):
-    """A :class:`FilmNet` and the view spaces together: log P(pose, view) = score + weight · decibels + constant.
+    """Network and view spaces: log P(pose, view) = score + weight · decibels + constant.
 
     The sum over poses, views and "none of them" is 1.
     """
