@@ -6,7 +6,7 @@
 It holds the views of the bundled priors as a Gaussian in few dimensions, and a small network that
 is trained on films made of procedural phantoms and of the CTs in COHORT/{chest,knee,limb}: random
 tone curves, crops, letters, collimators, metal. Some patients are left out (HELD_OUT), so that
-scripts/bench/film_bank.py can be judged on them; the file names those it was trained on.
+scripts/bench/film_bank.py can be tried on them; the file names those it was trained on.
 Seeds are fixed.
 """
 
@@ -319,7 +319,7 @@ def blurred(picture: Tensor, sigma_px: float) -> Tensor:
 
 
 def right_answers(which: Sequence[int], poses: Sequence[int]) -> Tensor:
-    """Which of the classifier's answers are right for films in canonical pose: [B, 4·P + 1] bool."""
+    """Which of the answers are right for films in canonical pose: [B, 4·P + 1] bool."""
     right = torch.zeros(len(which), len(poses) * len(VIEWS) + 1, dtype=torch.bool)
     for row, view in zip(right, which, strict=True):
         row[poses.index(UPRIGHT) * len(VIEWS) + view if view < len(VIEWS) else -1] = True

@@ -155,7 +155,7 @@ class Looks:
 
 
 class FilmClassifier(nn.Module):
-    """Network and view spaces: log P(pose, view) = score + weight · decibels + constant.
+    """Network and spaces: log P(pose, view) = score + weight · decibels + constant.
 
     The sum over poses, views and "none of them" is 1.
     """
