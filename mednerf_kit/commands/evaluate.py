@@ -129,7 +129,7 @@ def evaluate(context: click.Context, *, as_json: bool, **options: Any) -> None:
         return
     rows = [(name, scores[name]) for name in HEADLINES if scores.get(name) is not None]
     for baseline, values in scores.get("baselines", {}).items():
-        rows += [(f"{baseline} {name}", value) for name, value in values.items()]
+        rows += [(f"{baseline} {n}", value) for n, value in values.items() if value is not None]
     for name, value in rows:
         click.echo(f"{name:32s} {value:.3f}" if isinstance(value, float) else f"{name:32s} {value}")
     if scores.get("lpips_note"):

@@ -30,6 +30,7 @@ from ..metrics.volume import volume_errors
 from ..prior.load import Prior, Search, load_prior
 from ..prior.sets import read_set
 from ..recon.field_volume import FieldVolume
+from ..recon.ridge import ridge_orbit
 from ..viz import figures, plots
 from .posterior import Inversion, inversion_of
 from .predict import Z_90, PredictedViews, predict
@@ -37,6 +38,7 @@ from .predict import Z_90, PredictedViews, predict
 BASELINE_METRICS = ("psnr_db", "ssim")
 ANGLE_METRICS = ("psnr_db", "ssim", "mae")
 STRIP_PATIENTS, STRIP_VIEWS = 4, 8  # that the strips show
+SAME_ANGLE_DEG = 0.5  # two views that are closer were taken from the same angle
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def input_views(angles_deg: Sequence[float], wanted_deg: Sequence[float]) -> lis
     found = []
     for wanted in wanted_deg:
         k = nearest_view(angles_deg, wanted)
-        if abs(angle_difference_deg(angles_deg[k], wanted)) > 0.5:
+        if abs(angle_difference_deg(angles_deg[k], wanted)) > SAME_ANGLE_DEG:
             raise UserError(
                 f"got input angle {wanted:g}°",
                 f"wanted an angle of the set (the nearest is {angles_deg[k]:g}°)",
@@ -67,18 +69,28 @@ def input_views(angles_deg: Sequence[float], wanted_deg: Sequence[float]) -> lis
     return found
 
 
-def baseline_orbits(training: Tensor, truth: Tensor, inputs: Sequence[int]) -> dict[str, Tensor]:
+def baseline_orbits(
+    training: Tensor, truth: Tensor, inputs: Sequence[int], angles_deg: Sequence[float]
+) -> dict[str, Tensor]:
     """Predictions without a model from training orbits [P, V, H, W], each [V, H, W].
 
-    The mean training orbit, the training patient that is nearest by the input views, and the
-    neighbouring view of the true orbit [V, H, W].
+    The mean training orbit; the training patient that is nearest by the input views; ridge
+    regression from them (:mod:`~mednerf_kit.recon.ridge`); the neighbouring view of the true orbit
+    [V, H, W]; and the input views mirrored left-right as the views from behind, NaN elsewhere.
     """
     given = list(inputs)
     nearest = (training[:, given].float() - truth[given]).square().mean((1, 2, 3)).argmin()
+    mirrored = torch.full_like(truth, torch.nan)
+    for k in given:
+        opposite = nearest_view(angles_deg, angles_deg[k] + 180)
+        if abs(angle_difference_deg(angles_deg[opposite], angles_deg[k] + 180)) < SAME_ANGLE_DEG:
+            mirrored[opposite] = truth[k].flip(-1)
     return {
-        "mean_orbit": training.float().mean(0),
+        "mean_orbit": training.mean(0, dtype=torch.float32),
         "nearest_patient": training[nearest].float(),
+        "ridge": ridge_orbit(training, truth[given], given),
         "neighbour_view": truth.roll(1, 0),
+        "mirrored_film": mirrored,
     }
 
 
@@ -113,7 +125,7 @@ def score_patient(
         values = predicted.volume.values
         known = FieldVolume.from_ct(ct, geometry, size=values.shape[-1]).values
         volume = volume_errors(values, known, float(known.amax()), with_ssim=True)
-    baselines = baseline_orbits(training, truth, inputs)
+    baselines = baseline_orbits(training, truth, inputs, geometry.angles_deg)
     return Scored(
         name=name,
         scores=scored(predicted.views),

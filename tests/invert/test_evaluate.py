@@ -28,6 +28,7 @@ from mednerf_kit.invert.evaluate import (
 from mednerf_kit.invert.predict import SPREAD_FLOOR
 from mednerf_kit.metrics import perceptual
 from mednerf_kit.prior.load import load_prior
+from mednerf_kit.recon.ridge import ridge_orbit
 
 KEYS = {
     "psnr_db",
@@ -54,29 +55,42 @@ def test_input_views_are_found_by_angle():
         input_views(angles, [45.0])
 
 
+BASELINES = ["mean_orbit", "nearest_patient", "ridge", "neighbour_view", "mirrored_film"]
+
+
 def test_baselines_are_what_anyone_could_do():
     training, truth = (
         torch.rand(5, 6, 4, 4, generator=seeded()),
         torch.rand(6, 4, 4, generator=seeded(1)),
     )
-    found = baseline_orbits(training.half(), truth, [1, 4])
+    found = baseline_orbits(training.half(), truth, [1, 3], [60.0 * k for k in range(6)])
     errors = [
-        sum(float((training[p, k].half().float() - truth[k]).square().sum()) for k in (1, 4))
+        sum(float((training[p, k].half().float() - truth[k]).square().sum()) for k in (1, 3))
         for p in range(5)
     ]
     torch.testing.assert_close(found["mean_orbit"], training.half().float().mean(0))
     assert torch.equal(found["nearest_patient"], training[errors.index(min(errors))].half().float())
+    torch.testing.assert_close(
+        found["ridge"], ridge_orbit(training.half(), truth[[1, 3]], [1, 3]), rtol=0, atol=0
+    )
     assert all(torch.equal(found["neighbour_view"][k], truth[k - 1]) for k in range(6))
-    assert list(found) == ["mean_orbit", "nearest_patient", "neighbour_view"]
+    assert list(found) == BASELINES
+
+
+def test_the_film_mirrored_is_the_view_from_behind_and_says_nothing_of_others():
+    truth = torch.rand(6, 4, 4, generator=seeded(1))
+    training, angles = truth[None], [60.0 * k for k in range(6)]
+    behind = baseline_orbits(training, truth, [1], angles)["mirrored_film"]
+    assert torch.equal(behind[4], truth[1].flip(-1))
+    assert behind[[0, 1, 2, 3, 5]].isnan().all()
+    angles[4] += 3  # no view from behind is left
+    assert baseline_orbits(training, truth, [1], angles)["mirrored_film"].isnan().all()
 
 
 def scored_patient(name: str, psnr: list[float], baseline: float = 1.0) -> Scored:
     names = ("psnr_db", "psnr_gain_fitted_db", "ssim", "mae", "psnr_mask_db", "ssim_mask")
     values = torch.tensor([float("nan"), *psnr])
-    shared = {
-        b: {k: torch.full_like(values, baseline) for k in names}
-        for b in ("mean_orbit", "nearest_patient", "neighbour_view")
-    }
+    shared = {b: {k: torch.full_like(values, baseline) for k in names} for b in BASELINES}
     return Scored(
         name,
         dict.fromkeys(names, values),
@@ -114,9 +128,8 @@ def test_scores_are_averaged_over_views_then_patients():
         ("a", 15.0),
         ("b", 40.0),
     ]
-    assert found["baselines"]["mean_orbit"] == {"psnr_db": 2.5, "ssim": 2.5} and set(
-        found["baselines"]
-    ) == {"mean_orbit", "nearest_patient", "neighbour_view"}
+    assert found["baselines"]["mean_orbit"] == {"psnr_db": 2.5, "ssim": 2.5}
+    assert list(found["baselines"]) == BASELINES
     assert (
         found["lpips"] is None
         and found["lpips_note"] == "no weights"
@@ -129,8 +142,12 @@ def test_a_patients_scores_leave_the_inputs_out(prior, scenes):
     truth = scenes[2][0].clamp(0, 1)
     found = score_patient(prior, "known", truth, scenes[2], [FRONTAL], FASTEST, seeded())
     rest = [k for k in range(VIEWS) if k != FRONTAL]
-    for table in (found.scores, *found.baselines.values()):
+    whole = [table for name, table in found.baselines.items() if name != "mirrored_film"]
+    for table in (found.scores, *whole):
         assert table["psnr_db"][FRONTAL].isnan() and table["psnr_db"][rest].isfinite().all()
+    behind = (FRONTAL + VIEWS // 2) % VIEWS
+    mirrored = found.baselines["mirrored_film"]["psnr_db"]
+    assert mirrored[behind].isfinite() and int(mirrored.isfinite().sum()) == 1
     own = -10 * (found.predicted.views.clamp(0, 1) - truth).square().mean((1, 2)).log10()
     torch.testing.assert_close(
         found.scores["psnr_db"][rest].float(), own[rest], rtol=1e-4, atol=1e-3
