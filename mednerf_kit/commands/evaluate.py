@@ -130,7 +130,28 @@ def evaluate(context: click.Context, *, as_json: bool, **options: Any) -> None:
     rows = [(name, scores[name]) for name in HEADLINES if scores.get(name) is not None]
     for baseline, values in scores.get("baselines", {}).items():
         rows += [(f"{baseline} {n}", value) for n, value in values.items() if value is not None]
+    rows += _details(scores)
+    intervals = scores.get("intervals_95", {})
     for name, value in rows:
-        click.echo(f"{name:32s} {value:.3f}" if isinstance(value, float) else f"{name:32s} {value}")
+        shown = f"{value:.3f}" if isinstance(value, float) else str(value)
+        if interval := intervals.get(name.replace(" ", ".")):
+            shown += f"  (95 %: {interval[0]:.3f} to {interval[1]:.3f})"
+        click.echo(f"{name:32s} {shown}")
     if scores.get("lpips_note"):
         click.echo(scores["lpips_note"], err=True)
+
+
+def _details(scores: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What a prior's scores say beside the headlines, as names and values."""
+    rows = [
+        (f"{group} {name}", value)
+        for group in ("volume", "uncertainty")
+        for name, value in scores.get(group, {}).items()
+    ]
+    if "given_view" in scores:
+        rows.append(("given_view_psnr_db", scores["given_view"]["psnr_db"]))
+    kept = scores.get("power_kept", {})
+    for of in [key for key in kept if key != "bands_cycles_per_picture"]:
+        bands = zip(kept["bands_cycles_per_picture"], kept[of], strict=True)
+        rows += [(f"power_kept {of} {band}", value) for band, value in bands]
+    return [(name, value) for name, value in rows if value is not None]

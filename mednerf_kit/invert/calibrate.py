@@ -21,9 +21,9 @@ from ..metrics.image import body_mask
 from ..metrics.uncertainty import calibrate_scale
 from ..prior.load import CALIBRATION, Prior, load_prior
 from ..prior.sets import read_set
-from .evaluate import input_views
 from .posterior import Inversion
 from .predict import Z_90, predict
+from .scoring import input_views
 
 # one frontal view, and a frontal with a lateral
 INPUTS_DEG = {"1": (FRONTAL_DEG,), "2": (FRONTAL_DEG, LATERAL_DEG)}

@@ -5,9 +5,7 @@ The scores stand beside those of predictions that need no model.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,137 +19,29 @@ from ..core.errors import UserError
 from ..data.orbits import OrbitSet
 from ..engine.device import select_device
 from ..fields.hyper import Precision
-from ..imaging.geometry import angle_difference_deg, nearest_view
 from ..metrics import image as image_metrics
 from ..metrics import perceptual
-from ..metrics.image import body_mask
-from ..metrics.uncertainty import coverage, spread_error_correlation
-from ..metrics.volume import volume_errors
-from ..prior.load import Prior, Search, load_prior
+from ..metrics.patients import bootstrap_interval
+from ..metrics.spectrum import BANDS, band_name
+from ..prior.load import Prior, load_prior
 from ..prior.sets import read_set
-from ..recon.field_volume import FieldVolume
-from ..recon.ridge import ridge_orbit
 from ..viz import figures, plots
 from .posterior import Inversion, inversion_of
-from .predict import Z_90, PredictedViews, predict
+from .scoring import Scored, input_views, score_patient
 
 BASELINE_METRICS = ("psnr_db", "ssim")
 ANGLE_METRICS = ("psnr_db", "ssim", "mae")
+#: What gets a bootstrap interval, by its key in a patient's row.
+HEADLINES = (
+    "psnr_db",
+    "ssim",
+    "given_view_psnr_db",
+    "volume.psnr_window_db",
+    "volume.ssim_window",
+    "uncertainty.coverage_90",
+)
+GAINS_OVER = ("mean_orbit", "ridge")
 STRIP_PATIENTS, STRIP_VIEWS = 4, 8  # that the strips show
-SAME_ANGLE_DEG = 0.5  # two views that are closer were taken from the same angle
-
-
-@dataclass(frozen=True)
-class Scored:
-    """One patient's result."""
-
-    name: str
-    scores: dict[str, Tensor]  # metric -> [V], NaN at the input views
-    baselines: dict[str, dict[str, Tensor]]  # baseline -> metric -> [V]
-    predicted: PredictedViews
-    volume: dict[str, float] | None  # metric -> value, where the CT is at hand
-    uncertainty: dict[str, float]  # what the spread is worth
-    seconds: float
-
-
-def input_views(angles_deg: Sequence[float], wanted_deg: Sequence[float]) -> list[int]:
-    """Indices of the views at the wanted angles, to within 0.5°; a UserError if there is none."""
-    found = []
-    for wanted in wanted_deg:
-        k = nearest_view(angles_deg, wanted)
-        if abs(angle_difference_deg(angles_deg[k], wanted)) > SAME_ANGLE_DEG:
-            raise UserError(
-                f"got input angle {wanted:g}°",
-                f"wanted an angle of the set (the nearest is {angles_deg[k]:g}°)",
-                "correct --input-angles",
-            )
-        found.append(k)
-    return found
-
-
-def baseline_orbits(
-    training: Tensor, truth: Tensor, inputs: Sequence[int], angles_deg: Sequence[float]
-) -> dict[str, Tensor]:
-    """Predictions without a model from training orbits [P, V, H, W], each [V, H, W].
-
-    The mean training orbit; the training patient that is nearest by the input views; ridge
-    regression from them (:mod:`~mednerf_kit.recon.ridge`); the neighbouring view of the true orbit
-    [V, H, W]; and the input views mirrored left-right as the views from behind, NaN elsewhere.
-    """
-    given = list(inputs)
-    nearest = (training[:, given].float() - truth[given]).square().mean((1, 2, 3)).argmin()
-    mirrored = torch.full_like(truth, torch.nan)
-    for k in given:
-        opposite = nearest_view(angles_deg, angles_deg[k] + 180)
-        if abs(angle_difference_deg(angles_deg[opposite], angles_deg[k] + 180)) < SAME_ANGLE_DEG:
-            mirrored[opposite] = truth[k].flip(-1)
-    return {
-        "mean_orbit": training.mean(0, dtype=torch.float32),
-        "nearest_patient": training[nearest].float(),
-        "ridge": ridge_orbit(training, truth[given], given),
-        "neighbour_view": truth.roll(1, 0),
-        "mirrored_film": mirrored,
-    }
-
-
-def score_patient(
-    prior: Prior,
-    name: str,
-    truth: Tensor,
-    training: Tensor,
-    inputs: Sequence[int],
-    inversion: Search,
-    rng: Generator,
-    ct: str | None = None,
-) -> Scored:
-    """Invert the input views of one patient [V, H, W] and score every other view.
-
-    The volume is scored too, where a file of the patient's CT is given and the prior has a scale.
-    """
-    started = time.perf_counter()
-    geometry = prior.geometry
-    angles = torch.tensor([geometry.angles_deg[k] for k in inputs])
-    posterior = inversion(prior, truth[list(inputs)], angles, rng)
-    predicted = predict(prior, posterior, geometry)
-    rest = torch.ones(len(truth), dtype=torch.bool)
-    rest[list(inputs)] = False
-
-    def scored(image: Tensor) -> dict[str, Tensor]:
-        found = image_metrics.scores(image.clamp(0, 1), truth)
-        return {k: torch.where(rest, v, torch.nan) for k, v in found.items()}
-
-    volume = None
-    if ct is not None and prior.scale is not None:
-        values = predicted.volume.values
-        known = FieldVolume.from_ct(ct, geometry, size=values.shape[-1]).values
-        volume = volume_errors(values, known, float(known.amax()), with_ssim=True)
-    baselines = baseline_orbits(training, truth, inputs, geometry.angles_deg)
-    return Scored(
-        name=name,
-        scores=scored(predicted.views),
-        baselines={k: scored(v) for k, v in baselines.items()},
-        predicted=predicted,
-        volume=volume,
-        uncertainty=score_spread(predicted, truth, rest),
-        seconds=time.perf_counter() - started,
-    )
-
-
-def score_spread(predicted: PredictedViews, truth: Tensor, rest: Tensor) -> dict[str, float]:
-    """What the spread of the views is worth against the true ones [V, H, W], inside the body.
-
-    ``rest`` [V] bool are the views that count. ``coverage_90`` is the share of pixels within ±1.645
-    spreads, ``spread_error_*`` the correlation of spread and error; ``mean_spread`` is in image
-    values.
-    """
-    views, spread, truth = predicted.views[rest], predicted.spread[rest], truth[rest]
-    mask, band = body_mask(truth), Z_90 * spread
-    errors = spread_error_correlation(spread, (views - truth).abs(), mask)
-    return {
-        "coverage_90": coverage(views - band, views + band, truth, mask),
-        **{f"spread_error_{k}": v for k, v in errors.items()},
-        "mean_spread": float(spread[mask].mean()),
-    }
 
 
 def mean(values: Tensor) -> float | None:
@@ -188,7 +78,6 @@ def summary(
     }
     if lpips[1]:
         found["lpips_note"] = lpips[1]
-    found["per_patient"] = [_patient_row(r) for r in results]
     found["per_angle"] = [
         {"angle_deg": a, **{k: mean(stacked[k][:, i]) for k in ANGLE_METRICS}}
         for i, a in enumerate(angles_deg)
@@ -200,19 +89,44 @@ def summary(
         }
         for name in results[0].baselines
     }
-    if volumes := [r.volume for r in results if r.volume]:
-        found["volume"] = _averaged(volumes)
+    found["baselines"]["mirrored_film"] |= _at_mirrored_views(results)
+    found["given_view"] = {"psnr_db": mean(torch.tensor([r.given_psnr_db for r in results]))}
+    found["power_kept"] = {"bands_cycles_per_picture": [band_name(band) for band in BANDS]} | {
+        of: [mean(column) for column in torch.stack([r.power_kept[of] for r in results]).T]
+        for of in results[0].power_kept
+    }
+    if any(r.volume for r in results):
+        found["volume"] = _averaged([r.volume for r in results if r.volume])
     if uncertainty:
         found["uncertainty"] = _averaged([r.uncertainty for r in results])
+    found["per_patient"] = [_patient_row(r, uncertainty) for r in results]
+    found["intervals_95"] = _intervals(found["per_patient"])
     return found | {"conventions": image_metrics.CONVENTIONS, "note": DISCLAIMER}
 
 
-def _patient_row(result: Scored) -> dict[str, Any]:
+def _at_mirrored_views(results: Sequence[Scored]) -> dict[str, float | None]:
+    """The prior's own scores at the views that a mirrored film is compared at."""
+    found: dict[str, float | None] = {}
+    for k in BASELINE_METRICS:
+        own = torch.stack([r.scores[k] for r in results])
+        there = torch.stack([r.baselines["mirrored_film"][k] for r in results]).isfinite()
+        found[f"prior_{k}"] = mean(own.where(there, torch.nan).nanmean(1))
+    return found
+
+
+def _patient_row(result: Scored, uncertainty: bool) -> dict[str, Any]:
     """One patient's means over the views."""
     row: dict[str, Any] = {"patient": result.name, **{k: mean(v) for k, v in result.scores.items()}}
     row["seconds"] = round(result.seconds, 1)
+    row["given_view_psnr_db"] = mean(torch.tensor(result.given_psnr_db))
     if result.volume:
-        row["volume"] = result.volume
+        row["volume"] = {k: mean(torch.tensor(v)) for k, v in result.volume.items()}
+    if uncertainty:
+        row["uncertainty"] = {k: mean(torch.tensor(v)) for k, v in result.uncertainty.items()}
+    row["power_kept"] = {
+        of: {band_name(band): mean(v) for band, v in zip(BANDS, kept, strict=True)}
+        for of, kept in result.power_kept.items()
+    }
     row["baselines"] = {
         name: {k: mean(scores[k]) for k in BASELINE_METRICS}
         for name, scores in result.baselines.items()
@@ -220,8 +134,40 @@ def _patient_row(result: Scored) -> dict[str, Any]:
     return row
 
 
-def _averaged(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {k: sum(row[k] for row in rows) / len(rows) for k in rows[0]}
+def _intervals(rows: Sequence[dict[str, Any]]) -> dict[str, list[float] | None]:
+    """Bootstrap intervals over patients of what is compared: scores, and gains over baselines."""
+    flat = [flattened(row) for row in rows]
+    values = {k: _column(flat, k) for k in HEADLINES if any(k in row for row in flat)}
+    for name in GAINS_OVER:
+        over = _column(flat, f"baselines.{name}.psnr_db")
+        values[f"gain_over_{name}_db"] = values["psnr_db"] - over
+    rng = Generator().manual_seed(0)  # so that a table repeats
+    found = {k: bootstrap_interval(v, rng) for k, v in values.items()}
+    return {k: None if v is None else [round(x, 4) for x in v] for k, v in found.items()}
+
+
+def _column(rows: Sequence[dict[str, Any]], key: str) -> Tensor:
+    values = [row.get(key) for row in rows]
+    return torch.tensor([torch.nan if v is None else v for v in values])
+
+
+def flattened(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested row with its keys joined by dots, for a table.
+
+    >>> flattened({"patient": "a", "volume": {"mae": 2.0}})
+    {'patient': 'a', 'volume.mae': 2.0}
+    """
+    found: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, dict):
+            found |= flattened(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def _averaged(rows: Sequence[dict[str, float]]) -> dict[str, float | None]:
+    return {k: mean(torch.tensor([row[k] for row in rows])) for k in rows[0]}
 
 
 def load_sets(
@@ -319,11 +265,15 @@ def evaluate(
 def write_tables(
     folder: Path, found: dict[str, Any], results: Sequence[Scored], orbits: OrbitSet
 ) -> None:
-    """Write metrics.json, error_by_angle.csv and .png, and strips.png.
+    """Write metrics.json, per_patient.csv, error_by_angle.csv and .png, and strips.png.
 
     The strips show truth above prediction for the first patients.
     """
     files.write_json(folder / "metrics.json", found)
+    rows = [flattened(row) for row in found["per_patient"]]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = files.csv_text(rows, columns, line_end="\r\n")
+    files.write_text(folder / "per_patient.csv", table)
     table = files.csv_text(found["per_angle"], ["angle_deg", *ANGLE_METRICS], line_end="\r\n")
     files.write_text(folder / "error_by_angle.csv", table)
     rows = [r for r in found["per_angle"] if r["psnr_db"] is not None]

@@ -83,6 +83,21 @@ def predict(
     )
 
 
+def reprojections(
+    prior: Prior, posterior: Posterior, predicted: PredictedViews, stated_deg: Tensor
+) -> Tensor:
+    """The members' mean view at the fitted angles, before any fitted gain: [n, rows, cols].
+
+    ``stated_deg`` [n] are the angles at which the X-rays were given.
+    """
+    geometry = prior.geometry.at(posterior.angles_deg.tolist())
+    if prior.is_line_integral:
+        seen = predicted.volume.project(geometry, posterior.distance) * predicted.exposure
+    else:
+        seen = grey_views(prior, posterior.code, geometry).mean(0)
+    return (seen * prior.expected_gain(stated_deg).to(seen)[:, None, None]).cpu()
+
+
 def calibration(prior: Prior, views: int) -> float:
     """The factor on the spread that makes ±1.645 spreads a 90 % interval for so many input views.
 

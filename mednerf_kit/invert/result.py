@@ -14,7 +14,6 @@ from ..imaging.geometry import Geometry
 from ..imaging.volume import Volume
 from ..metrics.image import psnr_from_mse_db
 from ..prior.load import Prior
-from ..prior.rendering import grey_views
 from ..recon.field_volume import at_distance
 from ..viz.plots import curve_plot
 from ..viz.report import UNCERTAINTY_MEANING, ReportContent
@@ -22,7 +21,7 @@ from . import outputs
 from .film_response import FilmResponse, grey_pictures
 from .input_xray import InputXray
 from .posterior import Posterior
-from .predict import PredictedViews, calibration
+from .predict import PredictedViews, calibration, reprojections
 
 TONE_NODES = 33  # of a fitted tone curve that is written down
 # below this on held-out pixels of the input itself, the prior does not know such a picture
@@ -61,17 +60,11 @@ class Result:
         It is comparable with the targets.
         """
         prior, posterior = self.prior, self.posterior
-        geometry = prior.geometry.at(posterior.angles_deg.tolist())
-        if prior.is_line_integral:
-            seen = self.predicted.volume.project(geometry, posterior.distance)
-            seen = seen * self.predicted.exposure
-        else:
-            seen = grey_views(prior, posterior.code, geometry).mean(0)
-        expected = prior.expected_gain(torch.tensor([xray.angle_deg for xray in self.xrays]))
-        seen = (seen * expected.to(seen)[:, None, None]).cpu()
+        stated_deg = torch.tensor([xray.angle_deg for xray in self.xrays])
+        seen = reprojections(prior, posterior, self.predicted, stated_deg)
         shown = seen * posterior.gains.mean(0).cpu()[:, None, None]
         if posterior.tone is not None:
-            response = FilmResponse.of(geometry, torch.device("cpu"))
+            response = FilmResponse.of(prior.geometry, torch.device("cpu"))
             for k in self.films:
                 tone = posterior.tone[:, k].cpu()
                 pictures = seen[k].expand(len(tone), -1, -1)

@@ -17,8 +17,8 @@ from torch import Generator
 
 from mednerf_kit.engine.loop import Loop
 from mednerf_kit.engine.session import resolve
-from mednerf_kit.invert.evaluate import input_views, score_patient
 from mednerf_kit.invert.posterior import Inversion
+from mednerf_kit.invert.scoring import input_views, score_patient
 from mednerf_kit.metrics.image import psnr_db
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior.posed_setup import build_task, describe

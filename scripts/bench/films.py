@@ -41,11 +41,11 @@ from mednerf_kit.data.radiograph import InputKind
 from mednerf_kit.imaging.film import FILMS, film_options, make_film
 from mednerf_kit.imaging.geometry import DEFAULTS, FRONTAL_DEG, Geometry, nearest_view
 from mednerf_kit.imaging.volume import read_volume
-from mednerf_kit.invert.evaluate import score_spread
 from mednerf_kit.invert.input_xray import read_xray
 from mednerf_kit.invert.posterior import Inversion, inversion_of
 from mednerf_kit.invert.predict import PredictedViews, predict
 from mednerf_kit.invert.reconstruct import inverted
+from mednerf_kit.invert.scoring import score_spread
 from mednerf_kit.metrics.image import psnr_db
 from mednerf_kit.prior.load import Prior, load_prior
 from mednerf_kit.prior.sets import read_set

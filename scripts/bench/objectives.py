@@ -22,8 +22,8 @@ import torch
 from torch import Generator
 
 from mednerf_kit.engine.session import resolve, train
-from mednerf_kit.invert.evaluate import input_views, score_patient
 from mednerf_kit.invert.posterior import Inversion
+from mednerf_kit.invert.scoring import input_views, score_patient
 from mednerf_kit.metrics.distances import sliced_wasserstein
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior.sets import read_set

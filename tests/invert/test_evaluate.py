@@ -17,16 +17,11 @@ from mednerf_kit.data.orbits import load_orbits
 from mednerf_kit.engine import session
 from mednerf_kit.invert import calibrate as calibrating
 from mednerf_kit.invert import evaluate as scoring
-from mednerf_kit.invert.evaluate import (
-    Scored,
-    baseline_orbits,
-    evaluate,
-    input_views,
-    score_patient,
-    summary,
-)
+from mednerf_kit.invert.evaluate import evaluate, summary
 from mednerf_kit.invert.predict import SPREAD_FLOOR
+from mednerf_kit.invert.scoring import Scored, baseline_orbits, input_views, score_patient
 from mednerf_kit.metrics import perceptual
+from mednerf_kit.metrics.image import psnr_db
 from mednerf_kit.prior.load import load_prior
 from mednerf_kit.recon.ridge import ridge_orbit
 
@@ -130,6 +125,8 @@ def test_scores_are_averaged_over_views_then_patients():
     ]
     assert found["baselines"]["mean_orbit"] == {"psnr_db": 2.5, "ssim": 2.5}
     assert list(found["baselines"]) == BASELINES
+    low, high = found["intervals_95"]["gain_over_ridge_db"]
+    assert (low, high) == pytest.approx((15 - 1, 40 - 4))  # of two patients: either one twice
     assert (
         found["lpips"] is None
         and found["lpips_note"] == "no weights"
@@ -148,6 +145,8 @@ def test_a_patients_scores_leave_the_inputs_out(prior, scenes):
     behind = (FRONTAL + VIEWS // 2) % VIEWS
     mirrored = found.baselines["mirrored_film"]["psnr_db"]
     assert mirrored[behind].isfinite() and int(mirrored.isfinite().sum()) == 1
+    shown = found.predicted.views[FRONTAL]  # at the stated angle, without the fitted gain
+    assert found.given_psnr_db == pytest.approx(float(psnr_db(shown, truth[FRONTAL])), abs=2)
     own = -10 * (found.predicted.views.clamp(0, 1) - truth).square().mean((1, 2)).log10()
     torch.testing.assert_close(
         found.scores["psnr_db"][rest].float(), own[rest], rtol=1e-4, atol=1e-3
@@ -217,6 +216,18 @@ def test_evaluation_answers_with_every_key(run, tiny_set, hurry):
         assert found["baselines"][name]["psnr_db"] == pytest.approx(float(wanted), abs=0.01)
     folder = run / "evaluate"
     assert json.loads((folder / "metrics.json").read_text()) == json.loads(json.dumps(found))
+    patients = list(csv.DictReader((folder / "per_patient.csv").open()))
+    assert [row["patient"] for row in patients] == SPLIT["test"]
+    for row, known in zip(patients, found["per_patient"], strict=True):
+        assert float(row["baselines.ridge.psnr_db"]) == known["baselines"]["ridge"]["psnr_db"]
+        assert float(row["volume.psnr_window_db"]) == known["volume"]["psnr_window_db"]
+    low, high = found["intervals_95"]["psnr_db"]
+    assert low <= found["psnr_db"] <= high
+    given = [row["given_view_psnr_db"] for row in found["per_patient"]]
+    assert found["given_view"]["psnr_db"] == pytest.approx(sum(given) / 2, rel=1e-5)
+    kept = found["power_kept"]
+    assert kept["bands_cycles_per_picture"][:2] == ["1-4", "4-8"] and kept["other_views"][0] > 0
+    assert kept["other_views"][-1] is None  # finer than these pictures' pixels
     rows = list(csv.DictReader((folder / "error_by_angle.csv").open()))
     assert len(rows) == VIEWS and rows[FRONTAL]["psnr_db"] == "" and float(rows[0]["psnr_db"]) > 0
     assert all(
