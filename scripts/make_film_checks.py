@@ -27,7 +27,8 @@ from torch.nn import functional as nnf
 from tqdm import trange
 
 from mednerf_kit.core.errors import UserError
-from mednerf_kit.data.drr import body_only, phantom_volume
+from mednerf_kit.data.drr import phantom_volume
+from mednerf_kit.imaging.body import body_only
 from mednerf_kit.imaging.geometry import DEFAULTS
 from mednerf_kit.imaging.projector import project_volume
 from mednerf_kit.imaging.volume import Volume, read_volume

@@ -24,7 +24,6 @@ from ..imaging.volume import files_at_hand
 from .drr import (
     default_geometry,
     expose,
-    film_geometry,
     film_record,
     phantom_fingerprint,
     phantom_name,
@@ -32,6 +31,7 @@ from .drr import (
     render_orbit,
     write_patient,
 )
+from .xray_setup import stored_geometry
 
 FIRST_SEED = {"train": 0, "val": 10000, "test": 20000}
 #: Patients of the cohorts that --dataset chest and --dataset knee mean, unless a recipe says
@@ -63,7 +63,7 @@ def make_cohort(
         raise UserError(f"got {patients} patients", "wanted at least one", "correct --patients")
     if film is not None:
         film_options(film)
-    stored = geometry if film is None else film_geometry(geometry)
+    stored = stored_geometry(geometry, film)
     root = Path(out)
     unfinished = (root / "geometry.json").is_file() and not (root / "split.json").exists()
     if (
@@ -201,7 +201,7 @@ def _fill(
         min(4, os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,)
     )
     try:
-        for _ in _reported(
+        for _ in reported(
             pool.map(make, missing),
             len(missing),
             f"{anatomy} phantoms into {root}" if progress else None,
@@ -212,7 +212,7 @@ def _fill(
     return len(missing)
 
 
-def _reported(done: Iterable[None], total: int, what: str | None) -> Iterator[None]:
+def reported(done: Iterable[None], total: int, what: str | None) -> Iterator[None]:
     """The items of ``done`` under a progress bar; without a terminal, a line at every quarter."""
     if what and sys.stderr.isatty():
         from tqdm import tqdm

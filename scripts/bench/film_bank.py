@@ -32,10 +32,11 @@ from torch import Tensor
 from mednerf_kit.core import files
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.core.resampling import area_resized
-from mednerf_kit.data.drr import body_only, phantom_volume, render_orbit
+from mednerf_kit.data.drr import phantom_volume, render_orbit
 from mednerf_kit.data.pictures import read_png
 from mednerf_kit.data.radiograph import VIEWS as STATED_DEG
 from mednerf_kit.data.radiograph import read_radiograph
+from mednerf_kit.imaging.body import body_only
 from mednerf_kit.imaging.film import FILMS, make_film
 from mednerf_kit.imaging.geometry import DEFAULTS, Geometry
 from mednerf_kit.imaging.volume import Volume, read_volume

@@ -35,9 +35,10 @@ import torch
 from torch import Generator, Tensor
 
 from mednerf_kit.core import files
-from mednerf_kit.data.drr import bone_only, render_orbit
+from mednerf_kit.data.drr import render_orbit
 from mednerf_kit.data.orbits import OrbitSet
 from mednerf_kit.data.radiograph import InputKind
+from mednerf_kit.imaging.body import bone_only
 from mednerf_kit.imaging.film import FILMS, film_options, make_film
 from mednerf_kit.imaging.geometry import DEFAULTS, FRONTAL_DEG, Geometry, nearest_view
 from mednerf_kit.imaging.volume import read_volume

@@ -14,14 +14,13 @@ from mednerf_kit.core.errors import RunError, UserError
 from mednerf_kit.data.drr import (
     Drr,
     XraySetup,
-    body_only,
-    bone_only,
     make_drr,
     phantom_volume,
     render_orbit,
 )
 from mednerf_kit.data.orbits import load_orbits
 from mednerf_kit.data.radiograph import read_radiograph
+from mednerf_kit.imaging.body import body_only, bone_only
 from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.imaging.volume import Volume, read_volume, write_volume
 

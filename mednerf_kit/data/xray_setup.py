@@ -1,0 +1,154 @@
+"""What DRRs are made with: the X-ray set-up, and what is done to a CT on its way to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ..core.errors import UserError, unknown_name
+from ..imaging.film import film_options
+from ..imaging.geometry import CT_SCALES, DEFAULTS, Geometry
+from ..imaging.volume import Volume
+
+
+@dataclass(frozen=True, kw_only=True)
+class XraySetup:
+    """The X-ray set-up that DRRs are made with, and how their brightness is stored.
+
+    Without a ``geometry`` it is the default of the anatomy; what is given takes the place of its
+    values.
+
+    Options:
+        geometry: a whole set-up; its angles, if it has any, win over ``views``.
+        source_to_isocentre_mm: SOD, or SAD.
+        source_to_detector_mm: SDD, or SID.
+        pixel_mm: pixel pitch at the detector.
+        detector_mm: side of the detector, instead of the pixel pitch.
+        offset_mm: shift of the detector to image right and up.
+        axis: axis of the orbit, x, y or z.
+        tilt_deg: cranial elevation of the source.
+        size: pixels along a side.
+        views: number of views on a full turn.
+        start_deg: angle of the first view.
+        direction: sense of the turn, 1 or −1.
+        line_integral_scale: line integral that becomes white; by default
+            :data:`~mednerf_kit.imaging.geometry.CT_SCALES` of the anatomy, which cuts no real body,
+            and a phantom's own scale for phantoms.
+        autoscale: ``set`` has that one scale for all views; ``view`` stretches each view to its own
+            maximum, as the published sets do.
+        film: expose the views as this film of the bank (``imaging/film``); None stores line
+            integrals.
+    """
+
+    geometry: Geometry | None = None
+    source_to_isocentre_mm: float | None = None
+    source_to_detector_mm: float | None = None
+    pixel_mm: float | None = None
+    detector_mm: float | None = None
+    offset_mm: tuple[float, float] | None = None
+    axis: Literal["x", "y", "z"] | None = None
+    tilt_deg: float | None = None
+    size: int = 128
+    views: int = 72
+    start_deg: float = 0.0
+    direction: int = 1
+    line_integral_scale: float | None = None
+    autoscale: Literal["set", "view"] = "set"
+    film: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.autoscale not in ("set", "view"):
+            raise unknown_name("autoscale", self.autoscale, ("set", "view"))
+        if self.film is not None:
+            film_options(self.film)
+            if self.autoscale == "view":
+                raise UserError(
+                    f"got film '{self.film}' and a scale for each view",
+                    "wanted one scale for the exposure of all views",
+                    "leave --autoscale out",
+                )
+
+    def geometry_of(self, anatomy: str, *, phantom: bool = False) -> Geometry:
+        """The geometry of the views of a patient of this anatomy, a phantom or a real one."""
+        pixel_mm = self.pixel_mm
+        if self.detector_mm is not None:
+            if pixel_mm is not None:
+                raise UserError(
+                    "got both a detector side and a pixel pitch",
+                    "wanted one of them",
+                    "leave one out",
+                )
+            pixel_mm = self.detector_mm / self.size
+        given: dict[str, Any] = {
+            "source_to_isocentre_mm": self.source_to_isocentre_mm,
+            "source_to_detector_mm": self.source_to_detector_mm,
+            "offset_mm": self.offset_mm,
+            "axis": self.axis,
+            "tilt_deg": self.tilt_deg,
+            "pixel_mm": pixel_mm,
+            "line_integral_scale": self.line_integral_scale,
+        }
+        default = DEFAULTS[anatomy]
+        if not phantom:
+            default = replace(default, line_integral_scale=CT_SCALES[anatomy])
+        found = replace(
+            (self.geometry or default).resized(self.size),
+            **{name: value for name, value in given.items() if value is not None},
+        )
+        if not (self.geometry and self.geometry.views):
+            found = found.orbit(self.views, start_deg=self.start_deg, direction=self.direction)
+        if self.autoscale == "view":
+            return replace(found, line_integral_scale=None)
+        scale = found.line_integral_scale
+        return replace(
+            found, line_integral_scale=default.line_integral_scale if scale is None else scale
+        )
+
+    def joining(self, root: Path, geometry: Geometry) -> Geometry:
+        """This geometry on the scale of the set at ``root``, where only a default scale differs."""
+        given = self.line_integral_scale or (self.geometry and self.geometry.line_integral_scale)
+        path = root / "geometry.json"
+        if given or geometry.line_integral_scale is None or not path.is_file():
+            return geometry
+        theirs = Geometry.from_json(path)
+        if theirs.line_integral_scale is None:
+            return geometry
+        same = replace(geometry, line_integral_scale=theirs.line_integral_scale)
+        return same if same == theirs else geometry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handling:
+    """What is done to a CT on its way to line integrals.
+
+    Options:
+        mask_table: apply :func:`~mednerf_kit.imaging.body.body_only` first.
+        mu_water_per_mm: attenuation of water, which HU are relative to.
+        air_below_hu: count everything below as air (published sets do below −800 HU).
+        supersample: rays along each side of a pixel.
+    """
+
+    mask_table: bool = False
+    mu_water_per_mm: float = 0.0205
+    air_below_hu: float | None = None
+    supersample: int = 1
+
+    def in_hu(self, volume: Volume) -> Volume:
+        """The volume in HU with this attenuation of water, and what counts as air as air."""
+        volume = replace(volume.to_hu(), mu_water_per_mm=self.mu_water_per_mm)
+        return volume.to_mu(air_below_hu=self.air_below_hu).to_hu()
+
+
+def stored_geometry(geometry: Geometry, film: str | None) -> Geometry:
+    """A set's ``geometry.json``: no grey value of a film is a line integral, so it has no scale."""
+    return geometry if film is None else replace(geometry, line_integral_scale=None)
+
+
+def anatomy_of(text: str) -> str | None:
+    """The anatomy that a name mentions.
+
+    >>> anatomy_of("MyKnee.nii"), anatomy_of("anna")
+    ('knee', None)
+    """
+    return next((name for name in DEFAULTS if name in text.lower()), None)
