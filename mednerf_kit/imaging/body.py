@@ -34,8 +34,9 @@ class Body:
 
     @property
     def air_ml(self) -> float:
-        """Millilitres of lung, airways and bowel gas inside the body."""
-        return float((self.mask & ~self.dense).sum() * np.prod(self.voxel_mm) / 1000)
+        """Millilitres of lung, airways and bowel gas: what tissue encloses, slice by slice."""
+        tissue = self.dense & self.mask
+        return float((_filled(tissue) & ~tissue).sum() * np.prod(self.voxel_mm) / 1000)
 
     def expanded(self, shape: tuple[int, int, int]) -> Tensor:
         """The mask on the CT's own voxels: bool [D, H, W]."""
@@ -53,13 +54,11 @@ def find_body(volume: Volume) -> Body:
     steps = [max(1, round(GRID_MM / mm)) for mm in spacing]
     voxel_mm = [step * mm for step, mm in zip(steps, spacing, strict=True)]
     dense = volume.values[:: steps[0], :: steps[1], :: steps[2]].numpy() > TISSUE_HU
-    opened = ndimage.binary_opening(np.pad(dense, 4, mode="edge"), _ball(6.0, voxel_mm))[
-        4:-4, 4:-4, 4:-4
-    ]
-    labels, count = ndimage.label(opened)
+    eroded = ~_dilated(~np.pad(dense, 4, mode="edge"), 6.0, voxel_mm, beyond=True)
+    opened = _dilated(eroded, 6.0, voxel_mm)
+    labels, count = ndimage.label(opened[4:-4, 4:-4, 4:-4])
     largest = labels == 1 + np.argmax(np.bincount(labels.ravel(), minlength=2)[1:])
-    body = ndimage.binary_dilation(largest, _ball(9.0, voxel_mm))
-    body = np.stack([ndimage.binary_fill_holes(piece) for piece in body])
+    body = _filled(_dilated(largest, 9.0, voxel_mm))
     if not count or 2 * (dense & body).sum() < dense.sum():
         raise UserError(
             "got a CT in which no body was found",
@@ -87,8 +86,40 @@ def bone_only(volume: Volume) -> Volume:
     return replace(hu, values=hu.values.where(hu.values > BONE_HU, AIR["hu"]))
 
 
-def _ball(radius_mm: float, voxel_mm: Sequence[float]) -> np.ndarray:
-    """The voxels within a radius, as a structuring element."""
-    reach = [math.floor(radius_mm / v) for v in voxel_mm]
-    z, y, x = np.ogrid[tuple(slice(-r, r + 1) for r in reach)]
-    return (z * voxel_mm[0]) ** 2 + (y * voxel_mm[1]) ** 2 + (x * voxel_mm[2]) ** 2 <= radius_mm**2
+def _dilated(
+    mask: np.ndarray, radius_mm: float, voxel_mm: Sequence[float], *, beyond: bool = False
+) -> np.ndarray:
+    """All voxels within a radius of the mask [d, h, w]; ``beyond`` says what lies around it.
+
+    A ball is a stack of rows along x: the mask is widened a voxel at a time, and each width is laid
+    on the rows of the ball that have it.
+    """
+    reach = [math.floor(radius_mm / mm) for mm in voxel_mm]
+    padded = np.pad(mask, [(r, r) for r in reach], constant_values=beyond)
+    wide, found = padded.copy(), np.zeros_like(mask)
+    depth, height, width = mask.shape
+    inner = slice(reach[2], reach[2] + width)
+    z, y = np.mgrid[-reach[0] : reach[0] + 1, -reach[1] : reach[1] + 1]
+    left = radius_mm**2 - (z * voxel_mm[0]) ** 2 - (y * voxel_mm[1]) ** 2
+    half = np.where(left >= 0, np.sqrt(left.clip(0)) // voxel_mm[2], -1)  # of the ball's rows
+    for x in range(reach[2] + 1):
+        if x:
+            wide[..., x:] |= padded[..., :-x]
+            wide[..., :-x] |= padded[..., x:]
+        for k, j in np.argwhere(half == x):
+            found |= wide[k : k + depth, j : j + height, inner]
+    return found
+
+
+def _filled(mask: np.ndarray) -> np.ndarray:
+    """The mask [d, h, w] with all that it encloses in a slice across z."""
+    from scipy import ndimage
+
+    in_slice = np.zeros((3, 3, 3), bool)
+    in_slice[1] = ndimage.generate_binary_structure(2, 1)
+    labels, count = ndimage.label(~mask, in_slice)
+    outside = np.zeros(count + 1, bool)
+    for edge in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
+        outside[np.unique(edge)] = True
+    outside[0] = False  # the mask itself
+    return ~outside[labels]
