@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from .drr import (
 )
 from .xray_setup import stored_geometry
 
+T = TypeVar("T")
 FIRST_SEED = {"train": 0, "val": 10000, "test": 20000}
 #: Patients of the cohorts that --dataset chest and --dataset knee mean, unless a recipe says
 #: otherwise.
@@ -212,7 +214,7 @@ def _fill(
     return len(missing)
 
 
-def reported(done: Iterable[None], total: int, what: str | None) -> Iterator[None]:
+def reported(done: Iterable[T], total: int, what: str | None) -> Iterator[T]:
     """The items of ``done`` under a progress bar; without a terminal, a line at every quarter."""
     if what and sys.stderr.isatty():
         from tqdm import tqdm

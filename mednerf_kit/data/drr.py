@@ -128,7 +128,7 @@ def write_drrs(
     isocentre = list(isocentre_mm or volume.centre_mm)
     integrals = render_orbit(volume, geometry, isocentre_mm=isocentre, supersample=how.supersample)
     notes = picture_faults(integrals, geometry.line_integral_scale)
-    record = {**record, "isocentre_mm": isocentre, **asdict(how)}
+    record = {**record, "isocentre_mm": isocentre, **asdict(how), "picture_faults": notes}
     if film is not None:
         identity = record["identity"]
         integrals = expose(film, volume, integrals, geometry, identity, isocentre_mm=isocentre)

@@ -9,6 +9,7 @@ Pictures are never mirrored. A single X-ray is read in ``radiograph.py``.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ from ..core.files import natural_key
 from ..core.resampling import area_resized
 from ..imaging.geometry import DEFAULTS, Geometry
 from .cohort import COHORT, phantom_cohort, split_patients
+from .ct_cohort import cached_ct_cohort
+from .ct_files import is_folder_of_cts
 from .films.formats import read_film
 from .films.stored import bone_bright
 
@@ -72,6 +75,27 @@ class OrbitSet:
         )
         return replace(self, images=images, geometry=geometry)
 
+    def at_scale(self, scale: float | None) -> OrbitSet:
+        """The same pictures with ``scale`` as the line integral that is white, and a note of it.
+
+        What becomes brighter than white is cut, as in a set that was made at this scale. A set, or
+        a wish, without a scale is left as it is.
+        """
+        own = self.geometry.line_integral_scale
+        if own is None or scale is None or math.isclose(own, scale, rel_tol=1e-3):
+            return self
+        images = torch.stack([(orbit * (own / scale)).clamp_max_(1) for orbit in self.images])
+        cut = float(torch.stack([(orbit >= 1).float().mean() for orbit in images]).mean())
+        note = f"the set's line_integral_scale is {own:g}: its pictures were brought to {scale:g}"
+        if cut >= 1e-4:
+            note += f", which cuts {cut:.1%} of the pixels at white"
+        return replace(
+            self,
+            images=images,
+            geometry=replace(self.geometry, line_integral_scale=scale),
+            notes=(*self.notes, note),
+        )
+
     def all_fingerprints(self) -> tuple[str, ...]:
         """Every fingerprint of every patient, as a snapshot records its training patients."""
         return tuple(one for name in self.patients for one in self.fingerprints[name])
@@ -93,11 +117,13 @@ def load_orbits(
     geometry: Geometry | None = None,
     cohort: Mapping[str, int] | None = None,
     views: int = 72,
+    anatomy: str | None = None,
     progress: bool = True,
 ) -> OrbitSet:
     """Read a set of DRRs from a folder; ``chest`` and ``knee`` mean the phantom cohorts.
 
-    Phantoms that are missing are made by :mod:`.cohort`. A set without ``geometry.json`` or a given
+    Phantoms that are missing are made by :mod:`.cohort`, and the DRRs of a folder of CTs by
+    :mod:`.ct_cohort`, both into the cache. A set without ``geometry.json`` or a given
     geometry gets the default of its anatomy, guessed from the folder's name (chest: field of view
     18.2°, knee: 19.1°), with equally spaced angles from 0° and an unknown scale; ``notes`` says so.
 
@@ -109,8 +135,9 @@ def load_orbits(
         limit: the first of them only.
         geometry: of the pictures; None takes ``geometry.json``, or else the anatomy's default.
         cohort: patients of each split, of phantoms.
-        views: number of views, of phantoms.
-        progress: show what is made, of phantoms.
+        views: number of views, of phantoms and CTs.
+        anatomy: of a folder of CTs; None takes what its name says, else chest.
+        progress: show what is made, of phantoms and CTs.
 
     Raises UserError for an unknown layout, missing views, two sizes, unreadable pictures, an
     unknown split or an empty one.
@@ -129,6 +156,17 @@ def load_orbits(
             patients = [name for part in parts.values() for name in part]
     else:
         root = Path(source).expanduser()
+    made: list[str] = []
+    if is_folder_of_cts(root):
+        done = cached_ct_cohort(
+            root,
+            anatomy=anatomy,
+            size=size or 128,
+            views=views,
+            geometry=geometry,
+            progress=progress,
+        )
+        root, made = done.folder, done.summary(root)
     layout, files = find_pictures(root)
     names, notes = _selected(root, files, split=split, seed=seed, patients=patients)
     names = names if limit is None else names[:limit]
@@ -150,7 +188,7 @@ def load_orbits(
         fingerprints,
         split,
         layout,
-        (*notes, *more_notes, *sorted(remarks)),
+        (*made, *notes, *more_notes, *sorted(remarks)),
     )
     return found if size is None else found.resized(size)
 
