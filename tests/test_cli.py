@@ -19,6 +19,7 @@ import pytest
 
 from mednerf_kit import DISCLAIMER, cli, doctor
 from mednerf_kit.commands import about, base
+from mednerf_kit.commands import data as commands_data
 from mednerf_kit.commands import evaluate as commands_evaluate
 from mednerf_kit.commands import render as commands_render
 from mednerf_kit.core.config import Registry
@@ -29,10 +30,9 @@ from mednerf_kit.study.ablation.run import Overrides, Workers
 from mednerf_kit.study.generation.score import Sizes
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = [[name] for name in cli.COMMANDS] + [["data", "make"]]
-WORKING = [words for words in COMMANDS if words[0] not in ("list", "doctor", "data")] + [
-    ["data", "make"]
-]
+MADE = [["data", "make", name] for name in commands_data.MADE]
+COMMANDS = [[name] for name in cli.COMMANDS] + [["data", "make"], *MADE]
+WORKING = [words for words in COMMANDS if words[0] not in ("list", "doctor", "data")] + [*MADE]
 
 
 def run(*words: str) -> subprocess.CompletedProcess:
@@ -75,7 +75,7 @@ def test_help_carries_the_disclaimer(words, capsys):
     assert capsys.readouterr().out.rstrip().endswith(DISCLAIMER)
 
 
-@pytest.mark.parametrize("words", [[], ["data"]])
+@pytest.mark.parametrize("words", [[], ["data"], ["data", "make"]])
 def test_a_group_without_arguments_shows_its_help(words, capsys):
     assert cli.main(words) == 0
     assert "Commands:" in capsys.readouterr().out
@@ -121,7 +121,9 @@ SIZES = {field.name for field in fields(Sizes)}
         (["sample"], "invert.render", "sample", set()),
         (["drr"], "data.drr", "make_drr", SETUP),
         (["drr"], "data.drr", "XraySetup", every(["drr"]) - SETUP),
-        (["data", "make"], "data.cohort", "make_cohort", set()),
+        (["data", "make", "chest"], "data.cohort", "make_cohort", set()),
+        (["data", "make", "ct"], "data.ct_cohort", "make_ct_cohort", SETUP),
+        (["data", "make", "ct"], "data.drr", "XraySetup", every(["data", "make", "ct"]) - SETUP),
         (["score"], "study.generation.score", "score", {"as_json", *SIZES}),
         (["tomography"], "study.sparse_view.compare", "compare", set()),
     ],
@@ -130,12 +132,20 @@ SIZES = {field.name for field in fields(Sizes)}
 def test_every_option_is_an_argument_of_the_function_behind_it(words, module, function, ours):
     target = getattr(importlib.import_module(f"mednerf_kit.{module}"), function)
     names = {option.name for option in command_of(words).params} - ours
+    if function == "make_cohort":
+        names.add("anatomy")  # the command's own name
     inspect.signature(target).bind(**dict.fromkeys(names))
 
 
 @pytest.mark.parametrize(
     ("words", "record"),
-    [(["ablate"], Overrides), (["ablate"], Workers), (["score"], Sizes), (["drr"], XraySetup)],
+    [
+        (["ablate"], Overrides),
+        (["ablate"], Workers),
+        (["score"], Sizes),
+        (["drr"], XraySetup),
+        (["data", "make", "ct"], XraySetup),
+    ],
 )
 def test_a_record_of_options_stands_on_the_command_line(words, record):
     assert {field.name for field in fields(record)} <= every(words)

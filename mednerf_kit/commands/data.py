@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .base import FILE, FOLDER, SPLITS, LazyGroup, Work, device_option
+
+if TYPE_CHECKING:
+    from ..data.xray_setup import XraySetup
 
 ANATOMIES = ["chest", "knee"]
 FROM_SET_UP = "the geometry's"
@@ -17,6 +20,121 @@ film_option = click.option(
     show_default="line integrals",
     help="Expose the views as a film: sigmoid, scatter, bedside_70_kv … (data/README.md).",
 )
+
+
+#: Options of the X-ray set-up and of what is done to a CT: those of `drr` and `data make ct`.
+PROJECTION = (
+    click.option("--views", type=click.IntRange(min=1), default=72, help="Views on the orbit."),
+    click.option("--size", type=click.IntRange(min=8), default=128, help="Pixels along a side."),
+    click.option(
+        "--geometry",
+        type=FILE,
+        show_default="that of the anatomy",
+        help="A geometry.json; its angles win over --views.",
+    ),
+    click.option(
+        "--sod",
+        "--sad",
+        "--dso",
+        "source_to_isocentre_mm",
+        type=float,
+        metavar="MM",
+        show_default=FROM_SET_UP,
+        help="Source to isocentre.",
+    ),
+    click.option(
+        "--sdd",
+        "--sid",
+        "--dsd",
+        "source_to_detector_mm",
+        type=float,
+        metavar="MM",
+        show_default=FROM_SET_UP,
+        help="Source to detector.",
+    ),
+    click.option(
+        "--detector-mm", type=float, show_default=FROM_SET_UP, help="Side of the detector."
+    ),
+    click.option(
+        "--pixel-mm",
+        type=float,
+        show_default=FROM_SET_UP,
+        help="Pixel pitch, instead of the detector's side.",
+    ),
+    click.option(
+        "--offset-mm", type=float, nargs=2, help="Shift of the detector to image right and up."
+    ),
+    click.option(
+        "--axis", type=click.Choice(["x", "y", "z"]), show_default=FROM_SET_UP, help="Orbit axis."
+    ),
+    click.option(
+        "--start",
+        "start_deg",
+        type=float,
+        default=0.0,
+        metavar="DEG",
+        help="First view angle; 270 is the PA film.",
+    ),
+    click.option(
+        "--direction",
+        type=click.Choice(["1", "-1"]),
+        default="1",
+        help="Sense in which the angle grows.",
+    ),
+    click.option(
+        "--tilt",
+        "tilt_deg",
+        type=float,
+        metavar="DEG",
+        show_default=FROM_SET_UP,
+        help="Cranial elevation of the source.",
+    ),
+    click.option(
+        "--scale",
+        "line_integral_scale",
+        type=float,
+        show_default="the set's, else 12 for a chest and 7 for a knee",
+        help="Line integral that becomes white.",
+    ),
+    click.option(
+        "--autoscale",
+        type=click.Choice(["set", "view"]),
+        default="set",
+        help="view: each view to its own maximum.",
+    ),
+    click.option("--mask-table", is_flag=True, help="Take out all that is not the patient."),
+    click.option(
+        "--mu-water",
+        "mu_water_per_mm",
+        type=float,
+        default=0.0205,
+        metavar="PER_MM",
+        help="Attenuation of water, which HU are relative to.",
+    ),
+    click.option(
+        "--air-below-hu",
+        type=float,
+        show_default="nothing cut",
+        help="Count everything below this as air.",
+    ),
+    click.option(
+        "--supersample",
+        type=click.IntRange(min=1),
+        default=1,
+        help="Rays along each side of a pixel.",
+    ),
+    click.option(
+        "--float-arrays", is_flag=True, help="Also NPY files of line integrals (or of films)."
+    ),
+    film_option,
+)
+
+
+def projection_options(command: Any) -> Any:
+    """Give a command the options of :data:`PROJECTION`, in their order."""
+    for option in reversed(PROJECTION):
+        command = option(command)
+    return command
 
 
 @click.command(cls=Work)
@@ -29,44 +147,7 @@ film_option = click.option(
 @click.option(
     "--out", type=FOLDER, required=True, help="The set this patient joins; made when absent."
 )
-@click.option("--views", type=click.IntRange(min=1), default=72, help="Views on the orbit.")
-@click.option("--size", type=click.IntRange(min=8), default=128, help="Pixels along a side.")
-@click.option(
-    "--geometry",
-    type=FILE,
-    show_default="that of the anatomy",
-    help="A geometry.json; its angles win over --views.",
-)
-@click.option(
-    "--sod",
-    "--sad",
-    "--dso",
-    "source_to_isocentre_mm",
-    type=float,
-    metavar="MM",
-    show_default=FROM_SET_UP,
-    help="Source to isocentre.",
-)
-@click.option(
-    "--sdd",
-    "--sid",
-    "--dsd",
-    "source_to_detector_mm",
-    type=float,
-    metavar="MM",
-    show_default=FROM_SET_UP,
-    help="Source to detector.",
-)
-@click.option("--detector-mm", type=float, show_default=FROM_SET_UP, help="Side of the detector.")
-@click.option(
-    "--pixel-mm",
-    type=float,
-    show_default=FROM_SET_UP,
-    help="Pixel pitch, instead of the detector's side.",
-)
-@click.option(
-    "--offset-mm", type=float, nargs=2, help="Shift of the detector to image right and up."
-)
+@projection_options
 @click.option(
     "--isocentre-mm",
     type=float,
@@ -75,94 +156,41 @@ film_option = click.option(
     help="Isocentre in the CT's LPS coordinates.",
 )
 @click.option(
-    "--axis", type=click.Choice(["x", "y", "z"]), show_default=FROM_SET_UP, help="Orbit axis."
-)
-@click.option(
-    "--start",
-    "start_deg",
-    type=float,
-    default=0.0,
-    metavar="DEG",
-    help="First view angle; 270 is the PA film.",
-)
-@click.option(
-    "--direction",
-    type=click.Choice(["1", "-1"]),
-    default="1",
-    help="Sense in which the angle grows.",
-)
-@click.option(
-    "--tilt",
-    "tilt_deg",
-    type=float,
-    metavar="DEG",
-    show_default=FROM_SET_UP,
-    help="Cranial elevation of the source.",
-)
-@click.option(
-    "--scale",
-    "line_integral_scale",
-    type=float,
-    show_default=FROM_SET_UP,
-    help="Line integral that becomes white.",
-)
-@click.option(
-    "--autoscale",
-    type=click.Choice(["set", "view"]),
-    default="set",
-    help="view: each view to its own maximum.",
-)
-@click.option("--mask-table", is_flag=True, help="Take out all that is not the patient.")
-@click.option(
-    "--mu-water",
-    "mu_water_per_mm",
-    type=float,
-    default=0.0205,
-    metavar="PER_MM",
-    help="Attenuation of water, which HU are relative to.",
-)
-@click.option(
-    "--air-below-hu",
-    type=float,
-    show_default="nothing cut",
-    help="Count everything below this as air.",
-)
-@click.option(
-    "--supersample", type=click.IntRange(min=1), default=1, help="Rays along each side of a pixel."
-)
-@click.option(
     "--patient",
     "patient_name",
     metavar="NAME",
     show_default="from the CT",
     help="The patient's folder in the set.",
 )
-@click.option(
-    "--float-arrays", is_flag=True, help="Also NPY files of line integrals (or of films)."
-)
-@film_option
-def drr(*, geometry: Path | None, direction: str, **options: Any) -> None:
+def drr(**options: Any) -> None:
     """Project a CT or a phantom into X-rays: 16-bit PNGs of line integrals, and geometry.json.
 
     At angle a the source stands at isocentre + SOD·(cos a, −sin a, 0) in LPS: 0° is a lateral, 270°
     the PA film. The last line on stdout is the patient's folder.
     """
-    from dataclasses import fields
+    from ..data.drr import make_drr
 
-    from ..data.drr import XraySetup, make_drr
-    from ..imaging.geometry import Geometry
-
-    options["geometry"] = Geometry.from_json(geometry) if geometry else None
-    options["direction"] = int(direction)
-    setup = XraySetup(**{field.name: options.pop(field.name) for field in fields(XraySetup)})
-    made = make_drr(setup=setup, **options)
+    made = make_drr(setup=_setup_from(options), **options)
     for note in made.notes:
         click.echo(f"Note: {note}.", err=True)
     click.echo(made.folder)
 
 
+def _setup_from(options: dict[str, Any]) -> XraySetup:
+    """The X-ray set-up of a command's options, which are taken out of them."""
+    from dataclasses import fields
+
+    from ..data.xray_setup import XraySetup
+    from ..imaging.geometry import Geometry
+
+    geometry = options["geometry"]
+    options["geometry"] = Geometry.from_json(geometry) if geometry else None
+    options["direction"] = int(options["direction"])
+    return XraySetup(**{field.name: options.pop(field.name) for field in fields(XraySetup)})
+
+
 SUBCOMMANDS = {
-    "make": ("data:make", "Make a cohort of phantoms with its split."),
+    "make": ("data:make", "Make a cohort of phantoms, or of a folder of CTs, with its split."),
     "get": ("data:get", "Download a public scene (lego, fern, …) into data/."),
     "check": ("data:check", "Say what a scene holds and what looks wrong with it."),
     "depth": ("data:depth", "Render a trained scene's depth for views that have none."),
@@ -171,27 +199,88 @@ SUBCOMMANDS = {
 
 @click.group(cls=LazyGroup, table=SUBCOMMANDS)
 def data() -> None:
-    """Make cohorts of phantom patients; get and check scenes."""
+    """Make cohorts of patients; get and check scenes."""
 
 
-@click.command(cls=Work)
-@click.argument("anatomy", type=click.Choice(ANATOMIES))
-@click.option("--patients", type=click.IntRange(min=1), required=True, help="How many patients.")
-@click.option("--out", type=FOLDER, required=True, help="The set to make.")
+MADE = {
+    "chest": ("data:make_chest", "A cohort of chest phantoms."),
+    "knee": ("data:make_knee", "A cohort of knee phantoms."),
+    "ct": ("data:make_ct", "A cohort of real patients, from a folder of CTs."),
+}
+
+
+@click.group(cls=LazyGroup, table=MADE)
+def make() -> None:
+    """Make a cohort of patients: DRRs, volumes, geometry.json and split.json."""
+
+
+def _phantoms(anatomy: str) -> click.Command:
+    """The command that makes a cohort of phantoms of an anatomy."""
+
+    @click.command(name=anatomy, cls=Work, help=f"Make a cohort of {anatomy} phantoms.")
+    @click.option(
+        "--patients", type=click.IntRange(min=1), required=True, help="How many patients."
+    )
+    @click.option("--out", type=FOLDER, required=True, help="The set to make.")
+    @click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        help="Seed of the first patient; the others follow.",
+    )
+    @click.option("--views", type=click.IntRange(min=1), default=72, help="Views on the orbit.")
+    @click.option("--size", type=click.IntRange(min=8), default=128, help="Pixels along a side.")
+    @film_option
+    def command(**options: Any) -> None:
+        from ..data.cohort import make_cohort
+
+        click.echo(make_cohort(anatomy, **options))
+
+    return command
+
+
+make_chest, make_knee = _phantoms("chest"), _phantoms("knee")
+
+
+@click.command(name="ct", cls=Work)
 @click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    help="Seed of the first patient; the others follow.",
+    "--from",
+    "source",
+    type=FOLDER,
+    required=True,
+    help="CTs, however deep: NIfTI, MHA and NRRD files, DICOM folders.",
 )
-@click.option("--views", type=click.IntRange(min=1), default=72, help="Views on the orbit.")
-@click.option("--size", type=click.IntRange(min=8), default=128, help="Pixels along a side.")
-@film_option
-def make(**options: Any) -> None:
-    """Make a cohort of phantoms: DRRs, volumes, geometry.json and split.json."""
-    from ..data.cohort import make_cohort
+@click.option("--out", type=FOLDER, required=True, help="The set to make, or to complete.")
+@click.option(
+    "--anatomy",
+    type=click.Choice(ANATOMIES),
+    show_default="by the folder's name, else chest",
+    help="Whose set-up is the default; a chest without lungs is skipped.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    help="CTs at a time; each one is held in memory.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the split.")
+@projection_options
+def make_ct(**options: Any) -> None:
+    """Project every CT in a folder: DRRs, volumes, geometry.json, split.json and a contact sheet.
 
-    click.echo(make_cohort(**options))
+    cohort.csv says of every file what became of it and why. What is made already is kept where
+    neither the CT nor the options have changed. The last line on stdout is the set's folder.
+    """
+    from ..data.ct_cohort import frontal_and_lateral, make_ct_cohort
+    from ..viz import figures
+
+    made = make_ct_cohort(setup=_setup_from(options), **options)
+    for note in made.notes:
+        click.echo(f"Note: {note}.", err=True)
+    pictures = frontal_and_lateral(made)
+    sheet = figures.strip(pictures, min(4, len(pictures)), made.patients)
+    figures.write_png8(made.folder / "contact_sheet.png", sheet)
+    click.echo(made.folder)
 
 
 @click.command()

@@ -137,6 +137,8 @@ def evaluate(context: click.Context, *, as_json: bool, **options: Any) -> None:
         if interval := intervals.get(name.replace(" ", ".")):
             shown += f"  (95 %: {interval[0]:.3f} to {interval[1]:.3f})"
         click.echo(f"{name:32s} {shown}")
+    for note in scores.get("set_notes", ()):
+        click.echo(f"Note: {note}.", err=True)
     if scores.get("lpips_note"):
         click.echo(scores["lpips_note"], err=True)
 

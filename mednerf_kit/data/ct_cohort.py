@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -320,14 +320,21 @@ def frontal_and_lateral(cohort: CtCohort) -> Tensor:
     return torch.from_numpy(np.stack(pairs))
 
 
+def ct_setup(geometry: Geometry | None, *, size: int, views: int) -> XraySetup:
+    """The set-up of DRRs as a set of this geometry has them; without one the anatomy's default.
+
+    A geometry without a scale is that of views that were stretched one by one.
+    """
+    if geometry is None:
+        return XraySetup(size=size, views=views)
+    by_view = geometry.line_integral_scale is None
+    return XraySetup(
+        geometry=geometry, size=geometry.cols, views=views, autoscale="view" if by_view else "set"
+    )
+
+
 def cached_ct_cohort(
-    source: Path,
-    *,
-    anatomy: str | None = None,
-    size: int = 128,
-    views: int = 72,
-    geometry: Geometry | None = None,
-    progress: bool = True,
+    source: Path, *, anatomy: str | None = None, setup: XraySetup, progress: bool = True
 ) -> CtCohort:
     """The cached set of a folder of CTs, completed where scans are new or have changed.
 
@@ -335,9 +342,6 @@ def cached_ct_cohort(
     changed is known by its size and time.
     """
     anatomy = anatomy or anatomy_of(source.resolve().name) or "chest"
-    setup = XraySetup(geometry=geometry, size=geometry.cols if geometry else size, views=views)
-    if geometry is not None and geometry.line_integral_scale is None:
-        setup = replace(setup, autoscale="view")
     facts = [str(source.resolve()), anatomy, setup.geometry_of(anatomy).to_json()]
     key = blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
     # chest and knee stand in a set's name, by which others know its anatomy

@@ -25,7 +25,7 @@ from ..core.files import natural_key
 from ..core.resampling import area_resized
 from ..imaging.geometry import DEFAULTS, Geometry
 from .cohort import COHORT, phantom_cohort, split_patients
-from .ct_cohort import cached_ct_cohort
+from .ct_cohort import cached_ct_cohort, ct_setup
 from .ct_files import is_folder_of_cts
 from .films.formats import read_film
 from .films.stored import bone_bright
@@ -144,6 +144,7 @@ def load_orbits(
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
+    root, made = Path(source).expanduser(), []
     if str(source) in DEFAULTS:
         counts = {
             part: min(n, limit or n) if split in (part, "all") else 0
@@ -154,19 +155,10 @@ def load_orbits(
         )
         if patients is None:
             patients = [name for part in parts.values() for name in part]
-    else:
-        root = Path(source).expanduser()
-    made: list[str] = []
-    if is_folder_of_cts(root):
-        done = cached_ct_cohort(
-            root,
-            anatomy=anatomy,
-            size=size or 128,
-            views=views,
-            geometry=geometry,
-            progress=progress,
-        )
-        root, made = done.folder, done.summary(root)
+    elif is_folder_of_cts(root):
+        setup = ct_setup(geometry, size=size or 128, views=views)
+        cts = cached_ct_cohort(root, anatomy=anatomy, setup=setup, progress=progress)
+        root, made = cts.folder, cts.summary(root)
     layout, files = find_pictures(root)
     names, notes = _selected(root, files, split=split, seed=seed, patients=patients)
     names = names if limit is None else names[:limit]

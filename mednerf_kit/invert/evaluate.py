@@ -173,10 +173,11 @@ def _averaged(rows: Sequence[dict[str, float]]) -> dict[str, float | None]:
 def load_sets(
     prior: Prior, dataset: str | None, split: str, limit: int | None, seen: bool
 ) -> tuple[OrbitSet, Tensor]:
-    """Patients to score, at the prior's size, and training orbits [P, V, H, W] for baselines."""
+    """Patients to score, at the prior's size and scale, and training orbits [P, V, H, W]."""
     node = prior.meta["recipe"]["dataset"]
     trained_on = str(prior.meta["dataset"])
-    scored = read_set(dataset or trained_on, node, split=split, limit=limit)
+    wanted = None if dataset is None else prior.geometry
+    scored = read_set(dataset or trained_on, node, split=split, limit=limit, geometry=wanted)
     known = scored.seen_before(prior.meta["identities"])
     if known and not seen:
         raise UserError(
@@ -257,6 +258,7 @@ def evaluate(
     )
     found["n_training_patients"] = len(training)
     found["precision"] = prior.generator.precision
+    found["set_notes"] = list(orbits.notes)
     home = Path("out") if "bundled" in str(run) else prior.path.parent
     write_tables(Path(out) if out else home / "evaluate", found, results, orbits)
     return found

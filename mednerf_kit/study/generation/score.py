@@ -111,8 +111,11 @@ def real_sets(
     known = prior.meta["patients"][:limit]
     training = read_set(trained_on[0], node, split=trained_on[1], patients=known, limit=limit)
     own = (dataset, split) == trained_on
+    wanted = None if dataset == trained_on[0] else prior.geometry
     try:
-        reals = read_set(dataset, node, split="test" if own else split, limit=limit)
+        reals = read_set(
+            dataset, node, split="test" if own else split, limit=limit, geometry=wanted
+        )
     except UserError:
         if not own:
             raise
