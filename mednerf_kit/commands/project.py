@@ -110,6 +110,11 @@ class Crop(click.ParamType):
     help="Random codes kept beside the best one; their spread is the uncertainty.",
 )
 @click.option(
+    "--update/--no-update",
+    default=True,
+    help="Bring the volume to what the X-ray shows beyond the prior.",
+)
+@click.option(
     "--size",
     type=click.IntRange(min=16),
     show_default="the prior's",

@@ -65,6 +65,12 @@ class Radiograph:
     picture: Tensor
     picture_mask: Tensor
 
+    def resized(self, size: int, fit: Literal["crop", "pad"]) -> tuple[Tensor, Tensor]:
+        """``image`` and ``mask`` of another size, fitted to a square alike: [size, size] each."""
+        side = min(self.picture.shape) if fit == "crop" else max(self.picture.shape)
+        image, weights = on_square(self.picture, self.picture_mask, float(side), size)
+        return image.clamp(0, 1), weights
+
     def stored_picture(self) -> Tensor:
         """The grey values as stored, in [0, 1], of the size of a ``picture``: [h, w] float32."""
         pixels = self.stored.pixels

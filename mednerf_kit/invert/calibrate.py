@@ -24,6 +24,7 @@ from ..prior.sets import read_set
 from .posterior import Inversion
 from .predict import Z_90, predict
 from .scoring import input_views
+from .update import Films
 
 # one frontal view, and a frontal with a lateral
 INPUTS_DEG = {"1": (FRONTAL_DEG,), "2": (FRONTAL_DEG, LATERAL_DEG)}
@@ -65,7 +66,8 @@ def calibrate(
             rng = Generator().manual_seed(seed + i)
             given = torch.tensor(angles_deg)
             posterior = Inversion()(uncalibrated, truth[inputs], given, rng)
-            predicted = predict(uncalibrated, posterior, orbits.geometry)
+            films = Films.of(truth[inputs])
+            predicted = predict(uncalibrated, posterior, orbits.geometry, films=films)
             mask = body_mask(truth[rest])
             bands.append(Z_90 * predicted.spread[rest][mask])
             errors.append((predicted.views[rest] - truth[rest])[mask])

@@ -27,6 +27,7 @@ RATIO_MEDIAN, RATIO_LOG_STD = 0.15, 1.0
 KERNEL_MM = 60.0  # standard deviation at the detector
 FIELD_PX = 16  # along a side of S, which is smooth
 START_STEPS, START_RATE = 60, 0.15  # of Adam, on the curve of a candidate
+SLOPE_STEP = 0.02  # image values on either side, over which a film's slope is taken
 SIGMA_FLOOR = 0.015  # what a film's pixel is trusted to at best, in grey values
 
 
@@ -96,3 +97,18 @@ def grey_pictures(response: FilmResponse, z: Tensor, pictures: Tensor) -> Tensor
     scatter = response.scatter(area_resized(pictures, FIELD_PX, FIELD_PX))
     at_pixels = sampled(scatter[:, None], rows, cols)[:, 0]
     return response(z, pictures.flatten(1), at_pixels.flatten(1)).view_as(pictures)
+
+
+def linearised(response: FilmResponse, z: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """What a film shows of pictures [M, rows, cols] by z [M, Q], and its slope there.
+
+    The slope is by a central difference of the pixel alone, its scatter left as it is.
+    """
+    rows, cols = pictures.shape[-2:]
+    scatter = response.scatter(area_resized(pictures, FIELD_PX, FIELD_PX))
+    at_pixels = sampled(scatter[:, None], rows, cols)[:, 0].flatten(1)
+    flat = pictures.flatten(1)
+    grey, above, below = (
+        response(z, flat + step, at_pixels).view_as(pictures) for step in (0.0, SLOPE_STEP, -SLOPE_STEP)
+    )
+    return grey, (above - below) / (2 * SLOPE_STEP)

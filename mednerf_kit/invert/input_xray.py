@@ -20,6 +20,8 @@ from .film_checks import FilmChecks, FilmVerdict, Stated
 
 #: Share of the pixels that a search needs, and that a few can be kept aside of.
 LEAST_FITTED = 0.02
+#: Columns of the picture that the measurement update works on, where the film has as many.
+FINE_PX = 256
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class InputXray:
 
     image: Tensor  # [rows, cols] of the prior's pictures, mirrored where the film was
     mask: Tensor  # [rows, cols] in [0, 1]: what its pixels count in the fit
+    # [2, rows, cols] image and mask as fine as the film has them, at FINE_PX or what the prior has
+    fine: Tensor
     angle_deg: float
     mirrored: bool
     view: str  # as the user named it
@@ -123,11 +127,14 @@ def read_xray(
             f"its file says that it is {read.stored.view}, whereas it is used as the view at "
             f"{angle_deg:g}°"
         )
+    fine_side = max(side, min(FINE_PX * side // geometry.cols, max(read.picture.shape)))
     both = torch.stack([read.image, read.mask])
+    fine = torch.stack(read.resized(fine_side, fit))
     if mirrored:
-        both = both.flip(-1)
+        both, fine = both.flip(-1), fine.flip(-1)
     if read.geometry is not None:
         both = laid_as(both, read.geometry, geometry, angle_deg, notes)
+        fine = laid_as(fine, read.geometry, geometry, angle_deg, [])
         warnings += disagreements(read.geometry, geometry, angle_deg)
         theirs, ours = read.geometry.line_integral_scale, geometry.line_integral_scale
         if (
@@ -137,12 +144,13 @@ def read_xray(
             and not math.isclose(theirs, ours, rel_tol=1e-3)
         ):
             both[0] *= theirs / ours
+            fine[0] *= theirs / ours
             notes.append(
                 f"the geometry beside it has line_integral_scale {theirs:g}: brought "
                 f"to the prior's, {ours:g}"
             )
-    y, x = (side - geometry.rows) // 2, (side - geometry.cols) // 2
-    image, mask = both[:, y : y + geometry.rows, x : x + geometry.cols]
+    image, mask = middle(both, geometry)
+    finer = geometry.resized(round(fine_side * geometry.cols / side))
     fitted = float((mask >= 0.5).float().mean())
     if fitted < LEAST_FITTED:
         raise UserError(
@@ -156,8 +164,24 @@ def read_xray(
         or (read.geometry is not None and read.geometry.line_integral_scale is not None)
     )
     return InputXray(
-        image, mask, angle_deg, mirrored, name, read, tuple(notes), tuple(warnings), has_scale
+        image,
+        mask,
+        middle(fine, finer),
+        angle_deg,
+        mirrored,
+        name,
+        read,
+        tuple(notes),
+        tuple(warnings),
+        has_scale,
     )
+
+
+def middle(pictures: Tensor, geometry: Geometry) -> Tensor:
+    """The middle of square pictures [..., n, n] that a geometry's detector covers."""
+    side = pictures.shape[-1]
+    y, x = (side - geometry.rows) // 2, (side - geometry.cols) // 2
+    return pictures[..., y : y + geometry.rows, x : x + geometry.cols]
 
 
 def checked(

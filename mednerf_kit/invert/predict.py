@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ..imaging.geometry import Geometry
 from ..prior.load import Prior
 from ..prior.rendering import grey_views
 from ..recon.field_volume import FieldVolume, bake
 from .posterior import Posterior
+from .update import Films, Innovation, Update, updated_by
 
 Z_90 = 1.645  # standard deviations on either side that hold 90 % of a normal distribution
 EXPOSED_VIEWS = 24  # that the densest ray of a relative orbit is looked for in
@@ -39,15 +40,30 @@ class PredictedViews:
     members: Tensor  # [M, V, rows, cols]
     volume: FieldVolume  # [D, H, W] the mean over members
     volume_spread: FieldVolume  # [D, H, W] standard deviation over members, calibrated
+    gains: Tensor  # [n] of the input views beside those of their angles, the mean over members
+    # what the films told beyond the members, where these were updated by them
+    innovation: Innovation | None = None
     exposure: float = 1.0  # by which all of these were divided, so that no relative view is cut
 
 
 def predict(
-    prior: Prior, posterior: Posterior, geometry: Geometry, *, size: int | None = None
+    prior: Prior,
+    posterior: Posterior,
+    geometry: Geometry,
+    *,
+    size: int | None = None,
+    films: Films | None = None,
+    update: Update | None = None,
+    rng: Generator | None = None,
 ) -> PredictedViews:
     """Bake every member once and project it at ``geometry.angles_deg``.
 
     ``size`` is the number of voxels along a side of the baked cube (default: :func:`grid_size`).
+    With ``films``, the X-rays at their own resolution, every member is updated by them first
+    (:func:`.update.updated_by`, with the options ``update`` and draws by ``rng``, of seed 0 by
+    default); a prior of emission and absorption is left as it is, since its pictures are no line
+    integrals.
+
     Line integrals are linear, so the mean of the views is the view of the mean volume; where
     absorption hides what lies behind, the members' views are rendered ray by ray instead. In a set
     that was scaled view by view a view gets the gain its angle had on average. Where no X-ray had a
@@ -55,6 +71,12 @@ def predict(
     """
     size = size or grid_size(geometry.cols)
     volumes = bake(prior.generator, posterior.code, geometry, size=size)
+    innovation = None
+    if films is not None and prior.is_line_integral:
+        rng = rng or Generator().manual_seed(0)
+        volumes, innovation = updated_by(
+            prior, posterior, volumes, films, update or Update(), rng
+        )
     exposure = 1.0
     if not posterior.has_scale:
         mean = volumes.with_values(volumes.values.mean(0))
@@ -79,6 +101,8 @@ def predict(
         members,
         volumes.with_values(volumes.values.mean(0)),
         volumes.with_values(factor * volume_spread),
+        (innovation or posterior).gains.mean(0).cpu(),
+        innovation,
         exposure,
     )
 

@@ -15,6 +15,7 @@ import torch
 from torch import Generator
 
 from ..core import files
+from ..core.resampling import area_resized
 from ..data.radiograph import Crop, InputKind
 from ..engine.device import select_device
 from ..fields.hyper import Precision
@@ -27,6 +28,7 @@ from .input_xray import InputXray, one_view_each, read_xrays
 from .posterior import Inversion, Posterior, inversion_of
 from .predict import predict
 from .result import Result, metrics, report_content
+from .update import Films
 
 ORBIT_VIEWS = 72
 
@@ -44,6 +46,7 @@ def project(
     flip: bool = False,
     crop: Crop = "auto",
     samples: int = 4,
+    update: bool = True,
     size: int | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -68,6 +71,7 @@ def project(
         crop: a rectangle (x, y, width, height) of the upright picture, in its pixels; ``auto``
             leaves collimator, borders and letters of films out of the fit, ``none`` nothing.
         samples: codes that are kept beside the best guess.
+        update: bring every code's volume to what the X-rays show beyond it.
         size: columns of the orbit's views; the prior's own by default.
         seed: of the search.
         device: where the work is done; ``auto`` chooses.
@@ -93,7 +97,9 @@ def project(
     geometry = prior.geometry.resized(size or prior.geometry.cols).orbit(ORBIT_VIEWS)
     what = f"{geometry.views} views of {geometry.rows}×{geometry.cols}"
     with timer.stage("predict", f"baking and projecting {what}"):
-        predicted = predict(prior, posterior, geometry)
+        films = films_of(prior, xrays) if update else None
+        rng = Generator().manual_seed(seed)
+        predicted = predict(prior, posterior, geometry, films=films, rng=rng)
     result = Result(prior, xrays, posterior, predicted, geometry, seed, timer.seconds)
     with timer.stage("write", f"writing to {folder}"):
         write(folder, result)
@@ -117,6 +123,19 @@ def inverted(prior: Prior, xrays: Sequence[InputXray], search: Search, rng: Gene
         films=[xray.is_film for xray in xrays],
     )
     return replace(found, has_scale=any(xray.has_scale for xray in xrays))
+
+
+def films_of(prior: Prior, xrays: Sequence[InputXray]) -> Films:
+    """X-rays of one patient at the size of the coarsest, as the measurement update takes them."""
+    cols = min(xray.fine.shape[-1] for xray in xrays)
+    geometry = prior.geometry.resized(cols)
+    fine = [area_resized(xray.fine, geometry.rows, geometry.cols) for xray in xrays]
+    return Films.of(
+        torch.stack([one[0] for one in fine]),
+        torch.stack([one[1] for one in fine]),
+        has_scale=[xray.has_scale for xray in xrays],
+        is_film=[xray.is_film for xray in xrays],
+    )
 
 
 class StageTimer:

@@ -51,8 +51,8 @@ class Result:
 
     @property
     def gains(self) -> list[float]:
-        """The mean fitted gain of each X-ray."""
-        return self.posterior.gains.mean(0).tolist()
+        """The mean gain of each X-ray; it is 1 where its scale is known and the update keeps to it."""
+        return self.predicted.gains.tolist()
 
     def projections(self) -> Tensor:
         """The members' mean view at the fitted angles, with the fitted gains: [n, rows, cols].
@@ -62,7 +62,7 @@ class Result:
         prior, posterior = self.prior, self.posterior
         stated_deg = torch.tensor([xray.angle_deg for xray in self.xrays])
         seen = reprojections(prior, posterior, self.predicted, stated_deg)
-        shown = seen * posterior.gains.mean(0).cpu()[:, None, None]
+        shown = seen * self.predicted.gains[:, None, None]
         if posterior.tone is not None:
             response = FilmResponse.of(prior.geometry, torch.device("cpu"))
             for k in self.films:

@@ -23,6 +23,7 @@ from ..prior.load import Prior, Search
 from ..recon.field_volume import FieldVolume
 from ..recon.ridge import ridge_orbit
 from .predict import Z_90, PredictedViews, predict, reprojections
+from .update import Films
 
 SAME_ANGLE_DEG = 0.5  # two views that are closer were taken from the same angle
 
@@ -100,7 +101,7 @@ def score_patient(
     geometry, given = prior.geometry, list(inputs)
     angles = torch.tensor([geometry.angles_deg[k] for k in given])
     posterior = inversion(prior, truth[given], angles, rng)
-    predicted = predict(prior, posterior, geometry)
+    predicted = predict(prior, posterior, geometry, films=Films.of(truth[given]))
     rest = torch.ones(len(truth), dtype=torch.bool)
     rest[given] = False
 
@@ -113,7 +114,7 @@ def score_patient(
         volume = score_volume(predicted.volume, ct, geometry)
     baselines = baseline_orbits(training, truth, inputs, geometry.angles_deg)
     fitted = reprojections(prior, posterior, predicted, angles)
-    fitted = fitted * posterior.gains.mean(0).cpu()[:, None, None]
+    fitted = fitted * predicted.gains[:, None, None]
     return Scored(
         name=name,
         scores=scored(predicted.views),

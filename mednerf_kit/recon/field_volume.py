@@ -22,7 +22,7 @@ from torch.nn.functional import grid_sample
 from .. import DISCLAIMER
 from ..core.types import SUPPORT
 from ..imaging.geometry import Geometry
-from ..imaging.projector import project_volume
+from ..imaging.projector import Projector, project_volume
 from ..imaging.volume import Volume, read_volume
 
 if TYPE_CHECKING:
@@ -122,6 +122,29 @@ class FieldVolume:
         return Volume.centred(
             1000 * mu.values / mu.mu_water_per_mm, self.spacing_mm, "hu", note=note
         )
+
+
+class FieldProjector:
+    """The projector A of voxels like those of a volume to the views of a geometry, in field units.
+
+    ``distance`` (field units) replaces the geometry's own source distance.
+    """
+
+    def __init__(
+        self, volume: FieldVolume, geometry: Geometry, distance: float | None = None
+    ) -> None:
+        if distance is not None:
+            geometry = at_distance(geometry, distance)
+        self.unit_mm = volume.unit_mm
+        self.projector = Projector(volume.values.shape[-3:], volume.spacing_mm, geometry)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """A v: voxels [..., D, H, W] to pictures [..., V, rows, cols]."""
+        return self.projector.forward(values) / self.unit_mm
+
+    def adjoint(self, pictures: Tensor) -> Tensor:
+        """Aᵀ y: pictures [..., V, rows, cols] to voxels [..., D, H, W]."""
+        return self.projector.adjoint(pictures) / self.unit_mm
 
 
 @torch.no_grad()

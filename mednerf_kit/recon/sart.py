@@ -17,9 +17,8 @@ import torch
 from torch import Generator, Tensor
 
 from ..imaging.geometry import Geometry
-from ..imaging.projector import Projector
 from ..metrics.image import psnr_from_mse_db
-from .field_volume import FieldVolume, cylinder
+from .field_volume import FieldProjector, FieldVolume, cylinder
 
 # of the dual iteration after each pass: what is left of the gap shrinks with the next pass
 TV_STEPS = 12
@@ -90,8 +89,8 @@ def sart(
     return Reconstruction(volume.with_values(values), 1 / factors, psnr_from_mse_db(mse))
 
 
-class _Subset:
-    """Some views of an orbit: their projector A in field units, and its row and column sums.
+class _Subset(FieldProjector):
+    """Some views of an orbit: their projector A, and its row and column sums.
 
     A row sum (of A 1) is the length of a ray inside the cylinder; both sums are kept away from
     zero.
@@ -100,21 +99,10 @@ class _Subset:
     def __init__(self, views: Tensor, size: int, geometry: Geometry) -> None:
         inside = FieldVolume.of(cylinder(size).float(), geometry)
         angles_deg = torch.tensor(geometry.angles_deg)[views]
+        super().__init__(inside, geometry.at(angles_deg.tolist()))
         self.views = views
-        self.unit_mm = inside.unit_mm
-        self.projector = Projector(
-            inside.values.shape, inside.spacing_mm, geometry.at(angles_deg.tolist())
-        )
         self.row_sums = self.forward(inside.values).clamp_min(0.05)
         self.column_sums = self.adjoint(torch.ones_like(self.row_sums)).clamp_min(1e-2)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """A v: voxels [D, H, W] to pictures [views, rows, cols]."""
-        return self.projector.forward(values) / self.unit_mm
-
-    def adjoint(self, pictures: Tensor) -> Tensor:
-        """Aᵀ y: pictures [views, rows, cols] to voxels [D, H, W]."""
-        return self.projector.adjoint(pictures) / self.unit_mm
 
 
 def interleaved(views: int, subset_views: int) -> list[Tensor]:
