@@ -109,6 +109,7 @@ def linearised(response: FilmResponse, z: Tensor, pictures: Tensor) -> tuple[Ten
     at_pixels = sampled(scatter[:, None], rows, cols)[:, 0].flatten(1)
     flat = pictures.flatten(1)
     grey, above, below = (
-        response(z, flat + step, at_pixels).view_as(pictures) for step in (0.0, SLOPE_STEP, -SLOPE_STEP)
+        response(z, flat + step, at_pixels).view_as(pictures)
+        for step in (0.0, SLOPE_STEP, -SLOPE_STEP)
     )
     return grey, (above - below) / (2 * SLOPE_STEP)

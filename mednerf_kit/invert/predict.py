@@ -74,9 +74,7 @@ def predict(
     innovation = None
     if films is not None and prior.is_line_integral:
         rng = rng or Generator().manual_seed(0)
-        volumes, innovation = updated_by(
-            prior, posterior, volumes, films, update or Update(), rng
-        )
+        volumes, innovation = updated_by(prior, posterior, volumes, films, update or Update(), rng)
     exposure = 1.0
     if not posterior.has_scale:
         mean = volumes.with_values(volumes.values.mean(0))

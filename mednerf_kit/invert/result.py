@@ -51,7 +51,7 @@ class Result:
 
     @property
     def gains(self) -> list[float]:
-        """The mean gain of each X-ray; it is 1 where its scale is known and the update keeps to it."""
+        """The mean gain of each X-ray; 1 where its scale is known and the update keeps to it."""
         return self.predicted.gains.tolist()
 
     def projections(self) -> Tensor:

@@ -1,7 +1,7 @@
 """The measurement update of a posterior's volumes by the X-rays that led to it.
 
 A prior's members explain an X-ray as far as the prior knows such patients. What is left is data,
-too: it is laid along its rays, where the members are least sure (:mod:`..recon.measurement_update`).
+too: :mod:`..recon.measurement_update` lays it along its rays, where the members are least sure.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from ..core.resampling import area_resized
 from ..prior.load import Prior
 from ..recon.field_volume import FieldProjector, FieldVolume
 from ..recon.measurement_update import Covariance, FilmEquations, updated

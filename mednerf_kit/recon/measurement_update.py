@@ -60,8 +60,8 @@ class Covariance:
     ) -> Covariance:
         """Of members [M, D, H, W]; ``low_rank`` is a factor on L.
 
-        d² is the members' variance, but at least (``floor`` · mean)² and at most mean², all smoothed
-        over SMOOTH_VOXELS: nothing is made where nothing is.
+        d is the members' standard deviation, but at least ``floor`` times their mean and at most
+        their mean, all smoothed over SMOOTH_VOXELS: nothing is made where nothing is.
         """
         mean = members.mean(0)
         deviations = (members - mean)[: None if len(members) > 1 else 0]
@@ -114,7 +114,7 @@ class FilmEquations:
         return self.root_precision * local + torch.einsum("mk,knij->mnij", weights, self.seen) + q
 
     def gain(self, wanted: Tensor, steps: int) -> Tensor:
-        """C Aᵀ R H⁻¹ of pictures [M, n, rows, cols], which are innovations times R: [M, D, H, W]."""
+        """C Aᵀ R H⁻¹ of innovations times R [M, n, rows, cols]: [M, D, H, W]."""
         q = conjugate_gradients(self, wanted, steps=steps, precondition=self.precondition)
         return self.covariance.times(self.projector.adjoint(self.root_precision * q))
 
@@ -214,8 +214,8 @@ def conjugate_gradients(
     """x [M, …] with apply(x) ≈ b for M right-hand sides b [M, …] at once.
 
     ``apply``, and ``precondition``, which is close to its inverse, are linear, symmetric and
-    positive definite and do not mix the M. It stops after ``steps``, or when every residual is below
-    ``tolerance`` of its b (Hestenes & Stiefel, J. Res. Natl. Bur. Stand. 49, 1952).
+    positive definite and do not mix the M. It stops after ``steps``, or when every residual is
+    below ``tolerance`` of its b (Hestenes & Stiefel, J. Res. Natl. Bur. Stand. 49, 1952).
 
     >>> conjugate_gradients(lambda x: 4 * x, torch.ones(1, 2), steps=3)
     tensor([[0.2500, 0.2500]])
