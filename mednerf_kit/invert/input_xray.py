@@ -133,22 +133,10 @@ def read_xray(
     if mirrored:
         both, fine = both.flip(-1), fine.flip(-1)
     if read.geometry is not None:
-        both = laid_as(both, read.geometry, geometry, angle_deg, notes)
-        fine = laid_as(fine, read.geometry, geometry, angle_deg, [])
+        both, texts = as_the_prior(both, read, geometry, angle_deg)
+        fine, _ = as_the_prior(fine, read, geometry, angle_deg)
+        notes += texts
         warnings += disagreements(read.geometry, geometry, angle_deg)
-        theirs, ours = read.geometry.line_integral_scale, geometry.line_integral_scale
-        if (
-            theirs
-            and ours
-            and read.kind != "display"
-            and not math.isclose(theirs, ours, rel_tol=1e-3)
-        ):
-            both[0] *= theirs / ours
-            fine[0] *= theirs / ours
-            notes.append(
-                f"the geometry beside it has line_integral_scale {theirs:g}: brought "
-                f"to the prior's, {ours:g}"
-            )
     image, mask = middle(both, geometry)
     finer = geometry.resized(round(fine_side * geometry.cols / side))
     fitted = float((mask >= 0.5).float().mean())
@@ -231,6 +219,26 @@ def view_of(
             "before use, as the target shows"
         )
     return view, mirrored ^ hung_mirrored, angle_deg
+
+
+def as_the_prior(
+    both: Tensor, read: Radiograph, geometry: Geometry, angle_deg: float
+) -> tuple[Tensor, list[str]]:
+    """A picture and its mask [2, n, n], read beside a geometry, in the prior's, and what was done.
+
+    They are turned to lie as the prior's view at an angle, and brought to its scale.
+    """
+    notes: list[str] = []
+    assert read.geometry is not None
+    both = laid_as(both, read.geometry, geometry, angle_deg, notes)
+    theirs, ours = read.geometry.line_integral_scale, geometry.line_integral_scale
+    if theirs and ours and read.kind != "display" and not math.isclose(theirs, ours, rel_tol=1e-3):
+        both = torch.stack([both[0] * (theirs / ours), both[1]])
+        notes.append(
+            f"the geometry beside it has line_integral_scale {theirs:g}: brought "
+            f"to the prior's, {ours:g}"
+        )
+    return both, notes
 
 
 def laid_as(
