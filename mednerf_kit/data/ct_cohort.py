@@ -38,6 +38,7 @@ from .xray_setup import Handling, XraySetup, anatomy_of, stored_geometry
 LEAST_LUNG_ML = 1500.0
 COLUMNS = ("source", "patient", "status", "voxels", "spacing_mm", "air_ml", "seconds", "note")
 CACHE_FOLDER = "cts-1"  # the number grows when what is kept changes
+READ = "read.json"  # in a cached set: the files that it was made from, and what became of them
 
 
 @dataclass(frozen=True)
@@ -346,13 +347,22 @@ def cached_ct_cohort(
     key = blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
     # chest and knee stand in a set's name, by which others know its anatomy
     out = cache_dir() / CACHE_FOLDER / f"{anatomy}-{key}"
-    jobs = min(2, os.cpu_count() or 1)
-    return make_ct_cohort(
+    scans, strangers = find_cts(source)
+    state = json.loads(json.dumps([[scan.state for scan in scans], strangers]))
+    done = _record(out / READ)  # written last, so that a set which is whole is not looked through
+    if done.get("state") == state and all(
+        (out / n / "patient.json").is_file() for n in done["patients"]
+    ):
+        return CtCohort(out, tuple(done["patients"]), tuple(done["rows"]), tuple(done["notes"]))
+    made = make_ct_cohort(
         source=source,
         out=out,
         anatomy=anatomy,
         setup=setup,
         mask_table=True,
-        jobs=jobs,
+        jobs=min(2, os.cpu_count() or 1),
         progress=progress,
     )
+    whole = {"state": state, "patients": made.patients, "rows": made.rows, "notes": made.notes}
+    files.write_json(out / READ, whole)
+    return made

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dicom_slices import write_slice
 
 from mednerf_kit import cli
 from mednerf_kit.core.errors import UserError
@@ -76,6 +77,25 @@ def test_every_ct_becomes_what_drr_makes_of_it(folder, tmp_path):
     assert found.seen_before(alone.all_fingerprints()) == ("anna",)
     split = json.loads((cohort.folder / "split.json").read_text())
     assert sorted(sum(split.values(), [])) == list(cohort.patients)
+
+
+def test_folders_of_dicom_slices_are_cts_too(folder):
+    volume = chest(42)
+    series = folder / "study" / "series"
+    series.mkdir(parents=True)
+    for k, values in enumerate(volume.values):
+        write_slice(
+            series / f"IM{k:03d}",
+            8.0 * k,
+            (values.numpy() + 1000).astype("int16"),
+            PixelSpacing=[8.0, 8.0],
+        )
+    (series / "report.txt").write_text("beside the slices")
+    row = by_source(made(folder))["study/series"]
+    assert (row["patient"], row["status"], row["voxels"]) == ("series", "made", "40×40×40")
+    write_slice(series / "localiser", 0.0, volume.values[0].numpy().astype("int16"), "9.9")
+    row = by_source(made(folder))["study/series"]
+    assert row["status"] == "skipped" and "2 DICOM series" in row["note"]
 
 
 def test_the_table_says_what_was_read_and_why_not(folder):
@@ -223,9 +243,13 @@ def test_a_folder_of_cts_is_a_data_set_by_itself(folder, tmp_path, monkeypatch):
     assert found.geometry == SETUP.geometry_of("chest") and found.anatomy == "chest"
     assert "is a folder of CTs" in found.notes[0] and str(found.root) in found.notes[0]
     assert not is_folder_of_cts(found.root)
-    times = {path: path.stat().st_mtime_ns for path in found.root.glob("*/*.png")}
-    again = load_orbits(folder, split="all", size=16, views=4, progress=False)
-    assert times == {path: path.stat().st_mtime_ns for path in again.root.glob("*/*.png")}
+    with monkeypatch.context() as unread:
+        unread.setattr(ct_cohort, "read_volume", None)
+        again = load_orbits(folder, split="all", size=16, views=4, progress=False)
+    assert again.root == found.root and again.notes == found.notes
+    save(chest(35), folder / "carl.nii")
+    grown = load_orbits(folder, split="all", size=16, views=4, progress=False)
+    assert grown.root == found.root and grown.patients == ("anna", "ben", "carl")
     other = replace(DEFAULTS["chest"].resized(16).orbit(2), line_integral_scale=None)
     by_view = load_orbits(folder, split="all", geometry=other, progress=False)
     assert by_view.root != found.root and by_view.geometry == other

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny import SETTINGS, SPLIT, VIEWS, make_set
@@ -309,6 +311,24 @@ def test_a_set_of_other_views_is_refused(run, hurry, tmp_path):
     )
     with pytest.raises(UserError, match="7 views.*8 angles"):
         evaluate(run=str(run), dataset=str(other), split="test", device="cpu")
+
+
+def test_a_set_of_another_scale_is_scored_on_the_priors(run, tiny_set, hurry, tmp_path):
+    from PIL import Image
+
+    other = Path(shutil.copytree(tiny_set, tmp_path / "other"))
+    geometry = json.loads((other / "geometry.json").read_text())
+    geometry["line_integral_scale"] *= 2
+    (other / "geometry.json").write_text(json.dumps(geometry))
+    for path in other.glob("*/*.png"):
+        pixels = np.asarray(Image.open(path), dtype=np.uint16)
+        Image.fromarray(pixels // 2).save(path)
+    own, darker = (
+        evaluate(run=str(run), dataset=str(root), limit=1, device="cpu", out=tmp_path / root.name)
+        for root in (tiny_set, other)
+    )
+    assert darker["psnr_db"] == pytest.approx(own["psnr_db"], abs=0.05)
+    assert own["set_notes"] == [] and "brought to" in darker["set_notes"][-1]
 
 
 def test_evaluation_repeats_by_seed(run, hurry, tmp_path):
