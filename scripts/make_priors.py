@@ -23,7 +23,7 @@ from mednerf_kit.prior import load as prior_load
 PRIORS = Path(__file__).resolve().parent.parent / "mednerf_kit" / "bundled"
 SETTINGS = [
     "dataset.train=400",
-    "dataset.val=8",
+    "dataset.val=12",
     "dataset.test=8",
     "steps=1000000",
     "snapshot_steps=4000",
@@ -56,7 +56,7 @@ def main() -> None:
     assert folder is not None
     path, tensors, meta, _ = snapshots.newest_readable(folder)
     prior = prior_load.load_prior(folder)
-    factors = calibrate(prior, limit=6, views=("1", "2"))
+    factors = calibrate(prior, limit=12, views=("1", "2"))
     kept = {k: v.half() for k, v in tensors.items() if k.startswith("ema.") or k == "codes"}
     kept |= {
         k: v.float() for k, v in tensors.items() if k in ("ema.prior_factor", "ema.prior_mean")

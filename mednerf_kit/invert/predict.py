@@ -11,12 +11,14 @@ from ..imaging.geometry import Geometry
 from ..prior.load import Prior
 from ..prior.rendering import grey_views
 from ..recon.field_volume import FieldVolume, bake
+from .intervals import calibration_of, outside, view_factors, volume_factors
 from .posterior import Posterior
 from .update import Films, Innovation, Update, updated_by
 
-Z_90 = 1.645  # standard deviations on either side that hold 90 % of a normal distribution
 EXPOSED_VIEWS = 24  # that the densest ray of a relative orbit is looked for in
 SPREAD_FLOOR = 0.01  # image values: what all members agree on is not known better than this
+# the same of voxels, image values per field unit: some 30 to 50 HU at the usual scales
+VOLUME_FLOOR = 0.015
 
 
 def grid_size(cols: int) -> int:
@@ -39,11 +41,14 @@ class PredictedViews:
     spread: Tensor
     members: Tensor  # [M, V, rows, cols]
     volume: FieldVolume  # [D, H, W] the mean over members
-    volume_spread: FieldVolume  # [D, H, W] standard deviation over members, calibrated
+    volume_spread: FieldVolume  # [D, H, W] the same of the volume
+    volume_members: FieldVolume  # [M, D, H, W]
     gains: Tensor  # [n] of the input views beside those of their angles, the mean over members
     # what the films told beyond the members, where these were updated by them
     innovation: Innovation | None = None
     exposure: float = 1.0  # by which all of these were divided, so that no relative view is cut
+    # a sentence for every way in which the X-rays are outside of what the spread was calibrated on
+    outside: tuple[str, ...] = ()
 
 
 def predict(
@@ -89,19 +94,25 @@ def predict(
         members = grey_views(prior, posterior.code, geometry).cpu() / exposure
     volumes = volumes.cpu()
     members = members * prior.expected_gain(torch.tensor(geometry.angles_deg))[:, None, None]
-    factor = calibration(prior, len(posterior.angles_deg))
+    known = calibration_of(prior, len(posterior.angles_deg))
+    widening, why = outside(prior, posterior)
+    mean = volumes.with_values(volumes.values.mean(0))
     spread, volume_spread = (
         torch.std(t, 0) if len(t) > 1 else torch.zeros_like(t[0]) for t in (members, volumes.values)
     )
+    by_view = view_factors(known, geometry.angles_deg, posterior.angles_deg.tolist())
+    by_voxel = volume_factors(known, mean)
     return PredictedViews(
         members.mean(0),
-        factor * (spread + SPREAD_FLOOR),
+        widening * by_view[:, None, None] * (spread + SPREAD_FLOOR),
         members,
-        volumes.with_values(volumes.values.mean(0)),
-        volumes.with_values(factor * volume_spread),
+        mean,
+        volumes.with_values(widening * by_voxel * (volume_spread + VOLUME_FLOOR)),
+        volumes,
         (innovation or posterior).gains.mean(0).cpu(),
         innovation,
         exposure,
+        tuple(why),
     )
 
 
@@ -118,13 +129,3 @@ def reprojections(
     else:
         seen = grey_views(prior, posterior.code, geometry).mean(0)
     return (seen * prior.expected_gain(stated_deg).to(seen)[:, None, None]).cpu()
-
-
-def calibration(prior: Prior, views: int) -> float:
-    """The factor on the spread that makes ±1.645 spreads a 90 % interval for so many input views.
-
-    It was fitted on validation patients. It is that of one view where it was fitted for no more,
-    and 1 where it never was.
-    """
-    factors = prior.meta.get("calibration", {})
-    return float(factors.get(str(min(views, 2)), factors.get("1", 1.0)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,8 +21,10 @@ from ..viz.report import UNCERTAINTY_MEANING, ReportContent
 from . import outputs
 from .film_response import FilmResponse, grey_pictures
 from .input_xray import InputXray
+from .intervals import calibration_of, calibration_text
+from .measures import bounds
 from .posterior import Posterior
-from .predict import PredictedViews, calibration, reprojections
+from .predict import PredictedViews, reprojections
 
 TONE_NODES = 33  # of a fitted tone curve that is written down
 # below this on held-out pixels of the input itself, the prior does not know such a picture
@@ -95,6 +98,14 @@ class Result:
         """Whether the volume is in known units: one X-ray that has a scale is enough."""
         return self.prior.scale is not None and self.posterior.has_scale
 
+    @cached_property
+    def measures(self) -> dict[str, dict[str, Any]]:
+        """What a chest is asked for, with bounds; none where the scale is unknown."""
+        if not self.has_scale or self.prior.meta.get("anatomy") == "knee":
+            return {}
+        known = calibration_of(self.prior, len(self.xrays))
+        return bounds(self.predicted.volume_members, known)
+
     @property
     def held_out_psnr_db(self) -> float:
         """Fit of the input on its held-out pixels, as a PSNR."""
@@ -109,6 +120,7 @@ class Result:
     def warnings(self) -> list[str]:
         """A sentence for everything a reader of the result has to know first."""
         texts = [text for xray in self.xrays for text in xray.warnings]
+        texts += self.predicted.outside
         texts += [f"prior: {note}" for note in self.prior.meta.get("notes", ())]
         if self.held_out_psnr_db < POOR_FIT_DB:
             poor = (
@@ -172,7 +184,9 @@ def metrics(result: Result, volume: Volume) -> dict[str, Any]:
             "mu_water_per_mm": volume.mu_water_per_mm,
         },
         "codes": len(posterior.gains),
-        "calibration": calibration(result.prior, len(result.xrays)),
+        "calibration": calibration_of(result.prior, len(result.xrays)).factor,
+        "calibration_meaning": calibration_text(result.prior, len(result.xrays)),
+        "measures": result.measures,
         "seconds": result.seconds,
         "seed": result.seed,
         "provenance": outputs.provenance(result.prior),
@@ -288,6 +302,13 @@ def _report_numbers(result: Result) -> dict[str, tuple[float | str | None, str]]
         "Opening angle, fitted": (result.fov_deg, "°"),
         "Opening angle, prior": (result.prior.fitted_geometry.fov_deg, "°"),
     }
+    for name, measure in result.measures.items():
+        title = name.rsplit("_", 1)[0] if measure["unit"] else name
+        title = title.replace("_", " ").capitalize()
+        numbers[f"{title}, by thresholds"] = (measure["mean"], measure["unit"])
+        if measure["bounds_90"]:
+            low, high = measure["bounds_90"]
+            numbers[f"{title}, in nine patients of ten"] = (f"{low:g} to {high:g}", measure["unit"])
     angles_deg = result.posterior.angles_deg.tolist()
     for xray, angle_deg, gain in zip(result.xrays, angles_deg, result.gains, strict=True):
         numbers[f"{xray.read.source.name}: angle, fitted"] = (float(angle_deg), "°")
@@ -320,17 +341,3 @@ def _report_provenance(result: Result) -> dict[str, float | str | None]:
         "Precision": known["precision"],
         "Software": f"mednerf-kit {__version__}",
     }
-
-
-def calibration_text(prior: Prior, views: int) -> str:
-    """Whether this spread was calibrated, and on whom."""
-    if str(min(views, 2)) not in prior.meta.get("calibration", {}):
-        return (
-            "This prior's spread was not calibrated: read it as a ranking of places, not as an "
-            "interval."
-        )
-    return (
-        f"The spread shown is the codes' times {calibration(prior, views):.2f}, fitted on "
-        "validation patients of the prior's own kind so that ±1.645 spreads cover 90 % of the "
-        "pixels; on other pictures it may cover less."
-    )

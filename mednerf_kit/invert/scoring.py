@@ -22,7 +22,9 @@ from ..metrics.volume import volume_errors, window_errors
 from ..prior.load import Prior, Search
 from ..recon.field_volume import FieldVolume
 from ..recon.ridge import ridge_orbit
-from .predict import Z_90, PredictedViews, predict, reprojections
+from .intervals import Z_90
+from .posterior import Posterior
+from .predict import PredictedViews, predict, reprojections
 from .update import Films
 
 SAME_ANGLE_DEG = 0.5  # two views that are closer were taken from the same angle
@@ -41,6 +43,7 @@ class Scored:
     seconds: float
     given_psnr_db: float = float("nan")  # of the input views as they were fitted
     power_kept: dict[str, Tensor] = field(default_factory=dict)  # of what -> [bands]
+    posterior: Posterior | None = None
 
 
 def input_views(angles_deg: Sequence[float], wanted_deg: Sequence[float]) -> list[int]:
@@ -130,6 +133,7 @@ def score_patient(
             "given_view": power_kept(fitted, truth[given]),
             "given_view_members": members_power_kept(predicted.members[:, given], truth[given]),
         },
+        posterior=posterior,
     )
 
 

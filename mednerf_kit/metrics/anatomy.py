@@ -5,8 +5,6 @@ overlap, lung volume, heart width, depth of the thorax. Pure functions of volume
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,6 +13,8 @@ TISSUE_HU = -500.0  # half way from air to water: what is denser is no air
 BONE_HU = 200.0  # above soft tissue; contrast medium in vessels is above it too
 REGIONS = ("air", "lung", "soft_tissue", "bone")  # by label, 0 to 3
 OVERLAPPING = ("lung", "bone")  # regions whose overlap is scored
+# neighbours within an axial slice [z, y, x] only
+IN_SLICE = np.array([[[0] * 3] * 3, [[0, 1, 0], [1, 1, 1], [0, 1, 0]], [[0] * 3] * 3])
 #: A lung this small is gas in a bowel, or a threshold's accident.
 LEAST_LUNG_ML = 200.0
 
@@ -33,9 +33,12 @@ def region_labels(hu: Tensor) -> Tensor:
     """
     from scipy import ndimage
 
-    dense = (hu > TISSUE_HU).cpu().numpy()
-    body = torch.from_numpy(np.stack([ndimage.binary_fill_holes(piece) for piece in dense]))
-    labels = body.to(torch.uint8).to(hu.device)
+    thin = (hu <= TISSUE_HU).cpu().numpy()
+    pieces, _ = ndimage.label(
+        np.pad(thin, ((0, 0), (1, 1), (1, 1)), constant_values=True), IN_SLICE
+    )
+    outside = np.isin(pieces, np.unique(pieces[:, 0, 0]))[:, 1:-1, 1:-1]
+    labels = torch.from_numpy(~outside).to(torch.uint8).to(hu.device)
     labels[(labels > 0) & (hu > TISSUE_HU)] = REGIONS.index("soft_tissue")
     labels[(labels > 0) & (hu > BONE_HU)] = REGIONS.index("bone")
     return labels
@@ -92,7 +95,7 @@ def chest_measures(hu: Tensor, spacing_mm: tuple[float, float, float]) -> dict[s
         return dict.fromkeys(("lung_volume_ml", *names), float("nan"))
     area = lung.sum((1, 2))
     level = area >= area.max() / 2
-    gaps = torch.tensor([_widest_gap(piece) for piece in lung[level]]) * x_mm
+    gaps = _widest_gaps(lung[level]) * x_mm
     widths = _extent(lung[level].any(1)) * x_mm
     heart, thorax = (float(v.quantile(0.9)) for v in (gaps, widths))
     depth = float((_extent(body[level].any(2)) * y_mm).median())
@@ -108,27 +111,19 @@ def _extent(lines: Tensor) -> Tensor:
     return torch.where(lines.any(1), last - first + 1, 0).float()
 
 
-def _widest_gap(lung: Tensor) -> float:
-    """Voxels between the lungs [y, x] of one axial slice along its rows, at most, in the middle
-    half of their depth.
+def _widest_gaps(lung: Tensor) -> Tensor:
+    """Voxels between the lungs [N, y, x] of axial slices along their rows, at most, in the middle
+    half of their depth: [N].
 
     In a row the gap is the longest run without lung between two voxels of lung.
     """
-    rows = lung.any(1).nonzero()[:, 0]
-    first, last = int(rows[0]), int(rows[-1])
-    margin = (last - first + 1) // 4
-    widest = 0
-    for row in lung[first + margin : last - margin + 1]:
-        place = row.nonzero()[:, 0]
-        if len(place) > 1:
-            widest = max(widest, int(place.diff().max()) - 1)
-    return float(widest)
-
-
-def rounded(measures: Mapping[str, float], digits: int = 3) -> dict[str, float | None]:
-    """Measures as JSON holds them: NaN becomes None.
-
-    >>> rounded({"lung_volume_ml": 4200.1239, "heart_width_mm": float("nan")})
-    {'lung_volume_ml': 4200.124, 'heart_width_mm': None}
-    """
-    return {k: None if v != v else round(v, digits) for k, v in measures.items()}
+    place = torch.arange(1, lung.shape[2] + 1)
+    last = (lung * place).cummax(2).values  # the last voxel of lung up to here, 0 before the first
+    gap = torch.where(lung[:, :, 1:] & (last[:, :, :-1] > 0), place[1:] - last[:, :, :-1] - 1, 0)
+    rows = torch.arange(lung.shape[1])
+    present = lung.any(2)
+    first = torch.where(present, rows, lung.shape[1]).amin(1, keepdim=True)
+    final = torch.where(present, rows, -1).amax(1, keepdim=True)
+    margin = (final - first + 1) // 4
+    middle = (rows >= first + margin) & (rows <= final - margin)
+    return torch.where(middle, gap.amax(2), 0).amax(1).float()

@@ -41,3 +41,17 @@ def conformal_quantile(scores: Tensor, level: float = 0.9) -> float | None:
     """
     rank = math.ceil((len(scores) + 1) * level - 1e-9)
     return float(scores.kthvalue(rank).values) if rank <= len(scores) else None
+
+
+def factor_for_coverage(ratios: Tensor, level: float = 0.9) -> float:
+    """The least factor f for which patients' mean share of places with ratio ≤ f is ``level``.
+
+    ``ratios`` [P, Q] are equally spaced quantiles of each patient's |error| over the half-width of
+    an uncalibrated interval, so that every patient counts the same, however large. It is the
+    (unweighted) quantile of all of them.
+
+    >>> factor_for_coverage(torch.tensor([[1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 40.0]]), 0.75)
+    20.0
+    """
+    flat = ratios.flatten()
+    return float(flat.kthvalue(max(1, math.ceil(level * len(flat) - 1e-9))).values)

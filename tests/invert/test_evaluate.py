@@ -1,4 +1,4 @@
-"""Scores say what they should: views, patients, baselines, the spread; and its calibration."""
+"""Scores say what they should: views, patients, baselines, the spread."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ from tiny_inversion import FASTEST, FRONTAL, seeded
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.orbits import load_orbits
 from mednerf_kit.engine import session
-from mednerf_kit.invert import calibrate as calibrating
 from mednerf_kit.invert import evaluate as scoring
 from mednerf_kit.invert.evaluate import evaluate, summary
 from mednerf_kit.invert.predict import SPREAD_FLOOR
 from mednerf_kit.invert.scoring import Scored, baseline_orbits, input_views, score_patient
 from mednerf_kit.metrics import perceptual
 from mednerf_kit.metrics.image import psnr_db
-from mednerf_kit.prior.load import load_prior
 from mednerf_kit.recon.ridge import ridge_orbit
 
 KEYS = {
@@ -266,39 +264,6 @@ def test_what_cannot_be_scored_gets_one_sentence(run, tiny_set, hurry, tmp_path)
     ]:
         with pytest.raises(UserError, match=said):
             evaluate(**{"run": str(run), "device": "cpu", **options})
-
-
-def test_calibration_makes_the_band_hold_nine_tenths(run, hurry, tmp_path, monkeypatch):
-    """Fitted on validation patients alone; a test patient's truth is never read."""
-    monkeypatch.setattr(calibrating, "Inversion", lambda: FASTEST)
-    root = make_set(tmp_path / "with_val")
-    (root / "split.json").write_text(
-        json.dumps({"train": SPLIT["train"], "val": ["q0"], "test": ["q1"]})
-    )
-    trained = load_prior(run)
-    prior = replace(trained, meta={**trained.meta, "dataset": str(root)})
-    factors = calibrating.calibrate(prior, views=("1", "2"))
-    assert set(factors) == {"1", "2"} and all(0 < f < 100 for f in factors.values())
-    truth = load_orbits(root, patients=["q0"]).images[0].float()
-    calibrated = replace(prior, meta={**prior.meta, "calibration": factors})
-    found = score_patient(calibrated, "q0", truth, truth[None], [FRONTAL], FASTEST, seeded(1))
-    assert found.uncertainty["coverage_90"] == pytest.approx(0.9, abs=0.02)
-
-
-def test_nobody_to_calibrate_on_is_no_factor(run, hurry, tmp_path):
-    """An empty validation split, and a recipe that asks for no patients."""
-    trained = load_prior(run)
-    assert calibrating.calibrate(trained) == {}
-    root = make_set(tmp_path / "with_val")
-    (root / "split.json").write_text(
-        json.dumps({"train": SPLIT["train"], "val": ["q0"], "test": ["q1"]})
-    )
-    assert (
-        calibrating.calibrate(
-            replace(trained, meta={**trained.meta, "dataset": str(root)}), limit=0
-        )
-        == {}
-    )
 
 
 def test_a_set_of_other_views_is_refused(run, hurry, tmp_path):
