@@ -58,6 +58,7 @@ class Record:
     patient: str
     views: Sequence[float]  # ratios of the pixels of the body, all scored views
     by_angle: Sequence[Sequence[float]]  # for each of ANGLE_CLASSES_DEG; empty without such views
+    views_by_angle: Sequence[int]  # how many there are of each class
     volume: Mapping[str, Sequence[float]]  # of voxels by region of the estimate, and of ``all``
     measures: Mapping[str, float]  # |estimate − truth| in members' spreads
     code_distance: float | None
@@ -103,6 +104,7 @@ def record(
         patient=patient,
         views=_quantiles(ratio[mask]),
         by_angle=by_angle,
+        views_by_angle=[int((classes == c).sum()) for c in range(len(ANGLE_CLASSES_DEG))],
         volume=volume,
         measures=measures,
         code_distance=code_distance(prior, posterior),

@@ -99,7 +99,7 @@ def summary(
         found["volume"] = _averaged([r.volume for r in results if r.volume])
     if uncertainty:
         found["uncertainty"] = _averaged([r.uncertainty for r in results])
-    found["per_patient"] = [_patient_row(r, uncertainty) for r in results]
+    found["per_patient"] = [patient_row(r, uncertainty) for r in results]
     found["intervals_95"] = _intervals(found["per_patient"])
     return found | {"conventions": image_metrics.CONVENTIONS, "note": DISCLAIMER}
 
@@ -114,7 +114,7 @@ def _at_mirrored_views(results: Sequence[Scored]) -> dict[str, float | None]:
     return found
 
 
-def _patient_row(result: Scored, uncertainty: bool) -> dict[str, Any]:
+def patient_row(result: Scored, uncertainty: bool) -> dict[str, Any]:
     """One patient's means over the views."""
     row: dict[str, Any] = {"patient": result.name, **{k: mean(v) for k, v in result.scores.items()}}
     row["seconds"] = round(result.seconds, 1)

@@ -3,14 +3,14 @@
 
     python scripts/bench/films.py --patients 8 --jobs 2
     python scripts/bench/films.py --set "$MEDNERF_KIT_DATA/mednerf_drr/chest_xrays" \
-        --folds out/crossval --jobs 2
+        --folds out/cohort --jobs 2
 
 The PA view of each patient becomes a film of every kind in `imaging/film/bank.py`, is written as a
 16-bit PNG, read as a display film and inverted. All other views are scored against the truth after
 one gain, fitted over all of them; so is the interval of ±1.645 spreads. Beside it stands the
 linear reading: the view itself, read as line integrals. Without --set the patients are the chest
 phantoms that the bundled prior never saw; with it each patient of the set is inverted with the
-prior of the fold (`crossval.py`) that was trained without him. Finished cells are kept in --out, so
+prior of the fold (`cohort.py`) that was trained without him. Finished cells are kept in --out, so
 that an interrupted run goes on where it stopped.
 """
 

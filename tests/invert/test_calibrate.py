@@ -39,6 +39,7 @@ def patient(k: int, scale: float, **other: object) -> Record:
         "patient": f"p{k}",
         "views": ratios,
         "by_angle": [ratios, [2 * r for r in ratios], [3 * r for r in ratios]],
+        "views_by_angle": [24, 24, 23],
         "volume": {"all": ratios, "lung": [2 * r for r in ratios], "bone": []},
         "measures": {"lung_volume_ml": float(k)},
         "code_distance": 1 + k / 10,

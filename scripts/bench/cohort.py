@@ -1,0 +1,260 @@
+#!/usr/bin/env python3
+"""Leave-patients-out on a set of orbits: every fold is scored by a prior of the other patients.
+
+python scripts/bench/cohort.py SET --folds 5 --preset quick --views-in 1 2 4 8
+
+SET is a set of DRRs, of CTs (`mednerf-kit data make ct`) or published. A finished fold is kept in
+--out and not trained again; folds may run one by one (--only 3). The table holds everything that
+is in --out: means over patients and 95 % bootstrap intervals; per_patient.csv has a row for each;
+calibration.json is the calibration over folds (CV+) for a prior that is trained on all of them,
+to be laid beside its snapshots.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from mednerf_kit.core import files
+from mednerf_kit.core.errors import UserError
+from mednerf_kit.data.orbits import OrbitSet
+from mednerf_kit.engine.loop import Loop
+from mednerf_kit.engine.session import resolve
+from mednerf_kit.imaging.geometry import FRONTAL_DEG, nearest_view
+from mednerf_kit.invert.calibrate import Record, fitted, record
+from mednerf_kit.invert.evaluate import flattened, patient_row
+from mednerf_kit.invert.intervals import LEAST_PATIENTS, Calibration
+from mednerf_kit.invert.posterior import Inversion, inversion_of
+from mednerf_kit.invert.scoring import score_patient
+from mednerf_kit.metrics.patients import bootstrap_interval
+from mednerf_kit.prior.load import CALIBRATION, Prior, load_prior
+from mednerf_kit.prior.posed_setup import build_task, describe
+from mednerf_kit.prior.sets import read_set
+from mednerf_kit.prior.training_volumes import make_training_volumes, scaled_by_view
+
+SHOWN = (
+    "psnr_db",
+    "gain_over_mean_orbit_db",
+    "gain_over_ridge_db",
+    "baselines.mean_orbit.psnr_db",
+    "baselines.nearest_patient.psnr_db",
+    "baselines.ridge.psnr_db",
+    "baselines.mirrored_film.psnr_db",
+    "ssim",
+    "given_view_psnr_db",
+    *(f"power_kept.other_views.{b}" for b in ("1-4", "4-8", "8-16", "16-32", "32-64")),
+    *(f"power_kept.other_views_members.{b}" for b in ("8-16", "16-32")),
+    *(f"power_kept.given_view.{b}" for b in ("8-16", "16-32")),
+    "volume.psnr_window_db",
+    "volume.ssim_window",
+    "volume.lung_dice",
+    "volume.bone_dice",
+    "uncertainty.coverage_90",
+    "calibrated_coverage_90",
+    "uncertainty.spread_error_pearson",
+    "uncertainty.spread_error_spearman",
+)
+
+
+def checked_folds(folds: int, patients: int) -> None:
+    """Refuse folds that would leave somebody out twice, or nobody to learn from."""
+    if not 2 <= folds <= patients:
+        raise UserError(
+            f"got {folds} folds of {patients} patients",
+            "wanted at least 2 and no more than patients",
+            "correct --folds",
+        )
+
+
+def joined(orbits: OrbitSet, others: Sequence[OrbitSet]) -> OrbitSet:
+    """A set with the patients of others, brought to its size and its scale.
+
+    Where its views were stretched one by one, theirs are stretched likewise and lose their scale.
+    """
+    for other in others:
+        other = other.resized(orbits.geometry.cols)
+        if scaled_by_view(orbits):
+            whites = other.images.float().amax((-1, -2), keepdim=True).clamp_min(1e-3)
+            geometry = replace(other.geometry, line_integral_scale=None)
+            images = (other.images.float() / whites).half()
+            other = replace(other, images=images, geometry=geometry, volumes={})
+        else:
+            other = other.at_scale(orbits.geometry.line_integral_scale)
+        if other.images.shape[1:] != orbits.images.shape[1:]:
+            raise UserError(
+                f"got further patients of {other.geometry.views} views from {other.root}",
+                f"wanted the {orbits.geometry.views} views of {orbits.root}",
+                "make them with the same --views",
+            )
+        orbits = replace(
+            orbits,
+            patients=(*orbits.patients, *other.patients),
+            images=torch.cat([orbits.images, other.images]),
+            volumes=orbits.volumes | other.volumes,
+            fingerprints=orbits.fingerprints | other.fingerprints,
+        )
+    return orbits
+
+
+def trained(
+    args: argparse.Namespace, recipe: dict[str, Any], orbits: OrbitSet, folder: Path
+) -> tuple[Prior, float]:
+    """A prior of these patients in a folder, and the seconds it took; one that is there is read."""
+    if list(folder.glob("snapshot-*")):
+        return load_prior(folder), 0.0
+    volumes = make_training_volumes(orbits, size=recipe["dataset"]["volume_size"])
+    folder.mkdir(parents=True, exist_ok=True)
+    task = build_task(recipe, orbits, volumes, seed=args.seed, device="cpu")
+    meta = describe(orbits, volumes, recipe, args.set, args.seed, "all")
+    loop = Loop(
+        task,
+        folder,
+        steps=recipe["steps"],
+        snapshot_steps=10**9,
+        max_minutes=args.minutes,
+        meta=meta,
+    )
+    return load_prior(loop.run()), loop.seconds
+
+
+def spaced_deg(views: int) -> list[float]:
+    """Angles of so many input views over half a turn, from the frontal one on."""
+    return [(FRONTAL_DEG + 180 * k / views) % 360 for k in range(views)]
+
+
+def fold(args: argparse.Namespace, k: int, recipe: dict[str, Any]) -> None:
+    """Train without the patients of fold k, score them for each number of views, and keep that."""
+    path = args.out / f"fold{k}" / "scores.json"
+    if path.is_file():
+        return
+    every = read_set(args.set, recipe["dataset"], split="all")
+    checked_folds(args.folds, len(every.patients))
+    held = every.patients[k :: args.folds]
+    orbits = every.subset(p for p in every.patients if p not in held)
+    orbits = joined(orbits, [read_set(s, recipe["dataset"], split="all") for s in args.also])
+    prior, seconds = trained(args, recipe, orbits, path.parent)
+    search = inversion_of(prior, Inversion)
+    found = []
+    for views in args.views_in:
+        inputs = [nearest_view(every.geometry.angles_deg, a) for a in spaced_deg(views)]
+        for name in held if not args.seen else orbits.patients[:4]:
+            started = time.perf_counter()
+            source = orbits if args.seen else every
+            truth = source.images[source.patients.index(name)].float()
+            ct = str(source.volumes[name]) if name in source.volumes else None
+            rng = Generator().manual_seed(args.seed)
+            scored = score_patient(prior, name, truth, orbits.images, inputs, search, rng, ct)
+            assert scored.posterior is not None
+            told = record(
+                prior, scored.posterior, scored.predicted, truth, inputs, patient=name, ct=ct
+            )
+            row = {"views": views, "fold": k, "train_seconds": round(seconds, 1)}
+            row |= patient_row(scored, uncertainty=True)
+            found.append({"row": row, "record": asdict(told)})
+            print(
+                f"fold {k}, {views} in, {name}: {row['psnr_db']:.2f} dB, ridge "
+                f"{row['baselines']['ridge']['psnr_db']:.2f}, "
+                f"{time.perf_counter() - started:.0f} s",
+                flush=True,
+            )
+    files.write_json(path, found)
+
+
+def covered(one: Record, known: Calibration) -> float:
+    """Share of one patient's pixels within the intervals of a calibration."""
+    shares, counts = [], one.views_by_angle
+    for ratios, factor in zip(one.by_angle, known.by_angle, strict=True):
+        shares.append(float((torch.tensor(ratios) <= factor).float().mean()) if ratios else 0.0)
+    return sum(s * n for s, n in zip(shares, counts, strict=True)) / sum(counts)
+
+
+def left_out(records: Sequence[Record]) -> list[float | None]:
+    """Coverage of each patient under the calibration by all others."""
+    found: list[float | None] = []
+    for i, one in enumerate(records):
+        known = Calibration(**fitted([*records[:i], *records[i + 1 :]]))
+        found.append(covered(one, known) if known.by_angle else None)
+    return found
+
+
+def column(rows: Sequence[dict[str, Any]], key: str) -> Tensor:
+    """One column of a table, NaN where there is nothing: [P]."""
+    values = [row.get(key) for row in rows]
+    return torch.tensor([torch.nan if v is None else v for v in values])
+
+
+def report(out: Path) -> None:
+    """Print and write what all finished folds say."""
+    finished = sorted(out.glob("fold*/scores.json"))
+    kept = [one for path in finished for one in json.loads(path.read_text(encoding="utf-8"))]
+    calibrations: dict[str, Any] = {}
+    every_row = []
+    for views in sorted({one["row"]["views"] for one in kept}):
+        mine = [one for one in kept if one["row"]["views"] == views]
+        records = [Record(**one["record"]) for one in mine]
+        calibrations[str(views)] = fitted(records)
+        rows = [flattened(one["row"]) for one in mine]
+        for row, share in zip(rows, left_out(records), strict=True):
+            row["calibrated_coverage_90"] = share
+            for name in ("mean_orbit", "ridge"):
+                row[f"gain_over_{name}_db"] = row["psnr_db"] - row[f"baselines.{name}.psnr_db"]
+        print(f"{len(rows)} patients, {views} view{'s' * (views > 1)} in")
+        for key in SHOWN:
+            values = column(rows, key)
+            interval = bootstrap_interval(values, Generator().manual_seed(0))
+            if interval is not None:
+                low, high = interval
+                print(
+                    f"  {key:36s} {float(values.nanmean()):8.3f}  [{low:.3f}, {high:.3f}]  "
+                    f"worst {float(values[~values.isnan()].min()):.3f}"
+                )
+        if len(rows) <= LEAST_PATIENTS:
+            print(f"  no calibrated coverage: it takes more than {LEAST_PATIENTS} patients")
+        every_row += rows
+    columns = list(dict.fromkeys(key for row in every_row for key in row))
+    files.write_text(out / "per_patient.csv", files.csv_text(every_row, columns, line_end="\r\n"))
+    files.write_json(out / CALIBRATION, {k: v for k, v in calibrations.items() if k in ("1", "2")})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("set")
+    parser.add_argument("--also", nargs="*", default=[], metavar="SET", help="to train on only")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--only", type=int, nargs="*", help="these folds, from 0")
+    parser.add_argument("--views-in", type=int, nargs="*", default=[1])
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--config", help="a recipe; by default that of the set's anatomy")
+    parser.add_argument("--preset", default="default")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seen", action="store_true", help="score training patients instead")
+    parser.add_argument(
+        "--set-option", dest="settings", action="append", default=[], metavar="KEY=VALUE"
+    )
+    parser.add_argument("--out", type=Path, default=Path("out/cohort"))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    try:
+        recipe = resolve(args.set, args.config, args.preset, args.settings)
+        for k in args.only if args.only is not None else range(args.folds):
+            fold(args, k, recipe)
+        report(args.out)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
