@@ -26,6 +26,7 @@ from .run_folder import RunConfig
 TASK_TYPES = {
     "prior": "mednerf_kit.prior.posed_setup:TASK_TYPE",
     "adversarial": "mednerf_kit.prior.gan_setup:TASK_TYPE",
+    "conditional": "mednerf_kit.prior.conditional_setup:TASK_TYPE",
     "fit": "mednerf_kit.scene.setup:TASK_TYPE",
 }
 

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core import config
 from ..core.config import Registry
 from ..core.errors import UserError, unknown_name
 from ..engine.snapshots import load_snapshot, read_snapshot, strip_prefix
 from ..fields.hyper import Precision
+from ..gan.conditional import ConditionalGenerator
 from ..gan.generator import GENERATORS, PatientGenerator
 from ..imaging.geometry import Geometry, interpolated_by_angle
 from ..recon.field_volume import at_distance
@@ -22,6 +24,17 @@ from .options import image_model_name
 
 # beside the snapshots: the uncertainty's factors, fitted after training
 CALIBRATION = "calibration.json"
+# beside the snapshots: a generator of answers to X-rays that learned from the same patients
+CONDITIONAL = "conditional.safetensors"
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """A trained conditional generator, and the X-rays it answers."""
+
+    generator: ConditionalGenerator
+    angle_deg: float
+    meta: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,7 @@ class Prior:
     codes: Tensor  # [P, latent_dim] of the training patients
     meta: dict[str, Any]
     path: Path
+    conditional: Conditional | None = None
 
     @property
     def distance(self) -> float:
@@ -137,7 +151,32 @@ def load_prior(run: str | Path, *, precision: Precision | None = None) -> Prior:
                 "delete it",
             ) from None
     generator.requires_grad_(False).eval()
-    return Prior(generator, geometry, codes, meta, path)
+    beside = path.parent / CONDITIONAL
+    if name.split(":")[0] == "bundled":
+        beside = path.with_name(f"{path.stem}_{CONDITIONAL}")
+    conditional = load_conditional(beside, precision) if beside.is_file() else None
+    return Prior(generator, geometry, codes, meta, path, conditional)
+
+
+def load_conditional(path: Path, precision: Precision | None = None) -> Conditional:
+    """A conditional generator that ``train --config chest_conditional`` left beside a prior."""
+    tensors, meta = load_snapshot(path)
+    try:
+        node = dict(meta["recipe"]["generator"])
+        if precision is not None:
+            node["precision"] = precision
+        generator = config.bind(ConditionalGenerator, node, where="generator")
+        kept = strip_prefix("ema", tensors)
+        generator.load_state_dict({name: tensor.float() for name, tensor in kept.items()})
+        angle_deg = float(meta["angle_deg"])
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise UserError(
+            f"got '{path}', which holds no conditional generator ({str(error).splitlines()[0]})",
+            "wanted one that `mednerf-kit train --config chest_conditional` made",
+            "delete it, and the prior goes on without",
+        ) from None
+    generator.requires_grad_(False).eval()
+    return Conditional(generator, angle_deg, meta)
 
 
 def with_precision(

@@ -1,0 +1,128 @@
+"""Recipes of the conditional task: their keys, checks, cost, and how one is made ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core import config, files
+from ..core.errors import UserError
+from ..engine.loop import Loop, PreparedRun, TaskType
+from ..engine.recipe_checks import check_counts
+from ..engine.run_folder import RunConfig
+from ..engine.snapshots import newest_readable, read_snapshot
+from ..gan.conditional import ConditionalGenerator
+from ..imaging.geometry import Geometry
+from ..imaging.variation import Variation
+from ..imaging.volume import Volume
+from .conditional import ConditionalTask, conditional_options
+from .load import CONDITIONAL
+from .sets import read_set, set_options
+from .training_volumes import make_training_volumes
+
+RECIPE_KEYS = frozenset(
+    ("task", "dataset", "generator", "variation", "steps", "snapshot_steps")
+)
+
+
+def generator_of(recipe: Mapping[str, Any]) -> ConditionalGenerator:
+    """The generator a recipe names."""
+    return config.bind(ConditionalGenerator, recipe["generator"], where="generator")
+
+
+def variation_of(recipe: Mapping[str, Any]) -> Variation:
+    """How a recipe varies its patients."""
+    return config.bind(Variation, recipe["variation"], where="variation")
+
+
+def check(recipe: Mapping[str, Any]) -> None:
+    """Refuse names, options or numbers that nothing can work with, before any work starts."""
+    for key in ("task", "dataset", "generator", "variation"):
+        config.checked(recipe[key], dict, where=f"recipe key '{key}'")
+    conditional_options(recipe)
+    generator_of(recipe)
+    variation_of(recipe)
+    check_counts(recipe, "batch")
+
+
+def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe would train: parameters, and cells of a step."""
+    generator, batch = generator_of(recipe), conditional_options(recipe).batch
+    return {
+        "generator_parameters": sum(p.numel() for p in generator.parameters()),
+        "cells_per_step": 2 * batch * generator.planes * generator.rays**2,
+    }
+
+
+def water_value(geometry: Geometry) -> float:
+    """Water's attenuation per field unit; image values have a scale where line integrals do."""
+    scale = geometry.line_integral_scale
+    if scale is None:
+        raise UserError(
+            "got a set of pictures without a scale",
+            "wanted DRRs of CTs, whose densities can be varied",
+            "make the set with `mednerf-kit drr`, or train without a conditional generator",
+        )
+    return Volume.mu_water_per_mm * geometry.half_width_mm / scale
+
+
+def prepare(run_config: RunConfig, device: str | torch.device) -> PreparedRun:
+    """The conditional generator of a set of CTs: read it, make its volumes, build the task."""
+    recipe, seed = run_config.recipe, run_config.seed
+    options = conditional_options(recipe)
+    if options.beside is not None:
+        read_snapshot(options.beside)
+    orbits = read_set(
+        run_config.dataset, recipe["dataset"], split=run_config.split, limit=run_config.limit
+    )
+    water = water_value(orbits.geometry)
+    size = set_options(recipe["dataset"]).volume_size
+    volumes = make_training_volumes(orbits, size=size)
+    torch.manual_seed(seed)
+    task = ConditionalTask(
+        options,
+        generator=generator_of(recipe).to(device),
+        variation=variation_of(recipe),
+        volumes=volumes.volumes.float(),
+        distance=float(volumes.distance.median()),
+        geometry=orbits.geometry,
+        water=water,
+        seed=seed,
+    )
+    opening = (
+        f"{len(orbits.patients)} patients, varied; X-rays of {task.generator.pixels}² at "
+        f"{options.angle_deg:g}°, device {device}",
+        *(f"note: {note}" for note in orbits.notes),
+    )
+    meta = {
+        "recipe": dict(recipe),
+        "dataset": run_config.dataset,
+        "geometry": orbits.geometry.to_json(),
+        "patients": list(orbits.patients),
+        "identities": list(orbits.all_fingerprints()),
+        "split": run_config.split,
+        "seed": seed,
+        "angle_deg": options.angle_deg,
+    }
+
+    def finish(loop: Loop) -> dict[str, Any]:
+        if options.beside is not None:
+            home = read_snapshot(options.beside)[0].parent
+            export(loop.folder, home / CONDITIONAL)
+            loop.log(f"the prior in {home} asks this generator from now on")
+        return {"patients_seen": loop.index * options.batch}
+
+    return PreparedRun(task, meta, opening, finish)
+
+
+def export(folder: Path, path: Path) -> None:
+    """Write a run's newest finished generator to ``path``, half as large as its snapshot's."""
+    _, tensors, meta, _ = newest_readable(folder)
+    kept = {name: t.half() for name, t in tensors.items() if name.startswith("ema.")}
+    files.save_tensors(path, kept, {k: v for k, v in meta.items() if k != "task_state"})
+
+
+TASK_TYPE = TaskType(RECIPE_KEYS, check, prepare, plan)
