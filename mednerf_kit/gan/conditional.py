@@ -112,21 +112,36 @@ class ConditionalGenerator(nn.Module):
         return self.mean_logit.device
 
     def forward(
-        self, xray: Tensor, seen: Tensor, rng: Generator, *, samples: int = 1
+        self,
+        xray: Tensor,
+        seen: Tensor,
+        rng: Generator,
+        *,
+        samples: int = 1,
+        antithetic: bool = False,
     ) -> Tensor:
         """Densities per field unit of ``samples`` answers to each X-ray.
 
         ``xray`` [B, pixels, pixels] in image values, ``seen`` of the same shape: 1 where a pixel
         tells of the patient, 0 elsewhere. The answers [samples · B, planes, rays, rays] come sample
-        by sample; ``rng`` draws their random numbers.
+        by sample; ``rng`` draws their random numbers. ``antithetic`` makes the second half of the
+        samples from the first half's numbers, negated: what is odd in them cancels in the mean
+        (Hammersley and Morton 1956), and each sample alone is distributed as before.
         """
+        n = (samples + 1) // 2 if antithetic else samples
+        z = torch.randn(n, len(xray), self.code_dim, generator=rng)
+        coarsest = self.rays >> len(self.down)
+        local = torch.randn(n, len(xray), self.local_dim, coarsest, coarsest, generator=rng)
+        if antithetic:
+            z, local = (torch.cat([t, -t])[:samples] for t in (z, local))
+        drawn = z.flatten(0, 1).to(self.device), local.flatten(0, 1).to(self.device)
         dtype = DTYPES.get(self.precision) or fastest_dtype(self.device)
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
-            logits = self._logits(xray, seen, rng, samples)
+            logits = self._logits(xray, seen, *drawn)
         mean = interpolate(self.mean_logit, size=(self.rays,) * 2, mode="bilinear")
         return SLOPE * softplus(SLOPE * logits.float() + mean)
 
-    def _logits(self, xray: Tensor, seen: Tensor, rng: Generator, samples: int) -> Tensor:
+    def _logits(self, xray: Tensor, seen: Tensor, z: Tensor, local: Tensor) -> Tensor:
         picture = torch.stack([CONTRAST * xray * seen, seen], 1)
         picture = pad(picture, (self.margin,) * 4)
         place = torch.linspace(-1, 1, self.rays, device=self.device) * self.half_width
@@ -135,11 +150,9 @@ class ConditionalGenerator(nn.Module):
         scales = [self.stem(torch.cat([picture, at], 1))]
         for block in self.down:
             scales.append(block(adaptive_avg_pool2d(scales[-1], scales[-1].shape[-1] // 2)))
-        scales = [h.repeat(samples, 1, 1, 1) for h in scales]
+        scales = [h.repeat(len(z) // len(xray), 1, 1, 1) for h in scales]
         h = scales.pop()
-        z = torch.randn(len(h), self.code_dim, generator=rng).to(h.device)
-        local = torch.randn(len(h), self.local_dim, *h.shape[2:], generator=rng).to(h)
-        h = self.middle(torch.cat([h, local], 1), z)
+        h = self.middle(torch.cat([h, local.to(h)], 1), z)
         h = h + self.everywhere(h.mean((2, 3)))[:, :, None, None]
         for block in self.up:
             fine = scales.pop()

@@ -129,6 +129,12 @@ def load_prior(run: str | Path, *, precision: Precision | None = None) -> Prior:
         tensors, meta = load_snapshot(path)
     else:
         path, tensors, meta = read_snapshot(run)
+    if "angle_deg" in meta:
+        raise UserError(
+            f"got '{path}', a conditional generator, which alone is no prior",
+            "wanted a prior that it stands beside",
+            "train one, then the generator with --set task.beside=RUN",
+        )
     try:
         generator = GENERATORS.build(with_precision(meta["recipe"]["generator"], precision))
         kept = strip_prefix("ema", tensors)
