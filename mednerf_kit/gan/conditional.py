@@ -119,6 +119,7 @@ class ConditionalGenerator(nn.Module):
         *,
         samples: int = 1,
         antithetic: bool = False,
+        spread: float = 1.0,
     ) -> Tensor:
         """Densities per field unit of ``samples`` answers to each X-ray.
 
@@ -126,7 +127,8 @@ class ConditionalGenerator(nn.Module):
         tells of the patient, 0 elsewhere. The answers [samples · B, planes, rays, rays] come sample
         by sample; ``rng`` draws their random numbers. ``antithetic`` makes the second half of the
         samples from the first half's numbers, negated: what is odd in them cancels in the mean
-        (Hammersley and Morton 1956), and each sample alone is distributed as before.
+        (Hammersley and Morton 1956), and each sample alone is distributed as before. ``spread``
+        multiplies all random numbers: with 0 the answer is the best single guess.
         """
         n = (samples + 1) // 2 if antithetic else samples
         z = torch.randn(n, len(xray), self.code_dim, generator=rng)
@@ -134,7 +136,7 @@ class ConditionalGenerator(nn.Module):
         local = torch.randn(n, len(xray), self.local_dim, coarsest, coarsest, generator=rng)
         if antithetic:
             z, local = (torch.cat([t, -t])[:samples] for t in (z, local))
-        drawn = z.flatten(0, 1).to(self.device), local.flatten(0, 1).to(self.device)
+        drawn = [(spread * t).flatten(0, 1).to(self.device) for t in (z, local)]
         dtype = DTYPES.get(self.precision) or fastest_dtype(self.device)
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
             logits = self._logits(xray, seen, *drawn)

@@ -1,14 +1,16 @@
 """The task that learns to answer an X-ray with volumes, from an endless stream of varied patients.
 
-Each step varies a few training patients (:mod:`mednerf_kit.imaging.variation`), takes the X-ray of
-each by summing along its rays, and asks the generator for two answers. What is minimised is the
-energy score in its one-dimensional form, the continuous ranked probability score (Gneiting & Raftery
-2007, eq. 20 and 21), of every cell and of averages over cells:
+Each step varies a few training patients (:mod:`mednerf_kit.imaging.variation`) and takes the X-ray
+of each by summing along its rays. At first the generator is asked for one answer without random
+numbers, whose squared error is minimised: the best single guess. Later it is asked for two answers
+with random numbers. What is minimised then is the energy score in its one-dimensional form, the
+continuous ranked probability score (Gneiting & Raftery 2007, eq. 20 and 21):
 
     CRPS = (|a − t| + |b − t|)/2 − |a − b|/2,   a, b two answers, t the truth.
 
 Its expectation is least where the answers are distributed as the truth is, given the X-ray; so the
-answers learn both to be right and to differ where they cannot know.
+answers learn to differ where they cannot know. Single cells are scored, and averages over cells, so
+that the answers differ in shape and not in noise.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ MOST_EMA = 0.995  # kept of the running average a step
 SLAB = 12  # planes of which single cells are scored in a step; of the others, their averages
 # what is scored: single cells, blocks of 4³ cells, and sums along three axes, by weight
 CELLS, BLOCKS, FRONT, SIDE, TOP = 1.0, 2.0, 0.4, 0.6, 0.3
-LOSS_SCALE = 5.0
+GUESS_SCALE, SCORE_SCALE = 100.0, 5.0  # of the two losses, so that both move the weights alike
 BORDER = 0.15  # largest share of the X-ray that a hidden border takes
 HIDDEN = 0.15  # of the X-rays have a hidden border
 
@@ -57,6 +59,7 @@ class ConditionalOptions:
     Options:
         angle_deg: of the X-ray that is answered.
         batch: varied patients a step.
+        guess_share: of the training, from its start, which learns the best single guess.
         learning_rate: at its peak; it falls along a cosine.
         weight_decay: of AdamW.
         noise: standard deviation of the X-ray's noise, image values.
@@ -66,6 +69,7 @@ class ConditionalOptions:
 
     angle_deg: float = FRONTAL_DEG
     batch: int = 8
+    guess_share: float = 0.7
     learning_rate: float = 2e-3
     weight_decay: float = 1e-3
     noise: float = 0.003
@@ -120,15 +124,22 @@ class ConditionalTask(Task):
         for group in self.optimiser.param_groups:
             group["lr"] = self.options.learning_rate * rate
         truth, xray, seen = self.draw()
-        answers = self.generator(xray, seen, self.rng, samples=2)
         first = int(torch.randint(max(1, len(truth[0]) - SLAB), (), generator=self.rng))
-        loss = LOSS_SCALE * ranked_score(answers, truth, self.grid.lengths(), first)
+        if progress < self.options.guess_share:
+            guess = self.generator(xray, seen, self.rng, spread=0.0)
+            error = squared_error(guess, truth, self.grid.lengths(), first)
+            name, scale = "squared_error", GUESS_SCALE
+        else:
+            answers = self.generator(xray, seen, self.rng, samples=2)
+            error = ranked_score(answers, truth, self.grid.lengths(), first)
+            name, scale = "ranked_score", SCORE_SCALE
+        loss = scale * error
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.generator.parameters(), MOST_GRADIENT)
         self.optimiser.step()
         ema_update(self.ema, self.generator, min(MOST_EMA, (index + 1) / (index + 10)))
-        return {"rate": rate, "ranked_score": float(loss.detach()) / LOSS_SCALE}
+        return {"rate": rate, name: float(error.detach())}
 
     @torch.no_grad()
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -163,6 +174,12 @@ class ConditionalTask(Task):
     def fitted(self) -> dict[str, Any]:
         """The source distance that X-rays are taken from."""
         return {"distance": self.distance}
+
+
+def squared_error(guess: Tensor, truth: Tensor, lengths: Tensor, first: int) -> Tensor:
+    """The mean squared error of a guess [B, S, R, R], over what :func:`ranked_score` looks at."""
+    pairs = zip(_scored(guess, lengths, first), _scored(truth, lengths, first), strict=True)
+    return torch.stack([w * (found - t).square().mean() for (w, found), (_, t) in pairs]).sum()
 
 
 def ranked_score(answers: Tensor, truth: Tensor, lengths: Tensor, first: int) -> Tensor:

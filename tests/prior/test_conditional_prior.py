@@ -12,7 +12,7 @@ from torch import Generator
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.engine.session import train
 from mednerf_kit.prior import load as prior_load
-from mednerf_kit.prior.conditional import SLAB, hidden_borders, ranked_score
+from mednerf_kit.prior.conditional import SLAB, hidden_borders, ranked_score, squared_error
 
 SMALL = (
     "generator.pixels=16",
@@ -63,6 +63,13 @@ def test_the_score_is_least_for_the_right_spread() -> None:
     assert least < score(0.6) and least < score(1.5)
 
 
+def test_the_squared_error_of_a_constant() -> None:
+    truth, lengths = torch.zeros(1, SLAB, 8, 8), torch.full((8, 8), 0.5)
+    found = squared_error(truth + 2, truth, lengths, 0)
+    expected = 4 * (1.0 + 2.0 + 0.4 * (SLAB * 0.5) ** 2 + 0.6 * (8 * 0.5) ** 2 + 0.3 * (8 * 0.5) ** 2)
+    assert math.isclose(float(found), expected, rel_tol=1e-5)
+
+
 def test_borders_are_hidden_now_and_then() -> None:
     seen = hidden_borders(400, 20, Generator().manual_seed(0))
     some = (seen.amin((1, 2)) < 1).float().mean()
@@ -72,8 +79,8 @@ def test_borders_are_hidden_now_and_then() -> None:
 
 def test_it_trains_and_goes_on_where_it_stopped(tiny_set, tmp_path) -> None:
     whole = trained(tiny_set, tmp_path / "whole", "steps=4")
-    rows = stats(whole)
-    assert len(rows) == 4 and all(math.isfinite(row["ranked_score"]) for row in rows)
+    learned = [set(row) & {"squared_error", "ranked_score"} for row in stats(whole)]
+    assert learned == [{"squared_error"}] * 3 + [{"ranked_score"}], "first a guess, then the spread"
     half = trained(tiny_set, tmp_path / "parts", "steps=4", max_minutes=1e-9)
     assert len(stats(half)) < 4
     again = trained(tiny_set, tmp_path / "parts", "steps=4", resume="latest")
