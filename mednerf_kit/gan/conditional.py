@@ -69,7 +69,7 @@ class ConditionalGenerator(nn.Module):
         pixels: int = 64,
         margin: int = 12,
         planes: int = 64,
-        widths: tuple = (48, 64, 80, 96, 128),
+        widths: tuple = (48, 64, 80, 112, 144),
         code_dim: int = 32,
         local_dim: int = 8,
         precision: Precision = "auto",

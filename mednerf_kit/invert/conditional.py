@@ -34,10 +34,10 @@ def with_answers(
     if prior.conditional is None or view is None:
         return posterior, volumes
     pixels = prior.conditional.generator.pixels
-    small = Films(
-        area_resized(films.images, pixels, pixels),
-        area_resized(films.masks.float(), pixels, pixels),
-        films.has_scale,
+    small = replace(
+        films,
+        images=area_resized(films.images, pixels, pixels),
+        masks=area_resized(films.masks.float(), pixels, pixels),
     )
     geometry = prior.geometry.resized(pixels).at(posterior.angles_deg.tolist())
     seen = FieldProjector(volumes, geometry, posterior.distance).forward(volumes.values)

@@ -69,7 +69,7 @@ class ConditionalOptions:
 
     angle_deg: float = FRONTAL_DEG
     batch: int = 8
-    guess_share: float = 0.7
+    guess_share: float = 0.75
     learning_rate: float = 2e-3
     weight_decay: float = 1e-3
     noise: float = 0.003
