@@ -23,7 +23,19 @@ SUPPLIED = {
     "sampler": {"box", "field"},
     "selector": {"cols", "images", "masks", "rows", "views"},
     "tomography method": {"fit", "prior"},
-    "task": {"device", "geometry", "parts", "reals", "scene", "seed", "volumes"},
+    "task": {
+        "device",
+        "distance",
+        "generator",
+        "geometry",
+        "parts",
+        "reals",
+        "scene",
+        "seed",
+        "variation",
+        "volumes",
+        "water",
+    },
 }
 INTRODUCTION = """# Reference
 

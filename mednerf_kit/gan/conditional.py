@@ -14,9 +14,13 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate, pad, silu, softplus
 
+from ..core.config import Registry
 from ..core.errors import UserError
 from ..fields.hyper import DTYPES, Precision, fastest_dtype
 
+CONDITIONAL_GENERATORS: Registry[ConditionalGenerator] = Registry(
+    "conditional generator", home=__package__
+)
 GROUPS = 8  # of channels that are normalised together
 STEM = 4  # inputs: the X-ray, whether a pixel was seen, and its place to the right and up
 CONTRAST = 4.0  # by which image values are multiplied first
@@ -46,6 +50,7 @@ class Block(nn.Module):
         return silu(self.second_norm(self.second(silu(h))) + self.shortcut(x))
 
 
+@CONDITIONAL_GENERATORS.register("unet")
 class ConditionalGenerator(nn.Module):
     """An X-ray [B, pixels, pixels] and random numbers -> densities [B, planes, rays, rays].
 

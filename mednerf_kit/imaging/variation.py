@@ -20,7 +20,10 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import avg_pool3d, grid_sample, interpolate
 
+from ..core.config import Registry
 from .motion import exp_se3
+
+VARIATIONS: Registry[Variation] = Registry("variation")
 
 # of water's attenuation: lung begins above air, is lung between these two, and ends below tissue
 AIR, LUNG, TISSUE = 0.01, (0.04, 0.4), 0.6
@@ -32,6 +35,7 @@ LIMIT = 2.5  # standard deviations at which every draw is cut, so that no anatom
 SMOOTHED = 151 / 315
 
 
+@VARIATIONS.register("smooth")
 @dataclass(frozen=True, kw_only=True)
 class Variation:
     """How strongly patients are varied; every strength is a standard deviation, 0 switches it off.

@@ -14,9 +14,9 @@ from ..engine.loop import Loop, PreparedRun, TaskType
 from ..engine.recipe_checks import check_counts
 from ..engine.run_folder import RunConfig
 from ..engine.snapshots import newest_readable, read_snapshot
-from ..gan.conditional import ConditionalGenerator
+from ..gan.conditional import CONDITIONAL_GENERATORS, ConditionalGenerator
 from ..imaging.geometry import Geometry
-from ..imaging.variation import Variation
+from ..imaging.variation import VARIATIONS, Variation
 from ..imaging.volume import Volume
 from .conditional import ConditionalTask, conditional_options
 from .load import CONDITIONAL
@@ -30,12 +30,12 @@ RECIPE_KEYS = frozenset(
 
 def generator_of(recipe: Mapping[str, Any]) -> ConditionalGenerator:
     """The generator a recipe names."""
-    return config.bind(ConditionalGenerator, recipe["generator"], where="generator")
+    return CONDITIONAL_GENERATORS.build(recipe["generator"])
 
 
 def variation_of(recipe: Mapping[str, Any]) -> Variation:
     """How a recipe varies its patients."""
-    return config.bind(Variation, recipe["variation"], where="variation")
+    return VARIATIONS.build(recipe["variation"])
 
 
 def check(recipe: Mapping[str, Any]) -> None:

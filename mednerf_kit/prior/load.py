@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import config
 from ..core.config import Registry
 from ..core.errors import UserError, unknown_name
 from ..engine.snapshots import load_snapshot, read_snapshot, strip_prefix
 from ..fields.hyper import Precision
-from ..gan.conditional import ConditionalGenerator
+from ..gan.conditional import CONDITIONAL_GENERATORS, ConditionalGenerator
 from ..gan.generator import GENERATORS, PatientGenerator
 from ..imaging.geometry import Geometry, interpolated_by_angle
 from ..recon.field_volume import at_distance
@@ -168,10 +167,8 @@ def load_conditional(path: Path, precision: Precision | None = None) -> Conditio
     """A conditional generator that ``train --config chest_conditional`` left beside a prior."""
     tensors, meta = load_snapshot(path)
     try:
-        node = dict(meta["recipe"]["generator"])
-        if precision is not None:
-            node["precision"] = precision
-        generator = config.bind(ConditionalGenerator, node, where="generator")
+        node = with_precision(meta["recipe"]["generator"], precision)
+        generator = CONDITIONAL_GENERATORS.build(node)
         kept = strip_prefix("ema", tensors)
         generator.load_state_dict({name: tensor.float() for name, tensor in kept.items()})
         angle_deg = float(meta["angle_deg"])
