@@ -429,6 +429,6 @@ DEFAULTS = {
 }
 
 #: Line integrals that become white in DRRs of real CTs: the densest rays of 34 chests reach 10.9
-#: (12.0 through a piece of metal), those of 22 knees and legs 6.2. The phantoms' own scales stand in
-#: DEFAULTS.
+#: (12.0 through a piece of metal), those of 22 knees and legs 6.2. Phantoms have their own scales,
+#: in DEFAULTS.
 CT_SCALES = {"chest": 12.0, "knee": 7.0}

@@ -23,9 +23,7 @@ from .load import CONDITIONAL
 from .sets import read_set, set_options
 from .training_volumes import make_training_volumes
 
-RECIPE_KEYS = frozenset(
-    ("task", "dataset", "generator", "variation", "steps", "snapshot_steps")
-)
+RECIPE_KEYS = frozenset(("task", "dataset", "generator", "variation", "steps", "snapshot_steps"))
 
 
 def generator_of(recipe: Mapping[str, Any]) -> ConditionalGenerator:

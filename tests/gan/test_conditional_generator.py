@@ -39,7 +39,9 @@ def test_answers_come_sample_by_sample(generator) -> None:
 
 def test_the_same_numbers_give_the_same_answers(generator) -> None:
     xray, seen = torch.rand(1, 16, 16), torch.ones(1, 16, 16)
-    a, b, c = (generator(xray, seen, rng(seed), samples=2) for seen, seed in [(seen, 0)] * 2 + [(seen, 1)])
+    a, b, c = (
+        generator(xray, seen, rng(seed), samples=2) for seen, seed in [(seen, 0)] * 2 + [(seen, 1)]
+    )
     assert torch.equal(a, b) and not torch.equal(a, c)
     assert not torch.allclose(a[0], a[1]), "two answers differ"
 
@@ -62,7 +64,9 @@ def test_antithetic_answers_cancel_what_is_odd(generator) -> None:
     apart = torch.stack([generator(xray, seen, rng(k), samples=2) for k in range(40)])
     assert float(pairs.mean(1).std(0).mean()) < 0.75 * float(apart.mean(1).std(0).mean())
     # each alone is spread as far as any other
-    torch.testing.assert_close(pairs[:, 1].std(0).mean(), apart[:, 1].std(0).mean(), rtol=0.3, atol=0)
+    torch.testing.assert_close(
+        pairs[:, 1].std(0).mean(), apart[:, 1].std(0).mean(), rtol=0.3, atol=0
+    )
 
 
 @pytest.mark.parametrize("samples", [1, 3])

@@ -66,7 +66,9 @@ def test_the_score_is_least_for_the_right_spread() -> None:
 def test_the_squared_error_of_a_constant() -> None:
     truth, lengths = torch.zeros(1, SLAB, 8, 8), torch.full((8, 8), 0.5)
     found = squared_error(truth + 2, truth, lengths, 0)
-    expected = 4 * (1.0 + 2.0 + 0.4 * (SLAB * 0.5) ** 2 + 0.6 * (8 * 0.5) ** 2 + 0.3 * (8 * 0.5) ** 2)
+    expected = 4 * (
+        1.0 + 2.0 + 0.4 * (SLAB * 0.5) ** 2 + 0.6 * (8 * 0.5) ** 2 + 0.3 * (8 * 0.5) ** 2
+    )
     assert math.isclose(float(found), expected, rel_tol=1e-5)
 
 
@@ -101,8 +103,11 @@ def test_a_finished_generator_joins_the_prior_beside_it(tiny_set, tmp_path) -> N
     run = trained(tiny_set, tmp_path, "steps=2", f"task.beside={prior}")
     joined = prior_load.load_prior(prior).conditional
     assert joined is not None and joined.angle_deg == 270.0
-    kept = {name.removeprefix("ema."): t.half().float() for name, t in last_tensors(run).items()
-            if name.startswith("ema.")}
+    kept = {
+        name.removeprefix("ema."): t.half().float()
+        for name, t in last_tensors(run).items()
+        if name.startswith("ema.")
+    }
     assert_same(dict(joined.generator.state_dict()), kept)
 
 
