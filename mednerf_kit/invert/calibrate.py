@@ -6,7 +6,8 @@ trained, from the folds of a cross-validation (each patient from the fold that l
 CV+, Barber et al. 2021). :func:`fitted` makes of them
 
 - factors with which the share of pixels (by angle) and voxels (by region) that ±1.645 spreads
-  cover is nine tenths on average over patients, each counting the same;
+  cover is nine tenths on average over patients, each counting the same, with one standard error
+  to spare (:func:`~mednerf_kit.metrics.patients.factor_for_coverage`);
 - the factor of a patient: the conformal quantile (:func:`~mednerf_kit.metrics.patients.
   conformal_quantile`) of the factors that cover 90 % of each, which holds for nine new patients
   out of ten;
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional
 from tqdm import tqdm
 
 from ..core import files
@@ -45,6 +47,7 @@ from .update import Films
 
 # one frontal view, and a frontal with a lateral
 INPUTS_DEG = {"1": (FRONTAL_DEG,), "2": (FRONTAL_DEG, LATERAL_DEG)}
+SKIN_MM = 20.0  # about the estimated body, in which its intervals count as air's
 QUANTILES = 100  # by which a patient's ratios are kept
 
 
@@ -91,11 +94,9 @@ def record(
         known = FieldVolume.from_ct(ct, geometry, size=predicted.volume.values.shape[-1])
         off = (predicted.volume.values - known.values).abs()
         off = off / (Z_90 * predicted.volume_spread.values)
-        labels, true_labels = (
-            region_labels(v.to_volume().values) for v in (predicted.volume, known)
-        )
-        # the air around both says nothing of the interval and would outnumber everything
-        inside = (labels > 0) | (true_labels > 0)
+        labels = region_labels(predicted.volume.to_volume().values)
+        # air far from the body says nothing of the interval and would outnumber everything
+        inside = within(labels > 0, round(SKIN_MM / predicted.volume.spacing_mm[0]))
         volume = {"all": _quantiles(off[inside])} | {
             name: _quantiles(off[inside & (labels == k)]) for k, name in enumerate(REGIONS)
         }
@@ -110,6 +111,16 @@ def record(
         code_distance=code_distance(prior, posterior),
         misfit=posterior.held_out_mse**0.5,
     )
+
+
+def within(mask: Tensor, voxels: int) -> Tensor:
+    """A mask [D, H, W] grown by so many voxels each way.
+
+    >>> within(torch.tensor([[[0, 0, 0, 1, 0]]]) > 0, 1).long().tolist()
+    [[[0, 0, 1, 1, 1]]]
+    """
+    grown = mask.float()[None, None]
+    return functional.max_pool3d(grown, 2 * voxels + 1, 1, voxels)[0, 0] > 0
 
 
 def _quantiles(ratios: Tensor) -> list[float]:

@@ -24,6 +24,11 @@ LEAST_FITTED = 0.02
 FINE_PX = 256
 
 
+#: Share of its rows in which a body reaches the field's edge, from which on it counts as cut, and
+#: what of the brightest pixel is body.
+CUT_SHARE, BODY_SHARE = 0.9, 0.1
+
+
 @dataclass(frozen=True)
 class InputXray:
     """One X-ray as the prior takes it."""
@@ -138,6 +143,7 @@ def read_xray(
         notes += texts
         warnings += disagreements(read.geometry, geometry, angle_deg)
     image, mask = middle(both, geometry)
+    notes += cut_note(image, mask)
     finer = geometry.resized(round(fine_side * geometry.cols / side))
     fitted = float((mask >= 0.5).float().mean())
     if fitted < LEAST_FITTED:
@@ -290,3 +296,28 @@ def disagreements(found: Geometry, prior: Geometry, angle_deg: float) -> list[st
             f"says {found.angles_deg[0]:g}°, whereas it is used as the view at {angle_deg:g}°"
         )
     return [f"the geometry beside it {text}" for text in texts]
+
+
+def cut_note(image: Tensor, mask: Tensor) -> list[str]:
+    """A sentence where the field cuts the body at the side."""
+    if side_cut(image, mask) < CUT_SHARE:
+        return []
+    return [
+        "the field cuts the body at the side: what lies outside of it is not on the film, and the "
+        "prior fills it in"
+    ]
+
+
+def side_cut(image: Tensor, mask: Tensor) -> float:
+    """Share of the body's rows in which it reaches the first or the last fitted column, whichever
+    is more, of a picture and its mask [rows, cols].
+
+    >>> side_cut(torch.tensor([[0.0, 1.0, 1.0], [0.0, 1.0, 0.0]]), torch.ones(2, 3))
+    0.5
+    """
+    columns = (mask >= 0.5).any(0).nonzero()[:, 0]
+    if not len(columns):
+        return 0.0
+    body = (image > BODY_SHARE * image.amax()) & (mask >= 0.5)
+    rows = max(int(body.any(1).sum()), 1)
+    return max(int(body[:, k].sum()) for k in (columns[0], columns[-1])) / rows

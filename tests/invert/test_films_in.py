@@ -199,6 +199,19 @@ def test_the_scale_is_known_where_something_says_it(view, tmp_path, case, has_sc
     assert (xray.has_scale, xray.is_film) == (has_scale, is_film)
 
 
+def test_a_field_that_cuts_the_body_is_named(tmp_path):
+    body = torch.zeros(48, 48)
+    body[4:44, 12:36] = 0.7
+    figures.write_png16(tmp_path / "whole.png", body)
+    figures.write_png16(tmp_path / "cut.png", body[:24, 20:44])
+    whole, cut = (
+        read_xray(tmp_path / f"{name}.png", "PA", GEOMETRY, input_kind="line-integral")
+        for name in ("whole", "cut")
+    )
+    assert any("cuts the body at the side" in text for text in cut.notes)
+    assert not any("cuts the body" in text for text in whole.notes)
+
+
 def test_the_priors_opening_angle_is_the_fitted_one(prior_path):
     prior = load_prior(prior_path)
     wide = replace(prior, meta={**prior.meta, "distance": 3.0})
