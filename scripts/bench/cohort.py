@@ -75,12 +75,16 @@ def checked_folds(folds: int, patients: int) -> None:
         )
 
 
-def joined(orbits: OrbitSet, others: Sequence[OrbitSet]) -> OrbitSet:
+def joined(orbits: OrbitSet, others: Sequence[OrbitSet], every: OrbitSet) -> OrbitSet:
     """A set with the patients of others, brought to its size and its scale.
+
+    Nobody who is in the whole set ``every`` comes back by another name.
 
     Where its views were stretched one by one, theirs are stretched likewise and lose their scale.
     """
     for other in others:
+        known = other.seen_before(every.all_fingerprints())
+        other = other.subset(name for name in other.patients if name not in known)
         other = other.resized(orbits.geometry.cols)
         if scaled_by_view(orbits):
             whites = other.images.float().amax((-1, -2), keepdim=True).clamp_min(1e-3)
@@ -140,7 +144,8 @@ def fold(args: argparse.Namespace, k: int, recipe: dict[str, Any]) -> None:
     checked_folds(args.folds, len(every.patients))
     held = every.patients[k :: args.folds]
     orbits = every.subset(p for p in every.patients if p not in held)
-    orbits = joined(orbits, [read_set(s, recipe["dataset"], split="all") for s in args.also])
+    others = [read_set(s, recipe["dataset"], split="all") for s in args.also]
+    orbits = joined(orbits, others, every)
     prior, seconds = trained(args, recipe, orbits, path.parent)
     search = inversion_of(prior, Inversion)
     found = []
