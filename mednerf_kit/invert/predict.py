@@ -14,7 +14,7 @@ from ..recon.field_volume import FieldVolume, bake
 from .conditional import with_answers
 from .intervals import calibration_of, outside, view_factors, volume_factors
 from .posterior import Posterior
-from .update import Films, Innovation, Update, updated_by
+from .update import Films, Told, Update, updated_by
 
 EXPOSED_VIEWS = 24  # that the densest ray of a relative orbit is looked for in
 SPREAD_FLOOR = 0.01  # image values: what all members agree on is not known better than this
@@ -46,7 +46,7 @@ class PredictedViews:
     volume_members: FieldVolume  # [M, D, H, W]
     gains: Tensor  # [n] of the input views beside those of their angles, the mean over members
     # what the films told beyond the members, where these were updated by them
-    innovation: Innovation | None = None
+    told: Told | None = None
     exposure: float = 1.0  # by which all of these were divided, so that no relative view is cut
     # a sentence for every way in which the X-rays are outside of what the spread was calibrated on
     outside: tuple[str, ...] = ()
@@ -78,11 +78,11 @@ def predict(
     """
     size = size or grid_size(geometry.cols)
     volumes = bake(prior.generator, posterior.code, geometry, size=size)
-    innovation = None
+    told = None
     if films is not None and prior.is_line_integral:
         rng = rng or Generator().manual_seed(0)
         posterior, volumes = with_answers(prior, posterior, volumes, films, rng)
-        volumes, innovation = updated_by(prior, posterior, volumes, films, update or Update(), rng)
+        volumes, told = updated_by(prior, posterior, volumes, films, update or Update(), rng)
     exposure = 1.0
     if not posterior.has_scale:
         mean = volumes.with_values(volumes.values.mean(0))
@@ -112,8 +112,8 @@ def predict(
         mean,
         volumes.with_values(widening * by_voxel * (volume_spread + VOLUME_FLOOR)),
         volumes,
-        (innovation or posterior).gains.mean(0).cpu(),
-        innovation,
+        (told or posterior).gains.mean(0).cpu(),
+        told,
         exposure,
         tuple(why),
     )

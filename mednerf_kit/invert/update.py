@@ -15,11 +15,14 @@ from torch import Generator, Tensor
 from ..prior.load import Prior
 from ..recon.field_volume import FieldProjector, FieldVolume
 from ..recon.measurement_update import Covariance, FilmEquations, updated
+from .disagreement import Misfit, Region, filtered, levels, regions_beyond, standardised
 from .film_response import FilmResponse, linearised
 from .posterior import Posterior
 
 #: Of a film's median slope: where its tone curve is flatter, a grey value tells no line integral.
 LEAST_SLOPE = 0.3
+#: Factor on a voxel's standard deviation, at most, where a film disagrees.
+MOST_INFLATION = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,17 @@ class Innovation:
     gains: Tensor  # [M, n] that were taken for true, beside those of the angles
 
 
+@dataclass(frozen=True)
+class Told:
+    """What films told beyond a posterior's members."""
+
+    gains: Tensor  # [M, n] image value over view that was taken for true
+    z: Tensor  # [n, rows, cols] prior against film before the update, standard deviations
+    misfit: Misfit  # what z is measured by
+    regions: tuple[Region, ...]  # of |z| beyond the limit, the strongest first
+    levels: tuple[tuple[float, float], ...]  # RMS and peak of what each filter leaves
+
+
 def innovation(
     prior: Prior, posterior: Posterior, films: Films, seen: Tensor, options: Update
 ) -> Innovation:
@@ -92,10 +106,8 @@ def innovation(
     """
     expected = prior.expected_gain(posterior.angles_deg.cpu()).to(seen)
     gains = posterior.gains.to(seen).clone()
-    one_scale = "log_gain_profile" not in prior.meta
-    for k, known in enumerate(films.has_scale):
-        if known and one_scale:
-            gains[:, k] = 1.0
+    if "log_gain_profile" not in prior.meta:
+        gains[:, torch.tensor(films.has_scale)] = 1.0
     images, masks = films.images.to(seen), films.masks.to(seen)
     # noise is stated for the prior's pixels; smaller ones have less light each
     finer = films.images.shape[-1] / prior.geometry.cols
@@ -105,16 +117,15 @@ def innovation(
     if posterior.tone is None:
         return Innovation(values, root, gains)
     response = FilmResponse.of(prior.geometry, seen.device)
-    for k in range(len(images)):
-        if not films.is_film[k]:
-            continue
-        u = expected[k] * seen[:, k]
-        grey, slope = linearised(response, posterior.tone[:, k].to(seen), u)
-        slope = slope * expected[k]
+    for k in torch.tensor(films.is_film).nonzero()[:, 0].tolist():
+        tone = posterior.tone[:, k].to(seen)
+        grey, slope = linearised(response, tone, expected[k] * seen[:, k])
         steep = slope.mean(0)
         flat = steep < LEAST_SLOPE * steep[masks[k] >= 0.5].median()
-        values[:, k] = torch.where(flat, 0.0, (images[k] - grey) / slope.clamp_min(1e-3))
-        root[k] = masks[k] * torch.where(flat, 0.0, steep / (options.film_sigma * finer))
+        change = (images[k] - grey) / (expected[k] * slope.clamp_min(1e-3))
+        values[:, k] = torch.where(flat, 0.0, change)
+        known = expected[k] * steep / (options.film_sigma * finer)
+        root[k] = masks[k] * torch.where(flat, 0.0, known)
     return Innovation(values, root, gains)
 
 
@@ -126,19 +137,28 @@ def updated_by(
     films: Films,
     options: Update,
     rng: Generator,
-) -> tuple[FieldVolume, Innovation]:
-    """Members [M, D, H, W] of a posterior after its films, and what they had left unexplained."""
+) -> tuple[FieldVolume, Told]:
+    """Members [M, D, H, W] of a posterior after its films, and what these told beyond them.
+
+    Where a film disagrees by more than the rest of it, the voxels along its rays are held for as
+    much less certain, at most MOST_INFLATION times: what the prior does not know may lie anywhere
+    along them.
+    """
     rows, cols = films.images.shape[-2:]
     geometry = replace(prior.geometry.resized(cols), rows=rows)
     geometry = geometry.at(posterior.angles_deg.tolist())
     projector = FieldProjector(volumes, geometry, posterior.distance)
-    found = innovation(prior, posterior, films, projector.forward(volumes.values), options)
+    seen = projector.forward(volumes.values)
+    found = innovation(prior, posterior, films, seen, options)
+    misfit = Misfit.of(prior.meta.get("calibration", {}))
+    mean, variance, body = filtered(found.values, found.root_precision, seen.mean(0), geometry)
+    z = standardised(mean, variance, misfit)
     covariance = Covariance.of(
         volumes.values,
         floor=options.floor,
         length_voxels=options.length_voxels,
         low_rank=options.low_rank,
-    )
+    ).inflated(inflation(z, body, projector))
     values = updated(
         volumes.values,
         found.values,
@@ -147,4 +167,19 @@ def updated_by(
         steps=options.steps,
         member_steps=options.member_steps,
     )
-    return volumes.with_values(values), found
+    regions = regions_beyond(z, misfit.limit, geometry)
+    told = Told(found.gains, z.cpu(), misfit, tuple(regions), levels(mean, body))
+    return volumes.with_values(values), told
+
+
+def inflation(z: Tensor, body: Tensor, projector: FieldProjector) -> Tensor:
+    """Factors on the standard deviation of voxels [D, H, W] from disagreements [n, rows, cols].
+
+    A pixel's is |z| over its root mean square in the body, where both exceed 1; a voxel's is the
+    mean over the pixels that see it.
+    """
+    rms = z[body].square().mean().sqrt() if bool(body.any()) else z.new_tensor(1.0)
+    factor = (z.abs() / rms.clamp_min(1.0)).clamp(1.0, MOST_INFLATION)
+    reached = projector.adjoint(torch.ones_like(z))
+    along = projector.adjoint(factor) / reached.clamp_min(1e-6)
+    return torch.where(reached > 1e-6, along, 1.0)

@@ -24,7 +24,7 @@ this as a preconditioner ten steps are enough.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -72,6 +72,10 @@ class Covariance:
         )
         spread = torch.minimum(torch.maximum(variance.sqrt(), floor * level), level)
         return cls(low_rank * deviations, spread, length_voxels)
+
+    def inflated(self, factor: Tensor) -> Covariance:
+        """The same with the local part's standard deviation times ``factor`` [D, H, W]."""
+        return replace(self, spread=factor * self.spread)
 
     @cached_property
     def taps(self) -> Tensor:
