@@ -38,6 +38,7 @@ from ..metrics.patients import conformal_quantile, factor_for_coverage
 from ..prior.load import CALIBRATION, Prior, load_prior
 from ..prior.sets import read_set
 from ..recon.field_volume import FieldVolume
+from .disagreement import Misfit
 from .intervals import ANGLE_CLASSES_DEG, LEAST_PATIENTS, Z_90, angle_classes, code_distance
 from .measures import distance_in_spreads
 from .posterior import Inversion, Posterior
@@ -66,6 +67,8 @@ class Record:
     measures: Mapping[str, float]  # |estimate − truth| in members' spreads
     code_distance: float | None
     misfit: float  # RMS error of held-out input pixels
+    # what the films told beyond the members, see :func:`.disagreement.levels`
+    disagreement: Sequence[tuple[float, float]] = ()
 
 
 def record(
@@ -110,6 +113,7 @@ def record(
         measures=measures,
         code_distance=code_distance(prior, posterior),
         misfit=posterior.held_out_mse**0.5,
+        disagreement=predicted.told.levels if predicted.told else (),
     )
 
 
@@ -154,6 +158,7 @@ def fitted(records: Sequence[Record], level: float = 0.9) -> dict[str, Any]:
         name: conformal_quantile(torch.tensor([v for v in values if v is not None]), level)
         for name, values in measured.items()
     }
+    told = [r.disagreement for r in records if r.disagreement]
     distances = [r.code_distance for r in records if r.code_distance is not None]
     return {
         "factor": factor(views.tolist()),
@@ -163,6 +168,7 @@ def fitted(records: Sequence[Record], level: float = 0.9) -> dict[str, Any]:
         "volume": {name: f for name, f in regions.items() if f is not None},
         "measures": {name: round(q, 4) for name, q in bounds.items() if q is not None},
         "code_distances": sorted(round(d, 4) for d in distances),
+        "disagreement": Misfit.fit(told).to_json() if told else None,
         "misfits": sorted(round(r.misfit, 5) for r in records),
     }
 

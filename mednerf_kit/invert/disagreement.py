@@ -1,12 +1,13 @@
 """Where a prior and a film disagree before the film corrects it, in standard deviations.
 
-The innovation r = y − A x of a posterior's members (:mod:`.update`) is looked at through filters F_s
-of nodules (a difference of Gaussians) and of opacities (a wide Gaussian):
+The innovation r = y − A x of a posterior's members (:mod:`.update`) is looked at through filters
+F_s of nodules (a difference of Gaussians) and of opacities (a wide Gaussian):
 
     z = mean(F_s r) / √(var(F_s r) + m_s²),
 
 with mean and variance over members, and m_s the root mean square of mean(F_s r) that validation
-patients have inside the body. The z of largest |z| over s is kept. A region beyond what such patients reach is something that the prior does not know.
+patients have inside the body. The z of largest |z| over s is kept. A region beyond what such
+patients reach is something that the prior does not know.
 """
 
 from __future__ import annotations
@@ -42,19 +43,16 @@ class Misfit:
     fitted: bool = False  # on validation patients of the prior
 
     @classmethod
-    def of(cls, calibration: Mapping[str, Any]) -> Misfit:
-        """That of a prior's calibration, where it was fitted."""
-        if (known := calibration.get("misfit")) is None:
-            return cls()
-        return cls(tuple(known["rms"]), float(known["limit"]), True)
+    def of(cls, known: Mapping[str, Any] | None) -> Misfit:
+        """That of a prior's calibration, or the default."""
+        return cls() if not known else cls(tuple(known["rms"]), float(known["limit"]), True)
 
     @classmethod
     def fit(cls, patients: Sequence[Sequence[tuple[float, float]]]) -> Misfit:
         """From the :func:`levels` of each validation patient."""
         count = len(patients)
         rms = tuple(
-            (sum(one[s][0] ** 2 for one in patients) / count) ** 0.5
-            for s in range(len(FILTERS_MM))
+            (sum(one[s][0] ** 2 for one in patients) / count) ** 0.5 for s in range(len(FILTERS_MM))
         )
         limit = max(one[s][1] / rms[s] for one in patients for s in range(len(FILTERS_MM)))
         return cls(rms, limit, True)
@@ -121,9 +119,7 @@ def levels(mean: Tensor, body: Tensor) -> tuple[tuple[float, float], ...]:
     Both are zero of films without a body.
     """
     inside = [left[body] if bool(body.any()) else left.new_zeros(1) for left in mean]
-    return tuple(
-        (float(left.square().mean().sqrt()), float(left.abs().amax())) for left in inside
-    )
+    return tuple((float(left.square().mean().sqrt()), float(left.abs().amax())) for left in inside)
 
 
 def regions_beyond(z: Tensor, limit: float, geometry: Geometry) -> list[Region]:

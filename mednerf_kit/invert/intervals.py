@@ -45,6 +45,9 @@ class Calibration:
     volume: dict[str, float] = field(default_factory=dict)  # by region, and ``all``
     measures: dict[str, float] = field(default_factory=dict)  # see :func:`.measures.bounds`
     code_distances: Sequence[float] = ()  # of the patients' codes, ascending
+    disagreement: dict[str, Any] | None = (
+        None  # what films told beyond members, see :class:`.Misfit`
+    )
     misfits: Sequence[float] = ()  # of held-out pixels of their own X-rays, RMS, ascending
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Generator
 
@@ -25,6 +26,7 @@ from ..viz import figures, video
 from ..viz.report import write_report
 from . import outputs
 from .input_xray import InputXray, one_view_each, read_xrays
+from .measured import measured
 from .posterior import Inversion, Posterior, inversion_of
 from .predict import predict
 from .result import Result, metrics, report_content
@@ -100,7 +102,11 @@ def project(
         films = films_of(prior, xrays) if update else None
         rng = Generator().manual_seed(seed)
         predicted = predict(prior, posterior, geometry, films=films, rng=rng)
-    result = Result(prior, xrays, posterior, predicted, geometry, seed, timer.seconds)
+        masks = torch.stack([xray.mask for xray in xrays])
+        share = (
+            measured(prior, posterior, predicted, masks, rng) if prior.is_line_integral else None
+        )
+    result = Result(prior, xrays, posterior, predicted, geometry, seed, timer.seconds, share)
     with timer.stage("write", f"writing to {folder}"):
         write(folder, result)
     timer.say(
@@ -163,8 +169,10 @@ def write(folder: Path, result: Result) -> None:
     The files are as_read.png (as_read_0.png … of several X-rays: as stored, and as read with what
     is left out of the fit in red), target.png, proj.png, orbit/, volume.nii.gz and
     uncertainty.nii.gz (the mean over members and its standard deviation, in one unit),
-    latent.safetensors, metrics.json and report.html. The video orbit.mp4 comes last, so that a
-    machine without ffmpeg loses nothing else.
+    measured.nii.gz and null_space.nii.gz (:class:`.measured.Measured`), disagreement.png (where the
+    films contradict the prior, in standard deviations), latent.safetensors, metrics.json and
+    report.html. The video orbit.mp4 comes last, so that a machine without ffmpeg loses nothing
+    else.
     """
     predicted = result.predicted
     volume = predicted.volume.to_volume()
@@ -182,6 +190,14 @@ def write(folder: Path, result: Result) -> None:
     outputs.write_orbit(folder, predicted.views, result.geometry, result.posterior)
     write_volume(volume, folder / "volume.nii.gz")
     write_volume(spread, folder / "uncertainty.nii.gz")
+    if result.measured is not None:
+        write_volume(result.measured.share_volume(), folder / "measured.nii.gz")
+        hidden = result.measured.null_space.to_volume("Null space.", difference=True)
+        write_volume(hidden, folder / "null_space.nii.gz")
+    if predicted.told is not None:
+        limit = predicted.told.misfit.limit
+        maps = [figures.disagreement_picture(z, limit) for z in predicted.told.z]
+        figures.write_png8(folder / "disagreement.png", np.concatenate(maps, 1))
     outputs.save_latent(folder / "latent.safetensors", result.prior, result.posterior)
     files.write_json(folder / "metrics.json", metrics(result, volume))
     write_report(folder / "report.html", content)

@@ -22,10 +22,12 @@ from . import outputs
 from .film_response import FilmResponse, grey_pictures
 from .input_xray import InputXray
 from .intervals import calibration_of, calibration_text
+from .measured import Measured
 from .measures import bounds
 from .posterior import Posterior
 from .predict import PredictedViews, reprojections
 
+MOST_REGIONS = 3  # where films disagree with the prior, that get a sentence
 TONE_NODES = 33  # of a fitted tone curve that is written down
 # below this on held-out pixels of the input itself, the prior does not know such a picture
 POOR_FIT_DB = 20.0
@@ -46,6 +48,7 @@ class Result:
     geometry: Geometry  # of the predicted views
     seed: int
     seconds: dict[str, float]  # by stage
+    measured: Measured | None = None  # of a prior of line integrals
 
     @property
     def targets(self) -> Tensor:
@@ -120,6 +123,7 @@ class Result:
     def warnings(self) -> list[str]:
         """A sentence for everything a reader of the result has to know first."""
         texts = [text for xray in self.xrays for text in xray.warnings]
+        texts += self._disagreements()
         texts += self.predicted.outside
         texts += [f"prior: {note}" for note in self.prior.meta.get("notes", ())]
         if self.held_out_psnr_db < POOR_FIT_DB:
@@ -130,6 +134,20 @@ class Result:
             )
             texts.insert(0, poor)
         return texts
+
+    def _disagreements(self) -> list[str]:
+        """A sentence for the strongest places where a film shows what the prior does not know."""
+        if (told := self.predicted.told) is None:
+            return []
+        known = (
+            "validation patients reach {:.1f} at most" if told.misfit.fitted else "{:.1f} is usual"
+        ).format(told.misfit.limit)
+        return [
+            f"{self.xrays[region.film].read.source.name} shows {region.text}, than any patient of "
+            f"the prior explains ({known}): this was taken from the film and may lie anywhere "
+            "along its rays"
+            for region in told.regions[:MOST_REGIONS]
+        ]
 
     def _poor_reason(self) -> str:
         """Why a fit may be poor, as far as the checks of the X-rays can tell."""
@@ -183,6 +201,8 @@ def metrics(result: Result, volume: Volume) -> dict[str, Any]:
             "quantity": volume.quantity,
             "mu_water_per_mm": volume.mu_water_per_mm,
         },
+        "measured": None if result.measured is None else _measured(result.measured),
+        "disagreement": _disagreement(result),
         "codes": len(posterior.gains),
         "calibration": calibration_of(result.prior, len(result.xrays)).factor,
         "calibration_meaning": calibration_text(result.prior, len(result.xrays)),
@@ -193,6 +213,33 @@ def metrics(result: Result, volume: Volume) -> dict[str, Any]:
         "warnings": result.warnings,
         "version": __version__,
         "note": DISCLAIMER,
+    }
+
+
+def _measured(measured: Measured) -> dict[str, Any]:
+    """Which share of the volume the films determined."""
+    return {"meaning": measured.text, "share": round(measured.total, 4)}
+
+
+def _disagreement(result: Result) -> dict[str, Any] | None:
+    """Where films showed what the prior does not know; None where they updated nothing."""
+    if (told := result.predicted.told) is None:
+        return None
+    return {
+        "meaning": "prior against film before the update, in standard deviations",
+        "largest": round(float(told.z.abs().amax()), 2),
+        "limit": round(told.misfit.limit, 2),
+        "limit_is_fitted": told.misfit.fitted,
+        "regions": [
+            {
+                "file": str(result.xrays[region.film].read.source),
+                "x": round(region.x, 3),
+                "y": round(region.y, 3),
+                "width_mm": round(region.width_mm, 1),
+                "standard_deviations": round(region.z, 2),
+            }
+            for region in told.regions
+        ],
     }
 
 
@@ -270,6 +317,8 @@ def _tone_plots(result: Result) -> dict[str, bytes]:
 def report_content(result: Result, volume: Volume, spread: Volume) -> ReportContent:
     """What the report shows of a result, its volume and the volume's standard deviation."""
     predicted, hu = result.predicted, volume.quantity == "hu"
+    found, told = result.measured, predicted.told
+    hidden = None if found is None else found.null_space.to_volume(difference=True).values
     return ReportContent(
         title=" and ".join(xray.read.source.name for xray in result.xrays),
         targets=result.targets,
@@ -291,6 +340,11 @@ def report_content(result: Result, volume: Volume, spread: Volume) -> ReportCont
             calibration_text(result.prior, len(result.xrays)),
         ),
         warnings=result.warnings,
+        measured=None if found is None else found.share.values,
+        measured_text="" if found is None else f"{found.text}.",
+        null_space=hidden,
+        disagreement=None if told is None else told.z,
+        disagreement_limit=1.0 if told is None else told.misfit.limit,
     )
 
 

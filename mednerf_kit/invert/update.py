@@ -17,6 +17,7 @@ from ..recon.field_volume import FieldProjector, FieldVolume
 from ..recon.measurement_update import Covariance, FilmEquations, updated
 from .disagreement import Misfit, Region, filtered, levels, regions_beyond, standardised
 from .film_response import FilmResponse, linearised
+from .intervals import calibration_of
 from .posterior import Posterior
 
 #: Of a film's median slope: where its tone curve is flatter, a grey value tells no line integral.
@@ -88,7 +89,7 @@ class Innovation:
 class Told:
     """What films told beyond a posterior's members."""
 
-    gains: Tensor  # [M, n] image value over view that was taken for true
+    gains: Tensor  # [M, n] that were taken for true, beside those of the angles
     z: Tensor  # [n, rows, cols] prior against film before the update, standard deviations
     misfit: Misfit  # what z is measured by
     regions: tuple[Region, ...]  # of |z| beyond the limit, the strongest first
@@ -150,7 +151,7 @@ def updated_by(
     projector = FieldProjector(volumes, geometry, posterior.distance)
     seen = projector.forward(volumes.values)
     found = innovation(prior, posterior, films, seen, options)
-    misfit = Misfit.of(prior.meta.get("calibration", {}))
+    misfit = Misfit.of(calibration_of(prior, len(films.images)).disagreement)
     mean, variance, body = filtered(found.values, found.root_precision, seen.mean(0), geometry)
     z = standardised(mean, variance, misfit)
     covariance = Covariance.of(

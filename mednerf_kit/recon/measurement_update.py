@@ -38,6 +38,9 @@ SMOOTH_VOXELS = 2.0
 COMB_PX = 32
 #: Of its root mean square, at least: what the preconditioner divides a pixel by.
 SCALE_FLOOR = 0.3
+#: σ of the null space, image values, and a correlation that leaves voxels alone.
+NULL_SIGMA = 1e-3
+NULL_LENGTH = 0.1
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,7 @@ class Covariance:
         mean = members.mean(0)
         deviations = (members - mean)[: None if len(members) > 1 else 0]
         deviations = deviations / max(1, len(members) - 1) ** 0.5
-        taps = gaussian_taps(SMOOTH_VOXELS)
-        variance, level = correlated(
-            torch.stack([deviations.square().sum(0), mean]), taps / taps.sum()
-        )
+        variance, level = smoothed(deviations.square().sum(0)), smoothed(mean)
         spread = torch.minimum(torch.maximum(variance.sqrt(), floor * level), level)
         return cls(low_rank * deviations, spread, length_voxels)
 
@@ -134,6 +134,8 @@ class FilmEquations:
     @cached_property
     def seen(self) -> Tensor:
         """R A L, the views of the deviations: [K, n, rows, cols]."""
+        if not len(self.covariance.deviations):
+            return self.root_precision.new_zeros(0, *self.root_precision.shape)
         return self.root_precision * self.projector.forward(self.covariance.deviations)
 
     @cached_property
@@ -205,6 +207,27 @@ def updated(
         gained = equations.gain(root * left + noise, member_steps)
         found = found + (members - mean) + drawn + gained
     return found.clamp_min(0)
+
+
+def null_space(
+    values: Tensor, body: Tensor, projector: FieldProjector, masks: Tensor, *, steps: int
+) -> Tensor:
+    """x − A⁺ A x of voxels x [D, H, W], where only those of ``body`` [D, H, W] may change.
+
+    A⁺ gives the least change of the body with the same line integrals. It is the limit of the
+    update's equations for C = 1 and σ → 0, and is taken from them with σ = NULL_SIGMA. Pixels that
+    ``masks`` [n, rows, cols] leaves out are not measured.
+    """
+    alone = Covariance(values.new_zeros(0, *values.shape), body, NULL_LENGTH)
+    equations = FilmEquations(alone, projector, masks / NULL_SIGMA)
+    seen = equations.root_precision * projector.forward((body * values)[None])
+    return values - equations.gain(seen, steps)[0]
+
+
+def smoothed(values: Tensor) -> Tensor:
+    """Voxels [D, H, W] under a Gaussian of SMOOTH_VOXELS, less near the border."""
+    taps = gaussian_taps(SMOOTH_VOXELS)
+    return correlated(values[None], taps / taps.sum())[0]
 
 
 def conjugate_gradients(

@@ -97,6 +97,16 @@ def signed_error_picture(pred: Tensor, truth: Tensor, limit: float = 0.2) -> np.
     return coloured(pred - truth, (-limit, limit), SIGNED)
 
 
+def disagreement_window(limit: float) -> tuple[float, float]:
+    """Of a map of disagreement: it saturates at one and a half times what is usual."""
+    return -1.5 * limit, 1.5 * limit
+
+
+def disagreement_picture(z: Tensor, limit: float) -> np.ndarray:
+    """Standard deviations [H, W] as colours: uint8 [H, W, 3], red where an X-ray shows more."""
+    return coloured(z, disagreement_window(limit), SIGNED)
+
+
 def before_and_after(before: Tensor, after: Tensor, mask: Tensor) -> np.ndarray:
     """Two grey pictures in [0, 1] side by side, what ``mask`` leaves out of the second in red.
 

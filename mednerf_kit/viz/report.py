@@ -68,6 +68,12 @@ class ReportContent:
     plots: Mapping[str, bytes] = field(default_factory=dict)
     uncertainty_meaning: Sequence[str] = UNCERTAINTY_MEANING
     warnings: Sequence[str] = ()
+    measured: Tensor | None = None  # [D, H, W] in [0, 1], the share that the X-rays determined
+    measured_text: str = ""  # the same in words, for the whole volume
+    null_space: Tensor | None = None  # [D, H, W] in the volume's unit, with both signs
+    # [K, H, W] prior against X-ray before it was taken in, standard deviations
+    disagreement: Tensor | None = None
+    disagreement_limit: float = 1.0  # beyond it a place is named
 
 
 def write_report(path: str | Path, content: ReportContent) -> None:
@@ -87,13 +93,16 @@ def write_report(path: str | Path, content: ReportContent) -> None:
 def report_html(content: ReportContent) -> str:
     """The page as text.
 
-    Header, warnings, input, orbit, volume, uncertainty, numbers and provenance, in this order.
+    Header, warnings, input, orbit, volume, what was measured, uncertainty, numbers and provenance,
+    in this order.
     """
     body = [_header(content) + _warnings(content), _input_section(content)]
     if content.orbit is not None:
         body.append(_orbit_section(content, content.orbit))
     if content.volume is not None:
         body.append(_volume_section(content, content.volume))
+    if content.measured is not None or content.disagreement is not None:
+        body.append(_measured_section(content))
     body += [_uncertainty_section(content), _numbers_section(content), _provenance_section(content)]
     return _page_file("report.html").format(
         title=escape(content.title),
@@ -193,6 +202,41 @@ def _volume_section(content: ReportContent, volume: Tensor) -> str:
     )
     bar = _colour_bar(GREY, window, content.volume_unit)
     return _section("Volume", _figure(_png(slices), caption, bar))
+
+
+def _measured_section(content: ReportContent) -> str:
+    """What the X-rays determined, what no X-ray sees, and where they contradicted the prior."""
+    parts = [f"<p>{escape(content.measured_text)}</p>"] if content.measured_text else []
+    mm = content.spacing_mm
+    if content.measured is not None:
+        share = figures.slices_picture(content.measured, (0, 1), spacing_mm=mm, stops=HEAT)
+        caption = "Share of the prior's variance that the X-rays removed, same slices"
+        parts.append(_figure(_png(share), caption, _colour_bar(HEAT, (0, 1))))
+    if content.null_space is not None:
+        limit = figures.nice_limit(content.null_space)
+        hidden = figures.slices_picture(
+            content.null_space, (-limit, limit), spacing_mm=mm, stops=SIGNED
+        )
+        caption = "Null space: what could be changed without the X-rays noticing, same slices"
+        bar = _colour_bar(SIGNED, (-limit, limit), "", content.volume_unit)
+        parts.append(_figure(_png(hidden), caption, bar))
+    if content.disagreement is not None:
+        bar = _disagreement_bar(content.disagreement_limit)
+        parts += [
+            _figure(
+                _png(figures.disagreement_picture(z, content.disagreement_limit)),
+                f"Prior against the X-ray at {_degrees(angle)} before it was taken in; beyond "
+                f"±{content.disagreement_limit:.3g} a place is named among the warnings",
+                bar,
+            )
+            for z, angle in zip(content.disagreement, content.input_angles_deg, strict=True)
+        ]
+    return _section("What the X-rays determined", *parts)
+
+
+def _disagreement_bar(limit: float) -> str:
+    window = figures.disagreement_window(limit)
+    return _colour_bar(SIGNED, window, "less attenuation", "standard deviations, more")
 
 
 def _uncertainty_section(content: ReportContent) -> str:
