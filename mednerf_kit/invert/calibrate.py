@@ -19,7 +19,7 @@ With fewer than nine patients there is no factor: no order statistic promises ni
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -68,7 +68,7 @@ class Record:
     code_distance: float | None
     misfit: float  # RMS error of held-out input pixels
     # what the films told beyond the members, see :func:`.disagreement.levels`
-    disagreement: Sequence[tuple[float, float]] = ()
+    disagreement: Sequence[Sequence[float]] = field(default_factory=list)
 
 
 def record(
@@ -113,7 +113,7 @@ def record(
         measures=measures,
         code_distance=code_distance(prior, posterior),
         misfit=posterior.held_out_mse**0.5,
-        disagreement=predicted.told.levels if predicted.told else (),
+        disagreement=[list(pair) for pair in predicted.told.levels] if predicted.told else [],
     )
 
 

@@ -48,7 +48,7 @@ class Misfit:
         return cls() if not known else cls(tuple(known["rms"]), float(known["limit"]), True)
 
     @classmethod
-    def fit(cls, patients: Sequence[Sequence[tuple[float, float]]]) -> Misfit:
+    def fit(cls, patients: Sequence[Sequence[Sequence[float]]]) -> Misfit:
         """From the :func:`levels` of each validation patient."""
         count = len(patients)
         rms = tuple(

@@ -26,9 +26,9 @@ from ..viz import figures, video
 from ..viz.report import write_report
 from . import outputs
 from .input_xray import InputXray, one_view_each, read_xrays
-from .measured import measured
+from .measured import Measured, measured
 from .posterior import Inversion, Posterior, inversion_of
-from .predict import predict
+from .predict import PredictedViews, predict
 from .result import Result, metrics, report_content
 from .update import Films
 
@@ -102,10 +102,7 @@ def project(
         films = films_of(prior, xrays) if update else None
         rng = Generator().manual_seed(seed)
         predicted = predict(prior, posterior, geometry, films=films, rng=rng)
-        masks = torch.stack([xray.mask for xray in xrays])
-        share = (
-            measured(prior, posterior, predicted, masks, rng) if prior.is_line_integral else None
-        )
+        share = share_of(prior, posterior, predicted, xrays, rng)
     result = Result(prior, xrays, posterior, predicted, geometry, seed, timer.seconds, share)
     with timer.stage("write", f"writing to {folder}"):
         write(folder, result)
@@ -142,6 +139,20 @@ def films_of(prior: Prior, xrays: Sequence[InputXray]) -> Films:
         has_scale=[xray.has_scale for xray in xrays],
         is_film=[xray.is_film for xray in xrays],
     )
+
+
+def share_of(
+    prior: Prior,
+    posterior: Posterior,
+    predicted: PredictedViews,
+    xrays: Sequence[InputXray],
+    rng: Generator,
+) -> Measured | None:
+    """Which part of a volume X-rays determined; None of a prior of emission and absorption."""
+    if not prior.is_line_integral:
+        return None
+    masks = torch.stack([xray.mask for xray in xrays])
+    return measured(prior, posterior, predicted, masks, rng)
 
 
 class StageTimer:

@@ -160,13 +160,18 @@ def updated_by(
         length_voxels=options.length_voxels,
         low_rank=options.low_rank,
     ).inflated(inflation(z, body, projector))
+    equations = FilmEquations(covariance, projector, found.root_precision)
+    # what members differ by is no finer than the prior's own pictures
+    small = prior.geometry.at(geometry.angles_deg)
+    coarse = FieldProjector(volumes, small, posterior.distance)
     values = updated(
         volumes.values,
         found.values,
-        FilmEquations(covariance, projector, found.root_precision),
+        equations,
         rng,
         steps=options.steps,
         member_steps=options.member_steps,
+        coarse=equations.resized(coarse, small.rows, small.cols) if cols > small.cols else None,
     )
     regions = regions_beyond(z, misfit.limit, geometry)
     told = Told(found.gains, z.cpu(), misfit, tuple(regions), levels(mean, body))

@@ -30,6 +30,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
+from ..core.resampling import area_resized
 from .field_volume import FieldProjector
 
 #: Voxels over which the members' variance is smoothed, since they are few.
@@ -131,6 +132,13 @@ class FilmEquations:
         weights = torch.linalg.solve(inner, torch.einsum("knij,mnij->km", solved, r))
         return found - torch.einsum("km,knij->mnij", weights, solved)
 
+    def resized(self, projector: FieldProjector, rows: int, cols: int) -> FilmEquations:
+        """The same in pixels of another size, which ``projector`` has: precisions add up."""
+        ours = self.root_precision.shape[-2:]
+        precision = area_resized(self.root_precision.square(), rows, cols)
+        pixels = ours[0] * ours[1] / (rows * cols)
+        return FilmEquations(self.covariance, projector, (pixels * precision).sqrt())
+
     @cached_property
     def seen(self) -> Tensor:
         """R A L, the views of the deviations: [K, n, rows, cols]."""
@@ -191,20 +199,24 @@ def updated(
     *,
     steps: int,
     member_steps: int,
+    coarse: FilmEquations | None = None,
 ) -> Tensor:
     """Members [M, D, H, W] after films of which they left ``innovation`` [M, n, rows, cols].
 
     An innovation is y − A x_k, in line integrals. The mean is solved for in ``steps``; what members
-    deviate from it, most of which is noise, in ``member_steps``.
+    deviate from it, most of which is noise, in ``member_steps``, and where ``coarse`` equations are
+    given (:meth:`FilmEquations.resized`), in their larger pixels.
     """
     count, root = len(members), equations.root_precision
+    coarse = coarse or equations
     mean, middle = members.mean(0, keepdim=True), innovation.mean(0, keepdim=True)
     found = mean + equations.gain(root * middle, steps)
     if count > 1:
         drawn = equations.covariance.draw(count, rng)
-        noise = centred(count, root.shape, rng).to(root)
-        left = innovation - middle - equations.projector.forward(drawn)
-        gained = equations.gain(root * left + noise, member_steps)
+        noise = centred(count, coarse.root_precision.shape, rng).to(root)
+        left = area_resized(innovation - middle, *noise.shape[-2:])
+        left = left - coarse.projector.forward(drawn)
+        gained = coarse.gain(coarse.root_precision * left + noise, member_steps)
         found = found + (members - mean) + drawn + gained
     return found.clamp_min(0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -10,8 +11,9 @@ from torch import Generator
 from ...core.config import Registry
 from ...core.errors import UserError
 from ...core.resampling import area_resized
-from ...invert.posterior import Inversion, inversion_of
-from ...prior.load import load_prior
+from ...invert.posterior import Inversion, Posterior, inversion_of
+from ...invert.update import Films, Update, updated_by
+from ...prior.load import Prior, load_prior
 from ...recon import rtk
 from ...recon.fdk import fdk
 from ...recon.field_volume import FieldVolume, bake, cylinder, voxel_centres
@@ -165,6 +167,7 @@ class FromPrior:
         smooth: weight of the total variation after each pass, in image value per field unit; 0
             leaves it out.
         samples: random members of the posterior beside the best guess; the start is their mean.
+        update: bring the members to the views first, at the views' own resolution.
         seed: seed of the search.
     """
 
@@ -176,11 +179,13 @@ class FromPrior:
         decay: float = 1.0,
         smooth: float = 0.0,
         samples: int = 1,
+        update: bool = True,
         seed: int = 0,
         prior: str,
     ) -> None:
         self.sart = Sart(epochs=epochs, relax=relax, decay=decay, smooth=smooth)
-        self.samples, self.seed, self.prior = samples, seed, prior
+        self.samples, self.update = samples, update
+        self.seed, self.prior = seed, prior
 
     def __call__(self, case: Case) -> FieldVolume:
         start = self.guess(case)
@@ -208,7 +213,27 @@ class FromPrior:
             Generator().manual_seed(self.seed),
         )
         members = bake(prior.generator, posterior.code, case.geometry, size=case.size)
+        if self.update and prior.is_line_integral:
+            films = Films.of(
+                scale * case.images, has_scale=[bool(theirs and ours)] * len(case.images)
+            )
+            members = self.brought_to(films, prior, posterior, case, members)
         mean = members.with_values(members.values.mean(0).cpu())
         seen = mean.project(case.geometry)
         factor = (seen * case.images).sum() / seen.square().sum().clamp_min(1e-9)
         return mean.with_values(mean.values * factor)
+
+    def brought_to(
+        self, films: Films, prior: Prior, posterior: Posterior, case: Case, members: FieldVolume
+    ) -> FieldVolume:
+        """Members after the views, whose angles and opening angle are known here."""
+        known = replace(
+            posterior,
+            angles_deg=torch.tensor(case.geometry.angles_deg),
+            distance=case.geometry.distance,
+        )
+        # field units are the same in both; the films are taken for the prior's in mm
+        theirs = replace(members, unit_mm=prior.geometry.half_width_mm)
+        rng = Generator().manual_seed(self.seed)
+        found, _ = updated_by(prior, known, theirs, films, Update(), rng)
+        return members.with_values(found.values)
