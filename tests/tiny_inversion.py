@@ -6,7 +6,8 @@ import torch
 from tiny import SIZE
 
 from mednerf_kit.fields.hyper import MlpWeights
-from mednerf_kit.invert.posterior import Inversion, Posterior
+from mednerf_kit.invert.members import Posterior
+from mednerf_kit.invert.posterior import Inversion
 from mednerf_kit.prior.load import Prior
 from mednerf_kit.rays.render import Level, render
 from mednerf_kit.rays.samplers.stratified import Stratified

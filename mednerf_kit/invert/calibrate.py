@@ -41,7 +41,8 @@ from ..recon.field_volume import FieldVolume
 from .disagreement import Misfit
 from .intervals import ANGLE_CLASSES_DEG, LEAST_PATIENTS, Z_90, angle_classes, code_distance
 from .measures import distance_in_spreads
-from .posterior import Inversion, Posterior
+from .members import Posterior
+from .posterior import Inversion
 from .predict import PredictedViews, predict
 from .scoring import input_views
 from .update import Films

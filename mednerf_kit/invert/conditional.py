@@ -1,8 +1,8 @@
-"""Answers of a prior's conditional generator to an X-ray, beside those that codes give."""
+"""What a prior's conditional generator makes of an X-ray: volumes, and a guide to codes."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
@@ -10,62 +10,26 @@ from torch import Generator, Tensor
 from ..core.resampling import area_resized
 from ..imaging.geometry import angle_difference_deg
 from ..prior.load import Conditional, Prior
-from ..recon.field_volume import FieldProjector, FieldVolume
+from ..recon.field_volume import FieldVolume
 from ..recon.ray_grid import RayGrid
-from .posterior import Posterior
-from .update import Films, Update, innovation
 
 #: Degrees from the angle that a conditional generator learned, up to which it is asked.
 MOST_TURN_DEG = 10.0
-ANSWERS = 12  # members that the conditional generator gives; even, so that they come in pairs
+#: Views of a guide, from the X-ray's own angle on; those in between differ little.
+GUIDE_TURNS_DEG = (30.0, 60.0, 90.0, 120.0, 150.0, 180.0, 225.0, 315.0)
 
 
-def with_answers(
-    prior: Prior, posterior: Posterior, volumes: FieldVolume, films: Films, rng: Generator
-) -> tuple[Posterior, FieldVolume]:
-    """Members [M, D, H, W] of a posterior's codes joined by the conditional generator's.
+@dataclass(frozen=True)
+class Guide:
+    """Views that were not taken, as the conditional generator's best guess shows them."""
 
-    It is asked where the prior has one and an X-ray was taken near the angle that it learned. The
-    X-ray is brought to line integrals first, with the gain or the tone curve that the codes led to:
-    the mean of what they see and leave unexplained. Each answer takes gain and curve from one of
-    the codes in turn.
-    """
-    view = answered_view(prior, posterior.angles_deg)
-    if prior.conditional is None or view is None:
-        return posterior, volumes
-    pixels = prior.conditional.generator.pixels
-    small = replace(
-        films,
-        images=area_resized(films.images, pixels, pixels),
-        masks=area_resized(films.masks.float(), pixels, pixels),
-    )
-    geometry = prior.geometry.resized(pixels).at(posterior.angles_deg.tolist())
-    seen = FieldProjector(volumes, geometry, posterior.distance).forward(volumes.values)
-    left = innovation(prior, posterior, small, seen, Update())
-    xray = (seen + left.values)[:, view].mean(0)
-    values = conditional_volumes(
-        prior.conditional,
-        RayGrid.of(
-            prior.geometry,
-            float(posterior.angles_deg[view]),
-            posterior.distance,
-            rays=prior.conditional.generator.rays,
-            planes=prior.conditional.generator.planes,
-            half_width=prior.conditional.generator.half_width,
-        ),
-        xray,
-        small.masks[view],
-        rng,
-        size=volumes.values.shape[-1],
-    )
-    count = len(volumes.values)
-    source = torch.arange(count + ANSWERS) % count
-    joined = replace(
-        posterior,
-        gains=posterior.gains[source],
-        tone=None if posterior.tone is None else posterior.tone[source],
-    )
-    return joined, volumes.with_values(torch.cat([volumes.values, values.to(volumes.values)]))
+    images: Tensor  # [g, rows, cols] line integrals, in image values
+    angles_deg: Tensor  # [g]
+
+    def draw(self, count: int, rng: Generator) -> Tensor:
+        """Random pixels (view, row, column), with repetition: [count, 3]."""
+        sizes = torch.tensor(self.images.shape)
+        return (torch.rand(count, 3, generator=rng) * sizes).long()
 
 
 def answered_view(prior: Prior, angles_deg: Tensor) -> int | None:
@@ -81,6 +45,19 @@ def answered_view(prior: Prior, angles_deg: Tensor) -> int | None:
     return nearest if turns[nearest] <= MOST_TURN_DEG else None
 
 
+def grid_of(conditional: Conditional, prior: Prior, angle_deg: float, distance: float) -> RayGrid:
+    """The grid along an X-ray's rays in which a conditional generator answers."""
+    generator = conditional.generator
+    return RayGrid.of(
+        prior.geometry,
+        angle_deg,
+        distance,
+        rays=generator.rays,
+        planes=generator.planes,
+        half_width=generator.half_width,
+    )
+
+
 @torch.no_grad()
 def conditional_volumes(
     conditional: Conditional,
@@ -89,14 +66,38 @@ def conditional_volumes(
     mask: Tensor,
     rng: Generator,
     *,
+    samples: int,
     size: int,
+    spread: float = 1.0,
 ) -> Tensor:
-    """Cubes [ANSWERS, size, size, size] that explain an X-ray, in image values per field unit.
+    """Cubes [samples, size, size, size] that explain an X-ray, in image values per field unit.
 
-    ``xray`` [pixels, pixels] are line integrals as the prior's own pictures have them, and ``mask``
-    of the same shape is below one half where a pixel says nothing.
+    ``xray`` [rows, cols] are line integrals as the prior's own pictures have them, and ``mask`` of
+    the same shape is below one half where a pixel says nothing. ``spread`` 0 gives the best guess.
     """
     generator = conditional.generator.to(xray.device)
-    seen = (mask >= 0.5).to(xray)[None]
-    densities = generator(xray[None], seen, rng, samples=ANSWERS, antithetic=True)
+    pixels = (generator.pixels, generator.pixels)
+    picture = area_resized(xray, *pixels)[None]
+    seen = (area_resized(mask, *pixels) >= 0.5).to(picture)[None]
+    densities = generator(picture, seen, rng, samples=samples, antithetic=True, spread=spread)
     return grid.cubes(densities, size)
+
+
+def guide_of(prior: Prior, xray: Tensor, mask: Tensor, angle_deg: float) -> Guide:
+    """Views of the best guess at an X-ray [rows, cols] of line integrals from ``angle_deg``."""
+    assert prior.conditional is not None
+    size = xray.shape[-1]
+    guess = conditional_volumes(
+        prior.conditional,
+        grid_of(prior.conditional, prior, angle_deg, prior.distance),
+        xray,
+        mask,
+        Generator().manual_seed(0),  # nothing random is left of it
+        samples=1,
+        size=size,
+        spread=0.0,
+    )
+    angles_deg = [angle_deg + turn for turn in GUIDE_TURNS_DEG]
+    geometry = prior.geometry.resized(size).at(angles_deg)
+    images = FieldVolume.of(guess, geometry).project(geometry, prior.distance)[0]
+    return Guide(images, torch.tensor(angles_deg).to(images))

@@ -29,6 +29,7 @@ class PixelSplit:
     training: Tensor  # [N, 3]
     held_out: Tensor  # [HELD_OUT_PIXELS, 3], fewer where there are fewer
     hidden: Tensor  # [n, rows, cols] bool, everything that is not fitted
+    unseen: Tensor  # [n, rows, cols] bool, of it what says nothing of the patient
 
     def draw(self, count: int, rng: Generator) -> Tensor:
         """Random pixels to fit, with repetition: [count, 3]."""
@@ -44,7 +45,7 @@ def split_pixels(shape: Sequence[int], rng: Generator, mask: Tensor | None = Non
     seen = torch.ones_like(hidden) if mask is None else mask.cpu() >= 0.5
     held_out = (hidden & seen).nonzero()
     order = torch.randperm(len(held_out), generator=rng)[:HELD_OUT_PIXELS]
-    return PixelSplit((~hidden & seen).nonzero(), held_out[order], hidden | ~seen)
+    return PixelSplit((~hidden & seen).nonzero(), held_out[order], hidden | ~seen, ~seen)
 
 
 @dataclass(frozen=True)

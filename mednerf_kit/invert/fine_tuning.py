@@ -28,7 +28,8 @@ from ..metrics.perceptual import PERCEPTUAL, Perceptual
 from ..prior.load import INVERSIONS, Prior
 from ..prior.rendering import Renderer, as_batch
 from .descent import SearchState, descend, split_pixels
-from .posterior import START_BATCH, START_PIXELS, Posterior
+from .members import Posterior
+from .posterior import START_BATCH, START_PIXELS
 
 # Adam's learning rate of the latents while the networks are tuned, of turns (degrees a step) as a
 # multiple of it, and of the weights of the two terms

@@ -19,7 +19,7 @@ from ..imaging.geometry import angle_difference_deg
 from ..metrics.anatomy import REGIONS, region_labels
 from ..prior.load import Prior
 from ..recon.field_volume import FieldVolume
-from .posterior import Posterior
+from .members import Posterior
 
 Z_90 = 1.645  # standard deviations on either side that hold 90 % of a normal distribution
 #: Fewer patients cannot promise nine tenths of anything to the next: ⌈10 · 0.9⌉ = 9.

@@ -19,7 +19,7 @@ from ..imaging.geometry import DEFAULTS, FRONTAL_DEG, LATERAL_DEG, Geometry
 from ..prior.load import Prior
 from ..recon.field_volume import at_distance
 from ..viz import figures
-from .posterior import Posterior
+from .members import Posterior
 
 
 def made_folder(path: str | Path) -> Path:

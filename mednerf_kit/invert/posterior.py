@@ -13,6 +13,9 @@ The mean of the codes' scenes is the answer, and their spread says how much it i
    source distance and each view's gain.
 A film whose tone curve is unknown has, in place of a gain, a monotone curve and a share of scatter,
 fitted with the codes from the start (:mod:`.film_response`); σ then follows the error that is left.
+Where the prior has a conditional generator that answers one of the X-rays (:mod:`.conditional`),
+its best guess guides codes and pivot from views that were not taken; beside a film, once the tone
+curve is roughly known.
 One tenth of the input's pixels is held out; the state with the lowest held-out error is kept, never
 the one that fits best (:mod:`.descent`).
 """
@@ -29,14 +32,19 @@ import torch
 from torch import Generator, Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..fields.hyper import SHARP_EDGE, MlpWeights
+from ..fields.hyper import SHARP_EDGE
 from ..gan.generator import HyperGenerator, Latent
 from ..prior.load import INVERSIONS, Prior, Search
 from ..prior.rendering import as_batch
 from ..rays.render import Level, render
 from ..rays.samplers.stratified import Stratified
+from ..recon.field_volume import bake
+from .answers import line_integrals
+from .conditional import Guide, answered_view, guide_of
 from .descent import SearchState, descend, split_pixels
 from .film_response import FIELD_PX, SIGMA_FLOOR, FilmResponse, sampled
+from .members import Posterior
+from .update import Films
 
 # Field units over which a scan ends, above and below, while codes are searched: a soft end lets a
 # patient be moved along the axis. It sharpens linearly over the first two thirds of the steps.
@@ -66,21 +74,6 @@ LOG_DISTANCE_SIGMA = 0.05
 MOST_LOCALITY = 1e6
 
 
-@dataclass(frozen=True)
-class Posterior:
-    """Scenes that explain the X-rays, the best guess first."""
-
-    latent: Latent  # [1 + K]
-    code: MlpWeights  # [1 + K] their networks
-    gains: Tensor  # [1 + K, n] of the input views
-    angles_deg: Tensor  # [n] fitted
-    distance: float  # fitted source distance, field units
-    held_out_mse: float
-    seconds: float
-    tone: Tensor | None = None  # [1 + K, n, Q] of films whose tone curve was unknown
-    has_scale: bool = True  # whether an X-ray told what line integral an image value stands for
-
-
 @INVERSIONS.register("posterior")
 @dataclass(frozen=True, kw_only=True)
 class Inversion:
@@ -93,12 +86,16 @@ class Inversion:
         pivot_steps: steps on style, layers and set-up.
         film_code_steps: steps on the codes where a tone curve is fitted as well.
         film_pivot_steps: steps on style, layers and set-up where a tone curve is fitted as well.
+        guided_steps: steps on the codes, once more, where a film is to be followed by a guide.
+        guided_pivot_steps: steps on style, layers and set-up where there is a guide.
         rays: pixels a step, over all views.
+        guide_rays: pixels a step of the guide's views.
         nodes: samples along a ray.
         sigma: what a pixel is trusted to, in image values, model error included.
         pixels: independent pixels that a view is worth.
         code_rate: learning rate of the codes, standard deviations a step.
         locality: variance of style and layers around the codes' own, in the pivot's penalty.
+        guided_locality: the same where there is a guide, which says more of the patient.
         gain_sigma: standard deviation of the logarithm of a view's gain.
         max_seconds: of the whole search, in s; the state found so far is then the answer.
     """
@@ -109,12 +106,16 @@ class Inversion:
     pivot_steps: int = 30
     film_code_steps: int = 140
     film_pivot_steps: int = 50
+    guided_steps: int = 40
+    guided_pivot_steps: int = 60
     rays: int = 224
+    guide_rays: int = 224
     nodes: int = 32
     sigma: float = 0.05
     pixels: float = 256.0
     code_rate: float = 0.08
     locality: float = 1e-2
+    guided_locality: float = 0.1
     gain_sigma: float = 0.05
     max_seconds: float = math.inf
 
@@ -136,13 +137,25 @@ class Inversion:
         started = time.perf_counter()
         deadline = started + self.max_seconds
         problem = Problem(prior, images, angles_deg, self, rng, mask=mask, films=films)
-        steps = (self.code_steps, self.pivot_steps)
-        if problem.films:
-            steps = (self.film_code_steps, self.film_pivot_steps)
+        view = answered_view(prior, angles_deg)
+        if view is not None and view not in problem.films:
+            problem.follow(images[view], view)
         state = problem.start()
-        state, mse = problem.descend(state, steps[0], pivot=False, deadline=deadline)
-        state, mse = problem.descend(state, steps[1], pivot=True, deadline=deadline)
+        state, mse = problem.descend(state, self._code_steps(problem), deadline=deadline)
+        if view in problem.films:
+            problem.follow(problem.line_integrals(state, view), view)
+            state, mse = problem.descend(state, self.guided_steps, deadline=deadline)
+        steps = self._pivot_steps(problem)
+        state, mse = problem.descend(state, steps, deadline=deadline, pivot=True)
         return problem.result(state, mse, time.perf_counter() - started)
+
+    def _code_steps(self, problem: Problem) -> int:
+        return self.film_code_steps if problem.films else self.code_steps
+
+    def _pivot_steps(self, problem: Problem) -> int:
+        if problem.guide is not None:
+            return self.guided_pivot_steps
+        return self.film_pivot_steps if problem.films else self.pivot_steps
 
 
 def inversion_of(prior: Prior, default: Callable[..., Search], **options: Any) -> Search:
@@ -191,12 +204,30 @@ class Problem:
         self.films = [k for k, is_film in enumerate(films) if is_film]
         self.response = FilmResponse.of(self.geometry, self.device) if self.films else None
         self.levels = [Level(Stratified(n=options.nodes))]
+        self.guide: Guide | None = None
         self.expected_gain = prior.expected_gain(self.angles_deg)
         # eps_k of each member: [1 + K, latent_dim] once the members are chosen
         self.centres = torch.zeros(1, self.g.latent_dim, device=self.device)
         # the same of the films' responses, and their scatter [1 + K, n, rows, cols] as last seen
         self.tone_centres = self._no_tone(1)
         self.scatter = torch.zeros(0)
+
+    def follow(self, xray: Tensor, view: int) -> None:
+        """Take the conditional generator's best guess at line integrals ``xray`` as a guide."""
+        mask = (~self.pixels.unseen[view]).to(xray)
+        angle_deg = float(self.angles_deg[view])
+        self.guide = guide_of(self.prior, xray.to(self.device), mask.to(self.device), angle_deg)
+
+    @torch.no_grad()
+    def line_integrals(self, state: State, view: int) -> Tensor:
+        """A film [rows, cols] brought to line integrals with the tone curve found so far."""
+        found = self.result(state, math.nan, 0.0)
+        size = self.geometry.cols
+        volumes = bake(self.g, found.code, self.geometry, size=size)
+        curved = [k in self.films for k in range(len(self.images))]
+        masks = (~self.pixels.unseen).to(self.images)
+        films = Films.of(self.images, masks, [not film for film in curved], curved)
+        return line_integrals(self.prior, found, volumes, films)[view]
 
     def start(self) -> State:
         """Best of N codes."""
@@ -209,6 +240,8 @@ class Problem:
             tone, cost = self._toned(eps, self.pixels.draw(FILM_START_PIXELS, self.rng))
         else:
             tone, cost = self._no_tone(len(eps)), self._gained(eps, pixels)
+        if self.guide is not None:
+            cost = cost + self._guided(eps)
         order = cost.argsort()[: 1 + o.samples]
         others = torch.randn(o.samples, g.latent_dim, generator=self.rng).to(self.device)
         self.centres = torch.cat([torch.zeros_like(eps[:1]), others])
@@ -269,20 +302,53 @@ class Problem:
         base = self.g.latent(state.eps)
         return Latent(base.w + state.style, base.pose, state.deltas)
 
+    @torch.no_grad()
+    def _guided(self, eps: Tensor) -> Tensor:
+        """Mean squared error of each candidate [C] at pixels of the guide."""
+        assert self.guide is not None
+        pixels = self.guide.draw(START_PIXELS, self.rng)
+        errors = [
+            self._guide_mse(self._fresh(some), pixels, edge=SOFT_EDGE)
+            for some in eps.split(START_BATCH)
+        ]
+        return torch.cat(errors)
+
+    def _guide_mse(
+        self, state: State, pixels: Tensor, *, edge: float, rng: Generator | None = None
+    ) -> Tensor:
+        """Mean squared error of each member at pixels [R, 3] of the guide's views: [M]."""
+        assert self.guide is not None
+        pixels = pixels.to(self.device)
+        view, y, x = pixels.unbind(1)
+        angles_deg = self.guide.angles_deg[view]
+        seen = self._rendered(state, angles_deg, pixels[:, 1:], edge=edge, rng=rng)
+        return (seen - self.guide.images[view, y, x]).square().mean(1)
+
     def _seen(
         self, state: State, pixels: Tensor, *, edge: float, rng: Generator | None = None
     ) -> Tensor:
         """What each member shows at pixels [R, 3] (view, row, column), without gain: [M, R]."""
         view = pixels[:, 0]
         angles_deg = (self.angles_deg + state.turn_deg)[view]
+        seen = self._rendered(state, angles_deg, pixels[:, 1:], edge=edge, rng=rng)
+        return seen * self.expected_gain[view]
+
+    def _rendered(
+        self,
+        state: State,
+        angles_deg: Tensor,
+        yx: Tensor,
+        *,
+        edge: float,
+        rng: Generator | None = None,
+    ) -> Tensor:
+        """Line integrals [M, R] of each member at ``yx`` [R, 2] of views from angles [R]."""
         distance = self.prior.distance * state.log_distance.exp()
-        rays = self.geometry.field_rays(
-            angles_deg, pixels[:, 1:].float(), distance, self.g.field.support
-        )
+        rays = self.geometry.field_rays(angles_deg, yx.float(), distance, self.g.field.support)
         code = self.g.weights(self.latent(state), edge=edge)
         batch = as_batch(rays, len(state.eps))
         (level,) = render(batch, self.g.field, self.levels, code=code, rng=rng)
-        return level.rendering.image[..., 0] * self.expected_gain[view]
+        return level.rendering.image[..., 0]
 
     def _mse(
         self,
@@ -329,7 +395,7 @@ class Problem:
         return sampled(self.response.scatter(seen), rows, cols)
 
     def descend(
-        self, state: State, steps: int, *, pivot: bool, deadline: float
+        self, state: State, steps: int, *, deadline: float, pivot: bool = False
     ) -> tuple[State, float]:
         """Adam on codes and gains, or on everything when ``pivot``.
 
@@ -360,8 +426,13 @@ class Problem:
             if self.films and i % SCATTER_STEPS == 0:
                 self.scatter = self._scatter(state)
             pixels = self.pixels.draw(self.options.rays, self.rng)
-            mse = self._mse(state, pixels, edge=max(SHARP_EDGE, soft), rng=self.rng)
-            return mse + self._trust(mse) * self._penalty(state, pivot)
+            edge = max(SHARP_EDGE, soft)
+            mse = self._mse(state, pixels, edge=edge, rng=self.rng)
+            total = mse + self._trust(mse) * self._penalty(state, pivot)
+            if self.guide is not None:
+                pixels = self.guide.draw(self.options.guide_rays, self.rng)
+                total = total + self._guide_mse(state, pixels, edge=edge, rng=self.rng)
+            return total
 
         if self.films:
             self.scatter = self._scatter(state)
@@ -394,15 +465,17 @@ class Problem:
     def _penalty(self, state: State, pivot: bool) -> Tensor:
         """Negative log prior of each member, in units of the mean squared error: [M]."""
         o = self.options
-        unit = o.sigma**2 / (o.pixels * len(self.images))
+        views = len(self.images) + (0 if self.guide is None else len(self.guide.images))
+        unit = o.sigma**2 / (o.pixels * views)
         cost = (state.eps - self.centres).square().sum(1)
         cost = cost + (state.log_gain / o.gain_sigma).square().sum(1)
         cost = cost + (state.tone - self.tone_centres).square().sum((1, 2))
         if pivot:
+            locality = o.locality if self.guide is None else o.guided_locality
             local = state.style.square().mean(1) + sum(d.square().mean(1) for d in state.deltas)
             cost = (
                 cost
-                + (local / o.locality).clamp_max(MOST_LOCALITY)
+                + (local / locality).clamp_max(MOST_LOCALITY)
                 + (state.turn_deg / TURN_SIGMA_DEG).square().sum()
                 + (state.log_distance / LOG_DISTANCE_SIGMA).square()
             )

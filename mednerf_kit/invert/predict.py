@@ -11,9 +11,9 @@ from ..imaging.geometry import Geometry
 from ..prior.load import Prior
 from ..prior.rendering import grey_views
 from ..recon.field_volume import FieldVolume, bake
-from .conditional import with_answers
+from .answers import with_answers
 from .intervals import calibration_of, outside, view_factors, volume_factors
-from .posterior import Posterior
+from .members import Posterior
 from .update import Films, Told, Update, updated_by
 
 EXPOSED_VIEWS = 24  # that the densest ray of a relative orbit is looked for in

@@ -27,7 +27,8 @@ from ..viz.report import write_report
 from . import outputs
 from .input_xray import InputXray, one_view_each, read_xrays
 from .measured import Measured, measured
-from .posterior import Inversion, Posterior, inversion_of
+from .members import Posterior
+from .posterior import Inversion, inversion_of
 from .predict import PredictedViews, predict
 from .result import Result, metrics, report_content
 from .update import Films

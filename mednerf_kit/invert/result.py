@@ -24,7 +24,7 @@ from .input_xray import InputXray
 from .intervals import calibration_of, calibration_text
 from .measured import Measured
 from .measures import bounds
-from .posterior import Posterior
+from .members import Posterior
 from .predict import PredictedViews, reprojections
 
 MOST_REGIONS = 3  # where films disagree with the prior, that get a sentence

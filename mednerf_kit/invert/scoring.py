@@ -23,7 +23,7 @@ from ..prior.load import Prior, Search
 from ..recon.field_volume import FieldVolume
 from ..recon.ridge import ridge_orbit
 from .intervals import Z_90
-from .posterior import Posterior
+from .members import Posterior
 from .predict import PredictedViews, predict, reprojections
 from .update import Films
 

@@ -18,7 +18,7 @@ from ..recon.measurement_update import Covariance, FilmEquations, updated
 from .disagreement import Misfit, Region, filtered, levels, regions_beyond, standardised
 from .film_response import FilmResponse, linearised
 from .intervals import calibration_of
-from .posterior import Posterior
+from .members import Posterior
 
 #: Of a film's median slope: where its tone curve is flatter, a grey value tells no line integral.
 LEAST_SLOPE = 0.3

@@ -9,19 +9,16 @@ from typing import Any
 import torch
 
 from ..core import config, files
-from ..core.errors import UserError
 from ..engine.loop import Loop, PreparedRun, TaskType
 from ..engine.recipe_checks import check_counts
 from ..engine.run_folder import RunConfig
 from ..engine.snapshots import newest_readable, read_snapshot
 from ..gan.conditional import CONDITIONAL_GENERATORS, ConditionalGenerator
-from ..imaging.geometry import Geometry
 from ..imaging.variation import VARIATIONS, Variation
-from ..imaging.volume import Volume
 from .conditional import ConditionalTask, conditional_options
 from .load import CONDITIONAL
 from .sets import read_set, set_options
-from .training_volumes import make_training_volumes
+from .training_volumes import make_training_volumes, water_value
 
 RECIPE_KEYS = frozenset(("task", "dataset", "generator", "variation", "steps", "snapshot_steps"))
 
@@ -53,18 +50,6 @@ def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
         "generator_parameters": sum(p.numel() for p in generator.parameters()),
         "cells_per_step": 2 * batch * generator.planes * generator.rays**2,
     }
-
-
-def water_value(geometry: Geometry) -> float:
-    """Water's attenuation per field unit; image values have a scale where line integrals do."""
-    scale = geometry.line_integral_scale
-    if scale is None:
-        raise UserError(
-            "got a set of pictures without a scale",
-            "wanted DRRs of CTs, whose densities can be varied",
-            "make the set with `mednerf-kit drr`, or train without a conditional generator",
-        )
-    return Volume.mu_water_per_mm * geometry.half_width_mm / scale
 
 
 def prepare(run_config: RunConfig, device: str | torch.device) -> PreparedRun:

@@ -20,6 +20,7 @@ from ..gan.augment.probability import PROBABILITIES
 from ..gan.discriminator import DISCRIMINATORS
 from ..gan.generator import GENERATORS, HyperGenerator
 from ..imaging.geometry import FRONTAL_DEG, LATERAL_DEG
+from ..imaging.variation import Variation
 from ..recon.field_volume import bake
 from ..viz.figures import strip, write_png8
 from .load import Prior, load_prior
@@ -27,7 +28,7 @@ from .options import posed_options
 from .posed import PosedModules, PriorTask, used_batches
 from .rendering import checked_levels, levels_of
 from .sets import read_set, set_options
-from .training_volumes import TrainingVolumes, make_training_volumes
+from .training_volumes import TrainingVolumes, make_training_volumes, water_value
 
 RECIPE_KEYS = frozenset(
     (
@@ -165,7 +166,13 @@ def prepare(run_config: RunConfig, device: str | torch.device) -> PreparedRun:
     recipe, dataset = run_config.recipe, run_config.dataset
     seed, split = run_config.seed, run_config.split
     orbits = read_set(dataset, recipe["dataset"], split=split, limit=run_config.limit)
-    volumes = make_training_volumes(orbits, size=set_options(recipe["dataset"]).volume_size)
+    options = set_options(recipe["dataset"])
+    volumes = make_training_volumes(orbits, size=options.volume_size)
+    if options.variants:
+        water, rng = water_value(orbits.geometry), Generator().manual_seed(seed)
+        volumes = volumes.with_variants(
+            options.variants, orbits.geometry, rng, Variation(), water=water
+        )
     task = build_task(recipe, orbits, volumes, seed=seed, device=device)
     opening = (
         f"{len(orbits.patients)} patients, {orbits.geometry.views} views of "

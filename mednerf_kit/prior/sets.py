@@ -24,6 +24,7 @@ class SetOptions:
         seed: of the split, where the set has none of its own.
         train, val, test: patients of each split; phantoms only.
         volume_size: voxels along a side of the volumes that a posed training learns from.
+        variants: varied copies of every patient that a posed training learns from as well.
         limit: patients that an adversarial training learns from; null: all.
     """
 
@@ -35,6 +36,7 @@ class SetOptions:
     val: int | None = None
     test: int | None = None
     volume_size: int = 64
+    variants: int = 0
     limit: int | None = None
 
     @property

@@ -12,14 +12,17 @@ from hashlib import blake2b
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from tqdm import tqdm
 
 from ..core import files
+from ..core.errors import UserError
+from ..core.types import SUPPORT
 from ..data.cohort import cache_dir
 from ..data.orbits import OrbitSet
 from ..imaging.geometry import Geometry
-from ..imaging.volume import files_at_hand
+from ..imaging.variation import Variation, varied
+from ..imaging.volume import Volume, files_at_hand
 from ..recon.field_volume import FieldVolume, sample_trilinear
 from ..recon.opening_angle import agreed_fovs_deg, fov_curve
 from ..recon.sart import sart
@@ -49,9 +52,58 @@ class TrainingVolumes:
             distance=self.distance.to(device),
         )
 
+    def with_variants(
+        self,
+        copies: int,
+        geometry: Geometry,
+        rng: Generator,
+        variation: Variation,
+        *,
+        water: float,
+    ) -> TrainingVolumes:
+        """The same patients and ``copies`` varied ones of each, which come after all of them.
+
+        ``geometry`` is that of the pictures, ``water`` the attenuation of water in the volumes.
+        """
+        voxel_mm = 2 * SUPPORT * geometry.half_width_mm / self.volumes.shape[-1]
+        images, volumes = [self.images], [self.volumes]
+        for _ in range(copies):
+            volumes.append(
+                torch.cat(
+                    [
+                        varied(one, rng, variation, water=water, voxel_mm=voxel_mm)
+                        for one in self.volumes.float().split(1)
+                    ]
+                )
+            )
+            seen = [
+                FieldVolume.of(volume, geometry).project(geometry, float(distance))
+                for volume, distance in zip(volumes[-1].split(1), self.distance, strict=True)
+            ]
+            images.append(torch.cat(seen).clamp_max(1).to(self.images))
+        return replace(
+            self,
+            images=torch.cat(images),
+            volumes=torch.cat(volumes),
+            log_gains=self.log_gains.repeat(1 + copies, 1),
+            distance=self.distance.repeat(1 + copies),
+        )
+
     def values_at(self, ids: Tensor, x: Tensor) -> Tensor:
         """Trilinear values of these patients' volumes at points [B, N, 3]: [B, N]."""
         return sample_trilinear(self.volumes[ids][:, None], x)[:, 0]
+
+
+def water_value(geometry: Geometry) -> float:
+    """Water's attenuation per field unit, in image values of a set whose scale is known."""
+    scale = geometry.line_integral_scale
+    if scale is None:
+        raise UserError(
+            "got a set of pictures without a scale",
+            "wanted DRRs of CTs, whose densities can be varied",
+            "make the set with `mednerf-kit drr`, or train without varied patients",
+        )
+    return Volume.mu_water_per_mm * geometry.half_width_mm / scale
 
 
 def scaled_by_view(orbits: OrbitSet) -> bool:

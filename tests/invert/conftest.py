@@ -7,7 +7,7 @@ import torch
 from tiny import random_prior
 from tiny_inversion import inverted, seeded
 
-from mednerf_kit.invert.posterior import Posterior
+from mednerf_kit.invert.members import Posterior
 from mednerf_kit.prior.load import Prior
 from mednerf_kit.recon.field_volume import bake
 

@@ -10,7 +10,8 @@ import torch
 from torch import Generator
 
 from mednerf_kit.gan.conditional import ConditionalGenerator
-from mednerf_kit.invert.conditional import ANSWERS, answered_view, with_answers
+from mednerf_kit.invert.answers import ANSWERS, with_answers
+from mednerf_kit.invert.conditional import answered_view
 from mednerf_kit.invert.predict import predict
 from mednerf_kit.invert.update import Films
 from mednerf_kit.prior.load import Conditional, load_prior

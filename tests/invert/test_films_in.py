@@ -20,8 +20,8 @@ from mednerf_kit.imaging.film import CURVES
 from mednerf_kit.imaging.volume import read_volume
 from mednerf_kit.invert import reconstruct as module
 from mednerf_kit.invert.input_xray import read_xray
+from mednerf_kit.invert.members import Posterior
 from mednerf_kit.invert.outputs import one_patient
-from mednerf_kit.invert.posterior import Posterior
 from mednerf_kit.invert.predict import predict
 from mednerf_kit.invert.result import TONE_NODES, Result
 from mednerf_kit.prior.load import load_prior

@@ -12,7 +12,8 @@ from tiny_prior import NODE, snapshot
 
 from mednerf_kit.fields.hyper import SHARP_EDGE
 from mednerf_kit.invert.fine_tuning import FineTuning
-from mednerf_kit.invert.posterior import Inversion, Posterior, Problem, inversion_of
+from mednerf_kit.invert.members import Posterior
+from mednerf_kit.invert.posterior import Inversion, Problem, inversion_of
 from mednerf_kit.invert.predict import predict
 from mednerf_kit.prior.load import Prior, load_prior
 
