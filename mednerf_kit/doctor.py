@@ -123,7 +123,9 @@ def places() -> dict[str, Any]:
         if folder and folder.is_dir()
         else [],
         "priors": sorted(
-            path.stem for path in (Path(__file__).parent / "bundled").glob("*.safetensors")
+            path.stem
+            for path in (Path(__file__).parent / "bundled").glob("*.safetensors")
+            if not path.stem.endswith("_conditional")
         ),
         "ffmpeg": ffmpeg(),
     }

@@ -383,7 +383,7 @@ def main() -> None:
     rng, draws = np.random.default_rng(0), torch.Generator().manual_seed(0)
     spaces, priors = [], {}
     for part, name in VIEWS:
-        prior = load_prior(f"bundled:{part}", precision="fp32")
+        prior = load_prior(f"bundled:phantom-{part}", precision="fp32")
         priors[fingerprint(prior)] = part
         views = prior_views(prior, VIEW_DEG[name], patients=96, grid=40, rng=draws)
         spaces.append(ViewSpace.of(varied(views, 1600, draws)))

@@ -6,6 +6,7 @@ The scores stand beside those of predictions that need no model.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,18 @@ from ..core.errors import UserError
 from ..data.orbits import OrbitSet
 from ..engine.device import select_device
 from ..fields.hyper import Precision
+from ..gan.generator import HyperGenerator
+from ..imaging.geometry import DEFAULTS
 from ..metrics import image as image_metrics
 from ..metrics import perceptual
 from ..metrics.patients import bootstrap_interval
 from ..metrics.spectrum import BANDS, band_name
 from ..prior.load import Prior, load_prior
 from ..prior.sets import read_set
+from ..recon.field_volume import bake
 from ..viz import figures, plots
 from .posterior import Inversion, inversion_of
+from .predict import grid_size
 from .scoring import Scored, input_views, score_patient
 
 BASELINE_METRICS = ("psnr_db", "ssim")
@@ -170,6 +175,12 @@ def _averaged(rows: Sequence[dict[str, float]]) -> dict[str, float | None]:
     return {k: mean(torch.tensor([row[k] for row in rows])) for k in rows[0]}
 
 
+REMEMBERED = (
+    "the pictures that the prior learned from are not here: baselines learn from the prior's own "
+    "views of its training patients"
+)
+
+
 def load_sets(
     prior: Prior, dataset: str | None, split: str, limit: int | None, seen: bool
 ) -> tuple[OrbitSet, Tensor]:
@@ -192,10 +203,30 @@ def load_sets(
             f"wanted the {prior.geometry.views} angles of the prior's set",
             "make it with the same --views",
         )
+    learned_codes = isinstance(prior.generator, HyperGenerator) and len(prior.codes)
+    if trained_on not in DEFAULTS and not Path(trained_on).exists() and learned_codes:
+        return replace(scored, notes=(*scored.notes, REMEMBERED)), remembered_orbits(prior)
     training = read_set(
         trained_on, node, split=str(prior.meta["split"]), patients=prior.meta["patients"]
     )
     return scored, training.images
+
+
+@torch.no_grad()
+def remembered_orbits(prior: Prior) -> Tensor:
+    """Orbits [P, V, H, W] of the training patients as the prior itself shows them.
+
+    They are for baselines, where the pictures that it learned from are not at hand. Varied copies
+    of patients are left out.
+    """
+    assert isinstance(prior.generator, HyperGenerator)
+    g, orbits = prior.generator, []
+    size = grid_size(prior.geometry.cols)
+    codes = prior.codes[: len(prior.meta["patients"])].to(prior.device)
+    for eps in g.whiten(codes).split(1):
+        volume = bake(g, g.weights(g.latent(eps)), prior.geometry, size=size)
+        orbits.append(volume.project(prior.geometry, prior.distance)[0].clamp(0, 1).half().cpu())
+    return torch.stack(orbits)
 
 
 def evaluate(

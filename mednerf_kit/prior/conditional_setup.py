@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..core import config, files
+from ..data.orbits import OrbitSet
 from ..engine.loop import Loop, PreparedRun, TaskType
 from ..engine.recipe_checks import check_counts
 from ..engine.run_folder import RunConfig
@@ -52,21 +53,15 @@ def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def prepare(run_config: RunConfig, device: str | torch.device) -> PreparedRun:
-    """The conditional generator of a set of CTs: read it, make its volumes, build the task."""
-    recipe, seed = run_config.recipe, run_config.seed
-    options = conditional_options(recipe)
-    if options.beside is not None:
-        read_snapshot(options.beside)
-    orbits = read_set(
-        run_config.dataset, recipe["dataset"], split=run_config.split, limit=run_config.limit
-    )
+def build_task(
+    recipe: Mapping[str, Any], orbits: OrbitSet, *, seed: int, device: str | torch.device
+) -> ConditionalTask:
+    """Everything the recipe names, put together."""
     water = water_value(orbits.geometry)
-    size = set_options(recipe["dataset"]).volume_size
-    volumes = make_training_volumes(orbits, size=size)
+    volumes = make_training_volumes(orbits, size=set_options(recipe["dataset"]).volume_size)
     torch.manual_seed(seed)
-    task = ConditionalTask(
-        options,
+    return ConditionalTask(
+        conditional_options(recipe),
         generator=generator_of(recipe).to(device),
         variation=variation_of(recipe),
         volumes=volumes.volumes.float(),
@@ -75,21 +70,39 @@ def prepare(run_config: RunConfig, device: str | torch.device) -> PreparedRun:
         water=water,
         seed=seed,
     )
+
+
+def describe(
+    orbits: OrbitSet, recipe: Mapping[str, Any], dataset: str, seed: int, split: str
+) -> dict[str, Any]:
+    """What a snapshot says of itself."""
+    return {
+        "recipe": dict(recipe),
+        "dataset": dataset,
+        "geometry": orbits.geometry.to_json(),
+        "patients": list(orbits.patients),
+        "identities": list(orbits.all_fingerprints()),
+        "split": split,
+        "seed": seed,
+        "angle_deg": conditional_options(recipe).angle_deg,
+    }
+
+
+def prepare(run_config: RunConfig, device: str | torch.device) -> PreparedRun:
+    """The conditional generator of a set of CTs: read it, make its volumes, build the task."""
+    recipe, dataset, seed = run_config.recipe, run_config.dataset, run_config.seed
+    options = conditional_options(recipe)
+    if options.beside is not None:
+        read_snapshot(options.beside)
+    split = run_config.split
+    orbits = read_set(dataset, recipe["dataset"], split=split, limit=run_config.limit)
+    task = build_task(recipe, orbits, seed=seed, device=device)
     opening = (
         f"{len(orbits.patients)} patients, varied; X-rays of {task.generator.pixels}² at "
         f"{options.angle_deg:g}°, device {device}",
         *(f"note: {note}" for note in orbits.notes),
     )
-    meta = {
-        "recipe": dict(recipe),
-        "dataset": run_config.dataset,
-        "geometry": orbits.geometry.to_json(),
-        "patients": list(orbits.patients),
-        "identities": list(orbits.all_fingerprints()),
-        "split": run_config.split,
-        "seed": seed,
-        "angle_deg": options.angle_deg,
-    }
+    meta = describe(orbits, recipe, dataset, seed, split)
 
     def finish(loop: Loop) -> dict[str, Any]:
         if options.beside is not None:

@@ -25,6 +25,7 @@ from .options import image_model_name
 CALIBRATION = "calibration.json"
 # beside the snapshots: a generator of answers to X-rays that learned from the same patients
 CONDITIONAL = "conditional.safetensors"
+BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,14 @@ Search = Callable[..., Any]  # of prior, images, angles_deg, rng; mask= and film
 INVERSIONS: Registry[Search] = Registry("inversion", home="mednerf_kit.invert")
 
 
+def bundled_names() -> list[str]:
+    """The priors of the package, without the conditional generators beside them."""
+    paths = BUNDLED.glob("*.safetensors")
+    return sorted(p.stem for p in paths if not p.name.endswith(f"_{CONDITIONAL}"))
+
+
 def load_prior(run: str | Path, *, precision: Precision | None = None) -> Prior:
-    """A prior from a run folder (or a unique prefix), a snapshot, or ``bundled[:chest|knee]``.
+    """A prior from a run folder (or a unique prefix), a snapshot, or ``bundled[:NAME]``.
 
     ``precision``: what its networks are computed in, ``fp32``, ``bf16``, or ``auto`` for what is
     faster on the device; None leaves what the recipe says, ``auto`` unless it was set.
@@ -114,10 +121,9 @@ def load_prior(run: str | Path, *, precision: Precision | None = None) -> Prior:
     name = str(run)
     if name.split(":")[0] == "bundled":
         anatomy = name.partition(":")[2] or "chest"
-        home = Path(__file__).resolve().parent.parent / "bundled"
-        path = home / f"{anatomy}.safetensors"
+        path = BUNDLED / f"{anatomy}.safetensors"
         if not path.is_file():
-            known = [p.stem for p in home.glob("*.safetensors")]
+            known = bundled_names()
             if known:
                 raise unknown_name("bundled prior", anatomy, known)
             raise UserError(

@@ -4,7 +4,9 @@
 python scripts/bench/cohort.py SET --folds 5 --preset quick --views-in 1 2 4 8
 
 SET is a set of DRRs, of CTs (`mednerf-kit data make ct`) or published. A finished fold is kept in
---out and not trained again; folds may run one by one (--only 3). The table holds everything that
+--out and not trained again; folds may run one by one (--only 3). --conditional-minutes trains a
+conditional generator beside each fold's prior; --run scores one prior that is there, whose training
+patients are those of --also, in place of folds. The table holds everything that
 is in --out: means over patients and 95 % bootstrap intervals; per_patient.csv has a row for each;
 calibration.json is the calibration over folds (CV+) for a prior that is trained on all of them,
 to be laid beside its snapshots.
@@ -36,7 +38,8 @@ from mednerf_kit.invert.intervals import LEAST_PATIENTS, Calibration
 from mednerf_kit.invert.posterior import Inversion, inversion_of
 from mednerf_kit.invert.scoring import score_patient
 from mednerf_kit.metrics.patients import bootstrap_interval
-from mednerf_kit.prior.load import CALIBRATION, Prior, load_prior
+from mednerf_kit.prior import conditional_setup
+from mednerf_kit.prior.load import CALIBRATION, CONDITIONAL, Prior, load_prior
 from mednerf_kit.prior.posed_setup import build_task, describe
 from mednerf_kit.prior.sets import read_set
 from mednerf_kit.prior.training_volumes import make_training_volumes, scaled_by_view
@@ -127,7 +130,27 @@ def trained(
         max_minutes=args.minutes,
         meta=meta,
     )
-    return load_prior(loop.run()), loop.seconds
+    loop.run()
+    if args.conditional_minutes:
+        train_conditional(args, orbits, folder)
+    return load_prior(folder), loop.seconds
+
+
+def train_conditional(args: argparse.Namespace, orbits: OrbitSet, folder: Path) -> None:
+    """Train a conditional generator of these patients, and lay it beside a fold's prior."""
+    recipe = resolve(args.set, "chest_conditional", "default", args.conditional_settings)
+    task = conditional_setup.build_task(recipe, orbits, seed=args.seed, device="cpu")
+    home = folder / "conditional"
+    home.mkdir(exist_ok=True)
+    Loop(
+        task,
+        home,
+        steps=10**6,
+        snapshot_steps=10**9,
+        max_minutes=args.conditional_minutes,
+        meta=conditional_setup.describe(orbits, recipe, args.set, args.seed, "all"),
+    ).run()
+    conditional_setup.export(home, folder / CONDITIONAL)
 
 
 def spaced_deg(views: int) -> list[float]:
@@ -147,31 +170,58 @@ def fold(args: argparse.Namespace, k: int, recipe: dict[str, Any]) -> None:
     others = [read_set(s, recipe["dataset"], split="all") for s in args.also]
     orbits = joined(orbits, others, every)
     prior, seconds = trained(args, recipe, orbits, path.parent)
-    search = inversion_of(prior, Inversion)
-    found = []
+    if args.seen:
+        every, held = orbits, orbits.patients[:4]
+    known = {"fold": k, "train_seconds": round(seconds, 1)}
+    files.write_json(path, scored(args, prior, every.subset(held), orbits, known))
+
+
+def run(args: argparse.Namespace, recipe: dict[str, Any]) -> None:
+    """Score a prior that is there on the patients of the set, as a fold of its own, and keep it."""
+    path = args.out / "fold_run" / "scores.json"
+    if path.is_file():
+        return
+    prior = load_prior(args.run)
+    first, *others = [read_set(s, recipe["dataset"], split="all") for s in args.also]
+    unseen = read_set(args.set, recipe["dataset"], split="all")
+    if known := unseen.seen_before(prior.meta["identities"]):
+        raise UserError(
+            f"got {len(known)} patients that the prior was trained on",
+            "wanted others",
+            "leave them out of the set",
+        )
+    files.write_json(path, scored(args, prior, unseen, joined(first, others), {"fold": "run"}))
+
+
+def scored(
+    args: argparse.Namespace,
+    prior: Prior,
+    unseen: OrbitSet,
+    training: OrbitSet,
+    known: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """Rows and records of each unseen patient, for each number of views."""
+    search, found = inversion_of(prior, Inversion), []
     for views in args.views_in:
-        inputs = [nearest_view(every.geometry.angles_deg, a) for a in spaced_deg(views)]
-        for name in held if not args.seen else orbits.patients[:4]:
-            started = time.perf_counter()
-            source = orbits if args.seen else every
-            truth = source.images[source.patients.index(name)].float()
-            ct = str(source.volumes[name]) if name in source.volumes else None
+        inputs = [nearest_view(unseen.geometry.angles_deg, a) for a in spaced_deg(views)]
+        for name, image in zip(unseen.patients, unseen.images, strict=True):
+            started, truth = time.perf_counter(), image.float()
+            ct = str(unseen.volumes[name]) if name in unseen.volumes else None
             rng = Generator().manual_seed(args.seed)
-            scored = score_patient(prior, name, truth, orbits.images, inputs, search, rng, ct)
-            assert scored.posterior is not None
+            result = score_patient(prior, name, truth, training.images, inputs, search, rng, ct)
+            assert result.posterior is not None
             told = record(
-                prior, scored.posterior, scored.predicted, truth, inputs, patient=name, ct=ct
+                prior, result.posterior, result.predicted, truth, inputs, patient=name, ct=ct
             )
-            row = {"views": views, "fold": k, "train_seconds": round(seconds, 1)}
-            row |= patient_row(scored, uncertainty=True)
+            row = {"views": views, **known, **patient_row(result, uncertainty=True)}
             found.append({"row": row, "record": asdict(told)})
             print(
-                f"fold {k}, {views} in, {name}: {row['psnr_db']:.2f} dB, ridge "
+                f"fold {known['fold']}, {views} in, {name}: {row['psnr_db']:.2f} dB, ridge "
                 f"{row['baselines']['ridge']['psnr_db']:.2f}, "
                 f"{time.perf_counter() - started:.0f} s",
                 flush=True,
             )
-    files.write_json(path, found)
+    return found
 
 
 def covered(one: Record, known: Calibration) -> float:
@@ -240,6 +290,15 @@ def main() -> None:
     parser.add_argument("--only", type=int, nargs="*", help="these folds, from 0")
     parser.add_argument("--views-in", type=int, nargs="*", default=[1])
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--conditional-minutes", type=float, help="of each conditional generator")
+    parser.add_argument(
+        "--conditional-option",
+        dest="conditional_settings",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+    )
+    parser.add_argument("--run", help="a prior of the patients of --also: no folds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--config", help="a recipe; by default that of the set's anatomy")
     parser.add_argument("--preset", default="default")
@@ -253,8 +312,11 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     try:
         recipe = resolve(args.set, args.config, args.preset, args.settings)
-        for k in args.only if args.only is not None else range(args.folds):
-            fold(args, k, recipe)
+        if args.run:
+            run(args, recipe)
+        else:
+            for k in args.only if args.only is not None else range(args.folds):
+                fold(args, k, recipe)
         report(args.out)
     except UserError as error:
         print(error, file=sys.stderr)

@@ -172,9 +172,9 @@ def cells(args: argparse.Namespace) -> list[Cell]:
     for name in names[1:]:
         film_options(name)
     if args.set is None:
-        node = opened("bundled:chest").meta["recipe"]["dataset"]
+        node = opened("bundled:phantom-chest").meta["recipe"]["dataset"]
         test = read_set("chest", node, split="test", limit=args.patients)
-        whom = [("bundled:chest", "chest", name) for name in test.patients]
+        whom = [("bundled:phantom-chest", "chest", name) for name in test.patients]
     else:
         whom = []
         for run in sorted(args.folds.glob("fold*")):

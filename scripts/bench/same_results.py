@@ -58,8 +58,8 @@ MASKS = "--set fields.scene.mask_threshold=1e-4"
 #: {films} holds the sample films of this repository, {here} is the folder of the case, {all} that
 #: of the recording, {steps} the length of a training.
 CASES = {
-    "project-chest": "project --xray {films}/chest_20000_PA.png --run bundled:chest",
-    "project-knee": "project --xray {films}/knee_20000_PA.png --run bundled:knee",
+    "project-chest": "project --xray {films}/chest_20000_PA.png --run bundled:phantom-chest",
+    "project-knee": "project --xray {films}/knee_20000_PA.png --run bundled:phantom-knee",
     "train-chest": f"train --dataset chest --config chest {PHANTOMS} --set calibration_patients=1",
     "train-hypernerfgan": f"train --dataset chest --config chest_hypernerfgan {PHANTOMS}",
     "train-mednerf": f"train --dataset chest --config chest_mednerf {PHANTOMS}",
@@ -68,8 +68,8 @@ CASES = {
     "project-tuned": "project --xray {films}/chest_20000_PA.png "
     "--run {all}/train-mednerf/runs/00000",
     "evaluate-scene": "evaluate --run {all}/train-neus/runs/00000 --limit 2 --json",
-    "evaluate-chest": "evaluate --run bundled:chest --limit 2 --json",
-    "tomography": "tomography --dataset chest --views 18 --size 48 --prior bundled:chest "
+    "evaluate-chest": "evaluate --run bundled:phantom-chest --limit 2 --json",
+    "tomography": "tomography --dataset chest --views 18 --size 48 --prior bundled:phantom-chest "
     "--method fdk --method sart --method sart_tv --method prior",
     "drr-knee": "drr --ct phantom:knee:20000 --size 64 --float-arrays",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,8 @@ from torch import Generator
 
 from mednerf_kit.gan.conditional import ConditionalGenerator
 from mednerf_kit.invert.answers import ANSWERS, with_answers
-from mednerf_kit.invert.conditional import answered_view
+from mednerf_kit.invert.conditional import GUIDE_TURNS_DEG, Guide, answered_view, guide_of
+from mednerf_kit.invert.posterior import Problem
 from mednerf_kit.invert.predict import predict
 from mednerf_kit.invert.update import Films
 from mednerf_kit.prior.load import Conditional, load_prior
@@ -92,3 +94,47 @@ def test_predictions_count_the_answers(prior) -> None:
     geometry = prior.geometry.at([0.0, 270.0])
     assert len(predict(prior, posterior, geometry, films=Films.of(image)).members) == 2 + ANSWERS
     assert len(predict(prior, posterior, geometry).members) == 2
+
+
+def test_a_guide_shows_the_best_guess_from_where_no_film_was_taken(prior) -> None:
+    xray, mask = torch.full((32, 32), 0.3), torch.ones(32, 32)
+    guide = guide_of(prior, xray, mask, 270.0)
+    assert guide.angles_deg.tolist() == [270.0 + turn for turn in GUIDE_TURNS_DEG]
+    turns = list(GUIDE_TURNS_DEG)
+    # the echo fills a slab as deep as the support: from behind it looks as it does from the front
+    behind = guide.images[turns.index(180.0)][13:19, 13:19]
+    assert float((behind - 0.3).abs().max()) < 0.02
+    pixels = guide.draw(500, Generator().manual_seed(0))
+    assert pixels.amin(0).tolist() == [0, 0, 0]
+    assert pixels.amax(0).tolist() == [len(turns) - 1, 31, 31]
+
+
+def test_codes_follow_a_guide_where_there_is_one(prior) -> None:
+    """A lateral view twice as bright, as a guide, makes the codes' own lateral view brighter."""
+    film, lateral = tiny_prior.orbit_of(prior, 1, (270.0, 0.0)).split(1)
+    brightness = {}
+    for guided in (False, True):
+        rng = Generator().manual_seed(0)
+        options = tiny_prior.QUICK(samples=0, guided_locality=1.0)
+        problem = Problem(prior, film, torch.tensor([270.0]), options, rng)
+        if guided:
+            problem.guide = Guide(2 * lateral, torch.tensor([0.0]))
+        state, _ = problem.descend(problem.start(), 40, deadline=math.inf, pivot=True)
+        code = prior.generator.weights(problem.latent(state))
+        volume = bake(prior.generator, code, prior.geometry, size=24)
+        seen = volume.project(prior.geometry.at([0.0]), prior.distance)
+        brightness[guided] = float(seen.mean() / lateral.mean())
+    assert abs(brightness[False] - 1) < 0.1
+    assert brightness[True] > brightness[False] + 0.02
+
+
+@pytest.mark.parametrize("film", [False, True])
+def test_the_search_asks_for_a_guide_by_itself(prior, film: bool) -> None:
+    """At once where a gain is all that is unknown, after the curve was fitted for a film."""
+    image, angle = torch.rand(1, 32, 32) * 0.3, torch.tensor([270.0])
+    search = tiny_prior.QUICK(samples=1, film_code_steps=6, guided_steps=3, guided_pivot_steps=3)
+    found = {}
+    for one in (prior, replace(prior, conditional=None)):
+        rng = Generator().manual_seed(0)
+        found[one.conditional is None] = search(one, image, angle, rng, films=[film]).latent.w
+    assert not torch.allclose(found[True], found[False])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_prior
 import torch
 from tiny import SETTINGS, SPLIT, VIEWS, make_set
 from tiny_inversion import FASTEST, FRONTAL, seeded
@@ -23,6 +24,7 @@ from mednerf_kit.invert.predict import SPREAD_FLOOR
 from mednerf_kit.invert.scoring import Scored, baseline_orbits, input_views, score_patient
 from mednerf_kit.metrics import perceptual
 from mednerf_kit.metrics.image import psnr_db
+from mednerf_kit.prior.load import load_prior
 from mednerf_kit.recon.ridge import ridge_orbit
 
 KEYS = {
@@ -302,3 +304,16 @@ def test_evaluation_repeats_by_seed(run, hurry, tmp_path):
         for i in range(2)
     )
     assert one["psnr_db"] == two["psnr_db"] and one["per_angle"] == two["per_angle"]
+
+
+def test_baselines_without_the_training_set_learn_from_the_priors_own_views(tmp_path):
+    path = tiny_prior.snapshot(tmp_path / "run", dataset="a folder that is gone")
+    prior = load_prior(path)
+    orbits = scoring.remembered_orbits(prior)
+    assert orbits.shape == (tiny_prior.PATIENTS, 8, 32, 32)
+    for k in (0, 3):
+        truth = tiny_prior.orbit_of(prior, k, prior.geometry.angles_deg).clamp(0, 1)
+        assert float((orbits[k].float() - truth).abs().max()) < 0.01
+    # varied copies come after the patients, and are no baselines
+    copies = replace(prior, codes=prior.codes.repeat(3, 1))
+    assert torch.equal(scoring.remembered_orbits(copies), orbits)

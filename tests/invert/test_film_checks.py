@@ -70,7 +70,9 @@ def test_a_space_explains_its_own_views_and_no_others():
 
 @pytest.fixture(scope="module")
 def checks():
-    return {part: FilmChecks.of(load_prior(f"bundled:{part}")) for part in ("chest", "knee")}
+    return {
+        part: FilmChecks.of(load_prior(f"bundled:phantom-{part}")) for part in ("chest", "knee")
+    }
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from tiny import PATIENTS, VOXELS, make_set
 
 from mednerf_kit.data.orbits import load_orbits
 from mednerf_kit.imaging.geometry import DEFAULTS
+from mednerf_kit.imaging.variation import Variation
 from mednerf_kit.prior.training_volumes import (
     FOV_CURVE,
     RECONSTRUCTION,
@@ -14,6 +15,7 @@ from mednerf_kit.prior.training_volumes import (
     cache_file,
     make_training_volumes,
     reconstructed_volume,
+    water_value,
 )
 from mednerf_kit.recon.field_volume import FieldVolume, voxel_centres
 
@@ -83,3 +85,25 @@ def test_volume_values_are_trilinear():
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+def test_varied_patients_come_after_all_others_and_are_seen_as_they_are(tiny_set):
+    orbits = load_orbits(tiny_set, split="all", limit=2)
+    plain = make_training_volumes(orbits, size=24, progress=False)
+    water = water_value(orbits.geometry)
+    rng = torch.Generator().manual_seed(0)
+    found = plain.with_variants(2, orbits.geometry, rng, Variation(), water=water)
+    assert len(found.images) == len(found.volumes) == len(found.log_gains) == 6
+    assert torch.equal(found.volumes[:2], plain.volumes)
+    assert torch.equal(found.images[:2], plain.images)
+    changed = (found.volumes[2:] - plain.volumes.repeat(2, 1, 1, 1)).abs().amax((1, 2, 3))
+    assert float(changed.min()) > 0.2 * water
+    volume = FieldVolume.of(found.volumes[5:], orbits.geometry)
+    seen = volume.project(orbits.geometry, float(found.distance[5]))[0].clamp_max(1)
+    assert float((seen - found.images[5].float()).abs().max()) < 2e-3
+    # nothing is varied by strengths of zero
+    still = Variation(
+        deformation_mm=0, size=0, stretch=0, rotation_deg=0, shift_mm=0, lung=0, bone=0, cut=0
+    )
+    copied = plain.with_variants(1, orbits.geometry, rng, still, water=water)
+    assert float((copied.volumes[2:] - plain.volumes).abs().max()) < 1e-4 * float(water)
