@@ -190,7 +190,9 @@ def run(args: argparse.Namespace, recipe: dict[str, Any]) -> None:
             "wanted others",
             "leave them out of the set",
         )
-    files.write_json(path, scored(args, prior, unseen, joined(first, others), {"fold": "run"}))
+    files.write_json(
+        path, scored(args, prior, unseen, joined(first, others, unseen), {"fold": "run"})
+    )
 
 
 def scored(
