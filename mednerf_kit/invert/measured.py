@@ -12,7 +12,7 @@ from ..imaging.volume import Volume
 from ..prior.load import Prior
 from ..recon.field_volume import FieldProjector, FieldVolume, bake
 from ..recon.measurement_update import null_space, smoothed
-from .posterior import Posterior
+from .members import Posterior
 from .predict import PredictedViews
 
 PRIOR_PATIENTS = 16  # random ones, whose variance is what is believed before any film
