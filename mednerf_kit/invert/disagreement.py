@@ -78,7 +78,8 @@ class Region:
         more = "more" if self.z > 0 else "less"
         return (
             f"{more} attenuation, {abs(self.z):.1f} standard deviations, about {self.width_mm:.0f} "
-            f"mm wide, {self.x:.0%} from the left and {self.y:.0%} from above"
+            f"mm wide, {100 * self.x:.0f} % from the left and {100 * self.y:.0f} % "
+            "from above"
         )
 
 

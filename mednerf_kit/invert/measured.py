@@ -43,15 +43,15 @@ class Measured:
 
     def share_volume(self) -> Volume:
         """The share as a scan; it has no unit."""
-        return replace(self.share, scale=None).to_volume("Share that the films determined, 0 to 1.")
+        return replace(self.share, scale=None).to_volume("Share.")
 
     @property
     def text(self) -> str:
         """The total in plain words."""
         return (
-            f"{self.total:.0%} of what you see was determined by the film: by so much it narrowed "
-            "down, voxel by voxel, how the patients of the prior differ. The rest was filled in by "
-            "the prior"
+            f"{100 * self.total:.0f} % of what you see was determined by the film: by so much it "
+            "narrowed down, voxel by voxel, how the patients of the prior differ. The rest was "
+            "filled in by the prior"
         )
 
 

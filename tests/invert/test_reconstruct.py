@@ -389,3 +389,21 @@ def test_each_xray_is_shown_as_stored_and_as_read(place, tmp_path):
         assert shown.shape == (32, 32 + 8 + 32)
         assert np.allclose(shown[:, :32], stored, atol=0.01)
         assert np.allclose(shown[:, -32:], 1 - stored, atol=0.01)
+
+
+def test_what_was_measured_has_the_units_it_should(done, place, tmp_path):
+    share = read_volume(done / "measured.nii.gz")
+    assert share.quantity == "relative" and DISCLAIMER in share.note
+    assert float(share.values.min()) >= 0 and float(share.values.max()) <= 1
+    assert read_volume(done / "null_space.nii.gz").quantity == "hu"
+    told = metrics_of(done)["measured"]
+    assert 0 <= told["share"] <= 1 and "determined by the film" in told["meaning"]
+    page = (done / "report.html").read_text()
+    assert "determined by the film" in page and "Null space" in page
+    words = ("--xray", place / "pa.png", "--input-kind", "display", "--no-update")
+    assert projected(place, tmp_path, *words) == 0
+    assert not (tmp_path / "disagreement.png").exists()
+    assert metrics_of(tmp_path)["disagreement"] is None
+    for name in ("volume", "uncertainty", "measured", "null_space"):
+        assert read_volume(tmp_path / f"{name}.nii.gz").quantity == "relative"
+    assert " HU" not in (tmp_path / "report.html").read_text()
