@@ -21,6 +21,13 @@ SCENE_OPTIONS = {"run", "views", "size", "video", "out", "device", *ONLY_SCENES}
 @click.option(
     "--latent", type=FILE, help="A latent.safetensors that `project` wrote, instead of a seed."
 )
+@click.option(
+    "--show",
+    type=click.Choice(["volume", "spread", "share", "null_space"]),
+    default="volume",
+    help="What of a latent: the volume, its standard deviation, the share that the X-rays "
+    "determined, or what no X-ray can tell.",
+)
 @click.option("--views", type=click.IntRange(min=1), default=72, help="Views on the orbit.")
 @click.option(
     "--size", type=click.IntRange(min=16), show_default="the prior's", help="Pixels along a side."

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,12 @@ from ..core.errors import RunError, UserError
 from ..gan.generator import Latent
 from ..imaging.geometry import DEFAULTS, FRONTAL_DEG, LATERAL_DEG, Geometry
 from ..prior.load import Prior
-from ..recon.field_volume import at_distance
+from ..recon.field_volume import FieldVolume, at_distance
 from ..viz import figures
 from .members import Posterior
+
+#: What a latent keeps of a finished projection, in voxels.
+PARTS = ("volume", "spread", "share", "null_space")
 
 
 def made_folder(path: str | Path) -> Path:
@@ -36,15 +39,24 @@ def made_folder(path: str | Path) -> Path:
     return path
 
 
-def write_orbit(folder: Path, views: Tensor, geometry: Geometry, posterior: Posterior) -> None:
+@dataclass(frozen=True)
+class Kept:
+    """The finished voxels of a projection, which codes alone would not give again."""
+
+    parts: dict[str, FieldVolume]  # by their names in PARTS
+    distance: float  # fitted source distance, field units
+    has_scale: bool  # whether an X-ray told what line integral an image value stands for
+
+
+def write_orbit(folder: Path, views: Tensor, geometry: Geometry, scene: Posterior | Kept) -> None:
     """Write views [V, rows, cols] as 16-bit ``orbit/view_000.png`` … and their geometry.
 
-    The geometry has its source at the fitted distance, and no scale where the X-rays had none. What
+    The geometry has its source at the fitted distance, and no scale where the scene has none. What
     is left of an older, longer orbit is removed.
     """
     home = folder / "orbit"
-    geometry = at_distance(geometry, posterior.distance)
-    if not posterior.has_scale:
+    geometry = at_distance(geometry, scene.distance)
+    if not scene.has_scale:
         geometry = replace(geometry, line_integral_scale=None)
     for k, view in enumerate(views):
         figures.write_png16(home / f"view_{k:03d}.png", view)
@@ -98,10 +110,18 @@ def fingerprint(prior: Prior) -> str:
     return digest.hexdigest()
 
 
-def save_latent(path: Path, prior: Prior, posterior: Posterior) -> None:
+def save_latent(
+    path: Path,
+    prior: Prior,
+    posterior: Posterior,
+    parts: Mapping[str, FieldVolume] | None = None,
+    exposure: float = 1.0,
+) -> None:
     """Save what an X-ray became, for ``render --latent``.
 
-    The file holds the codes of every member, gains, angles, and which prior they need.
+    The file holds the codes of every member, gains, angles, and which prior they need; and of a
+    finished projection its ``parts`` (:data:`PARTS`) in fp16, with their unit, their scale and the
+    ``exposure`` that they were divided by.
     """
     latent = posterior.latent
     tensors = {
@@ -111,6 +131,7 @@ def save_latent(path: Path, prior: Prior, posterior: Posterior) -> None:
         "angles_deg": posterior.angles_deg,
     }
     tensors |= {f"deltas.{k}": delta for k, delta in enumerate(latent.deltas or ())}
+    tensors |= {name: part.values.half() for name, part in (parts or {}).items()}
     meta = {
         "prior": fingerprint(prior),
         "prior_path": str(prior.path),
@@ -120,24 +141,44 @@ def save_latent(path: Path, prior: Prior, posterior: Posterior) -> None:
         "seconds": posterior.seconds,
         "note": DISCLAIMER,
     }
+    if parts:
+        volume = parts["volume"]
+        meta |= {"unit_mm": volume.unit_mm, "scale": volume.scale, "exposure": exposure}
+        meta |= seen_with(prior)
     files.save_tensors(path, tensors, meta)
 
 
+def seen_with(prior: Prior) -> dict[str, Any]:
+    """All that voxels need of a prior to be seen as it sees them, in plain values for JSON."""
+    return {
+        "geometry": prior.geometry.to_json(),
+        "log_gain_profile": prior.meta.get("log_gain_profile"),
+    }
+
+
+def load_kept(path: str | Path, prior: Prior) -> Kept | None:
+    """Read the finished voxels that :func:`save_latent` kept; None of a latent without them.
+
+    They need no generator. A prior that sees with another geometry is refused by name.
+    """
+    tensors, meta = _read_latent(path)
+    if "volume" not in tensors:
+        return None
+    if {key: meta[key] for key in ("geometry", "log_gain_profile")} != seen_with(prior):
+        raise _of_another_prior(path, prior, meta)
+    parts = {
+        name: FieldVolume(tensors[name].float(), meta["unit_mm"], meta["scale"])
+        for name in PARTS
+        if name in tensors
+    }
+    return Kept(parts, meta["distance"], meta["has_scale"])
+
+
 def load_latent(path: str | Path, prior: Prior) -> Posterior:
-    """Read what :func:`save_latent` wrote; a latent of another prior is refused by name."""
-    tensors, meta = files.load_tensors(path)
-    if not {"w", "pose", "gains", "angles_deg"} <= set(tensors) or "prior" not in meta:
-        raise UserError(
-            f"got '{path}', which holds no latent",
-            "wanted the latent.safetensors of a projection",
-            "check the path",
-        )
+    """Read the codes that :func:`save_latent` wrote; those of another prior are refused by name."""
+    tensors, meta = _read_latent(path)
     if meta["prior"] != fingerprint(prior):
-        raise UserError(
-            f"got '{path}', a latent of another prior than '{prior.path}'",
-            "wanted the prior it was made with",
-            f"add --run {meta['prior_path']}",
-        )
+        raise _of_another_prior(path, prior, meta)
     device = prior.device
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     deltas = tuple(
@@ -154,6 +195,25 @@ def load_latent(path: str | Path, prior: Prior) -> Posterior:
     )
     # latents of 0.1 came from line integrals
     return replace(found, has_scale=meta.get("has_scale", True))
+
+
+def _read_latent(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, meta = files.load_tensors(path)
+    if not {"w", "pose", "gains", "angles_deg"} <= set(tensors) or "prior" not in meta:
+        raise UserError(
+            f"got '{path}', which holds no latent",
+            "wanted the latent.safetensors of a projection",
+            "check the path",
+        )
+    return tensors, meta
+
+
+def _of_another_prior(path: str | Path, prior: Prior, meta: Mapping[str, Any]) -> UserError:
+    return UserError(
+        f"got '{path}', a latent of another prior than '{prior.path}'",
+        "wanted the prior it was made with",
+        f"add --run {meta['prior_path']}",
+    )
 
 
 def _posterior(

@@ -199,7 +199,8 @@ def write(folder: Path, result: Result) -> None:
         )
     figures.write_png8(folder / "target.png", torch.cat(list(content.targets), -1))
     figures.write_png8(folder / "proj.png", torch.cat(list(content.projections), -1))
-    outputs.write_orbit(folder, predicted.views, result.geometry, result.posterior)
+    prior, posterior = result.prior, result.posterior
+    outputs.write_orbit(folder, predicted.views, result.geometry, posterior)
     write_volume(volume, folder / "volume.nii.gz")
     write_volume(spread, folder / "uncertainty.nii.gz")
     if result.measured is not None:
@@ -210,7 +211,8 @@ def write(folder: Path, result: Result) -> None:
         limit = predicted.told.misfit.limit
         maps = [figures.disagreement_picture(z, limit) for z in predicted.told.z]
         figures.write_png8(folder / "disagreement.png", np.concatenate(maps, 1))
-    outputs.save_latent(folder / "latent.safetensors", result.prior, result.posterior)
+    latent = folder / "latent.safetensors"
+    outputs.save_latent(latent, prior, posterior, result.parts, predicted.exposure)
     files.write_json(folder / "metrics.json", metrics(result, volume))
     write_report(folder / "report.html", content)
     video.write_mp4(folder / "orbit.mp4", predicted.views)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,11 +19,13 @@ from ..prior.load import Prior, load_prior
 from ..viz import figures
 from ..viz import video as videos
 from . import outputs
+from .members import Posterior
 from .predict import grid_size, predict
 
 SHOWN_DEG = (FRONTAL_DEG, LATERAL_DEG)
 STEPS = 16  # frames of the clip from one seed to the next
 CLIP_GRID = 56  # voxels along a side while the clip moves on
+Part = Literal["volume", "spread", "share", "null_space"]
 
 
 def render(
@@ -29,6 +33,7 @@ def render(
     run: str = "bundled:chest",
     seed: int = 0,
     latent: str | Path | None = None,
+    show: Part = "volume",
     views: int = 72,
     size: int | None = None,
     video: bool = True,
@@ -38,12 +43,17 @@ def render(
 ) -> Path:
     """Write the orbit of a random patient, or of what an X-ray became; returns ``out``.
 
-    The files are ``orbit/view_000.png`` … (16 bits), ``orbit.mp4`` and ``volume.nii.gz``.
+    The files are ``orbit/view_000.png`` … (16 bits), ``orbit.mp4`` and ``volume.nii.gz``. A latent
+    that holds its finished volume is shown as ``project`` showed it; an older one is made again
+    from its codes.
 
     Options:
         run: the prior: a run folder, a snapshot, or ``bundled:chest`` or ``bundled:knee``.
         seed: of the random patient.
         latent: a ``latent.safetensors`` that ``project`` wrote, instead of a random patient.
+        show: what of a latent: ``volume``; ``spread``, its standard deviation; ``share``, how much
+            of it the X-rays determined; ``null_space``, what no X-ray can tell. See
+            :func:`part_views` for the grey values of all but the volume.
         views: how many, equally spaced from 0°.
         size: columns of the views; the prior's own by default.
         video: write the video.
@@ -53,19 +63,52 @@ def render(
     """
     prior = load_prior(run)
     prior.generator.to(select_device(device))
-    if latent is None:
+    kept = None if latent is None else outputs.load_kept(latent, prior)
+    if show not in (kept.parts if kept else ("volume",)):
+        raise UserError(
+            f"got --show {show} of what holds none",
+            f"wanted a latent.safetensors with one of {', '.join(outputs.PARTS)}",
+            "give --latent, and if it is of an older version, project the X-ray again",
+        )
+    scene: Posterior | outputs.Kept
+    if kept:
+        scene = replace(kept, has_scale=kept.has_scale and show == "volume")
+    elif latent is None:
         scene = outputs.one_patient(prior, outputs.seeded_eps(prior, seed))
     else:
         scene = outputs.load_latent(latent, prior)
     folder = outputs.made_folder(out)
     geometry = prior.geometry.resized(size or prior.geometry.cols).orbit(views)
-    predicted = predict(prior, scene, geometry)
-    outputs.write_orbit(folder, predicted.views, geometry, scene)
+    if isinstance(scene, outputs.Kept):
+        seen, voxels = part_views(prior, scene, show, geometry), scene.parts["volume"]
+    else:
+        predicted = predict(prior, scene, geometry)
+        seen, voxels = predicted.views, predicted.volume
+    outputs.write_orbit(folder, seen, geometry, scene)
     if volume:
-        write_volume(predicted.volume.to_volume(), folder / "volume.nii.gz")
+        write_volume(voxels.to_volume(), folder / "volume.nii.gz")
     if video:
-        videos.write_mp4(folder / "orbit.mp4", predicted.views)
+        videos.write_mp4(folder / "orbit.mp4", seen)
     return folder
+
+
+def part_views(prior: Prior, kept: outputs.Kept, show: Part, geometry: Geometry) -> Tensor:
+    """An orbit [V, rows, cols] of one part of a finished projection.
+
+    The volume's views are those of ``project``: line integrals, times the gain that a view of its
+    angle has on average. Every other part is summed along the rays and divided by the orbit's
+    largest magnitude, so that 1 is the most of it; of the null space, which has both signs, 0 lies
+    at mid-grey. The sum of a standard deviation is no standard deviation of the view: it shows
+    where a volume is unsure, not by how much.
+    """
+    part = kept.parts[show]
+    on_device = part.with_values(part.values.to(prior.device))
+    views = on_device.project(geometry, kept.distance).cpu()
+    if show == "volume":
+        gains = prior.expected_gain(torch.tensor(geometry.angles_deg))
+        return gains[:, None, None] * views
+    views = views / views.abs().amax().clamp_min(1e-12)
+    return (1 + views) / 2 if show == "null_space" else views
 
 
 def sample(

@@ -15,7 +15,7 @@ from ..imaging.geometry import Geometry
 from ..imaging.volume import Volume
 from ..metrics.image import psnr_from_mse_db
 from ..prior.load import Prior
-from ..recon.field_volume import at_distance
+from ..recon.field_volume import FieldVolume, at_distance
 from ..viz.plots import curve_plot
 from ..viz.report import UNCERTAINTY_MEANING, ReportContent
 from . import outputs
@@ -108,6 +108,18 @@ class Result:
             return {}
         known = calibration_of(self.prior, len(self.xrays))
         return bounds(self.predicted.volume_members, known)
+
+    @property
+    def parts(self) -> dict[str, FieldVolume]:
+        """The finished voxels by their names in :data:`.outputs.PARTS`.
+
+        None of a prior of emission and absorption, whose views no voxels give.
+        """
+        if self.measured is None:
+            return {}
+        predicted, told = self.predicted, self.measured
+        found = (predicted.volume, predicted.volume_spread, told.share, told.null_space)
+        return dict(zip(outputs.PARTS, found, strict=True))
 
     @property
     def held_out_psnr_db(self) -> float:

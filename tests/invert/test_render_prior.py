@@ -3,16 +3,21 @@ back as it was projected.
 """
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from tiny_prior import GEOMETRY, QUICK, orbit_of, snapshot
 
 from mednerf_kit import cli
+from mednerf_kit.core import files
 from mednerf_kit.data.pictures import read_png
+from mednerf_kit.imaging.geometry import Geometry
+from mednerf_kit.imaging.projector import project_volume
 from mednerf_kit.imaging.volume import read_volume
 from mednerf_kit.invert import outputs
 from mednerf_kit.invert import reconstruct as project_module
+from mednerf_kit.invert.predict import predict
 from mednerf_kit.invert.render import STEPS, render, sample, walk
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.viz import figures
@@ -130,29 +135,101 @@ def projected(place):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(project_module, "Inversion", QUICK)
         return project_module.project(
-            xray=[place / "x.png"], run=str(place / "run"), samples=2, outdir=place / "out"
+            xray=[place / "x.png"],
+            run=str(place / "run"),
+            input_kind="line-integral",
+            samples=2,
+            outdir=place / "out",
         )
 
 
+def rendered(place, latent, out, *words, run=None) -> int:
+    start = ["render", "--run", run or place / "run", "--latent", latent, "--no-video"]
+    return cli.main([*map(str, start), "--out", str(out), *words])
+
+
+@pytest.fixture(scope="module")
+def codes(place, projected):
+    """A latent as it was before finished voxels were kept."""
+    tensors, meta = files.load_tensors(projected / "latent.safetensors")
+    for name in outputs.PARTS:
+        del tensors[name]
+    for name in ("unit_mm", "scale", "exposure", "geometry", "log_gain_profile"):
+        del meta[name]
+    files.save_tensors(place / "codes.safetensors", tensors, meta)
+    return place / "codes.safetensors"
+
+
 def test_a_latent_renders_as_it_was_projected(place, projected, tmp_path):
-    words = [
-        "--run",
-        place / "run",
-        "--latent",
-        projected / "latent.safetensors",
-        "--no-video",
-        "--volume",
-        "--out",
-        tmp_path,
+    assert rendered(place, projected / "latent.safetensors", tmp_path, "--volume") == 0
+    torch.testing.assert_close(views(tmp_path), views(projected), rtol=0, atol=1e-4)
+    again, first = (read_volume(folder / "volume.nii.gz") for folder in (tmp_path, projected))
+    assert again.quantity == first.quantity == "hu"
+    # fp16 keeps 11 bits of mu, which HU are shifted from
+    mu = first.to_mu().values
+    torch.testing.assert_close(again.to_mu().values, mu, rtol=2**-11, atol=1e-6)
+    geometries = [
+        (folder / "orbit" / "geometry.json").read_text() for folder in (tmp_path, projected)
     ]
-    assert cli.main(["render", *map(str, words)]) == 0
+    assert geometries[0] == geometries[1]
+
+
+@pytest.mark.parametrize(
+    ("part", "file"),
+    [
+        ("spread", "uncertainty.nii.gz"),
+        ("share", "measured.nii.gz"),
+        ("null_space", "null_space.nii.gz"),
+    ],
+)
+def test_every_part_is_seen_as_it_was_written(place, projected, tmp_path, part, file):
+    latent = projected / "latent.safetensors"
+    assert rendered(place, latent, tmp_path, "--show", part, "--views", "4", "--volume") == 0
+    written = read_volume(projected / file, quantity="hu" if part != "share" else None)
+    geometry = Geometry.from_json(tmp_path / "orbit" / "geometry.json")
+    assert geometry.line_integral_scale is None, "no line integral of an attenuation"
+    sums = project_volume(written.values, written.spacing_mm, geometry)
+    expected = sums / sums.abs().max()
+    if part == "null_space":
+        assert float(expected.min()) < 0 < float(expected.max())
+        expected = (1 + expected) / 2
+    torch.testing.assert_close(views(tmp_path), expected, rtol=0, atol=1e-3)
+    whole = [read_volume(folder / "volume.nii.gz").values for folder in (tmp_path, projected)]
+    torch.testing.assert_close(whole[0], whole[1], rtol=0, atol=2.0)
+
+
+def test_a_latent_of_codes_is_made_again_from_them(place, projected, codes, tmp_path):
+    assert rendered(place, codes, tmp_path, "--views", "4") == 0
+    prior = prior_load.load_prior(place / "run")
+    scene = outputs.load_latent(codes, prior)
+    expected = predict(prior, scene, prior.geometry.orbit(4)).views
     # Not bit for bit: on a busy machine the same product may be summed by another number of
     # threads, and bf16 rounds apart.
-    torch.testing.assert_close(views(tmp_path), views(projected), rtol=0, atol=1e-3)
-    again, first = (
-        read_volume(folder / "volume.nii.gz").values for folder in (tmp_path, projected)
-    )
-    torch.testing.assert_close(again, first, rtol=0, atol=3e-3 * float(first.abs().max()))
+    torch.testing.assert_close(views(tmp_path), expected, rtol=0, atol=1e-3)
+    by_film = views(projected)[::18]
+    assert float((expected - by_film).abs().mean()) > 1e-3, "codes know nothing of the update"
+
+
+def test_what_a_patient_does_not_hold_is_not_shown(place, codes, tmp_path, capsys):
+    assert rendered(place, codes, tmp_path / "a", "--show", "share") == 2
+    assert "--show share" in capsys.readouterr().err
+    words = ["render", "--run", str(place / "run"), "--show", "spread"]
+    assert cli.main([*words, "--out", str(tmp_path / "a")]) == 2
+    assert "--latent" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_film_without_a_scale_stays_relative(place, tmp_path):
+    prior = prior_load.load_prior(place / "run")
+    scene = replace(outputs.one_patient(prior, outputs.seeded_eps(prior, 1)), has_scale=False)
+    predicted = predict(prior, scene, prior.geometry.orbit(4), size=24)
+    latent = tmp_path / "latent.safetensors"
+    outputs.save_latent(latent, prior, scene, {"volume": predicted.volume}, predicted.exposure)
+    assert rendered(place, latent, tmp_path / "out", "--views", "4", "--volume") == 0
+    torch.testing.assert_close(views(tmp_path / "out"), predicted.views, rtol=0, atol=1e-3)
+    assert read_volume(tmp_path / "out" / "volume.nii.gz").quantity == "relative"
+    geometry = Geometry.from_json(tmp_path / "out" / "orbit" / "geometry.json")
+    assert geometry.line_integral_scale is None
 
 
 def test_a_latent_comes_back_whole(place, projected):
@@ -168,22 +245,28 @@ def test_a_latent_comes_back_whole(place, projected):
     )
 
 
-def test_a_latent_of_another_prior_is_refused(place, projected, tmp_path, capsys):
+def test_codes_of_another_prior_are_refused(place, codes, tmp_path, capsys):
     other = snapshot(tmp_path / "other", seed=9)
-    words = [
-        "render",
-        "--run",
-        str(other),
-        "--latent",
-        str(projected / "latent.safetensors"),
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    assert cli.main(words) == 2
+    assert rendered(place, codes, tmp_path / "out", run=other) == 2
     assert f"--run {place / 'run'}" in capsys.readouterr().err
-    assert cli.main([*words[:3], "--latent", str(other), "--out", str(tmp_path / "out")]) == 2
+    assert rendered(place, other, tmp_path / "out") == 2
     assert "holds no latent" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_kept_volume_needs_no_more_of_a_prior_than_its_geometry(
+    place, projected, tmp_path, capsys
+):
+    latent = projected / "latent.safetensors"
+    same = snapshot(tmp_path / "same", seed=9)
+    assert rendered(place, latent, tmp_path / "out", "--views", "4", run=same) == 0
+    torch.testing.assert_close(views(tmp_path / "out"), views(projected)[::18], rtol=0, atol=1e-4)
+    narrow = snapshot(tmp_path / "narrow", geometry=GEOMETRY.with_fov(10))
+    gains = snapshot(tmp_path / "gains", per_view_scale=True, log_gain_profile=[0.1] * 8)
+    for other in (narrow, gains):
+        assert rendered(place, latent, tmp_path / "refused", run=other) == 2
+        assert f"--run {place / 'run'}" in capsys.readouterr().err
+    assert not (tmp_path / "refused").exists()
 
 
 def test_a_set_scaled_view_by_view_is_shown_with_its_gains(place, tmp_path):
