@@ -10,7 +10,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -152,22 +151,20 @@ def test_a_record_of_options_stands_on_the_command_line(words, record):
 
 
 def test_help_imports_no_torch_and_is_quick():
+    """Quick in processor time: how long one waits depends on what else the machine does."""
     code = (
         "import sys; from mednerf_kit.cli import main; main(['--help']); "
         "sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    best = float("inf")
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, env=environment
-        )
-        best = min(best, time.perf_counter() - start)
-        assert done.returncode == 0, done.stderr
-    empty = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "pass"])
-    assert best - (time.perf_counter() - empty) < 0.5
+    before = os.times()
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    after = os.times()
+    assert done.returncode == 0, done.stderr
+    used = after.children_user + after.children_system
+    assert 0 < used - before.children_user - before.children_system < 0.5
 
 
 @pytest.mark.parametrize(
