@@ -1,16 +1,22 @@
 #!/usr/bin/env python3
-"""Trains the priors of the package on procedural phantoms alone; fp16 safetensors.
+"""Trains the priors of the package; fp16 safetensors.
 
-    python scripts/make_priors.py --anatomy chest --minutes 12
+    python scripts/make_priors.py phantom-chest --minutes 12
+    python scripts/make_priors.py chest --from "$MEDNERF_KIT_DATA/ct_cohort/chest" --minutes 34 \\
+        --conditional-minutes 62
 
-Seeds: patients from 0 (train) and from 10000 (val, for the calibration of the uncertainty),
-networks from 0.
+phantom-chest and phantom-knee learn from procedural phantoms alone: patients from seed 0 (train) and
+from 10000 (val, for the calibration of the uncertainty). Others learn from all CTs of a folder, and
+are calibrated on patients elsewhere: `scripts/bench/cohort.py UNSEEN --run PRIOR --also CTS` writes
+the calibration.json that --calibration lays in. Networks start from seed 0.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,58 +24,118 @@ from mednerf_kit.core import files
 from mednerf_kit.engine import snapshots
 from mednerf_kit.engine.session import train
 from mednerf_kit.invert.calibrate import calibrate
-from mednerf_kit.prior import load as prior_load
+from mednerf_kit.prior.conditional_setup import export
+from mednerf_kit.prior.load import BUNDLED, CONDITIONAL, load_prior
 
-PRIORS = Path(__file__).resolve().parent.parent / "mednerf_kit" / "bundled"
-SETTINGS = [
+PHANTOMS = [
     "dataset.train=400",
     "dataset.val=12",
     "dataset.test=8",
-    "steps=1000000",
-    "snapshot_steps=4000",
     "task.batch=24",
     "task.points=512",
     "generator.code_dim=96",
     "generator.octaves=7",
-    "task.ray_share=0.2",
 ]
+CTS = [
+    "dataset.size=64",
+    "dataset.volume_size=80",
+    "dataset.variants=3",
+    "calibration_patients=0",
+    "generator.code_dim=96",
+    "generator.width=96",
+    "generator.octaves=7",
+]
+BOTH = ["steps=1000000", "snapshot_steps=4000", "task.ray_share=0.2"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--anatomy", default="chest", choices=["chest", "knee"])
-    parser.add_argument("--minutes", type=float, default=12)
-    parser.add_argument("--outdir", type=Path, default=Path("runs"))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--run", type=Path, help="export this run instead of training one")
-    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    folder = args.run or train(
-        dataset=args.anatomy,
+def trained(args: argparse.Namespace) -> Path:
+    """The run folder of the prior's training, of which one may have been given."""
+    if args.run:
+        return args.run
+    of_phantoms = args.name.startswith("phantom-")
+    folder = train(
+        dataset=args.name.removeprefix("phantom-") if of_phantoms else str(args.cts),
+        config="knee" if "knee" in args.name else "chest",
         preset="quick",
-        settings=[*SETTINGS, *args.settings],
+        settings=[*BOTH, *(PHANTOMS if of_phantoms else CTS), *args.settings],
+        split="train" if of_phantoms else "all",
         outdir=args.outdir,
         desc="bundled",
         max_minutes=args.minutes,
     )
     assert folder is not None
-    path, tensors, meta, _ = snapshots.newest_readable(folder)
-    prior = prior_load.load_prior(folder)
-    factors = calibrate(prior, limit=12, views=("1", "2"))
+    return folder
+
+
+def calibration(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """What is known of the spread: from a file, or from validation phantoms."""
+    if args.calibration:
+        return json.loads(args.calibration.read_text(encoding="utf-8"))
+    if args.name.startswith("phantom-"):
+        return calibrate(load_prior(folder), limit=12, views=("1", "2"))
+    return {}
+
+
+def named(meta: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """A snapshot's metadata without what only the training needed, and without its folders."""
+    kept = {k: v for k, v in meta.items() if k != "task_state"} | {
+        "made_by": "scripts/make_priors.py"
+    }
+    if args.cts:
+        kept["dataset"] = "CTs of public collections (docs/model_cards.md)"
+    return kept
+
+
+def write_prior(folder: Path, args: argparse.Namespace) -> None:
+    """The averaged generator and the codes of its patients, in half precision."""
+    _, tensors, meta, _ = snapshots.newest_readable(folder)
     kept = {k: v.half() for k, v in tensors.items() if k.startswith("ema.") or k == "codes"}
-    kept |= {
-        k: v.float() for k, v in tensors.items() if k in ("ema.prior_factor", "ema.prior_mean")
-    }
-    meta = {k: v for k, v in meta.items() if k != "task_state"} | {
-        "calibration": factors,
-        "made_by": "scripts/make_priors.py",
-    }
-    files.save_tensors(PRIORS / f"{args.anatomy}.safetensors", kept, meta)
-    size_mib = (PRIORS / f"{args.anatomy}.safetensors").stat().st_size / 2**20
-    print(
-        f"{path} -> {PRIORS / args.anatomy}.safetensors, {size_mib:.1f} MiB, calibration {factors}"
+    exact = ("ema.prior_factor", "ema.prior_mean")
+    kept |= {k: tensors[k].float() for k in exact}
+    known = {"calibration": calibration(args, folder)}
+    files.save_tensors(BUNDLED / f"{args.name}.safetensors", kept, named(meta, args) | known)
+
+
+def write_conditional(args: argparse.Namespace) -> None:
+    """A conditional generator of the same CTs, in half precision."""
+    folder = args.conditional_run or train(
+        dataset=str(args.cts),
+        config="chest_conditional",
+        settings=["steps=1000000"],
+        split="all",
+        outdir=args.outdir,
+        desc="bundled",
+        max_minutes=args.conditional_minutes,
     )
+    path = BUNDLED / f"{args.name}_{CONDITIONAL}"
+    export(folder, path)
+    tensors, meta = files.load_tensors(path)
+    files.save_tensors(path, tensors, named(meta, args))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", choices=["phantom-chest", "phantom-knee", "chest", "knee"])
+    parser.add_argument("--from", dest="cts", type=Path, help="a folder of CTs, or their DRRs")
+    parser.add_argument("--minutes", type=float, default=12)
+    parser.add_argument("--conditional-minutes", type=float)
+    parser.add_argument("--calibration", type=Path, help="a calibration.json of other patients")
+    parser.add_argument("--outdir", type=Path, default=Path("runs"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--run", type=Path, help="export this run instead of training one")
+    parser.add_argument("--conditional-run", type=Path, help="the same, of the generator")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
+    args = parser.parse_args()
+    if (args.cts is None) != args.name.startswith("phantom-"):
+        parser.error("--from is for chest and knee, and they need it")
+    torch.set_num_threads(args.threads)
+    write_prior(trained(args), args)
+    if args.conditional_minutes or args.conditional_run:
+        write_conditional(args)
+    for path in sorted(BUNDLED.glob(f"{args.name}*.safetensors")):
+        print(f"{path.name}: {path.stat().st_size / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

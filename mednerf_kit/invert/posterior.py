@@ -86,10 +86,10 @@ class Inversion:
         pivot_steps: steps on style, layers and set-up.
         film_code_steps: steps on the codes where a tone curve is fitted as well.
         film_pivot_steps: steps on style, layers and set-up where a tone curve is fitted as well.
-        guided_steps: steps on the codes, once more, where a film is to be followed by a guide.
+        guided_steps: steps on the codes where there is a guide; beside a film, once it is there.
         guided_pivot_steps: steps on style, layers and set-up where there is a guide.
         rays: pixels a step, over all views.
-        guide_rays: pixels a step of the guide's views.
+        guide_rays: pixels a step where there is a guide, of its views and again of the X-rays.
         nodes: samples along a ray.
         sigma: what a pixel is trusted to, in image values, model error included.
         pixels: independent pixels that a view is worth.
@@ -109,7 +109,7 @@ class Inversion:
     guided_steps: int = 40
     guided_pivot_steps: int = 60
     rays: int = 224
-    guide_rays: int = 224
+    guide_rays: int = 160
     nodes: int = 32
     sigma: float = 0.05
     pixels: float = 256.0
@@ -150,6 +150,8 @@ class Inversion:
         return problem.result(state, mse, time.perf_counter() - started)
 
     def _code_steps(self, problem: Problem) -> int:
+        if problem.guide is not None:
+            return self.guided_steps
         return self.film_code_steps if problem.films else self.code_steps
 
     def _pivot_steps(self, problem: Problem) -> int:
@@ -425,12 +427,13 @@ class Problem:
             soft = 0.0 if pivot else SOFT_EDGE * (1 - SHARPENING * i / steps)
             if self.films and i % SCATTER_STEPS == 0:
                 self.scatter = self._scatter(state)
-            pixels = self.pixels.draw(self.options.rays, self.rng)
+            count = self.options.rays if self.guide is None else self.options.guide_rays
+            pixels = self.pixels.draw(count, self.rng)
             edge = max(SHARP_EDGE, soft)
             mse = self._mse(state, pixels, edge=edge, rng=self.rng)
             total = mse + self._trust(mse) * self._penalty(state, pivot)
             if self.guide is not None:
-                pixels = self.guide.draw(self.options.guide_rays, self.rng)
+                pixels = self.guide.draw(count, self.rng)
                 total = total + self._guide_mse(state, pixels, edge=edge, rng=self.rng)
             return total
 

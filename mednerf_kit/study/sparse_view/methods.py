@@ -11,7 +11,8 @@ from torch import Generator
 from ...core.config import Registry
 from ...core.errors import UserError
 from ...core.resampling import area_resized
-from ...invert.posterior import Inversion, Posterior, inversion_of
+from ...invert.members import Posterior
+from ...invert.posterior import Inversion, inversion_of
 from ...invert.update import Films, Update, updated_by
 from ...prior.load import Prior, load_prior
 from ...recon import rtk
