@@ -6,8 +6,8 @@
         --conditional-minutes 62
 
 phantom-chest and phantom-knee learn from procedural phantoms alone: patients from seed 0 (train) and
-from 10000 (val, for the calibration of the uncertainty). Others learn from all CTs of a folder, and
-are calibrated on patients elsewhere: `scripts/bench/cohort.py UNSEEN --run PRIOR --also CTS` writes
+from 10000 (val, for the calibration of the uncertainty). Others learn from all CTs of a folder,
+and are calibrated on patients elsewhere: `scripts/bench/cohort.py UNSEEN --run PRIOR --also CTS` writes
 the calibration.json that --calibration lays in. Networks start from seed 0.
 """
 
