@@ -2,13 +2,12 @@
 """Trains the priors of the package; fp16 safetensors.
 
     python scripts/make_priors.py phantom-chest --minutes 12
-    python scripts/make_priors.py chest --from "$MEDNERF_KIT_DATA/ct_cohort/chest" --minutes 34 \\
-        --conditional-minutes 62
+    python scripts/make_priors.py chest --from CTS --minutes 34 --conditional-minutes 62
 
-phantom-chest and phantom-knee learn from procedural phantoms alone: patients from seed 0 (train) and
-from 10000 (val, for the calibration of the uncertainty). Others learn from all CTs of a folder,
-and are calibrated on patients elsewhere: `scripts/bench/cohort.py UNSEEN --run PRIOR --also CTS` writes
-the calibration.json that --calibration lays in. Networks start from seed 0.
+phantom-chest and phantom-knee learn from procedural phantoms alone: patients from seed 0 (train)
+and from 10000 (val, for the calibration of the uncertainty). Others learn from all CTs of a folder,
+and are calibrated on patients elsewhere: `cohort.py UNSEEN --run PRIOR --also CTS` in scripts/bench
+writes the calibration.json that --calibration lays in. Networks start from seed 0.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ import torch
 from mednerf_kit.core import files
 from mednerf_kit.engine import snapshots
 from mednerf_kit.engine.session import train
+from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.invert.calibrate import calibrate
 from mednerf_kit.prior.conditional_setup import export
 from mednerf_kit.prior.load import BUNDLED, CONDITIONAL, load_prior
@@ -45,6 +45,7 @@ CTS = [
     "generator.width=96",
     "generator.octaves=7",
 ]
+SHOWN_PX = 128
 BOTH = ["steps=1000000", "snapshot_steps=4000", "task.ray_share=0.2"]
 
 
@@ -77,12 +78,18 @@ def calibration(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def named(meta: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """A snapshot's metadata without what only the training needed, and without its folders."""
+    """A snapshot's metadata without what only the training needed, and without its folders.
+
+    A field has no pixels: what learned from small pictures of CTs is shown and asked at SHOWN_PX.
+    """
     kept = {k: v for k, v in meta.items() if k != "task_state"} | {
         "made_by": "scripts/make_priors.py"
     }
     if args.cts:
         kept["dataset"] = "CTs of public collections (docs/model_cards.md)"
+        kept["geometry"] = Geometry.from_json(kept["geometry"]).resized(SHOWN_PX).to_json()
+        dataset = kept["recipe"]["dataset"] | {"size": SHOWN_PX}
+        kept["recipe"] = kept["recipe"] | {"dataset": dataset}
     return kept
 
 
