@@ -48,6 +48,7 @@ class Variation:
         stretch: log of the size along each axis, on top of it.
         rotation_deg: turn about each axis.
         shift_mm: shift along each axis.
+        along_mm: further shift along the patient's axis, on which scans are centred as it comes.
         lung: log of the lungs' attenuation (breath, oedema, emphysema).
         bone: log of the attenuation that bone has above soft tissue.
         cut: largest share of the scan's height that is cut off at either end; half of the ends are
@@ -61,6 +62,7 @@ class Variation:
     stretch: float = 0.03
     rotation_deg: float = 3.0
     shift_mm: float = 6.0
+    along_mm: float = 0.0
     lung: float = 0.25
     bone: float = 0.15
     cut: float = 0.12
@@ -120,6 +122,7 @@ def draw_variants(
     size = (options.size * normal(1) + options.stretch * normal(3)).exp()
     turn = math.radians(options.rotation_deg) * normal(3)
     shift = options.shift_mm * normal(3)
+    shift[:, 2] += options.along_mm * normal()
     wave = options.deformation_mm / SMOOTHED**1.5 * normal(3, *reversed(counts))
     lung, bone = (options.lung * normal()).exp(), (options.bone * normal()).exp()
     cut = options.cut * torch.rand(count, 2, generator=rng)
