@@ -13,7 +13,7 @@ from .conditional import answered_view, conditional_volumes, grid_of
 from .members import Posterior
 from .update import Films, Update, innovation
 
-ANSWERS = 6  # members that the conditional generator gives; even, so that they come in pairs
+ANSWERS = 4  # members that the conditional generator gives; even, so that they come in pairs
 
 
 def with_answers(
