@@ -384,7 +384,8 @@ def main() -> None:
     spaces, priors = [], {}
     for part, name in VIEWS:
         prior = load_prior(f"bundled:phantom-{part}", precision="fp32")
-        priors[fingerprint(prior)] = part
+        known = (prior, load_prior(f"bundled:{part}", precision="fp32"))
+        priors |= {fingerprint(one): part for one in known}
         views = prior_views(prior, VIEW_DEG[name], patients=96, grid=40, rng=draws)
         spaces.append(ViewSpace.of(varied(views, 1600, draws)))
     pool, names = read_pool(args.cohort, rng)

@@ -115,6 +115,8 @@ def bundled_names() -> list[str]:
 def load_prior(run: str | Path, *, precision: Precision | None = None) -> Prior:
     """A prior from a run folder (or a unique prefix), a snapshot, or ``bundled[:NAME]``.
 
+    A body part of which the package has no prior of real patients is that of phantoms.
+
     ``precision``: what its networks are computed in, ``fp32``, ``bf16``, or ``auto`` for what is
     faster on the device; None leaves what the recipe says, ``auto`` unless it was set.
     """
@@ -122,6 +124,9 @@ def load_prior(run: str | Path, *, precision: Precision | None = None) -> Prior:
     if name.split(":")[0] == "bundled":
         anatomy = name.partition(":")[2] or "chest"
         path = BUNDLED / f"{anatomy}.safetensors"
+        phantoms = BUNDLED / f"phantom-{anatomy}.safetensors"
+        if phantoms.is_file() and not path.is_file():
+            path = phantoms
         if not path.is_file():
             known = bundled_names()
             if known:

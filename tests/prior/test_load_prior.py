@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import tiny_prior
 import torch
 from tiny import SIZE
 
@@ -41,3 +42,16 @@ def test_a_recipe_changed_behind_a_snapshot_is_named(tiny_run, tmp_path):
     with pytest.raises(UserError, match="bent.safetensors.*no prior") as caught:
         prior_load.load_prior(tmp_path / "bent.safetensors")
     assert "\n" not in str(caught.value)
+
+
+def test_phantoms_stand_for_a_body_part_without_a_prior_of_patients(tmp_path, monkeypatch):
+    monkeypatch.setattr(prior_load, "BUNDLED", tmp_path)
+    of_phantoms = tiny_prior.snapshot(tmp_path / "a")
+    of_patients = tiny_prior.snapshot(tmp_path / "b", seed=1)
+    of_phantoms.rename(tmp_path / "phantom-knee.safetensors")
+    assert prior_load.load_prior("bundled:knee").path.name == "phantom-knee.safetensors"
+    of_patients.rename(tmp_path / "knee.safetensors")
+    (tmp_path / "knee_conditional.safetensors").touch()
+    assert prior_load.bundled_names() == ["knee", "phantom-knee"]
+    (tmp_path / "knee_conditional.safetensors").unlink()
+    assert prior_load.load_prior("bundled:knee").path.name == "knee.safetensors"
