@@ -23,12 +23,12 @@ GUIDE_TURNS_DEG = (30.0, 60.0, 90.0, 120.0, 150.0, 180.0, 225.0, 315.0)
 class Guide:
     """Views that were not taken, as the conditional generator's best guess shows them."""
 
-    images: Tensor  # [g, rows, cols] line integrals, in image values
+    images: Tensor  # [M, g, rows, cols] line integrals, in image values: of the best guess first
     angles_deg: Tensor  # [g]
 
     def draw(self, count: int, rng: Generator) -> Tensor:
         """Random pixels (view, row, column), with repetition: [count, 3]."""
-        sizes = torch.tensor(self.images.shape)
+        sizes = torch.tensor(self.images.shape[1:])
         return (torch.rand(count, 3, generator=rng) * sizes).long()
 
 
@@ -83,21 +83,26 @@ def conditional_volumes(
     return grid.cubes(densities, size)
 
 
-def guide_of(prior: Prior, xray: Tensor, mask: Tensor, angle_deg: float) -> Guide:
-    """Views of the best guess at an X-ray [rows, cols] of line integrals from ``angle_deg``."""
+def guide_of(
+    prior: Prior, xray: Tensor, mask: Tensor, angle_deg: float, rng: Generator, *, samples: int
+) -> Guide:
+    """Views of the best guess at an X-ray [rows, cols] of line integrals, and of random answers.
+
+    ``angle_deg`` is where it was taken; ``mask`` [rows, cols] as for :func:`conditional_volumes`.
+    """
     assert prior.conditional is not None
     size = xray.shape[-1]
-    guess = conditional_volumes(
-        prior.conditional,
-        grid_of(prior.conditional, prior, angle_deg, prior.distance),
-        xray,
-        mask,
-        Generator().manual_seed(0),  # nothing random is left of it
-        samples=1,
-        size=size,
-        spread=0.0,
+    grid = grid_of(prior.conditional, prior, angle_deg, prior.distance)
+    volumes = torch.cat(
+        [
+            conditional_volumes(
+                prior.conditional, grid, xray, mask, rng, samples=count, size=size, spread=spread
+            )
+            for count, spread in ((1, 0.0), (samples, 1.0))
+            if count
+        ]
     )
     angles_deg = [angle_deg + turn for turn in GUIDE_TURNS_DEG]
     geometry = prior.geometry.resized(size).at(angles_deg)
-    images = FieldVolume.of(guess, geometry).project(geometry, prior.distance)[0]
+    images = FieldVolume.of(volumes, geometry).project(geometry, prior.distance)
     return Guide(images, torch.tensor(angles_deg).to(images))

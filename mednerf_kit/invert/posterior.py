@@ -13,9 +13,10 @@ The mean of the codes' scenes is the answer, and their spread says how much it i
    source distance and each view's gain.
 A film whose tone curve is unknown has, in place of a gain, a monotone curve and a share of scatter,
 fitted with the codes from the start (:mod:`.film_response`); σ then follows the error that is left.
-Where the prior has a conditional generator that answers one of the X-rays (:mod:`.conditional`),
-its best guess guides codes and pivot from views that were not taken; beside a film, once the tone
-curve is roughly known.
+Where the prior has a conditional generator that answers an X-ray of line integrals
+(:mod:`.conditional`), it guides codes and pivot from views that were not taken: the best guess is
+drawn to its best guess, and each other member to an answer of its own, once more so that members
+differ by what the X-ray leaves open.
 One tenth of the input's pixels is held out; the state with the lowest held-out error is kept, never
 the one that fits best (:mod:`.descent`).
 """
@@ -38,13 +39,10 @@ from ..prior.load import INVERSIONS, Prior, Search
 from ..prior.rendering import as_batch
 from ..rays.render import Level, render
 from ..rays.samplers.stratified import Stratified
-from ..recon.field_volume import bake
-from .answers import line_integrals
 from .conditional import Guide, answered_view, guide_of
 from .descent import SearchState, descend, split_pixels
 from .film_response import FIELD_PX, SIGMA_FLOOR, FilmResponse, sampled
 from .members import Posterior
-from .update import Films
 
 # Field units over which a scan ends, above and below, while codes are searched: a soft end lets a
 # patient be moved along the axis. It sharpens linearly over the first two thirds of the steps.
@@ -86,7 +84,7 @@ class Inversion:
         pivot_steps: steps on style, layers and set-up.
         film_code_steps: steps on the codes where a tone curve is fitted as well.
         film_pivot_steps: steps on style, layers and set-up where a tone curve is fitted as well.
-        guided_steps: steps on the codes where there is a guide; beside a film, once it is there.
+        guided_steps: steps on the codes where there is a guide.
         guided_pivot_steps: steps on style, layers and set-up where there is a guide.
         rays: pixels a step, over all views.
         guide_rays: pixels a step where there is a guide, of its views and again of the X-rays.
@@ -140,24 +138,19 @@ class Inversion:
         view = answered_view(prior, angles_deg)
         if view is not None and view not in problem.films:
             problem.follow(images[view], view)
+        code_steps, pivot_steps = self._steps(problem)
         state = problem.start()
-        state, mse = problem.descend(state, self._code_steps(problem), deadline=deadline)
-        if view in problem.films:
-            problem.follow(problem.line_integrals(state, view), view)
-            state, mse = problem.descend(state, self.guided_steps, deadline=deadline)
-        steps = self._pivot_steps(problem)
-        state, mse = problem.descend(state, steps, deadline=deadline, pivot=True)
+        state, mse = problem.descend(state, code_steps, deadline=deadline)
+        state, mse = problem.descend(state, pivot_steps, deadline=deadline, pivot=True)
         return problem.result(state, mse, time.perf_counter() - started)
 
-    def _code_steps(self, problem: Problem) -> int:
+    def _steps(self, problem: Problem) -> tuple[int, int]:
+        """Steps on the codes, and on everything."""
         if problem.guide is not None:
-            return self.guided_steps
-        return self.film_code_steps if problem.films else self.code_steps
-
-    def _pivot_steps(self, problem: Problem) -> int:
-        if problem.guide is not None:
-            return self.guided_pivot_steps
-        return self.film_pivot_steps if problem.films else self.pivot_steps
+            return self.guided_steps, self.guided_pivot_steps
+        if problem.films:
+            return self.film_code_steps, self.film_pivot_steps
+        return self.code_steps, self.pivot_steps
 
 
 def inversion_of(prior: Prior, default: Callable[..., Search], **options: Any) -> Search:
@@ -215,21 +208,17 @@ class Problem:
         self.scatter = torch.zeros(0)
 
     def follow(self, xray: Tensor, view: int) -> None:
-        """Take the conditional generator's best guess at line integrals ``xray`` as a guide."""
+        """Take the conditional generator's answers to line integrals ``xray`` as a guide."""
         mask = (~self.pixels.unseen[view]).to(xray)
         angle_deg = float(self.angles_deg[view])
-        self.guide = guide_of(self.prior, xray.to(self.device), mask.to(self.device), angle_deg)
-
-    @torch.no_grad()
-    def line_integrals(self, state: State, view: int) -> Tensor:
-        """A film [rows, cols] brought to line integrals with the tone curve found so far."""
-        found = self.result(state, math.nan, 0.0)
-        size = self.geometry.cols
-        volumes = bake(self.g, found.code, self.geometry, size=size)
-        curved = [k in self.films for k in range(len(self.images))]
-        masks = (~self.pixels.unseen).to(self.images)
-        films = Films.of(self.images, masks, [not film for film in curved], curved)
-        return line_integrals(self.prior, found, volumes, films)[view]
+        self.guide = guide_of(
+            self.prior,
+            xray.float().to(self.device),
+            mask.to(self.device),
+            angle_deg,
+            self.rng,
+            samples=self.options.samples,
+        )
 
     def start(self) -> State:
         """Best of N codes."""
@@ -310,21 +299,31 @@ class Problem:
         assert self.guide is not None
         pixels = self.guide.draw(START_PIXELS, self.rng)
         errors = [
-            self._guide_mse(self._fresh(some), pixels, edge=SOFT_EDGE)
+            self._guide_mse(self._fresh(some), pixels, edge=SOFT_EDGE, by_guess=True)
             for some in eps.split(START_BATCH)
         ]
         return torch.cat(errors)
 
     def _guide_mse(
-        self, state: State, pixels: Tensor, *, edge: float, rng: Generator | None = None
+        self,
+        state: State,
+        pixels: Tensor,
+        *,
+        edge: float,
+        rng: Generator | None = None,
+        by_guess: bool = False,
     ) -> Tensor:
-        """Mean squared error of each member at pixels [R, 3] of the guide's views: [M]."""
+        """Mean squared error of each member at pixels [R, 3] of its own guide's views: [M].
+
+        ``by_guess`` compares all of them with the best guess.
+        """
         assert self.guide is not None
         pixels = pixels.to(self.device)
         view, y, x = pixels.unbind(1)
         angles_deg = self.guide.angles_deg[view]
         seen = self._rendered(state, angles_deg, pixels[:, 1:], edge=edge, rng=rng)
-        return (seen - self.guide.images[view, y, x]).square().mean(1)
+        images = self.guide.images[:1] if by_guess else self.guide.images
+        return (seen - images[:, view, y, x]).square().mean(1)
 
     def _seen(
         self, state: State, pixels: Tensor, *, edge: float, rng: Generator | None = None
@@ -468,7 +467,7 @@ class Problem:
     def _penalty(self, state: State, pivot: bool) -> Tensor:
         """Negative log prior of each member, in units of the mean squared error: [M]."""
         o = self.options
-        views = len(self.images) + (0 if self.guide is None else len(self.guide.images))
+        views = len(self.images) + (0 if self.guide is None else len(self.guide.angles_deg))
         unit = o.sigma**2 / (o.pixels * views)
         cost = (state.eps - self.centres).square().sum(1)
         cost = cost + (state.log_gain / o.gain_sigma).square().sum(1)

@@ -11,7 +11,6 @@ from ..imaging.geometry import Geometry
 from ..prior.load import Prior
 from ..prior.rendering import grey_views
 from ..recon.field_volume import FieldVolume, bake
-from .answers import with_answers
 from .intervals import calibration_of, outside, view_factors, volume_factors
 from .members import Posterior
 from .update import Films, Told, Update, updated_by
@@ -65,8 +64,7 @@ def predict(
     """Bake every member once and project it at ``geometry.angles_deg``.
 
     ``size`` is the number of voxels along a side of the baked cube (default: :func:`grid_size`).
-    With ``films``, the X-rays at their own resolution, the conditional generator's answers join the
-    members (:func:`.conditional.with_answers`), and all are updated by the films
+    With ``films``, the X-rays at their own resolution, every member is updated by them first
     (:func:`.update.updated_by`, with the options ``update`` and draws by ``rng``, of seed 0 by
     default); a prior of emission and absorption is left as it is, since its pictures are no line
     integrals.
@@ -81,7 +79,6 @@ def predict(
     told = None
     if films is not None and prior.is_line_integral:
         rng = rng or Generator().manual_seed(0)
-        posterior, volumes = with_answers(prior, posterior, volumes, films, rng)
         volumes, told = updated_by(prior, posterior, volumes, films, update or Update(), rng)
     exposure = 1.0
     if not posterior.has_scale:
