@@ -122,11 +122,11 @@ def draw_variants(
     size = (options.size * normal(1) + options.stretch * normal(3)).exp()
     turn = math.radians(options.rotation_deg) * normal(3)
     shift = options.shift_mm * normal(3)
-    shift[:, 2] += options.along_mm * normal()
     wave = options.deformation_mm / SMOOTHED**1.5 * normal(3, *reversed(counts))
     lung, bone = (options.lung * normal()).exp(), (options.bone * normal()).exp()
     cut = options.cut * torch.rand(count, 2, generator=rng)
     cut = cut * (torch.rand(count, 2, generator=rng) < 0.5)
+    shift[:, 2] += options.along_mm * normal()
 
     x, y, z = (
         (torch.arange(-1, k - 1) / (k - 3) - 0.5) * length

@@ -207,3 +207,14 @@ def test_cuts_take_shares_of_the_height_from_the_ends_and_leave_half_of_them():
 def test_an_empty_volume_stays_empty():
     empty = torch.zeros(1, 16, 16, 16)
     assert torch.equal(varied(empty, seeded(0), Variation(), water=WATER, voxel_mm=10.0), empty)
+
+
+def test_a_shift_along_the_axis_moves_bodies_up_and_down_alone() -> None:
+    still = {
+        f.name: 0 for f in dataclasses.fields(Variation) if f.name not in ("grid_mm", "flat_ends")
+    }
+    options = Variation(**(still | {"along_mm": 20.0}))
+    drawn = draw_variants(200, (400.0,) * 3, torch.Generator().manual_seed(0), options)
+    middle = drawn.control.flatten(2).mean(2) * 200  # mm that the box's middle reads from
+    assert float(middle[:, :2].abs().max()) < 1e-3
+    assert 17 < float(middle[:, 2].std()) < 23
