@@ -2,7 +2,7 @@
 """Trains the priors of the package; fp16 safetensors.
 
     python scripts/make_priors.py phantom-chest --minutes 12
-    python scripts/make_priors.py chest --from CTS --minutes 34 --conditional-minutes 62
+    python scripts/make_priors.py chest --from CTS --minutes 34 --conditional-minutes 12
 
 phantom-chest and phantom-knee learn from procedural phantoms alone: patients from seed 0 (train)
 and from 10000 (val, for the calibration of the uncertainty). Others learn from all CTs of a folder,

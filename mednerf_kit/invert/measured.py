@@ -14,6 +14,7 @@ from ..recon.field_volume import FieldProjector, FieldVolume, bake
 from ..recon.measurement_update import null_space, smoothed
 from .members import Posterior
 from .predict import PredictedViews
+from .update import Update
 
 PRIOR_PATIENTS = 16  # random ones, whose variance is what is believed before any film
 PRIOR_GRID = 40  # voxels along a side of them: their variance is smooth
@@ -29,8 +30,9 @@ class Measured:
 
         1 − Var_post / Var_prior,   at least 0,
 
-    with Var_prior the variance over random patients of the prior, and Var_post the square of the
-    calibrated standard deviation after the films. ``total`` is 1 − Σ Var_post / Σ Var_prior over
+    with Var_post the variance over members after the films, and Var_prior that over random patients
+    of the prior and of the detail which none of them knows (the least standard deviation that the
+    measurement update gives a voxel). Neither is calibrated: a factor would stand in both. ``total`` is 1 − Σ Var_post / Σ Var_prior over
     the body: voxels count by how much the prior lets them vary.
 
     ``null_space`` is x − A⁺ A x within the body, A being the films' projector: what could be
@@ -49,9 +51,10 @@ class Measured:
     def text(self) -> str:
         """The total in plain words."""
         return (
-            f"{100 * self.total:.0f} % of what you see was determined by the film: by so much it "
-            "narrowed down, voxel by voxel, how the patients of the prior differ. The rest was "
-            "filled in by the prior"
+            f"{100 * self.total:.0f} % of what you see was determined by the film, by the prior's "
+            "own account: by so much it narrowed down, voxel by voxel, how the patients of the "
+            "prior differ. The rest was filled in by the prior. Of patients it has not seen the "
+            "prior is too sure: measured against CTs the share is smaller (docs/results.md)"
         )
 
 
@@ -67,7 +70,10 @@ def measured(
     values = predicted.volume.values
     body = values > BODY_SHARE * values.amax()
     before = prior_variance(prior, values.shape[-1], rng) / predicted.exposure**2
-    after = smoothed(predicted.volume_spread.values.square())
+    detail = Update().floor * smoothed(values).clamp_min(0)
+    before = before + detail.square()
+    members = predicted.volume_members.values
+    after = smoothed(members.var(0)) if len(members) > 1 else before
     # where a film widened what was believed, it determined nothing
     after = torch.minimum(after, before)
     share = torch.where(body, 1 - after / before.clamp_min(1e-12), 0.0)
