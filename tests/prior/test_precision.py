@@ -26,6 +26,7 @@ from mednerf_kit.fields import hyper
 from mednerf_kit.gan.generator import GENERATORS
 from mednerf_kit.invert import evaluate as scoring
 from mednerf_kit.invert import reconstruct
+from mednerf_kit.invert import scoring as score_one
 from mednerf_kit.invert.predict import predict
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior import posed_setup, previews
@@ -186,7 +187,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(reconstruct, "Inversion", short)
     monkeypatch.setattr(scoring, "Inversion", partial(short, samples=1))
     monkeypatch.setattr(reconstruct, "predict", partial(predict, size=16))
-    monkeypatch.setattr(scoring, "predict", partial(predict, size=16))
+    monkeypatch.setattr(score_one, "predict", partial(predict, size=16))
     monkeypatch.setattr(scoring.perceptual, "lpips_distance", lambda *_: (None, "no weights here"))
 
 
