@@ -32,8 +32,9 @@ class Measured:
 
     with Var_post the variance over members after the films, and Var_prior that over random patients
     of the prior and of the detail which none of them knows (the least standard deviation that the
-    measurement update gives a voxel). Neither is calibrated: a factor would stand in both. ``total`` is 1 − Σ Var_post / Σ Var_prior over
-    the body: voxels count by how much the prior lets them vary.
+    measurement update gives a voxel). Neither is calibrated: a factor would stand in both.
+    ``total`` is 1 − Σ Var_post / Σ Var_prior over the body: voxels count by how much the prior lets
+    them vary.
 
     ``null_space`` is x − A⁺ A x within the body, A being the films' projector: what could be
     changed without any film noticing. All of its line integrals along the films' rays vanish.
