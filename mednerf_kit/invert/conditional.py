@@ -21,7 +21,7 @@ GUIDE_TURNS_DEG = (30.0, 60.0, 90.0, 120.0, 150.0, 180.0, 225.0, 315.0)
 
 @dataclass(frozen=True)
 class Guide:
-    """Views that were not taken, as the conditional generator's best guess shows them."""
+    """Views that were not taken, as the conditional generator's answers show them."""
 
     images: Tensor  # [M, g, rows, cols] line integrals, in image values: of the best guess first
     angles_deg: Tensor  # [g]

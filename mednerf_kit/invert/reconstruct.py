@@ -117,9 +117,13 @@ def project(
 
 
 def inverted(prior: Prior, xrays: Sequence[InputXray], search: Search, rng: Generator) -> Posterior:
-    """Search for what explains X-rays of one patient, where their pixels show him."""
+    """Search for what explains X-rays of one patient, where their pixels show him.
+
+    A conditional generator learned from line integrals of one scale: of others it is not asked.
+    """
+    scaled = all(xray.has_scale for xray in xrays)
     found = search(
-        prior,
+        prior if scaled else replace(prior, conditional=None),
         torch.stack([xray.image for xray in xrays]),
         torch.tensor([xray.angle_deg for xray in xrays]),
         rng,

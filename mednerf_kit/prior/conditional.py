@@ -26,6 +26,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import avg_pool2d, avg_pool3d
 
 from ..core import config
+from ..core.types import SUPPORT
 from ..engine.loop import TASKS, Task
 from ..engine.snapshots import (
     ema_update,
@@ -102,7 +103,7 @@ class ConditionalTask(Task):
         """``volumes`` [P, D, H, W] are attenuation per field unit, in which water is ``water``."""
         self.options, self.generator, self.variation = options, generator, variation
         self.volumes, self.water, self.distance = volumes, water, distance
-        self.voxel_mm = 2 * geometry.half_width_mm * 1.4 / volumes.shape[-1]
+        self.voxel_mm = 2 * SUPPORT * geometry.half_width_mm / volumes.shape[-1]
         self.rng = Generator().manual_seed(seed)
         self.grid = RayGrid.of(
             geometry,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import tiny_prior
@@ -20,6 +21,7 @@ from mednerf_kit.invert.conditional import (
     guide_of,
 )
 from mednerf_kit.invert.posterior import Problem
+from mednerf_kit.invert.reconstruct import inverted
 from mednerf_kit.prior.load import Conditional, load_prior
 from mednerf_kit.recon.field_volume import bake
 
@@ -116,3 +118,22 @@ def test_each_member_follows_its_own_answer(prior) -> None:
     expected = [(seen[k] - value).square().mean() for k, value in enumerate((0.0, 0.2, 0.4))]
     torch.testing.assert_close(apart, torch.stack(expected))
     torch.testing.assert_close(alike, seen.square().mean(1))
+
+
+@pytest.mark.parametrize("has_scale", [False, True])
+def test_only_xrays_on_a_known_scale_are_answered(prior, has_scale: bool) -> None:
+    asked = []
+    xray = SimpleNamespace(
+        image=torch.zeros(32, 32),
+        mask=torch.ones(32, 32),
+        angle_deg=270.0,
+        is_film=False,
+        has_scale=has_scale,
+    )
+
+    def search(prior, *inputs, **options):
+        asked.append(prior.conditional is not None)
+        return tiny_prior.QUICK(samples=0)(prior, *inputs, **options)
+
+    inverted(prior, [xray], search, Generator().manual_seed(0))
+    assert asked == [has_scale]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -112,9 +114,6 @@ def test_a_finished_generator_joins_the_prior_beside_it(tiny_set, tmp_path) -> N
 
 
 def test_pictures_without_a_scale_are_refused(tmp_path, tiny_set) -> None:
-    import json
-    import shutil
-
     copy = tmp_path / "set"
     shutil.copytree(tiny_set, copy)
     known = json.loads((copy / "geometry.json").read_text())
