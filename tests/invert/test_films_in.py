@@ -106,7 +106,8 @@ def test_the_projection_of_a_divided_volume_is_that_of_the_volume(prior_path):
     assert predicted.exposure > 1.2 and torch.allclose(shown[0], shown[1], atol=1e-4)
 
 
-def test_a_search_is_told_what_counts_and_what_is_a_film(view, tmp_path):
+def test_a_search_is_told_what_counts_and_what_is_a_film(prior_path, view, tmp_path):
+    prior = load_prior(prior_path)
     figures.write_png16(tmp_path / "x.png", view)
     film = read_xray(tmp_path / "x.png", "PA", GEOMETRY, input_kind="display")
     known = read_xray(tmp_path / "x.png", "lateral", GEOMETRY, input_kind="line-integral")
@@ -117,10 +118,10 @@ def test_a_search_is_told_what_counts_and_what_is_a_film(view, tmp_path):
         told.update(more, angles_deg=angles_deg.tolist())
         return Posterior(None, None, None, None, 1.0, 0.0, 0.0)
 
-    found = module.inverted(None, [film, known], search, None)
+    found = module.inverted(prior, [film, known], search, None)
     assert torch.equal(told["mask"], torch.stack([film.mask, known.mask]))
     assert told["films"] == [True, False] and told["angles_deg"] == [270, 0]
-    assert found.has_scale and not module.inverted(None, [film], search, None).has_scale
+    assert found.has_scale and not module.inverted(prior, [film], search, None).has_scale
 
 
 def denser(code):
