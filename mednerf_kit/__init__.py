@@ -24,6 +24,7 @@ DISCLAIMER = "Research use only, not for diagnosis."
 #: The public names: where each lives, and what it is called there.
 PUBLIC = {
     "Geometry": "imaging.geometry:Geometry",
+    "ViewFrame": "imaging.view_frames:ViewFrame",
     "Volume": "imaging.volume:Volume",
     "read_volume": "imaging.volume:read_volume",
     "write_volume": "imaging.volume:write_volume",

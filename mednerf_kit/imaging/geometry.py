@@ -4,6 +4,8 @@ Convention (LPS, isocentre at the origin, orbit about z): at view angle a the so
 SOD·(cos a, −sin a, 0), image right is (−sin a, −cos a, 0), image up is +z. 0° is a lateral film,
 90° a frontal one with the patient's left on the image's left, 270° the clinical PA film with the
 patient's left on the image's right.
+
+Views that stand on no such orbit have a frame each (:mod:`.view_frames`).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from torch import Tensor
 from ..core import files
 from ..core.errors import UserError, unknown_name
 from ..core.types import SUPPORT, Rays
+from .view_frames import Frames, ViewFrame, as_view_frame, summed_up
 
 SYNONYMS = {
     "SAD": "source_to_isocentre_mm",
@@ -38,6 +41,10 @@ AXES = {"x": (1, 2, 0), "y": (2, 0, 1), "z": (0, 1, 2)}
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
     """Cone-beam geometry of an orbit: immutable, validated, JSON in and out.
+
+    With ``view_frames`` every view has a source, a detector and axes of its own, and the other
+    numbers only sum them up: they say how large a field unit is, and where an orbit of new views
+    (:meth:`orbit`, :meth:`at`) would stand.
 
     >>> distances = {"source_to_isocentre_mm": 1000, "source_to_detector_mm": 1500}
     >>> g = Geometry(**distances, rows=4, cols=4, pixel_mm=1.5)
@@ -58,6 +65,8 @@ class Geometry:
     angles_deg: tuple[float, ...] = ()
     # line integral of an image value of 1; None: unknown (relative)
     line_integral_scale: float | None = None
+    # of each view, where they are no orbit; ``angles_deg`` then only names the views
+    view_frames: tuple[ViewFrame, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -69,6 +78,7 @@ class Geometry:
                 object.__setattr__(self, name, int(getattr(self, name)))
             if self.line_integral_scale is not None:
                 object.__setattr__(self, "line_integral_scale", float(self.line_integral_scale))
+            object.__setattr__(self, "view_frames", tuple(map(as_view_frame, self.view_frames)))
         except (TypeError, ValueError, OverflowError):
             raise UserError(
                 "got a geometry with a value that is not a number",
@@ -119,6 +129,15 @@ class Geometry:
                 "wanted less than 80° either way",
                 "choose another orbit axis",
             )
+        if self.view_frames and not self.angles_deg:
+            around = Frames.of(self.view_frames).angles_deg(AXES[self.axis])
+            object.__setattr__(self, "angles_deg", tuple(around.tolist()))
+        if self.view_frames and len(self.view_frames) != len(self.angles_deg):
+            raise UserError(
+                f"got {len(self.view_frames)} view_frames and {len(self.angles_deg)} angles_deg",
+                "wanted one of each for a view",
+                "leave angles_deg out of geometry.json, or correct it",
+            )
 
     @property
     def half_width_mm(self) -> float:
@@ -143,7 +162,7 @@ class Geometry:
         return len(self.angles_deg)
 
     def orbit(self, views: int, *, start_deg: float = 0.0, direction: int = 1) -> Geometry:
-        """The same set-up with ``views`` equally spaced angles.
+        """The same set-up with ``views`` equally spaced angles on a simple orbit.
 
         ``direction`` −1 turns the other way.
         """
@@ -156,21 +175,41 @@ class Geometry:
         return self.at(start_deg + direction * 360.0 * k / views for k in range(views))
 
     def at(self, angles_deg: Iterable[float]) -> Geometry:
-        """The same set-up at these view angles, in degrees."""
-        return dataclasses.replace(self, angles_deg=tuple(angles_deg))
+        """The same set-up at these view angles of a simple orbit, in degrees."""
+        return dataclasses.replace(self, angles_deg=tuple(angles_deg), view_frames=())
+
+    def subset(self, views: Iterable[int]) -> Geometry:
+        """The same set-up with these of its views, in this order."""
+        views = list(views)
+        return dataclasses.replace(
+            self,
+            angles_deg=tuple(self.angles_deg[k] for k in views),
+            view_frames=tuple(self.view_frames[k] for k in views if self.view_frames),
+        )
 
     def resized(self, size: int) -> Geometry:
         """The same detector area sampled with ``size`` columns (rows in proportion)."""
         rows = max(1, round(self.rows * size / self.cols))
+        wider, higher = self.cols / size, self.rows / rows
         return dataclasses.replace(
-            self, rows=rows, cols=size, pixel_mm=self.pixel_mm * self.cols / size
+            self,
+            rows=rows,
+            cols=size,
+            pixel_mm=self.pixel_mm * wider,
+            view_frames=tuple(f.resampled(wider, higher) for f in self.view_frames),
         )
 
     def with_fov(self, fov_deg: float) -> Geometry:
         """The same field of view at the isocentre, seen under another opening angle.
 
-        Both distances change in proportion.
+        Both distances change in proportion. Raises UserError where every view has a frame.
         """
+        if self.view_frames:
+            raise UserError(
+                "got another opening angle for views that each have a frame of their own",
+                "wanted the set-up as it was measured",
+                "leave the opening angle out, or view_frames",
+            )
         if not 0 < fov_deg < 120:
             raise UserError(
                 f"got a field of view of {fov_deg:g}°",
@@ -235,6 +274,19 @@ class Geometry:
         )
         return source, centre, right, up
 
+    def frames_of_views(self) -> Frames:
+        """Sources, detectors and axes of the geometry's own views, [V, 3] each, double precision.
+
+        >>> right_way = DEFAULTS["chest"].at([0]).frames_of_views().column
+        >>> right_way.tolist()
+        [[-0.0, -4.0, 0.0]]
+        """
+        if self.view_frames:
+            return Frames.of(self.view_frames)
+        angles_deg = torch.tensor(self.angles_deg, dtype=torch.float64)
+        source, centre, right, up = self.frames(angles_deg)
+        return Frames(source, centre, right * self.pixel_mm, -up * self.pixel_mm)
+
     def pixel_grid(self) -> Tensor:
         """Row and column of every pixel centre, [rows, cols, 2]."""
         return torch.stack(
@@ -258,16 +310,22 @@ class Geometry:
         return Rays(source.expand_as(direction), direction, near, far)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for ``geometry.json``."""
+        """Plain values for ``geometry.json``; ``view_frames`` only where there are some."""
+        values = dataclasses.asdict(self)
+        frames = [{k: list(v) for k, v in frame.items()} for frame in values.pop("view_frames")]
         return {
-            **dataclasses.asdict(self),
+            **values,
             "offset_mm": list(self.offset_mm),
             "angles_deg": list(self.angles_deg),
+            **({"view_frames": frames} if frames else {}),
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any] | str | Path) -> Geometry:
-        """Build from ``geometry.json`` (a mapping or a path); knows SAD/SOD/DSO and SID/SDD/DSD."""
+        """Build from ``geometry.json`` (a mapping or a path); knows SAD/SOD/DSO and SID/SDD/DSD.
+
+        Distances and pixel pitch that ``view_frames`` tell may be left out.
+        """
         if not isinstance(values, Mapping):
             path = Path(values)
             try:
@@ -287,6 +345,9 @@ class Geometry:
             if name not in known:
                 raise unknown_name("geometry key", key, known | set(SYNONYMS))
             named[name] = value
+        if named.get("view_frames"):
+            frames = [as_view_frame(frame) for frame in named["view_frames"]]
+            named = {**summed_up(frames), **named, "view_frames": frames}
         missing = {
             f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING
         } - set(named)
