@@ -66,7 +66,7 @@ class Geometry:
     # line integral of an image value of 1; None: unknown (relative)
     line_integral_scale: float | None = None
     # of each view, where they are no orbit; ``angles_deg`` then only names the views
-    view_frames: tuple[ViewFrame, ...] = ()
+    view_frames: tuple[ViewFrame, ...] = dataclasses.field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         try:

@@ -119,9 +119,10 @@ def project(
 def inverted(prior: Prior, xrays: Sequence[InputXray], search: Search, rng: Generator) -> Posterior:
     """Search for what explains X-rays of one patient, where their pixels show him.
 
-    A conditional generator learned from line integrals of one scale: of others it is not asked.
+    A conditional generator learned from line integrals of its prior's scale, or of none: of others
+    it is not asked.
     """
-    scaled = all(xray.has_scale for xray in xrays)
+    scaled = prior.scale is None or all(xray.has_scale for xray in xrays)
     found = search(
         prior if scaled else replace(prior, conditional=None),
         torch.stack([xray.image for xray in xrays]),

@@ -50,6 +50,7 @@ SLAB = 12  # planes of which single cells are scored in a step; of the others, t
 CELLS, BLOCKS, FRONT, SIDE, TOP = 1.0, 2.0, 0.4, 0.6, 0.3
 GUESS_SCALE, SCORE_SCALE = 100.0, 5.0  # of the two losses, so that both move the weights alike
 BORDER = 0.15  # largest share of the X-ray that a hidden border takes
+LEAST_WHITE = 1e-3  # image value that no densest ray lies below, so that none is divided by 0
 HIDDEN = 0.15  # of the X-rays have a hidden border
 
 
@@ -98,11 +99,18 @@ class ConditionalTask(Task):
         distance: float,
         geometry: Geometry,
         water: float,
+        view_gain: float | None = None,
         seed: int = 0,
     ) -> None:
-        """``volumes`` [P, D, H, W] are attenuation per field unit, in which water is ``water``."""
+        """``volumes`` [P, D, H, W] are attenuation per field unit, in which water is ``water``.
+
+        In a set whose views were each stretched to their own maximum, ``view_gain`` is the mean
+        gain of the X-ray's angle: a varied patient then has the scale at which his X-ray, times
+        this gain, is white at its densest ray.
+        """
         self.options, self.generator, self.variation = options, generator, variation
         self.volumes, self.water, self.distance = volumes, water, distance
+        self.view_gain = view_gain
         self.voxel_mm = 2 * SUPPORT * geometry.half_width_mm / volumes.shape[-1]
         self.rng = Generator().manual_seed(seed)
         self.grid = RayGrid.of(
@@ -154,6 +162,9 @@ class ConditionalTask(Task):
         g = self.generator
         inner = slice(g.margin, g.margin + g.pixels)
         xray = self.grid.line_integrals(truth)[:, inner, inner]
+        if self.view_gain is not None:
+            white = xray.amax((1, 2), keepdim=True).clamp_min(LEAST_WHITE)
+            truth, xray = truth / (self.view_gain * white)[:, None], xray / white
         xray = xray * (1 + o.gain_sigma * torch.randn(n, 1, 1, generator=self.rng))
         xray = xray + o.noise * torch.randn(xray.shape, generator=self.rng)
         return truth, xray, hidden_borders(n, g.pixels, self.rng)

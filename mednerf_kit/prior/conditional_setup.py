@@ -15,11 +15,12 @@ from ..engine.recipe_checks import check_counts
 from ..engine.run_folder import RunConfig
 from ..engine.snapshots import newest_readable, read_snapshot
 from ..gan.conditional import CONDITIONAL_GENERATORS, ConditionalGenerator
+from ..imaging.geometry import nearest_view
 from ..imaging.variation import VARIATIONS, Variation
 from .conditional import ConditionalTask, conditional_options
 from .load import CONDITIONAL
 from .sets import read_set, set_options
-from .training_volumes import make_training_volumes, water_value
+from .training_volumes import body_alone, make_training_volumes, water_value
 
 RECIPE_KEYS = frozenset(("task", "dataset", "generator", "variation", "steps", "snapshot_steps"))
 
@@ -57,17 +58,26 @@ def build_task(
     recipe: Mapping[str, Any], orbits: OrbitSet, *, seed: int, device: str | torch.device
 ) -> ConditionalTask:
     """Everything the recipe names, put together."""
-    water = water_value(orbits.geometry)
-    volumes = make_training_volumes(orbits, size=set_options(recipe["dataset"]).volume_size)
+    options = conditional_options(recipe)
+    learned = make_training_volumes(orbits, size=set_options(recipe["dataset"]).volume_size)
+    volumes, view_gain = learned.volumes.float(), None
+    if orbits.geometry.line_integral_scale is not None:
+        water = water_value(orbits.geometry)
+    else:
+        water = 1.0
+        volumes = torch.stack([body_alone(one, orbits.geometry) for one in volumes])
+        nearest = nearest_view(orbits.geometry.angles_deg, options.angle_deg)
+        view_gain = float(learned.log_gains[:, nearest].mean().exp())
     torch.manual_seed(seed)
     return ConditionalTask(
-        conditional_options(recipe),
+        options,
         generator=generator_of(recipe).to(device),
         variation=variation_of(recipe),
-        volumes=volumes.volumes.float(),
-        distance=float(volumes.distance.median()),
+        volumes=volumes,
+        distance=float(learned.distance.median()),
         geometry=orbits.geometry,
         water=water,
+        view_gain=view_gain,
         seed=seed,
     )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import avg_pool1d
 from tqdm import tqdm
 
 from ..core import files
@@ -20,6 +21,7 @@ from ..core.errors import UserError
 from ..core.types import SUPPORT
 from ..data.cohort import cache_dir
 from ..data.orbits import OrbitSet
+from ..imaging.body import find_body
 from ..imaging.geometry import Geometry
 from ..imaging.variation import Variation, varied
 from ..imaging.volume import Volume, files_at_hand
@@ -30,6 +32,13 @@ from ..recon.sart import sart
 # What the cache is called, with a number that grows when what is kept changes; the words are of an
 # earlier day and stay, so that existing caches are found.
 CACHE_FOLDER, RECONSTRUCTION, FOV_CURVE = "lifted", "lift-4", "fov-1"
+
+# soft tissue in units of water: muscle, blood and liver lie within 0.03 of it
+SOFT_TISSUE = 1.04
+DENSE = 0.4  # of the densest thousandth of a body's voxels: what is above is tissue or bone
+MARGIN = 0.3  # of each side of the cube, where rays of some views are missing
+BINS = 120
+WHOLE = 0.6  # share of the median slice's body that a slice must hold to be kept
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,33 @@ def water_value(geometry: Geometry) -> float:
     return Volume.mu_water_per_mm * geometry.half_width_mm / scale
 
 
+def soft_tissue(values: Tensor) -> float:
+    """The most frequent of the values [D, H, W] of what is dense, in the middle of a cube.
+
+    A reconstruction without a scale tells by it what is water.
+    """
+    middle = tuple(slice(int(MARGIN * n), n - int(MARGIN * n)) for n in values.shape)
+    inner = values[middle].float()
+    top = float(inner.flatten().sort().values[int(0.999 * inner.numel())])
+    counts = torch.histc(inner, BINS, DENSE * top, top)
+    smooth = avg_pool1d(counts[None], 5, 1, 2)[0]
+    return DENSE * top + (int(smooth.argmax()) + 0.5) * (1 - DENSE) * top / BINS
+
+
+def body_alone(values: Tensor, geometry: Geometry) -> Tensor:
+    """A reconstruction [D, H, W] without a scale, in units of water, with air around the body.
+
+    Slices that the cone saw only in part are air as well.
+    """
+    relative = values.float() * (SOFT_TISSUE / soft_tissue(values))
+    spacing = FieldVolume.of(values, geometry).spacing_mm
+    body = find_body(Volume.centred(1000 * relative - 1000, spacing, "hu"))
+    kept = body.expanded(values.shape)
+    areas = kept.flatten(1).sum(1).float()
+    whole = areas >= WHOLE * areas[areas > 0].median()
+    return relative * (kept & whole[:, None, None])
+
+
 def scaled_by_view(orbits: OrbitSet) -> bool:
     """Whether each view was stretched to its own maximum, as in the published sets.
 
@@ -179,7 +215,8 @@ def reconstructed_volume(
 
     They are kept in the cache by the pictures' fingerprint.
     """
-    path = cache_file(RECONSTRUCTION, fingerprint, geometry, size, per_view)
+    facts = (fingerprint, geometry, size, per_view, *geometry.view_frames)
+    path = cache_file(RECONSTRUCTION, *facts)
     if path.is_file():
         tensors, _ = files.load_tensors(path)
         return tensors["values"], tensors["gains"]

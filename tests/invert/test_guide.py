@@ -120,8 +120,15 @@ def test_each_member_follows_its_own_answer(prior) -> None:
     torch.testing.assert_close(alike, seen.square().mean(1))
 
 
-@pytest.mark.parametrize("has_scale", [False, True])
-def test_only_xrays_on_a_known_scale_are_answered(prior, has_scale: bool) -> None:
+@pytest.mark.parametrize(
+    ("of_prior", "has_scale", "answered"),
+    [(12.0, False, False), (12.0, True, True), (None, False, True)],
+)
+def test_only_xrays_on_the_priors_scale_are_answered(
+    prior, of_prior: float | None, has_scale: bool, answered: bool
+) -> None:
+    geometry = replace(prior.geometry, line_integral_scale=of_prior)
+    prior = replace(prior, geometry=geometry)
     asked = []
     xray = SimpleNamespace(
         image=torch.zeros(32, 32),
@@ -136,4 +143,4 @@ def test_only_xrays_on_a_known_scale_are_answered(prior, has_scale: bool) -> Non
         return tiny_prior.QUICK(samples=0)(prior, *inputs, **options)
 
     inverted(prior, [xray], search, Generator().manual_seed(0))
-    assert asked == [has_scale]
+    assert asked == [answered]

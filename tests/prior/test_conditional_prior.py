@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,9 +11,12 @@ from tiny_training import assert_same, last_tensors, stats
 from torch import Generator
 
 from mednerf_kit.core.errors import UserError
-from mednerf_kit.engine.session import train
+from mednerf_kit.data.orbits import load_orbits
+from mednerf_kit.engine.session import resolve, train
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior.conditional import SLAB, hidden_borders, ranked_score, squared_error
+from mednerf_kit.prior.conditional_setup import build_task
+from mednerf_kit.prior.training_volumes import make_training_volumes
 
 SMALL = (
     "generator.pixels=16",
@@ -113,13 +115,23 @@ def test_a_finished_generator_joins_the_prior_beside_it(tiny_set, tmp_path) -> N
     assert_same(dict(joined.generator.state_dict()), kept)
 
 
-def test_pictures_without_a_scale_are_refused(tmp_path, tiny_set) -> None:
-    copy = tmp_path / "set"
-    shutil.copytree(tiny_set, copy)
-    known = json.loads((copy / "geometry.json").read_text())
-    (copy / "geometry.json").write_text(json.dumps(known | {"line_integral_scale": None}))
-    with pytest.raises(UserError, match="without a scale"):
-        trained(copy, tmp_path / "runs", "steps=1")
+def test_pictures_without_a_scale_are_learned_at_the_scale_that_makes_them_white(toys) -> None:
+    """Each varied patient, seen at the mean gain of the angle, is white at his densest ray."""
+    orbits = load_orbits(toys, split="all")
+    geometry = replace(orbits.geometry, line_integral_scale=None)
+    stretched = (orbits.images.float() / orbits.images.float().amax((-1, -2), keepdim=True)).half()
+    orbits = replace(orbits, images=stretched, geometry=geometry)
+    settings = [*SMALL, "task.noise=0.0", "task.gain_sigma=0.0"]
+    recipe = resolve(str(toys), "chest_conditional", "default", settings)
+    task = build_task(recipe, orbits, seed=0, device="cpu")
+    learned = make_training_volumes(orbits, size=16, progress=False)
+    frontal = geometry.angles_deg.index(270.0)
+    assert task.view_gain == pytest.approx(float(learned.log_gains[:, frontal].mean().exp()))
+    truth, xray, _ = task.draw()
+    assert xray.amax((1, 2)).tolist() == pytest.approx([1.0] * len(xray))
+    inner = slice(4, 20)
+    again = task.view_gain * task.grid.line_integrals(truth)[:, inner, inner]
+    torch.testing.assert_close(again, xray)
 
 
 def test_a_foreign_file_beside_a_prior_is_named(tmp_path, tiny_set) -> None:

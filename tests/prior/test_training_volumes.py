@@ -12,9 +12,11 @@ from mednerf_kit.prior.training_volumes import (
     FOV_CURVE,
     RECONSTRUCTION,
     TrainingVolumes,
+    body_alone,
     cache_file,
     make_training_volumes,
     reconstructed_volume,
+    soft_tissue,
     water_value,
 )
 from mednerf_kit.recon.field_volume import FieldVolume, voxel_centres
@@ -107,3 +109,31 @@ def test_varied_patients_come_after_all_others_and_are_seen_as_they_are(tiny_set
     )
     copied = plain.with_variants(1, orbits.geometry, rng, still, water=water)
     assert float((copied.volumes[2:] - plain.volumes).abs().max()) < 1e-4 * float(water)
+
+
+def reconstruction(tissue: float) -> torch.Tensor:
+    """A body of soft tissue, with lungs and a spine, in a cube of 64³ with specks at its sides."""
+    x, y, z = voxel_centres(64).unbind(-1)
+    noise = torch.rand(64, 64, 64, generator=torch.Generator().manual_seed(0))
+    values = tissue * (noise > 0.97) * ((x**2 + y**2).sqrt() > 1.25)
+    body = ((x / 0.9) ** 2 + (y / 0.6) ** 2 < 1) & (z.abs() < 0.8)
+    values[body] = tissue
+    values[body & ((x.abs() - 0.45) ** 2 + y**2 < 0.3**2)] = 0.25 * tissue
+    values[body & (x**2 + (y - 0.45) ** 2 < 0.08**2)] = 1.6 * tissue
+    return values
+
+
+def test_the_most_frequent_dense_value_is_soft_tissue():
+    for tissue in (0.2, 0.7):
+        assert abs(soft_tissue(reconstruction(tissue)) / tissue - 1) < 0.02
+
+
+def test_a_body_alone_has_air_around_it_and_water_for_its_unit():
+    values = reconstruction(0.5)
+    found = body_alone(values, DEFAULTS["chest"])
+    x, y, z = voxel_centres(64).unbind(-1)
+    assert float(found[(x**2 + y**2).sqrt() > 1.2].abs().max()) == 0
+    inside = (values == 0.5) & (z.abs() < 0.7) & ((x / 0.8) ** 2 + (y / 0.5) ** 2 < 1)
+    assert abs(float(found[inside].mean()) - 1.04) < 0.03, "1.04 of water is soft tissue"
+    lung = (values == 0.125) & (z.abs() < 0.7)
+    assert abs(float(found[lung].mean()) - 0.26) < 0.02, "lungs are the body's own"
