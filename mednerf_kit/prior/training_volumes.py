@@ -135,8 +135,8 @@ def body_alone(values: Tensor, geometry: Geometry) -> Tensor:
     """
     relative = values.float() * (SOFT_TISSUE / soft_tissue(values))
     spacing = FieldVolume.of(values, geometry).spacing_mm
-    body = find_body(Volume.centred(1000 * relative - 1000, spacing, "hu"))
-    kept = body.expanded(values.shape)
+    volume = Volume.centred(1000 * relative - 1000, spacing, "hu")
+    kept = find_body(volume).expanded(volume.shape)
     areas = kept.flatten(1).sum(1).float()
     whole = areas >= WHOLE * areas[areas > 0].median()
     return relative * (kept & whole[:, None, None])

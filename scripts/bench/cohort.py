@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,16 @@ from mednerf_kit.invert.calibrate import Record, fitted, record
 from mednerf_kit.invert.evaluate import flattened, patient_row
 from mednerf_kit.invert.intervals import LEAST_PATIENTS, Calibration
 from mednerf_kit.invert.posterior import Inversion, inversion_of
-from mednerf_kit.invert.scoring import score_patient
+from mednerf_kit.invert.predict import grid_size, predict
+from mednerf_kit.invert.scoring import Scored, score_patient, score_volume
+from mednerf_kit.metrics.image import psnr_db
 from mednerf_kit.metrics.patients import bootstrap_interval
 from mednerf_kit.prior import conditional_setup
 from mednerf_kit.prior.load import CALIBRATION, CONDITIONAL, Prior, load_prior
 from mednerf_kit.prior.posed_setup import build_task, describe
 from mednerf_kit.prior.sets import read_set
 from mednerf_kit.prior.training_volumes import make_training_volumes, scaled_by_view
+from mednerf_kit.recon.sart import sart
 
 SHOWN = (
     "psnr_db",
@@ -57,7 +61,11 @@ SHOWN = (
     *(f"power_kept.other_views.{b}" for b in ("1-4", "4-8", "8-16", "16-32", "32-64")),
     *(f"power_kept.other_views_members.{b}" for b in ("8-16", "16-32")),
     *(f"power_kept.given_view.{b}" for b in ("8-16", "16-32")),
+    "sart_tv.psnr_db",
+    "prior_alone.psnr_db",
     "volume.psnr_window_db",
+    "sart_tv.psnr_window_db",
+    "prior_alone.psnr_window_db",
     "volume.ssim_window",
     "volume.lung_dice",
     "volume.bone_dice",
@@ -66,6 +74,9 @@ SHOWN = (
     "uncertainty.spread_error_pearson",
     "uncertainty.spread_error_spearman",
 )
+
+# as `tomography` has it
+SART_TV = partial(sart, epochs=16, subset_views=1, relax=1.0, decay=1.0, smooth=0.003)
 
 
 def checked_folds(folds: int, patients: int) -> None:
@@ -216,6 +227,8 @@ def scored(
                 prior, result.posterior, result.predicted, truth, inputs, patient=name, ct=ct
             )
             row = {"views": views, **known, **patient_row(result, uncertainty=True)}
+            if args.beside:
+                row |= beside(prior, result, truth, inputs, ct)
             found.append({"row": row, "record": asdict(told)})
             print(
                 f"fold {known['fold']}, {views} in, {name}: {row['psnr_db']:.2f} dB, ridge "
@@ -223,6 +236,27 @@ def scored(
                 f"{time.perf_counter() - started:.0f} s",
                 flush=True,
             )
+    return found
+
+
+def beside(
+    prior: Prior, result: Scored, truth: Tensor, inputs: Sequence[int], ct: str | None
+) -> dict[str, dict[str, float]]:
+    """What the same views [V, H, W] give to SART-TV, and to the prior without the update."""
+    assert result.posterior is not None
+    geometry, rest = prior.geometry, torch.ones(len(truth), dtype=torch.bool)
+    rest[inputs] = False
+    size, found = grid_size(geometry.cols), {}
+    given = geometry.at([geometry.angles_deg[k] for k in inputs])
+    volumes = {
+        "sart_tv": SART_TV(truth[inputs], given, size=size).volume,
+        "prior_alone": predict(prior, result.posterior, geometry).volume,
+    }
+    for name, volume in volumes.items():
+        views = volume.project(geometry).clamp(0, 1)
+        found[name] = {"psnr_db": float(psnr_db(views, truth)[rest].mean())}
+        if ct is not None and prior.scale is not None:
+            found[name] |= score_volume(volume, ct, geometry)
     return found
 
 
@@ -301,6 +335,9 @@ def main() -> None:
         metavar="KEY=VALUE",
     )
     parser.add_argument("--run", help="a prior of the patients of --also: no folds")
+    parser.add_argument(
+        "--beside", action="store_true", help="also SART-TV, and the prior without the update"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--config", help="a recipe; by default that of the set's anatomy")
     parser.add_argument("--preset", default="default")
