@@ -102,6 +102,12 @@ PROJECTION = (
         default="set",
         help="view: each view to its own maximum.",
     ),
+    click.option(
+        "--isocentre",
+        type=click.Choice(["body", "scan"]),
+        default="body",
+        help="On the axis through the middle of the body, or of the scan.",
+    ),
     click.option("--mask-table", is_flag=True, help="Take out all that is not the patient."),
     click.option(
         "--mu-water",
@@ -152,7 +158,7 @@ def projection_options(command: Any) -> Any:
     "--isocentre-mm",
     type=float,
     nargs=3,
-    show_default="its centre",
+    show_default="as --isocentre",
     help="Isocentre in the CT's LPS coordinates.",
 )
 @click.option(

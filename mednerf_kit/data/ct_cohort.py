@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,9 +26,9 @@ from torch import Tensor
 
 from ..core import files
 from ..core.errors import RunError, UserError, unknown_name
-from ..imaging.body import body_only, find_body
+from ..imaging.body import Body, body_only, find_body
 from ..imaging.geometry import DEFAULTS, FRONTAL_DEG, LATERAL_DEG, Geometry, nearest_view
-from ..imaging.volume import Volume, read_volume
+from ..imaging.volume import read_volume
 from .cohort import cache_dir, reported, split_patients
 from .ct_files import CtFile, find_cts
 from .drr import check_set, ct_fingerprint, film_record, write_drrs
@@ -65,6 +65,7 @@ def make_ct_cohort(
     out: str | Path,
     anatomy: str | None = None,
     setup: XraySetup | None = None,
+    isocentre: Literal["body", "scan"] = "body",
     mask_table: bool = False,
     mu_water_per_mm: float = 0.0205,
     air_below_hu: float | None = None,
@@ -85,7 +86,7 @@ def make_ct_cohort(
         anatomy: chest or knee, whose set-up is the default; None takes what the folder's name says,
             else chest. In a chest cohort a scan without lungs is skipped.
         setup: the X-ray set-up.
-        mask_table, mu_water_per_mm, air_below_hu, supersample: as in
+        isocentre, mask_table, mu_water_per_mm, air_below_hu, supersample: as in
             :class:`~mednerf_kit.data.xray_setup.Handling`.
         float_arrays: write line integrals as NPY files too.
         jobs: scans at a time, each of which is held in memory.
@@ -103,6 +104,7 @@ def make_ct_cohort(
         mu_water_per_mm=mu_water_per_mm,
         air_below_hu=air_below_hu,
         supersample=supersample,
+        isocentre=isocentre,
     )
     scans, strangers = find_cts(source)
     if not scans:
@@ -193,9 +195,13 @@ class _Maker:
             "voxels": "×".join(map(str, volume.shape[::-1])),
             "spacing_mm": "×".join(f"{mm:.3g}" for mm in volume.spacing_mm),
         }
-        volume = self.how.in_hu(volume)
+        volume, body = self.how.in_hu(volume), None
         if self.anatomy == "chest" or self.how.mask_table:
-            volume, facts["air_ml"] = self._body(volume)
+            body = find_body(volume)
+            facts["air_ml"] = self._air_ml(body)
+        isocentre_mm = self.how.isocentre_of(volume, body)
+        if self.how.mask_table:
+            volume = body_only(volume, body)
         record = {"identity": identity, "made_from": scan.path.name, **wanted, "facts": facts}
         faults = write_drrs(
             folder,
@@ -203,14 +209,14 @@ class _Maker:
             self.geometry,
             self.how,
             record=record,
+            isocentre_mm=isocentre_mm,
             film=self.film,
             float_arrays=self.float_arrays,
         )
         return {"status": "made", **facts, "note": "; ".join(faults)}
 
-    def _body(self, volume: Volume) -> tuple[Volume, int]:
-        """The volume, without the table on request, and the air inside the body in ml."""
-        body = find_body(volume)
+    def _air_ml(self, body: Body) -> int:
+        """The air inside the body in ml; a UserError where a chest has too little."""
         air_ml = round(body.air_ml)
         if self.anatomy == "chest" and air_ml < LEAST_LUNG_ML:
             raise UserError(
@@ -218,7 +224,7 @@ class _Maker:
                 f"wanted at least {LEAST_LUNG_ML:.0f} ml in a cohort of chests",
                 "leave it out, or name another --anatomy",
             )
-        return (body_only(volume, body) if self.how.mask_table else volume), air_ml
+        return air_ml
 
     def _wanted(self, scan: CtFile) -> dict[str, Any]:
         """What ``patient.json`` says of a scan and of what is done to it, before it is read."""

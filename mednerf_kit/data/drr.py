@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -52,6 +52,7 @@ def make_drr(
     *,
     out: str | Path,
     setup: XraySetup | None = None,
+    isocentre: Literal["body", "scan"] = "body",
     isocentre_mm: tuple[float, float, float] | None = None,
     mask_table: bool = False,
     float_arrays: bool = False,
@@ -68,21 +69,23 @@ def make_drr(
 
     Options:
         setup: the X-ray set-up.
-        isocentre_mm: isocentre in the CT's LPS coordinates; None is its centre.
+        isocentre_mm: isocentre in the CT's LPS coordinates, in place of ``isocentre``.
         float_arrays: write line integrals as NPY files too.
-        mask_table, mu_water_per_mm, air_below_hu, supersample: as in :class:`Handling`.
+        mask_table, mu_water_per_mm, air_below_hu, supersample, isocentre: as in :class:`Handling`;
+            a phantom's isocentre is the middle of its voxels.
         patient_name: name of the patient's folder; None takes the CT's name.
 
     Raises UserError for a CT that cannot be read, an impossible set-up, and a folder that is taken.
     """
     setup = setup or XraySetup()
+    anatomy, seed = _parse_phantom(ct)
     how = Handling(
         mask_table=mask_table,
         mu_water_per_mm=mu_water_per_mm,
         air_below_hu=air_below_hu,
         supersample=supersample,
+        isocentre=isocentre if seed is None else "scan",
     )
-    anatomy, seed = _parse_phantom(ct)
     notes = []
     if anatomy is None:
         anatomy = anatomy_of(Path(ct).name) or "chest"
@@ -125,7 +128,7 @@ def write_drrs(
 
     ``record`` is what ``patient.json`` says of the volume, its ``identity`` above all.
     """
-    isocentre = list(isocentre_mm or volume.centre_mm)
+    isocentre = list(isocentre_mm or how.isocentre_of(volume))
     integrals = render_orbit(volume, geometry, isocentre_mm=isocentre, supersample=how.supersample)
     notes = picture_faults(integrals, geometry.line_integral_scale)
     record = {**record, "isocentre_mm": isocentre, **asdict(how), "picture_faults": notes}

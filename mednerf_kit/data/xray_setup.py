@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ..core.errors import UserError, unknown_name
+from ..imaging.body import Body, find_body
 from ..imaging.film import film_options
 from ..imaging.geometry import CT_SCALES, DEFAULTS, Geometry
 from ..imaging.volume import Volume
@@ -127,17 +129,38 @@ class Handling:
         mu_water_per_mm: attenuation of water, which HU are relative to.
         air_below_hu: count everything below as air (published sets do below −800 HU).
         supersample: rays along each side of a pixel.
+        isocentre: ``body`` puts the isocentre of a CT on the axis through the middle of the body,
+            as a patient is placed, ``scan`` into the middle of the scan; along z both take the
+            middle of the scan. Where a body lies in its scan is chance, of some 20 mm along the
+            beam, and one view does not tell it.
     """
 
     mask_table: bool = False
     mu_water_per_mm: float = 0.0205
     air_below_hu: float | None = None
     supersample: int = 1
+    isocentre: Literal["body", "scan"] = "body"
+
+    def __post_init__(self) -> None:
+        if self.isocentre not in ("body", "scan"):
+            raise unknown_name("isocentre", self.isocentre, ("body", "scan"))
 
     def in_hu(self, volume: Volume) -> Volume:
         """The volume in HU with this attenuation of water, and what counts as air as air."""
         volume = replace(volume.to_hu(), mu_water_per_mm=self.mu_water_per_mm)
         return volume.to_mu(air_below_hu=self.air_below_hu).to_hu()
+
+    def isocentre_of(self, volume: Volume, body: Body | None = None) -> tuple[float, float, float]:
+        """The isocentre (x, y, z) of an aligned CT in HU, in its LPS coordinates.
+
+        ``body`` is the body in it, where it has been found already; where there is none the
+        isocentre is that of the scan.
+        """
+        x, y, z = volume.centre_mm
+        if self.isocentre == "body":
+            with suppress(UserError):
+                x, y, _ = (body or find_body(volume)).centroid_mm(volume)
+        return x, y, z
 
 
 def stored_geometry(geometry: Geometry, film: str | None) -> Geometry:

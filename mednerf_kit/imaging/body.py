@@ -38,6 +38,14 @@ class Body:
         tissue = self.dense & self.mask
         return float((_filled(tissue) & ~tissue).sum() * np.prod(self.voxel_mm) / 1000)
 
+    def centroid_mm(self, volume: Volume) -> tuple[float, float, float]:
+        """The mean position (x, y, z) of the filled body in the LPS coordinates of its CT."""
+        at = [k.mean() for k in self.mask.nonzero()]  # z, y, x
+        last = [step * (n - 1) for step, n in zip(self.steps, self.mask.shape, strict=True)]
+        index = [min(step * k, end) for step, k, end in zip(self.steps, at, last, strict=True)]
+        x, y, z = volume.affine[:3, :3] @ index[::-1] + volume.affine[:3, 3]
+        return float(x), float(y), float(z)
+
     def expanded(self, shape: tuple[int, int, int]) -> Tensor:
         """The mask on the CT's own voxels: bool [D, H, W]."""
         body = self.mask
