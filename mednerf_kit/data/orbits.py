@@ -33,6 +33,11 @@ from .films.stored import bone_bright
 FLAT = re.compile(r"(?P<patient>.+?)(?:_bbg)?_xray(?P<view>\d+)\.png", re.IGNORECASE)
 SPLITS = ("train", "val", "test", "all")
 
+OFF_CENTRE = (
+    "isocentres are the middles of scans, off the middles of bodies by chance, which one view does "
+    "not tell: make the set again by `mednerf-kit data make ct`"
+)
+
 
 @dataclass(frozen=True)
 class OrbitSet:
@@ -388,19 +393,22 @@ def pixel_fingerprint(orbit: np.ndarray) -> str:
 
 
 def _recorded(folder: Path) -> tuple[tuple[str, ...], set[str]]:
-    """What ``patient.json`` knows: the fingerprint of the CT or phantom, and a remark on films."""
+    """What ``patient.json`` knows: the fingerprint of the CT or phantom, and remarks."""
     try:
         record = json.loads((folder / "patient.json").read_text(encoding="utf-8"))
         identity = (str(record["identity"]),)
     except (OSError, ValueError, KeyError, TypeError):
         return (), set()
+    remarks = set()
+    if identity[0].startswith("ct:") and record.get("isocentre") != "body":
+        remarks.add(OFF_CENTRE)
     film = record.get("film")
-    if not isinstance(film, dict):
-        return identity, set()
-    return identity, {
-        f"the pictures are films ({film.get('name')}): grey values are not linear in the line "
-        "integral"
-    }
+    if isinstance(film, dict):
+        remarks.add(
+            f"the pictures are films ({film.get('name')}): grey values are not linear in the line "
+            "integral"
+        )
+    return identity, remarks
 
 
 def _anatomy(root: Path, patients: list[str]) -> str | None:

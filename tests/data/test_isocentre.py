@@ -62,3 +62,12 @@ def test_pictures_do_not_tell_where_the_body_lay_in_its_scan(tmp_path) -> None:
 def test_an_unknown_isocentre_is_refused() -> None:
     with pytest.raises(UserError, match="got isocentre 'table'"):
         Handling(isocentre="table")  # type: ignore[arg-type]
+
+
+def test_a_set_about_the_middles_of_scans_is_remarked_on(tmp_path) -> None:
+    write_volume(scan((0, 0)), tmp_path / "ct.nii.gz")
+    for isocentre in ("body", "scan"):
+        place = tmp_path / isocentre
+        make_drr(str(tmp_path / "ct.nii.gz"), out=place, setup=SETUP, isocentre=isocentre)
+        remarked = any("middles of scans" in note for note in load_orbits(place).notes)
+        assert remarked == (isocentre == "scan")
