@@ -26,7 +26,7 @@ PUBLIC = {
     "Geometry": "imaging.geometry:Geometry",
     "ViewFrame": "imaging.view_frames:ViewFrame",
     "Volume": "imaging.volume:Volume",
-    "read_volume": "imaging.volume:read_volume",
+    "read_volume": "imaging.scans.read:read_volume",
     "write_volume": "imaging.volume:write_volume",
     "Projector": "imaging.projector:Projector",
     "project_volume": "imaging.projector:project_volume",

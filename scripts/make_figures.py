@@ -22,7 +22,7 @@ from mednerf_kit.core import files
 from mednerf_kit.data.orbits import OrbitSet
 from mednerf_kit.data.pictures import read_png
 from mednerf_kit.imaging.geometry import DEFAULTS, Geometry, nearest_view
-from mednerf_kit.imaging.volume import read_volume
+from mednerf_kit.imaging.scans.read import read_volume
 from mednerf_kit.invert.evaluate import load_sets
 from mednerf_kit.invert.posterior import Inversion, inversion_of
 from mednerf_kit.invert.predict import predict

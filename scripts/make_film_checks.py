@@ -31,7 +31,8 @@ from mednerf_kit.data.drr import phantom_volume
 from mednerf_kit.imaging.body import body_only
 from mednerf_kit.imaging.geometry import DEFAULTS
 from mednerf_kit.imaging.projector import project_volume
-from mednerf_kit.imaging.volume import Volume, read_volume
+from mednerf_kit.imaging.scans.read import read_volume
+from mednerf_kit.imaging.volume import Volume
 from mednerf_kit.invert.film_looks import (
     FILE,
     POSES,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..data.xray_setup import XraySetup
 
 ANATOMIES = ["chest", "knee"]
+QUANTITIES = ["hu", "hu_plus_1000", "hu_plus_1024", "mu_per_mm", "mu_per_cm", "relative"]
 FROM_SET_UP = "the geometry's"
 film_option = click.option(
     "--film",
@@ -108,6 +109,12 @@ PROJECTION = (
         default="body",
         help="On the axis through the middle of the body, or of the scan.",
     ),
+    click.option(
+        "--quantity",
+        type=click.Choice(QUANTITIES),
+        show_default="what the file says, else HU",
+        help="What the CT's values are.",
+    ),
     click.option("--mask-table", is_flag=True, help="Take out all that is not the patient."),
     click.option(
         "--mu-water",
@@ -162,6 +169,20 @@ def projection_options(command: Any) -> Any:
     help="Isocentre in the CT's LPS coordinates.",
 )
 @click.option(
+    "--series",
+    type=click.IntRange(min=1),
+    metavar="N",
+    show_default="the only one",
+    help="Which of the DICOM series in a folder, as they are listed.",
+)
+@click.option(
+    "--spacing-mm",
+    type=float,
+    nargs=3,
+    show_default="the file's",
+    help="Size of the CT's voxels along i, j and k.",
+)
+@click.option(
     "--patient",
     "patient_name",
     metavar="NAME",
@@ -178,7 +199,7 @@ def drr(**options: Any) -> None:
 
     made = make_drr(setup=_setup_from(options), **options)
     for note in made.notes:
-        click.echo(f"Note: {note}.", err=True)
+        click.echo(f"Note: {note.rstrip('.')}{'' if note.endswith('?') else '.'}", err=True)
     click.echo(made.folder)
 
 

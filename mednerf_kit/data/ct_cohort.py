@@ -28,7 +28,8 @@ from ..core import files
 from ..core.errors import RunError, UserError, unknown_name
 from ..imaging.body import Body, body_only, find_body
 from ..imaging.geometry import DEFAULTS, FRONTAL_DEG, LATERAL_DEG, Geometry, nearest_view
-from ..imaging.volume import read_volume
+from ..imaging.scans.quantity import StoredQuantity
+from ..imaging.scans.read import read_volume
 from .cohort import cache_dir, reported, split_patients
 from .ct_files import CtFile, find_cts
 from .drr import check_set, ct_fingerprint, film_record, write_drrs
@@ -71,6 +72,7 @@ def make_ct_cohort(
     air_below_hu: float | None = None,
     supersample: int = 1,
     float_arrays: bool = False,
+    quantity: StoredQuantity | None = None,
     jobs: int = 1,
     seed: int = 0,
     progress: bool = True,
@@ -89,6 +91,7 @@ def make_ct_cohort(
         isocentre, mask_table, mu_water_per_mm, air_below_hu, supersample: as in
             :class:`~mednerf_kit.data.xray_setup.Handling`.
         float_arrays: write line integrals as NPY files too.
+        quantity: what the values of every CT are; None goes by what each file says.
         jobs: scans at a time, each of which is held in memory.
         seed: of the split, where the set has none of these patients yet.
         progress: say how far it is.
@@ -115,7 +118,7 @@ def make_ct_cohort(
         )
     geometry = setup.joining(out, setup.geometry_of(anatomy))
     check_set(out, stored_geometry(geometry, setup.film))
-    maker = _Maker(source, out, anatomy, geometry, how, setup.film, float_arrays)
+    maker = _Maker(source, out, anatomy, geometry, how, setup.film, float_arrays, quantity)
     maker.forget_absent({scan.name for scan in scans})
     rows = _in_parallel(maker, scans, jobs, f"{len(scans)} CTs into {out}" if progress else None)
     rows += [{"source": name, "status": "skipped", "note": why} for name, why in strangers]
@@ -143,6 +146,7 @@ class _Maker:
     how: Handling
     film: str | None
     float_arrays: bool
+    quantity: StoredQuantity | None
 
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
@@ -184,25 +188,27 @@ class _Maker:
                 "rename the scan or choose another --out",
             )
         if known is not None and self._is_kept(folder, known, wanted):
-            faults = known.get("picture_faults", [])
+            faults = [*known.get("remarks", []), *known.get("picture_faults", [])]
             return {"status": "kept", **known.get("facts", {}), "note": "; ".join(faults)}
         if known is not None:
             self._remove(scan.name)
-        volume = read_volume(scan.path).aligned()
+        volume = read_volume(scan.path, quantity=self.quantity).aligned()
         identity = ct_fingerprint(volume)
         self._claim(identity, scan.name)
         facts: dict[str, Any] = {
             "voxels": "×".join(map(str, volume.shape[::-1])),
             "spacing_mm": "×".join(f"{mm:.3g}" for mm in volume.spacing_mm),
         }
-        volume, body = self.how.in_hu(volume), None
-        if self.anatomy == "chest" or self.how.mask_table:
+        remarks = volume.remarks
+        volume, body = self.how.prepared(volume, self.geometry.line_integral_scale), None
+        if volume.quantity == "hu" and (self.anatomy == "chest" or self.how.mask_table):
             body = find_body(volume)
             facts["air_ml"] = self._air_ml(body)
         isocentre_mm = self.how.isocentre_of(volume, body)
         if self.how.mask_table:
             volume = body_only(volume, body)
         record = {"identity": identity, "made_from": scan.path.name, **wanted, "facts": facts}
+        record["remarks"] = list(remarks)
         faults = write_drrs(
             folder,
             volume,
@@ -213,7 +219,7 @@ class _Maker:
             film=self.film,
             float_arrays=self.float_arrays,
         )
-        return {"status": "made", **facts, "note": "; ".join(faults)}
+        return {"status": "made", **facts, "note": "; ".join([*remarks, *faults])}
 
     def _air_ml(self, body: Body) -> int:
         """The air inside the body in ml; a UserError where a chest has too little."""
@@ -228,12 +234,13 @@ class _Maker:
 
     def _wanted(self, scan: CtFile) -> dict[str, Any]:
         """What ``patient.json`` says of a scan and of what is done to it, before it is read."""
-        film = {} if self.film is None else {"film": film_record(self.film, self.geometry)}
-        return {"source": {**scan.state, "folder": self.folder}, **asdict(self.how), **film}
+        more = {} if self.film is None else {"film": film_record(self.film, self.geometry)}
+        more |= {} if self.quantity is None else {"quantity": self.quantity}
+        return {"source": {**scan.state, "folder": self.folder}, **asdict(self.how), **more}
 
     def _is_kept(self, folder: Path, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
         """Whether the folder of a patient is what would be made now."""
-        names = set(wanted) | ({"film"} & set(known))
+        names = set(wanted) | ({"film", "quantity"} & set(known))
         plain = json.loads(json.dumps(wanted))
         same = all(_placeless(known.get(name)) == _placeless(plain.get(name)) for name in names)
         return same and (folder / "xray_000.npy").exists() >= self.float_arrays

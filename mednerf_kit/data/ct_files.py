@@ -10,11 +10,11 @@ from itertools import chain, count
 from pathlib import Path
 
 from ..core.errors import UserError
+from ..imaging.scans.dicom import MEDIA_DIRECTORY, is_dicom
 from .drr import ct_name
 
 VOLUMES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 VOXELS = (".raw", ".zraw", ".raw.gz")  # what .mhd and .nhdr keep beside them
-DICOM = (".dcm", ".ima")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def find_cts(root: Path) -> tuple[list[CtFile], list[tuple[str, str]]]:
         volumes = [path for path in paths if path.name.lower().endswith(VOLUMES)]
         others = [path for path in paths if path not in volumes]
         found += volumes
-        if any(map(is_dicom, others)):
+        if any(map(holds_slices, others)):
             found.append(Path(folder))
         elif others:
             kept = [path for path in others if not path.name.lower().endswith(VOXELS)]
@@ -51,15 +51,12 @@ def find_cts(root: Path) -> tuple[list[CtFile], list[tuple[str, str]]]:
     ], strangers
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file calls itself DICOM, by its name or by its first bytes."""
-    if path.suffix.lower() in DICOM:
-        return True
-    try:
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM" and path.name.upper() != "DICOMDIR"
-    except OSError:
+def holds_slices(path: Path) -> bool:
+    """Whether a file is DICOM or calls itself so, and is no directory of a medium."""
+    if path.name.upper() == "DICOMDIR" or not is_dicom(path):
         return False
+    with open(path, "rb") as file:
+        return MEDIA_DIRECTORY.encode() not in file.read(1024)
 
 
 def is_folder_of_cts(root: Path) -> bool:

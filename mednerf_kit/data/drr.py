@@ -31,7 +31,9 @@ from ..imaging.body import body_only, bone_only
 from ..imaging.film import film_options, make_film
 from ..imaging.geometry import DEFAULTS, Geometry
 from ..imaging.projector import project_volume
-from ..imaging.volume import Volume, read_volume, write_volume
+from ..imaging.scans.quantity import StoredQuantity
+from ..imaging.scans.read import read_volume
+from ..imaging.volume import Volume, write_volume
 from .xray_setup import Handling, XraySetup, anatomy_of, stored_geometry
 
 BLACK = 0.1  # of the scale: pictures whose densest ray stays below it show next to nothing
@@ -60,6 +62,9 @@ def make_drr(
     air_below_hu: float | None = None,
     supersample: int = 1,
     patient_name: str | None = None,
+    quantity: StoredQuantity | None = None,
+    series: int | None = None,
+    spacing_mm: tuple[float, float, float] | None = None,
 ) -> Drr:
     """DRRs of a CT (volume file, DICOM folder, phantom:chest:SEED) as a patient of the set ``out``.
 
@@ -74,6 +79,8 @@ def make_drr(
         mask_table, mu_water_per_mm, air_below_hu, supersample, isocentre: as in :class:`Handling`;
             a phantom's isocentre is the middle of its voxels.
         patient_name: name of the patient's folder; None takes the CT's name.
+        quantity, series, spacing_mm: of the CT, as in
+            :func:`~mednerf_kit.imaging.scans.read.read_volume`.
 
     Raises UserError for a CT that cannot be read, an impossible set-up, and a folder that is taken.
     """
@@ -95,9 +102,14 @@ def make_drr(
     name = patient_name or (phantom_name(anatomy, seed) if seed is not None else ct_name(Path(ct)))
     check_place(Path(out), name, stored_geometry(geometry, setup.film))
 
-    volume = read_volume(ct) if seed is None else phantom_volume(anatomy, seed, setup.size)
-    fingerprint = phantom_fingerprint(anatomy, seed) if seed is not None else ct_fingerprint(volume)
-    volume = how.in_hu(volume)
+    if seed is None:
+        volume = read_volume(ct, quantity=quantity, series=series, spacing_mm=spacing_mm)
+        notes += volume.remarks
+        fingerprint = ct_fingerprint(volume)
+    else:
+        volume = phantom_volume(anatomy, seed, setup.size)
+        fingerprint = phantom_fingerprint(anatomy, seed)
+    volume = how.prepared(volume, geometry.line_integral_scale)
     if mask_table:
         volume = body_only(volume)
     notes += write_drrs(
@@ -143,7 +155,7 @@ def write_drrs(
         scale=geometry.line_integral_scale if film is None else 1.0,
         record=record,
         float_arrays=float_arrays,
-        volume=_kept(volume, geometry, isocentre),
+        volume=None if volume.quantity == "relative" else _kept(volume, geometry, isocentre),
     )
     return notes
 
@@ -160,7 +172,9 @@ def render_orbit(
     mu is that of :meth:`Volume.to_mu`. ``isocentre_mm`` is in the volume's LPS coordinates and
     defaults to its centre; ``supersample``² rays are averaged over each pixel.
     """
-    volume = volume.aligned().to_mu()
+    volume = volume.aligned()
+    if volume.quantity != "relative":  # whose values are taken as they are
+        volume = volume.to_mu()
     away = (
         [0.0] * 3
         if isocentre_mm is None
@@ -279,6 +293,11 @@ def phantom_fingerprint(anatomy: str, seed: int) -> str:
 
 def ct_fingerprint(volume: Volume) -> str:
     """A fingerprint of a CT, by which its DRRs are recognised at any view, size or scale."""
+    if volume.quantity == "mu_per_mm":
+        volume = volume.to_hu()
+    elif volume.quantity == "relative":
+        top = volume.values.abs().max().clamp_min(1e-12)
+        volume = replace(volume, values=1000 * volume.values / top)
     voxels = volume.values.round().to(torch.int16).contiguous().numpy()
     return f"ct:{blake2b(voxels.tobytes(), digest_size=12).hexdigest()}"
 

@@ -145,10 +145,23 @@ class Handling:
         if self.isocentre not in ("body", "scan"):
             raise unknown_name("isocentre", self.isocentre, ("body", "scan"))
 
-    def in_hu(self, volume: Volume) -> Volume:
-        """The volume in HU with this attenuation of water, and what counts as air as air."""
-        volume = replace(volume.to_hu(), mu_water_per_mm=self.mu_water_per_mm)
-        return volume.to_mu(air_below_hu=self.air_below_hu).to_hu()
+    def prepared(self, volume: Volume, line_integral_scale: float | None) -> Volume:
+        """The volume in HU with this attenuation of water, and what counts as air as air.
+
+        Attenuation in mm stays what it is. Relative attenuation stays too, and is refused where a
+        scale or a threshold is wanted of it.
+        """
+        volume = replace(volume, mu_water_per_mm=self.mu_water_per_mm)
+        if volume.quantity != "relative":
+            volume = volume.to_hu()
+            return volume.to_mu(air_below_hu=self.air_below_hu).to_hu()
+        if line_integral_scale is not None or self.mask_table or self.air_below_hu is not None:
+            raise UserError(
+                "got relative attenuation, which has no scale and no Hounsfield units",
+                "wanted views that are stretched one by one, and nothing taken out",
+                "add --autoscale view, and leave --mask-table and --air-below-hu out",
+            )
+        return volume
 
     def isocentre_of(self, volume: Volume, body: Body | None = None) -> tuple[float, float, float]:
         """The isocentre (x, y, z) of an aligned CT in HU, in its LPS coordinates.

@@ -1,18 +1,17 @@
 """A scan in millimetres: voxel values, the affine that places them, and what the values mean.
 
-Read from and written to NIfTI, MetaImage and NRRD, and read from a folder of DICOM slices, through
-SimpleITK. World coordinates are LPS millimetres in every case (SimpleITK turns NIfTI's RAS over).
+World coordinates are LPS millimetres in every case. Volumes are written to NIfTI, MetaImage and
+NRRD here, and read in ``scans/``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from torch import Tensor
 from .. import DISCLAIMER
 from ..core import files
 from ..core.errors import UserError, unknown_name
-from .dicom import read_series, reason, unreadable
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
 Quantity = Literal["hu", "mu_per_mm", "relative"]
 AIR = {"hu": -1000.0, "mu_per_mm": 0.0, "relative": 0.0}  # what lies outside a volume
 WRITABLE = (".nii.gz", ".nii", ".mha", ".nrrd")
+SQUARE = 1e-3  # cosine up to which two axes are at right angles
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +46,7 @@ class Volume:
     quantity: Quantity  # Hounsfield units, attenuation per mm, or attenuation in an unknown unit
     mu_water_per_mm: float = 0.0205  # water at about 60 keV
     note: str = DISCLAIMER
+    remarks: tuple[str, ...] = ()  # what was assumed when it was read, a sentence each
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", self.values.to(torch.float32))
@@ -67,7 +67,7 @@ class Volume:
                 "correct the file's header",
             )
         square = self.affine[:3, :3] / spacing
-        if not np.allclose(square.T @ square, np.eye(3), atol=1e-3):
+        if not np.allclose(square.T @ square, np.eye(3), atol=SQUARE):
             raise UserError(
                 "got an affine with sheared axes",
                 "wanted axes at right angles",
@@ -292,107 +292,4 @@ def write_volume(volume: Volume, path: str | Path) -> None:
         try:
             sitk.WriteImage(image, str(temporary), useCompression=True)
         except RuntimeError as error:
-            raise OSError(reason(error)) from error
-
-
-def read_volume(path: str | Path, *, quantity: Quantity | None = None) -> Volume:
-    """Read a volume file, or a folder that holds the slices of one DICOM series.
-
-    ``quantity`` overrides what the file says; a file that says nothing is taken for Hounsfield
-    units if it holds negative values. Slices are put in order of their position, never of their
-    name. Errors: anything that is not one whole, right-angled, single-channel 3-D scan.
-    """
-    path = Path(path)
-    if quantity is not None and quantity not in get_args(Quantity):
-        raise unknown_name("quantity", quantity, get_args(Quantity))
-    if not path.exists():
-        raise UserError(
-            f"got '{path}', which does not exist",
-            "wanted a volume file or a DICOM folder",
-            "check the path",
-        )
-    if path.is_dir():
-        values, affine = read_series(path, any_modality=quantity is not None)
-        volume = Volume(values, affine, quantity or "hu")
-    else:
-        volume = _read_file(path, quantity)
-    if not bool(torch.isfinite(volume.values).all()):
-        raise UserError(
-            f"got '{path}' with values that are not numbers",
-            "wanted finite values",
-            "clean or re-export the scan",
-        )
-    return volume
-
-
-def _read_file(path: Path, quantity: Quantity | None) -> Volume:
-    import SimpleITK as sitk
-
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise unreadable(path, reason(error)) from None
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        _refuse_cut_nifti(path, image)
-    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        image = image[:, :, :, 0]
-    if (
-        image.GetNumberOfComponentsPerPixel() != 1
-        or image.GetDimension() != 3
-        or min(image.GetSize()) < 2
-    ):
-        size = "×".join(map(str, image.GetSize()))
-        raise UserError(
-            f"got '{path}' of size {size} with {image.GetNumberOfComponentsPerPixel()} values per "
-            "voxel",
-            "wanted one 3-D scan with one value per voxel",
-            "pass the folder with all slices"
-            if image.GetSize()[2:] == (1,)
-            else "extract one scan from it",
-        )
-    said, mu_water_per_mm, note = _label(image)
-    values = torch.from_numpy(sitk.GetArrayFromImage(image).astype(np.float32))
-    quantity = quantity or said
-    if quantity is None and float(values.min()) >= 0:
-        raise UserError(
-            f"got '{path}' with values from {float(values.min()):g} to {float(values.max()):g} "
-            "and no word of what they are",
-            "wanted Hounsfield units, which fall below 0 in fat and air",
-            "say its quantity: hu, mu_per_mm or relative",
-        )
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
-    return Volume(values, affine, quantity or "hu", mu_water_per_mm, note)
-
-
-def _label(image: SimpleITK.Image) -> tuple[Quantity | None, float, str]:
-    """What :func:`write_volume` noted: from the key-value pairs, or from NIfTI's description."""
-    said = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
-    found = re.match(r"(\w+) mu_water_per_mm=(\S+) (.*)", said.get("ITK_FileNotes", ""))
-    if "quantity" in said:
-        name, mu, note = (said.get(key, "") for key in ("quantity", "mu_water_per_mm", "note"))
-    else:
-        name, mu, note = found.groups() if found else ("", "", "")
-    quantity = next((known for known in get_args(Quantity) if known == name), None)
-    try:
-        return quantity, float(mu or 0.0205), note or DISCLAIMER
-    except ValueError:
-        return quantity, 0.0205, DISCLAIMER
-
-
-def _refuse_cut_nifti(path: Path, image: SimpleITK.Image) -> None:
-    """Refuse a cut NIfTI, which would be read without complaint, its missing voxels as zeros."""
-    import gzip
-
-    there = 0
-    try:
-        with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as file:
-            while block := file.read(1 << 22):
-                there += len(block)
-    except (EOFError, OSError) as error:
-        raise unreadable(path, str(error)) from None
-    voxels = int(np.prod(image.GetSize())) * image.GetNumberOfComponentsPerPixel()
-    wanted = float(image.GetMetaData("vox_offset")) + voxels * int(image.GetMetaData("bitpix")) // 8
-    if there < wanted:
-        raise unreadable(path, f"it ends after {there} of {wanted:.0f} bytes")
+            raise OSError(str(error).strip().splitlines()[-1]) from error

@@ -23,7 +23,8 @@ from .. import DISCLAIMER
 from ..core.types import SUPPORT
 from ..imaging.geometry import Geometry
 from ..imaging.projector import Projector, project_volume
-from ..imaging.volume import Volume, read_volume
+from ..imaging.scans.read import read_volume
+from ..imaging.volume import Volume
 
 if TYPE_CHECKING:
     from ..fields.hyper import MlpWeights

@@ -39,7 +39,8 @@ from mednerf_kit.data.radiograph import read_radiograph
 from mednerf_kit.imaging.body import body_only
 from mednerf_kit.imaging.film import FILMS, make_film
 from mednerf_kit.imaging.geometry import DEFAULTS, Geometry
-from mednerf_kit.imaging.volume import Volume, read_volume
+from mednerf_kit.imaging.scans.read import read_volume
+from mednerf_kit.imaging.volume import Volume
 from mednerf_kit.invert.film_checks import PARTS, SURE, FilmChecks, FilmVerdict, Stated
 from mednerf_kit.invert.film_looks import FILE, POSES, Pose
 from mednerf_kit.prior.load import load_prior

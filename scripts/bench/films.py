@@ -41,7 +41,7 @@ from mednerf_kit.data.radiograph import InputKind
 from mednerf_kit.imaging.body import bone_only
 from mednerf_kit.imaging.film import FILMS, film_options, make_film
 from mednerf_kit.imaging.geometry import DEFAULTS, FRONTAL_DEG, Geometry, nearest_view
-from mednerf_kit.imaging.volume import read_volume
+from mednerf_kit.imaging.scans.read import read_volume
 from mednerf_kit.invert.input_xray import read_xray
 from mednerf_kit.invert.posterior import Inversion, inversion_of
 from mednerf_kit.invert.predict import PredictedViews, predict

@@ -22,7 +22,7 @@ import numpy as np
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.imaging.projector import project_volume
-from mednerf_kit.imaging.volume import read_volume
+from mednerf_kit.imaging.scans.read import read_volume
 
 # LPS, from knee_03_xray0000_geometry.txt, as are the distances
 ISOCENTRE_MM = (-11.0, -123.0, -465.0)

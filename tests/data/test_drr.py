@@ -22,7 +22,8 @@ from mednerf_kit.data.orbits import load_orbits
 from mednerf_kit.data.radiograph import read_radiograph
 from mednerf_kit.imaging.body import body_only, bone_only
 from mednerf_kit.imaging.geometry import Geometry
-from mednerf_kit.imaging.volume import Volume, read_volume, write_volume
+from mednerf_kit.imaging.scans.read import read_volume
+from mednerf_kit.imaging.volume import Volume, write_volume
 
 SIZE, VIEWS = 16, 4
 GEOMETRY = Geometry(

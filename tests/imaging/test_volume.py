@@ -11,7 +11,8 @@ import torch
 
 from mednerf_kit import DISCLAIMER
 from mednerf_kit.core.errors import RunError, UserError
-from mednerf_kit.imaging.volume import Volume, read_volume, write_volume
+from mednerf_kit.imaging.scans.read import read_volume
+from mednerf_kit.imaging.volume import Volume, write_volume
 
 
 def turned(degrees: float, spacing_mm=(1.0, 1.0, 1.0), origin_mm=(0.0, 0.0, 0.0)) -> np.ndarray:

@@ -17,7 +17,7 @@ from mednerf_kit import cli
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.pictures import read_png
 from mednerf_kit.imaging.film import CURVES
-from mednerf_kit.imaging.volume import read_volume
+from mednerf_kit.imaging.scans.read import read_volume
 from mednerf_kit.invert import reconstruct as module
 from mednerf_kit.invert.input_xray import read_xray
 from mednerf_kit.invert.members import Posterior

@@ -17,7 +17,7 @@ from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.pictures import read_png
 from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.imaging.projector import project_volume
-from mednerf_kit.imaging.volume import read_volume
+from mednerf_kit.imaging.scans.read import read_volume
 from mednerf_kit.invert import input_xray
 from mednerf_kit.invert import reconstruct as module
 from mednerf_kit.metrics.image import psnr_db

@@ -14,7 +14,7 @@ from mednerf_kit.core import files
 from mednerf_kit.data.pictures import read_png
 from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.imaging.projector import project_volume
-from mednerf_kit.imaging.volume import read_volume
+from mednerf_kit.imaging.scans.read import read_volume
 from mednerf_kit.invert import outputs
 from mednerf_kit.invert import reconstruct as project_module
 from mednerf_kit.invert.predict import predict

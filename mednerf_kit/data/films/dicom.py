@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...core.errors import UserError
+from ...imaging.dicom_header import Header, quiet_pydicom
 from .dicom_geometry import film_lengths
 from .dicom_grey import grey_values
-from .dicom_header import Header, damaged, quiet_pydicom, read_header
+from .dicom_header import damaged, read_header
 from .dicom_mask import padding, shutter_and_collimator
 from .dicom_pixels import pixel_layout, stored_pixels
 from .dicom_view import film_body_part, film_hanging

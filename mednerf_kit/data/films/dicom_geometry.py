@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .dicom_header import Header
+from ...imaging.dicom_header import Header
 
 SPACING_MM = (0.01, 5.0)  # what a radiograph's pixels can measure
 DISTANCE_MM = (200.0, 6000.0)  # from the source

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .dicom_header import Header, damaged
+from ...imaging.dicom_header import Header
+from .dicom_header import damaged
 from .stored import GreyKind
 
 DX_INTENT = {  # by storage class

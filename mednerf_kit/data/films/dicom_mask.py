@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .dicom_header import Header
+from ...imaging.dicom_header import Header
 
 LEAST_LEFT = 0.05  # of the picture: a mask that leaves less is in other units than pixels
 CIRCLE_KEYWORDS = {"Shutter": "CircularShutter", "Collimator": "CircularCollimator"}

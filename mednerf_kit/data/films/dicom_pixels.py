@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import UserError
+from ...imaging.dicom_header import Header
 from .checks import check_size
-from .dicom_header import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, Header, damaged
+from .dicom_header import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, damaged
 
 PLAIN = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)
 JPEG_2000 = (

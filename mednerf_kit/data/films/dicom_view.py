@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .dicom_header import Header
+from ...imaging.dicom_header import Header
 from .orientation import turned_words
 
 #: Directions in the patient along x (to the left), y (to the back) and z (to the head).

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...core.errors import UserError
+from ...imaging.dicom_header import is_dicom_element
 from .dicom import read_dicom_film
 from .npy import read_npy
 from .pfm import read_pfm
@@ -72,12 +73,3 @@ def read_film(path: str | Path) -> StoredFilm:
         f"wanted one of {', '.join(FORMATS)}",
         "convert it to PNG",
     )
-
-
-def is_dicom_element(start: bytes) -> bool:
-    """Whether a file begins as DICOM without a preamble does, with an element of group 2 or 8.
-
-    >>> is_dicom_element(bytes.fromhex("0800 0500 4353 0a00")), is_dicom_element(b"text")
-    (True, False)
-    """
-    return start[:2] in (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08") and len(start) >= 8

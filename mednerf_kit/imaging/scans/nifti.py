@@ -1,0 +1,157 @@
+"""NIfTI and Analyze files, by nibabel: values as stored, and the affine that the header means.
+
+A header may place a scan three times: by an affine (*sform*), by a rotation (*qform*) and by bare
+voxel sizes (*pixdim*). Each of the first two has a code: 0 means that it is not there, 1 that it
+leads to the scanner's millimetres, more that the scan was laid on another or on an atlas, where
+lengths need not be the patient's.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...core.errors import UserError
+from .label import label_of
+from .stored import UNPLACED, StoredScan, by, no_scan, reason, unreadable
+
+if TYPE_CHECKING:
+    import nibabel
+
+SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz", ".hdr.gz")
+SCANNER = 1  # code of an affine that leads to the scanner's millimetres
+MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from NIfTI's right, anterior, superior
+ATLAS = 3  # code from which an affine leads to an atlas
+ALIKE = 1e-3  # of a voxel: affines that differ by less are the same
+
+
+def read_nifti(path: Path) -> StoredScan:
+    """Read a NIfTI or Analyze file.
+
+    The affine is the one with the scanner's code, the sform before the qform; without such a code
+    the one that is there, in the same order. Lengths in metres and micrometres become millimetres.
+    A slope of 0 or NaN leaves the values alone, and so does the intercept beside it.
+
+    Raises UserError for a damaged file, several values per voxel, and voxel sizes that contradict
+    the affine.
+    """
+    import nibabel
+    from nibabel import imageglobals
+
+    before, imageglobals.logger.disabled = imageglobals.logger.disabled, True  # it prints repairs
+    try:
+        image: Any = nibabel.load(path, mmap=False)
+        values, header = _values(path, image), image.header
+        size_mm = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
+        name, affine, remarks = _affine(header, size_mm)
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        ArithmeticError,
+        LookupError,
+        nibabel.filebasedimages.ImageFileError,
+        nibabel.spatialimages.HeaderDataError,
+        zlib.error,
+    ) as error:
+        short = re.search(r"Expected (\d+) bytes, got (\d+)", str(error))
+        why = f"it ends after {short[2]} of {short[1]} bytes" if short else reason(error)
+        raise unreadable(path, why) from None
+    finally:
+        imageglobals.logger.disabled = before
+    description = bytes(header["descrip"]).rstrip(b"\0").decode("utf-8", "replace")
+    quantity, mu_water_per_mm, note = label_of({"description": description})
+    return StoredScan(
+        values=values,
+        affine=affine,
+        has_size=bool(name) or not ((size_mm == 1).all() or (size_mm <= 0).any()),
+        size_fault=_size_fault(path, name, affine, size_mm * _unit_mm(header)),
+        quantity=quantity,
+        mu_water_per_mm=mu_water_per_mm,
+        note=note,
+        remarks=tuple(remarks),
+    )
+
+
+def _values(path: Path, image: nibabel.Nifti1Image) -> np.ndarray:
+    """Rescaled values [D, H, W] in float32."""
+    size, components = list(image.shape), 1
+    while len(size) > 3 and size[-1] == 1:
+        size.pop()
+    if len(size) == 5 and size[3] == 1:  # where the format keeps vectors
+        components, size = size[4], size[:3]
+    kind = image.get_data_dtype()
+    if kind.fields is not None:
+        components = len(kind.fields)
+    if kind.kind == "c":
+        components = 2
+    if components != 1 or len(size) != 3 or min(size) < 2:
+        raise no_scan(path, size, components)
+    stored = image.dataobj.get_unscaled().reshape(size)
+    slope, intercept = image.dataobj.slope, image.dataobj.inter
+    values = stored.T.astype(np.result_type(stored.dtype.newbyteorder("="), np.float32))
+    if slope != 1 or intercept != 0:
+        values = values * values.dtype.type(slope) + values.dtype.type(intercept)
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _affine(header: nibabel.Nifti1Header, size_mm: np.ndarray) -> tuple[str, np.ndarray, list[str]]:
+    """The name of the form that places a scan, voxel index to LPS millimetres, what was assumed."""
+    remarks: list[str] = []
+    forms = _forms(header)
+    if not forms:
+        affine = np.diag([*np.where(size_mm > 0, size_mm, 1.0), 1.0])
+        affine[:3, 3] = -affine[:3, :3] @ ((np.array(header.get_data_shape()[:3]) - 1) / 2)
+        affine[:3] *= _unit_mm(header)
+        return "", affine, [f"{UNPLACED}, its middle to lie at the origin"]
+    name = min(forms, key=lambda form: (forms[form][0] != SCANNER, form != "sform"))
+    code, affine = forms[name]
+    other = next((form for key, (_, form) in forms.items() if key != name), affine)
+    if np.abs(other - affine)[:3].max() > ALIKE * np.abs(affine[:3, :3]).max():
+        remarks.append(f"sform and qform differ: the scan was placed by its {name}")
+    if code >= ATLAS:
+        remarks.append(f"its {name} leads to an atlas, whose lengths need not be the patient's")
+    affine = LPS @ affine
+    affine[:3] *= _unit_mm(header)
+    return name, affine, remarks
+
+
+def _forms(header: nibabel.Nifti1Header) -> dict[str, tuple[int, np.ndarray]]:
+    """The affines that are there, with their codes; none in Analyze."""
+    if "sform_code" not in header:
+        return {}
+    found = {"sform": header.get_sform(coded=True), "qform": header.get_qform(coded=True)}
+    return {name: (int(code), form) for name, (form, code) in found.items() if code > 0}
+
+
+def _unit_mm(header: nibabel.Nifti1Header) -> float:
+    if "xyzt_units" not in header:
+        return 1.0
+    return MILLIMETRES.get(header.get_xyzt_units()[0], 1.0)
+
+
+def _size_fault(path: Path, name: str, affine: np.ndarray, size_mm: np.ndarray) -> UserError | None:
+    """What is wrong where pixdim and the affine speak of voxels of different sizes.
+
+    Of tilted slices pixdim may be their step along the table or from plane to plane.
+    """
+    if not name:
+        return None
+    axes = affine[:3, :3]
+    along = np.linalg.norm(axes, axis=0)
+    faces = np.array([np.linalg.norm(np.cross(*np.delete(axes, k, 1).T)) for k in range(3)])
+    across = np.divide(abs(np.linalg.det(axes)), faces, out=np.zeros(3), where=faces > 0)
+    if not ((size_mm > 1.01 * along) | (size_mm < 0.99 * across)).any():
+        return None
+    return UserError(
+        f"got '{path}' with voxels of {by(along)} mm by its {name} and of {by(size_mm)} mm by its "
+        "pixdim",
+        "wanted one size",
+        "correct the header, or say the right one with --spacing-mm",
+    )

@@ -1,0 +1,77 @@
+"""What the values of a scan mean: said by the user, by the file, or taken for Hounsfield units."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from ...core.errors import UserError
+from ..volume import Quantity
+
+#: What a file's values may be; on reading they become one of the three a volume knows.
+StoredQuantity = Literal["hu", "hu_plus_1000", "hu_plus_1024", "mu_per_mm", "mu_per_cm", "relative"]
+CONVERSIONS: dict[str, tuple[Quantity, float, float]] = {  # quantity, factor, summand
+    "hu": ("hu", 1.0, 0.0),
+    "hu_plus_1000": ("hu", 1.0, -1000.0),
+    "hu_plus_1024": ("hu", 1.0, -1024.0),
+    "mu_per_mm": ("mu_per_mm", 1.0, 0.0),
+    "mu_per_cm": ("mu_per_mm", 0.1, 0.0),
+    "relative": ("relative", 1.0, 0.0),
+}
+AIR_HU = (-1100.0, -200.0)  # air, lung and their mixtures with tissue
+MOST_HU = 32767.0  # nothing in a patient has more: scanners store metal up to here
+DENSE_HU, MOST_DENSE = 4000.0, 0.1  # metal, and the largest share of a scan that may be metal
+MOST_MU_PER_MM = 5.0  # nothing in a patient has more: iron at 60 keV has 0.9
+SAY = f"say its quantity with --quantity {', '.join(get_args(StoredQuantity))}"
+
+
+def converted(values: np.ndarray, stored: StoredQuantity) -> tuple[np.ndarray, Quantity]:
+    """Values as one of the quantities of a volume.
+
+    >>> converted(np.array([0.0, 1024.0]), "hu_plus_1024")
+    (array([-1024.,     0.]), 'hu')
+    """
+    quantity, factor, summand = CONVERSIONS[stored]
+    if (factor, summand) == (1, 0):
+        return values, quantity
+    return values * values.dtype.type(factor) + values.dtype.type(summand), quantity
+
+
+def check_hu(path: Path, values: np.ndarray, unit: str = "") -> None:
+    """Refuse values that cannot be Hounsfield units; ``unit`` is the one that the file names.
+
+    Hounsfield units of a patient have air or lung among them. Attenuation in any unit, shifted and
+    normalised values, all of which begin about 0, have nothing there.
+    """
+    if unit:
+        raise _refusal(path, f"values in '{unit}' by its header", "wanted Hounsfield units")
+    low, high = float(values.min()), float(values.max())
+    between = f"values from {low:g} to {high:g}"
+    if not ((values > AIR_HU[0]) & (values < AIR_HU[1])).any():
+        raise _refusal(
+            path,
+            f"{between} and none between {AIR_HU[0]:g} and {AIR_HU[1]:g}",
+            "wanted Hounsfield units, in which air is about -1000 and lung about -800",
+        )
+    if high > MOST_HU or float((values > DENSE_HU).mean()) > MOST_DENSE:
+        raise _refusal(
+            path,
+            f"{between}, of which {(values > DENSE_HU).mean():.1%} are above {DENSE_HU:g}",
+            "wanted Hounsfield units, in which only metal is above that",
+        )
+
+
+def check_mu(path: Path, values: np.ndarray) -> None:
+    """Refuse values that are too large for attenuation per mm."""
+    if (high := float(values.max())) > MOST_MU_PER_MM:
+        raise _refusal(
+            path,
+            f"attenuation up to {high:g} per mm",
+            "wanted about 0.02 for water",
+        )
+
+
+def _refusal(path: Path, what: str, wanted: str) -> UserError:
+    return UserError(f"got '{path}' with {what}", wanted, SAY)

@@ -1,0 +1,137 @@
+"""One guard behind every door: a CT from a file or a folder, checked, in millimetres and in HU.
+
+Readers (``nifti.py``, ``itk.py``, ``dicom.py``) report what is stored; what is not finite, not
+placed, not in Hounsfield units or sheared is refused, resampled or said here, for all alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+
+from ...core.errors import UserError, unknown_name
+from ..volume import AIR, Volume
+from .dicom import is_dicom, read_dicom
+from .itk import read_itk
+from .nifti import SUFFIXES as NIFTI
+from .nifti import read_nifti
+from .quantity import StoredQuantity, check_hu, check_mu, converted
+from .shear import right_angled
+from .stored import StoredScan
+
+EXTENT_MM = (1.0, 5000.0)  # of the longest side of a scan
+
+
+def read_volume(
+    path: str | Path,
+    *,
+    quantity: StoredQuantity | None = None,
+    series: int | None = None,
+    spacing_mm: Sequence[float] | None = None,
+) -> Volume:
+    """Read a CT: a volume file, a DICOM file with many frames, or a folder of DICOM slices.
+
+    Slices and frames are put in order of their position, never of their name or number; sheared
+    axes (a tilted gantry) are resampled to right-angled ones; padding becomes air. ``remarks`` of
+    the volume say what was assumed or changed.
+
+    Options:
+        quantity: what the values are; None takes what the file says, else Hounsfield units, and
+            refuses what cannot be that.
+        series: which of the DICOM series in a folder, counted from 1 as they are listed.
+        spacing_mm: size of the voxels along i, j and k, instead of the file's.
+
+    Raises UserError for anything that is not one whole, evenly spaced, single-channel 3-D scan of
+    finite values.
+    """
+    path = Path(path)
+    if quantity is not None and quantity not in get_args(StoredQuantity):
+        raise unknown_name("quantity", quantity, get_args(StoredQuantity))
+    if not path.exists():
+        raise UserError(
+            f"got '{path}', which does not exist",
+            "wanted a volume file or a DICOM folder",
+            "check the path",
+        )
+    scan = _stored(path, series=series, any_modality=quantity is not None)
+    affine, remarks = _placed(path, scan, spacing_mm)
+    values, known = _quantified(path, scan, quantity)
+    values, affine, shear = right_angled(values, affine, AIR[known])
+    return Volume(
+        torch.from_numpy(values),
+        affine,
+        known,
+        scan.mu_water_per_mm,
+        scan.note,
+        (*scan.remarks, *remarks, *shear),
+    )
+
+
+def _stored(path: Path, *, series: int | None, any_modality: bool) -> StoredScan:
+    """What the reader of this kind of file finds."""
+    if path.is_dir() or is_dicom(path):
+        return read_dicom(path, series=series, any_modality=any_modality)
+    if series is not None:
+        raise UserError(
+            f"got '{path}' and a number of a series",
+            "wanted a DICOM folder for that",
+            "leave --series out",
+        )
+    return read_nifti(path) if path.name.lower().endswith(NIFTI) else read_itk(path)
+
+
+def _placed(
+    path: Path, scan: StoredScan, spacing_mm: Sequence[float] | None
+) -> tuple[np.ndarray, list[str]]:
+    """The affine with the size of voxels that the user gave, checked; what was assumed of it."""
+    affine, remarks = scan.affine.copy(), []
+    if spacing_mm is not None:
+        sizes = np.asarray(spacing_mm, dtype=np.float64)
+        if sizes.shape != (3,) or not (np.isfinite(sizes) & (sizes > 0)).all():
+            raise UserError(
+                f"got a spacing of {spacing_mm}", "wanted three lengths in mm", "correct it"
+            )
+        middle = (np.array(scan.values.shape[::-1]) - 1) / 2
+        centre = affine[:3, :3] @ middle + affine[:3, 3]
+        affine[:3, :3] *= sizes / np.linalg.norm(affine[:3, :3], axis=0)
+        affine[:3, 3] = centre - affine[:3, :3] @ middle
+    elif scan.size_fault is not None:
+        raise scan.size_fault
+    elif not scan.has_size:
+        remarks.append("the file gives no voxel size: 1 mm was assumed, say --spacing-mm if not so")
+    extent = np.linalg.norm(affine[:3, :3], axis=0) * scan.values.shape[::-1]
+    if np.isfinite(extent).all() and not EXTENT_MM[0] <= extent.max() <= EXTENT_MM[1]:
+        raise UserError(
+            f"got '{path}', a scan {extent.max():.3g} mm long",
+            "wanted lengths of a patient in mm",
+            "correct the header's unit, or say --spacing-mm",
+        )
+    return affine, remarks
+
+
+def _quantified(
+    path: Path, scan: StoredScan, quantity: StoredQuantity | None
+) -> tuple[np.ndarray, str]:
+    """Finite values of a quantity that they can be, with air where the file has padding."""
+    values, valid = scan.values, scan.values
+    if scan.padding is not None:
+        valid = scan.values[~scan.padding]
+    if not valid.size or not np.isfinite(valid).all():
+        raise UserError(
+            f"got '{path}' with values that are not numbers",
+            "wanted finite values",
+            "clean or re-export the scan",
+        )
+    stored = quantity or scan.quantity
+    if stored is None:
+        check_hu(path, valid, scan.unit)
+    values, known = converted(values, stored or "hu")
+    if quantity is not None and known == "mu_per_mm":
+        check_mu(path, values)
+    if scan.padding is not None:
+        values = np.where(scan.padding, np.float32(AIR[known]), values)
+    return values, known
