@@ -84,6 +84,7 @@ def read_itk(path: Path) -> StoredScan:
             remarks.append(f"values were rescaled to {slope:g}·stored {offset:+g} by the header")
     elif suffix in TIFF:
         has_size = False
+        affine[:3, 3] = -affine[:3, :3] @ ((np.array(image.GetSize()) - 1) / 2)
         remarks.append(UNPLACED)
     return StoredScan(
         values=values,

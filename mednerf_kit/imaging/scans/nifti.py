@@ -109,7 +109,7 @@ def _affine(header: nibabel.Nifti1Header, size_mm: np.ndarray) -> tuple[str, np.
         affine = np.diag([*np.where(size_mm > 0, size_mm, 1.0), 1.0])
         affine[:3, 3] = -affine[:3, :3] @ ((np.array(header.get_data_shape()[:3]) - 1) / 2)
         affine[:3] *= _unit_mm(header)
-        return "", affine, [f"{UNPLACED}, its middle to lie at the origin"]
+        return "", affine, [UNPLACED]
     name = min(forms, key=lambda form: (forms[form][0] != SCANNER, form != "sform"))
     code, affine = forms[name]
     other = next((form for key, (_, form) in forms.items() if key != name), affine)
@@ -141,7 +141,7 @@ def _size_fault(path: Path, name: str, affine: np.ndarray, size_mm: np.ndarray) 
 
     Of tilted slices pixdim may be their step along the table or from plane to plane.
     """
-    if not name:
+    if not name or not np.isfinite(affine).all():
         return None
     axes = affine[:3, :3]
     along = np.linalg.norm(axes, axis=0)

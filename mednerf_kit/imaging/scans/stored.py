@@ -15,7 +15,7 @@ from ..volume import Quantity
 WANTED = "wanted a whole NIfTI, MetaImage, NRRD or DICOM scan"
 UNPLACED = (
     "the file says nothing of the scan's orientation: its axes were taken to run to the patient's "
-    "left, back and head"
+    "left, back and head, its middle to lie at the origin"
 )
 
 
