@@ -147,6 +147,11 @@ samplers_option = click.option(
     multiple=True,
     help="Scenes: change samplers, and nothing else, as levels.0.sampler.n=128 (repeatable).",
 )
+dicom_option = click.option(
+    "--dicom",
+    is_flag=True,
+    help="Also each volume as a DICOM file (Enhanced CT, derived, for research).",
+)
 device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute."
 )

@@ -14,6 +14,7 @@ from .base import (
     View,
     Work,
     device_option,
+    dicom_option,
     minutes_option,
     precision_option,
     run_option,
@@ -120,6 +121,7 @@ class Crop(click.ParamType):
     show_default="the prior's",
     help="Pixels along a side of the orbit's views.",
 )
+@dicom_option
 @seed_option
 @device_option
 @precision_option

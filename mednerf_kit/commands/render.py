@@ -7,7 +7,17 @@ from typing import Any
 import click
 
 from ..core.errors import UserError
-from .base import FILE, FOLDER, Numbers, Work, chosen, device_option, run_option, samplers_option
+from .base import (
+    FILE,
+    FOLDER,
+    Numbers,
+    Work,
+    chosen,
+    device_option,
+    dicom_option,
+    run_option,
+    samplers_option,
+)
 
 ONLY_SCENES = {"path", "settings", "points", "mesh", "threshold", "transforms", "compare"}
 SCENE_OPTIONS = {"run", "views", "size", "video", "out", "device", *ONLY_SCENES}
@@ -34,6 +44,7 @@ SCENE_OPTIONS = {"run", "views", "size", "video", "out", "device", *ONLY_SCENES}
 )
 @click.option("--video/--no-video", default=True, help="Also orbit.mp4.")
 @click.option("--volume/--no-volume", default=False, help="Also volume.nii.gz.")
+@dicom_option
 @click.option("--out", type=FOLDER, default="out/render", help="Where the files go.")
 @click.option(
     "--path",

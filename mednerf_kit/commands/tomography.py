@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .base import FOLDER, Work
+from .base import FOLDER, Work, dicom_option
 
 
 @click.command(cls=Work)
@@ -66,6 +66,7 @@ from .base import FOLDER, Work
     multiple=True,
     help="An option of a method: sart.epochs=8.",
 )
+@dicom_option
 def tomography(*, out: Path, **options: Any) -> None:
     """Reconstruct one patient from few views: FDK, SART, a fitted scene, a prior.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -293,3 +293,18 @@ def write_volume(volume: Volume, path: str | Path) -> None:
             sitk.WriteImage(image, str(temporary), useCompression=True)
         except RuntimeError as error:
             raise OSError(str(error).strip().splitlines()[-1]) from error
+
+
+def write_volumes(volumes: Mapping[str, Volume], folder: Path, *, dicom: bool = False) -> None:
+    """Write volumes of one result as ``NAME.nii.gz``, and on request as ``NAME.dcm`` too.
+
+    The DICOM files are Enhanced CTs of one study (``scans/dicom_out.py``).
+    """
+    for name, volume in volumes.items():
+        write_volume(volume, folder / f"{name}.nii.gz")
+    if dicom and volumes:
+        from .scans.dicom_out import study_uid, write_enhanced_ct
+
+        study = study_uid(next(iter(volumes.values())))
+        for name, volume in volumes.items():
+            write_enhanced_ct(volume, folder / f"{name}.dcm", study=study)

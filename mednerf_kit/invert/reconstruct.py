@@ -20,7 +20,7 @@ from ..core.resampling import area_resized
 from ..data.radiograph import Crop, InputKind
 from ..engine.device import select_device
 from ..fields.hyper import Precision
-from ..imaging.volume import write_volume
+from ..imaging.volume import write_volumes
 from ..prior.load import Prior, Search, load_prior
 from ..viz import figures, video
 from ..viz.report import write_report
@@ -55,6 +55,7 @@ def project(
     device: str = "auto",
     precision: Precision | None = None,
     max_minutes: float | None = None,
+    dicom: bool = False,
 ) -> Path:
     """Turn X-rays of one patient into a volume, its orbit, an uncertainty and a report.
 
@@ -81,6 +82,7 @@ def project(
         precision: what the prior's networks are computed in (fp32, bf16, auto); the recipe's by
             default. What ``auto`` came to is in ``metrics.json``.
         max_minutes: bounds the search, not the writing.
+        dicom: write each volume as a DICOM file too.
     """
     how: dict[str, Any] = {"invert": invert, "input_kind": input_kind, "fit": fit}
     how |= {"rotate": rotate, "flip": flip, "crop": crop}
@@ -106,7 +108,7 @@ def project(
         share = share_of(prior, posterior, predicted, xrays, rng)
     result = Result(prior, xrays, posterior, predicted, geometry, seed, timer.seconds, share)
     with timer.stage("write", f"writing to {folder}"):
-        write(folder, result)
+        write(folder, result, dicom=dicom)
     timer.say(
         f"done in {sum(timer.seconds.values()):.0f} s; fit of the input "
         f"{result.held_out_psnr_db:.1f} dB (not accuracy)"
@@ -180,7 +182,7 @@ class StageTimer:
         self.seconds[name] = round(time.perf_counter() - started, 2)
 
 
-def write(folder: Path, result: Result) -> None:
+def write(folder: Path, result: Result, *, dicom: bool = False) -> None:
     """Write everything into ``folder``.
 
     The files are as_read.png (as_read_0.png … of several X-rays: as stored, and as read with what
@@ -188,8 +190,8 @@ def write(folder: Path, result: Result) -> None:
     uncertainty.nii.gz (the mean over members and its standard deviation, in one unit),
     measured.nii.gz and null_space.nii.gz (:class:`.measured.Measured`), disagreement.png (where the
     films contradict the prior, in standard deviations), latent.safetensors, metrics.json and
-    report.html. The video orbit.mp4 comes last, so that a machine without ffmpeg loses nothing
-    else.
+    report.html; with ``dicom`` every volume as a DICOM file too. The video orbit.mp4 comes last, so
+    that a machine without ffmpeg loses nothing else.
     """
     predicted = result.predicted
     volume = predicted.volume.to_volume()
@@ -206,12 +208,11 @@ def write(folder: Path, result: Result) -> None:
     figures.write_png8(folder / "proj.png", torch.cat(list(content.projections), -1))
     prior, posterior = result.prior, result.posterior
     outputs.write_orbit(folder, predicted.views, result.geometry, posterior)
-    write_volume(volume, folder / "volume.nii.gz")
-    write_volume(spread, folder / "uncertainty.nii.gz")
+    volumes = {"volume": volume, "uncertainty": spread}
     if result.measured is not None:
-        write_volume(result.measured.share_volume(), folder / "measured.nii.gz")
-        hidden = result.measured.null_space.to_volume("Null space.", difference=True)
-        write_volume(hidden, folder / "null_space.nii.gz")
+        volumes["measured"] = result.measured.share_volume()
+        volumes["null_space"] = result.measured.null_space.to_volume("Null space.", difference=True)
+    write_volumes(volumes, folder, dicom=dicom)
     if predicted.told is not None:
         limit = predicted.told.misfit.limit
         maps = [figures.disagreement_picture(z, limit) for z in predicted.told.z]

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..core.errors import UserError
 from ..engine.device import select_device
 from ..imaging.geometry import FRONTAL_DEG, LATERAL_DEG, Geometry
-from ..imaging.volume import write_volume
+from ..imaging.volume import write_volumes
 from ..prior.load import Prior, load_prior
 from ..viz import figures
 from ..viz import video as videos
@@ -38,6 +38,7 @@ def render(
     size: int | None = None,
     video: bool = True,
     volume: bool = False,
+    dicom: bool = False,
     out: str | Path = "out/render",
     device: str = "auto",
 ) -> Path:
@@ -58,6 +59,7 @@ def render(
         size: columns of the views; the prior's own by default.
         video: write the video.
         volume: write the volume.
+        dicom: write it, and as a DICOM file too.
         out: folder of the results.
         device: where the work is done; ``auto`` chooses.
     """
@@ -85,8 +87,8 @@ def render(
         predicted = predict(prior, scene, geometry)
         seen, voxels = predicted.views, predicted.volume
     outputs.write_orbit(folder, seen, geometry, scene)
-    if volume:
-        write_volume(voxels.to_volume(), folder / "volume.nii.gz")
+    if volume or dicom:
+        write_volumes({"volume": voxels.to_volume()}, folder, dicom=dicom)
     if video:
         videos.write_mp4(folder / "orbit.mp4", seen)
     return folder

@@ -122,8 +122,11 @@ def compare(
     size: int = 96,
     fov_deg: float | None = None,
     fit_fov: bool = False,
+    dicom: bool = False,
 ) -> dict[str, Any]:
     """Reconstruct one patient by each method; write table, volumes and images to ``out``.
+
+    ``dicom`` writes each volume as a DICOM file too.
 
     Returns what the table holds.
     """
@@ -181,7 +184,7 @@ def compare(
         "prior": prior,
         "note": DISCLAIMER,
     }
-    write_all(out, case, table, volumes, shown)
+    write_all(out, case, table, volumes, shown, dicom=dicom)
     return table
 
 

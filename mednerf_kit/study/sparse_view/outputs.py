@@ -12,7 +12,7 @@ from torch import Tensor
 from ... import DISCLAIMER
 from ...core import files
 from ...imaging.geometry import nearest_view
-from ...imaging.volume import files_at_hand, write_volume
+from ...imaging.volume import files_at_hand, write_volumes
 from ...invert.outputs import made_folder
 from ...recon.field_volume import FieldVolume
 from ...viz import figures
@@ -38,8 +38,10 @@ def write_all(
     table: Mapping[str, Any],
     volumes: Mapping[str, FieldVolume],
     shown: Mapping[str, Tensor],
+    *,
+    dicom: bool = False,
 ) -> None:
-    """Everything of one comparison."""
+    """Everything of one comparison; with ``dicom`` every volume as a DICOM file too."""
     folder = made_folder(out)
     files.write_json(folder / "table.json", table)
     files.write_text(folder / "table.csv", as_csv(table))
@@ -51,9 +53,12 @@ def write_all(
     for name, volume in everything.items():
         slices = figures.slices_picture(volume.values, window)
         figures.write_png8(folder / f"{name}_slices.png", slices)
-        if files_at_hand():
-            what = "The CT." if name == "truth" else "Estimate."
-            write_volume(volume.to_volume(what), folder / f"{name}.nii.gz")
+    if files_at_hand():
+        scans = {
+            name: volume.to_volume("The CT." if name == "truth" else "Estimate.")
+            for name, volume in everything.items()
+        }
+        write_volumes(scans, folder, dicom=dicom)
 
 
 def bright_value(values: Tensor) -> Tensor:
