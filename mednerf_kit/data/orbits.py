@@ -1,8 +1,9 @@
 """Sets of orbits: patients seen from the same angles, read into one tensor with its geometry.
 
-Three layouts are known: ``flat``, that of the published MedNeRF set (``03_xray0071.png``,
+Four layouts are known: ``flat``, that of the published MedNeRF set (``03_xray0071.png``,
 ``01_bbg_xray0000.png``); ``folders``, a folder of sorted pictures per patient; and ``own``, the
-same with ``geometry.json`` (and usually ``split.json``) at the root, as ``cohort.py`` writes it.
+same with ``geometry.json`` (and usually ``split.json``) at the root, as ``cohort.py`` writes it;
+and ``orbit``, the folder of one patient's views that ``project`` and ``render`` write.
 Pictures are never mirrored. A single X-ray is read in ``radiograph.py``.
 """
 
@@ -229,6 +230,9 @@ def find_pictures(root: Path) -> tuple[str, dict[str, dict[int, Path]]]:
     flat = _flat(sorted(root.glob("*.png")))
     if flat:
         return "flat", flat
+    alone = sorted(root.glob("view_[0-9]*.png"), key=natural_key)
+    if alone and (root / "geometry.json").is_file():
+        return "orbit", {root.resolve().parent.name or "orbit": dict(enumerate(alone))}
     folders = {}
     for folder in sorted(
         path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")

@@ -346,19 +346,20 @@ def find_geometry(path: str | Path) -> Geometry | None:
 
     Only for a view of a set is the folder above looked at.
 
-    A view ``xray_KKK`` of a set gets its own angle, so that ``angles_deg`` has one entry.
+    A view ``xray_KKK`` of a set, or ``view_KKK`` of an orbit with its geometry beside it, gets its
+    own angle, so that ``angles_deg`` has one entry.
     """
     path = Path(path)
-    view = re.fullmatch(r"xray_(\d+)", path.stem)
-    side_car, here, above = (
+    view = re.fullmatch(r"(xray|view)_(\d+)", path.stem)
+    side_car, *around = (
         path.with_suffix(".json"),
         path.parent / "geometry.json",
         path.parent.parent / "geometry.json",
     )
-    for candidate in (side_car, here, above) if view else (side_car, here):
+    for candidate in (side_car, *around[: 2 if view and view[1] == "xray" else 1]):
         if candidate.is_file():
             geometry = Geometry.from_json(candidate)
-            if view and candidate != side_car and int(view[1]) < geometry.views:
-                return geometry.at([geometry.angles_deg[int(view[1])]])
+            if view and candidate != side_car and int(view[2]) < geometry.views:
+                return geometry.at([geometry.angles_deg[int(view[2])]])
             return geometry
     return None

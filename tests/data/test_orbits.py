@@ -1,4 +1,4 @@
-"""DRR sets: the three layouts, splitting by patient, recognition of patients, and what a broken set
+"""DRR sets: the four layouts, splitting by patient, recognition of patients, and what a broken set
 gets.
 """
 
@@ -12,6 +12,8 @@ from PIL import Image
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.data import orbits
 from mednerf_kit.data.orbits import load_orbits, split_patients
+from mednerf_kit.data.posed.scene import load_scene
+from mednerf_kit.data.radiograph import find_geometry
 from mednerf_kit.imaging.geometry import DEFAULTS
 
 VIEWS, SIDE = 6, 16
@@ -264,3 +266,19 @@ def test_the_fingerprint_reads_pixels_not_files(tmp_path):
     orbit = np.stack([picture(1, view) for view in range(VIEWS)])
     assert orbits.pixel_fingerprint(orbit) == orbits.pixel_fingerprint(np.asfortranarray(orbit))
     assert orbits.pixel_fingerprint(orbit) != orbits.pixel_fingerprint(orbit[::-1])
+
+
+def test_an_orbit_that_was_written_is_a_set_of_one_patient(tmp_path):
+    home = tmp_path / "anna" / "orbit"
+    home.mkdir(parents=True)
+    for view in range(VIEWS):
+        Image.fromarray(picture(0, view, np.uint16)).save(home / f"view_{view:03d}.png")
+    geometry = DEFAULTS["chest"].resized(SIDE).orbit(VIEWS, start_deg=15)
+    geometry.save(home / "geometry.json")
+    found = load_orbits(home, split="all")
+    assert (found.layout, found.patients, found.geometry) == ("orbit", ("anna",), geometry)
+    wanted = np.stack([picture(0, view, np.uint16) / 65535 for view in range(VIEWS)])
+    np.testing.assert_allclose(found.images[0].float().numpy(), wanted, atol=5e-4)
+    scene = load_scene(home, format=None, split="test")
+    assert scene.facts["patient"] == "anna" and scene.format == "orbit"
+    assert find_geometry(home / "view_002.png").angles_deg == (135.0,)
