@@ -37,7 +37,7 @@ def views(folder) -> torch.Tensor:
 def test_render_writes_the_orbit_the_video_and_the_volume(place, tmp_path, capsys):
     import imageio.v3
 
-    words = ["--run", place / "run", "--seed", 3, "--views", 8, "--volume", "--out", tmp_path / "a"]
+    words = ["--run", place / "run", "--seed", 3, "--views", 8, "--dicom", "--out", tmp_path / "a"]
     assert cli.main(["render", *map(str, words)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "a")
     assert views(tmp_path / "a").shape == (8, 32, 32)
@@ -45,7 +45,9 @@ def test_render_writes_the_orbit_the_video_and_the_volume(place, tmp_path, capsy
         45.0 * k for k in range(8)
     ]
     assert imageio.v3.imread(tmp_path / "a" / "orbit.mp4", plugin="FFMPEG").shape[:3] == (8, 32, 32)
-    assert read_volume(tmp_path / "a" / "volume.nii.gz").quantity == "hu"
+    kept, dicom = (read_volume(tmp_path / "a" / f"volume.{kind}") for kind in ("nii.gz", "dcm"))
+    assert kept.quantity == "hu"
+    torch.testing.assert_close(dicom.values, kept.values.round(), rtol=0, atol=0.51)
     render(run=str(place / "run"), seed=3, views=4, video=False, out=tmp_path / "a", size=16)
     assert views(tmp_path / "a").shape == (4, 16, 16), "frames of the longer orbit before are gone"
 

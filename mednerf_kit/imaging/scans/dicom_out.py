@@ -17,6 +17,7 @@ from ...core import files
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+    from pydicom.uid import UID
 
     from ..volume import Volume
 
@@ -93,7 +94,7 @@ def _items(**tags: Any) -> list[Dataset]:
     return [item]
 
 
-def _general(uid: str, series: str, study: str) -> Dataset:
+def _general(uid: UID, series: UID, study: str) -> Dataset:
     """What the file is, who made it, and the patient whom it does not name."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid

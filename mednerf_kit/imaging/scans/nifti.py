@@ -71,7 +71,8 @@ def read_nifti(path: Path) -> StoredScan:
         values=values,
         affine=affine,
         has_size=bool(name) or not ((size_mm == 1).all() or (size_mm <= 0).any()),
-        size_fault=_size_fault(path, name, affine, size_mm * _unit_mm(header)),
+        size_fault=_size_fault(path, name, affine, size_mm * _unit_mm(header))
+        or _distance_fault(path, _forms(header)),
         quantity=quantity,
         mu_water_per_mm=mu_water_per_mm,
         note=note,
@@ -154,4 +155,26 @@ def _size_fault(path: Path, name: str, affine: np.ndarray, size_mm: np.ndarray) 
         "pixdim",
         "wanted one size",
         "correct the header, or say the right one with --spacing-mm",
+    )
+
+
+def _distance_fault(path: Path, forms: dict[str, tuple[int, np.ndarray]]) -> UserError | None:
+    """What is wrong where both forms have the same slices, and these at different distances.
+
+    Of a tilted scan a converter writes its slices' distance from plane to plane into both: the
+    qform goes by that along the normal, the sform along the table, where slices lie farther apart.
+    """
+    if len(forms) < 2:
+        return None
+    sform, qform = (forms[name][1][:3, :3] for name in ("sform", "qform"))
+    if not np.allclose(sform[:, :2], qform[:, :2], atol=ALIKE * np.abs(sform).max()):
+        return None
+    normal = np.cross(sform[:, 0], sform[:, 1])
+    across = [abs(float(normal @ form[:, 2])) for form in (sform, qform)]
+    if abs(across[0] - across[1]) <= 0.01 * max(across):
+        return None
+    return UserError(
+        f"got '{path}', whose sform and qform put the same tilted slices at different distances",
+        "wanted one distance",
+        "give the tilt-corrected file (…_Tilt_1) or the DICOM folder, or say --spacing-mm",
     )

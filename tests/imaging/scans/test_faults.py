@@ -120,6 +120,12 @@ REFUSED = {
         lambda p: write_nifti(p, ball(), scaled(2), pixdim=[1, 4, 5, 6, 0, 0, 0, 0]),
         "one size",
     ),
+    "converted.nii": (
+        lambda p: write_nifti(
+            p, ball(TILTED, FINE_SIZE), TILTED, sform=(TILTED, 1), qform=(STRAIGHT, 1)
+        ),
+        "different distances",
+    ),
     "metres.nii": (lambda p: write_nifti(p, ball(), AFFINE, xyzt_units=1), "lengths of a patient"),
     "micrometres.nii": (lambda p: write_nifti(p, ball(), scaled(1e-3)), "lengths of a patient"),
     "singular.nii": (
@@ -187,7 +193,7 @@ SHEARED = {
     "sform and qform": (
         "a.nii",
         lambda p: write_nifti(
-            p, ball(TILTED, FINE_SIZE), TILTED, sform=(TILTED, 1), qform=(STRAIGHT, 1)
+            p, ball(TILTED, FINE_SIZE), TILTED, sform=(TILTED, 1), qform=(TILTED, 1)
         ),
     ),
     "sform alone": ("a.nii.gz", lambda p: write_nifti(p, ball(TILTED, FINE_SIZE), TILTED)),
