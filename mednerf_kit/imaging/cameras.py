@@ -1,4 +1,4 @@
-"""Pinhole cameras of posed pictures: from a pixel to its ray and back, and paths for videos.
+"""Cameras of posed pictures: from a pixel to its ray and back, and paths for videos.
 
 Axes are OpenGL's: the columns of a pose are image right, image up and *back* (the camera looks
 along minus the third). Lengths are those of the scene's files. X-ray set-ups in millimetres are in
@@ -17,12 +17,13 @@ from torch.nn.functional import normalize
 
 from ..core.errors import UserError
 from ..core.types import Rays
+from .lens_models import Lenses
 from .motion import square
 
 
 @dataclass(frozen=True)
 class Cameras:
-    """V pinhole cameras with pictures of one size.
+    """V cameras with pictures of one size: pinholes, or with ``lenses`` what these are.
 
     Integer pixels are pixel centres, in the principal point too: a picture of w columns has its
     middle at (w − 1)/2. ``c2w`` need not turn: with mirrored columns (a radiograph) its determinant
@@ -46,6 +47,7 @@ class Cameras:
     far: float | Tensor  # or [V]
     ndc: bool = False
     box: Tensor | None = None  # [2, 3] corners
+    lenses: Lenses | None = None  # of pictures that no pinhole made
 
     def __post_init__(self) -> None:
         if bool((torch.as_tensor(self.near) >= torch.as_tensor(self.far)).any()):
@@ -82,6 +84,7 @@ class Cameras:
             centre_px=self.centre_px[index],
             near=near,
             far=far,
+            lenses=self.lenses and self.lenses.take(index),
         )
 
     def moved(self, motion: Tensor) -> Cameras:
@@ -108,18 +111,36 @@ class Cameras:
         )
 
     def plane(self, view: Tensor, yx: Tensor) -> Tensor:
-        """Where pixels [..., 2] lie on the plane at distance 1: image right and up, [..., 2]."""
+        """Where pixels [..., 2] lie on the plane at distance 1: image right and up, [..., 2].
+
+        That is of pinholes; of other lenses it is the point of the picture in focal lengths.
+        """
         offset = (yx.flip(-1) - self.centre_px[view]) / self.focal_px[view]
         return offset * offset.new_tensor([1.0, -1.0])
 
+    def toward(self, view: Tensor, yx: Tensor) -> Tensor:
+        """Directions [..., 3] (right, up, ahead) of pixels [..., 2]; of pinholes (x, y, 1)."""
+        offset = self.plane(view, yx)
+        if self.lenses is None:
+            return torch.cat([offset, torch.ones_like(offset[..., :1])], -1)
+        down = offset.new_tensor([1.0, -1.0])
+        found = self.lenses.directions(view, offset * down)
+        return torch.cat([found[..., :2] * down, found[..., 2:]], -1)
+
     def planar_factor(self, view: Tensor, yx: Tensor) -> Tensor:
-        """√(1 + x² + y²) [...]: planar depth times it is the distance along the pixel's ray."""
-        return (1 + self.plane(view, yx).square().sum(-1)).sqrt()
+        """What planar depth [...] is multiplied by to be the distance along the pixel's ray.
+
+        It is √(1 + x² + y²) for the direction (x, y, 1), and infinite at a right angle to the axis.
+        """
+        if self.lenses is None:
+            return (1 + self.plane(view, yx).square().sum(-1)).sqrt()
+        return 1 / self.toward(view, yx)[..., 2].clamp_min(0)
 
     def world_rays(self, view: Tensor, yx: Tensor) -> tuple[Tensor, Tensor]:
         """Origins and unit directions [..., 3] of pixels, in the scene's own space."""
-        pose, offset = self.c2w[view], self.plane(view, yx)
-        direction = offset[..., :1] * pose[..., 0] + offset[..., 1:] * pose[..., 1] - pose[..., 2]
+        pose = self.c2w[view]
+        right, up, ahead = self.toward(view, yx).split(1, dim=-1)
+        direction = right * pose[..., 0] + up * pose[..., 1] - ahead * pose[..., 2]
         return pose[..., 3].expand_as(direction), normalize(direction, dim=-1)
 
     def rays(self, view: Tensor, yx: Tensor) -> Rays:
@@ -182,11 +203,11 @@ class Cameras:
         pose = self.c2w[view]
         right, up, back = ((pose[..., :3] * (x - pose[..., 3])[..., None]).sum(-2)).unbind(-1)
         depth = -back
-        xy = (
-            torch.stack([right, -up], -1) / depth[..., None] * self.focal_px[view]
-            + self.centre_px[view]
-        )
-        return xy.flip(-1), depth
+        if self.lenses is None:
+            offset = torch.stack([right, -up], -1) / depth[..., None]
+        else:
+            offset = self.lenses.points(view, torch.stack([right, -up, depth], -1))
+        return (offset * self.focal_px[view] + self.centre_px[view]).flip(-1), depth
 
 
 def _of_view(value: float | Tensor, view: Tensor) -> Tensor:
@@ -301,10 +322,17 @@ def spiral(
 
 
 def path(like: Cameras, c2w: Tensor) -> Cameras:
-    """Cameras at poses [V, 3, 4] with the picture of the first of ``like``, mirrored as it is."""
+    """Cameras at poses [V, 3, 4] with the picture of the first of ``like``, mirrored as it is.
+
+    They are pinholes; instead of the whole sphere they see 90° across.
+    """
     if float(torch.linalg.det(like.c2w[0, :, :3])) < 0:
         c2w = c2w * c2w.new_tensor([-1.0, 1.0, 1.0, 1.0])
     first = like.take([0])
+    if first.lenses is not None:
+        if first.lenses.name(0) == "equirectangular":
+            first = replace(first, focal_px=torch.full((1, 2), first.cols / 2))
+        first = replace(first, lenses=None)
     near, far = float(torch.as_tensor(like.near).min()), float(torch.as_tensor(like.far).max())
     shape = (len(c2w), 2)
     return replace(

@@ -23,6 +23,7 @@ from ...imaging.cameras import Cameras, box_span, look_at
 from ..cohort import cache_dir
 from .blender import Blender
 from .depth import depth_beside, pixel_grid, save_depth
+from .reading import Reading
 from .scene import SCENES
 from .solids import Ball, Block, Cylinder, Paint, Surface, dot
 from .types import Scene
@@ -109,15 +110,11 @@ class Blocks:
         make_blocks(folder, size=16, train_views=2)
         return Path("blocks")
 
-    def load(
-        self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None
-    ) -> Scene:
+    def load(self, root: Path, split: str, reading: Reading) -> Scene:
         folder = cache_dir() / "scenes" / f"blocks-{VERSION}-{self.size}px-{self.train_views}views"
         if not folder.is_dir():
             make_blocks(folder, size=self.size, train_views=self.train_views, progress=True)
-        scene = Blender().load(
-            folder, split, downscale=downscale, background=background, views=views
-        )
+        scene = Blender().load(folder, split, reading)
         found = depth_beside(folder, split, scene.stems, scene.cameras)
         assert found is not None
         return replace(

@@ -102,6 +102,7 @@ def look_away(c2w: Tensor) -> bool:
 
 def bounds_of_box(c2w: Tensor, box: Tensor) -> Bounds:
     """Near and far that reach every corner of a known box [2, 3] from every camera."""
+    box = box.to(c2w)
     x, y, z = box.T
     corners = torch.cartesian_prod(x, y, z)
     far = float(torch.cdist(c2w[:, :, 3], corners).max())
@@ -120,7 +121,7 @@ def bounds_of_points(c2w: Tensor, points: Tensor, depths: Tensor) -> Bounds:
     return Bounds(
         0.8 * near,
         1.25 * far,
-        torch.stack([low - margin, high + margin]).float(),
+        torch.stack([low - margin, high + margin]),
         "derived from the points",
     )
 
@@ -140,13 +141,13 @@ def box_of_frusta(cameras: Cameras) -> Tensor:
 
 def cube(centre: Tensor, half: float) -> Tensor:
     """A cube of 2·half a side as a box [2, 3]."""
-    return torch.stack([centre - half, centre + half]).float()
+    return torch.stack([centre - half, centre + half])
 
 
 def as_box(corners: Sequence[Sequence[float]]) -> Tensor:
-    """Two corners as a box [2, 3]."""
+    """Two corners as a box [2, 3], float64."""
     try:
-        box = torch.tensor(corners, dtype=torch.float32)
+        box = torch.tensor(corners, dtype=torch.float64)
     except (TypeError, ValueError):
         box = torch.zeros(0)
     if box.shape != (2, 3) or not bool((box[0] < box[1]).all()):

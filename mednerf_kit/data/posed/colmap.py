@@ -2,97 +2,77 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...core.errors import UserError
 from ...imaging.cameras import Cameras
 from .bounds import bounds_of_points, bounds_of_poses
-from .lens import Lens, least_zoom
-from .llff import picture_folder
+from .colmap_model import (
+    LENSES,
+    MODELS,
+    ColmapCamera,
+    ColmapModel,
+    ColmapView,
+    count_views,
+    find_model,
+    find_models,
+    read_model,
+    unread_lens,
+)
+from .lens import Lens, cameras_of
+from .lens_keys import whole_sphere
+from .linear import tone_note
+from .llff import folder_factor, picture_folder
+from .masks import mask_files
 from .nsvf import OPENCV
-from .pictures import picture_size, pictures_in, read_pictures, scene_of
+from .pictures import MaskFile, pictures_in, read_photographs, scene_of
+from .reading import Reading
 from .scene import SCENES
+from .sizes import PictureSize, size_notes, sizes_for
 from .splits import chosen_views, held_out
 from .toy import BALL, toy_cameras, write_toy_picture
 from .types import Scene
 
-#: COLMAP's models by number, each with its number of parameters. Those that :func:`lens_of` does
-#: not know are refused.
-MODELS = (
-    ("SIMPLE_PINHOLE", 3),
-    ("PINHOLE", 4),
-    ("SIMPLE_RADIAL", 4),
-    ("RADIAL", 5),
-    ("OPENCV", 8),
-    ("OPENCV_FISHEYE", 8),
-    ("FULL_OPENCV", 12),
-    ("FOV", 5),
-    ("SIMPLE_RADIAL_FISHEYE", 4),
-    ("RADIAL_FISHEYE", 5),
-    ("THIN_PRISM_FISHEYE", 12),
-)
 # scenes of other formats that may keep the reconstruction they came from
 OTHERS = ("transforms.json", "transforms_train.json", "poses_bounds.npy")
-
-
-@dataclass(frozen=True)
-class ColmapCamera:
-    """A line of cameras.txt."""
-
-    model: str
-    cols: int
-    rows: int
-    params: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class ColmapView:
-    """A line of images.txt."""
-
-    name: str
-    camera: int
-    pose: Tensor  # [3, 4] camera to world: right, up, back, position
-    seen: np.ndarray  # numbers of the points seen in it, −1 for keypoints without one
-
-
-@dataclass(frozen=True)
-class ColmapModel:
-    """A reconstruction."""
-
-    cameras: dict[int, ColmapCamera]
-    views: list[ColmapView]  # by name
-    points: Tensor  # [N, 3]
-    errors: Tensor  # [N] mean reprojection error, pixels
-    rows: dict[int, int]  # number of a point -> its row in ``points``
 
 
 @SCENES.register("colmap")
 class Colmap:
     """A COLMAP reconstruction (text or binary) with its photographs.
 
-    The model lies in sparse/0, sparse or the folder itself; the photographs in images/ or
-    images_N/, in folders below as the model names them. Lenses of SIMPLE_RADIAL, RADIAL and OPENCV
-    are undistorted on reading; fisheye and fuller models are refused. Box, near and far are those
-    of the points without the outermost 1 %. Facts: ``points`` [N, 3].
+    The model lies in sparse/N, sparse or the folder itself (of several the one with the most
+    pictures is read); the photographs in images/ or images_N/, in folders below as the model names
+    them; masks of pixels that do not count in masks/NAME.png. Lenses of SIMPLE_RADIAL, RADIAL and
+    OPENCV are undistorted on reading; the rays of FULL_OPENCV, of fisheyes and of EQUIRECTANGULAR
+    follow the lens; other models are refused. Box, near and far are those of the points without
+    the outermost 1 %. Facts: ``points`` [N, 3].
 
     Options:
         hold: one view in this many, by name, is held out.
         sparse_depth: the points seen in a view are its depth, with confidence
             exp(−(error / mean error)²) (Deng et al. 2022, eq. 8).
+        undistort: distortion is taken out of the pictures; false bends the rays instead.
+        model: which reconstruction is read, a folder such as ``sparse/1``.
     """
 
     recipe = "tensorf"
 
-    def __init__(self, *, hold: int = 8, sparse_depth: bool = True) -> None:
-        self.hold, self.sparse_depth = hold, sparse_depth
+    def __init__(
+        self,
+        *,
+        hold: int = 8,
+        sparse_depth: bool = True,
+        undistort: bool = True,
+        model: str | None = None,
+    ) -> None:
+        self.hold, self.sparse_depth, self.undistort = hold, sparse_depth, undistort
+        self.model = model
 
     @staticmethod
     def detect(root: Path) -> bool:
@@ -125,44 +105,43 @@ class Colmap:
         (where / "points3D.txt").write_text("".join(rows), encoding="utf-8")
         return folder
 
-    def load(
-        self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None
-    ) -> Scene:
-        where = find_model(root)
-        if where is None:
-            raise UserError(
-                f"got '{root}' without a COLMAP model",
-                "wanted cameras, images and points3D in sparse/0",
-                "run COLMAP's mapper, or give the folder above",
-            )
+    def load(self, root: Path, split: str, reading: Reading) -> Scene:
+        where, notes = self.reconstruction(root)
         model = read_model(where)
-        folder, left, notes = picture_folder(root, downscale)
-        files = {path.relative_to(folder).as_posix() for path in pictures_in(folder, deep=True)}
-        unposed = len(files - {view.name for view in model.views})
+        folder, left, said = picture_folder(root, reading.downscale)
+        there = {path.relative_to(folder).as_posix() for path in pictures_in(folder, deep=True)}
+        model, renamed = with_files(model, there)
+        notes += [*said, *renamed]
+        unposed = len(there - {view.name for view in model.views})
         if unposed:
             notes.append(f"{unposed} pictures have no pose and are left out")
-        chosen = chosen_views(held_out(model.views, split, self.hold), split, views, root)
+        check_there(model, there, folder)
+        chosen = chosen_views(held_out(model.views, split, self.hold), split, reading.views, root)
         paths = [folder / view.name for view in chosen]
+        shots = [camera_of(model, view) for view in chosen]
+        sizes = sizes_for(paths, [(camera.rows, camera.cols) for camera in shots])
         lenses = [
-            lens_of(model.cameras[view.camera], path)
-            for view, path in zip(chosen, paths, strict=True)
+            lens_of(camera, size, path, undistort=self.undistort)
+            for camera, size, path in zip(shots, sizes, paths, strict=True)
         ]
-        pictures = read_pictures(paths, downscale=left, background=background, lenses=lenses)
-        zooms = torch.tensor([least_zoom(lens, *pictures.full) for lens in lenses])[:, None]
-        if any(lens.distorts for lens in lenses):
-            notes.append(
-                "lens distortion was taken out of the pictures, which enlarged them by up to "
-                f"{100 * (zooms.max() - 1):.0f} %"
-            )
-        near, far, box, how = self.bounds(model)
-        cameras = Cameras(
-            torch.stack([view.pose for view in chosen]),
-            torch.tensor([lens.focal_px for lens in lenses]) * zooms,
-            torch.tensor([lens.centre_px for lens in lenses]),
-            *pictures.full,
-            near,
-            far,
+        masks = mask_files(root, [view.name for view in chosen])
+        pictures = read_photographs(
+            paths,
+            reading,
+            downscale=left,
+            lenses=lenses,
+            upright=[size.upright for size in sizes],
+            ignored=[None if path is None else MaskFile(path) for path in masks],
+            holes=True,
         )
+        near, far, box, how = self.bounds(model)
+        poses = torch.stack([view.pose for view in chosen])
+        cameras, bent = cameras_of(poses, lenses, pictures.full, near, far)
+        notes += [
+            *size_notes(sizes, 1 / folder_factor(folder)),
+            *tone_note(paths, reading.tone_map),
+            *bent,
+        ]
         cameras = cameras.resized(*pictures.size)
         depth, confidence = (
             sparse_depth(model, chosen, cameras)
@@ -184,6 +163,25 @@ class Colmap:
             notes=(*notes, *how),
         )
 
+    def reconstruction(self, root: Path) -> tuple[Path, list[str]]:
+        """The folder of the model that is read, and what to say where there are several."""
+        found = find_models(root)
+        where = root / self.model if self.model else find_model(root)
+        if where is None or where not in found:
+            raise UserError(
+                f"got '{root}' without a COLMAP model" + (f" in '{self.model}'" * bool(self.model)),
+                "wanted cameras, images and points3D in sparse/0",
+                "run COLMAP's mapper, or give the folder above",
+            )
+        counts = {path: count_views(path) for path in found}
+        if len(counts) == 1:
+            return where, []
+        each = ", ".join(f"{path.relative_to(root)} ({n})" for path, n in counts.items())
+        return where, [
+            f"of {len(counts)} reconstructions {where.relative_to(root)} is read: {each} pictures; "
+            "set model to choose another"
+        ]
+
     def bounds(self, model: ColmapModel) -> tuple[float, float, Tensor, list[str]]:
         """Near, far and box from the points seen, or without points from the poses."""
         poses = torch.stack([view.pose for view in model.views])
@@ -202,37 +200,73 @@ class Colmap:
         return found.near, found.far, found.box, [f"near, far, box: {found.how}"]
 
 
-def find_model(root: Path) -> Path | None:
-    """The folder of the reconstruction."""
-    for where in (root / "sparse" / "0", root / "sparse", root / "colmap" / "sparse" / "0", root):
-        if any(
-            all((where / f"{name}{suffix}").is_file() for name in ("cameras", "images"))
-            for suffix in (".bin", ".txt")
-        ):
-            return where
-    return None
+def with_files(model: ColmapModel, there: set[str]) -> tuple[ColmapModel, list[str]]:
+    """The model with the names of the files that are ``there``, and what to say.
+
+    Pictures converted since, from .jpg to .png say, have another suffix.
+    """
+    stems: dict[str, list[str]] = {}
+    for name in sorted(there):
+        stems.setdefault(str(PurePosixPath(name).with_suffix("")), []).append(name)
+    views, first, count = [], "", 0
+    for view in model.views:
+        name = view.name.replace("\\", "/") if view.name not in there else view.name
+        alike = stems.get(str(PurePosixPath(name).with_suffix("")), [])
+        if name not in there and len(alike) == 1:
+            first, count = first or f"'{name}' as '{alike[0]}'", count + 1
+            name = alike[0]
+        views.append(replace(view, name=name))
+    note = [f"{count} pictures have another suffix than in the model ({first})"] if count else []
+    return replace(model, views=views), note
 
 
-def lens_of(camera: ColmapCamera, path: Path) -> Lens:
-    """The lens in pixels of a picture, which may be smaller than what was reconstructed."""
-    p = camera.params
-    known = {
-        "SIMPLE_PINHOLE": lambda: (p[0], p[0], p[1], p[2], 0, 0, 0, 0),
-        "PINHOLE": lambda: (*p, 0, 0, 0, 0),
-        "SIMPLE_RADIAL": lambda: (p[0], p[0], p[1], p[2], p[3], 0, 0, 0),
-        "RADIAL": lambda: (p[0], p[0], p[1], p[2], p[3], p[4], 0, 0),
-        "OPENCV": lambda: p,
-    }
-    if camera.model not in known:
+def check_there(model: ColmapModel, there: set[str], folder: Path) -> None:
+    """Refuse a model whose pictures are not all there, with their number."""
+    missing = [view.name for view in model.views if view.name not in there]
+    lost = [name for name in missing if not (folder / name).is_file()]
+    if lost:
         raise UserError(
-            f"got a COLMAP camera of model {camera.model}",
-            f"wanted one of {', '.join(known)}",
-            "undistort the pictures with COLMAP's image_undistorter",
+            f"got no picture '{folder / lost[0]}'"
+            + (f" and {len(lost) - 1} more of the model's {len(model.views)}" if lost[1:] else ""),
+            "wanted the frame that its pose belongs to",
+            "copy it there under the model's name, or take its pose away",
         )
-    rows, cols = picture_size(path)
-    across, down = cols / camera.cols, rows / camera.rows
-    fx, fy, cx, cy, k1, k2, p1, p2 = known[camera.model]()
-    return Lens((fx * across, fy * down), (cx * across - 0.5, cy * down - 0.5), (k1, k2), (p1, p2))
+
+
+def camera_of(model: ColmapModel, view: ColmapView) -> ColmapCamera:
+    """The camera of a view."""
+    if view.camera not in model.cameras:
+        raise UserError(
+            f"got the view '{view.name}' of camera {view.camera} without that camera",
+            "wanted each camera in the cameras file",
+            "export the model again with COLMAP's model_converter",
+        )
+    return model.cameras[view.camera]
+
+
+def lens_of(camera: ColmapCamera, size: PictureSize, path: Path, *, undistort: bool = True) -> Lens:
+    """The lens in pixels of a picture, which may be smaller than what was reconstructed."""
+    if camera.model == "EQUIRECTANGULAR":
+        return whole_sphere(size, path)
+    if camera.model not in LENSES:
+        raise unread_lens(camera.model)
+    model, both, names = LENSES[camera.model]
+    p = camera.params
+    if len(p) != dict(MODELS)[camera.model]:
+        raise UserError(
+            f"got a camera of model {camera.model} with {len(p)} parameters",
+            f"wanted {dict(MODELS)[camera.model]}",
+            "export the model again with COLMAP's model_converter",
+        )
+    (fx, fy), (cx, cy), rest = (p[:2], p[2:4], p[4:]) if both else ((p[0], p[0]), p[1:3], p[3:])
+    k = dict.fromkeys(("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2"), 0.0)
+    k |= dict(zip(names.split(), rest, strict=True))
+    across, down = size.cols / camera.cols, size.rows / camera.rows
+    focal, centre = (fx * across, fy * down), (cx * across - 0.5, cy * down - 0.5)
+    if model == "fisheye":
+        return Lens(focal, centre, (k["k1"], k["k2"], k["k3"], k["k4"]), model=model)
+    radial, below = (k["k1"], k["k2"], k["k3"]), (k["k4"], k["k5"], k["k6"])
+    return Lens(focal, centre, radial, (k["p1"], k["p2"]), below, undistort=undistort)
 
 
 def sparse_depth(
@@ -262,113 +296,6 @@ def seen_rows(model: ColmapModel, view: ColmapView) -> Tensor:
     return torch.tensor(
         [model.rows[k] for k in view.seen.tolist() if k in model.rows], dtype=torch.long
     )
-
-
-def read_model(where: Path) -> ColmapModel:
-    """Read cameras, images and points3D; binary wins where both are there."""
-    binary = (where / "cameras.bin").is_file() and (where / "images.bin").is_file()
-    suffix, read = (".bin", _read_binary) if binary else (".txt", _read_text)
-    try:
-        cameras, views, points = read(where, suffix)
-    except (OSError, ValueError, KeyError, IndexError, struct.error) as error:
-        raise UserError(
-            f"got a COLMAP model in '{where}' that cannot be read ({error})",
-            "wanted whole cameras, images and points3D files",
-            "export it again with COLMAP's model_converter",
-        ) from None
-    if not views:
-        raise UserError(
-            f"got a COLMAP model in '{where}' without images",
-            "wanted at least one that was placed",
-            "run the mapper again",
-        )
-    rows = {number: row for row, number in enumerate(points)}
-    values = np.array(list(points.values()), dtype=np.float64).reshape(-1, 4)
-    return ColmapModel(
-        cameras,
-        sorted(views, key=lambda view: view.name),
-        torch.from_numpy(values[:, :3]).float(),
-        torch.from_numpy(values[:, 3]).float(),
-        rows,
-    )
-
-
-Parts = tuple[
-    dict[int, ColmapCamera], list[ColmapView], dict[int, tuple[float, float, float, float]]
-]
-
-
-def _read_text(where: Path, suffix: str) -> Parts:
-    cameras, views, points = {}, [], {}
-    for words in _lines(where / f"cameras{suffix}"):
-        cameras[int(words[0])] = ColmapCamera(
-            words[1], int(words[2]), int(words[3]), tuple(map(float, words[4:]))
-        )
-    lines = (where / f"images{suffix}").read_text(encoding="utf-8").splitlines()
-    lines = [line for line in lines if not line.startswith("#")]
-    for head, seen in zip(lines[::2], lines[1::2] + [""], strict=False):
-        words = head.split(maxsplit=9)
-        if words:
-            values = list(map(float, words[1:8]))
-            views.append(
-                ColmapView(
-                    words[9],
-                    int(words[8]),
-                    pose_of(values[:4], values[4:]),
-                    np.array(seen.split()[2::3], dtype=np.int64),
-                )
-            )
-    for words in _lines(where / f"points3D{suffix}"):
-        points[int(words[0])] = (float(words[1]), float(words[2]), float(words[3]), float(words[7]))
-    return cameras, views, points
-
-
-def _lines(path: Path) -> list[list[str]]:
-    """The words of each line that is no comment; a file that is not there has none."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-
-
-def _read_binary(where: Path, suffix: str) -> Parts:
-    cameras, views, points = {}, [], {}
-    with open(where / f"cameras{suffix}", "rb") as file:
-        for _ in range(_next(file, "<Q")[0]):
-            number, model, cols, rows = _next(file, "<iiQQ")
-            name, count = MODELS[model]
-            cameras[number] = ColmapCamera(name, cols, rows, _next(file, f"<{count}d"))
-    with open(where / f"images{suffix}", "rb") as file:
-        for _ in range(_next(file, "<Q")[0]):
-            _, *values, camera = _next(file, "<i7di")
-            name = b"".join(iter(lambda: file.read(1) or b"\0", b"\0")).decode("utf-8")
-            count = _next(file, "<Q")[0]
-            seen = np.frombuffer(
-                file.read(24 * count), dtype=[("x", "<f8"), ("y", "<f8"), ("point", "<i8")]
-            )["point"]
-            views.append(ColmapView(name, camera, pose_of(values[:4], values[4:]), seen))
-    path = where / f"points3D{suffix}"
-    if path.is_file():
-        with open(path, "rb") as file:
-            for _ in range(_next(file, "<Q")[0]):
-                number, x, y, z, *_, error, track = _next(file, "<Q3d3BdQ")
-                points[number] = (x, y, z, error)
-                file.seek(8 * track, 1)
-    return cameras, views, points
-
-
-def _next(file: BinaryIO, form: str) -> tuple:
-    """The next values of a binary file."""
-    return struct.unpack(form, file.read(struct.calcsize(form)))
-
-
-def pose_of(q: Sequence[float], t: Sequence[float]) -> Tensor:
-    """The camera's right, up, back and position [3, 4] from COLMAP's quaternion and shift.
-
-    The quaternion (w, x, y, z) and the shift go from world to camera, in OpenCV's axes.
-    """
-    from scipy.spatial.transform import Rotation
-
-    turn = Rotation.from_quat([q[1], q[2], q[3], q[0]]).as_matrix()
-    return torch.from_numpy(np.column_stack([turn.T, -turn.T @ np.array(t)])).float() * OPENCV
 
 
 def quaternion(turn: Tensor) -> tuple[float, ...]:

@@ -22,6 +22,7 @@ from ...core.errors import UserError
 from ...core.files import atomic
 from ...imaging.cameras import Cameras
 from ..pictures import decode, stored_levels
+from .pictures import resized_nearest
 
 PARTS = ("train", "val", "test")
 
@@ -93,7 +94,7 @@ def _from_archives(
                     if values.ndim != 2:
                         raise ValueError(f"'{key}' has shape {list(values.shape)}, not [H, W]")
                     maps[f"{part}/{key}"] = maps[key] = values
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"got '{path}', which cannot be read ({error})",
                 "wanted an array [H, W] for each stem",
@@ -178,7 +179,7 @@ def read_map(folder: Path, stem: str) -> Tensor:
         values = np.squeeze(np.load(path, allow_pickle=False)).astype(np.float32)
         if values.ndim != 2:
             raise ValueError(f"shape {list(values.shape)}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(
             f"got '{path}', which cannot be read ({error})",
             "wanted an array [H, W]",
@@ -198,18 +199,6 @@ def save_depth(
         }
     with atomic(path) as temporary:
         np.savez_compressed(temporary, allow_pickle=False, **arrays)
-
-
-def resized_nearest(values: Tensor, rows: int, cols: int) -> Tensor:
-    """A map [H, W] at another size, each pixel the value at its centre.
-
-    Depth must not be averaged across an edge.
-    """
-    y, x = (
-        ((torch.arange(n) + 0.5) * old / n).long()
-        for n, old in zip((rows, cols), values.shape, strict=True)
-    )
-    return values[y[:, None], x]
 
 
 def pixel_grid(cameras: Cameras) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,12 @@ from torch import Tensor
 from ...core.errors import UserError
 from ...imaging.cameras import Cameras
 from .bounds import bounds_of_box, cube
+from .linear import tone_note
 from .nsvf import OPENCV
-from .pictures import pictures_in, read_pictures, scene_of
+from .pictures import MaskFile, pictures_in, read_pictures, scene_of
+from .reading import Reading
 from .scene import SCENES
+from .sizes import check_centres
 from .splits import chosen_views, held_out
 from .toy import toy_cameras, toy_picture, write_toy_picture
 from .types import Scene
@@ -71,9 +74,7 @@ class Dtu:
         np.savez(folder / NAMES[0], allow_pickle=False, **arrays)
         return folder
 
-    def load(
-        self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None
-    ) -> Scene:
+    def load(self, root: Path, split: str, reading: Reading) -> Scene:
         lenses, poses, scale_mat = read_cameras(
             next(root / name for name in NAMES if (root / name).is_file())
         )
@@ -91,13 +92,20 @@ class Dtu:
                 "wanted one mask per picture or none",
                 "remove the surplus, or set masked: false",
             )
-        chosen = chosen_views(held_out(range(len(paths)), split, self.hold), split, views, root)
+        chosen = chosen_views(
+            held_out(range(len(paths)), split, self.hold), split, reading.views, root
+        )
+        own = [masks[i] for i in chosen] if masks else None
+        ignored = reading.masks == "ignore" and own is not None
         pictures = read_pictures(
             [paths[i] for i in chosen],
-            downscale=downscale,
-            background=background,
-            masks=[masks[i] for i in chosen] if masks else None,
+            downscale=reading.downscale,
+            background=reading.background,
+            masks=None if ignored or reading.masks == "off" else own,
+            ignored=[MaskFile(path) for path in own] if ignored and own else None,
+            tone_map=reading.tone_map,
         )
+        check_centres(lenses[chosen, 1], pictures.full, root)
         bounds = bounds_of_box(poses, cube(torch.zeros(3), 1.0))
         cameras = Cameras(
             poses[chosen],
@@ -118,6 +126,8 @@ class Dtu:
             cameras.resized(*pictures.size),
             bounds.box,
             facts=facts,
+            notes=tone_note(paths, reading.tone_map),
+            to_world=scale_mat,
         )
 
 
@@ -138,7 +148,7 @@ def read_cameras(path: Path) -> tuple[Tensor, Tensor, Tensor]:
             scale = [file[f"scale_mat_{v}"].astype(np.float64) for v in range(count)]
         if not count:
             raise ValueError("no world_mat_0")
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"got '{path}' that cannot be read ({error})",
             "wanted world_mat_N and scale_mat_N for each view",
@@ -154,5 +164,5 @@ def read_cameras(path: Path) -> tuple[Tensor, Tensor, Tensor]:
         k, position = k / k[2, 2], -np.linalg.solve(p[:, :3], p[:, 3])
         lenses.append([[k[0, 0], k[1, 1]], [k[0, 2], k[1, 2]]])
         poses.append(np.column_stack([sign * turn.T, position]))
-    own = torch.from_numpy(np.stack(poses)).float() * OPENCV
+    own = torch.from_numpy(np.stack(poses)) * OPENCV
     return torch.tensor(np.array(lenses)).float(), own, torch.from_numpy(scale[0])

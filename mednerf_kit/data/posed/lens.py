@@ -1,39 +1,89 @@
-"""Lenses: pinholes with Brown's distortion, and pictures with the distortion taken out."""
+"""Lenses of photographs: as rays, and Brown's also as pictures with the distortion taken out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ...core.errors import UserError
+from ...imaging.cameras import Cameras
+from ...imaging.lens_models import MODELS, Lenses
 
 ZOOM_STEPS = 200  # of 1 % each
 
 
 @dataclass(frozen=True)
 class Lens:
-    """Pinhole intrinsics in pixels (centres at integers) with Brown's distortion, as in OpenCV.
+    """Intrinsics in pixels (centres at integers) with a model of :data:`~.lens_models.MODELS`.
 
-    The coefficients are radial (k1, k2) and tangential (p1, p2).
+    Brown's coefficients are radial (k1, k2, k3, k4), tangential (p1, p2) and those of the radial
+    polynomial below the fraction line; a fisheye has radial ones. An ``undistort`` lens of k1, k2,
+    p1 and p2 is taken out of its pictures; the rays of any other are bent.
     """
 
     focal_px: tuple[float, float]
     centre_px: tuple[float, float]
-    radial: tuple[float, float] = (0.0, 0.0)
+    radial: tuple[float, ...] = (0.0, 0.0)
     tangential: tuple[float, float] = (0.0, 0.0)
+    below: tuple[float, ...] = ()
+    model: str = "brown"
+    undistort: bool = True
 
     @property
     def distorts(self) -> bool:
         """Whether the lens is more than a pinhole."""
-        return any((*self.radial, *self.tangential))
+        return self.model != "brown" or any((*self.radial, *self.tangential, *self.below))
+
+    @property
+    def bends_pictures(self) -> bool:
+        """Whether the pictures are undistorted."""
+        plain = self.model == "brown" and not any((*self.radial[2:], *self.below))
+        return self.distorts and self.undistort and plain
+
+    @property
+    def coefficients(self) -> list[float]:
+        """The nine numbers of :class:`~.lens_models.Lenses`; zeros of a picture undistorted."""
+        if self.bends_pictures:
+            return [0.0] * 9
+        radial, below = ((*k, 0.0, 0.0, 0.0, 0.0) for k in (self.radial, self.below))
+        return [*radial[:4], *self.tangential, *below[:3]]
 
     def matrix(self, zoom: float = 1.0) -> Tensor:
         """The pinhole's camera matrix K [3, 3] in float64, its focal length times ``zoom``."""
         (fx, fy), (cx, cy) = self.focal_px, self.centre_px
         rows = [[fx * zoom, 0.0, cx], [0.0, fy * zoom, cy], [0.0, 0.0, 1.0]]
         return torch.tensor(rows, dtype=torch.float64)
+
+
+def cameras_of(
+    poses: Tensor,
+    lenses: Sequence[Lens],
+    full: tuple[int, int],
+    near: float | Tensor,
+    far: float | Tensor,
+) -> tuple[Cameras, list[str]]:
+    """Cameras [V] with these lenses and pictures of ``full`` rows and columns, and what to say."""
+    zooms = torch.tensor([least_zoom(lens, *full) for lens in lenses])
+    focal = torch.tensor([lens.focal_px for lens in lenses]) * zooms[:, None]
+    centre = torch.tensor([lens.centre_px for lens in lenses])
+    cameras, notes = Cameras(poses, focal, centre, *full, near, far), []
+    if any(lens.bends_pictures for lens in lenses):
+        notes.append(
+            "lens distortion was taken out of the pictures, which enlarged them by up to "
+            f"{100 * (zooms.max() - 1):.0f} %"
+        )
+    bent = [lens for lens in lenses if lens.distorts and not lens.bends_pictures]
+    if bent:
+        names = [model.name for model in MODELS]
+        numbers = torch.tensor([names.index(lens.model) for lens in lenses])
+        rows = torch.tensor([lens.coefficients for lens in lenses], dtype=torch.float64)
+        cameras = replace(cameras, lenses=Lenses(numbers, rows))
+        kinds = ", ".join(sorted({lens.model for lens in bent}))
+        notes.append(f"the rays of {len(bent)} views follow their lens ({kinds})")
+    return cameras, notes
 
 
 def undistorted(image: Tensor, lens: Lens) -> Tensor:
@@ -57,7 +107,7 @@ def least_zoom(lens: Lens, rows: int, cols: int) -> float:
 
     It is found in steps of 1 %.
     """
-    if not lens.distorts:
+    if not lens.bends_pictures:
         return 1.0
     across, down = (torch.linspace(0, n - 1, 65, dtype=torch.float64) for n in (cols, rows))
     left, right = torch.zeros_like(down), torch.full_like(down, cols - 1.0)
@@ -84,5 +134,5 @@ def photographed_at(lens: Lens, xy: Tensor, zoom: float) -> Tensor:
     """
     from kornia.geometry.calibration import distort_points
 
-    coefficients = torch.tensor((*lens.radial, *lens.tangential), dtype=xy.dtype)
+    coefficients = torch.tensor((*lens.radial[:2], *lens.tangential), dtype=xy.dtype)
     return distort_points(xy, lens.matrix(), coefficients, lens.matrix(zoom))

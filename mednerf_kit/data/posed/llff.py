@@ -15,12 +15,19 @@ from torch.nn.functional import normalize
 
 from ...core.errors import UserError
 from ...imaging.cameras import Cameras, average_pose, nearest_to_axes
-from .bounds import box_of_frusta
-from .pictures import no_pictures, pictures_in, read_pictures, scene_of
+from ...imaging.motion import square
+from .bounds import box_of_frusta, common_point
+from .linear import tone_note
+from .masks import mask_files
+from .pictures import MaskFile, no_pictures, pictures_in, read_photographs, scene_of
+from .reading import Reading
 from .scene import SCENES
+from .sizes import size_notes, sizes_for
 from .splits import chosen_views, held_out
 from .toy import toy_cameras, write_toy_picture
 from .types import Scene
+
+FROM_THE_FRONT_DEG = 60.0  # views that look further away from the mean have no common front
 
 
 @SCENES.register("llff")
@@ -32,10 +39,11 @@ class Llff:
 
     Options:
         ndc: normalised device coordinates, for views from the front; None is true unless
-            ``spherify``.
+            ``spherify``, or where a view looks more than 60° away from the mean.
         recentre: poses are relative to their average.
         spherify: for turns about an object: the point nearest to all optical axes becomes the
-            origin, the cameras' mean distance from it 1.
+            origin, the cameras' mean distance from it 1; None is true where views are no views
+            from the front and look at one point.
         hold: one view in this many is held out for val and test.
         bd_factor: lengths are multiplied by 1 / (bd_factor · nearest bound).
     """
@@ -47,7 +55,7 @@ class Llff:
         *,
         ndc: bool | None = None,
         recentre: bool = True,
-        spherify: bool = False,
+        spherify: bool | None = None,
         hold: int = 8,
         bd_factor: float = 0.75,
     ) -> None:
@@ -61,13 +69,8 @@ class Llff:
             raise UserError(
                 f"got bd_factor {bd_factor:g}", "wanted a positive number", "the usual one is 0.75"
             )
-        self.ndc = not spherify if ndc is None else ndc
-        self.recentre, self.spherify, self.hold, self.bd_factor = (
-            recentre or spherify,
-            spherify,
-            hold,
-            bd_factor,
-        )
+        self.ndc, self.recentre, self.spherify = ndc, recentre, spherify
+        self.hold, self.bd_factor = hold, bd_factor
 
     @staticmethod
     def detect(root: Path) -> bool:
@@ -89,11 +92,9 @@ class Llff:
         np.save(folder / "poses_bounds.npy", np.array(rows))
         return folder
 
-    def load(
-        self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None
-    ) -> Scene:
+    def load(self, root: Path, split: str, reading: Reading) -> Scene:
         poses, lens, bounds = read_poses(root / "poses_bounds.npy")
-        folder, left, notes = picture_folder(root, downscale)
+        folder, left, notes = picture_folder(root, reading.downscale)
         paths = pictures_in(folder)
         if len(paths) != len(poses):
             raise UserError(
@@ -102,37 +103,96 @@ class Llff:
                 "wanted one pose per picture, in the order of their names",
                 "remove the pictures COLMAP could not place, or run LLFF's imgs2poses.py again",
             )
-        scale = 1 / (float(bounds.min()) * self.bd_factor)
-        poses[:, :, 3] *= scale
-        bounds = bounds * scale
-        if self.recentre:
-            poses = in_frame(average_pose(poses), poses)
-        if self.spherify:
-            poses, shrink = spherified(poses)
-            scale, bounds = scale * shrink, bounds * shrink
+        ndc, spherify, said = self.space(poses)
+        poses, bounds, scale, to_world = self.placed(poses, bounds, spherify)
         nearest, farthest = float(bounds.min()), float(bounds.max())
-        chosen = chosen_views(held_out(range(len(paths)), split, self.hold), split, views, root)
-        pictures = read_pictures([paths[i] for i in chosen], downscale=left, background=background)
-        near, far = (0.0, 1.0) if self.ndc else (0.9 * nearest, farthest)
+        chosen = chosen_views(
+            held_out(range(len(paths)), split, self.hold), split, reading.views, root
+        )
+        wanted = (float(lens[0, 0]), float(lens[0, 1]))
+        own = [paths[i] for i in chosen]
+        sizes = sizes_for(own, [wanted] * len(own))
+        masks = mask_files(root, [path.name for path in own])
+        pictures = read_photographs(
+            own,
+            reading,
+            downscale=left,
+            upright=[size.upright for size in sizes],
+            ignored=[None if path is None else MaskFile(path) for path in masks],
+            holes=True,
+        )
+        near, far = (0.0, 1.0) if ndc else (0.9 * nearest, farthest)
         size = torch.tensor([lens[0, 1], lens[0, 0]])
         every = Cameras(
             poses,
             lens[:, 2:].expand(-1, 2),
             (size - 1).div(2).expand(len(poses), 2),
-            round(float(lens[0, 0])),
-            round(float(lens[0, 1])),
+            round(wanted[0]),
+            round(wanted[1]),
             near,
             far,
-            self.ndc,
+            ndc,
         ).resized(*pictures.size)
         facts: dict[str, Any] = {
             "scale": scale,
             "focus": 1 / (0.25 / (0.9 * nearest) + 0.75 / (5 * farthest)),
         }
-        stems, box = [paths[i].stem for i in chosen], box_of_frusta(every)
         return scene_of(
-            pictures, root, "llff", split, stems, every.take(chosen), box, facts=facts, notes=notes
+            pictures,
+            root,
+            "llff",
+            split,
+            [path.stem for path in own],
+            every.take(chosen),
+            box_of_frusta(every),
+            facts=facts,
+            notes=[
+                *notes,
+                *said,
+                *size_notes(sizes, 1 / folder_factor(folder)),
+                *tone_note(own, reading.tone_map),
+            ],
+            to_world=to_world,
         )
+
+    def space(self, poses: Tensor) -> tuple[bool, bool, list[str]]:
+        """Whether rays are in NDC, whether poses are spherified, and why where that was found."""
+        if self.ndc is not None or self.spherify is not None:
+            spherify = bool(self.spherify)
+            return (not spherify if self.ndc is None else self.ndc), spherify, []
+        back = poses[:, :, 2]
+        away = float(
+            torch.rad2deg((back @ normalize(back.mean(0), dim=0)).clamp(-1, 1).acos().max())
+        )
+        if away <= FROM_THE_FRONT_DEG:
+            return True, False, []
+        about = common_point(poses)[2] > 0.9
+        turned = "a turn about one point: spherify is true" if about else "ndc is false"
+        return (
+            False,
+            about,
+            [f"views look up to {away:.0f}° away from the mean, which is {turned}"],
+        )
+
+    def placed(
+        self, poses: Tensor, bounds: Tensor, spherify: bool
+    ) -> tuple[Tensor, Tensor, float, Tensor]:
+        """Poses and bounds scaled and recentred, the scale, and the way back [4, 4]."""
+        scale = 1 / (float(bounds.min()) * self.bd_factor)
+        poses = poses.clone()
+        poses[:, :, 3] *= scale
+        to_world = torch.diag(torch.tensor([1 / scale] * 3 + [1.0], dtype=torch.float64))
+        if self.recentre or spherify:
+            frame = average_pose(poses)
+            poses, to_world = in_frame(frame, poses), to_world @ square(frame)
+        shrink = 1.0
+        if spherify:
+            frame, shrink = sphere_frame(poses)
+            poses = in_frame(frame, poses)
+            poses[:, :, 3] *= shrink
+            back = torch.diag(torch.tensor([1 / shrink] * 3 + [1.0], dtype=torch.float64))
+            to_world = to_world @ square(frame) @ back
+        return poses, bounds * (scale * shrink), scale * shrink, to_world
 
 
 def read_poses(path: Path) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,7 +230,7 @@ def read_poses(path: Path) -> tuple[Tensor, Tensor, Tensor]:
     rows = torch.from_numpy(values.astype(np.float64))
     matrix = rows[:, :15].reshape(-1, 3, 5)
     poses = torch.stack([matrix[..., 1], -matrix[..., 0], matrix[..., 2], matrix[..., 3]], -1)
-    return poses.float(), matrix[..., 4].float(), rows[:, 15:].float()
+    return poses, matrix[..., 4].float(), rows[:, 15:]
 
 
 def picture_folder(root: Path, downscale: int) -> tuple[Path, int, list[str]]:
@@ -204,17 +264,28 @@ def in_frame(frame: Tensor, poses: Tensor) -> Tensor:
     return inverse @ moved
 
 
+def folder_factor(folder: Path) -> int:
+    """The factor that a folder of pictures names: 8 of images_8, else 1."""
+    return int(folder.name[7:]) if folder.name[7:].isdigit() else 1
+
+
 def spherified(poses: Tensor) -> tuple[Tensor, float]:
     """Poses about the origin at a mean distance of 1, and the scale that did it.
 
     Their mean offset points upwards (+z).
     """
+    frame, shrink = sphere_frame(poses)
+    moved = in_frame(frame, poses)
+    moved[:, :, 3] *= shrink
+    return moved, shrink
+
+
+def sphere_frame(poses: Tensor) -> tuple[Tensor, float]:
+    """The frame [3, 4] of :func:`spherified`, and its scale."""
     centre = nearest_to_axes(poses)
     up = normalize((poses[:, :, 3] - centre).mean(0), dim=0)
-    helper = torch.eye(3)[int(up.abs().argmin())]
+    helper = torch.eye(3, dtype=up.dtype)[int(up.abs().argmin())]
     x = normalize(torch.linalg.cross(helper, up), dim=0)
     frame = torch.stack([x, torch.linalg.cross(up, x), up, centre], -1)
     moved = in_frame(frame, poses)
-    shrink = 1 / float(moved[:, :, 3].norm(dim=-1).square().mean().sqrt())
-    moved[:, :, 3] *= shrink
-    return moved, shrink
+    return frame, 1 / float(moved[:, :, 3].norm(dim=-1).square().mean().sqrt())

@@ -15,8 +15,12 @@ from ...core.errors import UserError
 from ...core.files import natural_key
 from ...imaging.cameras import Cameras
 from .bounds import Bounds, bounds_of_box, bounds_of_poses
-from .pictures import no_pictures, pictures_in, read_pictures, scene_of
+from .linear import tone_note
+from .masks import mask_files
+from .pictures import MaskFile, no_pictures, pictures_in, read_photographs, scene_of
+from .reading import Reading
 from .scene import SCENES
+from .sizes import check_centres, size_notes, sizes_for
 from .splits import chosen_views, held_out
 from .toy import toy_cameras, write_toy_picture
 from .types import Scene
@@ -69,9 +73,7 @@ class Nsvf:
         (folder / "bbox.txt").write_text("-1 -1 -1 1.2 1.1 1.3 0.4\n", encoding="utf-8")
         return folder
 
-    def load(
-        self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None
-    ) -> Scene:
+    def load(self, root: Path, split: str, reading: Reading) -> Scene:
         every = pictures_in(root / "rgb")
         if not every:
             raise no_pictures(root, "rgb/")
@@ -84,10 +86,19 @@ class Nsvf:
                 "wanted pose/NAME.txt per rgb/NAME.png",
                 "remove the surplus",
             )
-        paths = chosen_views(self.of_split(every, split), split, views, root)
+        paths = chosen_views(self.of_split(every, split), split, reading.views, root)
         all_poses = torch.stack([read_pose(path) for path in poses.values()])
-        pictures = read_pictures(paths, downscale=downscale, background=background)
+        wanted = intrinsics_size(root / "intrinsics.txt")
+        sizes = sizes_for(paths, [wanted] * len(paths))
+        masks = mask_files(root, [path.name for path in paths], "rgb")
+        pictures = read_photographs(
+            paths,
+            reading,
+            upright=[size.upright for size in sizes],
+            ignored=[None if path is None else MaskFile(path) for path in masks],
+        )
         focal, centre, matrix = read_intrinsics(root / "intrinsics.txt", pictures.full)
+        check_centres(centre[None], pictures.full, root)
         bounds, notes = self.bounds(root, all_poses, tight=matrix)
         own = torch.stack([read_pose(poses[path.stem]) for path in paths])
         cameras = Cameras(
@@ -107,7 +118,7 @@ class Nsvf:
             stems,
             cameras.resized(*pictures.size),
             bounds.box,
-            notes=notes,
+            notes=[*notes, *size_notes(sizes), *tone_note(paths, reading.tone_map)],
         )
 
     def of_split(self, every: list[Path], split: str) -> list[Path]:
@@ -145,7 +156,7 @@ class Nsvf:
                 "wanted the lower corner below the upper",
                 "write xmin ymin zmin xmax ymax zmax",
             )
-        box = torch.tensor(values[:6]).view(2, 3)
+        box = torch.tensor(values[:6], dtype=torch.float64).view(2, 3)
         enlarge = self.enlarge or (1.2 if tight else 1.0)
         middle = box.mean(0)
         return bounds_of_box(poses, middle + enlarge * (box - middle)), []
@@ -154,7 +165,7 @@ class Nsvf:
 def read_numbers(path: Path) -> list[float]:
     """All numbers of a text file."""
     try:
-        return [float(word) for word in path.read_text(encoding="utf-8").split()]
+        return [float(word) for word in path.read_text(encoding="utf-8-sig").split()]
     except (OSError, ValueError) as error:
         raise UserError(
             f"got '{path}' that cannot be read ({error})", "wanted numbers", "correct it"
@@ -168,7 +179,13 @@ def read_pose(path: Path) -> Tensor:
         raise UserError(
             f"got '{path}' with {len(values)} numbers", "wanted a 4×4 matrix", "correct it"
         )
-    return torch.tensor(values[:12]).view(3, 4) * OPENCV
+    return torch.tensor(values[:12], dtype=torch.float64).view(3, 4) * OPENCV
+
+
+def intrinsics_size(path: Path) -> tuple[float, float] | None:
+    """Rows and columns that intrinsics are for, where the file says: a matrix does not."""
+    values = read_numbers(path)
+    return (values[-2], values[-1]) if len(values) >= 11 and len(values) != 16 else None
 
 
 def read_intrinsics(path: Path, full: tuple[int, int]) -> tuple[Tensor, Tensor, bool]:

@@ -14,6 +14,7 @@ from ...imaging.cameras import Cameras
 from ...imaging.geometry import DEFAULTS, Geometry
 from ..cohort import FIRST_SEED
 from ..orbits import FLAT, OrbitSet, find_pictures, load_orbits
+from .reading import Reading
 from .scene import SCENES
 from .splits import chosen_views
 from .types import Scene
@@ -85,10 +86,8 @@ class OrbitScene:
             )
         return folder
 
-    def load(
-        self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None
-    ) -> Scene:
-        if background:
+    def load(self, root: Path, split: str, reading: Reading) -> Scene:
+        if reading.background:
             raise UserError(
                 "got a white background for X-rays",
                 "wanted black, where nothing attenuates",
@@ -96,8 +95,8 @@ class OrbitScene:
             )
         orbits = self.read(root)
         geometry, count = orbits.geometry, orbits.geometry.views
-        orbits = orbits.resized(max(1, geometry.cols // downscale))
-        chosen = self.of_split(count, split, views, root)
+        orbits = orbits.resized(max(1, geometry.cols // reading.downscale))
+        chosen = self.of_split(count, split, reading.views, root)
         cameras = cameras_of(orbits.geometry, support=self.support)
         facts = {
             "geometry": geometry,

@@ -1,4 +1,4 @@
-"""The pictures of a scene: any file Pillow knows, on the background, made smaller by area."""
+"""The pictures of a scene: any file Pillow knows and OpenEXR, on the background, made smaller."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,9 +18,18 @@ from ...core.resampling import area_resized
 from ...imaging.cameras import Cameras
 from ..pictures import decode, rows_and_cols, unit_colours
 from .lens import Lens, undistorted
+from .linear import ERRORS, is_linear, linear_size, read_linear, tone_mapped
+from .masks import is_photograph_of_holes, mask_note
+from .reading import Masks, Reading, ToneMap
 from .types import Scene
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")  # in upper or lower case
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# in upper or lower case
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".exr", ".webp")
+ORIENTATION = 274  # the tag of EXIF and TIFF
+COVERED = 0.999  # of a pixel's area: where a mask touches it, it does not count
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,7 @@ class Pictures:
     alpha: Tensor | None  # [V, H, W] float16
     full: tuple[int, int]  # rows and columns on the disk
     background: float
+    valid: Tensor | None = None  # [V, H, W] bool, pixels that no mask covers
 
     @property
     def size(self) -> tuple[int, int]:
@@ -46,18 +56,26 @@ def read_pictures(
     masks: Sequence[Path] | None = None,
     lenses: Sequence[Lens] | None = None,
     own_background: float = 1.0,
+    upright: Sequence[bool] | None = None,
+    ignored: Sequence[MaskFile | None] | None = None,
+    mask_use: Masks | None = None,
+    holes: bool = False,
+    tone_map: ToneMap | None = None,
 ) -> Pictures:
     """Read pictures of one size, undistorted, at 1/downscale, on the background.
 
-    Transparent pixels count by their coverage; ``masks`` are coverage in files of their own.
-    Without transparency the background is black unless asked for. Raises UserError for a missing or
-    damaged file and for two sizes.
+    Transparent pixels count by their coverage; ``masks`` are coverage in files of their own, and
+    ``ignored`` are masks of pixels that do not count, used as ``mask_use`` says. With ``holes``
+    transparency inside an opaque border is such a mask. Without transparency the background is
+    black unless asked for. ``upright`` pictures are turned as their EXIF orientation says. Raises
+    UserError for a missing or damaged file and for two sizes.
     """
     images: list[Tensor] = []
     covers: list[Tensor | None] = []
+    counted: list[Tensor | None] = []
     full, level = (0, 0), own_background if background is None else background
     for i, path in enumerate(paths):
-        values = read_picture(path)
+        values = read_picture(path, upright=bool(upright and upright[i]), tone_map=tone_map)
         if masks is not None:
             values = torch.cat([values[..., :3], read_picture(masks[i])[..., :1]], -1)
         full = full if i else (values.shape[0], values.shape[1])
@@ -68,40 +86,172 @@ def read_pictures(
                 "wanted one size in a scene",
                 f"resize or remove the odd one in '{path.parent}'",
             )
+        mask = ignored[i] if ignored is not None else None
+        values, counts = apply_mask(values, mask, mask_use, holes=holes)
         if values.shape[-1] == 4:
             values = torch.cat([values[..., :3] * values[..., 3:], values[..., 3:]], -1)
-        if lenses is not None and lenses[i].distorts:
+        if lenses is not None and lenses[i].bends_pictures:
             values = undistorted(values, lenses[i])
+            counts = None if counts is None else undistorted(counts[..., None], lenses[i])[..., 0]
         planes = smaller(values.movedim(-1, 0), downscale)
+        counted.append(None if counts is None else smaller(counts[None], downscale)[0] > COVERED)
         covers.append(planes[3].half() if len(planes) == 4 else None)
         color = planes[:3] + (1 - planes[3]) * level if len(planes) == 4 else planes
         images.append(color.clamp(0, 1).half().movedim(0, -1))
-    if all(cover is None for cover in covers):
-        return Pictures(torch.stack(images), None, full, background or 0.0)
-    whole = torch.ones(images[0].shape[:2], dtype=torch.float16)
-    return Pictures(
-        torch.stack(images), torch.stack([whole if c is None else c for c in covers]), full, level
+    valid = stacked(counted, torch.ones(images[0].shape[:2], dtype=torch.bool))
+    valid = None if valid is None or bool(valid.all()) else valid
+    alpha = stacked(covers, torch.ones(images[0].shape[:2], dtype=torch.float16))
+    level = level if alpha is not None else background or 0.0
+    return Pictures(torch.stack(images), alpha, full, level, valid)
+
+
+def read_photographs(
+    paths: Sequence[Path],
+    reading: Reading,
+    *,
+    downscale: int | None = None,
+    lenses: Sequence[Lens] | None = None,
+    upright: Sequence[bool] | None = None,
+    ignored: Sequence[MaskFile | None] | None = None,
+    holes: bool = False,
+) -> Pictures:
+    """:func:`read_pictures` as a :class:`~.reading.Reading` says.
+
+    ``downscale`` is what is left of it.
+    """
+    return read_pictures(
+        paths,
+        downscale=reading.downscale if downscale is None else downscale,
+        background=reading.background,
+        lenses=lenses,
+        upright=upright,
+        ignored=ignored,
+        mask_use=reading.masks,
+        holes=holes,
+        tone_map=reading.tone_map,
     )
 
 
-def read_picture(path: Path) -> Tensor:
-    """One picture of any depth: [H, W, 3] in [0, 1], or [H, W, 4] with straight alpha."""
+def stacked(values: Sequence[Tensor | None], missing: Tensor) -> Tensor | None:
+    """What views have, stacked, with ``missing`` for those without; None where none has any."""
+    if all(value is None for value in values):
+        return None
+    return torch.stack([missing if value is None else value for value in values])
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A picture of which pixels count: those above half its white, or with ``inverted`` below."""
+
+    path: Path
+    inverted: bool = False
+
+
+def apply_mask(
+    values: Tensor, mask: MaskFile | None, use: Masks | None, *, holes: bool
+) -> tuple[Tensor, Tensor | None]:
+    """A picture [H, W, 3 or 4] with its mask as alpha, or beside it as 0 and 1 [H, W]; or neither.
+
+    The second is 1 where a pixel counts.
+    """
+    counts = None
+    if mask is not None and use != "off":
+        counts = read_mask(mask, (values.shape[0], values.shape[1]))
+        if use == "background":
+            alpha = counts[..., None] * (values[..., 3:] if values.shape[-1] == 4 else 1.0)
+            return torch.cat([values[..., :3], alpha], -1), None
+    if values.shape[-1] == 4 and use != "background":
+        alpha = values[..., 3]
+        if use == "ignore" or (use is None and holes and is_photograph_of_holes(alpha)):
+            opaque = (alpha > 0.5).float()
+            return values[..., :3], opaque if counts is None else counts * opaque
+    return values, counts
+
+
+def read_mask(mask: MaskFile, size: tuple[int, int]) -> Tensor:
+    """A mask as 0 and 1 [H, W] at a picture's size, which may be larger or smaller."""
+    values = read_picture(mask.path)[..., :3].amax(-1)
+    counts = (values == 0 if mask.inverted else values > 0.5).float()
+    if counts.shape == size:
+        return counts
+    if not 0.98 < (counts.shape[0] * size[1]) / (counts.shape[1] * size[0]) < 1.02:
+        raise UserError(
+            f"got the mask '{mask.path}' of {counts.shape[1]}×{counts.shape[0]} pixels for a "
+            f"picture of {size[1]}×{size[0]}",
+            "wanted the same shape",
+            "make it again, or leave masks out with --set scene.masks=off",
+        )
+    return resized_nearest(counts, *size)
+
+
+def resized_nearest(values: Tensor, rows: int, cols: int) -> Tensor:
+    """A map [H, W] at another size, each pixel the value at its centre.
+
+    Depth must not be averaged across an edge.
+    """
+    y, x = (
+        ((torch.arange(n) + 0.5) * old / n).long()
+        for n, old in zip((rows, cols), values.shape, strict=True)
+    )
+    return values[y[:, None], x]
+
+
+def read_picture(path: Path, *, upright: bool = False, tone_map: ToneMap | None = None) -> Tensor:
+    """One picture of any depth: [H, W, 3] in [0, 1], or [H, W, 4] with straight alpha.
+
+    Linear ones are tone mapped (:mod:`.linear`); ``upright`` ones turned by their orientation.
+    """
     if not path.is_file():
         raise missing(path)
-    return decode(path, unit_colours, damaged=partial(damaged, path))
+    if is_linear(path):
+        try:
+            return tone_mapped(read_linear(path), path, tone_map)
+        except ERRORS as error:
+            raise damaged(path, error) from None
+    return decode(
+        path, upright_colours if upright else unit_colours, damaged=partial(damaged, path)
+    )
+
+
+def upright_colours(picture: Image) -> Tensor:
+    """A rule: colours as :func:`~..pictures.unit_colours`, turned by the EXIF orientation."""
+    from PIL import ImageOps
+
+    return unit_colours(ImageOps.exif_transpose(picture))
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """Rows and columns of a picture, without reading its pixels."""
+    """Rows and columns of a picture as it is stored, without reading its pixels."""
+    return stored_size(path)[0]
+
+
+def stored_size(path: Path) -> tuple[tuple[int, int], int]:
+    """Rows and columns of a picture as it is stored, and its EXIF orientation (1 is upright)."""
     if not path.exists():
         raise missing(path)
-    return decode(path, rows_and_cols, damaged=partial(damaged, path))
+    if is_linear(path):
+        try:
+            return linear_size(path), 1
+        except ERRORS as error:
+            raise damaged(path, error) from None
+    return decode(
+        path,
+        lambda picture: (rows_and_cols(picture), orientation(picture)),
+        damaged=partial(damaged, path),
+    )
+
+
+def orientation(picture: Image) -> int:
+    """A rule: the EXIF orientation, 1 to 8; 1 where there is none."""
+    found = picture.getexif().get(ORIENTATION, 1)
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def missing(path: Path) -> UserError:
-    """The error for a frame without its picture."""
+    """The error for a frame without its picture, which may be there under another suffix."""
+    alike = [p.name for p in sorted(path.parent.glob(f"{glob.escape(path.stem)}.*")) if p != path]
     return UserError(
-        f"got no picture '{path}'",
+        f"got no picture '{path}'" + (f", but '{alike[0]}'" if alike else ""),
         "wanted the frame that its pose belongs to",
         "copy it there, or take its pose away",
     )
@@ -109,6 +259,12 @@ def missing(path: Path) -> UserError:
 
 def damaged(path: Path, error: Exception) -> UserError:
     """The error for a picture that cannot be read."""
+    if path.suffix and path.suffix.lower() not in SUFFIXES:
+        return UserError(
+            f"got '{path}', a file of a kind that is not read",
+            f"wanted one of {', '.join(SUFFIXES)}",
+            "convert it",
+        )
     why = (
         "which is empty"
         if path.is_file() and not path.stat().st_size
@@ -173,6 +329,7 @@ def scene_of(
     facts: dict[str, Any] | None = None,
     notes: Sequence[str] = (),
     shared: frozenset[str] = frozenset(),
+    to_world: Tensor | None = None,
 ) -> Scene:
     """A folder's coloured pictures as a scene of format ``kind``, seen by cameras of their size."""
     return Scene(
@@ -188,6 +345,8 @@ def scene_of(
         box=box,
         background=pictures.background,
         facts=facts or {},
-        notes=tuple(notes),
+        notes=(*notes, *mask_note(pictures.valid)),
         shared=shared,
+        valid=pictures.valid,
+        to_world=to_world,
     )

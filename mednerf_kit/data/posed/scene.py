@@ -17,7 +17,9 @@ from ...core.errors import UserError, unknown_name
 from .bounds import as_box
 from .check import Report, examine_scene
 from .depth import depth_beside
+from .reading import Masks, Reading, ToneMap
 from .types import SPLITS, Scene
+from .world import in_own_frame
 
 SCORED = ("val", "test")
 BACKGROUNDS = {"white": 1.0, "black": 0.0}
@@ -41,13 +43,10 @@ class Format(Protocol):
     def example(folder: Path) -> Path:
         """Write a toy scene of two views into a folder; returns its root."""
 
-    def load(
-        self, root: Path, split: str, *, downscale: int, background: float | None, views: int | None
-    ) -> Scene:
-        """Read a split, its pictures at 1/downscale of their size.
+    def load(self, root: Path, split: str, reading: Reading) -> Scene:
+        """Read a split, its pictures as ``reading`` says.
 
-        ``background`` is what transparent pixels stand on (None: the format's default); ``views``
-        keeps that many of the training views.
+        Poses and box may be float64: they are brought to float32 by :func:`~.world.in_own_frame`.
         """
 
 
@@ -104,6 +103,8 @@ def load_scene(
     box: Sequence[Sequence[float]] | None = None,
     clip: bool = True,
     depth: str | Path | None = None,
+    masks: Masks | None = None,
+    tone_map: ToneMap | None = None,
     **options: Any,
 ) -> Scene:
     """Read one split of a scene: a folder, or ``blocks``, the embedded scene.
@@ -119,6 +120,11 @@ def load_scene(
         box: corners [[x, y, z], [x, y, z]] of what is fitted, likewise.
         clip: rays end at the box.
         depth: folder of the depth maps (:func:`~.depth.depth_beside`); None is the scene's own.
+        masks: ``ignore``: masked pixels are neither supervised nor scored; ``background``: they are
+            empty space; ``off``: mask files are not read. None is ``ignore`` for mask files and for
+            holes in photographs, ``background`` for other transparency.
+        tone_map: of pictures of linear light, cut at 1: ``srgb`` is sRGB's curve, ``none`` none.
+            None is ``srgb`` for OpenEXR, ``none`` for TIFF of floating point.
         options: those of the format, such as ``ndc`` of llff or ``patient`` of orbit.
 
     Where val and test views come with depth of their own it stays, since scores are measured
@@ -136,6 +142,8 @@ def load_scene(
         "near": near,
         "far": far,
         "clip": clip,
+        "masks": masks,
+        "tone_map": tone_map,
     }
     for key, value in common.items():
         checked(value, hints[key], where=f"scene option '{key}'")
@@ -149,19 +157,20 @@ def load_scene(
     root = Path(dataset).expanduser()
     reader = SCENES.build({"name": format or detect_format(dataset), **options})
     chosen = None if background is None else BACKGROUNDS[background]
-    scene = reader.load(root, split, downscale=downscale, background=chosen, views=views)
+    reading = Reading(downscale, chosen, views, masks, tone_map)
+    scene = reader.load(root, split, reading)
+    scene = in_own_frame(scene if box is None else replace(scene, box=as_box(box)))
     home = root if depth is None else Path(depth).expanduser()
     has_true_depth = scene.depth is not None and split in SCORED
     if home.is_dir() and not has_true_depth:
         scene = _with_depth_beside(scene, home, split)
-    corners = scene.box if box is None else as_box(box)
     cameras = replace(
         scene.cameras,
         near=scene.cameras.near if near is None else near,
         far=scene.cameras.far if far is None else far,
-        box=corners if clip else None,
+        box=scene.box if clip else None,
     )
-    scene = replace(scene, box=corners, cameras=cameras)
+    scene = replace(scene, cameras=cameras)
     return replace(scene, notes=(*scene.notes, *examine_scene(scene).warnings))
 
 

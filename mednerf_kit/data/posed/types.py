@@ -37,6 +37,9 @@ class Scene:
     facts: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what was assumed or looks wrong, a sentence each
     shared: frozenset[str] = frozenset()  # stems that views of other splits have too
+    valid: Tensor | None = None  # [V, H, W] bool: masked pixels are neither supervised nor scored
+    # [4, 4] float64 from the scene's own space to the world of its files; None where they are one
+    to_world: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -57,5 +60,6 @@ class Scene:
             alpha=some(self.alpha),
             depth=some(self.depth),
             confidence=some(self.confidence),
+            valid=some(self.valid),
             cameras=self.cameras.take(chosen),
         )

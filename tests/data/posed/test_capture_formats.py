@@ -10,6 +10,7 @@ from PIL import Image
 from scene_files import TOY, refused
 
 from mednerf_kit.data.posed import colmap, toy
+from mednerf_kit.data.posed.colmap_model import pose_of
 from mednerf_kit.data.posed.depth import pixel_grid
 from mednerf_kit.data.posed.llff import spherified
 from mednerf_kit.data.posed.nsvf import read_intrinsics
@@ -169,8 +170,8 @@ def test_lenses_of_colmap(example):
     ):
         cameras.write_text(line + "\n")
         assert torch.allclose(load_scene(root).cameras.centre_px, TOY.centre_px[:1])
-    cameras.write_text("1 OPENCV_FISHEYE 16 12 20 20 8 6 0 0 0 0\n")
-    refused("OPENCV_FISHEYE", "image_undistorter", root=root)
+    cameras.write_text("1 FOV 16 12 20 20 8 6 0.1\n")
+    refused("FOV", "image_undistorter", root=root)
 
 
 def test_a_picture_colmap_could_not_place_is_left_out(example):
@@ -204,5 +205,5 @@ def test_a_model_with_a_quaternion_is_read_like_its_matrix():
     turn = TOY.c2w[0, :, :3]
     q = colmap.quaternion(turn)
     assert torch.allclose(
-        colmap.pose_of(q, [0.0, 0, 0])[:, :3], turn.T * torch.tensor([1.0, -1, -1]), atol=1e-6
+        pose_of(q, [0.0, 0, 0])[:, :3].float(), turn.T * torch.tensor([1.0, -1, -1]), atol=1e-6
     )

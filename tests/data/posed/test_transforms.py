@@ -117,8 +117,8 @@ def test_lenses_of_nerfstudio_are_scaled_undistorted_or_refused(example):
         any("distortion" in note for note in scene.notes)
         and float(scene.cameras.focal_px[0, 0]) >= 20
     )
-    changed(root / "transforms_train.json", lambda v: {**v, "camera_model": "OPENCV_FISHEYE"})
-    refused("OPENCV_FISHEYE", "image_undistorter", root=root)
+    changed(root / "transforms_train.json", lambda v: {**v, "camera_model": "FISHEYE624"})
+    refused("FISHEYE624", "image_undistorter", root=root)
 
 
 def test_undistorting_undoes_the_lens():

@@ -1,0 +1,207 @@
+"""The frames of transforms files: Blender's for each split, nerfstudio's one for a scene."""
+
+from __future__ import annotations
+
+import json
+import math
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.errors import UserError
+from .lens_keys import ANGLES, NUMBERS
+from .splits import NoViews, held_out
+from .types import SPLITS
+
+FrameRecord = dict[str, Any]
+PATHS = ("file_path", "mask_path", "depth_file_path", "depth_path")
+ALL_NUMBERS = (*NUMBERS, "near", "far", "applied_scale", "integer_depth_scale")
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of a split and those of the whole scene, each with its file's own values."""
+
+    chosen: list[FrameRecord]
+    every: list[FrameRecord]
+    notes: tuple[str, ...] = ()
+
+
+def read_split(root: Path, split: str, hold: int) -> Frames:
+    """The frames of a split; where there is no test split they are those of val."""
+    parts = [part for part in SPLITS[:3] if (root / f"transforms_{part}.json").is_file()]
+    if not parts:
+        return split_of_one_file(root / "transforms.json", split, hold)
+    own = stand_in(split, parts)
+    if split != "all" and own not in parts:
+        raise NoViews(
+            f"got no transforms_{split}.json in '{root}'",
+            f"wanted one of the splits {', '.join(parts)}",
+            "choose one of them",
+        )
+    by_part = {part: read_frames(root / f"transforms_{part}.json", part) for part in parts}
+    every = [frame for part in parts for frame in by_part[part]]
+    notes = own_values(every)
+    if own != split:
+        notes = (*notes, f"no transforms_{split}.json: the {own} views are the {split} views")
+    return Frames(every if split == "all" else by_part[own], every, notes)
+
+
+def stand_in(split: str, parts: Sequence[str]) -> str:
+    """The split that stands for one that is not there: val for test.
+
+    >>> stand_in("test", ["train", "val"]), stand_in("val", ["train", "test"])
+    ('val', 'val')
+    """
+    return "val" if split == "test" and "test" not in parts and "val" in parts else split
+
+
+def split_of_one_file(path: Path, split: str, hold: int) -> Frames:
+    """:func:`read_split` of nerfstudio's one file, which may list the pictures of its splits."""
+    every = read_frames(path)
+    notes = own_values(every)
+    lists = {part: every[0].get(f"{part}_filenames") or () for part in ("test", "train", "val")}
+    if not any(lists.values()):
+        every.sort(key=lambda frame: str(frame["file_path"]))
+        return Frames(held_out(every, split, hold), every, notes)
+    members = {part: members_of(every, names, part, path) for part, names in lists.items()}
+    for k, frame in enumerate(every):
+        frame["part"] = next((part for part, found in members.items() if k in found), "")
+    left = sum(not frame["part"] for frame in every)
+    if left:
+        given = ", ".join(f"{part}_filenames" for part in SPLITS[:3] if lists[part])
+        notes = (*notes, f"{left} of {len(every)} frames are in none of {given} and are left out")
+    if split == "all":
+        return Frames([frame for frame in every if frame["part"]], every, notes)
+    own = stand_in(split, [part for part, found in members.items() if found])
+    if own != split:
+        notes = (*notes, f"no {split}_filenames: the {own} views are the {split} views")
+    return Frames([every[k] for k in sorted(members[own])], every, notes)
+
+
+def members_of(
+    every: Sequence[FrameRecord], names: Sequence[Any], part: str, path: Path
+) -> set[int]:
+    """The places of the frames that a list of pictures names, in whatever spelling."""
+    if not isinstance(names, list | tuple):
+        raise UserError(
+            f"got {part}_filenames in '{path}' that is no list", "wanted a list", "correct it"
+        )
+    spelled: dict[str, int] = {}
+    twice: set[str] = set()
+    for k, frame in enumerate(every):
+        full = PurePosixPath(frame["file_path"])
+        spelled[str(full)] = spelled[str(full.with_suffix(""))] = k
+        for short in (full.name, full.stem):
+            if spelled.get(short, k) != k:
+                twice.add(short)
+            spelled.setdefault(short, k)
+    folder = path.parent.resolve().as_posix()
+    found, unknown = set(), []
+    for name in names:
+        plain = plain_path(str(name)).removeprefix(f"{folder}/")
+        places = [
+            key for key in (plain, str(PurePosixPath(plain).with_suffix(""))) if key in spelled
+        ]
+        if places and places[0] not in twice:
+            found.add(spelled[places[0]])
+        else:
+            unknown.append(str(name))
+    if unknown and not found:
+        raise UserError(
+            f"got {part}_filenames in '{path}' of which none is a frame (the first is "
+            f"'{unknown[0]}')",
+            "wanted the file_path of frames",
+            "correct the list",
+        )
+    return found
+
+
+def own_values(every: Sequence[FrameRecord]) -> tuple[str, ...]:
+    """A note where frames give a number that their file gives too."""
+    keys = sorted({key for frame in every for key in frame["over"]})
+    if not keys:
+        return ()
+    return (f"{', '.join(keys)} of single frames win over those of the whole file",)
+
+
+def plain_path(name: str) -> str:
+    """A path of a file with forward separators and without ``.``.
+
+    >>> plain_path("./images\\\\a.png")
+    'images/a.png'
+    """
+    return posixpath.normpath(name.replace("\\", "/"))
+
+
+def read_frames(path: Path, part: str = "") -> list[FrameRecord]:
+    """The frames of a transforms file, each with the file's own values where it has none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        common = {key: value for key, value in values.items() if key != "frames"}
+        frames = [
+            {**common, **frame, "part": part, "over": over(common, frame)}
+            for frame in values["frames"]
+        ]
+        if not all("file_path" in frame and "transform_matrix" in frame for frame in frames):
+            raise ValueError("a frame without file_path or transform_matrix")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"got '{path}' that cannot be read ({error})",
+            'wanted {"frames": [{"file_path", "transform_matrix"}, …]}',
+            "correct it",
+        ) from None
+    if not frames:
+        raise UserError(
+            f"got '{path}' without frames",
+            "wanted at least one",
+            "choose another split or correct the file",
+        )
+    for frame in frames:
+        for key in ALL_NUMBERS:
+            frame[key] = read_number(frame.get(key), key, path)
+        for key in PATHS:
+            if frame.get(key) is not None:
+                frame[key] = plain_path(str(frame[key]))
+    return frames
+
+
+def over(common: Mapping[str, Any], frame: Mapping[str, Any]) -> list[str]:
+    """The numbers that a frame gives otherwise than its file."""
+    return [key for key in NUMBERS if key in common and frame.get(key, common[key]) != common[key]]
+
+
+def read_number(value: Any, key: str, path: Path) -> float | None:
+    """A number of a transforms file; None where it is not given."""
+    low, high, wanted = (
+        (0.0, math.pi, "an angle between 0 and π")
+        if key in ANGLES
+        else (-math.inf, math.inf, "a number")
+    )
+    try:
+        number = None if value is None else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if number is None or low < number < high:
+        return number
+    raise UserError(f"got {key} {value!r} in '{path}'", f"wanted {wanted}", "correct it")
+
+
+def frame_poses(frames: Sequence[FrameRecord], root: Path) -> Tensor:
+    """Poses [V, 3, 4] of frames, float64."""
+    try:
+        poses = torch.tensor([frame["transform_matrix"] for frame in frames], dtype=torch.float64)
+    except (TypeError, ValueError):
+        poses = torch.zeros(0)
+    if poses.ndim != 3 or poses.shape[1] not in (3, 4) or poses.shape[2] != 4:
+        raise UserError(
+            f"got a transform_matrix in '{root}' that is no 4×4 matrix",
+            "wanted camera to world, row by row",
+            "correct the transforms file",
+        )
+    return poses[:, :3]

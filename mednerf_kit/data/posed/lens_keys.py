@@ -1,0 +1,151 @@
+"""The lens of a frame of a transforms file: the keys of Blender, nerfstudio and instant-ngp."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import UserError
+from .lens import Lens
+from .sizes import PictureSize
+
+ANGLES = ("camera_angle_x", "camera_angle_y")
+NUMBERS = (
+    *ANGLES,
+    *("x_fov", "y_fov", "fl_x", "fl_y", "cx", "cy", "w", "h"),
+    *("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2"),
+)
+#: Names of ``camera_model`` and the model of each.
+CAMERA_MODELS = {
+    "": "brown",
+    "PERSPECTIVE": "brown",
+    "PINHOLE": "brown",
+    "SIMPLE_PINHOLE": "brown",
+    "RADIAL": "brown",
+    "SIMPLE_RADIAL": "brown",
+    "OPENCV": "brown",
+    "FULL_OPENCV": "brown",
+    "FISHEYE": "fisheye",
+    "OPENCV_FISHEYE": "fisheye",
+    "RADIAL_FISHEYE": "fisheye",
+    "SIMPLE_RADIAL_FISHEYE": "fisheye",
+    "EQUIRECTANGULAR": "equirectangular",
+}
+#: Keys of lenses that are not read: to leave one out would be another camera.
+REFUSED = (
+    "latlong",
+    "rolling_shutter",
+    "transform_matrix_start",
+    "transform_matrix_end",
+    *(f"ftheta_p{k}" for k in range(5)),
+)
+
+
+def wanted_size(frame: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Rows and columns that a frame's intrinsics are for, where it gives both."""
+    return (frame["h"], frame["w"]) if frame["w"] and frame["h"] else None
+
+
+def model_of(frame: Mapping[str, Any], path: Path) -> str:
+    """The model of a frame's lens; raises UserError for one that is not read, by its name."""
+    given = [key for key in REFUSED if frame.get(key) not in (None, False)]
+    if given:
+        raise UserError(
+            f"got {given[0]} in the transforms file of '{path.name}', a lens that is not read",
+            "wanted a pinhole, OPENCV, OPENCV_FISHEYE or EQUIRECTANGULAR",
+            "undistort the pictures first (COLMAP's image_undistorter), and leave the key out",
+        )
+    name = str(frame.get("camera_model") or "").upper()
+    if name not in CAMERA_MODELS:
+        raise UserError(
+            f"got a camera of model '{name}' in '{path.parent}'",
+            f"wanted one of {', '.join(filter(None, CAMERA_MODELS))}",
+            "undistort the pictures first (COLMAP's image_undistorter)",
+        )
+    model = CAMERA_MODELS[name]
+    if frame.get("is_fisheye"):
+        model = "fisheye"
+    if frame.get("equirectangular"):
+        model = "equirectangular"
+    return model
+
+
+def read_lens(
+    frame: Mapping[str, Any], path: Path, size: PictureSize, *, undistort: bool = True
+) -> Lens:
+    """A frame's lens in pixels of its picture.
+
+    Files give ``camera_angle_x`` (radians), ``x_fov`` (degrees), or ``fl_x``, ``cx``, ``k1`` … for
+    a picture of ``w``×``h``.
+    """
+    model = model_of(frame, path)
+    if model == "equirectangular":
+        return whole_sphere(size, path)
+    rows, cols = size.rows, size.cols
+    wide, high = cols / (frame["w"] or cols), rows / (frame["h"] or rows)
+    if not (frame["w"] and frame["h"]):  # one of them gives the scale of both
+        wide = high = wide * high
+    fx, fy = focal_px(frame, rows, cols, wide, high)
+    cx = (cols - 1) / 2 if frame["cx"] is None else frame["cx"] * wide - 0.5
+    cy = (rows - 1) / 2 if frame["cy"] is None else frame["cy"] * high - 0.5
+    if not wanted_size(frame) and not (-0.5 <= cx <= cols - 0.5 and -0.5 <= cy <= rows - 0.5):
+        raise UserError(
+            f"got a principal point at ({cx + 0.5:g}, {cy + 0.5:g}), outside of '{path}' of "
+            f"{cols}×{rows} pixels",
+            "wanted the intrinsics of these pictures",
+            'add "w" and "h" of the pictures they are for, and they are scaled',
+        )
+    k1, k2, k3, k4, k5, k6, p1, p2 = (
+        frame[key] or 0.0 for key in ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
+    )
+    if model == "fisheye":
+        return Lens((fx, fy), (cx, cy), (k1, k2, k3, k4), model=model)
+    if str(frame.get("camera_model") or "").upper() == "FULL_OPENCV":
+        return Lens((fx, fy), (cx, cy), (k1, k2, k3), (p1, p2), (k4, k5, k6), undistort=undistort)
+    return Lens((fx, fy), (cx, cy), (k1, k2, k3, k4), (p1, p2), undistort=undistort)
+
+
+def focal_px(
+    frame: Mapping[str, Any], rows: int, cols: int, wide: float, high: float
+) -> tuple[float, float]:
+    """Focal lengths in pixels of a picture of ``rows``×``cols``, ``wide`` and ``high`` times the
+    file's.
+    """
+    x = along(frame, "x", cols, wide)
+    y = along(frame, "y", rows, high)
+    if x is None and y is None:
+        raise UserError(
+            f"got frame '{frame['file_path']}' without a focal length",
+            "wanted camera_angle_x or fl_x",
+            "add it",
+        )
+    if x is None or y is None:  # square pixels
+        only = x if x is not None else y
+        assert only is not None
+        return only, only
+    return x, y
+
+
+def along(frame: Mapping[str, Any], axis: str, pixels: int, scale: float) -> float | None:
+    """The focal length along an axis, from the first key that gives it."""
+    if frame[f"fl_{axis}"]:
+        return frame[f"fl_{axis}"] * scale
+    if frame[f"camera_angle_{axis}"] is not None:
+        return 0.5 * pixels / math.tan(0.5 * frame[f"camera_angle_{axis}"])
+    if frame[f"{axis}_fov"]:
+        return 0.5 * pixels / math.tan(0.5 * math.radians(frame[f"{axis}_fov"]))
+    return None
+
+
+def whole_sphere(size: PictureSize, path: Path) -> Lens:
+    """The lens of an equirectangular picture, which must show the whole sphere."""
+    if abs(size.cols - 2 * size.rows) > 1:
+        raise UserError(
+            f"got an equirectangular picture '{path}' of {size.cols}×{size.rows} pixels",
+            "wanted the whole sphere, twice as wide as high",
+            "give whole panoramas, or the camera that the pictures were taken with",
+        )
+    focal = (size.cols / (2 * math.pi), size.rows / math.pi)
+    return Lens(focal, ((size.cols - 1) / 2, (size.rows - 1) / 2), model="equirectangular")
