@@ -19,7 +19,7 @@ from .base import (
     samplers_option,
 )
 
-ONLY_SCENES = {"path", "settings", "points", "mesh", "threshold", "transforms", "compare"}
+ONLY_SCENES = {"path", "settings", "points", "mesh", "threshold", "transforms", "compare", "frame"}
 SCENE_OPTIONS = {"run", "views", "size", "video", "out", "device", *ONLY_SCENES}
 
 
@@ -65,6 +65,12 @@ SCENE_OPTIONS = {"run", "views", "size", "video", "out", "device", *ONLY_SCENES}
     "--transforms",
     is_flag=True,
     help="Scenes: also nerfstudio's transforms.json with its images in images/.",
+)
+@click.option(
+    "--frame",
+    type=click.Choice(["file", "normalised"]),
+    default="file",
+    help="Scenes: points, mesh and poses in the world of the scene's files, or as it was fitted.",
 )
 @click.option(
     "--compare",

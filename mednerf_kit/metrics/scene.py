@@ -19,9 +19,11 @@ CONVENTIONS = (
     "is computed per view, then averaged over views; the spread is the population standard "
     "deviation over views. PSNR is over all pixels and channels; SSIM is Gaussian (11×11, sigma "
     "1.5) per channel, averaged over channels and over pixels whose whole window lies in the "
-    "image. Depth is Σ w t / Σ w along the unit ray, scored where the true depth is known; a ray "
-    "that hits nothing there misses delta (share within a factor of 1.25) and is left out of L1 "
-    "and RMSE; depth_seen is the share of these pixels with opacity over 0.5. Alpha IoU compares "
+    "image. Masked pixels do not count: PSNR is over the others, and for SSIM and LPIPS the "
+    "render is replaced by the truth there. Depth is Σ w t / Σ w along the unit ray, scored where "
+    "the true depth is known; a ray that hits nothing there misses delta (share within a factor "
+    "of 1.25) and is left out of L1 and RMSE; depth_seen is the share of these pixels with opacity "
+    "over 0.5. Alpha IoU compares "
     "opacity > 0.5 with alpha > 0.5. The edge band is 3 px each way about the outline of alpha, "
     "or about Canny edges of the truth where there is no alpha. Sharpness is the mean length over "
     "which accumulated opacity rises from 10 to 90 % of its end value along rays of opacity > "
@@ -47,21 +49,28 @@ def eight_bit(image: Tensor) -> Tensor:
     return (image.clamp(0, 1) * 255 + 0.5).floor() / 255
 
 
-def image_scores(image: Tensor, truth: Tensor) -> dict[str, Tensor]:
+def image_scores(image: Tensor, truth: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
     """``psnr_db``, ``ssim``, ``mse`` and ``mae`` of pictures [V, H, W, C] -> [V] each; colours
     count as more pixels.
+
+    Of ``valid`` [V, H, W] pixels alone where it is given; SSIM is then that of pictures that agree
+    in the others.
 
     >>> scores = image_scores(torch.full((1, 16, 16, 3), 0.6), torch.full((1, 16, 16, 3), 0.5))
     >>> round(float(scores["psnr_db"]), 3), round(float(scores["mae"]), 3)
     (20.0, 0.1)
     """
+    share_of = 1.0
+    if valid is not None:
+        image = torch.where(valid[..., None], image, truth)
+        share_of = valid.float().mean((1, 2))
     off = image - truth
-    mse = off.square().mean((1, 2, 3))
+    mse = off.square().mean((1, 2, 3)) / share_of
     return {
         "psnr_db": psnr_from_mse_db(mse),
         "ssim": ssim(image.movedim(-1, 1), truth.movedim(-1, 1)).mean(1),
         "mse": mse,
-        "mae": off.abs().mean((1, 2, 3)),
+        "mae": off.abs().mean((1, 2, 3)) / share_of,
     }
 
 

@@ -123,6 +123,7 @@ def evaluate_scene(
     note = window = None
     for i in tqdm(chosen, desc=f"{split} views", file=sys.stderr, disable=None):
         seen = load.render_views(fit, scene.cameras.take(torch.tensor([i])), chunk=chunk)
+        seen = where_counted(seen, scene, i)
         scores = score_view(seen, scene, i, eight_bit=eight_bit)
         if scene.quantity == "colour":
             scores["sharpness"] = surface_width(fit, scene, i, seen.opacity[0])
@@ -216,6 +217,14 @@ def scored_views(count: int, views: Sequence[int] | None, limit: int | None) -> 
     return chosen if limit is None else evenly(chosen, min(limit, len(chosen)))
 
 
+def where_counted(seen: RenderedViews, scene: Scene, i: int) -> RenderedViews:
+    """One rendered view [1, H, W, ...] with the truth where masks cover view ``i`` of the scene."""
+    if scene.valid is None:
+        return seen
+    image = torch.where(scene.valid[i, ..., None], seen.image[0], scene.images[i].float())
+    return replace(seen, image=image[None])
+
+
 def score_view(
     seen: RenderedViews, scene: Scene, i: int, *, eight_bit: bool = False
 ) -> dict[str, Tensor]:
@@ -229,16 +238,21 @@ def score_view(
     if eight_bit:
         image = scene_metrics.eight_bit(image)
     alpha = None if scene.alpha is None else scene.alpha[i : i + 1]
-    scores = scene_metrics.image_scores(image, truth)
+    valid = None if scene.valid is None else scene.valid[i : i + 1]
+    scores = scene_metrics.image_scores(image, truth, valid)
+    band = scene_metrics.edge_band(truth, alpha)
     scores["edge_psnr_db"] = scene_metrics.masked_psnr_db(
-        image, truth, scene_metrics.edge_band(truth, alpha)
+        image, truth, band if valid is None else band & valid
     )
     if scene.quantity == "line_integral":
         return scores
     if scene.depth is not None:
-        scores |= scene_metrics.depth_scores(seen.depth, scene.depth[i : i + 1], seen.opacity)
+        depth = scene.depth[i : i + 1]
+        depth = depth if valid is None else torch.where(valid, depth, torch.nan)
+        scores |= scene_metrics.depth_scores(seen.depth, depth, seen.opacity)
     if alpha is not None:
-        scores["alpha_iou"] = scene_metrics.opacity_iou(seen.opacity, alpha)
+        counts = 1.0 if valid is None else valid.float()
+        scores["alpha_iou"] = scene_metrics.opacity_iou(seen.opacity * counts, alpha * counts)
     return scores
 
 
@@ -248,7 +262,8 @@ def surface_width(fit: Fit, scene: Scene, i: int, opacity: Tensor) -> Tensor:
 
     A ray hits where ``opacity`` [H, W] is above 0.5.
     """
-    yx = (opacity > scene_metrics.OPAQUE).nonzero()
+    hit = opacity > scene_metrics.OPAQUE
+    yx = (hit if scene.valid is None else hit & scene.valid[i]).nonzero()
     if not len(yx):
         return torch.tensor(torch.nan)
     yx = yx[:: math.ceil(len(yx) / SHARPNESS_RAYS)]

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from ..core.errors import UserError
 from ..core.files import atomic
+from ..data.posed.world import world_points
 from ..metrics import scene as scene_metrics
 from . import field_queries, load
 from .surface import check_mesh, default_threshold, mesh_of, seen_from_outside, surface
@@ -35,29 +36,46 @@ RAYS_PER_POINT = 4
 
 
 def export_points(
-    fit: Fit, path: str | Path, *, split: str = "train", n: int = 200_000, seed: int = 0
+    fit: Fit,
+    path: str | Path,
+    *,
+    split: str = "train",
+    n: int = 200_000,
+    seed: int = 0,
+    to_world: Tensor | None = None,
 ) -> int:
     """Write coloured points where rays stop as PLY; returns their number.
 
-    The rays are those of a split's views; at most ``n`` points are written.
+    The rays are those of a split's views; at most ``n`` points are written, after ``to_world``
+    [4, 4].
     """
     points, colours = point_cloud(fit, split=split, n=n, rng=Generator().manual_seed(seed))
-    write_ply(path, points, colours)
+    write_ply(path, placed(points, to_world), colours)
     return len(points)
 
 
+def placed(points: Tensor, to_world: Tensor | None) -> Tensor:
+    """Points [N, 3] after ``to_world``: float64, as single precision would round them there."""
+    return points if to_world is None else world_points(points.cpu(), to_world)
+
+
 def export_mesh(
-    fit: Fit, path: str | Path, *, size: int = 256, threshold: float | None = None
+    fit: Fit,
+    path: str | Path,
+    *,
+    size: int = 256,
+    threshold: float | None = None,
+    to_world: Tensor | None = None,
 ) -> tuple[int, int]:
     """Write the surface, coloured where the field has colour, as PLY; returns vertices and faces.
 
-    It is that of :func:`~.surface.mesh_of`.
+    It is that of :func:`~.surface.mesh_of`, after ``to_world`` [4, 4].
     """
     vertices, faces = mesh_of(fit, size=size, threshold=threshold)
     colours = None
     if fit.meta["channels"]:
         colours = field_queries.colour_at(fit, *seen_from_outside(fit, vertices, faces))
-    write_ply(path, vertices, colours, faces)
+    write_ply(path, placed(vertices, to_world), colours, faces)
     return len(vertices), len(faces)
 
 
@@ -107,14 +125,15 @@ def write_ply(
 ) -> None:
     """Write points [N, 3], colours [N, 1 or 3] in [0, 1] and triangles [F, 3] as a binary PLY.
 
-    It is little-endian, and written atomically.
+    It is little-endian, of the points' own precision, and written atomically.
     """
-    fields = [(axis, "<f4") for axis in "xyz"]
+    double = points.dtype == torch.float64
+    fields = [(axis, "<f8" if double else "<f4") for axis in "xyz"]
     header = [
         "ply",
         "format binary_little_endian 1.0",
         f"element vertex {len(points)}",
-        *(f"property float {axis}" for axis in "xyz"),
+        *(f"property {'double' if double else 'float'} {axis}" for axis in "xyz"),
     ]
     if colours is not None:
         names = ("red", "green", "blue")

@@ -29,6 +29,7 @@ from ..imaging.cameras import Cameras
 from ..metrics.image import psnr_from_mse_db
 from ..rays.render import LevelRendering
 from ..rays.selectors.base import RaySelector
+from ..rays.selectors.drawing import Strata, at, uniform
 from .losses import Loss, Outcome
 from .model import Model
 from .pose_corrections import PoseCorrections
@@ -130,6 +131,7 @@ class FitTask(Task):
         self.ranks, self.shard = Ranks(), BatchShard()
         self.restarts, self.rate_start, self.crop_until = 0, 0.0, options.crop_steps
         self.rays_at_once = sys.maxsize  # until memory runs out
+        self.strata = None if scene.valid is None else Strata(scene.valid)
         self.begin()
 
     def begin(self) -> None:
@@ -175,7 +177,7 @@ class FitTask(Task):
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * rate
         selector = self.parts.selector
-        chosen = self.cropped(selector.select(index, self.rng), index)
+        chosen = self.counted(self.cropped(selector.select(index, self.rng), index))
         pixels = self.own_rows(chosen)
         if selector.wants_gradient:
             pixels = replace(pixels, yx=pixels.yx.requires_grad_(True))
@@ -229,6 +231,28 @@ class FitTask(Task):
             return pixels
         middle = torch.tensor([self.scene.cameras.rows - 1, self.scene.cameras.cols - 1]) / 2
         return replace(pixels, yx=(middle + self.options.crop * (pixels.yx - middle)).round())
+
+    def counted(self, pixels: Pixels) -> Pixels:
+        """The pixels, those that a mask covers replaced by others at random that none covers.
+
+        Of pixels drawn evenly this leaves pixels drawn evenly among those that count.
+        """
+        if self.strata is None or self.scene.valid is None:
+            return pixels
+        y, x = pixels.yx.round().long().unbind(-1)
+        masked = ~self.scene.valid[pixels.view, y, x]
+        u = uniform(len(masked), self.rng)
+        other = at(
+            self.strata.draw(torch.ones_like(masked), u),
+            self.scene.cameras.rows,
+            self.scene.cameras.cols,
+            torch.ones_like(pixels.weight),
+        )
+        return Pixels(
+            torch.where(masked, other.view, pixels.view),
+            torch.where(masked[:, None], other.yx, pixels.yx),
+            torch.where(masked, other.weight, pixels.weight),
+        )
 
     def own_rows(self, chosen: Pixels) -> Pixels:
         """This process's rows of a batch."""
@@ -366,7 +390,8 @@ class FitTask(Task):
         seen = render_cameras(
             self.model, self.cameras, depth=self.scene.depth, device=self.device, progress=False
         )
-        return (seen.image - self.scene.images.float()).square().mean(-1)
+        error = (seen.image - self.scene.images.float()).square().mean(-1)
+        return error if self.scene.valid is None else error * self.scene.valid
 
     def check_collapse(self, seen: SeenBatch, index: int, progress: float) -> None:
         """Start again when the pictures have collapsed to one colour or to nothing.

@@ -26,9 +26,10 @@ def write_preview(loop: Loop, device: torch.device) -> dict[str, Any]:
     fit = load_fit(loop.folder, device=str(device))
     scene, known = one_view(fit)
     truth = scene.images.float()
+    counted = ... if scene.valid is None else scene.valid
 
     def psnr_db(image: torch.Tensor) -> float:
-        return float(psnr_from_mse_db((image.clamp(0, 1) - truth).square().mean()))
+        return float(psnr_from_mse_db((image.clamp(0, 1) - truth)[counted].square().mean()))
 
     seen = render_views(fit, scene.cameras)
     found = {"preview_psnr_db": psnr_db(seen.image)}

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from ..core import files
 from ..core.errors import UserError
 from ..data.posed.splits import NoViews
 from ..data.posed.transforms import check_transforms, write_transforms
@@ -19,6 +20,7 @@ from . import export, field_queries, load, outputs
 from .load import Fit, load_fit
 
 PathName = Literal["orbit", "spiral", "test"]
+Frame = Literal["file", "normalised"]
 VOLUME = 128  # voxels along a side of an exported attenuation volume
 
 
@@ -35,6 +37,7 @@ def render_run(
     threshold: float | None = None,
     transforms: bool = False,
     compare: Sequence[str] = (),
+    frame: Frame = "file",
     out: Path = Path("out/render"),
     device: str = "auto",
 ) -> Path:
@@ -55,6 +58,8 @@ def render_run(
         transforms: write the posed pictures as ``transforms.json``.
         compare: other runs of the same scene, rendered along the same path into ``compare.mp4`` and
             ``.gif``, in this order.
+        frame: points, mesh and poses are in the world of the scene's files, or ``normalised`` in
+            the space it was fitted in. ``frame.json`` tells one from the other where they differ.
     """
     fits = [
         load_fit(run, settings=settings, device=device),
@@ -83,12 +88,16 @@ def render_run(
             outputs.write_comparison(
                 dict(zip(labels, [seen.image, *others], strict=True)), out / "compare"
             )
+    to_world = scene.to_world if frame == "file" else None
     if points:
-        export.export_points(fit, out / "points.ply")
+        export.export_points(fit, out / "points.ply", to_world=to_world)
     if mesh:
-        export.export_mesh(fit, out / "mesh.ply", threshold=threshold)
+        export.export_mesh(fit, out / "mesh.ply", threshold=threshold, to_world=to_world)
     if transforms:
-        write_transforms(every_split(fit, scene), out)
+        write_transforms(every_split(fit, scene), out, to_world=to_world)
+    if scene.to_world is not None and (points or mesh or transforms):
+        way = {"frame": frame, "to_world": scene.to_world.tolist()}
+        files.write_json(out / "frame.json", way)
     if scene.quantity == "line_integral" and not scene.cameras.ndc:
         write_attenuation(fit, scene, out)
     return out

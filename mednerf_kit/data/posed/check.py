@@ -56,6 +56,12 @@ def _fatal(scene: Scene) -> None:
             "wanted numbers",
             "correct the poses",
         )
+    if scene.valid is not None and not bool(scene.valid.any()):
+        raise UserError(
+            f"got masks of '{scene.name}' that cover every pixel of the {scene.split} views",
+            "wanted pixels that count: white in a mask",
+            "invert the masks, or leave them out with --set scene.masks=off",
+        )
     near = float(torch.as_tensor(cameras.near).min())
     if not near >= 0:
         raise UserError(

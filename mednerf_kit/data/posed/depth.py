@@ -9,6 +9,7 @@ nan where unknown, and if wanted ``STEM.conf`` in [0, 1]. ``depth/SPLIT/STEM.png
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from ..pictures import decode, stored_levels
 from .pictures import resized_nearest
 
 PARTS = ("train", "val", "test")
+SIDE_CAR = "depth.json"
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ def depth_beside(
     archives = {part: path for part, path in archives.items() if path.is_file()}
     if archives:
         maps, confidences = _from_archives(archives, stems)
-    elif (root / "depth").is_dir():
-        maps, confidences = _from_pictures(root / "depth", split, stems, cameras, shared), None
+    elif (folder := picture_folder(root)) is not None:
+        maps, confidences = _from_pictures(folder, split, stems, cameras, shared), None
         if all(m is None for m in maps):
             return None
     else:
@@ -76,6 +78,22 @@ def depth_beside(
     missing = sum(m is None for m in maps)
     notes = (f"no depth for {missing} of {len(stems)} views",) if missing else ()
     return Depth(depth, confidence, notes)
+
+
+def picture_folder(root: Path) -> Path | None:
+    """The folder of depth pictures: depth/, or depths/ where it says its scale."""
+    if (root / "depth").is_dir():
+        return root / "depth"
+    return root / "depths" if (root / "depths" / SIDE_CAR).is_file() else None
+
+
+def has_scale(root: Path, split: str) -> bool:
+    """Whether depth beside a scene comes in a known unit: as arrays or with its scale."""
+    folder = picture_folder(root)
+    arrays = [root / f"depth_{part}.npz" for part in (PARTS if split == "all" else (split,))]
+    return any(path.is_file() for path in arrays) or (
+        folder is not None and (folder / SIDE_CAR).is_file()
+    )
 
 
 def _from_archives(
@@ -113,11 +131,11 @@ def _from_pictures(
     folder: Path, split: str, stems: Sequence[str], cameras: Cameras, shared: frozenset[str]
 ) -> list[Tensor | None]:
     """Depth pictures as distances along the unit ray."""
-    side_car = folder / "depth.json"
+    side_car = folder / SIDE_CAR
     try:
-        values = json.loads(side_car.read_text(encoding="utf-8"))
+        values = json.loads(side_car.read_text(encoding="utf-8-sig"))
         scale, kind = float(values["scale"]), values["kind"]
-        if scale <= 0 or kind not in ("planar", "distance"):
+        if not 0 < scale < math.inf or kind not in ("planar", "distance"):
             raise ValueError(f"scale {scale}, kind '{kind}'")
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(

@@ -16,7 +16,7 @@ from ...core.config import Registry, checked
 from ...core.errors import UserError, unknown_name
 from .bounds import as_box
 from .check import Report, examine_scene
-from .depth import depth_beside
+from .depth import depth_beside, has_scale
 from .reading import Masks, Reading, ToneMap
 from .types import SPLITS, Scene
 from .world import in_own_frame
@@ -176,9 +176,14 @@ def load_scene(
 
 def _with_depth_beside(scene: Scene, home: Path, split: str) -> Scene:
     """The scene with the depth maps that lie in a folder, if any do."""
+    # depth that the format's files name needs no scale beside it; COLMAP's points are no pictures
+    if scene.depth is not None and scene.confidence is None and not has_scale(home, split):
+        return scene
     found = depth_beside(home, split, scene.stems, scene.cameras, shared=scene.shared)
     if found is None:
-        return scene
+        unread = home / "depths"
+        note = f"the pictures in '{unread}' are not read: without depth.json their unit is unknown"
+        return replace(scene, notes=(*scene.notes, note)) if unread.is_dir() else scene
     notes = (*scene.notes, *found.notes)
     return replace(scene, depth=found.depth, confidence=found.confidence, notes=notes)
 

@@ -11,10 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...core import files
 from ...core.errors import UserError
+from ...imaging.cameras import Cameras
 from .types import Scene
+from .world import world_box, world_poses, world_scale
+
+CAMERA_MODELS = {
+    "brown": "OPENCV",
+    "fisheye": "OPENCV_FISHEYE",
+    "equirectangular": "EQUIRECTANGULAR",
+}
 
 
 def check_transforms(scene: Scene) -> None:
@@ -40,12 +49,15 @@ def check_transforms(scene: Scene) -> None:
         )
 
 
-def write_transforms(splits: Iterable[Scene], folder: str | Path) -> None:
+def write_transforms(
+    splits: Iterable[Scene], folder: str | Path, *, to_world: Tensor | None = None
+) -> None:
     """Write splits of a scene: ``transforms.json``, and pictures as ``images/SPLIT/STEM.png``.
 
     The pictures are those that were read: at their size, without their lens's distortion, RGBA
-    where their coverage is known. ``SPLIT_filenames`` lists the views of each split; a val that is
-    the test, which must come before it, is not written again. Raises UserError as
+    where their coverage is known, with masks as ``masks/SPLIT/STEM.png``. ``SPLIT_filenames`` lists
+    the views of each split; a val that is the test, which must come before it, is not written
+    again. Poses, near, far and box are those after ``to_world`` [4, 4]. Raises UserError as
     :func:`check_transforms` does.
     """
     folder, frames, test = Path(folder), [], None
@@ -62,20 +74,29 @@ def write_transforms(splits: Iterable[Scene], folder: str | Path) -> None:
         names = [f"images/{scene.split}/{stem.replace('/', '_')}.png" for stem in scene.stems]
         for v, name in enumerate(names):
             write_picture(folder / name, scene, v)
-            frames.append({"file_path": name, **camera(scene, v)})
+            frame = {"file_path": name, **camera(scene, v, to_world)}
+            if scene.valid is not None:
+                frame["mask_path"] = name.replace("images/", "masks/", 1)
+                write_mask(folder / frame["mask_path"], scene.valid[v])
+            frames.append(frame)
         lists[f"{scene.split}_filenames"] = names
         test = scene if scene.split == "test" else test
     near, far = (
         torch.as_tensor(value, dtype=torch.float64)
         for value in (scene.cameras.near, scene.cameras.far)
     )
-    space = {"near": float(near.min()), "far": float(far.max()), "box": scene.box.tolist()}
+    length = world_scale(to_world)
+    space = {
+        "near": length * float(near.min()),
+        "far": length * float(far.max()),
+        "box": (scene.box if to_world is None else world_box(scene.box, to_world)).tolist(),
+    }
     files.write_json(
         folder / "transforms.json", {"camera_model": "OPENCV", **space, **lists, "frames": frames}
     )
 
 
-def camera(scene: Scene, view: int) -> dict[str, Any]:
+def camera(scene: Scene, view: int, to_world: Tensor | None = None) -> dict[str, Any]:
     """Lens and pose of a view; nerfstudio counts pixels from the corner of the first.
 
     That is half a pixel before our zero.
@@ -89,8 +110,39 @@ def camera(scene: Scene, view: int) -> dict[str, Any]:
         "cy": cy + 0.5,
         "w": cameras.cols,
         "h": cameras.rows,
-        "transform_matrix": [*cameras.c2w[view].tolist(), [0.0, 0.0, 0.0, 1.0]],
+        **lens_keys(cameras, view),
+        "transform_matrix": [
+            *(
+                cameras.c2w[view] if to_world is None else world_poses(cameras.c2w[view], to_world)
+            ).tolist(),
+            [0.0, 0.0, 0.0, 1.0],
+        ],
     }
+
+
+def lens_keys(cameras: Cameras, view: int) -> dict[str, Any]:
+    """The keys of a lens that is no pinhole."""
+    if cameras.lenses is None:
+        return {}
+    names = ("k1", "k2", "k3", "k4", "p1", "p2")
+    *numbers, d1, d2, d3 = cameras.lenses.coefficients[view].tolist()
+    model = CAMERA_MODELS[cameras.lenses.name(view)]
+    if model == "OPENCV" and any((d1, d2, d3)):
+        k4, k5, k6 = d1, d2, d3
+        return {
+            "camera_model": "FULL_OPENCV",
+            **dict(zip(names, numbers, strict=True)),
+            **{"k4": k4, "k5": k5, "k6": k6},
+        }
+    return {"camera_model": model, **dict(zip(names, numbers, strict=True))}
+
+
+def write_mask(path: Path, valid: Tensor) -> None:
+    """Write which pixels [H, W] count, white, as a PNG."""
+    from PIL import Image
+
+    with files.atomic(path) as temporary:
+        Image.fromarray((255 * valid).to(torch.uint8).numpy()).save(temporary)
 
 
 def write_picture(path: Path, scene: Scene, view: int) -> None:

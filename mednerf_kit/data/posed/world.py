@@ -76,6 +76,16 @@ def world_poses(c2w: Tensor, to_world: Tensor | None) -> Tensor:
     return torch.cat([turn @ c2w[..., :3].double(), position[..., None]], -1)
 
 
+def own_poses(c2w: Tensor, to_world: Tensor | None) -> Tensor:
+    """Poses [V, 3, 4] of the world of the files in the scene's own space, float32.
+
+    This is :func:`world_poses` undone.
+    """
+    if to_world is None:
+        return c2w.float()
+    return world_poses(c2w, torch.linalg.inv(to_world.double())).float()
+
+
 def world_box(box: Tensor, to_world: Tensor | None) -> Tensor:
     """The axis-aligned box [2, 3] in the world about a box of the own space, float64."""
     corners = world_points(torch.cartesian_prod(*box.T), to_world)

@@ -17,6 +17,7 @@ from ...core.errors import UserError, unknown_name
 from ...core.resampling import area_resized
 from ...data.posed.pictures import read_pictures
 from ...data.posed.types import SPLITS, Scene
+from ...data.posed.world import own_poses, world_poses
 from ...imaging.cameras import Cameras
 from ...imaging.motion import apart, square
 from ...metrics.image import psnr_from_mse_db
@@ -47,6 +48,8 @@ def pose_run(
 ) -> dict[str, Any]:
     """Find the pose of one photograph; writes ``pose.json`` and ``pose.png`` to ``out``.
 
+    Poses are those of the world of the scene's files.
+
     Options:
         run: the fitted scene.
         image: a file, or SPLIT/STEM of the run's scene, whose true pose is then compared with.
@@ -65,7 +68,8 @@ def pose_run(
             "give --start FILE or --start-view SPLIT/STEM",
         )
     photo, camera, truth = read_photo(fit, image)
-    begin = _start_pose(fit, start, str(start_view))
+    to_world = fit.scene("train").to_world
+    begin = _start_pose(fit, start, str(start_view), to_world)
     check_start(fit, camera, begin)
     search = search or PoseSearch()
     first, found = approach_and_refine(
@@ -89,8 +93,8 @@ def pose_run(
         steps, losses = ["start", *steps], [errors[0], *losses]
         path = torch.cat([begin[None], path])
     record = {
-        "camera_to_world": square(found.c2w[0]).tolist(),
-        "start": square(begin).tolist(),
+        "camera_to_world": square(world_poses(found.c2w[0], to_world)).tolist(),
+        "start": square(world_poses(begin, to_world)).tolist(),
         "run": str(run),
         "image": image,
         "approach": near_first,
@@ -110,9 +114,11 @@ def pose_run(
     return record
 
 
-def _start_pose(fit: Fit, start: Path | None, start_view: str) -> Tensor:
-    """The pose [3, 4] of a file, or else of a view."""
-    return view_of(fit, start_view)[1].c2w[0] if start is None else read_pose_file(start)
+def _start_pose(fit: Fit, start: Path | None, start_view: str, to_world: Tensor | None) -> Tensor:
+    """The pose [3, 4] of a file, in the world of the scene's files, or else of a view."""
+    if start is None:
+        return view_of(fit, start_view)[1].c2w[0]
+    return own_poses(read_pose_file(start), to_world)
 
 
 def check_start(fit: Fit, camera: Cameras, c2w: Tensor) -> None:
@@ -230,15 +236,15 @@ def read_pose_file(path: Path) -> Tensor:
             value = json.loads(text)
             if isinstance(value, Mapping):
                 value = value.get("camera_to_world", value.get("transform_matrix"))
-            pose = torch.tensor(value, dtype=torch.float32).reshape(-1, 4)
+            pose = torch.tensor(value, dtype=torch.float64).reshape(-1, 4)
         else:
             numbers = [float(word) for word in text.replace(",", " ").split()]
-            pose = torch.tensor(numbers).reshape(-1, 4)
+            pose = torch.tensor(numbers, dtype=torch.float64).reshape(-1, 4)
     except (ValueError, TypeError, RuntimeError):
         pose = torch.zeros(0, 4)
     turn = pose[:3, :3]
     whole = pose.shape in ((3, 4), (4, 4)) and bool(pose.isfinite().all())
-    if not whole or not torch.allclose(turn @ turn.mT, torch.eye(3), atol=1e-2):
+    if not whole or not torch.allclose(turn @ turn.mT, torch.eye(3).to(turn), atol=1e-2):
         raise UserError(
             f"got start '{path}', which holds no pose",
             "wanted a 3×4 or 4×4 camera-to-world matrix with a rotation",
