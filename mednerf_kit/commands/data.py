@@ -361,7 +361,10 @@ def get(*, name: str, into: Path, url: str | None) -> None:
 def check(
     *, scene: str, format_: str | None, split: str, downscale: int, settings: tuple[str, ...]
 ) -> None:
-    """Read SCENE (a folder, or blocks) and print the pre-flight report of its splits."""
+    """Read SCENE (a folder, or blocks) and print the pre-flight report of its splits.
+
+    Where it has no training views, nothing can be fitted: exit code 2.
+    """
     from ..core.config import with_settings
     from ..data.posed.scene import load_scene, preflight_report
     from ..data.posed.splits import NoViews
@@ -369,6 +372,7 @@ def check(
     node = with_settings(
         {"scene": {"downscale": downscale}}, [f"scene.{setting}" for setting in settings]
     )["scene"]
+    nothing: NoViews | None = None
     for part in SPLITS[:3] if split == "each" else [split]:
         try:
             found = preflight_report(load_scene(scene, format=format_, split=part, **node))
@@ -376,6 +380,7 @@ def check(
             if split != "each":
                 raise
             click.echo(f"{part}: {error}")
+            nothing = error if part == "train" else nothing
             continue
         click.echo(
             "\n".join(
@@ -386,6 +391,8 @@ def check(
                 ]
             )
         )
+    if nothing is not None:
+        raise nothing
 
 
 @click.command()

@@ -7,6 +7,7 @@ priors.
 from __future__ import annotations
 
 import pkgutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,12 @@ TASK_TYPES = {
     "conditional": "mednerf_kit.prior.conditional_setup:TASK_TYPE",
     "fit": "mednerf_kit.scene.setup:TASK_TYPE",
 }
+
+EMBEDDED = ("blocks", "chest", "knee")
+DATA_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".json"),
+    *(".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".dcm"),
+)
 
 
 def resolve(
@@ -151,9 +158,32 @@ def train(
 
 
 def lasting_name(dataset: str | None) -> str:
-    """A dataset's name, or its folder's whole path: runs are opened from other places too."""
+    """A dataset's name, or its folder's whole path: runs are opened from other places too.
+
+    A folder with the name of an embedded dataset that cannot be one does not hide it.
+    """
     folder = Path(str(dataset)).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else str(dataset)
+    if not folder.is_dir():
+        return str(dataset)
+    if str(dataset) in EMBEDDED and not could_be(str(dataset), folder):
+        print(
+            f"Note: '{dataset}' is the embedded one: the folder of that name is none.",
+            file=sys.stderr,
+        )
+        return str(dataset)
+    return str(folder.resolve())
+
+
+def could_be(name: str, folder: Path) -> bool:
+    """Whether a folder called like an embedded dataset may be meant: a scene for ``blocks``, else
+    anything with pictures or scans in it or one folder below.
+    """
+    if name == "blocks":
+        from ..data.posed import scene
+
+        return scene.find_format(folder.resolve()) is not None
+    names = (path.name.lower() for depth in ("*", "*/*") for path in folder.glob(depth))
+    return any(found.endswith(DATA_SUFFIXES) for found in names)
 
 
 def batch_per_process(recipe: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:

@@ -26,6 +26,9 @@ class SceneField(nn.Module):
 
     rng: Generator | None = None  # what it may draw from while it is trained; the task sets it
     note: str | None = None  # a remark for whoever trains it; the task reports and clears it
+    # of samples too faint to be asked for theirs: on an empty black background it is white, for
+    # nothing would make a black one denser
+    faint_color: float = 0.0
 
     def density(self, x: Tensor, code: Any = None) -> Tensor:
         """Attenuation per unit length at points x [..., 3] -> [...]; 0 outside a field's box."""

@@ -87,7 +87,16 @@ class HashField(SceneField):
 
         there = (dt > 0) & self.inside(x)
         colored = color if self.channels else None
-        return query_present(x, d, dt, there, self.at, colored, faint=self.faint)
+        return query_present(
+            x,
+            d,
+            dt,
+            there,
+            self.at,
+            colored,
+            faint=self.faint,
+            faint_color=self.faint_color,
+        )
 
     def groups(self) -> list[dict[str, Any]]:
         grids = list(self.encoding.parameters())

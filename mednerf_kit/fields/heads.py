@@ -25,14 +25,15 @@ def query_present(
     color: Callable[[PerPoint, Tensor | None], Tensor] | None,
     *,
     faint: float | None = None,
+    faint_color: float = 0.0,
 ) -> FieldOutput:
     """A field's output at samples x [..., S, 3] of lengths dt [..., S], from those ``there``.
 
-    Where ``there`` [..., S] is false, tau and colour are 0. ``density(points [N, 3])`` gives the
+    Where ``there`` [..., S] is false, tau is 0. ``density(points [N, 3])`` gives the
     attenuation per unit length [N] and what it knows of each point; ``color(that, directions
     [N, 3])`` gives [N, C]. With ``faint`` colours are evaluated only where a sample's weight in
-    its ray, w = exp(−Σ_before tau)(1 − exp(−tau)), exceeds it. ``n_evaluated`` in the result
-    counts the densities.
+    its ray, w = exp(−Σ_before tau)(1 − exp(−tau)), exceeds it, and are ``faint_color`` elsewhere.
+    ``n_evaluated`` in the result counts the densities.
     """
     spots = there.reshape(-1).nonzero()[:, 0]
     n_evaluated = len(spots)
@@ -51,7 +52,7 @@ def query_present(
         ray = spots.div(dt.shape[-1], rounding_mode="floor")
         d = d.expand(*dt.shape[:-1], 1, 3).reshape(-1, 3).index_select(0, ray)
     seen = color(rows, d)
-    colors = seen.new_zeros(dt.numel(), seen.shape[-1]).index_copy(0, spots, seen)
+    colors = seen.new_full((dt.numel(), seen.shape[-1]), faint_color).index_copy(0, spots, seen)
     return FieldOutput(tau, colors.view(*dt.shape, -1), n_evaluated)
 
 

@@ -146,7 +146,16 @@ class TensoRF(SceneField):
         def color(rows: PerPoint, directions: Tensor | None) -> Tensor:
             return self.head(self.basis(self.appearance_grid(Corners(rows))), directions)
 
-        return query_present(x, d, dt, there, self.at, color, faint=self.options.faint)
+        return query_present(
+            x,
+            d,
+            dt,
+            there,
+            self.at,
+            color,
+            faint=self.options.faint,
+            faint_color=self.faint_color,
+        )
 
     def groups(self) -> list[dict[str, Any]]:
         tables = [table for grid in self.grids() for table in grid.tables()]

@@ -130,6 +130,7 @@ class FitTask(Task):
         self.ray_rng = seeded_generator(device, seed)  # along the rays, made where it is used
         self.ranks, self.shard = Ranks(), BatchShard()
         self.restarts, self.rate_start, self.crop_until = 0, 0.0, options.crop_steps
+        self.faint_color: float | None = None  # after a restart: what stands out from the flat one
         self.rays_at_once = sys.maxsize  # until memory runs out
         self.strata = None if scene.valid is None else Strata(scene.valid)
         self.begin()
@@ -140,9 +141,15 @@ class FitTask(Task):
         self.model = self.parts.make()
         for field in self.model.scene_fields():
             field.rng = self.ray_rng
+        self.use_faint_color()
         rate = self.options.refine_poses
         self.poses = PoseCorrections(self.scene, rate=rate) if rate else None
         self.new_optimiser()
+
+    def use_faint_color(self) -> None:
+        """Give samples too faint to be asked for their colour that of the last restart."""
+        for field in self.model.scene_fields() if self.faint_color is not None else ():
+            field.faint_color = self.faint_color
 
     @property
     def cameras(self) -> Cameras:
@@ -408,16 +415,17 @@ class FitTask(Task):
                 f"got pictures that turned flat {level} by step {index + 1}, too late to start "
                 "again",
                 "wanted a scene that keeps its shape",
-                "lower the learning rate and train anew; snapshots written before are kept",
+                "train anew with --config hash; snapshots written before are kept",
             )
         if self.restarts == MOST_RESTARTS:
             raise RunError(
                 f"got flat pictures after {MOST_RESTARTS} restarts",
                 "wanted a scene that takes shape",
-                "check near, far and the bounding box with `mednerf-kit data check`, or lower the "
-                "learning rate",
+                "check near, far and the bounding box with `mednerf-kit data check`, or fit it "
+                "with --config hash",
             )
         self.restarts += 1
+        self.faint_color = 0.0 if level == "white" else 1.0
         self.crop_until = index + CROP_AFTER_RESTART
         self.log(
             f"step {index + 1}: every picture is flat {level}; starting again with another "
@@ -439,13 +447,15 @@ class FitTask(Task):
             "restarts": self.restarts,
             "since": self.rate_start,
             "crop_until": self.crop_until,
+            "faint_color": self.faint_color,
         }
         return tensors, {"task_state": state}
 
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
         self.restarts, self.rate_start = meta["restarts"], meta["since"]
-        self.crop_until = meta["crop_until"]
+        self.crop_until, self.faint_color = meta["crop_until"], meta.get("faint_color")
+        self.use_faint_color()
         self.model.load(tensors)
         self.new_optimiser()
         restore_optimiser(self.optimiser, strip_prefix("optim", tensors))

@@ -91,11 +91,18 @@ def load_fit(
         channels=meta["channels"],
         background=meta["background"],
         device=where,
+        faint_color=faint_color(meta),
     )
     model.load({**model_defaults(model, tensors), **tensors})
     model.fields.requires_grad_(False).eval()
     lies = {} if dataset is None else {"dataset": str(dataset)}
     return Fit(model, {**meta, **lies, "recipe": recipe}, path, where, tensors.get("pose.twist"))
+
+
+def faint_color(meta: Mapping[str, Any]) -> float:
+    """The colour of samples too faint to be asked for theirs, as it was when the fit ended."""
+    restarted = (meta.get("task_state") or {}).get("faint_color")
+    return meta.get("faint_color", 0.0) if restarted is None else restarted
 
 
 def model_defaults(model: Model, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

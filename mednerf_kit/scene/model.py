@@ -88,12 +88,17 @@ def build_model(
     channels: int,
     background: float,
     device: torch.device,
+    faint_color: float = 0.0,
 ) -> Model:
-    """The model that a recipe names, for a scene within ``box`` [2, 3]."""
+    """The model that a recipe names, for a scene within ``box`` [2, 3].
+
+    ``faint_color`` is that of samples whose own is not asked for.
+    """
     fields = nn.ModuleDict()
     for name, node in recipe["fields"].items():
         field = FIELDS.build(node, box=box, channels=channels)
         assert isinstance(field, SceneField)
+        field.faint_color = faint_color
         fields[name] = field
     levels = [read_level(node, fields, box) for node in recipe["levels"]]
     check_first_sampler(levels[0].sampler)

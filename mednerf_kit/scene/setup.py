@@ -92,10 +92,17 @@ def prepare(run_config: RunConfig, device: torch.device) -> PreparedRun:
             "choose a recipe of that kind with --config",
         )
     losses = build_losses(recipe["losses"])
+    empty = scene.alpha is not None or "backdrop" in scene.facts
+    faint_color = 1.0 if empty and scene.background < 0.5 else 0.0
 
     def make() -> Model:
         return build_model(
-            recipe, box=scene.box, channels=channels, background=scene.background, device=device
+            recipe,
+            box=scene.box,
+            channels=channels,
+            background=scene.background,
+            device=device,
+            faint_color=faint_color,
         )
 
     check_inputs(scene, make(), losses)
@@ -116,6 +123,7 @@ def prepare(run_config: RunConfig, device: torch.device) -> PreparedRun:
         "box": scene.box.tolist(),
         "channels": channels,
         "background": scene.background,
+        "faint_color": faint_color,
         "quantity": scene.quantity,
         "split": run_config.split,
         "stems": list(scene.stems),

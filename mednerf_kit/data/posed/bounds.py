@@ -55,7 +55,12 @@ def bounds_of_poses(c2w: Tensor) -> Bounds:
     middle = position.mean(0)
     spread = max(float((position - middle).norm(dim=-1).max()), 1e-3)
     how = "a guess from the spread of the cameras"
-    if doubtful:
+    if doubtful and common_point(c2w)[2] < 0.1 and upright(c2w):
+        how += (
+            ", which look away from what they surround, as in a room seen from its middle: give "
+            "near, far and box (or are the axes OpenCV's?)"
+        )
+    elif doubtful:
         how += (
             ", which look away from what they surround: OpenCV axes or world-to-camera matrices? "
         )
@@ -98,6 +103,16 @@ def look_away(c2w: Tensor) -> bool:
     centre, distance, ahead = common_point(inverse)
     inverted = (ahead > 0.9 or ahead < 0.1) and float(centre.norm()) < 0.2 * float(distance.mean())
     return (inverted and all_round(inverse)) or (common_point(c2w)[2] < 0.1 and all_round(c2w))
+
+
+def upright(c2w: Tensor) -> bool:
+    """Whether the pictures' up is, on average, the world's +z or +y: OpenCV's axes turn it over.
+
+    >>> upright(torch.eye(3, 4)[None]), upright(-torch.eye(3, 4)[None])
+    (True, False)
+    """
+    up = c2w[:, :, 1].mean(0)
+    return float(up.abs().max()) > 0.3 and float(up[up.abs().argmax()]) > 0
 
 
 def bounds_of_box(c2w: Tensor, box: Tensor) -> Bounds:

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 
 from ...core.config import Registry, checked
 from ...core.errors import UserError, unknown_name
+from .backdrop import with_backdrop
 from .bounds import as_box
 from .check import Report, examine_scene
 from .depth import depth_beside, has_scale
@@ -105,6 +106,7 @@ def load_scene(
     depth: str | Path | None = None,
     masks: Masks | None = None,
     tone_map: ToneMap | None = None,
+    backdrop: bool = True,
     **options: Any,
 ) -> Scene:
     """Read one split of a scene: a folder, or ``blocks``, the embedded scene.
@@ -125,6 +127,8 @@ def load_scene(
             holes in photographs, ``background`` for other transparency.
         tone_map: of pictures of linear light, cut at 1: ``srgb`` is sRGB's curve, ``none`` none.
             None is ``srgb`` for OpenEXR, ``none`` for TIFF of floating point.
+        backdrop: opaque pictures before a wall of one grey level stand on that level, whatever the
+            ``background``.
         options: those of the format, such as ``ndc`` of llff or ``patient`` of orbit.
 
     Where val and test views come with depth of their own it stays, since scores are measured
@@ -144,6 +148,7 @@ def load_scene(
         "clip": clip,
         "masks": masks,
         "tone_map": tone_map,
+        "backdrop": backdrop,
     }
     for key, value in common.items():
         checked(value, hints[key], where=f"scene option '{key}'")
@@ -159,6 +164,9 @@ def load_scene(
     chosen = None if background is None else BACKGROUNDS[background]
     reading = Reading(downscale, chosen, views, masks, tone_map)
     scene = reader.load(root, split, reading)
+    if None not in (near, far, box):  # what the format guessed of them is not used
+        known = tuple(note for note in scene.notes if not note.startswith("near, far, box: "))
+        scene = replace(scene, notes=known)
     scene = in_own_frame(scene if box is None else replace(scene, box=as_box(box)))
     home = root if depth is None else Path(depth).expanduser()
     has_true_depth = scene.depth is not None and split in SCORED
@@ -171,6 +179,7 @@ def load_scene(
         box=scene.box if clip else None,
     )
     scene = replace(scene, cameras=cameras)
+    scene = with_backdrop(scene) if backdrop else scene
     return replace(scene, notes=(*scene.notes, *examine_scene(scene).warnings))
 
 
