@@ -53,14 +53,15 @@ class Lenses:
         self, view: Tensor, values: Tensor, rule: Callable[[LensModel], Rule], width: int
     ) -> Tensor:
         """What each model's rule makes of the values of its own views."""
-        view = view.expand(values.shape[:-1])
+        shape, view = values.shape[:-1], view.expand(values.shape[:-1]).reshape(-1)
+        values = values.reshape(-1, values.shape[-1])
         number, coefficients = self.model[view], self.coefficients[view]
-        out = values.new_zeros(*values.shape[:-1], width)
+        out = values.new_zeros(len(values), width)
         for k in number.unique().tolist():
             own = number == k
             answer = rule(MODELS[k])(values[own].double(), coefficients[own])
             out = out.index_put((own,), answer.to(out.dtype))
-        return out
+        return out.view(*shape, width)
 
 
 Rule = Callable[[Tensor, Tensor], Tensor]

@@ -27,6 +27,7 @@ from .splits import chosen_views, held_out
 from .toy import toy_cameras, write_toy_picture
 from .types import Scene
 
+LEVEL = 0.1  # of their distance: cameras whose mean offset is less stand round a point, not above
 FROM_THE_FRONT_DEG = 60.0  # views that look further away from the mean have no common front
 
 
@@ -183,7 +184,7 @@ class Llff:
         poses[:, :, 3] *= scale
         to_world = torch.diag(torch.tensor([1 / scale] * 3 + [1.0], dtype=torch.float64))
         if self.recentre or spherify:
-            frame = average_pose(poses)
+            frame = middle_pose(poses)
             poses, to_world = in_frame(frame, poses), to_world @ square(frame)
         shrink = 1.0
         if spherify:
@@ -256,6 +257,13 @@ def picture_folder(root: Path, downscale: int) -> tuple[Path, int, list[str]]:
     )
 
 
+def middle_pose(poses: Tensor) -> Tensor:
+    """The average pose [3, 4] of poses; of a whole turn, which has none, their axes and middle."""
+    if float(poses[:, :, 2].mean(0).norm()) > 1e-3:
+        return average_pose(poses)
+    return torch.cat([torch.eye(3).to(poses), poses[:, :, 3].mean(0)[:, None]], -1)
+
+
 def in_frame(frame: Tensor, poses: Tensor) -> Tensor:
     """Poses [V, 3, 4] relative to a frame [3, 4]."""
     inverse = frame[:, :3].mT
@@ -272,7 +280,7 @@ def folder_factor(folder: Path) -> int:
 def spherified(poses: Tensor) -> tuple[Tensor, float]:
     """Poses about the origin at a mean distance of 1, and the scale that did it.
 
-    Their mean offset points upwards (+z).
+    Their mean offset points upwards (+z); of a level turn the cameras' own mean up does.
     """
     frame, shrink = sphere_frame(poses)
     moved = in_frame(frame, poses)
@@ -283,7 +291,9 @@ def spherified(poses: Tensor) -> tuple[Tensor, float]:
 def sphere_frame(poses: Tensor) -> tuple[Tensor, float]:
     """The frame [3, 4] of :func:`spherified`, and its scale."""
     centre = nearest_to_axes(poses)
-    up = normalize((poses[:, :, 3] - centre).mean(0), dim=0)
+    away = poses[:, :, 3] - centre
+    level = float(away.mean(0).norm()) < LEVEL * float(away.norm(dim=-1).mean())
+    up = normalize((poses[:, :, 1] if level else away).mean(0), dim=0)
     helper = torch.eye(3, dtype=up.dtype)[int(up.abs().argmin())]
     x = normalize(torch.linalg.cross(helper, up), dim=0)
     frame = torch.stack([x, torch.linalg.cross(up, x), up, centre], -1)

@@ -1,0 +1,416 @@
+"""Scenes as people have them: turned photographs, masks, lists, units, far-off worlds."""
+
+import json
+import shutil
+import struct
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+from scene_files import TOY, changed, refused
+
+from mednerf_kit import cli
+from mednerf_kit.data.posed import toy
+from mednerf_kit.data.posed.linear import srgb
+from mednerf_kit.data.posed.scene import load_scene
+from mednerf_kit.data.posed.transforms import write_transforms
+from mednerf_kit.data.posed.world import own_poses, world_points, world_poses
+from mednerf_kit.engine import session
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two opaque views of the toy as nerfstudio's scene, every one for training."""
+    root = tmp_path / "photos"
+    frames = []
+    for v in range(2):
+        toy.write_toy_picture(root / "images" / f"{v}.png", TOY, v, alpha=False)
+        matrix = [*TOY.c2w[v].double().tolist(), [0, 0, 0, 1]]
+        frames.append({"file_path": f"images/{v}.png", "transform_matrix": matrix})
+    lens = {"fl_x": 20.0, "fl_y": 20.0, "cx": 8.0, "cy": 6.0, "w": 16, "h": 12}
+    names = [frame["file_path"] for frame in frames]
+    lists = {"train_filenames": names, "val_filenames": names[:1]}
+    (root / "transforms.json").write_text(json.dumps({**lens, **lists, "frames": frames}))
+    return root
+
+
+def edited(root, **keys):
+    """Change keys of the transforms file; those that are None are taken away."""
+    changed(
+        root / "transforms.json",
+        lambda v: {k: x for k, x in {**v, **keys}.items() if x is not None},
+    )
+
+
+def frames_of(root):
+    return json.loads((root / "transforms.json").read_text())["frames"]
+
+
+def lying(root, orientation):
+    """Store the pictures as a camera does that was held upright, with their EXIF orientation."""
+    for path in sorted((root / "images").iterdir()):
+        picture = Image.open(path)
+        exif = Image.Exif()
+        exif[274] = orientation
+        turn = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}[orientation]
+        picture.transpose(turn).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", [6, 8])
+def test_photographs_stored_lying_are_turned_to_their_intrinsics(photos, orientation):
+    upright = load_scene(photos)
+    lying(photos, orientation)
+    scene = load_scene(photos)
+    assert torch.equal(scene.images, upright.images)
+    assert torch.equal(scene.cameras.focal_px, upright.cameras.focal_px)
+    assert any("2 pictures were turned upright" in note for note in scene.notes)
+
+
+def test_photographs_measured_as_they_are_stored_stay_so(photos):
+    lying(photos, 6)
+    edited(photos, w=12, h=16, cx=6.0, cy=8.0)
+    scene = load_scene(photos)
+    assert scene.images.shape[1:3] == (16, 12)
+    assert any("read as they are stored" in note for note in scene.notes)
+
+
+def test_a_plain_scale_is_corrected_and_another_shape_refused(photos):
+    edited(photos, w=160, h=120, fl_x=200.0, fl_y=200.0, cx=80.0, cy=60.0)
+    scene = load_scene(photos)
+    assert torch.allclose(scene.cameras.focal_px, torch.tensor(20.0))
+    assert torch.allclose(scene.cameras.centre_px, torch.tensor([7.5, 5.5]))
+    assert any("scaled by 0.1" in note for note in scene.notes)
+    edited(photos, w=160, h=160)
+    refused("16×12", "160×160", "same shape", root=photos)
+    edited(photos, w=None, h=None)
+    refused("principal point at (80, 60)", '"w" and "h"', root=photos)
+
+
+@pytest.mark.parametrize("place", ["mask_path", "masks", "dynamic"])
+def test_masked_pixels_do_not_count(photos, place):
+    mask = np.full((12, 16), 255, np.uint8)
+    mask[3:9, 4:10] = 0
+    if place == "dynamic":  # instant-ngp's: what is not black is left out
+        path, mask = photos / "images" / "dynamic_mask_1.png", 255 - mask
+    else:
+        path = photos / "masks" / "1.png"
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(mask).save(path)
+    if place == "mask_path":
+        path.rename(photos / "second.png")
+        changed(
+            photos / "transforms.json",
+            lambda v: {
+                **v,
+                "frames": [v["frames"][0], {**v["frames"][1], "mask_path": "second.png"}],
+            },
+        )
+    scene = load_scene(photos)
+    assert bool(scene.valid[0].all()) and int((~scene.valid[1]).sum()) == 36
+    assert not bool(scene.valid[1, 3:9, 4:10].any()) and scene.alpha is None
+    assert any("neither supervised nor scored" in note for note in scene.notes)
+    half = load_scene(photos, downscale=2)
+    assert int((~half.valid[1]).sum()) == 4 * 3  # a pixel that a mask touches does not count
+    assert load_scene(photos, masks="off").valid is None
+    empty = load_scene(photos, masks="background")
+    assert empty.valid is None and float(empty.alpha[1].float().mean()) == pytest.approx(
+        1 - 36 / 192
+    )
+    back = photos.parent / "back"
+    write_transforms([scene], back)
+    assert torch.equal(load_scene(back).valid, scene.valid)
+
+
+def test_a_mask_of_everything_and_one_of_another_shape(photos):
+    (photos / "masks").mkdir()
+    for v in range(2):
+        Image.new("L", (16, 12)).save(photos / "masks" / f"{v}.png")
+    refused("cover every pixel", root=photos)
+    Image.new("L", (16, 16), 255).save(photos / "masks" / "0.png")
+    refused("0.png", "16×16", "same shape", root=photos)
+
+
+def test_transparent_holes_in_photographs_do_not_count(example):
+    root = example("colmap")
+    for v in range(2):
+        path = root / "images" / f"photo_{v}.png"
+        pixels = np.asarray(Image.open(path).convert("RGBA")).copy()
+        pixels[4:6, 5:9, 3] = 0
+        Image.fromarray(pixels).save(path)
+    scene = load_scene(root, split="all")
+    assert scene.alpha is None and int((~scene.valid).sum()) == 2 * 8
+    for v in range(2):  # an object cut out of its picture
+        toy.write_toy_picture(root / "images" / f"photo_{v}.png", TOY, v)
+    cut = load_scene(root, split="all")
+    assert cut.valid is None and cut.alpha is not None
+    ignored = load_scene(root, split="all", masks="ignore")
+    assert torch.equal(ignored.valid, cut.alpha > 0.5)
+
+
+@pytest.mark.parametrize(
+    "key", ["rolling_shutter", "latlong", "ftheta_p0", "transform_matrix_start"]
+)
+def test_a_lens_that_is_not_read_is_refused_by_its_key(photos, key):
+    edited(photos, **{key: [0.1, 0.0]})
+    refused(key, "undistort", root=photos)
+
+
+def test_fisheyes_keep_their_pictures_and_bend_their_rays(photos):
+    plain = load_scene(photos)
+    edited(photos, is_fisheye=True, k1=-0.05, k2=0.01)
+    scene = load_scene(photos)
+    assert torch.equal(scene.images, plain.images) and scene.cameras.lenses.name(0) == "fisheye"
+    # a point 0.35 focal lengths off the axis: θ (1 − 0.05 θ² + 0.01 θ⁴) = 0.35
+    theta = float(np.roots([0.01, 0, -0.05, 0, 1, -0.35])[-1].real)
+    toward = scene.cameras.toward(torch.tensor(0), torch.tensor([5.5, 14.5]))
+    assert float(torch.rad2deg(torch.acos(toward[2]))) == pytest.approx(np.rad2deg(theta), abs=1e-3)
+    edited(photos, is_fisheye=None, camera_model="OPENCV_FISHEYE")
+    assert load_scene(photos).cameras.lenses.coefficients[0, :2].tolist() == [-0.05, 0.01]
+    write_transforms([load_scene(photos)], photos.parent / "back")
+    back = load_scene(photos.parent / "back")
+    assert torch.equal(
+        back.cameras.lenses.coefficients, load_scene(photos).cameras.lenses.coefficients
+    )
+
+
+def test_fuller_lenses_bend_rays_and_undistorting_can_be_left_out(photos):
+    edited(photos, camera_model="OPENCV", k1=0.1, k3=0.02)
+    scene = load_scene(photos)
+    assert scene.cameras.lenses.name(0) == "brown"
+    edited(photos, k3=None)
+    assert load_scene(photos).cameras.lenses is None  # taken out of the pictures
+    bent = load_scene(photos, undistort=False)
+    assert bent.cameras.lenses.coefficients[0, 0] == 0.1 and torch.equal(bent.images, scene.images)
+
+
+def test_panoramas_show_the_whole_sphere(photos):
+    edited(photos, equirectangular=True)
+    refused("equirectangular", "twice as wide", root=photos)
+    for path in (photos / "images").iterdir():
+        Image.open(path).resize((16, 8)).save(path)
+    edited(photos, w=16, h=8)
+    scene = load_scene(photos)
+    left, right = scene.cameras.toward(
+        torch.tensor([0, 0]), torch.tensor([[3.5, 3.5], [3.5, 11.5]])
+    )
+    assert torch.allclose(left, torch.tensor([-1.0, 0, 0]), atol=1e-6)
+    assert torch.allclose(right, torch.tensor([1.0, 0, 0]), atol=1e-6)
+
+
+@pytest.mark.parametrize("number", [7, 10, 11, 12, 13, 16, 99])
+def test_models_of_colmap_that_are_not_read_are_refused_by_name(example, number):
+    root = example("colmap")
+    where = root / "sparse" / "0"
+    (where / "cameras.bin").write_bytes(struct.pack("<QiiQQ20d", 1, 1, number, 16, 12, *[1.0] * 20))
+    (where / "images.bin").write_bytes(struct.pack("<Q", 0))
+    names = {7: "FOV", 10: "THIN_PRISM_FISHEYE", 11: "RAD_TAN_THIN_PRISM_FISHEYE"}
+    names |= {12: "SIMPLE_DIVISION", 13: "DIVISION", 16: "EUCM", 99: "number 99"}
+    shutil.copy(where / "images.txt", root / "kept.txt")
+    text = (where / "cameras.txt").read_text()
+    if number == 99:
+        refused("number 99", root=root)
+        return
+    (where / "cameras.bin").unlink()
+    (where / "images.bin").unlink()
+    (where / "cameras.txt").write_text(text.replace("PINHOLE", names[number]))
+    refused(names[number], "image_undistorter", root=root)
+
+
+@pytest.mark.parametrize(
+    "spelling", ["./images/{}.png", "images/{}", "images\\{}.png", "{}.png", "//images//{}.png"]
+)
+def test_lists_in_every_spelling(photos, spelling):
+    edited(photos, train_filenames=[spelling.format(1).replace("//", "./", 1)], val_filenames=None)
+    scene = load_scene(photos)
+    assert scene.stems == ("1",)
+    assert any("1 of 2 frames are in none" in note for note in scene.notes)
+
+
+def test_lists_of_other_pictures_and_scenes_without_a_test_split(photos):
+    test = load_scene(photos, split="test")
+    assert test.stems == ("0",) and any("val views are the test" in note for note in test.notes)
+    edited(photos, train_filenames=["images/7.png"])
+    refused("train_filenames", "'images/7.png'", root=photos)
+    edited(photos, train_filenames=None, val_filenames=["images/0.png"])
+    assert cli.main(["data", "check", str(photos)]) == 2  # nothing to fit
+
+
+def test_windows_paths_and_byte_order_marks(photos):
+    path = photos / "transforms.json"
+    path.write_text(path.read_text().replace("images/", "images\\\\"), encoding="utf-8-sig")
+    assert load_scene(photos).stems == ("0", "1")
+
+
+@pytest.mark.parametrize("folder", ["depth", "depths"])
+def test_depth_that_frames_name_is_in_millimetres(photos, folder):
+    (photos / folder).mkdir()
+    for v in range(2):
+        levels = np.full((12, 16), 4000, np.uint16)
+        levels[0] = 0
+        Image.fromarray(levels).save(photos / folder / f"{v}.png")
+    changed(
+        photos / "transforms.json",
+        lambda v: {
+            **v,
+            "frames": [
+                {**f, "depth_file_path": f"{folder}/{k}.png"} for k, f in enumerate(v["frames"])
+            ],
+        },
+    )
+    scene = load_scene(photos)
+    x, y = (np.array([0, 11]) - 7.5) / 20, (6 - 5.5) / 20
+    wanted = 4 * np.sqrt(1 + x**2 + y**2)
+    assert scene.depth[0, 6, [0, 11]].tolist() == pytest.approx(wanted.tolist(), rel=1e-5)
+    assert bool(scene.depth[:, 0].isnan().all())
+    assert float(load_scene(photos, depth_unit=1e-2).depth.nanmean()) > 40
+
+
+def test_the_reconstruction_with_the_most_pictures_is_read(example):
+    root = example("colmap")
+    shutil.copytree(root / "sparse" / "0", root / "sparse" / "1")
+    small = root / "sparse" / "0" / "images.txt"
+    small.write_text("\n".join(small.read_text().splitlines()[:2]) + "\n")
+    scene = load_scene(root, split="all")
+    assert scene.count == 2 and any("sparse/1 is read" in note for note in scene.notes)
+    assert load_scene(root, split="all", model="sparse/0").count == 1
+    refused("sparse/7", root=root, model="sparse/7")
+
+
+def test_pictures_converted_since_and_pictures_lost(example):
+    root = example("colmap")
+    for path in (root / "images").iterdir():
+        Image.open(path).save(path.with_suffix(".bmp"))
+        path.unlink()
+    scene = load_scene(root, split="all")
+    assert scene.count == 2 and any("another suffix" in note for note in scene.notes)
+    for path in (root / "images").iterdir():
+        path.unlink()
+    toy.write_toy_picture(root / "images" / "other.png", TOY, 0)
+    refused("photo_0.png", "1 more", root=root)
+
+
+SHIFT = torch.tensor([500000.0, 5300000.0, 300.0], dtype=torch.float64)
+
+
+def test_a_scene_far_off_is_read_in_full_precision_and_goes_back(photos):
+    near = load_scene(photos, box=[[-1.2] * 3, [1.2] * 3])
+
+    def moved(values):
+        for frame in values["frames"]:
+            for row, shift in zip(frame["transform_matrix"], SHIFT.tolist(), strict=False):
+                row[3] += shift
+        return values
+
+    changed(photos / "transforms.json", moved)
+    box = (torch.tensor([[-1.2] * 3, [1.2] * 3], dtype=torch.float64) + SHIFT).tolist()
+    far = load_scene(photos, box=box)
+    assert torch.allclose(far.cameras.c2w, near.cameras.c2w, atol=1e-6)
+    assert torch.allclose(far.box, near.box, atol=1e-6) and far.to_world is not None
+    world = world_poses(far.cameras.c2w, far.to_world)
+    assert float((world[:, :, 3] - SHIFT - TOY.position).abs().max()) < 1e-5
+    assert torch.allclose(own_poses(world, far.to_world), far.cameras.c2w, atol=1e-6)
+    write_transforms([far], photos.parent / "back", to_world=far.to_world)
+    again = load_scene(photos.parent / "back")
+    assert torch.allclose(world_poses(again.cameras.c2w, again.to_world), world, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dtu", "llff"])
+def test_spaces_of_their_own_go_back_to_the_file_s_world(example, name):
+    root = example(name)
+    for options in ({"spherify": True}, {"ndc": False}) if name == "llff" else ({},):
+        scene = load_scene(root, split="all", **options)
+        world = world_poses(scene.cameras.c2w, scene.to_world)
+        assert float((world - TOY.c2w).abs().max()) < 1e-4
+    origin = world_points(scene.cameras.position, scene.to_world)
+    assert float((origin - TOY.position).abs().max()) < 1e-4
+
+
+def all_round(root, count=12):
+    """LLFF's file of cameras on a circle that look at its middle, and white pictures."""
+    rows = []
+    (root / "images").mkdir(parents=True)
+    for v in range(count):
+        angle = 2 * np.pi * v / count
+        back = np.array([np.cos(angle), np.sin(angle), 0.0])
+        up = np.array([0.0, 0, 1])
+        pose = np.zeros((3, 5))
+        pose[:, 0], pose[:, 1], pose[:, 2] = -up, np.cross(up, back), back
+        pose[:, 3], pose[:, 4] = 4 * back, [12, 16, 20]
+        rows.append([*pose.ravel(), 2.0, 6.0])
+        picture = Image.new("RGB", (16, 12), "white")
+        picture.paste((90, 40, 40), (5, 4, 10, 9))
+        picture.save(root / "images" / f"{v:02d}.png")
+    np.save(root / "poses_bounds.npy", np.array(rows))
+
+
+def test_llff_all_round_is_no_view_from_the_front(tmp_path):
+    all_round(tmp_path / "turn")
+    scene = load_scene(tmp_path / "turn")
+    assert not scene.cameras.ndc and any("spherify is true" in note for note in scene.notes)
+    assert torch.allclose(scene.cameras.position.norm(dim=-1), torch.tensor(1.0), atol=1e-5)
+    assert scene.background == 1 and any("white backdrop" in note for note in scene.notes)
+    assert load_scene(tmp_path / "turn", background="black").background == 1
+    assert load_scene(tmp_path / "turn", backdrop=False).background == 0
+    assert load_scene(tmp_path / "turn", ndc=True).cameras.ndc
+
+
+def test_rooms_are_told_from_other_axes(photos):
+    angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
+
+    def looking_out(flip):
+        frames = []
+        for angle in angles:
+            ahead = np.array([np.cos(angle), np.sin(angle), 0.0])
+            right, up = np.cross(ahead, [0, 0, 1]), np.array([0.0, 0, 1])
+            pose = np.stack([right, flip * up, -flip * ahead * flip, 0.3 * ahead], -1)
+            matrix = np.vstack([pose * [1, 1, 1, 1], [0, 0, 0, 1]])
+            frames.append({"file_path": "images/0.png", "transform_matrix": matrix.tolist()})
+        return frames
+
+    edited(photos, frames=looking_out(1), train_filenames=None, val_filenames=None)
+    assert any("room" in note for note in load_scene(photos).notes)
+    known = load_scene(photos, near=0.1, far=5.0, box=[[-3] * 3, [3] * 3])
+    assert not any("look away" in note for note in known.notes)
+
+
+def test_pictures_of_floating_point(photos):
+    import OpenEXR
+
+    edited(photos, frames=[{**f, "file_path": f["file_path"][:-4]} for f in frames_of(photos)])
+    edited(photos, train_filenames=None, val_filenames=None)
+    levels = {}
+    for v in range(2):
+        path = photos / "images" / f"{v}.png"
+        levels[v] = np.asarray(Image.open(path)).astype(np.float32) / 255
+        tifffile.imwrite(path.with_suffix(".tiff"), levels[v], photometric="rgb")
+        path.unlink()
+    plain = load_scene(photos, split="all")
+    assert float((plain.images[0] - torch.from_numpy(levels[0])).abs().max()) < 1e-3
+    assert any("taken as they are" in note for note in plain.notes)
+    for v in range(2):
+        (photos / "images" / f"{v}.tiff").unlink()
+        header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+        file = OpenEXR.File(header, {"RGB": levels[v] * 2})
+        file.write(str(photos / "images" / f"{v}.exr"))
+    bright = load_scene(photos, split="all")
+    wanted = srgb(torch.from_numpy(levels[1] * 2).clamp(0, 1))
+    assert float((bright.images[1] - wanted).abs().max()) < 1e-3
+    assert any("sRGB" in note for note in bright.notes)
+    flat = load_scene(photos, split="all", tone_map="none")
+    assert float((flat.images[1] - torch.from_numpy(levels[1] * 2).clamp(0, 1)).abs().max()) < 1e-3
+    (photos / "images" / "0.exr").write_bytes(b"v/1\x01 not")
+    refused("0.exr", "damaged", root=photos, split="all")
+
+
+def test_an_unrelated_folder_does_not_hide_an_embedded_scene(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "blocks").mkdir()
+    (tmp_path / "chest").mkdir()
+    (tmp_path / "chest" / "notes.md").touch()
+    assert session.lasting_name("blocks") == "blocks" and session.lasting_name("chest") == "chest"
+    assert "embedded" in capsys.readouterr().err
+    (tmp_path / "chest" / "anna").mkdir()
+    (tmp_path / "chest" / "anna" / "0.png").touch()
+    assert session.lasting_name("chest") == str(tmp_path / "chest")
