@@ -30,7 +30,7 @@ def read_ply(path):
     lines = data[:end].decode("ascii").splitlines()
     assert lines[:2] == ["ply", "format binary_little_endian 1.0"]
     counts = {line.split()[1]: int(line.split()[2]) for line in lines if line.startswith("element")}
-    types = {"float": "<f4", "uchar": "u1"}
+    types = {"float": "<f4", "double": "<f8", "uchar": "u1"}
     names = [
         line.split()[1:] for line in lines if line.startswith("property") and "list" not in line
     ]

@@ -162,25 +162,36 @@ def load_scene(
     root = Path(dataset).expanduser()
     reader = SCENES.build({"name": format or detect_format(dataset), **options})
     chosen = None if background is None else BACKGROUNDS[background]
-    reading = Reading(downscale, chosen, views, masks, tone_map)
-    scene = reader.load(root, split, reading)
-    if None not in (near, far, box):  # what the format guessed of them is not used
-        known = tuple(note for note in scene.notes if not note.startswith("near, far, box: "))
-        scene = replace(scene, notes=known)
-    scene = in_own_frame(scene if box is None else replace(scene, box=as_box(box)))
+    scene = reader.load(root, split, Reading(downscale, chosen, views, masks, tone_map))
+    scene = _within(scene, near, far, box, clip=clip)
     home = root if depth is None else Path(depth).expanduser()
     has_true_depth = scene.depth is not None and split in SCORED
     if home.is_dir() and not has_true_depth:
         scene = _with_depth_beside(scene, home, split)
+    scene = with_backdrop(scene) if backdrop else scene
+    return replace(scene, notes=(*scene.notes, *examine_scene(scene).warnings))
+
+
+def _within(
+    scene: Scene,
+    near: float | None,
+    far: float | None,
+    box: Sequence[Sequence[float]] | None,
+    *,
+    clip: bool,
+) -> Scene:
+    """The scene in its own frame, between the near, far and box that are given or its own."""
+    if None not in (near, far, box):  # what the format guessed of them is not used
+        known = tuple(note for note in scene.notes if not note.startswith("near, far, box: "))
+        scene = replace(scene, notes=known)
+    scene = in_own_frame(scene if box is None else replace(scene, box=as_box(box)))
     cameras = replace(
         scene.cameras,
         near=scene.cameras.near if near is None else near,
         far=scene.cameras.far if far is None else far,
         box=scene.box if clip else None,
     )
-    scene = replace(scene, cameras=cameras)
-    scene = with_backdrop(scene) if backdrop else scene
-    return replace(scene, notes=(*scene.notes, *examine_scene(scene).warnings))
+    return replace(scene, cameras=cameras)
 
 
 def _with_depth_beside(scene: Scene, home: Path, split: str) -> Scene:

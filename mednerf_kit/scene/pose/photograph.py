@@ -48,12 +48,10 @@ def pose_run(
 ) -> dict[str, Any]:
     """Find the pose of one photograph; writes ``pose.json`` and ``pose.png`` to ``out``.
 
-    Poses are those of the world of the scene's files.
-
     Options:
         run: the fitted scene.
         image: a file, or SPLIT/STEM of the run's scene, whose true pose is then compared with.
-        start: a pose file to start from (:func:`read_pose_file`).
+        start: a pose file, in the world of the scene's files (:func:`read_pose_file`).
         start_view: SPLIT/STEM of the view to start from, instead.
         search: how the pose is refined.
         near_first: the start approaches before rays are compared.
