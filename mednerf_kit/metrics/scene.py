@@ -60,7 +60,7 @@ def image_scores(image: Tensor, truth: Tensor, valid: Tensor | None = None) -> d
     >>> round(float(scores["psnr_db"]), 3), round(float(scores["mae"]), 3)
     (20.0, 0.1)
     """
-    share_of = 1.0
+    share_of = torch.ones_like(image[:, 0, 0, 0])
     if valid is not None:
         image = torch.where(valid[..., None], image, truth)
         share_of = valid.float().mean((1, 2))

@@ -148,8 +148,9 @@ class FitTask(Task):
 
     def use_faint_color(self) -> None:
         """Give samples too faint to be asked for their colour that of the last restart."""
-        for field in self.model.scene_fields() if self.faint_color is not None else ():
-            field.faint_color = self.faint_color
+        if self.faint_color is not None:
+            for field in self.model.scene_fields():
+                field.faint_color = self.faint_color
 
     @property
     def cameras(self) -> Cameras:

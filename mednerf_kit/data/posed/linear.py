@@ -21,7 +21,8 @@ def is_linear(path: Path) -> bool:
 
         try:
             with tifffile.TiffFile(path) as file:
-                return file.pages[0].dtype is not None and file.pages[0].dtype.kind == "f"
+                kind = file.pages.first.dtype
+                return kind is not None and kind.kind == "f"
         except (*ERRORS, tifffile.TiffFileError):
             return False
     return path.suffix.lower() in EXR
@@ -33,7 +34,7 @@ def linear_size(path: Path) -> tuple[int, int]:
         import tifffile
 
         with tifffile.TiffFile(path) as file:
-            page = file.pages[0]
+            page = file.pages.first
             return page.imagelength, page.imagewidth
     import OpenEXR
 
