@@ -116,7 +116,7 @@ def _start_pose(fit: Fit, start: Path | None, start_view: str, to_world: Tensor 
     """The pose [3, 4] of a file, in the world of the scene's files, or else of a view."""
     if start is None:
         return view_of(fit, start_view)[1].c2w[0]
-    return own_poses(read_pose_file(start), to_world)
+    return read_pose_file(start, to_world)
 
 
 def check_start(fit: Fit, camera: Cameras, c2w: Tensor) -> None:
@@ -218,8 +218,8 @@ def view_of(fit: Fit, name: str) -> tuple[Scene, Cameras]:
     return one, one.cameras
 
 
-def read_pose_file(path: Path) -> Tensor:
-    """A camera-to-world pose [3, 4] from a file.
+def read_pose_file(path: Path, to_world: Tensor | None = None) -> Tensor:
+    """A camera-to-world pose [3, 4] from a file, before ``to_world`` [4, 4].
 
     The file is JSON (a ``pose.json``, a ``transform_matrix``, rows), or has 12 or 16 numbers.
     """
@@ -248,7 +248,7 @@ def read_pose_file(path: Path) -> Tensor:
             "wanted a 3×4 or 4×4 camera-to-world matrix with a rotation",
             "write it as JSON under camera_to_world, or as rows of numbers",
         )
-    return pose[:3]
+    return own_poses(pose[:3], to_world)
 
 
 def seen_from(camera: Cameras, poses: Tensor) -> Cameras:
