@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
@@ -250,6 +251,34 @@ class Geometry:
         near, far = cylinder_span(origin, direction, support, "xyz".index(self.axis))
         return Rays(origin.expand_as(direction), direction, near, far)
 
+    def view_rays(
+        self,
+        view: Tensor,
+        yx: Tensor,
+        *,
+        distance: Tensor | float | None = None,
+        turn_deg: Tensor | None = None,
+        support: float = SUPPORT,
+    ) -> Rays:
+        """Rays in field units through pixels yx [..., 2] of the geometry's own views [...].
+
+        ``turn_deg`` [V] are added to the view angles. ``distance`` (field units) is where an
+        orbit's source is; views with frames stand where these say.
+        """
+        if turn_deg is None:
+            turn_deg = torch.zeros(self.views, device=yx.device)
+        if not self.view_frames:
+            angles_deg = torch.tensor(self.angles_deg).to(turn_deg) + turn_deg
+            away = self.distance if distance is None else distance
+            return self.field_rays(angles_deg[view], yx, away, support)
+        axis = "xyz".index(self.axis)
+        frames = self.frames_of_views().to(yx).turned(turn_deg.to(yx), axis).take(view)
+        origin = frames.source / self.half_width_mm
+        target = frames.pixels(yx, self.rows, self.cols) / self.half_width_mm
+        direction = torch.nn.functional.normalize(target - origin, dim=-1)
+        near, far = cylinder_span(origin, direction, support, axis)
+        return Rays(origin.expand_as(direction), direction, near, far)
+
     def frames(self, angles_deg: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Source, detector centre (mm), image right and image up for angles [...], each [..., 3].
 
@@ -274,18 +303,25 @@ class Geometry:
         )
         return source, centre, right, up
 
-    def frames_of_views(self) -> Frames:
-        """Sources, detectors and axes of the geometry's own views, [V, 3] each, double precision.
+    def frames_of_views(self, angles_deg: Tensor | None = None) -> Frames:
+        """Sources, detectors and axes of all views, [V, 3] each, in double precision.
+
+        Those of the orbit at other angles [...] where ``angles_deg`` says so, in its precision.
 
         >>> right_way = DEFAULTS["chest"].at([0]).frames_of_views().column
         >>> right_way.tolist()
         [[-0.0, -4.0, 0.0]]
         """
-        if self.view_frames:
-            return Frames.of(self.view_frames)
-        angles_deg = torch.tensor(self.angles_deg, dtype=torch.float64)
+        if angles_deg is None:
+            if self.view_frames:
+                return self._framed
+            angles_deg = torch.tensor(self.angles_deg, dtype=torch.float64)
         source, centre, right, up = self.frames(angles_deg)
         return Frames(source, centre, right * self.pixel_mm, -up * self.pixel_mm)
+
+    @cached_property
+    def _framed(self) -> Frames:
+        return Frames.of(self.view_frames)
 
     def pixel_grid(self) -> Tensor:
         """Row and column of every pixel centre, [rows, cols, 2]."""
@@ -375,43 +411,6 @@ def angle_difference_deg(a: float | Tensor, b: float | Tensor) -> float | Tensor
     (-20.0, tensor([  10, -170]))
     """
     return (a - b + 180) % 360 - 180
-
-
-def turn_between(
-    found: Geometry, wanted: Geometry, angle_deg: float
-) -> tuple[int, bool, float] | None:
-    """How a picture taken with one geometry is turned to lie as another has its view at an angle.
-
-    Answers with quarter turns clockwise, whether left and right change places after them, and the
-    angle of ``found`` at which the source stands where ``wanted`` has it at ``angle_deg``. None
-    where no angle of ``found`` puts it there (to 1°), or where more than quarter turns differ.
-
-    >>> chest = DEFAULTS["chest"]
-    >>> turn_between(dataclasses.replace(chest, columns_flipped=False), chest, 270)
-    (0, True, 270.0)
-    >>> turn_between(dataclasses.replace(chest, axis="x"), chest, 270)
-    (1, False, 0.0)
-    >>> turn_between(dataclasses.replace(chest, axis="x"), chest, 0) is None
-    True
-    """
-    close = math.cos(math.radians(1.0))
-    source, _, right, up = wanted.frames(torch.tensor(float(angle_deg)))
-    towards = source / source.norm()
-    flat = dataclasses.replace(found, tilt_deg=0.0)
-    starts = [flat.frames(torch.tensor(a))[0] for a in (0.0, 90.0)]
-    along, across = (float(towards @ start) for start in starts)
-    angle = round(math.degrees(math.atan2(across, along)) % 360, 3) % 360
-    source, _, their_right, their_up = found.frames(torch.tensor(angle))
-    if float(towards @ source) < close * found.source_to_isocentre_mm:
-        return None
-    for quarters in range(4):
-        for mirrored in (False, True):
-            turned = -their_right if mirrored else their_right
-            if min(float(turned @ right), float(their_up @ up)) > close:
-                return quarters, mirrored, angle
-        # clockwise, what was up comes to lie on the right
-        their_right, their_up = their_up, -their_right
-    return None
 
 
 def nearest_view(angles_deg: Sequence[float], wanted_deg: float) -> int:

@@ -32,6 +32,7 @@ from torch.nn.functional import grid_sample
 
 from ..core.errors import UserError
 from .geometry import Geometry
+from .view_frames import Frames
 
 # slices per grid_sample call: enough for every thread, few enough that many rays pass by and are
 # left out
@@ -99,27 +100,25 @@ def project_volume(
     """Line integrals [..., V, rows, cols] of volumes [..., D, H, W] on one axis-aligned LPS grid.
 
     ``values`` are attenuation per millimetre (the line integral then has no unit); ``spacing_mm``,
-    ``centre_mm`` are (x, y, z), the centre relative to the isocentre; ``angles_deg`` [V] defaults
-    to the geometry's. Leading axes are projected together.
+    ``centre_mm`` are (x, y, z), the centre relative to the isocentre. The views are the geometry's
+    own, or those of its orbit at ``angles_deg`` [V]. Leading axes are projected together.
 
     >>> distances = {"source_to_isocentre_mm": 1000, "source_to_detector_mm": 1500}
     >>> g = Geometry(**distances, rows=1, cols=1, pixel_mm=1, angles_deg=(0, 90))
     >>> project_volume(torch.full((8, 8, 8), 0.02), (5, 5, 5), g).flatten()  # 40 mm of water
     tensor([0.8000, 0.8000])
     """
-    angles_deg = _angles(geometry, angles_deg)
+    frames, picture = _views(geometry, angles_deg), (geometry.rows, geometry.cols)
     dtype = _floating(values).dtype
     slices: dict[int, Tensor] = {}
-    views = max(1, RAYS // (geometry.rows * geometry.cols))
     chunks = [
         _integrate(
             values,
-            aim(values.shape[-3:], spacing_mm, geometry, some, centre_mm=centre_mm, dtype=dtype),
-            len(some),
-            geometry,
+            aim(values.shape[-3:], spacing_mm, some, picture, centre_mm=centre_mm, dtype=dtype),
+            (len(some.source), *picture),
             slices,
         )
-        for some in angles_deg.split(views)
+        for some in frames.split(max(1, RAYS // math.prod(picture)))
     ]
     return chunks[0] if len(chunks) == 1 else torch.cat(chunks, -3)
 
@@ -151,12 +150,11 @@ class Projector:
         angles_deg: Tensor | None = None,
         centre_mm: Sequence[float] | Tensor = (0.0, 0.0, 0.0),
     ) -> None:
-        angles_deg = _angles(geometry, angles_deg)
+        frames, picture = _views(geometry, angles_deg), (geometry.rows, geometry.cols)
         self.shape = tuple(shape)
-        self.geometry = geometry
-        self.views = len(angles_deg)
+        self.pictures = (len(frames.source), *picture)
         with torch.no_grad():
-            self.bundles = aim(self.shape, spacing_mm, geometry, angles_deg, centre_mm=centre_mm)
+            self.bundles = aim(self.shape, spacing_mm, frames, picture, centre_mm=centre_mm)
             if sum(_samples(call) for bundle in self.bundles for call in bundle.calls) <= KEPT:
                 self.bundles = [bundle.with_points() for bundle in self.bundles]
         self._sliced: tuple[Tensor, int, dict[int, Tensor]] | None = None
@@ -171,25 +169,25 @@ class Projector:
         self.bundles = [bundle.to(_floating(values)) for bundle in self.bundles]
         # inference tensors do not count their changes
         if values.requires_grad or values.is_inference():
-            return _integrate(values, self.bundles, self.views, self.geometry, {})
+            return _integrate(values, self.bundles, self.pictures, {})
         if (
             self._sliced is None
             or self._sliced[0] is not values
             or self._sliced[1] != values._version
         ):
             self._sliced = (values, values._version, {})
-        return _integrate(values, self.bundles, self.views, self.geometry, self._sliced[2])
+        return _integrate(values, self.bundles, self.pictures, self._sliced[2])
 
     __call__ = forward
 
     def adjoint(self, images: Tensor) -> Tensor:
         """Images [..., V, rows, cols] to volumes [..., D, H, W]."""
-        expected = (self.views, self.geometry.rows, self.geometry.cols)
-        if tuple(images.shape[-3:]) != expected:
+        if tuple(images.shape[-3:]) != self.pictures:
             raise ValueError(
-                f"images: expected [..., {', '.join(map(str, expected))}], got {list(images.shape)}"
+                f"images: expected [..., {', '.join(map(str, self.pictures))}], got "
+                f"{list(images.shape)}"
             )
-        flat = _floating(images).reshape(-1, *expected)
+        flat = _floating(images).reshape(-1, *self.pictures)
         self.bundles = [bundle.to(flat) for bundle in self.bundles]
         parts = []
         for bundle in self.bundles:
@@ -205,15 +203,15 @@ class Projector:
 def aim(
     shape: Sequence[int],
     spacing_mm: Sequence[float] | Tensor,
-    geometry: Geometry,
-    angles_deg: Tensor,
+    frames: Frames,
+    picture: tuple[int, int],
     *,
     centre_mm: Sequence[float] | Tensor = (0.0, 0.0, 0.0),
     dtype: torch.dtype = torch.float32,
 ) -> list[Bundle]:
-    """The rays of views ``angles_deg`` [V], sorted by the axis of the grid whose slices they cross.
+    """The rays of views [V], sorted by the axis of the grid whose slices they cross.
 
-    A view takes the axis that its central ray crosses fastest, counted in voxels; rays of a very
+    ``picture`` are a view's rows and columns. A view takes the axis that its central ray crosses fastest, counted in voxels; rays of a very
     wide fan that would cross another axis more than twice as fast take that one.
     """
     size = torch.tensor(tuple(shape)[::-1], dtype=torch.float64)
@@ -230,18 +228,17 @@ def aim(
             f"{tuple(shape)}, {spacing_mm}, {centre_mm}"
         )
     # [3, V]
-    source, middle, right, up = (t.T for t in geometry.frames(angles_deg.to("cpu", torch.float64)))
+    source, middle, column, row = (t.T for t in frames)
     _refuse_volume_at_source(
         source, middle - source, (size * spacing / 2)[:, None], centre[:, None]
     )
-    ahead, right, up, source = (
+    ahead, column, row, source = (
         t.to(dtype)[:, :, None, None]
-        for t in (middle - source, right, up, source - centre[:, None])
+        for t in (middle - source, column, row, source - centre[:, None])
     )
     size, spacing = size.to(dtype), spacing.to(dtype)
-    u = (torch.arange(geometry.cols, dtype=dtype) - (geometry.cols - 1) / 2) * geometry.pixel_mm
-    v = ((geometry.rows - 1) / 2 - torch.arange(geometry.rows, dtype=dtype)) * geometry.pixel_mm
-    d = ahead + right * u + up * v[:, None]  # [3, V, rows, cols], source to pixel
+    y, x = (torch.arange(n, dtype=dtype) - (n - 1) / 2 for n in picture)
+    d = ahead + column * x + row * y[:, None]  # [3, V, rows, cols], source to pixel
     axis = _axes(d.detach(), ahead.detach(), spacing.detach()[:, None, None, None])
     length = d.square().sum(0).sqrt()
 
@@ -350,14 +347,15 @@ def _refuse_volume_at_source(source: Tensor, ahead: Tensor, half: Tensor, centre
         )
 
 
-def _angles(geometry: Geometry, angles_deg: Tensor | None) -> Tensor:
-    if angles_deg is None:
-        angles_deg = torch.tensor(geometry.angles_deg, dtype=torch.float64)
-    if angles_deg.ndim != 1 or not len(angles_deg):
+def _views(geometry: Geometry, angles_deg: Tensor | None) -> Frames:
+    angles_deg = None if angles_deg is None else angles_deg.to("cpu", torch.float64)
+    frames = geometry.frames_of_views(angles_deg)
+    if frames.source.ndim != 2 or not len(frames.source):
         raise ValueError(
-            f"angles_deg: expected [V] with at least one view, got {list(angles_deg.shape)}"
+            "angles_deg: expected [V] with at least one view, got "
+            f"{list(frames.source.shape[:-1])}"
         )
-    return angles_deg
+    return frames
 
 
 def _floating(values: Tensor) -> Tensor:
@@ -369,14 +367,17 @@ def _floating(values: Tensor) -> Tensor:
 
 
 def _integrate(
-    values: Tensor, bundles: list[Bundle], views: int, geometry: Geometry, slices: dict[int, Tensor]
+    values: Tensor,
+    bundles: list[Bundle],
+    pictures: tuple[int, int, int],
+    slices: dict[int, Tensor],
 ) -> Tensor:
-    """Line integrals along bundles.
+    """Line integrals along bundles, ``pictures`` [V, rows, cols].
 
     ``slices`` keeps the volume's copy per axis for the next call.
     """
     flat = _floating(values).reshape(-1, *values.shape[-3:])
-    image = flat.new_zeros(len(flat), views, geometry.rows, geometry.cols)
+    image = flat.new_zeros(len(flat), *pictures)
     for bundle in bundles:
         bundle = bundle.to(flat)
         if bundle.axis not in slices:

@@ -117,6 +117,10 @@ class Frames(NamedTuple):
         """Those of views [...] of V: [..., 3] each."""
         return Frames(*(part[views] for part in self))
 
+    def split(self, views: int) -> list[Frames]:
+        """Those of V views, at most so many at a time."""
+        return [Frames(*some) for some in zip(*(part.split(views) for part in self), strict=True)]
+
     @property
     def towards(self) -> Tensor:
         """Unit vectors across the detector, to the side of the source: [..., 3]."""

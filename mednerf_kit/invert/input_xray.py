@@ -14,7 +14,8 @@ from torch import Tensor
 from ..core.errors import UserError
 from ..data.films.orientation import turned_words
 from ..data.radiograph import Crop, InputKind, Radiograph, read_radiograph, view_angle_deg
-from ..imaging.geometry import Geometry, angle_difference_deg, turn_between
+from ..imaging.geometry import Geometry, angle_difference_deg
+from ..imaging.view_turn import turn_between
 from ..prior.load import Prior
 from .film_checks import FilmChecks, FilmVerdict, Stated
 

@@ -21,9 +21,9 @@ from mednerf_kit.imaging.geometry import (
     cylinder_span,
     interpolated_by_angle,
     nearest_view,
-    turn_between,
 )
 from mednerf_kit.imaging.projector import project_volume
+from mednerf_kit.imaging.view_turn import turn_between
 
 BASE = {
     "source_to_isocentre_mm": 1000,

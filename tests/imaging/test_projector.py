@@ -15,7 +15,9 @@ from torch.nn.functional import avg_pool3d, grid_sample
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.imaging import projector as joseph
 from mednerf_kit.imaging.geometry import DEFAULTS, Geometry
+from mednerf_kit.imaging.orbit_of_frames import geometry_of_frames
 from mednerf_kit.imaging.projector import Projector, aim, project_volume
+from mednerf_kit.imaging.view_frames import ViewFrame
 
 ANGLES_DEG = (0.0, 30.0, 45.0, 60.0, 90.0, 137.0)
 # centre and radius mm, mu per mm
@@ -146,6 +148,44 @@ def test_equals_dense_marching(change):
     assert truth.max() > 10
 
 
+def test_views_with_frames_of_their_own_equal_dense_marching():
+    """A C-arm's: tilted, displaced, turned in the plane, and of pixels that are not square."""
+    frames = [
+        ViewFrame(
+            source_mm=(20, 300, 90),
+            detector_mm=(-10, -200, -60),
+            column_mm=(9, 1, 0),
+            row_mm=(1, 3, -12),
+        ),
+        ViewFrame(
+            source_mm=(-250, 140, -120),
+            detector_mm=(170, -90, 60),
+            column_mm=(3, 8, 2),
+            row_mm=(-4, 1, 9),
+        ),
+    ]
+    geometry = geometry_of_frames(frames, rows=9, cols=11)
+    values, spacing, centre = (
+        blobs((40, 36, 44)),
+        torch.tensor([2.0, 2.5, 3.0]),
+        torch.tensor([4.0, -7.0, 5.0]),
+    )
+    yx = geometry.pixel_grid().expand(2, -1, -1, -1)
+    view = torch.arange(2)[:, None, None].expand(yx.shape[:-1])
+    rays = geometry.view_rays(view, yx)
+    images = project_volume(values, spacing, geometry, centre_mm=centre)
+    unit_mm, steps, whole = geometry.half_width_mm, 4000, torch.zeros(2, 9, 11)
+    extent = torch.tensor(values.shape[::-1]) * spacing
+    for t in (torch.arange(steps) + 0.5) * (600 / steps):
+        where = 2 * (rays.origin * unit_mm + t * rays.direction - centre) / extent
+        sample = values.expand(2, 1, -1, -1, -1)
+        whole += grid_sample(sample, where[:, None], align_corners=False)[:, 0, 0] * 600 / steps
+    assert nrmse(images, whole) < 0.005 and whole.max() > 10
+    a = Projector(values.shape, spacing, geometry)
+    x, y = torch.rand(values.shape), torch.rand(2, 9, 11)
+    torch.testing.assert_close((a(x) * y).sum(), (x * a.adjoint(y)).sum(), rtol=1e-5, atol=0)
+
+
 def test_worst_obliquity_of_the_knee_set_up():
     geometry = dataclasses.replace(
         DEFAULTS["knee"].resized(32), angles_deg=(0.0, 44.0, 46.0, 130.0)
@@ -165,8 +205,9 @@ def test_thick_slices_are_crossed_along_the_axis_counted_in_voxels():
     columns.
     """
     steep = dataclasses.replace(SMALL, tilt_deg=60.0, angles_deg=(0.0,))
-    assert [b.axis for b in aim((8, 40, 40), (1, 1, 5), steep, torch.zeros(1))] == [0]
-    assert [b.axis for b in aim((40, 40, 40), (1, 1, 1), steep, torch.zeros(1))] == [2]
+    steep = (steep.frames_of_views(), (steep.rows, steep.cols))
+    assert [b.axis for b in aim((8, 40, 40), (1, 1, 5), *steep)] == [0]
+    assert [b.axis for b in aim((40, 40, 40), (1, 1, 1), *steep)] == [2]
 
 
 @pytest.mark.parametrize("wide", [False, True])
