@@ -211,8 +211,9 @@ def aim(
 ) -> list[Bundle]:
     """The rays of views [V], sorted by the axis of the grid whose slices they cross.
 
-    ``picture`` are a view's rows and columns. A view takes the axis that its central ray crosses fastest, counted in voxels; rays of a very
-    wide fan that would cross another axis more than twice as fast take that one.
+    ``picture`` are a view's rows and columns. A view takes the axis that its central ray crosses
+    fastest, counted in voxels; rays of a very wide fan that would cross another axis more than
+    twice as fast take that one.
     """
     size = torch.tensor(tuple(shape)[::-1], dtype=torch.float64)
     spacing = torch.as_tensor(spacing_mm, dtype=torch.float64, device="cpu")
@@ -352,8 +353,7 @@ def _views(geometry: Geometry, angles_deg: Tensor | None) -> Frames:
     frames = geometry.frames_of_views(angles_deg)
     if frames.source.ndim != 2 or not len(frames.source):
         raise ValueError(
-            "angles_deg: expected [V] with at least one view, got "
-            f"{list(frames.source.shape[:-1])}"
+            f"angles_deg: expected [V] with at least one view, got {list(frames.source.shape[:-1])}"
         )
     return frames
 

@@ -157,6 +157,23 @@ class Frames(NamedTuple):
         y, x = (yx - yx.new_tensor([(rows - 1) / 2, (cols - 1) / 2])).unbind(-1)
         return self.detector + x[..., None] * self.column + y[..., None] * self.row
 
+    def shadows(self, points: Tensor, rows: int, cols: int) -> Tensor:
+        """Row and column at which a view shows points [N, 3] (mm): [..., N, 2].
+
+        >>> frames = Frames(*torch.tensor([[9.0, 0, 0], [-9, 0, 0], [0, -1, 0], [0, 0, -1]]))
+        >>> frames.shadows(torch.tensor([[0.0, 0, 0], [0, 2, 3]]), 11, 11).tolist()
+        [[5.0, 5.0], [-1.0, 1.0]]
+        """
+        source, detector, column, row = (part[..., None, :] for part in self)
+        across, ahead = torch.linalg.cross(column, row), points - source
+        far = ((detector - source) * across).sum(-1) / (ahead * across).sum(-1)
+        met = source + far[..., None] * ahead - detector
+        # coordinates on two axes that need not be at right angles
+        x = (torch.linalg.cross(met, row) * across).sum(-1)
+        y = (torch.linalg.cross(column, met) * across).sum(-1)
+        yx = torch.stack([y, x], -1) / across.square().sum(-1, keepdim=True)
+        return yx + yx.new_tensor([(rows - 1) / 2, (cols - 1) / 2])
+
     def turned(self, degrees: Tensor, axis: int = 2) -> Frames:
         """The same turned about a coordinate axis by [...] degrees of view angle.
 

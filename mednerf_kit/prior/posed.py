@@ -97,7 +97,6 @@ class PriorTask(Task):
         self.log_gains = nn.Parameter(volumes.log_gains.clone().to(device))
         self.log_distance = nn.Parameter(volumes.distance.log().to(device))
         self.ema = copy.deepcopy(g).requires_grad_(False)
-        self.angles_deg = torch.tensor(geometry.angles_deg, device=device)
         shape = {"views": geometry.views, "rows": geometry.rows, "cols": geometry.cols}
         self.pixels = RandomRays(n=self.batch * options.rays, **shape)
         self.patches = StridedPatch(size=parts.discriminator.size, **shape)
@@ -218,7 +217,7 @@ class PriorTask(Task):
     def _rays(self, view: Tensor, yx: Tensor, distance: Tensor) -> Rays:
         """Rays through pixels yx [B, R, 2] of views [B, R], of sources this far [B, 1]."""
         support = self.parts.generator.field.support
-        return self.geometry.field_rays(self.angles_deg[view], yx, distance, support)
+        return self.geometry.view_rays(view, yx, distance=distance, support=support)
 
     def _image(self, rays: Rays, code: MlpWeights, shard: BatchShard) -> Tensor:
         """Grey values [B, R] of a part's rays."""

@@ -31,8 +31,7 @@ def radiographs(
     volumes = bake(generator, code, geometry, size=GRID)
     shown = [nearest_view(geometry.angles_deg, wanted) for wanted in (FRONTAL_DEG, LATERAL_DEG)]
     reals = images[:PATIENTS, shown].float().flatten(0, 1)
-    shown_geometry = geometry.at(geometry.angles_deg[k] for k in shown)
-    fakes = volumes.project(shown_geometry, distance).flatten(0, 1)
+    fakes = volumes.project(geometry.subset(shown), distance).flatten(0, 1)
     first = volumes.with_values(volumes.values[0])
     orbit = first.project(geometry.orbit(FRAMES), distance)
     return {"grid/reals": reals.cpu(), "grid/fakes": fakes.cpu(), "clip/orbit": orbit.cpu()}

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from ..core.errors import UserError
 from ..imaging.geometry import Geometry
+from ..imaging.orbit_of_frames import as_orbit
 from .field_volume import FieldVolume, cylinder, voxel_axis
+from .redundancy import redundancy, turn_of
 
 
 def fdk(
@@ -25,24 +28,31 @@ def fdk(
 ) -> FieldVolume:
     """Reconstruct an orbit [V, rows, cols] by Feldkamp's method: [size, size, size].
 
-    f(x) = Σ_views Δβ/2 · (D / (D − x·s))² · q(u, v), with q the rows of p · D / sqrt(D² + u² + v²)
-    through a ramp filter (Kak & Slaney 1988, eq. 3.61) under a Hann window. Views may be spaced
-    unevenly; they should go all the way round.
+    f(x) = Σ_views Δβ · (D / (D − x·s))² · q(u, v), with q the rows of w·p · D / sqrt(D² + u² + v²)
+    through a ramp filter (Kak & Slaney 1988, eq. 3.61) under a Hann window. The weights w count
+    every ray once in all (:mod:`.redundancy`): they are ½ all the way round, and others on a short
+    arc or behind a displaced detector. Views may be spaced unevenly.
 
     Options:
         size: voxels along each side of the cube.
         cutoff: where the Hann window ends, as a share of the Nyquist frequency; inf: no window.
         extend: detector widths by which a row that is cut off by the detector's edge goes on on
             either side, falling to zero like a cosine.
+
+    Raises UserError for views that stand on no level orbit or leave rays unmeasured.
     """
+    geometry = level_orbit(geometry)
     images, distance, cols = images.float(), geometry.distance, geometry.cols
     angles = torch.tensor(geometry.angles_deg)
     shift_u, shift_v = (offset * 2 / (cols * geometry.pixel_mm) for offset in geometry.offset_mm)
     grid = geometry.pixel_grid()
     u = (grid[..., 1] - (cols - 1) / 2) * 2 / cols + shift_u
     v = ((geometry.rows - 1) / 2 - grid[..., 0]) * 2 / cols + shift_v
-    wide = round(extend * cols)
-    weighted = images * distance / (distance**2 + u**2 + v**2).sqrt()
+    # a displaced detector's filtered rows are needed as far as its mirror image reaches
+    wide = round(max(extend, abs(shift_u)) * cols)
+    turn = turn_of(angles)
+    once = redundancy(geometry, turn)[:, None]
+    weighted = once * images * distance / (distance**2 + u**2 + v**2).sqrt()
     filtered = ramp(tapered(weighted, wide), 2 / cols, cutoff)
     # from field units on the detector to grid_sample's units of the widened rows
     to_grid_u, to_grid_v = torch.tensor([cols / (cols + 2 * wide), cols / geometry.rows])
@@ -51,7 +61,7 @@ def fdk(
     axis = voxel_axis(size)
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
     total = torch.zeros_like(x)
-    for k, share in enumerate(_angular_shares(angles)):
+    for k, share in enumerate(turn.shares):
         s, r, h = (
             (along[0] * x + along[1] * y + along[2] * z) for along in (towards[k], right[k], up[k])
         )
@@ -65,21 +75,20 @@ def fdk(
             padding_mode="border",
             align_corners=False,
         )
-        total += share / 2 * nearer**2 * seen.view_as(x)
+        total += share * nearer**2 * seen.view_as(x)
     return FieldVolume.of(total * cylinder(size), geometry)
 
 
-def _angular_shares(angles_deg: Tensor) -> Tensor:
-    """Radians [V] of the turn that each view stands for: half the gap to either neighbour.
-
-    >>> torch.rad2deg(_angular_shares(torch.tensor([0.0, 180.0, 90.0]))).round()
-    tensor([135., 135.,  90.])
-    """
-    turned = angles_deg.remainder(360)
-    order = turned.argsort()
-    around = torch.cat([turned[order], turned[order[:1]] + 360])
-    gaps = torch.deg2rad(around.diff())
-    return torch.empty_like(gaps).scatter_(0, order, (gaps + gaps.roll(1)) / 2)
+def level_orbit(geometry: Geometry) -> Geometry:
+    """The orbit that views stand on; UserError where they stand on none, or on a tilted one."""
+    orbit = as_orbit(geometry)
+    if orbit is None or orbit.tilt_deg:
+        raise UserError(
+            "got views that stand on no circle about the isocentre, or are tilted out of its plane",
+            "wanted a level orbit",
+            "reconstruct with sart",
+        )
+    return orbit
 
 
 def tapered(rows: Tensor, wide: int) -> Tensor:

@@ -100,9 +100,10 @@ class FieldVolume:
         return self.with_values(self.values.cpu())
 
     def project(self, geometry: Geometry, distance: float | None = None) -> Tensor:
-        """Views [..., V, rows, cols] at ``geometry.angles_deg``, in image values.
+        """The views [..., V, rows, cols] of a geometry, in image values.
 
-        ``distance`` (field units) replaces the geometry's own source distance, where it was fitted.
+        ``distance`` (field units) replaces an orbit's own source distance, where it was fitted;
+        views with frames stand where these say.
         """
         if distance is not None:
             geometry = at_distance(geometry, distance)
@@ -128,7 +129,7 @@ class FieldVolume:
 class FieldProjector:
     """The projector A of voxels like those of a volume to the views of a geometry, in field units.
 
-    ``distance`` (field units) replaces the geometry's own source distance.
+    ``distance`` (field units) replaces an orbit's own source distance.
     """
 
     def __init__(
@@ -168,7 +169,9 @@ def bake(
 
 
 def at_distance(geometry: Geometry, distance: float) -> Geometry:
-    """The geometry with its source at ``distance`` half-widths."""
+    """The geometry with its source at ``distance`` half-widths; views with frames stay."""
+    if geometry.view_frames:
+        return geometry
     return geometry.with_fov(2 * torch.rad2deg(torch.atan(torch.tensor(1.0 / distance))).item())
 
 

@@ -32,7 +32,7 @@ def fov_curve(
         epochs: passes of each reconstruction.
     """
     step = max(1, len(images) // views)
-    coarse = geometry.at(geometry.angles_deg[::step]).resized(min(COARSE_PX, geometry.cols))
+    coarse = geometry.subset(range(0, geometry.views, step)).resized(min(COARSE_PX, geometry.cols))
     pictures = area_resized(images[::step].float(), coarse.rows, coarse.cols)
 
     def fit_db(fov_deg: float) -> float:

@@ -1,7 +1,8 @@
 """FDK and SART of RTK, where the package ``itk-rtk`` is installed: baselines from elsewhere.
 
 Rit et al., J. Phys. Conf. Ser. 489, 2014. RTK's orbit turns about y with a right-handed detector,
-so that x, y, z there are y, z, x here and columns are mirrored on the way in.
+so that x, y, z there are y, z, x here, and columns that run as on a radiograph are mirrored on the
+way in.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..imaging.geometry import Geometry
+from .fdk import level_orbit
 from .field_volume import FieldVolume
+from .redundancy import redundancy, turn_of
 
 
 def installed() -> bool:
@@ -43,6 +46,9 @@ def fdk(
 ) -> FieldVolume:
     """RTK's FDK of an orbit [V, rows, cols] -> [size, size, size].
 
+    With RTK's weights for short arcs (Parker) and displaced detectors (Wang), where the views need
+    them. Raises UserError where :func:`.redundancy.redundancy` does.
+
     Options:
         size: voxels along each side of the cube.
         hann: where the Hann window ends, as a share of the Nyquist frequency; 0: no window.
@@ -50,10 +56,15 @@ def fdk(
     """
     from itk import RTK as rtk  # noqa: N811
 
+    geometry = level_orbit(geometry)
+    redundancy(geometry, turn_of(torch.tensor(geometry.angles_deg)))
     setup, stack, start = _inputs(images, geometry, size)
-    method = rtk.FDKConeBeamReconstructionFilter[_image_type()].New()
+    kind = _image_type()
+    displaced = rtk.DisplacedDetectorImageFilter[kind].New(Input=stack, Geometry=setup)
+    parker = rtk.ParkerShortScanImageFilter[kind].New(Input=displaced.GetOutput(), Geometry=setup)
+    method = rtk.FDKConeBeamReconstructionFilter[kind].New()
     method.SetInput(0, start)
-    method.SetInput(1, stack)
+    method.SetInput(1, parker.GetOutput())
     method.SetGeometry(setup)
     method.GetRampFilter().SetTruncationCorrection(extend)
     method.GetRampFilter().SetHannCutFrequency(hann)
@@ -102,24 +113,26 @@ def _inputs(images: Tensor, geometry: Geometry, size: int) -> tuple[Any, Any, An
     import itk
     from itk import RTK as rtk  # noqa: N811
 
-    if geometry.axis != "z" or geometry.tilt_deg or not geometry.columns_flipped:
+    geometry = level_orbit(geometry)
+    if geometry.axis != "z":
         raise UserError(
-            "got an orbit about another axis, tilted or mirrored for RTK",
-            "wanted the package's own convention",
+            f"got an orbit about {geometry.axis} for RTK",
+            "wanted one about z",
             "leave the rtk methods out",
         )
+    sign = -1 if geometry.columns_flipped else 1
     setup = rtk.ThreeDCircularProjectionGeometry.New()
     for angle_deg in geometry.angles_deg:
         setup.AddProjection(
             geometry.source_to_isocentre_mm,
             geometry.source_to_detector_mm,
             -angle_deg,
-            -geometry.offset_mm[0],
+            sign * geometry.offset_mm[0],
             geometry.offset_mm[1],
         )
-    # columns mirrored, rows upwards
-    mirrored = np.ascontiguousarray(images.flip(1, 2).float().numpy())
-    stack = itk.image_from_array(mirrored)
+    # rows upwards
+    upright = images.flip(1, 2) if geometry.columns_flipped else images.flip(1)
+    stack = itk.image_from_array(np.ascontiguousarray(upright.float().numpy()))
     pixel = geometry.pixel_mm
     stack.SetSpacing([pixel, pixel, 1.0])
     stack.SetOrigin([-pixel * (geometry.cols - 1) / 2, -pixel * (geometry.rows - 1) / 2, 0.0])

@@ -47,7 +47,7 @@ def sart(
     fit_gains: bool = False,
     start: FieldVolume | None = None,
 ) -> Reconstruction:
-    """Reconstruct an orbit [V, rows, cols] taken at ``geometry.angles_deg``.
+    """Reconstruct the views [V, rows, cols] of a geometry, an orbit's or others.
 
     Options:
         size: voxels along each side of the cube.
@@ -98,8 +98,7 @@ class _Subset(FieldProjector):
 
     def __init__(self, views: Tensor, size: int, geometry: Geometry) -> None:
         inside = FieldVolume.of(cylinder(size).float(), geometry)
-        angles_deg = torch.tensor(geometry.angles_deg)[views]
-        super().__init__(inside, geometry.at(angles_deg.tolist()))
+        super().__init__(inside, geometry.subset(views.tolist()))
         self.views = views
         self.row_sums = self.forward(inside.values).clamp_min(0.05)
         self.column_sums = self.adjoint(torch.ones_like(self.row_sums)).clamp_min(1e-2)

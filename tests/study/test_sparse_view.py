@@ -22,7 +22,9 @@ from mednerf_kit.data.posed.orbit import OrbitScene
 from mednerf_kit.data.posed.scene import load_scene
 from mednerf_kit.engine.session import resolve, train
 from mednerf_kit.fields.voxels import Voxels
+from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.imaging.scans.read import read_volume
+from mednerf_kit.imaging.volume import read_volume
 from mednerf_kit.rays.render import Level, LevelRendering
 from mednerf_kit.rays.samplers.stratified import Stratified
 from mednerf_kit.recon import rtk
@@ -152,7 +154,16 @@ def test_voxels_that_every_view_sees():
         depth = distance - (a.cos() * x - a.sin() * y)
         inside &= ((a.sin() * x + a.cos() * y) * distance / depth).abs() <= 1
         inside &= (z * distance / depth).abs() <= 1
-    assert float((inside == compare.seen_by_all(size, distance)).float().mean()) > 0.999
+    geometry = Geometry(
+        source_to_isocentre_mm=distance,
+        source_to_detector_mm=2 * distance,
+        rows=8,
+        cols=8,
+        pixel_mm=0.5,
+    ).orbit(90)
+    assert float((inside == compare.seen_by_all(size, geometry)).float().mean()) > 0.999
+    framed = replace(geometry, view_frames=tuple(geometry.frames_of_views().to_list()))
+    assert float((inside == compare.seen_by_all(size, framed)).float().mean()) > 0.999
 
 
 def test_gains_of_a_set_scaled_view_by_view_are_found_from_its_training_views(tmp_path):
@@ -296,7 +307,7 @@ def test_rtk_agrees_where_every_view_sees(tiny_set):
     case = cases.read_case(
         str(tiny_set), patient="p1", views=7, fov_deg=None, fit_fov=False, size=24
     )
-    mask = compare.seen_by_all(24, case.geometry.distance)
+    mask = compare.seen_by_all(24, case.geometry)
     ours = methods.fdk(case.images, case.geometry, size=24, cutoff=torch.inf, extend=0.0)
     theirs = rtk.fdk(case.images, case.geometry, size=24, hann=0.0, extend=0.0)
     torch.testing.assert_close(ours.values[mask], theirs.values[mask], rtol=1e-3, atol=1e-4)

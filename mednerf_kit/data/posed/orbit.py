@@ -19,6 +19,7 @@ from .scene import SCENES
 from .splits import chosen_views
 from .types import Scene
 
+SKEW = 1e-4  # cosine of the angle that the sides of a camera's picture may enclose
 HOLD, OFFSET = 8, 3  # held-out views: every 8th, none of them at 0°, 90°, 180° or 270° of 72 views
 MARKS = (
     "transforms.json",
@@ -185,26 +186,34 @@ class OrbitScene:
 def cameras_of(geometry: Geometry, *, support: float = SUPPORT) -> Cameras:
     """The views of an X-ray set-up as cameras in field units.
 
-    Their rays are those of :meth:`Geometry.field_rays`.
+    Their rays are those of :meth:`Geometry.view_rays`.
 
     The box is the support cylinder's in the orbit's plane, and across it all that any ray inside
     the cylinder reaches.
     """
-    angles = torch.tensor(geometry.angles_deg, dtype=torch.float64)
-    source, _, right, up = geometry.frames(angles)
-    towards = source / geometry.source_to_isocentre_mm
-    c2w = torch.stack([right, up, towards, geometry.distance * towards], -1).float()
-    focal = torch.full((geometry.views, 2), geometry.distance * geometry.cols / 2)
-    shift = torch.tensor([-geometry.offset_mm[0], geometry.offset_mm[1]]) / geometry.pixel_mm
-    centre = torch.tensor([(geometry.cols - 1) / 2, (geometry.rows - 1) / 2]) + shift
+    frames = geometry.frames_of_views()
+    source, towards = frames.source / geometry.half_width_mm, frames.towards
+    pitch = torch.stack([frames.column, frames.row], -2).norm(dim=-1)
+    right, down = frames.column / pitch[:, :1], frames.row / pitch[:, 1:]
+    if bool((right * down).sum(-1).abs().gt(SKEW).any()):
+        raise UserError(
+            "got view frames whose column_mm and row_mm are not at right angles",
+            "wanted a rectangular detector for a scene",
+            "use `mednerf-kit tomography` with sart",
+        )
+    # where the perpendicular from the source meets the detector, from its centre, in pixels
+    foot = frames.source - frames.source_to_detector_mm[:, None] * towards - frames.detector
+    shift = torch.stack([(foot * right).sum(-1), (foot * down).sum(-1)], -1) / pitch
+    middle = torch.tensor([(geometry.cols - 1) / 2, (geometry.rows - 1) / 2])
+    away = source.norm(dim=-1)
     cameras = Cameras(
-        c2w,
-        focal,
-        centre.expand(geometry.views, 2),
+        torch.stack([right, -down, towards, source], -1).float(),
+        (frames.source_to_detector_mm[:, None] / pitch).float(),
+        (middle + shift).float(),
         geometry.rows,
         geometry.cols,
-        max(0.0, geometry.distance - 2 * support),
-        geometry.distance + 2 * support,
+        max(0.0, float(away.min()) - 2 * support),
+        float(away.max()) + 2 * support,
     )
     return replace(cameras, box=_support_box(geometry, support))
 
@@ -216,8 +225,8 @@ def _support_box(geometry: Geometry, support: float) -> Tensor:
         [torch.stack([torch.full_like(across, y), across], -1) for y in (-0.5, geometry.rows - 0.5)]
     )
     yx = yx.expand(geometry.views, -1, -1)
-    angles = torch.tensor(geometry.angles_deg)[:, None].expand(yx.shape[:-1])
-    rays = geometry.field_rays(angles, yx, geometry.distance, support)
+    view = torch.arange(geometry.views)[:, None].expand(yx.shape[:-1])
+    rays = geometry.view_rays(view, yx, support=support)
     axis = "xyz".index(geometry.axis)
     half = torch.full((3,), support)
     half[axis] = (
@@ -233,8 +242,8 @@ def _support_box(geometry: Geometry, support: float) -> Tensor:
 def ball_integrals(geometry: Geometry, *, radius: float) -> Tensor:
     """Chords [V, rows, cols] of a ball about (0.2, −0.1, 0.15), all in field units."""
     yx = geometry.pixel_grid()[None].expand(geometry.views, -1, -1, -1)
-    angles = torch.tensor(geometry.angles_deg)[:, None, None].expand(yx.shape[:-1])
-    rays = geometry.field_rays(angles, yx, geometry.distance)
+    view = torch.arange(geometry.views)[:, None, None].expand(yx.shape[:-1])
+    rays = geometry.view_rays(view, yx)
     away = torch.tensor([0.2, -0.1, 0.15]) - rays.origin
     along = (away * rays.direction).sum(-1)
     return 2 * (radius**2 - away.square().sum(-1) + along.square()).clamp_min(0).sqrt()

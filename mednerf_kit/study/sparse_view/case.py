@@ -77,7 +77,7 @@ def read_case(
     reader = OrbitScene(patient=patient, fov_deg=fov_deg)
     orbits = reader.read(root)
     geometry, count, notes = orbits.geometry, orbits.geometry.views, list(orbits.notes)
-    if geometry.axis != "z" or geometry.tilt_deg:
+    if (geometry.axis != "z" or geometry.tilt_deg) and not geometry.view_frames:
         raise UserError(
             f"got an orbit about {geometry.axis}, tilted by {geometry.tilt_deg:g}°",
             "wanted one about z without tilt",
@@ -92,12 +92,11 @@ def read_case(
     given, held = (reader.of_split(count, split, views, root) for split in ("train", "test"))
     pictures = orbits.images[0].float()
     name, by_view = orbits.patients[0], scaled_by_view(orbits)
-    angles = torch.tensor(geometry.angles_deg)
     if fit_fov:
-        fov, _ = peak(fov_curve(pictures[given], geometry.at(angles[given].tolist())))
+        fov, _ = peak(fov_curve(pictures[given], geometry.subset(given)))
         geometry = geometry.with_fov(fov)
         notes.append(f"opening angle {fov:.1f}°, fitted to the {views} views")
-    given_geometry = geometry.at(angles[given].tolist())
+    given_geometry = geometry.subset(given)
     gains = view_gains(pictures[given], given_geometry) if by_view else torch.ones(views)
     truth = None
     if geometry.line_integral_scale is not None and name in orbits.volumes and files_at_hand():
@@ -109,7 +108,7 @@ def read_case(
         given_geometry,
         gains,
         pictures[held],
-        geometry.at(angles[held].tolist()),
+        geometry.subset(held),
         stems,
         truth,
         size,
