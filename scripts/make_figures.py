@@ -129,7 +129,7 @@ def presets(grid: Path) -> None:
     rows, scored = {}, None
     for cell in sorted(path for path in grid.iterdir() if path.is_dir()):
         prior = prior_load.load_prior(sorted((cell / "seed0").glob("0*"))[-1])
-        scored, _ = load_sets(prior, None, "test", 1, False)
+        scored, _, _ = load_sets(prior, None, "test", 1, False)
         rows[cell.name] = answer(prior, scored)
         print(cell.name)
     assert scored is not None, "a grid of trained cells"

@@ -51,11 +51,13 @@ def anatomy(number: int) -> Volume:
     return Volume.centred(values, (spacing_mm,) * 3, "hu")
 
 
-def make_set(root: Path, *, volumes: bool = True, per_view: bool = False) -> Path:
+def make_set(
+    root: Path, *, volumes: bool = True, per_view: bool = False, geometry: Geometry | None = None
+) -> Path:
     """Six patients in the package's own layout, with their CTs or without, on one scale or each
     view on its own.
     """
-    geometry = small_geometry()
+    geometry = geometry or small_geometry()
     for number, name in enumerate(PATIENTS):
         volume = anatomy(number)
         write_patient(

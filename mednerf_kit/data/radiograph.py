@@ -335,10 +335,13 @@ def cut(geometry: Geometry, box: tuple[int, int, int, int]) -> Geometry:
     (128.0, 128.0)
     """
     x, y, width, height = box
-    right = (x + (width - geometry.cols) / 2) * geometry.pixel_mm
-    up = -(y + (height - geometry.rows) / 2) * geometry.pixel_mm
-    offset = geometry.offset_mm[0] + right, geometry.offset_mm[1] + up
-    return replace(geometry, rows=height, cols=width, offset_mm=offset)
+    right, down = x + (width - geometry.cols) / 2, y + (height - geometry.rows) / 2
+    offset = (
+        geometry.offset_mm[0] + right * geometry.pixel_mm,
+        geometry.offset_mm[1] - down * geometry.pixel_mm,
+    )
+    frames = tuple(frame.moved(right, down) for frame in geometry.view_frames)
+    return replace(geometry, rows=height, cols=width, offset_mm=offset, view_frames=frames)
 
 
 def find_geometry(path: str | Path) -> Geometry | None:
@@ -360,6 +363,6 @@ def find_geometry(path: str | Path) -> Geometry | None:
         if candidate.is_file():
             geometry = Geometry.from_json(candidate)
             if view and candidate != side_car and int(view[2]) < geometry.views:
-                return geometry.at([geometry.angles_deg[int(view[2])]])
+                return geometry.subset([int(view[2])])
             return geometry
     return None

@@ -91,6 +91,15 @@ class XraySetup:
             "pixel_mm": pixel_mm,
             "line_integral_scale": self.line_integral_scale,
         }
+        moved = [
+            name for name in given if name != "line_integral_scale" and given[name] is not None
+        ]
+        if moved and self.geometry and self.geometry.view_frames:
+            raise UserError(
+                f"got {moved[0]} beside a geometry of view_frames",
+                "wanted the set-up that the frames describe",
+                "leave it out, or correct the frames",
+            )
         default = DEFAULTS[anatomy]
         if not phantom:
             default = replace(default, line_integral_scale=CT_SCALES[anatomy])

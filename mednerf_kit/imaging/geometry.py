@@ -140,16 +140,17 @@ class Geometry:
                 "leave angles_deg out of geometry.json, or correct it",
             )
 
+    def __repr__(self) -> str:
+        # caches are named after it: without frames it reads as it did before there were any
+        fields = [f.name for f in dataclasses.fields(self) if f.name != "view_frames"]
+        shown = fields + ["view_frames"] * bool(self.view_frames)
+        return f"Geometry({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+
     @property
     def half_width_mm(self) -> float:
         """Half the detector's width as seen at the isocentre: the unit of learned fields."""
-        return (
-            0.5
-            * self.cols
-            * self.pixel_mm
-            * self.source_to_isocentre_mm
-            / self.source_to_detector_mm
-        )
+        at_detector_mm = 0.5 * self.cols * self.pixel_mm
+        return at_detector_mm * self.source_to_isocentre_mm / self.source_to_detector_mm
 
     @property
     def fov_deg(self) -> float:

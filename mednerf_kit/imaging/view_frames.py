@@ -88,6 +88,16 @@ class ViewFrame:
         p, q, r = (higher * v for v in self.row_mm)
         return dataclasses.replace(self, column_mm=(x, y, z), row_mm=(p, q, r))
 
+    def moved(self, cols: float, rows: float) -> ViewFrame:
+        """The same with the detector's centre moved by columns and rows of its pixels."""
+        x, y, z = (
+            centre + cols * right + rows * down
+            for centre, right, down in zip(
+                self.detector_mm, self.column_mm, self.row_mm, strict=True
+            )
+        )
+        return dataclasses.replace(self, detector_mm=(x, y, z))
+
 
 class Frames(NamedTuple):
     """Sources and detectors of views, [..., 3] each, in mm about the isocentre."""

@@ -21,18 +21,19 @@ from ..data.orbits import OrbitSet
 from ..engine.device import select_device
 from ..fields.hyper import Precision
 from ..gan.generator import HyperGenerator
-from ..imaging.geometry import DEFAULTS
+from ..imaging.geometry import DEFAULTS, Geometry, angle_difference_deg, nearest_view
+from ..imaging.orbit_of_frames import views_in
 from ..metrics import image as image_metrics
 from ..metrics import perceptual
 from ..metrics.patients import bootstrap_interval
 from ..metrics.spectrum import BANDS, band_name
 from ..prior.load import Prior, load_prior
 from ..prior.sets import read_set
-from ..recon.field_volume import bake
+from ..recon.field_volume import FieldVolume, bake
 from ..viz import figures, plots
 from .posterior import Inversion, inversion_of
 from .predict import grid_size
-from .scoring import Scored, input_views, score_patient
+from .scoring import SAME_ANGLE_DEG, Scored, input_views, score_patient
 
 BASELINE_METRICS = ("psnr_db", "ssim")
 ANGLE_METRICS = ("psnr_db", "ssim", "mae")
@@ -179,12 +180,18 @@ REMEMBERED = (
     "the pictures that the prior learned from are not here: baselines learn from the prior's own "
     "views of its training patients"
 )
+PROJECTED = (
+    "the set has other views than the prior's: baselines learn from the training patients' CTs, "
+    "projected to these"
+)
 
 
 def load_sets(
     prior: Prior, dataset: str | None, split: str, limit: int | None, seen: bool
-) -> tuple[OrbitSet, Tensor]:
-    """Patients to score, at the prior's size and scale, and training orbits [P, V, H, W]."""
+) -> tuple[OrbitSet, Geometry, Tensor]:
+    """Patients to score, at the prior's size and scale, where their views were taken, in its field
+    units, and the training patients' pictures of these views [P, V, H, W].
+    """
     node = prior.meta["recipe"]["dataset"]
     trained_on = str(prior.meta["dataset"])
     wanted = None if dataset is None else prior.geometry
@@ -197,24 +204,59 @@ def load_sets(
             "wanted unseen patients",
             "choose --split test, or score them as seen with --seen",
         )
-    if scored.geometry.angles_deg != prior.geometry.angles_deg:
+    scored = scored.resized(prior.geometry.cols)
+    views = views_in(prior.geometry, scored.geometry)
+    if views.view_frames and not prior.is_line_integral:
         raise UserError(
-            f"got a set of {scored.geometry.views} views",
-            f"wanted the {prior.geometry.views} angles of the prior's set",
+            "got a set whose views stand on no orbit of the prior's",
+            "wanted a prior of line integrals for it",
+            "make it with the prior's geometry, or choose another --run",
+        )
+    training = None
+    learned_codes = isinstance(prior.generator, HyperGenerator) and len(prior.codes)
+    if trained_on in DEFAULTS or Path(trained_on).exists() or not learned_codes:
+        training = read_set(
+            trained_on, node, split=str(prior.meta["split"]), patients=prior.meta["patients"]
+        )
+    pictures, note = training_views(prior, views, training)
+    return replace(scored, notes=(*scored.notes, *note)), views, pictures
+
+
+def training_views(
+    prior: Prior, views: Geometry, training: OrbitSet | None
+) -> tuple[Tensor, list[str]]:
+    """The training patients' pictures [P, V, H, W] of these views, and where they are from.
+
+    They are the set's own where it has views at these angles, or else projections of its CTs; the
+    prior's own where neither is at hand.
+    """
+    if training is not None:
+        known = training.geometry.angles_deg
+        picked = [nearest_view(known, angle) for angle in views.angles_deg]
+        turns = (
+            angle_difference_deg(known[k], a) for k, a in zip(picked, views.angles_deg, strict=True)
+        )
+        if not views.view_frames and all(abs(turn) <= SAME_ANGLE_DEG for turn in turns):
+            return training.images[:, picked], []
+        paths = [training.volumes.get(name) for name in training.patients]
+        if prior.scale is not None and all(paths):
+            size = grid_size(views.cols)
+            cts = (FieldVolume.from_ct(str(path), views, size=size) for path in paths)
+            return torch.stack([ct.project(views).clamp(0, 1).half() for ct in cts]), [PROJECTED]
+    if not (isinstance(prior.generator, HyperGenerator) and len(prior.codes)):
+        raise UserError(
+            f"got a set of {views.views} views",
+            f"wanted some of the {prior.geometry.views} angles of the prior's set, whose training "
+            "patients have no CTs at hand",
             "make it with the same --views",
         )
-    learned_codes = isinstance(prior.generator, HyperGenerator) and len(prior.codes)
-    if trained_on not in DEFAULTS and not Path(trained_on).exists() and learned_codes:
-        return replace(scored, notes=(*scored.notes, REMEMBERED)), remembered_orbits(prior)
-    training = read_set(
-        trained_on, node, split=str(prior.meta["split"]), patients=prior.meta["patients"]
-    )
-    return scored, training.images
+    return remembered_orbits(prior, views), [REMEMBERED]
 
 
 @torch.no_grad()
-def remembered_orbits(prior: Prior) -> Tensor:
-    """Orbits [P, V, H, W] of the training patients as the prior itself shows them.
+def remembered_orbits(prior: Prior, views: Geometry | None = None) -> Tensor:
+    """Views [P, V, H, W] of the training patients as the prior itself shows them; its own views by
+    default.
 
     They are for baselines, where the pictures that it learned from are not at hand. Varied copies
     of patients are left out.
@@ -225,7 +267,9 @@ def remembered_orbits(prior: Prior) -> Tensor:
     codes = prior.codes[: len(prior.meta["patients"])].to(prior.device)
     for eps in g.whiten(codes).split(1):
         volume = bake(g, g.weights(g.latent(eps)), prior.geometry, size=size)
-        orbits.append(volume.project(prior.geometry, prior.distance)[0].clamp(0, 1).half().cpu())
+        orbits.append(
+            volume.project(views or prior.geometry, prior.distance)[0].clamp(0, 1).half().cpu()
+        )
     return torch.stack(orbits)
 
 
@@ -247,7 +291,8 @@ def evaluate(
 
     Options:
         run: the prior: a run folder, a snapshot, or ``bundled:chest`` or ``bundled:knee``.
-        dataset: set of orbits; by default the one the prior was trained on.
+        dataset: set of orbits, or of other views of the kind the prior shows, which are scored
+            where the set has them; by default the one the prior was trained on.
         split: of the set.
         input_angles: of the views that are given, in degrees.
         limit: patients at most.
@@ -262,9 +307,9 @@ def evaluate(
     prior = load_prior(run, precision=precision)
     prior.check_xray()
     prior.generator.to(select_device(device))
-    orbits, training = load_sets(prior, dataset, split, limit, seen)
-    inputs = input_views(orbits.geometry.angles_deg, input_angles)
-    if len(inputs) >= orbits.geometry.views:
+    orbits, views, training = load_sets(prior, dataset, split, limit, seen)
+    inputs = input_views(views.angles_deg, input_angles)
+    if len(inputs) >= views.views:
         raise UserError(
             "got every view as input",
             "wanted at least one view left to score",
@@ -275,13 +320,14 @@ def evaluate(
         ct = str(orbits.volumes[name]) if name in orbits.volumes else None
         rng = Generator().manual_seed(seed + i)
         truth = orbits.images[i].float()
-        results.append(score_patient(prior, name, truth, training, inputs, search, rng, ct))
+        scored = score_patient(prior, name, truth, training, inputs, search, rng, ct, views)
+        results.append(scored)
     distances, reason = perceptual.lpips_distance(
         torch.cat([r.predicted.views for r in results]), orbits.images.float().flatten(0, 1)
     )
     found = summary(
         results,
-        orbits.geometry.angles_deg,
+        views.angles_deg,
         input_angles,
         seen=bool(seen),
         uncertainty=uncertainty,

@@ -16,14 +16,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
 
+from ..core.errors import UserError
 from ..core.types import Rays
 from ..gan.generator import Latent
+from ..imaging.view_frames import ViewFrame
 from ..metrics.perceptual import PERCEPTUAL, Perceptual
 from ..prior.load import INVERSIONS, Prior
 from ..prior.rendering import Renderer, as_batch
@@ -87,12 +89,20 @@ class FineTuning:
         *,
         mask: Tensor | None = None,
         films: Sequence[bool] = (),
+        view_frames: Sequence[ViewFrame] = (),
     ) -> Posterior:
         """Invert views [n, rows, cols] of one patient taken at ``angles_deg`` [n].
 
         ``mask`` [n, rows, cols] is below one half where a pixel says nothing of the patient. Films
-        are taken as they are stretched: no tone curve is fitted, whatever ``films`` says.
+        are taken as they are stretched: no tone curve is fitted, whatever ``films`` says. Raises
+        UserError for ``view_frames``: such a prior's cameras stand on its orbit.
         """
+        if view_frames:
+            raise UserError(
+                "got X-rays that stand on no orbit of the prior's",
+                "wanted a prior of line integrals for them",
+                "choose another --run, such as bundled:chest",
+            )
         started = time.perf_counter()
         deadline = started + self.max_seconds
         problem = FineTuningProblem(prior, images, angles_deg, self, rng, mask)
@@ -128,7 +138,7 @@ class FineTuningProblem:
         self.device = prior.device
         self.images = images.float().to(self.device)
         self.angles_deg = angles_deg.float().to(self.device)
-        self.geometry = replace(prior.geometry.resized(images.shape[-1]), angles_deg=())
+        self.geometry = prior.geometry.resized(images.shape[-1]).at(())
         self.renderer = Renderer.of(prior.meta["recipe"])
         self.perceptual: Perceptual = PERCEPTUAL.build(options.perceptual)
         self.ray_rng = Generator(device=self.device).manual_seed(

@@ -15,6 +15,7 @@ from ..core.errors import UserError
 from ..data.films.orientation import turned_words
 from ..data.radiograph import Crop, InputKind, Radiograph, read_radiograph, view_angle_deg
 from ..imaging.geometry import Geometry, angle_difference_deg
+from ..imaging.view_frames import ViewFrame
 from ..imaging.view_turn import turn_between
 from ..prior.load import Prior
 from .film_checks import FilmChecks, FilmVerdict, Stated
@@ -45,6 +46,7 @@ class InputXray:
     notes: tuple[str, ...]  # what was read, done and assumed
     warnings: tuple[str, ...]  # what a reader of the result has to know first
     has_scale: bool = False  # whether an image value stands for a known line integral
+    frame: ViewFrame | None = None  # of a view that has one, with the pixels of ``image``
     verdict: FilmVerdict | None = None  # what it shows, compared with what was stated
 
     @property
@@ -106,8 +108,9 @@ def read_xray(
     """Read an X-ray at the size of the prior's pictures (``geometry``), with the angle of its view.
 
     A geometry beside it that has its columns or its orbit's axis otherwise turns the picture to
-    lie as the prior's. An AP film is mirrored into the picture at 90°. Where a line-integral scale
-    lies beside the file and differs from the prior's, the picture is brought to the prior's.
+    lie as the prior's; one whose view has a frame leaves it as it is. An AP film is mirrored into
+    the picture at 90°. Where a line-integral scale lies beside the file and differs from the
+    prior's, the picture is brought to the prior's.
     Everything done is among the notes, everything doubted among the warnings. The options are those
     of :func:`~.reconstruct.project`.
     """
@@ -136,13 +139,21 @@ def read_xray(
     fine_side = max(side, min(FINE_PX * side // geometry.cols, max(read.picture.shape)))
     both = torch.stack([read.image, read.mask])
     fine = torch.stack(read.resized(fine_side, fit))
+    frame = frame_of(read, geometry, turned=bool(rotate or flip))
+    if frame is not None:
+        named, mirrored = view is not None, False
+        notes.append(
+            "its source and detector are those of the geometry beside it"
+            + ", whatever the view is called" * named
+        )
     if mirrored:
         both, fine = both.flip(-1), fine.flip(-1)
     if read.geometry is not None:
         both, texts = as_the_prior(both, read, geometry, angle_deg)
         fine, _ = as_the_prior(fine, read, geometry, angle_deg)
         notes += texts
-        warnings += disagreements(read.geometry, geometry, angle_deg)
+        if frame is None:
+            warnings += disagreements(read.geometry, geometry, angle_deg)
     image, mask = middle(both, geometry)
     notes += cut_note(image, mask)
     finer = geometry.resized(round(fine_side * geometry.cols / side))
@@ -169,7 +180,28 @@ def read_xray(
         tuple(notes),
         tuple(warnings),
         has_scale,
+        frame,
     )
+
+
+def frame_of(read: Radiograph, geometry: Geometry, *, turned: bool) -> ViewFrame | None:
+    """The frame that a picture's own geometry gives it, with the pixels of the prior's pictures."""
+    if read.geometry is None or not read.geometry.view_frames:
+        return None
+    if read.geometry.views != 1:
+        raise UserError(
+            f"got '{read.source}' beside a geometry of {read.geometry.views} view_frames",
+            "wanted the one of this X-ray",
+            "call it xray_NNN.png as a view of a set, or leave one frame in NAME.json",
+        )
+    if turned:
+        raise UserError(
+            f"got '{read.source}' turned, with a view frame that says how it lies",
+            "wanted one of the two",
+            "leave --rotate and --flip out, or the geometry beside it",
+        )
+    side = max(geometry.rows, geometry.cols)  # of the square that was read
+    return read.geometry.resized(side).view_frames[0]
 
 
 def middle(pictures: Tensor, geometry: Geometry) -> Tensor:
@@ -191,6 +223,8 @@ def checked(
         rotated_deg=rotate,
         flipped=flip,
     )
+    if xray.frame is not None:  # the checks know views of the prior's orbit alone
+        return xray
     verdict = checks(xray.image, xray.mask, stated)
     named = tuple(f"{xray.read.source.name}: {text}" for text in verdict.warnings)
     return replace(xray, warnings=(*named, *xray.warnings), verdict=verdict)
@@ -237,7 +271,8 @@ def as_the_prior(
     """
     notes: list[str] = []
     assert read.geometry is not None
-    both = laid_as(both, read.geometry, geometry, angle_deg, notes)
+    if not read.geometry.view_frames:
+        both = laid_as(both, read.geometry, geometry, angle_deg, notes)
     theirs, ours = read.geometry.line_integral_scale, geometry.line_integral_scale
     if theirs and ours and read.kind != "display" and not math.isclose(theirs, ours, rel_tol=1e-3):
         both = torch.stack([both[0] * (theirs / ours), both[1]])

@@ -78,7 +78,7 @@ def measured(
     # where a film widened what was believed, it determined nothing
     after = torch.minimum(after, before)
     share = torch.where(body, 1 - after / before.clamp_min(1e-12), 0.0)
-    geometry = prior.geometry.at(posterior.angles_deg.tolist())
+    geometry = posterior.views_in(prior.geometry)
     projector = FieldProjector(predicted.volume, geometry, posterior.distance)
     hidden = null_space(values, body.to(values), projector, masks.to(values), steps=NULL_STEPS)
     return Measured(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from ..fields.hyper import MlpWeights
 from ..gan.generator import Latent
+from ..imaging.geometry import Geometry
+from ..imaging.view_frames import ViewFrame
 
 
 @dataclass(frozen=True)
@@ -23,3 +25,10 @@ class Posterior:
     seconds: float
     tone: Tensor | None = None  # [1 + K, n, Q] of films whose tone curve was unknown
     has_scale: bool = True  # whether an X-ray told what line integral an image value stands for
+    # of X-rays that stand on no orbit of the prior's, as fitted, with the prior's pixels
+    view_frames: tuple[ViewFrame, ...] = ()
+
+    def views_in(self, geometry: Geometry) -> Geometry:
+        """The X-rays' views as fitted, in the field units of the prior's geometry."""
+        orbit = geometry.at(self.angles_deg.tolist())
+        return replace(orbit, view_frames=self.view_frames)

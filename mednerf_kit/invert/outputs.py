@@ -16,6 +16,7 @@ from ..core import files
 from ..core.errors import RunError, UserError
 from ..gan.generator import Latent
 from ..imaging.geometry import DEFAULTS, FRONTAL_DEG, LATERAL_DEG, Geometry
+from ..imaging.view_frames import Frames
 from ..prior.load import Prior
 from ..recon.field_volume import FieldVolume, at_distance
 from ..viz import figures
@@ -130,6 +131,8 @@ def save_latent(
         "gains": posterior.gains,
         "angles_deg": posterior.angles_deg,
     }
+    if posterior.view_frames:
+        tensors["view_frames"] = torch.stack(Frames.of(posterior.view_frames), 1)
     tensors |= {f"deltas.{k}": delta for k, delta in enumerate(latent.deltas or ())}
     tensors |= {name: part.values.half() for name, part in (parts or {}).items()}
     meta = {
@@ -193,8 +196,13 @@ def load_latent(path: str | Path, prior: Prior) -> Posterior:
         meta["held_out_mse"],
         meta["seconds"],
     )
+    frames = tensors.get("view_frames", torch.zeros(0, 4, 3)).cpu().double()
     # latents of 0.1 came from line integrals
-    return replace(found, has_scale=meta.get("has_scale", True))
+    return replace(
+        found,
+        has_scale=meta.get("has_scale", True),
+        view_frames=tuple(Frames(*frames.unbind(1)).to_list()),
+    )
 
 
 def _read_latent(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

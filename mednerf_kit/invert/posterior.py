@@ -33,8 +33,11 @@ import torch
 from torch import Generator, Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..core.types import Rays
 from ..fields.hyper import SHARP_EDGE
 from ..gan.generator import HyperGenerator, Latent
+from ..imaging.orbit_of_frames import turned
+from ..imaging.view_frames import ViewFrame
 from ..prior.load import INVERSIONS, Prior, Search
 from ..prior.rendering import as_batch
 from ..rays.render import Level, render
@@ -43,6 +46,7 @@ from .conditional import Guide, answered_view, guide_of
 from .descent import SearchState, descend, split_pixels
 from .film_response import FIELD_PX, SIGMA_FLOOR, FilmResponse, sampled
 from .members import Posterior
+from .xray_views import XrayViews
 
 # Field units over which a scan ends, above and below, while codes are searched: a soft end lets a
 # patient be moved along the axis. It sharpens linearly over the first two thirds of the steps.
@@ -126,16 +130,18 @@ class Inversion:
         *,
         mask: Tensor | None = None,
         films: Sequence[bool] = (),
+        view_frames: tuple[ViewFrame, ...] = (),
     ) -> Posterior:
         """Invert views [n, rows, cols] of one patient taken at ``angles_deg`` [n].
 
         ``mask`` [n, rows, cols] is below one half where a pixel says nothing of the patient;
-        ``films`` says of each view whether its tone curve is unknown.
+        ``films`` says of each view whether its tone curve is unknown. ``view_frames`` are of views
+        that stand on no orbit of the prior's, with the pixels of its geometry.
         """
         started = time.perf_counter()
         deadline = started + self.max_seconds
-        problem = Problem(prior, images, angles_deg, self, rng, mask=mask, films=films)
-        view = answered_view(prior, angles_deg)
+        problem = Problem(prior, images, angles_deg, self, rng, mask, films, view_frames)
+        view = None if view_frames else answered_view(prior, angles_deg)
         if view is not None and view not in problem.films:
             problem.follow(images[view], view)
         code_steps, pivot_steps = self._steps(problem)
@@ -185,19 +191,20 @@ class Problem:
         angles_deg: Tensor,
         options: Inversion,
         rng: Generator,
-        *,
         mask: Tensor | None = None,
         films: Sequence[bool] = (),
+        view_frames: tuple[ViewFrame, ...] = (),
     ) -> None:
         assert isinstance(prior.generator, HyperGenerator)
         self.prior, self.g, self.options, self.rng = prior, prior.generator, options, rng
         self.device = prior.device
         self.images = images.float().to(self.device)
         self.angles_deg = angles_deg.to(self.device)
-        self.geometry = replace(prior.geometry.resized(images.shape[-1]), angles_deg=())
+        cols, support = images.shape[-1], self.g.field.support
+        self.views = XrayViews.of(prior, angles_deg, view_frames, cols=cols, support=support)
         self.pixels = split_pixels(images.shape, rng, mask)
         self.films = [k for k, is_film in enumerate(films) if is_film]
-        self.response = FilmResponse.of(self.geometry, self.device) if self.films else None
+        self.response = FilmResponse.of(prior.geometry, self.device) if self.films else None
         self.levels = [Level(Stratified(n=options.nodes))]
         self.guide: Guide | None = None
         self.expected_gain = prior.expected_gain(self.angles_deg)
@@ -320,8 +327,8 @@ class Problem:
         assert self.guide is not None
         pixels = pixels.to(self.device)
         view, y, x = pixels.unbind(1)
-        angles_deg = self.guide.angles_deg[view]
-        seen = self._rendered(state, angles_deg, pixels[:, 1:], edge=edge, rng=rng)
+        rays = self.views.at(self.guide.angles_deg).rays(pixels, state.log_distance)
+        seen = self._rendered(state, rays, edge=edge, rng=rng)
         images = self.guide.images[:1] if by_guess else self.guide.images
         return (seen - images[:, view, y, x]).square().mean(1)
 
@@ -329,23 +336,14 @@ class Problem:
         self, state: State, pixels: Tensor, *, edge: float, rng: Generator | None = None
     ) -> Tensor:
         """What each member shows at pixels [R, 3] (view, row, column), without gain: [M, R]."""
-        view = pixels[:, 0]
-        angles_deg = (self.angles_deg + state.turn_deg)[view]
-        seen = self._rendered(state, angles_deg, pixels[:, 1:], edge=edge, rng=rng)
-        return seen * self.expected_gain[view]
+        rays = self.views.rays(pixels, state.log_distance, state.turn_deg)
+        seen = self._rendered(state, rays, edge=edge, rng=rng)
+        return seen * self.expected_gain[pixels[:, 0]]
 
     def _rendered(
-        self,
-        state: State,
-        angles_deg: Tensor,
-        yx: Tensor,
-        *,
-        edge: float,
-        rng: Generator | None = None,
+        self, state: State, rays: Rays, *, edge: float, rng: Generator | None = None
     ) -> Tensor:
-        """Line integrals [M, R] of each member at ``yx`` [R, 2] of views from angles [R]."""
-        distance = self.prior.distance * state.log_distance.exp()
-        rays = self.geometry.field_rays(angles_deg, yx.float(), distance, self.g.field.support)
+        """Line integrals [M, R] of each member along rays [R]."""
         code = self.g.weights(self.latent(state), edge=edge)
         batch = as_batch(rays, len(state.eps))
         (level,) = render(batch, self.g.field, self.levels, code=code, rng=rng)
@@ -486,6 +484,7 @@ class Problem:
     @torch.no_grad()
     def result(self, state: State, held_out_mse: float, seconds: float) -> Posterior:
         """The finished scenes."""
+        fitted = self.views.geometry.resized(self.prior.geometry.cols)
         latent = self.latent(state)
         return Posterior(
             latent=latent,
@@ -496,4 +495,5 @@ class Problem:
             held_out_mse=held_out_mse,
             seconds=seconds,
             tone=state.tone if self.films else None,
+            view_frames=turned(fitted, state.turn_deg.tolist()).view_frames,
         )

@@ -123,7 +123,7 @@ def reprojections(
 
     ``stated_deg`` [n] are the angles at which the X-rays were given.
     """
-    geometry = prior.geometry.at(posterior.angles_deg.tolist())
+    geometry = posterior.views_in(prior.geometry)
     if prior.is_line_integral:
         seen = predicted.volume.project(geometry, posterior.distance) * predicted.exposure
     else:

@@ -28,6 +28,7 @@ from .predict import PredictedViews, predict, reprojections
 from .update import Films
 
 SAME_ANGLE_DEG = 0.5  # two views that are closer were taken from the same angle
+UPRIGHT = 0.999  # cosine between the rows of two views that mirror each other
 
 
 @dataclass(frozen=True)
@@ -61,27 +62,55 @@ def input_views(angles_deg: Sequence[float], wanted_deg: Sequence[float]) -> lis
     return found
 
 
-def baseline_orbits(
-    training: Tensor, truth: Tensor, inputs: Sequence[int], angles_deg: Sequence[float]
-) -> dict[str, Tensor]:
-    """Predictions without a model from training orbits [P, V, H, W], each [V, H, W].
+def apart_deg(views: Geometry) -> Tensor:
+    """Angles between the directions of views, in degrees: [V, V]; on an orbit, the turns.
 
-    The mean training orbit; the training patient that is nearest by the input views; ridge
-    regression from them (:mod:`~mednerf_kit.recon.ridge`); the neighbouring view of the true orbit
+    >>> from ..imaging.geometry import DEFAULTS
+    >>> apart_deg(DEFAULTS["chest"].at([350, 10, 190])).tolist()
+    [[0.0, 20.0, 160.0], [20.0, 0.0, 180.0], [160.0, 180.0, 0.0]]
+    """
+    if not views.view_frames:
+        angles = torch.tensor(views.angles_deg)
+        return angle_difference_deg(angles[:, None], angles).abs()
+    towards = views.frames_of_views().towards
+    return torch.rad2deg((towards @ towards.T).clamp(-1, 1).acos()).float()
+
+
+def neighbours(apart: Tensor) -> Tensor:
+    """The nearest other view of each, [V], from angles between views [V, V].
+
+    Of equally near ones it is the view before.
+    """
+    own = torch.arange(len(apart))
+    before = own.roll(1)
+    others = apart.clone().fill_diagonal_(torch.inf)
+    is_nearest = others[own, before] <= others.amin(1) + SAME_ANGLE_DEG
+    return torch.where(is_nearest, before, others.argmin(1))
+
+
+def baseline_orbits(
+    training: Tensor, truth: Tensor, inputs: Sequence[int], views: Geometry
+) -> dict[str, Tensor]:
+    """Predictions without a model from training patients' views [P, V, H, W], each [V, H, W].
+
+    The mean training patient; the training patient that is nearest by the input views; ridge
+    regression from them (:mod:`~mednerf_kit.recon.ridge`); the neighbouring one of the true views
     [V, H, W]; and the input views mirrored left-right as the views from behind, NaN elsewhere.
     """
-    given = list(inputs)
+    given, apart = list(inputs), apart_deg(views)
+    level = torch.nn.functional.normalize(views.frames_of_views().row, dim=-1)
     nearest = (training[:, given].float() - truth[given]).square().mean((1, 2, 3)).argmin()
     mirrored = torch.full_like(truth, torch.nan)
     for k in given:
-        opposite = nearest_view(angles_deg, angles_deg[k] + 180)
-        if abs(angle_difference_deg(angles_deg[opposite], angles_deg[k] + 180)) < SAME_ANGLE_DEG:
+        opposite = int(apart[k].argmax())
+        upright = float(level[k] @ level[opposite]) > UPRIGHT or not views.view_frames
+        if upright and float(apart[k, opposite]) > 180 - SAME_ANGLE_DEG:
             mirrored[opposite] = truth[k].flip(-1)
     return {
         "mean_orbit": training.mean(0, dtype=torch.float32),
         "nearest_patient": training[nearest].float(),
         "ridge": ridge_orbit(training, truth[given], given),
-        "neighbour_view": truth.roll(1, 0),
+        "neighbour_view": truth[neighbours(apart)],
         "mirrored_film": mirrored,
     }
 
@@ -95,15 +124,19 @@ def score_patient(
     inversion: Search,
     rng: Generator,
     ct: str | None = None,
+    views: Geometry | None = None,
 ) -> Scored:
     """Invert the input views of one patient [V, H, W] and score every other view.
 
-    The volume is scored too, where a file of the patient's CT is given and the prior has a scale.
+    ``views`` is where they were taken, in the prior's field units; its own views by default. The
+    volume is scored too, where a file of the patient's CT is given and the prior has a scale.
     """
     started = time.perf_counter()
-    geometry, given = prior.geometry, list(inputs)
-    angles = torch.tensor([geometry.angles_deg[k] for k in given])
-    posterior = inversion(prior, truth[given], angles, rng)
+    geometry, given = views or prior.geometry, list(inputs)
+    stated = geometry.subset(given)
+    angles = torch.tensor(stated.angles_deg)
+    framed = {"view_frames": stated.view_frames} if stated.view_frames else {}
+    posterior = inversion(prior, truth[given], angles, rng, **framed)
     predicted = predict(prior, posterior, geometry, films=Films.of(truth[given]))
     rest = torch.ones(len(truth), dtype=torch.bool)
     rest[given] = False
@@ -115,7 +148,7 @@ def score_patient(
     volume = None
     if ct is not None and prior.scale is not None:
         volume = score_volume(predicted.volume, ct, geometry)
-    baselines = baseline_orbits(training, truth, inputs, geometry.angles_deg)
+    baselines = baseline_orbits(training, truth, inputs, geometry)
     fitted = reprojections(prior, posterior, predicted, angles)
     fitted = fitted * predicted.gains[:, None, None]
     return Scored(

@@ -146,8 +146,8 @@ def updated_by(
     along them.
     """
     rows, cols = films.images.shape[-2:]
-    geometry = replace(prior.geometry.resized(cols), rows=rows)
-    geometry = geometry.at(posterior.angles_deg.tolist())
+    small = posterior.views_in(prior.geometry)
+    geometry = replace(small.resized(cols), rows=rows)
     projector = FieldProjector(volumes, geometry, posterior.distance)
     seen = projector.forward(volumes.values)
     found = innovation(prior, posterior, films, seen, options)
@@ -162,7 +162,6 @@ def updated_by(
     ).inflated(inflation(z, body, projector))
     equations = FilmEquations(covariance, projector, found.root_precision)
     # what members differ by is no finer than the prior's own pictures
-    small = prior.geometry.at(geometry.angles_deg)
     coarse = FieldProjector(volumes, small, posterior.distance)
     values = updated(
         volumes.values,

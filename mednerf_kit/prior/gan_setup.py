@@ -289,6 +289,12 @@ def radiographed(run_config: RunConfig) -> tuple[Reals, Geometry, dict[str, Any]
         pictures = min(counted, limit or counted) * wanted.views
         check_enough(pictures, options.batch, "more patients")
     orbits = read_set(run_config.dataset, node, split=run_config.split, limit=limit)
+    if orbits.geometry.view_frames:
+        raise UserError(
+            f"got '{run_config.dataset}', whose views each have a frame of their own",
+            "wanted an orbit for a training that knows no poses",
+            "choose a posed recipe such as --config chest",
+        )
     compat = compat_options(recipe)
     angles = torch.tensor(orbits.geometry.angles_deg).repeat(len(orbits.patients))
     reals = Reals(orbits.images.flatten(0, 1)[..., None], angles)

@@ -102,7 +102,9 @@ class Prior:
         return log_gain.exp().to(angles_deg)
 
 
-Search = Callable[..., Any]  # of prior, images, angles_deg, rng; mask= and films= of the images
+# of prior, images, angles_deg, rng; mask= and films= of the images, and view_frames= of views that
+# stand on no orbit of the prior's
+Search = Callable[..., Any]
 INVERSIONS: Registry[Search] = Registry("inversion", home="mednerf_kit.invert")
 
 

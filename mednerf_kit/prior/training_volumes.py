@@ -170,7 +170,7 @@ def make_training_volumes(
         disable=None if progress else True,
     ):
         if name in fov_deg:
-            opened = geometry.with_fov(fov_deg[name])
+            opened = geometry if geometry.view_frames else geometry.with_fov(fov_deg[name])
             fingerprint = orbits.fingerprints[name][-1]
             values, gain = reconstructed_volume(orbit, opened, size, per_view, fingerprint)
         else:
@@ -195,7 +195,7 @@ def opening_angles(
 
     It is fitted where pictures were scaled view by view and came without.
     """
-    if not (per_view and names):
+    if not (per_view and names) or orbits.geometry.view_frames:
         return [orbits.geometry.fov_deg] * len(names)
     curves = []
     for name in tqdm(names, desc="field of view", disable=None if progress else True):

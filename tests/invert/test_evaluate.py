@@ -12,21 +12,30 @@ import numpy as np
 import pytest
 import tiny_prior
 import torch
-from tiny import SETTINGS, SPLIT, VIEWS, make_set
+from tiny import SETTINGS, SIZE, SPLIT, VIEWS, make_set, small_geometry
 from tiny_inversion import FASTEST, FRONTAL, seeded
 
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.orbits import load_orbits
 from mednerf_kit.engine import session
+from mednerf_kit.imaging.geometry import DEFAULTS, Geometry
 from mednerf_kit.invert import evaluate as scoring
 from mednerf_kit.invert.evaluate import evaluate, summary
 from mednerf_kit.invert.predict import SPREAD_FLOOR
-from mednerf_kit.invert.scoring import Scored, baseline_orbits, input_views, score_patient
+from mednerf_kit.invert.scoring import (
+    Scored,
+    apart_deg,
+    baseline_orbits,
+    input_views,
+    neighbours,
+    score_patient,
+)
 from mednerf_kit.metrics import perceptual
 from mednerf_kit.metrics.image import psnr_db
 from mednerf_kit.prior.load import load_prior
 from mednerf_kit.recon.ridge import ridge_orbit
 
+CHEST = DEFAULTS["chest"]
 KEYS = {
     "psnr_db",
     "psnr_gain_fitted_db",
@@ -60,7 +69,7 @@ def test_baselines_are_what_anyone_could_do():
         torch.rand(5, 6, 4, 4, generator=seeded()),
         torch.rand(6, 4, 4, generator=seeded(1)),
     )
-    found = baseline_orbits(training.half(), truth, [1, 3], [60.0 * k for k in range(6)])
+    found = baseline_orbits(training.half(), truth, [1, 3], CHEST.orbit(6))
     errors = [
         sum(float((training[p, k].half().float() - truth[k]).square().sum()) for k in (1, 3))
         for p in range(5)
@@ -77,11 +86,12 @@ def test_baselines_are_what_anyone_could_do():
 def test_the_film_mirrored_is_the_view_from_behind_and_says_nothing_of_others():
     truth = torch.rand(6, 4, 4, generator=seeded(1))
     training, angles = truth[None], [60.0 * k for k in range(6)]
-    behind = baseline_orbits(training, truth, [1], angles)["mirrored_film"]
+    behind = baseline_orbits(training, truth, [1], CHEST.at(angles))["mirrored_film"]
     assert torch.equal(behind[4], truth[1].flip(-1))
     assert behind[[0, 1, 2, 3, 5]].isnan().all()
     angles[4] += 3  # no view from behind is left
-    assert baseline_orbits(training, truth, [1], angles)["mirrored_film"].isnan().all()
+    found = baseline_orbits(training, truth, [1], CHEST.at(angles))["mirrored_film"]
+    assert found.isnan().all()
 
 
 def scored_patient(name: str, psnr: list[float], baseline: float = 1.0) -> Scored:
@@ -268,16 +278,65 @@ def test_what_cannot_be_scored_gets_one_sentence(run, tiny_set, hurry, tmp_path)
             evaluate(**{"run": str(run), "device": "cpu", **options})
 
 
-def test_a_set_of_other_views_is_refused(run, hurry, tmp_path):
-    other = make_set(tmp_path / "other")
-    for patient in SPLIT["train"] + SPLIT["test"]:
-        (other / patient / "xray_007.png").unlink()
-    geometry = json.loads((other / "geometry.json").read_text())
-    (other / "geometry.json").write_text(
-        json.dumps({**geometry, "angles_deg": geometry["angles_deg"][:7]})
+def framed(geometry: Geometry, chosen: list[int]) -> Geometry:
+    """Some views of an orbit with a frame each; every other one leans out of it."""
+    level, leaning = (
+        replace(geometry, tilt_deg=tilt_deg).subset(chosen).frames_of_views().to_list()
+        for tilt_deg in (0.0, 15.0)
     )
-    with pytest.raises(UserError, match="7 views.*8 angles"):
-        evaluate(run=str(run), dataset=str(other), split="test", device="cpu")
+    frames = [leaning[i] if i % 2 else level[i] for i in range(len(chosen))]
+    return replace(geometry, angles_deg=(), view_frames=tuple(frames))
+
+
+@pytest.mark.parametrize(
+    ("views", "note"),
+    [
+        (lambda g: g.subset([6, 5, 4, 3]), None),  # clockwise, half of them
+        (lambda g: g.at([270.0 + 21 * k for k in range(-4, 5)]), "CTs"),  # an arc, other angles
+        (lambda g: replace(g, columns_flipped=False).at([270, 0, 45]), "CTs"),
+        (lambda g: framed(g, [6, 0, 3]), "CTs"),
+    ],
+    ids=["clockwise", "arc", "mirrored", "frames"],
+)
+def test_a_set_is_scored_at_the_views_it_has(run, hurry, tmp_path, views, note):
+    """The same scores as of the whole orbit where views are the same, and none of them invented."""
+    geometry = views(small_geometry())
+    other = make_set(tmp_path / "other", geometry=geometry)
+    found = evaluate(run=str(run), dataset=str(other), split="test", device="cpu", limit=1)
+    assert found["n_views"] == geometry.views - 1
+    assert [row["angle_deg"] for row in found["per_angle"]] == [
+        pytest.approx(a, abs=1e-4) for a in geometry.angles_deg
+    ]
+    if note:
+        assert note in found["set_notes"][-1]
+    else:
+        assert found["set_notes"] == []
+    # what every patient has in common is seen from everywhere: no view is turned or mirrored
+    mean = found["baselines"]["mean_orbit"]["psnr_db"]
+    assert mean > 15 and found["psnr_db"] > 14
+    if geometry.columns_flipped and not geometry.view_frames:
+        whole = evaluate(run=str(run), device="cpu", limit=1, out=tmp_path / "whole")
+        assert found["psnr_db"] == pytest.approx(whole["psnr_db"], abs=1.5)
+
+
+def test_other_views_without_cts_or_codes_are_compared_with_the_priors_own(run, hurry, tmp_path):
+    prior = load_prior(run)
+    views = prior.geometry.at([10.0, 100.0])
+    found, note = scoring.training_views(prior, views, None)
+    assert found.shape == (len(SPLIT["train"]), 2, SIZE, SIZE) and note == [scoring.REMEMBERED]
+    training = load_orbits(make_set(tmp_path / "bare", volumes=False), split="train")
+    found, note = scoring.training_views(prior, views, training)
+    assert note == [scoring.REMEMBERED]
+    found, note = scoring.training_views(prior, prior.geometry.subset([3, 1]), training)
+    assert torch.equal(found, training.images[:, [3, 1]]) and note == []
+
+
+def test_a_neighbour_is_the_nearest_view_of_an_arc():
+    arc = CHEST.at([0.0, 10, 20, 200])
+    assert neighbours(apart_deg(arc)).tolist() == [1, 0, 1, 2]
+    assert neighbours(apart_deg(CHEST.orbit(5))).tolist() == [4, 0, 1, 2, 3]
+    frames = replace(arc, view_frames=tuple(arc.frames_of_views().to_list()))
+    torch.testing.assert_close(apart_deg(frames), apart_deg(arc), atol=0.05, rtol=0)
 
 
 def test_a_set_of_another_scale_is_scored_on_the_priors(run, tiny_set, hurry, tmp_path):

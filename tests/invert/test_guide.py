@@ -114,7 +114,8 @@ def test_each_member_follows_its_own_answer(prior) -> None:
     with torch.no_grad():
         apart = problem._guide_mse(state, pixels, edge=0.02)
         alike = problem._guide_mse(state, pixels, edge=0.02, by_guess=True)
-        seen = problem._rendered(state, torch.zeros(50), pixels[:, 1:], edge=0.02)
+        rays = problem.views.at(problem.guide.angles_deg).rays(pixels, state.log_distance)
+        seen = problem._rendered(state, rays, edge=0.02)
     expected = [(seen[k] - value).square().mean() for k, value in enumerate((0.0, 0.2, 0.4))]
     torch.testing.assert_close(apart, torch.stack(expected))
     torch.testing.assert_close(alike, seen.square().mean(1))
@@ -136,6 +137,7 @@ def test_only_xrays_on_the_priors_scale_are_answered(
         angle_deg=270.0,
         is_film=False,
         has_scale=has_scale,
+        frame=None,
     )
 
     def search(prior, *inputs, **options):

@@ -24,7 +24,6 @@ from mednerf_kit.engine.session import resolve, train
 from mednerf_kit.fields.voxels import Voxels
 from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.imaging.scans.read import read_volume
-from mednerf_kit.imaging.volume import read_volume
 from mednerf_kit.rays.render import Level, LevelRendering
 from mednerf_kit.rays.samplers.stratified import Stratified
 from mednerf_kit.recon import rtk
