@@ -31,7 +31,7 @@ from ..core import files
 from ..core.errors import UserError
 from ..data.orbits import OrbitSet
 from ..engine.loop import Loop
-from ..imaging.geometry import FRONTAL_DEG, LATERAL_DEG
+from ..imaging.geometry import FRONTAL_DEG, LATERAL_DEG, nearest_view
 from ..metrics.anatomy import REGIONS, region_labels
 from ..metrics.image import body_mask
 from ..metrics.patients import conformal_quantile, factor_for_coverage
@@ -44,8 +44,8 @@ from .measures import distance_in_spreads
 from .members import Posterior
 from .posterior import Inversion
 from .predict import PredictedViews, predict
-from .scoring import input_views
 from .update import Films
+from .xray_views import frame_options
 
 # one frontal view, and a frontal with a lateral
 INPUTS_DEG = {"1": (FRONTAL_DEG,), "2": (FRONTAL_DEG, LATERAL_DEG)}
@@ -184,13 +184,16 @@ def records_of(
 ) -> list[Record]:
     """Invert the views :data:`INPUTS_DEG` [key] of these patients and compare all others."""
     plain, inputs_deg = uncalibrated(prior), INPUTS_DEG[key]
-    inputs = input_views(orbits.geometry.angles_deg, inputs_deg)
+    # of a set without such views, the nearest ones
+    inputs = list(dict.fromkeys(nearest_view(orbits.geometry.angles_deg, a) for a in inputs_deg))
+    stated = orbits.geometry.subset(inputs)
+    angles_deg, framed = torch.tensor(stated.angles_deg), frame_options(stated)
     found = []
     label = f"calibrating on {key} view{'s' * (key != '1')}"
     for i, name in enumerate(tqdm(patients, desc=label)):
         truth = orbits.images[orbits.patients.index(name)].float()
         rng = Generator().manual_seed(seed + i)
-        posterior = Inversion()(plain, truth[inputs], torch.tensor(inputs_deg), rng)
+        posterior = Inversion()(plain, truth[inputs], angles_deg, rng, **framed)
         films = Films.of(truth[inputs])
         predicted = predict(plain, posterior, orbits.geometry, films=films)
         ct = str(orbits.volumes[name]) if name in orbits.volumes else None

@@ -20,7 +20,7 @@ from ..core.resampling import area_resized
 from ..data.radiograph import Crop, InputKind
 from ..engine.device import select_device
 from ..fields.hyper import Precision
-from ..imaging.view_frames import ViewFrame
+from ..imaging.geometry import Geometry
 from ..imaging.volume import write_volumes
 from ..prior.load import Prior, Search, load_prior
 from ..viz import figures, video
@@ -33,6 +33,7 @@ from .posterior import Inversion, inversion_of
 from .predict import PredictedViews, predict
 from .result import Result, metrics, report_content
 from .update import Films
+from .xray_views import frame_options
 
 ORBIT_VIEWS = 72
 
@@ -126,7 +127,6 @@ def inverted(prior: Prior, xrays: Sequence[InputXray], search: Search, rng: Gene
     it is not asked.
     """
     scaled = prior.scale is None or all(xray.has_scale for xray in xrays)
-    frames = frames_of(prior, xrays)
     found = search(
         prior if scaled else replace(prior, conditional=None),
         torch.stack([xray.image for xray in xrays]),
@@ -134,18 +134,19 @@ def inverted(prior: Prior, xrays: Sequence[InputXray], search: Search, rng: Gene
         rng,
         mask=torch.stack([xray.mask for xray in xrays]),
         films=[xray.is_film for xray in xrays],
-        **({"view_frames": frames} if frames else {}),
+        **frame_options(views_of(prior, xrays)),
     )
     return replace(found, has_scale=any(xray.has_scale for xray in xrays))
 
 
-def frames_of(prior: Prior, xrays: Sequence[InputXray]) -> tuple[ViewFrame, ...]:
-    """A frame for each X-ray if one of them has its own; the others stand on the prior's orbit."""
-    if all(xray.frame is None for xray in xrays):
-        return ()
+def views_of(prior: Prior, xrays: Sequence[InputXray]) -> Geometry:
+    """Where X-rays stand: on the prior's orbit, and if one has a frame, with a frame for each."""
     orbit = prior.fitted_geometry.at(xray.angle_deg for xray in xrays)
+    if all(xray.frame is None for xray in xrays):
+        return orbit
     on_orbit = orbit.frames_of_views().to_list()
-    return tuple(xray.frame or own for xray, own in zip(xrays, on_orbit, strict=True))
+    frames = (xray.frame or own for xray, own in zip(xrays, on_orbit, strict=True))
+    return replace(orbit, view_frames=tuple(frames))
 
 
 def films_of(prior: Prior, xrays: Sequence[InputXray]) -> Films:

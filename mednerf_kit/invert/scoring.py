@@ -26,6 +26,7 @@ from .intervals import Z_90
 from .members import Posterior
 from .predict import PredictedViews, predict, reprojections
 from .update import Films
+from .xray_views import frame_options
 
 SAME_ANGLE_DEG = 0.5  # two views that are closer were taken from the same angle
 UPRIGHT = 0.999  # cosine between the rows of two views that mirror each other
@@ -135,8 +136,7 @@ def score_patient(
     geometry, given = views or prior.geometry, list(inputs)
     stated = geometry.subset(given)
     angles = torch.tensor(stated.angles_deg)
-    framed = {"view_frames": stated.view_frames} if stated.view_frames else {}
-    posterior = inversion(prior, truth[given], angles, rng, **framed)
+    posterior = inversion(prior, truth[given], angles, rng, **frame_options(stated))
     predicted = predict(prior, posterior, geometry, films=Films.of(truth[given]))
     rest = torch.ones(len(truth), dtype=torch.bool)
     rest[given] = False

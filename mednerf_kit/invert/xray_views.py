@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -11,6 +12,11 @@ from ..core.types import Rays
 from ..imaging.geometry import Geometry
 from ..imaging.view_frames import ViewFrame
 from ..prior.load import Prior
+
+
+def frame_options(views: Geometry) -> dict[str, Any]:
+    """What a search is told beside the angles of views: their frames, where they have some."""
+    return {"view_frames": views.view_frames} if views.view_frames else {}
 
 
 @dataclass(frozen=True)

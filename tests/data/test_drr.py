@@ -64,6 +64,29 @@ def test_a_point_lands_where_similar_triangles_say(angle):
     assert y == pytest.approx(31.5 - magnified * p[2] / 4, abs=0.1)
 
 
+def test_views_with_frames_make_the_pictures_of_the_orbit_they_stand_on(tmp_path):
+    orbit = GEOMETRY.orbit(3)
+    framed = replace(orbit, view_frames=tuple(orbit.frames_of_views().to_list()))
+    for name, geometry in (("orbit", orbit), ("frames", framed)):
+        drr(
+            str(ct(tmp_path / f"{name}.nii.gz")),
+            out=tmp_path / name,
+            geometry=geometry,
+            size=32,
+            line_integral_scale=1.0,
+        )
+    ours, theirs = (load_orbits(tmp_path / name, split="all") for name in ("frames", "orbit"))
+    assert torch.allclose(ours.images, theirs.images, atol=1e-3) and theirs.images.max() > 0.1
+    assert len(ours.geometry.view_frames) == 3 and ours.geometry.cols == 32
+    with pytest.raises(UserError, match="offset_mm beside a geometry of view_frames"):
+        drr(
+            str(ct(tmp_path / "again.nii.gz")),
+            out=tmp_path / "again",
+            geometry=framed,
+            offset_mm=(5.0, 0.0),
+        )
+
+
 def test_the_patients_left_is_right_on_a_pa_film_and_the_head_is_up():
     x, y = centroid(render_orbit(dot((40, 0, 40)), GEOMETRY.at([270.0]))[0])
     assert x > 40 and y < 24

@@ -11,8 +11,9 @@ from torch import Tensor
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.recon import fdk as feldkamp
+from mednerf_kit.recon import rtk
 from mednerf_kit.recon.fdk import fdk
-from mednerf_kit.recon.field_volume import voxel_centres
+from mednerf_kit.recon.field_volume import FieldVolume, voxel_centres
 from mednerf_kit.recon.redundancy import redundancy, turn_of
 
 CENTRED = Geometry(
@@ -44,15 +45,19 @@ def water(geometry: Geometry) -> Tensor:
     return total
 
 
-def hounsfield(geometry: Geometry, **options) -> tuple[list[float], float]:
+def places(found: FieldVolume) -> tuple[list[float], float]:
     """Mean HU at five places of the water in the orbit's plane, and of the air around."""
-    found = fdk(water(geometry), geometry, size=48, cutoff=0.5, **options)
     hu = 1000 * (found.per_mm / WATER - 1)
-    x, y, z = (voxel_centres(48) * geometry.half_width_mm).unbind(-1)
+    x, y, z = (voxel_centres(48) * found.unit_mm).unbind(-1)
     level = z.abs() < 12
     inside = [float(hu[level & ((x - a) ** 2 + (y - b) ** 2 < 14**2)].mean()) for a, b in SIDES]
     radius = (x.square() + y.square()).sqrt()
     return inside, float(hu[level & (radius > 105) & (radius < 140)].mean())
+
+
+def hounsfield(geometry: Geometry, **options) -> tuple[list[float], float]:
+    """The same of our reconstruction of the water."""
+    return places(fdk(water(geometry), geometry, size=48, cutoff=0.5, **options))
 
 
 FULL = CENTRED.orbit(90)
@@ -131,6 +136,21 @@ def test_the_two_measurements_of_a_ray_count_once(columns_flipped):
 def test_rays_that_nobody_measured_are_refused(geometry, said):
     with pytest.raises(UserError, match=said):
         fdk(torch.zeros(geometry.views, 33, 48), geometry, size=12)
+
+
+@pytest.mark.skipif(not rtk.installed(), reason="itk-rtk is not installed")
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        ARC,
+        replace(FULL, offset_mm=(90.0, 0.0)),
+        replace(FULL, offset_mm=(90.0, 0.0), columns_flipped=False),
+    ],
+    ids=["arc", "displaced", "mirrored"],
+)
+def test_the_row_of_rtk_is_weighted_too(geometry):
+    found = rtk.fdk(water(geometry), geometry, size=48, hann=0.5, extend=0.0)
+    assert places(found)[0] == pytest.approx([0] * 5, abs=15)
 
 
 def test_sparse_and_uneven_turns_stay_full_turns():

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 from click.testing import CliRunner
-from tiny import make_set
+from tiny import VIEWS, make_set, small_geometry
 from tiny_prior import GEOMETRY, QUICK, snapshot
 
 from mednerf_kit.commands import tomography as command
@@ -310,6 +310,28 @@ def test_rtk_agrees_where_every_view_sees(tiny_set):
     ours = methods.fdk(case.images, case.geometry, size=24, cutoff=torch.inf, extend=0.0)
     theirs = rtk.fdk(case.images, case.geometry, size=24, hann=0.0, extend=0.0)
     torch.testing.assert_close(ours.values[mask], theirs.values[mask], rtol=1e-3, atol=1e-4)
+
+
+def test_views_that_are_no_orbit_are_reconstructed_by_what_can(tmp_path, capsys):
+    """Every other view leans: SART has them, and FDK's row is left out, which is said."""
+    level, leaning = (
+        replace(small_geometry(), tilt_deg=tilt_deg).frames_of_views().to_list()
+        for tilt_deg in (0.0, 20.0)
+    )
+    frames = tuple(leaning[k] if k % 2 else level[k] for k in range(VIEWS))
+    geometry = replace(small_geometry(), angles_deg=(), view_frames=frames)
+    root = str(make_set(tmp_path / "set", geometry=geometry))
+    options = {"dataset": root, "patient": "p1", "views": 6, "size": 24}
+    found = compare.compare(
+        **options, out=tmp_path / "out", settings=["sart.epochs=4", "sart_tv.epochs=1"]
+    )
+    assert list(found["methods"]) == ["sart", "sart_tv"]
+    assert found["methods"]["sart"]["psnr_db"] > 22
+    assert "no row fdk" in capsys.readouterr().err
+    with pytest.raises(UserError, match="level orbit"):
+        compare.compare(**options, out=tmp_path / "fdk", methods=["fdk"])
+    with pytest.raises(UserError, match="opening angle"):
+        compare.compare(**options, out=tmp_path / "fov", methods=["sart"], fov_deg=20.0)
 
 
 # What is refused

@@ -196,6 +196,12 @@ class FromPrior:
         """The mean of the prior's patients that explain the views, on the scale of the views."""
         prior = load_prior(self.prior)
         prior.check_xray()
+        if case.geometry.view_frames:
+            raise UserError(
+                "got a set whose views each have a frame of their own for the row prior",
+                "wanted an orbit",
+                "leave --prior out, or give the X-rays to `mednerf-kit project`",
+            )
         wanted = prior.geometry
         if case.geometry.rows * wanted.cols != case.geometry.cols * wanted.rows:
             raise UserError(
