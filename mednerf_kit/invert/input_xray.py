@@ -127,25 +127,12 @@ def read_xray(
     )
     notes, warnings = list(read.notes), list(read.warnings)
     name, mirrored, angle_deg = view_of(read, view, notes)
-    if not math.isfinite(angle_deg):
-        raise UserError(f"got an angle of {angle_deg}", "wanted degrees", "correct --angle")
-    angle_deg %= 360
-    said = None if read.stored.view is None else view_angle_deg(read.stored.view)[0]
-    if said is not None and abs(angle_difference_deg(said, angle_deg)) > 0.5:
-        warnings.append(
-            f"its file says that it is {read.stored.view}, whereas it is used as the view at "
-            f"{angle_deg:g}°"
-        )
+    angle_deg = checked_angle(read, angle_deg, warnings)
     fine_side = max(side, min(FINE_PX * side // geometry.cols, max(read.picture.shape)))
     both = torch.stack([read.image, read.mask])
     fine = torch.stack(read.resized(fine_side, fit))
-    frame = frame_of(read, geometry, turned=bool(rotate or flip))
-    if frame is not None:
-        named, mirrored = view is not None, False
-        notes.append(
-            "its source and detector are those of the geometry beside it"
-            + ", whatever the view is called" * named
-        )
+    frame = frame_of(read, geometry, notes, turned=bool(rotate or flip))
+    mirrored &= frame is None
     if mirrored:
         both, fine = both.flip(-1), fine.flip(-1)
     if read.geometry is not None:
@@ -184,7 +171,23 @@ def read_xray(
     )
 
 
-def frame_of(read: Radiograph, geometry: Geometry, *, turned: bool) -> ViewFrame | None:
+def checked_angle(read: Radiograph, angle_deg: float, warnings: list[str]) -> float:
+    """A view angle in [0, 360); warns where the file itself names another view."""
+    if not math.isfinite(angle_deg):
+        raise UserError(f"got an angle of {angle_deg}", "wanted degrees", "correct --angle")
+    angle_deg %= 360
+    said = None if read.stored.view is None else view_angle_deg(read.stored.view)[0]
+    if said is not None and abs(angle_difference_deg(said, angle_deg)) > 0.5:
+        warnings.append(
+            f"its file says that it is {read.stored.view}, whereas it is used as the view at "
+            f"{angle_deg:g}°"
+        )
+    return angle_deg
+
+
+def frame_of(
+    read: Radiograph, geometry: Geometry, notes: list[str], *, turned: bool
+) -> ViewFrame | None:
     """The frame that a picture's own geometry gives it, with the pixels of the prior's pictures."""
     if read.geometry is None or not read.geometry.view_frames:
         return None
@@ -200,6 +203,7 @@ def frame_of(read: Radiograph, geometry: Geometry, *, turned: bool) -> ViewFrame
             "wanted one of the two",
             "leave --rotate and --flip out, or the geometry beside it",
         )
+    notes.append("its source and detector stand where the geometry beside it says")
     side = max(geometry.rows, geometry.cols)  # of the square that was read
     return read.geometry.resized(side).view_frames[0]
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_prior import GEOMETRY, QUICK, snapshot
@@ -57,13 +58,13 @@ def place(tmp_path_factory) -> Path:
     for k, picture in enumerate(pictures):
         figures.write_png16(folder / "set" / "p0" / f"xray_{k:03d}.png", picture)
     OBLIQUE.save(folder / "set" / "geometry.json")
-    torch.save(pictures, folder / "pictures.pt")
+    np.save(folder / "pictures.npy", pictures.numpy())
     return folder
 
 
 def test_a_search_sees_its_patients_from_where_the_frames_stand(place):
     prior = load_prior(place / "run")
-    images = torch.load(place / "pictures.pt")
+    images = torch.from_numpy(np.load(place / "pictures.npy"))
     views = views_in(prior.geometry, OBLIQUE)
     assert len(views.view_frames) == 2 and views.half_width_mm == prior.geometry.half_width_mm
     pixels = torch.cartesian_prod(torch.arange(2), torch.arange(0, 32, 5), torch.arange(0, 32, 5))
