@@ -25,7 +25,7 @@ from ...recon import rtk
 from ...recon.field_volume import FieldVolume, voxel_axis, voxel_centres
 from ...scene.load import Fit, load_fit
 from .case import GAIN_RULE, Case, read_case
-from .methods import METHODS
+from .methods import METHODS, Method
 from .outputs import write_all
 
 #: Rows that are left out, with a note, where the views are no orbit they can use.
@@ -122,6 +122,17 @@ def refuse_other_views(fit: Fit, case: Case, dataset: str) -> None:
         )
 
 
+def volume_by(name: str, method: Method, case: Case, *, asked_for: bool) -> FieldVolume | None:
+    """A method's volume; None, which is said, of a row that nobody asked for and no views fit."""
+    try:
+        return method(case)
+    except UserError as error:
+        if asked_for or name not in ORBITAL:
+            raise
+        say(f"note: no row {name}: {error}")
+        return None
+
+
 def compare(
     *,
     dataset: str,
@@ -165,12 +176,8 @@ def compare(
     volumes, shown = {}, {}
     for name, method in made.items():
         clock, work = time.perf_counter(), time.process_time()
-        try:
-            volumes[name] = method(case)
-        except UserError as error:
-            if methods or name not in ORBITAL:
-                raise
-            say(f"note: no row {name}: {error}")
+        volume = volume_by(name, method, case, asked_for=bool(methods))
+        if volume is None:
             continue
         seconds: dict[str, float | None] = {
             "seconds": time.perf_counter() - clock,
@@ -178,7 +185,8 @@ def compare(
         }
         if name == "field" and fit is not None:
             seconds = {"seconds": float(fit.meta["seconds"]), "processor_seconds": None}
-        found, shown[name] = scores(case, volumes[name])
+        found, shown[name] = scores(case, volume)
+        volumes[name] = volume
         rows[name] = {
             **found,
             **seconds,
