@@ -234,7 +234,9 @@ class _Maker:
 
     def _wanted(self, scan: CtFile) -> dict[str, Any]:
         """What ``patient.json`` says of a scan and of what is done to it, before it is read."""
-        more = {} if self.film is None else {"film": film_record(self.film, self.geometry)}
+        more: dict[str, Any] = (
+            {} if self.film is None else {"film": film_record(self.film, self.geometry)}
+        )
         more |= {} if self.quantity is None else {"quantity": self.quantity}
         return {"source": {**scan.state, "folder": self.folder}, **asdict(self.how), **more}
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ...core.errors import UserError
 from ..dicom_header import Header, is_dicom_element, quiet_pydicom
-from .dicom_slices import Slice, pile, slices_of, stacked
-from .stored import StoredScan, no_scan, reason, unreadable
+from .dicom_slices import Slice, pile, slices_of, stacked, term
+from .stored import StoredScan, no_scan, unreadable
 
 SUFFIXES = (".dcm", ".ima")
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
@@ -29,7 +29,7 @@ OTHERS = {
     STORAGE + "9": "a waveform",
     STORAGE + "11": "a presentation state",
     STORAGE + "30": "a parametric map",
-    STORAGE + "66": "a registration or segmentation",
+    STORAGE + "66": "raw data, a registration or a segmentation",
     STORAGE + "67": "a mapping of values",
     STORAGE + "88": "a report",
     STORAGE + "104": "an encapsulated document",
@@ -124,7 +124,7 @@ def _alone(path: Path, series: int | None, any_modality: bool) -> Series:
         raise UserError(f"got '{path}', {kind}", "wanted a CT", "pass the folder with its slices")
     _check_tags(path, header)
     if not any_modality:
-        _check_modality(path, {header.word("Modality")})
+        _check_modality(path, {term(header.word("Modality"))})
     frames = header.whole("NumberOfFrames") or 1
     if frames < 2:
         size = [header.whole("Columns") or 0, header.whole("Rows") or 0, 1]
@@ -144,9 +144,10 @@ def _chosen(folder: Path, series: int | None, any_modality: bool) -> tuple[Serie
         modalities |= more
     if not found:
         _check_modality(folder, modalities)
-        singles = sum(n for what, n in passed.items() if what == SINGLE)
+        singles = passed.pop(SINGLE, 0)
+        others = f" and {_listed(passed)}" if passed else ""
         raise UserError(
-            f"got '{folder}' with {singles} DICOM slices{' and ' * bool(passed)}{_listed(passed)}",
+            f"got '{folder}' with {singles} DICOM slices{others}",
             "wanted a folder with all slices of one CT series",
             "check the path",
         )
@@ -197,8 +198,8 @@ def _all_series(
             continue
         _check_tags(path, header)
         if modality != "CT" and not any_modality:
-            modalities.add(modality)
-            passed[f"a picture of modality {modality}"] += 1
+            modalities.add(term(modality))
+            passed[f"a picture of modality {term(modality)}"] += 1
             continue
         groups.setdefault(_key(path, header), {})[path] = header
     found = []
@@ -221,8 +222,8 @@ def _header(path: Path) -> Header | None:
         return None
     try:
         tags = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=[*TAGS])
-    except Exception as error:  # whatever pydicom stumbles over in a damaged file
-        raise unreadable(path, reason(error)) from None
+    except Exception:  # whatever pydicom stumbles over; its words may quote the file
+        raise unreadable(path, "its header cannot be followed to the end") from None
     if "SOPClassUID" not in tags and "MediaStorageSOPClassUID" in tags.file_meta:
         tags.SOPClassUID = tags.file_meta.MediaStorageSOPClassUID
     if not len(tags):

@@ -6,6 +6,7 @@ that are tagged MONOCHROME1; of a CT that tag only says how it is shown.)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from ...core.errors import UserError
 from ..dicom_header import Header
-from .stored import StoredScan, by, reason, unreadable
+from .stored import StoredScan, by, unreadable
 
 END_OF_STREAM = b"\xff\xd9"  # of every JPEG
 UNEVEN = 0.1  # of the step between slices: positions may differ by that much from even ones
@@ -31,13 +32,22 @@ class Slice:
     path: Path
     frame: int  # in its file
     size: tuple[int, int]  # rows, columns
-    spacing_mm: tuple[float, float]  # between rows, between columns
+    spacing_mm: tuple[float, ...]  # between rows, between columns
     position_mm: tuple[float, ...]  # of the first pixel's centre, LPS
     orientation: tuple[float, ...]  # along a row, along a column
     slope: float
     intercept: float
     unit: str  # rescale type, where it is not Hounsfield's
     remark: str = ""  # what was assumed
+
+
+def term(word: str) -> str:
+    """A word of a header if it looks like a term of the standard, and no text of a person's.
+
+    >>> term("PT"), term("DOE^JANE")
+    ('PT', 'unknown')
+    """
+    return word if re.fullmatch("[A-Z_]{1,8}", word) else "unknown"
 
 
 def slices_of(path: Path, header: Header) -> list[Slice]:
@@ -93,7 +103,7 @@ def _slice(path: Path, header: Header, groups: tuple[Header, Header], frame: int
         orientation=found["ImageOrientationPatient"],
         slope=slope,
         intercept=(numbers(transform, "RescaleIntercept", 1) or (0.0,))[0],
-        unit="" if unit in HOUNSFIELD else unit,
+        unit="" if unit in HOUNSFIELD else term(unit),
     )
 
 
@@ -126,12 +136,12 @@ def _unplaced_frames(path: Path, header: Header, frames: int) -> list[Slice]:
             path=path,
             frame=k,
             size=(header.whole("Rows") or 0, header.whole("Columns") or 0),
-            spacing_mm=(spacing[0], spacing[1]),
+            spacing_mm=tuple(spacing),
             position_mm=tuple(start + k * step * normal),
             orientation=tuple(orientation),
             slope=1.0 if slope is None else slope,
             intercept=header.number("RescaleIntercept") or 0.0,
-            unit="" if unit in HOUNSFIELD else unit,
+            unit="" if unit in HOUNSFIELD else term(unit),
             remark=remark,
         )
         for k in range(frames)
@@ -288,8 +298,8 @@ def _decoded(path: Path) -> tuple[Any, np.ndarray]:
                 if END_OF_STREAM not in frame[-16:]:
                     raise ValueError("a compressed picture breaks off")
         stored = tags.pixel_array
-    except Exception as error:  # whatever a decoder stumbles over
-        raise unreadable(path, reason(error)) from None
+    except Exception:  # whatever a decoder stumbles over; its words may quote the file
+        raise unreadable(path, "its pixels cannot be decoded") from None
     return tags, stored if stored.ndim == 3 else stored[None]
 
 

@@ -80,7 +80,7 @@ def read_nifti(path: Path) -> StoredScan:
     )
 
 
-def _values(path: Path, image: nibabel.Nifti1Image) -> np.ndarray:
+def _values(path: Path, image: Any) -> np.ndarray:
     """Rescaled values [D, H, W] in float32."""
     size, components = list(image.shape), 1
     while len(size) > 3 and size[-1] == 1:

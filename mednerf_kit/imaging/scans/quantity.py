@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -24,7 +24,7 @@ AIR_HU = (-1100.0, -200.0)  # air, lung and their mixtures with tissue
 MOST_HU = 32767.0  # nothing in a patient has more: scanners store metal up to here
 DENSE_HU, MOST_DENSE = 4000.0, 0.1  # metal, and the largest share of a scan that may be metal
 MOST_MU_PER_MM = 5.0  # nothing in a patient has more: iron at 60 keV has 0.9
-SAY = f"say its quantity with --quantity {', '.join(get_args(StoredQuantity))}"
+SAY = f"say its quantity with --quantity {', '.join(CONVERSIONS)}".replace(", rel", " or rel")
 
 
 def converted(values: np.ndarray, stored: StoredQuantity) -> tuple[np.ndarray, Quantity]:

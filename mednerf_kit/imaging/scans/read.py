@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ...core.errors import UserError, unknown_name
-from ..volume import AIR, Volume
+from ..volume import AIR, Quantity, Volume
 from .dicom import is_dicom, read_dicom
 from .itk import read_itk
 from .nifti import SUFFIXES as NIFTI
@@ -115,7 +115,7 @@ def _placed(
 
 def _quantified(
     path: Path, scan: StoredScan, quantity: StoredQuantity | None
-) -> tuple[np.ndarray, str]:
+) -> tuple[np.ndarray, Quantity]:
     """Finite values of a quantity that they can be, with air where the file has padding."""
     values, valid = scan.values, scan.values
     if scan.padding is not None:
