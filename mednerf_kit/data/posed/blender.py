@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...core.errors import UserError
 from ...imaging.cameras import Cameras
+from .arrays import read_array_map
 from .bounds import Bounds, as_box, bounds_of_poses
 from .depth import pixel_grid, read_levels
 from .frames import FrameRecord, frame_poses, read_split
@@ -173,7 +173,7 @@ class Blender:
         path, unit = root / name, self.depth_unit * (frame["applied_scale"] or 1.0)
         if not frame.get("depth_file_path"):
             unit = frame["integer_depth_scale"]
-        levels = read_array(path) if path.suffix.lower() == ".npy" else read_levels(path)
+        levels = read_array_map(path) if path.suffix.lower() == ".npy" else read_levels(path)
         return resized_nearest(torch.where(levels > 0, levels * unit, torch.nan), *size)
 
 
@@ -181,21 +181,6 @@ def depth_file(frame: FrameRecord) -> str | None:
     """The depth picture that a frame names, if its unit is known."""
     ours = frame.get("depth_path") if frame["integer_depth_scale"] else None
     return frame.get("depth_file_path") or ours
-
-
-def read_array(path: Path) -> Tensor:
-    """A depth map of a NumPy file, [H, W] float32."""
-    try:
-        values = np.squeeze(np.load(path, allow_pickle=False)).astype(np.float32)
-        if values.ndim != 2:
-            raise ValueError(f"shape {list(values.shape)}")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"got '{path}', which cannot be read ({error})",
-            "wanted an array [H, W]",
-            "write it again",
-        ) from None
-    return torch.from_numpy(values)
 
 
 def masks_of_frames(

@@ -165,7 +165,8 @@ def as_box(corners: Sequence[Sequence[float]]) -> Tensor:
         box = torch.tensor(corners, dtype=torch.float64)
     except (TypeError, ValueError):
         box = torch.zeros(0)
-    if box.shape != (2, 3) or not bool((box[0] < box[1]).all()):
+    fits = box.shape == (2, 3) and bool(box.isfinite().all() and (box[0] < box[1]).all())
+    if not fits:
         raise UserError(
             f"got box {corners}",
             "wanted [[x, y, z], [x, y, z]], the lower corner first",

@@ -49,6 +49,7 @@ def _fatal(scene: Scene) -> None:
     if not bool(
         cameras.c2w.isfinite().all()
         and cameras.focal_px.isfinite().all()
+        and cameras.centre_px.isfinite().all()
         and (cameras.focal_px > 0).all()
     ):
         raise UserError(
@@ -63,6 +64,13 @@ def _fatal(scene: Scene) -> None:
             "invert the masks, or leave them out with --set scene.masks=off",
         )
     near = float(torch.as_tensor(cameras.near).min())
+    far = float(torch.as_tensor(cameras.far).max())
+    if not (scene.box.isfinite().all() and far < torch.inf):
+        raise UserError(
+            f"got far {far:g} and box {scene.box.tolist()} for '{scene.name}'",
+            "wanted lengths that single precision can hold",
+            "check the points and poses, or give near, far and box",
+        )
     if not near >= 0:
         raise UserError(
             f"got near {near:g} for '{scene.name}'",

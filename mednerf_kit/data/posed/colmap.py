@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -223,7 +224,7 @@ def with_files(model: ColmapModel, there: set[str]) -> tuple[ColmapModel, list[s
 def check_there(model: ColmapModel, there: set[str], folder: Path) -> None:
     """Refuse a model whose pictures are not all there, with their number."""
     missing = [view.name for view in model.views if view.name not in there]
-    lost = [name for name in missing if not (folder / name).is_file()]
+    lost = [name for name in missing if not os.path.isfile(folder / name)]
     if lost:
         raise UserError(
             f"got no picture '{folder / lost[0]}'"

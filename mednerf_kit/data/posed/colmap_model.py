@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -124,7 +125,16 @@ def read_model(where: Path) -> ColmapModel:
     suffix, read = (".bin", _read_binary) if binary else (".txt", _read_text)
     try:
         cameras, views, points = read(where, suffix)
-    except (OSError, ValueError, KeyError, IndexError, struct.error) as error:
+        check_numbers(cameras, views, points)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        OverflowError,
+        MemoryError,
+        struct.error,
+    ) as error:
         raise UserError(
             f"got a COLMAP model in '{where}' that cannot be read ({error})",
             "wanted whole cameras, images and points3D files",
@@ -150,6 +160,20 @@ def read_model(where: Path) -> ColmapModel:
 Parts = tuple[
     dict[int, ColmapCamera], list[ColmapView], dict[int, tuple[float, float, float, float]]
 ]
+
+
+def check_numbers(
+    cameras: Mapping[int, ColmapCamera], views: Sequence[ColmapView], points: Mapping[int, tuple]
+) -> None:
+    """Raise ValueError for numbers that no reconstruction has."""
+    for number, camera in cameras.items():
+        if not all(map(math.isfinite, camera.params)) or min(camera.cols, camera.rows) < 1:
+            raise ValueError(f"camera {number} has numbers that are not finite, or no size")
+    for view in views:
+        if not bool(view.pose.isfinite().all()):
+            raise ValueError(f"the pose of '{view.name}' is not finite")
+    if not np.isfinite(list(points.values())).all():
+        raise ValueError("points are not finite")
 
 
 def _read_text(where: Path, suffix: str) -> Parts:
@@ -192,11 +216,15 @@ def _read_binary(where: Path, suffix: str) -> Parts:
                 raise unread_lens(f"number {model}")
             name, count = MODELS[model]
             cameras[number] = ColmapCamera(name, cols, rows, _next(file, f"<{count}d"))
+    size = (where / f"images{suffix}").stat().st_size
     with open(where / f"images{suffix}", "rb") as file:
         for _ in range(_next(file, "<Q")[0]):
             _, *values, camera = _next(file, "<i7di")
             name = b"".join(iter(lambda: file.read(1) or b"\0", b"\0")).decode("utf-8")
             count = _next(file, "<Q")[0]
+            left = size - file.tell()
+            if 24 * count > left:
+                raise ValueError(f"'{name}' has {count} points in {left} bytes")
             seen = np.frombuffer(
                 file.read(24 * count), dtype=[("x", "<f8"), ("y", "<f8"), ("point", "<i8")]
             )["point"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from ...core.errors import UserError
 from ...core.files import atomic
 from ...imaging.cameras import Cameras
 from ..pictures import decode, stored_levels
+from .arrays import ERRORS, read_array_map
 from .pictures import resized_nearest
 
 PARTS = ("train", "val", "test")
@@ -112,7 +112,7 @@ def _from_archives(
                     if values.ndim != 2:
                         raise ValueError(f"'{key}' has shape {list(values.shape)}, not [H, W]")
                     maps[f"{part}/{key}"] = maps[key] = values
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except ERRORS as error:
             raise UserError(
                 f"got '{path}', which cannot be read ({error})",
                 "wanted an array [H, W] for each stem",
@@ -193,17 +193,7 @@ def read_map(folder: Path, stem: str) -> Tensor:
         )
     if path.suffix == ".png":
         return read_levels(path)
-    try:
-        values = np.squeeze(np.load(path, allow_pickle=False)).astype(np.float32)
-        if values.ndim != 2:
-            raise ValueError(f"shape {list(values.shape)}")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"got '{path}', which cannot be read ({error})",
-            "wanted an array [H, W]",
-            "write it again",
-        ) from None
-    return torch.from_numpy(values)
+    return read_array_map(path)
 
 
 def save_depth(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...core.errors import UserError
 from ...imaging.cameras import Cameras
+from .arrays import ERRORS
 from .bounds import bounds_of_box, cube
 from .linear import tone_note
 from .nsvf import OPENCV
@@ -131,6 +132,16 @@ class Dtu:
         )
 
 
+def check_matrices(world: Sequence[np.ndarray], scale: Sequence[np.ndarray]) -> None:
+    """Raise ValueError for matrices that are no cameras."""
+    for v, (camera, ball) in enumerate(zip(world, scale, strict=True)):
+        if camera.shape != (4, 4) or ball.shape != (4, 4):
+            raise ValueError(f"view {v} has matrices {camera.shape} and {ball.shape}, not 4×4")
+        p = (camera @ ball)[:3, :3]
+        if not np.isfinite(camera @ ball).all() or np.linalg.matrix_rank(p) < 3:
+            raise ValueError(f"the matrices of view {v} are singular or not finite")
+
+
 def read_cameras(path: Path) -> tuple[Tensor, Tensor, Tensor]:
     """Lenses [V, 2, 2], poses [V, 3, 4], and the matrix [4, 4] from unit ball to file's world.
 
@@ -148,7 +159,8 @@ def read_cameras(path: Path) -> tuple[Tensor, Tensor, Tensor]:
             scale = [file[f"scale_mat_{v}"].astype(np.float64) for v in range(count)]
         if not count:
             raise ValueError("no world_mat_0")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        check_matrices(world, scale)
+    except ERRORS as error:
         raise UserError(
             f"got '{path}' that cannot be read ({error})",
             "wanted world_mat_N and scale_mat_N for each view",

@@ -150,6 +150,8 @@ def read_frames(path: Path, part: str = "") -> list[FrameRecord]:
         ]
         if not all("file_path" in frame and "transform_matrix" in frame for frame in frames):
             raise ValueError("a frame without file_path or transform_matrix")
+        if not all(isinstance(frame["file_path"], str) for frame in frames):
+            raise ValueError("a file_path that is no text")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"got '{path}' that cannot be read ({error})",
@@ -201,6 +203,12 @@ def frame_poses(frames: Sequence[FrameRecord], root: Path) -> Tensor:
     if poses.ndim != 3 or poses.shape[1] not in (3, 4) or poses.shape[2] != 4:
         raise UserError(
             f"got a transform_matrix in '{root}' that is no 4×4 matrix",
+            "wanted camera to world, row by row",
+            "correct the transforms file",
+        )
+    if not bool(poses.isfinite().all()):
+        raise UserError(
+            f"got a transform_matrix in '{root}' with numbers that are not finite",
             "wanted camera to world, row by row",
             "correct the transforms file",
         )

@@ -81,9 +81,29 @@ def cameras_of(
         numbers = torch.tensor([names.index(lens.model) for lens in lenses])
         rows = torch.tensor([lens.coefficients for lens in lenses], dtype=torch.float64)
         cameras = replace(cameras, lenses=Lenses(numbers, rows))
+        check_rays(cameras, lenses)
         kinds = ", ".join(sorted({lens.model for lens in bent}))
         notes.append(f"the rays of {len(bent)} views follow their lens ({kinds})")
     return cameras, notes
+
+
+def check_rays(cameras: Cameras, lenses: Sequence[Lens]) -> None:
+    """Refuse lenses that no ray leads through to pixels of their pictures."""
+    ends = (torch.linspace(0, n - 1, 9) for n in (cameras.rows, cameras.cols))
+    yx = torch.cartesian_prod(*ends).expand(cameras.count, -1, -1)
+    view = torch.arange(cameras.count)[:, None].expand(-1, yx.shape[1])
+    points = (yx.flip(-1) - cameras.centre_px[:, None]) / cameras.focal_px[:, None]
+    assert cameras.lenses is not None
+    back = cameras.lenses.points(view, cameras.lenses.directions(view, points))
+    off = ((back - points) * cameras.focal_px[:, None]).abs().amax((1, 2)).nan_to_num(nan=torch.inf)
+    if float(off.max()) > 0.5:
+        lens = lenses[int(off.argmax())]
+        raise UserError(
+            f"got a {lens.model} lens with coefficients {lens.coefficients} that does not reach "
+            "all of its picture",
+            "wanted each pixel on one ray",
+            "calibrate it again, or undistort the pictures",
+        )
 
 
 def undistorted(image: Tensor, lens: Lens) -> Tensor:

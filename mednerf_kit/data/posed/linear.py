@@ -11,7 +11,7 @@ from torch import Tensor
 from .reading import ToneMap
 
 EXR, TIFF = (".exr",), (".tif", ".tiff")
-ERRORS = (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError)
+ERRORS = (OSError, ValueError, LookupError, TypeError, RuntimeError, MemoryError)
 
 
 def is_linear(path: Path) -> bool:

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from ...core.errors import UserError
 from ...imaging.cameras import Cameras, average_pose, nearest_to_axes
 from ...imaging.motion import square
+from .arrays import ERRORS
 from .bounds import box_of_frusta, common_point
 from .linear import tone_note
 from .masks import mask_files
@@ -202,8 +203,11 @@ def read_poses(path: Path) -> tuple[Tensor, Tensor, Tensor]:
     A lens is rows, columns and focal length; bounds are near and far.
     """
     try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        # mapped, not read: what a header claims is compared with the file before it is allocated
+        values = np.load(path, allow_pickle=False, mmap_mode="r")
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+            raise ValueError("no array of real numbers")
+    except ERRORS as error:
         raise UserError(
             f"got '{path}' that cannot be read ({error})",
             "wanted an array of V×17",
@@ -231,6 +235,15 @@ def read_poses(path: Path) -> tuple[Tensor, Tensor, Tensor]:
     rows = torch.from_numpy(values.astype(np.float64))
     matrix = rows[:, :15].reshape(-1, 3, 5)
     poses = torch.stack([matrix[..., 1], -matrix[..., 0], matrix[..., 2], matrix[..., 3]], -1)
+    turns = poses[..., :3]
+    off = (turns.mT @ turns - torch.eye(3)).abs().amax((1, 2))
+    if float(off.max()) > 1e-2 or not bool((matrix[..., 4] > 0).all()):
+        raise UserError(
+            f"got '{path}' whose view {int(off.argmax())} has axes that are no rotation (off by "
+            f"{float(off.max()):.2g}), or a size or focal length that is not positive",
+            "wanted rotations, rows, columns and focal length",
+            "make it again with LLFF's imgs2poses.py",
+        )
     return poses, matrix[..., 4].float(), rows[:, 15:]
 
 

@@ -5,6 +5,7 @@ Synthetic-NSVF and Tanks-and-Temples are spread in it.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,10 @@ def read_numbers(path: Path) -> list[float]:
 def read_pose(path: Path) -> Tensor:
     """A pose file (camera to world, OpenCV) as right, up, back and position [3, 4]."""
     values = read_numbers(path)
+    if not all(map(math.isfinite, values)):
+        raise UserError(
+            f"got '{path}' with a number that is not finite", "wanted a pose", "correct it"
+        )
     if len(values) not in (12, 16):
         raise UserError(
             f"got '{path}' with {len(values)} numbers", "wanted a 4×4 matrix", "correct it"

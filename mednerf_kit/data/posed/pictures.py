@@ -6,6 +6,7 @@ import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from os.path import isfile  # false, and no error, for a name that is too long
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,7 +202,7 @@ def read_picture(path: Path, *, upright: bool = False, tone_map: ToneMap | None 
 
     Linear ones are tone mapped (:mod:`.linear`); ``upright`` ones turned by their orientation.
     """
-    if not path.is_file():
+    if not isfile(path):
         raise missing(path)
     if is_linear(path):
         try:
@@ -227,7 +228,7 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 def stored_size(path: Path) -> tuple[tuple[int, int], int]:
     """Rows and columns of a picture as it is stored, and its EXIF orientation (1 is upright)."""
-    if not path.exists():
+    if not isfile(path):
         raise missing(path)
     if is_linear(path):
         try:
@@ -284,11 +285,11 @@ def smaller(values: Tensor, downscale: int) -> Tensor:
 def find_picture(root: Path, name: str) -> Path:
     """The file of a frame: as named, or with any picture suffix; else the bare name."""
     path = root / name
-    if path.suffix.lower() in SUFFIXES and path.is_file():
+    if path.suffix.lower() in SUFFIXES and isfile(path):
         return path
     # the usual spelling first: to look for every spelling, the folder is read
     for suffix in SUFFIXES:
-        if (usual := path.with_name(path.name + suffix)).is_file():
+        if isfile(usual := path.with_name(path.name + suffix)):
             return usual
     others = sorted(path.parent.glob(f"{glob.escape(path.name)}.*"))
     return next(

@@ -1,6 +1,7 @@
 """Scenes that cannot be read are refused in one sentence."""
 
 import math
+import struct
 
 import numpy as np
 import pytest
@@ -128,3 +129,102 @@ def test_lengths_in_the_wrong_order(example):
 
 def test_no_transforms_of_a_split(example):
     refused("transforms_val.json", "train, test", root=example("blender"), split="val")
+
+
+def dtu_with(root, **arrays):
+    """Rewrite arrays of a DTU scene."""
+    path = root / "cameras_sphere.npz"
+    with np.load(path) as file:
+        old = dict(file)
+    np.savez(path, **{**old, **arrays})
+    return root
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        np.zeros((4, 4)),
+        np.full((4, 4), np.nan),
+        np.eye(3),
+        np.array([["a"] * 4] * 4),
+        np.diag([1.0, 1, 0, 1]),
+    ],
+)
+def test_damaged_cameras_of_dtu(example, matrix):
+    refused(
+        "cameras_sphere.npz", "cannot be read", root=dtu_with(example("dtu"), world_mat_1=matrix)
+    )
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda v: v.astype(str),
+        lambda v: v.astype(complex),
+        lambda v: v * np.r_[np.zeros(15), 1, 1],
+        lambda v: np.where(np.arange(17) % 5 == 4, -v, v),
+        lambda v: v[:, :16],
+    ],
+)
+def test_damaged_poses_of_llff(example, edit):
+    root = example("llff")
+    np.save(root / "poses_bounds.npy", edit(np.load(root / "poses_bounds.npy")))
+    refused("poses_bounds.npy", root=root)
+
+
+def test_an_array_larger_than_its_file_is_not_allocated(example):
+    root = example("llff")
+    with open(root / "poses_bounds.npy", "wb") as file:
+        header = {"descr": "<f8", "fortran_order": False, "shape": (200_000, 200_000)}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(b"\0" * 64)
+    refused("poses_bounds.npy", "cannot be read", root=root)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("cameras.txt", ""),
+        ("cameras.txt", "1 PINHOLE 16 12 20 20 8\n"),
+        ("cameras.txt", "1 PINHOLE 16 12 20 20 8 6 1 2\n"),
+        ("cameras.txt", "1 PINHOLE 16 12 nan 20 8 6\n"),
+        ("cameras.txt", "1 PINHOLE 0 0 20 20 8 6\n"),
+        ("images.txt", "1 0 0 0 0 0 0 0 1 photo_0.png\n\n"),
+        ("images.txt", "1 1 0 0 0 nan 0 0 1 photo_0.png\n\n"),
+        ("points3D.txt", "1 0 0 inf 1 1 1 0.5\n"),
+    ],
+)
+def test_damaged_models_of_colmap(example, name, text):
+    root = example("colmap")
+    (root / "sparse" / "0" / name).write_text(text)
+    refused("wanted", root=root, split="all")
+
+
+def test_a_count_of_points_beyond_the_file(example):
+    root = example("colmap")
+    where = root / "sparse" / "0"
+    cameras = struct.pack("<QiiQQ4d", 1, 1, 1, 16, 12, 20, 20, 8, 6)
+    (where / "cameras.bin").write_bytes(cameras)
+    for count in (7, 2**60, 2**64 - 1):
+        image = struct.pack("<i7di", 1, 1, 0, 0, 0, 0, 0, 0, 1) + b"photo_0.png\0"
+        (where / "images.bin").write_bytes(struct.pack("<Q", 1) + image + struct.pack("<Q", count))
+        refused(f"{count} points in 0 bytes", root=root)
+
+
+def test_numbers_of_transforms_that_are_not_finite(example):
+    root = example("blender")
+
+    def endless(values):
+        values["frames"][0]["transform_matrix"][0][3] = math.inf
+        return values
+
+    refused("box", root=root, split="test", box=[[-math.inf] * 3, [1.0] * 3])
+    changed(root / "transforms_train.json", endless)
+    refused("not finite", root=root)
+
+
+def test_a_lens_that_folds_its_picture_over(example):
+    root = example("blender")
+    lens = {"camera_model": "OPENCV_FISHEYE", "k1": -9.0, "k2": 0.0}
+    changed(root / "transforms_train.json", lambda v: {**v, **lens})
+    refused("fisheye", "each pixel on one ray", root=root)
