@@ -20,6 +20,7 @@ PACKAGES = (
     "numpy",
     "scipy",
     "SimpleITK",
+    "nibabel",
     "imageio",
     "imageio-ffmpeg",
     "lpips",

@@ -45,6 +45,7 @@ SURFACE = {"", "__main__", "cli", "commands", "doctor"}
 CONSTANTS = {"__version__", "DISCLAIMER"}  # what every layer may take from the package itself
 HEAVY = {
     "SimpleITK",
+    "nibabel",
     "kornia",
     "lpips",
     "matplotlib",
