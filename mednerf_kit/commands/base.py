@@ -131,6 +131,27 @@ def chosen(
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
+#: What the grey values of a set of DRRs are: those of `train`, `tomography` and `evaluate`.
+SET_KINDS = (
+    click.option(
+        "--input-kind",
+        type=click.Choice(["line-integral", "transmission", "display"]),
+        default="line-integral",
+        help="DRRs: what their grey values are; display is a film, which has no scale.",
+    ),
+    click.option(
+        "--invert", is_flag=True, help="DRRs: bone is dark in them; black and white are exchanged."
+    ),
+)
+
+
+def set_kind_options(command: Any) -> Any:
+    """Give a command the options of :data:`SET_KINDS`."""
+    for option in reversed(SET_KINDS):
+        command = option(command)
+    return command
+
+
 run_option = click.option(
     "--run",
     metavar="RUN",

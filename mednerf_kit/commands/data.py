@@ -10,6 +10,7 @@ import click
 from .base import FILE, FOLDER, SPLITS, LazyGroup, Work, device_option
 
 if TYPE_CHECKING:
+    from ..data.posed.check import Report
     from ..data.xray_setup import XraySetup
 
 ANATOMIES = ["chest", "knee"]
@@ -218,8 +219,10 @@ def _setup_from(options: dict[str, Any]) -> XraySetup:
 
 SUBCOMMANDS = {
     "make": ("data:make", "Make a cohort of phantoms, or of a folder of CTs, with its split."),
+    "import": ("sets:bring", "Bring projections of other programs into a set."),
+    "geometry": ("sets:geometry", "Turn an X-ray set-up into another program's, and draw it."),
     "get": ("data:get", "Download a public scene (lego, fern, …) into data/."),
-    "check": ("data:check", "Say what a scene holds and what looks wrong with it."),
+    "check": ("data:check", "Say what a set or a scene holds and what looks wrong with it."),
     "depth": ("data:depth", "Render a trained scene's depth for views that have none."),
 }
 
@@ -363,16 +366,23 @@ def check(
 ) -> None:
     """Read SCENE (a folder, or blocks) and print the pre-flight report of its splits.
 
-    Where it has no training views, nothing can be fitted: exit code 2.
+    A set of DRRs is reported as a whole first: polarity, range, handedness, density, angles. Where
+    a scene has no training views, nothing can be fitted: exit code 2.
     """
     from ..core.config import with_settings
-    from ..data.posed.scene import load_scene, preflight_report
+    from ..data.posed.scene import detect_format, load_scene, preflight_report
     from ..data.posed.splits import NoViews
 
     node = with_settings(
         {"scene": {"downscale": downscale}}, [f"scene.{setting}" for setting in settings]
     )["scene"]
     nothing: NoViews | None = None
+    if (format_ or detect_format(scene)) == "orbit" and scene not in ANATOMIES:
+        from ..data.orbits import load_orbits
+        from ..recon.set_checks import examine_set
+
+        said = {name: node[name] for name in ("input_kind", "invert") if name in node}
+        _print_report("set", examine_set(load_orbits(scene, split="all", **said)))
     for part in SPLITS[:3] if split == "each" else [split]:
         try:
             found = preflight_report(load_scene(scene, format=format_, split=part, **node))
@@ -382,17 +392,15 @@ def check(
             click.echo(f"{part}: {error}")
             nothing = error if part == "train" else nothing
             continue
-        click.echo(
-            "\n".join(
-                [
-                    f"{part}:",
-                    *(f"  {line}" for line in found.facts),
-                    *(f"  ! {line}" for line in found.warnings),
-                ]
-            )
-        )
+        _print_report(part, found)
     if nothing is not None:
         raise nothing
+
+
+def _print_report(part: str, found: Report) -> None:
+    """Print what a check found: facts, then warnings."""
+    lines = [*(f"  {line}" for line in found.facts), *(f"  ! {line}" for line in found.warnings)]
+    click.echo("\n".join([f"{part}:", *lines]))
 
 
 @click.command()

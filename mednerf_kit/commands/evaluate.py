@@ -19,6 +19,7 @@ from .base import (
     run_option,
     samplers_option,
     seed_option,
+    set_kind_options,
 )
 
 HEADLINES = (
@@ -90,6 +91,7 @@ SCENE_OPTIONS = {"run", "dataset", "split", "limit", "out", "device", *ONLY_SCEN
     "--out", type=FOLDER, show_default="in the run folder", help="Where the tables and plots go."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@set_kind_options
 @samplers_option
 @click.option(
     "--eight-bit",
@@ -137,8 +139,6 @@ def evaluate(context: click.Context, *, as_json: bool, **options: Any) -> None:
         if interval := intervals.get(name.replace(" ", ".")):
             shown += f"  (95 %: {interval[0]:.3f} to {interval[1]:.3f})"
         click.echo(f"{name:32s} {shown}")
-    for note in scores.get("set_notes", ()):
-        click.echo(f"Note: {note}.", err=True)
     if scores.get("lpips_note"):
         click.echo(scores["lpips_note"], err=True)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .base import FOLDER, Work, dicom_option
+from .base import FOLDER, Work, dicom_option, set_kind_options
 
 
 @click.command(cls=Work)
@@ -59,6 +59,7 @@ from .base import FOLDER, Work, dicom_option
 @click.option(
     "--fit-fov", is_flag=True, help="Find the opening angle from the views given (unsure below 36)."
 )
+@set_kind_options
 @click.option(
     "--set",
     "settings",

@@ -7,7 +7,16 @@ from typing import Any
 import click
 
 from ..core.errors import UserError
-from .base import FOLDER, PRESETS, SPLITS, Work, device_option, minutes_option, seed_option
+from .base import (
+    FOLDER,
+    PRESETS,
+    SPLITS,
+    Work,
+    device_option,
+    minutes_option,
+    seed_option,
+    set_kind_options,
+)
 
 
 @click.command(cls=Work)
@@ -58,6 +67,7 @@ from .base import FOLDER, PRESETS, SPLITS, Work, device_option, minutes_option, 
     show_default="all",
     help="Learn from only this many patients (the first) or views (evenly spread).",
 )
+@set_kind_options
 @seed_option
 @device_option
 @minutes_option

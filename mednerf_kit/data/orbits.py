@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -24,12 +24,14 @@ from torch import Tensor
 from ..core.errors import UserError, unknown_name
 from ..core.files import natural_key
 from ..core.resampling import area_resized
-from ..imaging.geometry import DEFAULTS, Geometry
+from ..imaging.geometry import CT_SCALES, DEFAULTS, Geometry
 from .cohort import COHORT, phantom_cohort, split_patients
 from .ct_cohort import cached_ct_cohort, ct_setup
 from .ct_files import is_folder_of_cts
 from .films.formats import read_film
 from .films.stored import bone_bright
+from .grey import read_as
+from .view_names import views_by_name, without_masks
 
 FLAT = re.compile(r"(?P<patient>.+?)(?:_bbg)?_xray(?P<view>\d+)\.png", re.IGNORECASE)
 SPLITS = ("train", "val", "test", "all")
@@ -124,6 +126,8 @@ def load_orbits(
     cohort: Mapping[str, int] | None = None,
     views: int = 72,
     anatomy: str | None = None,
+    input_kind: str | None = None,
+    invert: bool = False,
     progress: bool = True,
 ) -> OrbitSet:
     """Read a set of DRRs from a folder; ``chest`` and ``knee`` mean the phantom cohorts.
@@ -143,6 +147,8 @@ def load_orbits(
         cohort: patients of each split, of phantoms.
         views: number of views, of phantoms and CTs.
         anatomy: of a folder of CTs; None takes what its name says, else chest.
+        input_kind: of :data:`.grey.KINDS`, what grey values are; None is line-integral.
+        invert: turn grey values over first, for pictures in which bone is dark.
         progress: show what is made, of phantoms and CTs.
 
     Raises UserError for an unknown layout, missing views, two sizes, unreadable pictures, an
@@ -165,30 +171,41 @@ def load_orbits(
         setup = ct_setup(geometry, size=size or 128, views=views)
         cts = cached_ct_cohort(root, anatomy=anatomy, setup=setup, progress=progress)
         root, made = cts.folder, cts.summary(root)
-    layout, files = find_pictures(root)
+    layout, files, paired = find_pictures(root)
     names, notes = _selected(root, files, split=split, seed=seed, patients=patients)
     names = names if limit is None else names[:limit]
     count = _view_count(root, files, names)
     arrays, full_scales, fingerprints, remarks = _read_patients(root, files, names, count)
     anatomy = _anatomy(root, names)
     geometry, more_notes = _set_geometry(root, anatomy, count, arrays[0].shape[1:], geometry)
-    images = torch.empty(len(names), count, geometry.rows, geometry.cols, dtype=torch.float16)
-    for slot, orbit, full in zip(images, arrays, full_scales, strict=True):
-        slot.copy_(torch.from_numpy(orbit.astype(np.float32) / np.float32(full)))
+    scale = CT_SCALES[anatomy or "chest"]
+    geometry, as_pictures, reading = read_as(input_kind, geometry, invert=invert, scale=scale)
     volumes = {name: root / name / "volume.nii.gz" for name in names}
     found = OrbitSet(
         root,
         anatomy,
         tuple(names),
-        images,
+        _images(arrays, full_scales, as_pictures),
         geometry,
         {name: path for name, path in volumes.items() if path.is_file()},
         fingerprints,
         split,
         layout,
-        (*made, *notes, *more_notes, *sorted(remarks)),
+        (*made, *paired, *notes, *more_notes, *reading, *sorted(remarks)),
     )
     return found if size is None else found.resized(size)
+
+
+def _images(
+    arrays: Sequence[np.ndarray],
+    full_scales: Sequence[float],
+    as_pictures: Callable[[np.ndarray, float], np.ndarray],
+) -> Tensor:
+    """Stored views [V, H, W] of each patient as pictures, float16 [P, V, H, W]."""
+    images = torch.empty(len(arrays), *arrays[0].shape, dtype=torch.float16)
+    for slot, orbit, full in zip(images, arrays, full_scales, strict=True):
+        slot.copy_(torch.from_numpy(as_pictures(orbit, full)))
+    return images
 
 
 def _read_patients(
@@ -219,8 +236,11 @@ def _read_patients(
     return arrays, full_scales, fingerprints, remarks
 
 
-def find_pictures(root: Path) -> tuple[str, dict[str, dict[int, Path]]]:
-    """The layout of a set and its pictures: patient -> view number -> file."""
+def find_pictures(root: Path) -> tuple[str, dict[str, dict[int, Path]], tuple[str, ...]]:
+    """The layout of a set, its pictures (patient -> view number -> file), and how they were paired.
+
+    Views and files are paired by :mod:`.view_names`.
+    """
     if not root.is_dir():
         raise UserError(
             f"got dataset '{root}', which is no folder",
@@ -229,10 +249,14 @@ def find_pictures(root: Path) -> tuple[str, dict[str, dict[int, Path]]]:
         )
     flat = _flat(sorted(root.glob("*.png")))
     if flat:
-        return "flat", flat
-    alone = sorted(root.glob("view_[0-9]*.png"), key=natural_key)
+        return "flat", flat, ()
+    angles_deg = _angles_of(root)
+    notes: dict[str, None] = {}
+    alone = sorted(root.glob("view_*.png"), key=natural_key)
     if alone and (root / "geometry.json").is_file():
-        return "orbit", {root.resolve().parent.name or "orbit": dict(enumerate(alone))}
+        views, pairing = views_by_name(without_masks(alone)[0], angles_deg)
+        patient = root.resolve().parent.name or "orbit"
+        return "orbit", {patient: views}, (pairing,) if pairing else ()
     folders = {}
     for folder in sorted(
         path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")
@@ -245,7 +269,9 @@ def find_pictures(root: Path) -> tuple[str, dict[str, dict[int, Path]]]:
                 f"give one of them, for example '{folder}'",
             )
         if pictures:
-            folders[folder.name] = _numbered(pictures)
+            pictures, without = without_masks(pictures)
+            folders[folder.name], pairing = views_by_name(pictures, angles_deg)
+            notes |= dict.fromkeys(note for note in (without, pairing) if note)
     if not folders:
         raise UserError(
             f"got '{root}', where no known layout was recognised",
@@ -254,7 +280,16 @@ def find_pictures(root: Path) -> tuple[str, dict[str, dict[int, Path]]]:
             "sparse/0 …)",
             "data/README.md shows every layout; `mednerf-kit drr` and `data get` make some",
         )
-    return ("own" if (root / "geometry.json").is_file() else "folders"), folders
+    return ("own" if (root / "geometry.json").is_file() else "folders"), folders, tuple(notes)
+
+
+def _angles_of(root: Path) -> list[float]:
+    """``angles_deg`` of the set's geometry.json; none where it has none or cannot be read."""
+    try:
+        values = json.loads((root / "geometry.json").read_text(encoding="utf-8"))
+        return [float(angle) for angle in values["angles_deg"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _flat(pictures: list[Path]) -> dict[str, dict[int, Path]]:
@@ -272,17 +307,6 @@ def _flat(pictures: list[Path]) -> dict[str, dict[int, Path]]:
             )
         views[view] = path
     return found
-
-
-def _numbered(pictures: list[Path]) -> dict[int, Path]:
-    """Pictures named ``xray_KKK`` by that number, any others by rank.
-
-    Other numbers may be degrees or times.
-    """
-    numbered = {
-        int(path.stem[5:]): path for path in pictures if re.fullmatch(r"xray_\d+", path.stem)
-    }
-    return numbered if len(numbered) == len(pictures) else dict(enumerate(pictures))
 
 
 def _selected(

@@ -105,6 +105,8 @@ def train(
     max_minutes: float | None = None,
     split: str = "train",
     limit: int | None = None,
+    input_kind: str = "line-integral",
+    invert: bool = False,
     dry_run: bool = False,
 ) -> Path | None:
     """Train what the recipe says on a dataset; returns the run folder (None for a dry run).
@@ -125,6 +127,8 @@ def train(
         max_minutes: end after this time of steps, where that is earlier than the recipe's end.
         split: which patients or views to learn from.
         limit: how many of them at most.
+        input_kind: what the pictures of a set of X-rays hold: the recipe's ``dataset.input_kind``.
+        invert: turn the pictures of a set of X-rays over first: ``dataset.invert``.
         dry_run: print the resolved recipe and its sizes, and train nothing.
     """
     started = time.perf_counter()
@@ -134,7 +138,9 @@ def train(
             folder = run_folder.find_folder(str(resume), Path(outdir))
             run_config = run_folder.read_run_config(folder)
         else:
-            recipe = resolve(dataset, config, preset, settings)
+            kind = [f"dataset.input_kind={input_kind}"] if input_kind != "line-integral" else []
+            said = [*settings, *kind, *(["dataset.invert=true"] if invert else [])]
+            recipe = resolve(dataset, config, preset, said)
             run_config = RunConfig(lasting_name(dataset), recipe, seed, split, limit)
         dealt = batch_per_process(run_config.recipe, ranks)
         if dry_run:

@@ -5,6 +5,7 @@ The scores stand beside those of predictions that need no model.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from .. import DISCLAIMER
 from ..core import files
 from ..core.errors import UserError
+from ..data.films.stored import GreyKind
 from ..data.orbits import OrbitSet
 from ..engine.device import select_device
 from ..fields.hyper import Precision
@@ -187,7 +189,14 @@ PROJECTED = (
 
 
 def load_sets(
-    prior: Prior, dataset: str | None, split: str, limit: int | None, seen: bool
+    prior: Prior,
+    dataset: str | None,
+    split: str,
+    limit: int | None,
+    seen: bool,
+    *,
+    input_kind: GreyKind = "line-integral",
+    invert: bool = False,
 ) -> tuple[OrbitSet, Geometry, Tensor]:
     """Patients to score, at the prior's size and scale, where their views were taken, in its field
     units, and the training patients' pictures of these views [P, V, H, W].
@@ -195,7 +204,18 @@ def load_sets(
     node = prior.meta["recipe"]["dataset"]
     trained_on = str(prior.meta["dataset"])
     wanted = None if dataset is None else prior.geometry
-    scored = read_set(dataset or trained_on, node, split=split, limit=limit, geometry=wanted)
+    given = dataset is not None or invert or input_kind != "line-integral"
+    said = {"input_kind": input_kind, "invert": invert} if given else {}
+    scored = read_set(
+        dataset or trained_on,
+        {**node, **said},
+        split=split,
+        limit=limit,
+        geometry=wanted,
+        checked=True,
+    )
+    for note in scored.notes:
+        print(f"Note: {note}.", file=sys.stderr, flush=True)
     known = scored.seen_before(prior.meta["identities"])
     if known and not seen:
         raise UserError(
@@ -283,6 +303,8 @@ def evaluate(
     seen: bool = False,
     uncertainty: bool = False,
     out: Path | None = None,
+    input_kind: GreyKind = "line-integral",
+    invert: bool = False,
     seed: int = 0,
     device: str = "auto",
     precision: Precision | None = None,
@@ -299,6 +321,8 @@ def evaluate(
         seen: score patients that the prior was trained on, and say so.
         uncertainty: also say what the spread is worth.
         out: folder of the results; by default ``evaluate`` in the run folder.
+        input_kind: what the pictures of ``dataset`` hold: line-integral, transmission or display.
+        invert: turn the pictures of ``dataset`` over first: bone is dark in them.
         seed: of the first patient's search; the next patient's is one more.
         device: where the work is done; ``auto`` chooses.
         precision: what the prior's networks are computed in (fp32, bf16, auto); the recipe's by
@@ -307,7 +331,8 @@ def evaluate(
     prior = load_prior(run, precision=precision)
     prior.check_xray()
     prior.generator.to(select_device(device))
-    orbits, views, training = load_sets(prior, dataset, split, limit, seen)
+    kind: dict[str, Any] = {"input_kind": input_kind, "invert": invert}
+    orbits, views, training = load_sets(prior, dataset, split, limit, seen, **kind)
     inputs = input_views(views.angles_deg, input_angles)
     if len(inputs) >= views.views:
         raise UserError(

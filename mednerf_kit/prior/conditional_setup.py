@@ -105,7 +105,7 @@ def prepare(run_config: RunConfig, device: str | torch.device) -> PreparedRun:
     if options.beside is not None:
         read_snapshot(options.beside)
     split = run_config.split
-    orbits = read_set(dataset, recipe["dataset"], split=split, limit=run_config.limit)
+    orbits = read_set(dataset, recipe["dataset"], split=split, limit=run_config.limit, checked=True)
     task = build_task(recipe, orbits, seed=seed, device=device)
     opening = (
         f"{len(orbits.patients)} patients, varied; X-rays of {task.generator.pixels}² at "

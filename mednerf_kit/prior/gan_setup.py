@@ -288,7 +288,7 @@ def radiographed(run_config: RunConfig) -> tuple[Reals, Geometry, dict[str, Any]
     if run_config.dataset in DEFAULTS and counted is not None:
         pictures = min(counted, limit or counted) * wanted.views
         check_enough(pictures, options.batch, "more patients")
-    orbits = read_set(run_config.dataset, node, split=run_config.split, limit=limit)
+    orbits = read_set(run_config.dataset, node, split=run_config.split, limit=limit, checked=True)
     if orbits.geometry.view_frames:
         raise UserError(
             f"got '{run_config.dataset}', whose views each have a frame of their own",

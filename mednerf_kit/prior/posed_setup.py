@@ -165,7 +165,7 @@ def prepare(run_config: RunConfig, device: str | torch.device) -> PreparedRun:
     """The prior of a set of radiographs: read it, make its volumes, build the task."""
     recipe, dataset = run_config.recipe, run_config.dataset
     seed, split = run_config.seed, run_config.split
-    orbits = read_set(dataset, recipe["dataset"], split=split, limit=run_config.limit)
+    orbits = read_set(dataset, recipe["dataset"], split=split, limit=run_config.limit, checked=True)
     options = set_options(recipe["dataset"])
     volumes = make_training_volumes(orbits, size=options.volume_size)
     if options.variants:

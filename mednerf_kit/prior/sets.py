@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..core import config
 from ..data.ct_files import is_folder_of_cts
 from ..data.orbits import OrbitSet, load_orbits
-from ..imaging.geometry import Geometry
+from ..imaging.geometry import DEFAULTS, Geometry
+from ..recon.set_checks import set_warnings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,9 @@ class SetOptions:
         volume_size: voxels along a side of the volumes that a posed training learns from.
         variants: varied copies of every patient that a posed training learns from as well.
         limit: patients that an adversarial training learns from; null: all.
+        input_kind: what the pictures hold, line-integral, transmission or display; null:
+            line-integral.
+        invert: turn the pictures over first: bone is dark in them.
     """
 
     size: int | None = None
@@ -38,6 +42,8 @@ class SetOptions:
     volume_size: int = 64
     variants: int = 0
     limit: int | None = None
+    input_kind: Literal["line-integral", "transmission", "display"] | None = None
+    invert: bool = False
 
     @property
     def cohort(self) -> dict[str, int]:
@@ -59,14 +65,17 @@ def read_set(
     limit: int | None = None,
     patients: Sequence[str] | None = None,
     geometry: Geometry | None = None,
+    checked: bool = False,
     progress: bool = True,
 ) -> OrbitSet:
     """The set that a recipe's ``dataset`` node wants.
 
     It holds the ``patients`` named, or the first ``limit`` of a split. With a ``geometry`` a folder
-    of CTs is projected by that one, and a set of pictures is brought to its scale.
+    of CTs is projected by that one, and a set of pictures is brought to its scale. ``checked`` adds
+    what looks wrong with a set that was not made here to its notes.
     """
     options = set_options(node)
+    of_cts = is_folder_of_cts(Path(dataset).expanduser())
     found = load_orbits(
         dataset,
         split=split,
@@ -77,7 +86,11 @@ def read_set(
         cohort=options.cohort or None,
         views=options.views,
         anatomy=options.anatomy,
-        geometry=geometry if is_folder_of_cts(Path(dataset).expanduser()) else None,
+        input_kind=options.input_kind,
+        invert=options.invert,
+        geometry=geometry if of_cts else None,
         progress=progress,
     )
+    if checked and not of_cts and dataset not in DEFAULTS:
+        found = replace(found, notes=(*found.notes, *set_warnings(found)))
     return found if geometry is None else found.at_scale(geometry.line_integral_scale)

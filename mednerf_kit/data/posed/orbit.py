@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -46,6 +47,8 @@ class OrbitScene:
             as 5); None takes the first.
         support: half-width of the box.
         fov_deg: opening angle in place of the geometry's, for sets that came without distances.
+        input_kind: what the pictures hold: line-integral, transmission or display.
+        invert: turn the pictures over first: bone is dark in them.
     """
 
     recipe = None  # a set of them teaches a prior: the anatomy decides
@@ -56,8 +59,11 @@ class OrbitScene:
         patient: str | int | None = None,
         support: float = SUPPORT,
         fov_deg: float | None = None,
+        input_kind: Literal["line-integral", "transmission", "display"] = "line-integral",
+        invert: bool = False,
     ) -> None:
         self.patient, self.support, self.fov_deg = patient, support, fov_deg
+        self.input_kind, self.invert = input_kind, invert
 
     @staticmethod
     def detect(root: Path) -> bool:
@@ -142,7 +148,9 @@ class OrbitScene:
     def _read(self, root: Path) -> OrbitSet:
         if str(root) not in DEFAULTS:
             names = [self.named(root)] if self.patient is not None else None
-            orbits = load_orbits(root, split="all", patients=names)
+            orbits = load_orbits(
+                root, split="all", patients=names, input_kind=self.input_kind, invert=self.invert
+            )
             return orbits.subset(orbits.patients[:1])
         name = str(self.patient or f"{root}-{FIRST_SEED['test']:05d}")
         number = name.rpartition("-")[2]

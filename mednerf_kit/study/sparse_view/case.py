@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from ...core.errors import UserError
+from ...data.films.stored import GreyKind
 from ...data.posed.orbit import OrbitScene
-from ...imaging.geometry import Geometry, interpolated_by_angle
+from ...imaging.geometry import DEFAULTS, Geometry, interpolated_by_angle
 from ...imaging.volume import files_at_hand
 from ...metrics import image as image_metrics
 from ...prior.training_volumes import scaled_by_view
 from ...recon.field_volume import FieldVolume
 from ...recon.opening_angle import fov_curve, peak
 from ...recon.sart import sart
+from ...recon.set_checks import set_warnings
 
 # a side of the grid on which gains are found: few unknowns, so that views cannot hide them
 GAIN_VOXELS = 40
@@ -65,6 +67,8 @@ def read_case(
     fov_deg: float | None,
     fit_fov: bool,
     size: int,
+    input_kind: GreyKind = "line-integral",
+    invert: bool = False,
 ) -> Case:
     """One patient's orbit: ``views`` evenly spaced ones to reconstruct from, the rest held out."""
     if size < image_metrics.SSIM_WINDOW_PX:
@@ -74,9 +78,11 @@ def read_case(
             "raise --size",
         )
     root = Path(dataset).expanduser()
-    reader = OrbitScene(patient=patient, fov_deg=fov_deg)
+    reader = OrbitScene(patient=patient, fov_deg=fov_deg, input_kind=input_kind, invert=invert)
     orbits = reader.read(root)
     geometry, count, notes = orbits.geometry, orbits.geometry.views, list(orbits.notes)
+    if dataset not in DEFAULTS:
+        notes += set_warnings(orbits)
     if (geometry.axis != "z" or geometry.tilt_deg) and not geometry.view_frames:
         raise UserError(
             f"got an orbit about {geometry.axis}, tilted by {geometry.tilt_deg:g}°",

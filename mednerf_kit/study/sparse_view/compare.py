@@ -18,7 +18,11 @@ from torch import Tensor
 from ... import DISCLAIMER
 from ...core import config
 from ...core.errors import UserError
+<<<<<<< HEAD
 from ...imaging.geometry import Geometry
+=======
+from ...data.films.stored import GreyKind
+>>>>>>> 1de0ad9 (Sets: data import, data geometry, checks before training, tomography and evaluation)
 from ...metrics import image as image_metrics
 from ...metrics.volume import volume_errors
 from ...recon import rtk
@@ -146,6 +150,8 @@ def compare(
     size: int = 96,
     fov_deg: float | None = None,
     fit_fov: bool = False,
+    input_kind: GreyKind = "line-integral",
+    invert: bool = False,
     dicom: bool = False,
 ) -> dict[str, Any]:
     """Reconstruct one patient by each method; write table, volumes and images to ``out``.
@@ -159,8 +165,9 @@ def compare(
     fit = load_fit(run, device="cpu") if run is not None and "field" in names else None
     made = {name: METHODS.build(nodes[name], fit=fit, prior=prior) for name in names}
     started = time.perf_counter()
+    kind: dict[str, Any] = {"input_kind": input_kind, "invert": invert}
     case = read_case(
-        dataset, patient=patient, views=views, fov_deg=fov_deg, fit_fov=fit_fov, size=size
+        dataset, patient=patient, views=views, fov_deg=fov_deg, fit_fov=fit_fov, size=size, **kind
     )
     for note in case.notes:
         say(f"note: {note}")

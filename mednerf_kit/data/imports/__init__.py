@@ -1,0 +1,1 @@
+"""Projections of other programs, brought into a set of this package; one module a format."""

@@ -1,0 +1,1 @@
+"""Files of X-ray set-ups as other programs write and read them, one module a format."""

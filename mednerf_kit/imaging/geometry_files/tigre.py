@@ -1,0 +1,138 @@
+"""TIGRE's numbers as R²-Gaussian (``meta_data.json``) and NAF write them.
+
+The source stands at DSO·(cos θ, sin θ, 0), so that θ is minus the view angle, in radians; columns
+run along (−sin θ, cos θ, 0), as the source sees them, and rows downwards. ``nDetector`` and
+``sDetector`` are rows before columns, ``offDetector`` columns before rows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...core import files
+from ...core.errors import UserError
+from ..geometry import Geometry
+from .base import (
+    GEOMETRY_FILES,
+    MIRRORED,
+    OWN_KEY,
+    Detector,
+    kept_apart,
+    refuse_view_frames,
+    snapped,
+    unmirrored,
+    unreadable,
+    with_kept,
+)
+
+PROGRAM = "TIGRE"
+#: Lengths of R²-Gaussian are metres.
+METRE = 1000.0
+NOISE = 1e-9
+
+
+@GEOMETRY_FILES.register("tigre")
+class TigreNumbers:
+    """DSD, DSO, nDetector, sDetector (or dDetector), offDetector and angles in radians, as JSON.
+
+    Lengths are mm where the file says so under this package's key, else metres, as in
+    R²-Gaussian's ``meta_data.json``.
+    """
+
+    suffix = ".tigre.json"
+
+    @staticmethod
+    def detect(path: Path) -> bool:
+        file = _file(path)
+        if file.suffix != ".json" or not file.is_file():
+            return False
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(values, dict) and "DSO" in values.get("scanner", values)
+
+    def read(self, path: Path, detector: Detector | None) -> Geometry:
+        path = _file(path)
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            frames = [*values.get("proj_train", ()), *values.get("proj_test", ())]
+            thetas = values.get("angles") or [frame["angle"] for frame in frames]
+            kept = values.get(OWN_KEY) or {}
+            found, (row_mm, col_mm) = orbit_of_scanner(
+                values.get("scanner", values), thetas, kept.get("unit_mm", METRE)
+            )
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise unreadable(path, error, PROGRAM) from None
+        if not math.isclose(row_mm, col_mm, rel_tol=1e-6):
+            raise UserError(
+                f"got '{path}' with pixels of {row_mm:g} by {col_mm:g} mm",
+                "wanted square ones",
+                "bring its projections into a set with data import, which interpolates them",
+            )
+        return with_kept(found, kept)
+
+    def write(self, geometry: Geometry, path: Path) -> tuple[str, ...]:
+        refuse_view_frames(geometry, PROGRAM)
+        if geometry.axis != "z" or geometry.tilt_deg:
+            raise UserError(
+                f"got an orbit about {geometry.axis}, tilted by {geometry.tilt_deg:g}°",
+                "wanted one about z without tilt for TIGRE",
+                "write it as astra",
+            )
+        plain = unmirrored(geometry)
+        pixel = plain.pixel_mm
+        scanner = {
+            "mode": "cone",
+            "DSD": plain.source_to_detector_mm,
+            "DSO": plain.source_to_isocentre_mm,
+            "nDetector": [plain.rows, plain.cols],
+            "dDetector": [pixel, pixel],
+            "sDetector": [plain.rows * pixel, plain.cols * pixel],
+            "offDetector": list(plain.offset_mm),
+        }
+        angles = [-math.radians(angle) + 0.0 for angle in plain.angles_deg]
+        kept = {**kept_apart(geometry), "unit_mm": 1.0}
+        files.write_json(path, {"scanner": scanner, "angles": angles, OWN_KEY: kept})
+        notes = ["lengths are in mm, angles in radians; TIGRE's rows run upwards: turn them over"]
+        return (*notes, MIRRORED.format(program=PROGRAM)) if geometry.columns_flipped else (*notes,)
+
+
+def orbit_of_scanner(
+    scanner: Mapping[str, Any], thetas_rad: Sequence[float], unit_mm: float
+) -> tuple[Geometry, tuple[float, float]]:
+    """The orbit of a scanner's numbers, and the pitch of its rows and of its columns in mm.
+
+    The geometry's pixel pitch is that of the columns. Raises KeyError, TypeError or ValueError for
+    numbers that are missing, and UserError for a parallel beam.
+    """
+    if str(scanner.get("mode", "cone")) != "cone":
+        raise UserError(
+            f"got a scanner of mode '{scanner['mode']}'", "wanted a cone beam", "choose another set"
+        )
+    rows, cols = (int(n) for n in scanner["nDetector"])
+    if "dDetector" in scanner:
+        row_mm, col_mm = (float(v) * unit_mm for v in scanner["dDetector"])
+    else:
+        height, width = (float(v) * unit_mm for v in scanner["sDetector"])
+        row_mm, col_mm = height / rows, width / cols
+    right, up = (float(v) * unit_mm for v in (*scanner.get("offDetector", (0, 0)), 0, 0)[:2])
+    found = Geometry(
+        source_to_isocentre_mm=float(scanner["DSO"]) * unit_mm,
+        source_to_detector_mm=float(scanner["DSD"]) * unit_mm,
+        rows=rows,
+        cols=cols,
+        pixel_mm=col_mm,
+        offset_mm=(right, up),
+        columns_flipped=False,
+        angles_deg=tuple(-math.degrees(float(theta)) % 360 for theta in thetas_rad),
+    )
+    return snapped(found, NOISE), (row_mm, col_mm)
+
+
+def _file(path: Path) -> Path:
+    return path / "meta_data.json" if path.is_dir() else path
