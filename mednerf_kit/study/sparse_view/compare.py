@@ -18,11 +18,8 @@ from torch import Tensor
 from ... import DISCLAIMER
 from ...core import config
 from ...core.errors import UserError
-<<<<<<< HEAD
-from ...imaging.geometry import Geometry
-=======
 from ...data.films.stored import GreyKind
->>>>>>> 1de0ad9 (Sets: data import, data geometry, checks before training, tomography and evaluation)
+from ...imaging.geometry import Geometry
 from ...metrics import image as image_metrics
 from ...metrics.volume import volume_errors
 from ...recon import rtk
