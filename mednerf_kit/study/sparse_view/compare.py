@@ -153,9 +153,7 @@ def compare(
 ) -> dict[str, Any]:
     """Reconstruct one patient by each method; write table, volumes and images to ``out``.
 
-    ``dicom`` writes each volume as a DICOM file too.
-
-    Returns what the table holds.
+    ``dicom`` writes each volume as a DICOM file too. Returns what the table holds.
     """
     names = chosen_methods(methods, run=run, prior=prior)
     nodes = config.with_settings({name: {"name": name} for name in names}, list(settings))
@@ -191,11 +189,8 @@ def compare(
             seconds = {"seconds": float(fit.meta["seconds"]), "processor_seconds": None}
         found, shown[name] = scores(case, volume)
         volumes[name] = volume
-        rows[name] = {
-            **found,
-            **seconds,
-            "options": {k: v for k, v in nodes[name].items() if k != "name"},
-        }
+        chosen = {key: value for key, value in nodes[name].items() if key != "name"}
+        rows[name] = {**found, **seconds, "options": chosen}
         say(
             f"{name:9s} {found['psnr_db']:.2f} dB, SSIM {found['ssim']:.3f}, "
             f"{seconds['seconds']:.1f} s"
