@@ -11,7 +11,8 @@ CV+, Barber et al. 2021). :func:`fitted` makes of them
 - the factor of a patient: the conformal quantile (:func:`~mednerf_kit.metrics.patients.
   conformal_quantile`) of the factors that cover 90 % of each, which holds for nine new patients
   out of ten;
-- the same quantile for what is measured on a chest (:mod:`.measures`).
+- the same quantile for what is measured on a chest (:mod:`.measures`);
+- by how much the share that films determined is overstated (:class:`.measured.Claim`).
 
 With fewer than nine patients there is no factor: no order statistic promises nine tenths.
 """
@@ -19,7 +20,7 @@ With fewer than nine patients there is no factor: no order statistic promises ni
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -40,10 +41,12 @@ from ..prior.sets import read_set
 from ..recon.field_volume import FieldVolume
 from .disagreement import Misfit
 from .intervals import ANGLE_CLASSES_DEG, LEAST_PATIENTS, Z_90, angle_classes, code_distance
+from .measured import Claim, claimed_and_true
 from .measures import distance_in_spreads
 from .members import Posterior
 from .posterior import Inversion
 from .predict import PredictedViews, predict
+from .spread import PLACE_MM
 from .update import Films
 from .xray_views import frame_options
 
@@ -70,6 +73,7 @@ class Record:
     misfit: float  # RMS error of held-out input pixels
     # what the films told beyond the members, see :func:`.disagreement.levels`
     disagreement: Sequence[Sequence[float]] = field(default_factory=list)
+    share: Sequence[float] = ()  # claimed and true, see :func:`.measured.claimed_and_true`
 
 
 def record(
@@ -94,6 +98,7 @@ def record(
     ]
     volume: dict[str, list[float]] = {}
     measures: dict[str, float] = {}
+    share: tuple[float, ...] = ()
     if ct is not None and prior.scale is not None:
         known = FieldVolume.from_ct(ct, geometry, size=predicted.volume.values.shape[-1])
         off = (predicted.volume.values - known.values).abs()
@@ -105,6 +110,7 @@ def record(
             name: _quantiles(off[inside & (labels == k)]) for k, name in enumerate(REGIONS)
         }
         measures = distance_in_spreads(predicted.volume_members, known)
+        share = claimed_and_true(prior, predicted, known, Generator().manual_seed(0))
     return Record(
         patient=patient,
         views=_quantiles(ratio[mask]),
@@ -115,6 +121,7 @@ def record(
         code_distance=code_distance(prior, posterior),
         misfit=posterior.held_out_mse**0.5,
         disagreement=[list(pair) for pair in predicted.told.levels] if predicted.told else [],
+        share=[round(part, 4) for part in share],
     )
 
 
@@ -140,7 +147,7 @@ def _quantiles(ratios: Tensor) -> list[float]:
 def fitted(records: Sequence[Record], level: float = 0.9) -> dict[str, Any]:
     """The metadata of a calibration (:class:`.intervals.Calibration`) from patients' records."""
     if len(records) < LEAST_PATIENTS:
-        return {"factor": None, "patients": len(records)}
+        return {"factor": None, "patients": len(records), "place_mm": PLACE_MM}
 
     def factor(ratios: Sequence[Sequence[float]]) -> float | None:
         known = [r for r in ratios if r]
@@ -160,6 +167,7 @@ def fitted(records: Sequence[Record], level: float = 0.9) -> dict[str, Any]:
         for name, values in measured.items()
     }
     told = [r.disagreement for r in records if r.disagreement]
+    claim = Claim.fit([r.share for r in records if r.share])
     distances = [r.code_distance for r in records if r.code_distance is not None]
     return {
         "factor": factor(views.tolist()),
@@ -171,6 +179,8 @@ def fitted(records: Sequence[Record], level: float = 0.9) -> dict[str, Any]:
         "code_distances": sorted(round(d, 4) for d in distances),
         "disagreement": Misfit.fit(told).to_json() if told else None,
         "misfits": sorted(round(r.misfit, 5) for r in records),
+        "place_mm": PLACE_MM,
+        "share": asdict(claim) if claim else None,
     }
 
 

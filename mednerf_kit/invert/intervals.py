@@ -20,6 +20,7 @@ from ..metrics.anatomy import REGIONS, region_labels
 from ..prior.load import Prior
 from ..recon.field_volume import FieldVolume
 from .members import Posterior
+from .spread import PLACE_MM
 
 Z_90 = 1.645  # standard deviations on either side that hold 90 % of a normal distribution
 #: Fewer patients cannot promise nine tenths of anything to the next: ⌈10 · 0.9⌉ = 9.
@@ -49,12 +50,16 @@ class Calibration:
         None  # what films told beyond members, see :class:`.Misfit`
     )
     misfits: Sequence[float] = ()  # of held-out pixels of their own X-rays, RMS, ascending
+    place_mm: float = 0.0  # of :mod:`.spread`, as these factors were fitted with it
+    share: dict[str, Any] | None = None  # what films determine of patients, see :class:`.Claim`
 
 
 def calibration_of(prior: Prior, views: int) -> Calibration:
     """The prior's calibration for so many input views; that of one view where there is no other."""
     entries: dict[str, Any] = prior.meta.get("calibration", {})
     entry = entries.get(str(min(views, 2)), entries.get("1"))
+    if entry is None:
+        return Calibration(factor=None, place_mm=PLACE_MM)
     return Calibration(**entry) if isinstance(entry, dict) else Calibration(factor=entry)
 
 
@@ -153,7 +158,7 @@ def calibration_text(prior: Prior, views: int) -> str:
         )
     patients = f"{known.patients} " if known.patients else ""
     text = (
-        f"The spread shown is the codes' times {known.factor:.2f}"
+        f"The spread shown is the one found, times {known.factor:.2f}"
         f"{', more or less by angle and region' if known.by_angle else ''}, fitted on {patients}"
         "patients the prior had not seen so that ±1.645 spreads cover 90 % of the pixels, on "
         "average over patients; on other pictures it may cover less."

@@ -13,6 +13,7 @@ from ..prior.rendering import grey_views
 from ..recon.field_volume import FieldVolume, bake
 from .intervals import calibration_of, outside, view_factors, volume_factors
 from .members import Posterior
+from .spread import view_variance, voxel_variance
 from .update import Films, Told, Update, updated_by
 
 EXPOSED_VIEWS = 24  # that the densest ray of a relative orbit is looked for in
@@ -37,12 +38,13 @@ class PredictedViews:
     """Views of a patient, and the volume they came from."""
 
     views: Tensor  # [V, rows, cols] the mean over members
-    # [V, rows, cols] standard deviation over members, floored, times the prior's calibration
+    # [V, rows, cols] standard deviation (:mod:`.spread`), floored, times the prior's calibration
     spread: Tensor
     members: Tensor  # [M, V, rows, cols]
     volume: FieldVolume  # [D, H, W] the mean over members
     volume_spread: FieldVolume  # [D, H, W] the same of the volume
     volume_members: FieldVolume  # [M, D, H, W]
+    volume_variance: Tensor  # [D, H, W] as :mod:`.spread` has it, without floor and calibration
     gains: Tensor  # [n] of the input views beside those of their angles, the mean over members
     # what the films told beyond the members, where these were updated by them
     told: Told | None = None
@@ -97,18 +99,19 @@ def predict(
     known = calibration_of(prior, len(posterior.angles_deg))
     widening, why = outside(prior, posterior)
     mean = volumes.with_values(volumes.values.mean(0))
-    spread, volume_spread = (
-        torch.std(t, 0) if len(t) > 1 else torch.zeros_like(t[0]) for t in (members, volumes.values)
-    )
-    by_view = view_factors(known, geometry.angles_deg, posterior.angles_deg.tolist())
+    inputs_deg = posterior.angles_deg.tolist()
+    variance = view_variance(members, geometry, inputs_deg, known.place_mm)
+    volume_variance = voxel_variance(volumes, inputs_deg, known.place_mm)
+    by_view = view_factors(known, geometry.angles_deg, inputs_deg)
     by_voxel = volume_factors(known, mean)
     return PredictedViews(
         members.mean(0),
-        widening * by_view[:, None, None] * (spread + SPREAD_FLOOR),
+        widening * by_view[:, None, None] * (variance.sqrt() + SPREAD_FLOOR),
         members,
         mean,
-        volumes.with_values(widening * by_voxel * (volume_spread + VOLUME_FLOOR)),
+        volumes.with_values(widening * by_voxel * (volume_variance.sqrt() + VOLUME_FLOOR)),
         volumes,
+        volume_variance,
         (told or posterior).gains.mean(0).cpu(),
         told,
         exposure,

@@ -42,8 +42,8 @@ class Update:
 
     sigma: float = 0.004
     film_sigma: float = 0.015
-    floor: float = 0.2
-    length_voxels: float = 1.0
+    floor: float = 0.14
+    length_voxels: float = 1.5
     low_rank: float = 0.1
     steps: int = 10
     member_steps: int = 4
