@@ -3,11 +3,13 @@
 
     python scripts/make_priors.py phantom-chest --minutes 12
     python scripts/make_priors.py chest --from CTS --minutes 34 --conditional-minutes 12
+    python scripts/make_priors.py chest --recalibrate --calibration calibration.json
 
 phantom-chest and phantom-knee learn from procedural phantoms alone: patients from seed 0 (train)
 and from 10000 (val, for the calibration of the uncertainty). Others learn from all CTs of a folder,
 and are calibrated on patients elsewhere: `cohort.py UNSEEN --run PRIOR --also CTS` in scripts/bench
-writes the calibration.json that --calibration lays in. Networks start from seed 0.
+writes the calibration.json that --calibration lays in. --recalibrate trains nothing: the prior of
+the package gets that calibration, phantoms one by validation phantoms. Networks start from seed 0.
 """
 
 from __future__ import annotations
@@ -68,12 +70,12 @@ def trained(args: argparse.Namespace) -> Path:
     return folder
 
 
-def calibration(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """What is known of the spread: from a file, or from validation phantoms."""
+def calibration(args: argparse.Namespace, prior: Path) -> dict[str, Any]:
+    """What is known of a prior's spread: from a file, or from validation phantoms."""
     if args.calibration:
         return json.loads(args.calibration.read_text(encoding="utf-8"))
     if args.name.startswith("phantom-"):
-        return calibrate(load_prior(folder), limit=12, views=("1", "2"))
+        return calibrate(load_prior(prior), limit=12, views=("1", "2"))
     return {}
 
 
@@ -103,6 +105,13 @@ def write_prior(folder: Path, args: argparse.Namespace) -> None:
     files.save_tensors(BUNDLED / f"{args.name}.safetensors", kept, named(meta, args) | known)
 
 
+def recalibrate(args: argparse.Namespace) -> None:
+    """Lay another calibration into a prior of the package, which else stays as it is."""
+    path = BUNDLED / f"{args.name}.safetensors"
+    tensors, meta = files.load_tensors(path)
+    files.save_tensors(path, tensors, meta | {"calibration": calibration(args, path)})
+
+
 def write_conditional(args: argparse.Namespace) -> None:
     """A conditional generator of the same CTs, in half precision."""
     folder = args.conditional_run or train(
@@ -129,18 +138,25 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=12)
     parser.add_argument("--conditional-minutes", type=float)
     parser.add_argument("--calibration", type=Path, help="a calibration.json of other patients")
+    parser.add_argument("--recalibrate", action="store_true", help="train nothing")
     parser.add_argument("--outdir", type=Path, default=Path("runs"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--run", type=Path, help="export this run instead of training one")
     parser.add_argument("--conditional-run", type=Path, help="the same, of the generator")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
-    if (args.cts is None) != args.name.startswith("phantom-"):
+    of_phantoms = args.name.startswith("phantom-")
+    if args.recalibrate and not (of_phantoms or args.calibration):
+        parser.error("--recalibrate needs the --calibration of chest or knee")
+    if not args.recalibrate and (args.cts is None) != of_phantoms:
         parser.error("--from is for chest and knee, and they need it")
     torch.set_num_threads(args.threads)
-    write_prior(trained(args), args)
-    if args.conditional_minutes or args.conditional_run:
-        write_conditional(args)
+    if args.recalibrate:
+        recalibrate(args)
+    else:
+        write_prior(trained(args), args)
+        if args.conditional_minutes or args.conditional_run:
+            write_conditional(args)
     for path in sorted(BUNDLED.glob(f"{args.name}*.safetensors")):
         print(f"{path.name}: {path.stat().st_size / 2**20:.1f} MiB")
 

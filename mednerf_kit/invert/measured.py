@@ -97,10 +97,10 @@ class Measured:
                 "smaller (docs/results.md)"
             )
         return (
-            f"{text}: by so much it narrowed down, voxel by voxel, how patients differ, as measured "
-            f"on the CTs of {self.claim.patients} patients whom the prior had not seen. For single "
-            f"ones it was {100 * max(self.claim.lowest, 0):.0f} to {100 * self.claim.highest:.0f} "
-            "%. The rest was filled in by the prior"
+            f"{text}: by so much it narrowed down, voxel by voxel, how patients differ, as the CTs "
+            f"of {self.claim.patients} patients whom the prior had not seen tell. For single ones "
+            f"it was {100 * max(self.claim.lowest, 0):.0f} to {100 * self.claim.highest:.0f} %. "
+            "The rest was filled in by the prior"
         )
 
 

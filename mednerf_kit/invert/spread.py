@@ -105,7 +105,7 @@ def view_variance(
 def voxel_variance(
     members: FieldVolume, inputs_deg: Sequence[float], place_mm: float = PLACE_MM
 ) -> Tensor:
-    """σ² of voxels: members [M, D, H, W] to [D, H, W]; they move along the axes of C, one by one."""
+    """σ² of voxels: members [M, D, H, W] to [D, H, W]; their mean moves along each axis of C."""
     squares, axes = torch.linalg.eigh(place_covariance(inputs_deg, place_mm))
     spacing_mm = torch.tensor(members.spacing_mm[:2])
     mean = members.values.mean(0)[None]

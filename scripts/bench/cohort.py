@@ -9,7 +9,8 @@ conditional generator beside each fold's prior; --run scores one prior that is t
 patients are those of --also, in place of folds. The table holds everything that
 is in --out: means over patients and 95 % bootstrap intervals; per_patient.csv has a row for each;
 calibration.json is the calibration over folds (CV+) for a prior that is trained on all of them,
-to be laid beside its snapshots.
+to be laid beside its snapshots, or, with --run, that of the prior by these patients; a calibration
+that the prior has is left out of the table.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from mednerf_kit.data.orbits import OrbitSet
 from mednerf_kit.engine.loop import Loop
 from mednerf_kit.engine.session import resolve
 from mednerf_kit.imaging.geometry import FRONTAL_DEG, nearest_view
-from mednerf_kit.invert.calibrate import Record, fitted, record
+from mednerf_kit.invert.calibrate import Record, fitted, record, uncalibrated
 from mednerf_kit.invert.evaluate import flattened, patient_row
 from mednerf_kit.invert.intervals import LEAST_PATIENTS, Calibration
 from mednerf_kit.invert.posterior import Inversion, inversion_of
@@ -192,7 +193,7 @@ def run(args: argparse.Namespace, recipe: dict[str, Any]) -> None:
     path = args.out / "fold_run" / "scores.json"
     if path.is_file():
         return
-    prior = load_prior(args.run)
+    prior = uncalibrated(load_prior(args.run))
     first, *others = [read_set(s, recipe["dataset"], split="all") for s in args.also]
     unseen = read_set(args.set, recipe["dataset"], split="all")
     if known := unseen.seen_before(prior.meta["identities"]):

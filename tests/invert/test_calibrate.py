@@ -23,9 +23,12 @@ from mednerf_kit.invert.intervals import (
     view_factors,
     volume_factors,
 )
+from mednerf_kit.invert.measured import claimed_and_true
+from mednerf_kit.invert.measured import measured as share_of
 from mednerf_kit.invert.measures import bounds, measured
 from mednerf_kit.invert.predict import predict
 from mednerf_kit.invert.scoring import score_spread
+from mednerf_kit.invert.spread import PLACE_MM
 from mednerf_kit.recon.field_volume import FieldVolume
 
 
@@ -75,7 +78,7 @@ def test_unequal_patients_are_covered_on_average_and_nine_of_ten_one_by_one():
 
 def test_fewer_than_nine_patients_calibrate_nothing_and_the_text_says_so(prior):
     few = fitted([patient(k, 1.0) for k in range(8)])
-    assert few == {"factor": None, "patients": 8}
+    assert few == {"factor": None, "patients": 8, "place_mm": PLACE_MM}
     told = replace(prior, meta={**prior.meta, "calibration": {"1": few}})
     text = calibration_text(told, 1)
     assert "not calibrated (8 patients are too few)" in text and "not as an interval" in text
@@ -89,6 +92,40 @@ def test_one_number_of_an_older_prior_is_read_as_before(prior):
     assert [calibration_of(old, n).factor for n in (1, 2, 5)] == [2.0, 3.0, 3.0]
     assert view_factors(calibration_of(old, 1), [0.0, 90.0], [270.0]).tolist() == [2.0, 2.0]
     assert "times 2.00, fitted on patients" in calibration_text(old, 1)
+
+
+def test_an_older_record_keeps_the_spread_that_it_was_fitted_for(prior):
+    entry = fitted([patient(k, 1.0) for k in range(9)])
+    old = {key: value for key, value in entry.items() if key not in ("place_mm", "share")}
+    known = calibration_of(replace(prior, meta={"calibration": {"1": old}}), 1)
+    assert (known.place_mm, known.share) == (0.0, None)
+    now = calibration_of(replace(prior, meta={"calibration": {"1": entry}}), 1)
+    never = calibration_of(replace(prior, meta={}), 1)
+    assert now.place_mm == never.place_mm == PLACE_MM and never.factor is None
+
+
+def test_the_claimed_share_is_brought_to_what_cts_say(prior, posterior, scenes):
+    predicted = predict(prior, posterior, prior.geometry, size=32)
+    claimed, perfect = claimed_and_true(prior, predicted, predicted.volume, seeded())
+    assert 0 < claimed < 1 and perfect == pytest.approx(1)
+    truth = FieldVolume.of(torch.zeros_like(predicted.volume.values), prior.geometry)
+    assert claimed_and_true(prior, predicted, truth, seeded())[1] < 1
+
+    def told(shares):
+        records = [patient(k, 1.0, share=shares) for k in range(9)]
+        known = replace(prior, meta={**prior.meta, "calibration": {"1": fitted(records)}})
+        mask = torch.ones(1, *predicted.views.shape[1:])
+        return share_of(known, posterior, predicted, mask, seeded())
+
+    own, measured_share = told([]), told([0.8, 0.2])
+    assert "by the prior's own account" in own.text and own.total == pytest.approx(claimed)
+    assert measured_share.total == pytest.approx(claimed / 4, rel=1e-3)
+    torch.testing.assert_close(
+        measured_share.share.values, own.share.values / 4, rtol=1e-3, atol=1e-6
+    )
+    assert "CTs of 9 patients whom the prior had not seen" in measured_share.text
+    assert "it was 20 to 20 %" in measured_share.text
+    assert told([0.8, -0.3]).total == 0, "it determined nothing"
 
 
 def test_a_views_factor_follows_its_angle_off_the_nearest_input():
@@ -134,7 +171,8 @@ def test_validation_patients_are_inverted_and_test_patients_never_read(
     meta = {"dataset": str(root), "recipe": {"dataset": {"size": 32}}, "identities": []}
     here = replace(prior, meta={**prior.meta, **meta})
     found = calibrating.calibrate(here, views=("1", "2"))
-    assert found == {k: {"factor": None, "patients": 1} for k in ("1", "2")}
+    few = {"factor": None, "patients": 1, "place_mm": PLACE_MM}
+    assert found == {"1": few, "2": few}
     orbits = load_orbits(root, patients=["q0"])
     (one,) = calibrating.records_of(here, orbits, ["q0"], "1", 1)
     assert len(one.views) == QUANTILES and set(one.volume) == {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 import torch
 from tiny import SIZE, VIEWS
 
 from mednerf_kit.invert.intervals import calibration
 from mednerf_kit.invert.predict import SPREAD_FLOOR, VOLUME_FLOOR, predict
+from mednerf_kit.invert.spread import view_variance, voxel_variance
 
 
 def test_the_orbit_is_the_members_mean_and_spread(prior, posterior):
@@ -20,7 +20,12 @@ def test_the_orbit_is_the_members_mean_and_spread(prior, posterior):
         32,
     )
     torch.testing.assert_close(found.views, found.members.mean(0))
-    torch.testing.assert_close(found.spread, found.members.std(0) + SPREAD_FLOOR)
+    inputs_deg = posterior.angles_deg.tolist()
+    spread = view_variance(found.members, prior.geometry, inputs_deg).sqrt() + SPREAD_FLOOR
+    torch.testing.assert_close(found.spread, spread)
+    torch.testing.assert_close(
+        found.volume_variance, voxel_variance(found.volume_members, inputs_deg)
+    )
     seen = found.volume.project(prior.geometry, posterior.distance)
     (
         torch.testing.assert_close(found.views, seen, rtol=1e-3, atol=1e-4),
@@ -33,7 +38,9 @@ def test_calibration_widens_the_spread_by_the_number_of_views(prior, posterior):
     assert [calibration(calibrated, n) for n in (1, 2, 5)] == [2.0, 3.0, 3.0] and calibration(
         prior, 1
     ) == 1.0
-    plain, wide = (predict(p, posterior, prior.geometry, size=16) for p in (prior, calibrated))
+    # neither number says more of the patient's place than the other
+    unit = replace(prior, meta={**prior.meta, "calibration": {"1": 1.0}})
+    plain, wide = (predict(p, posterior, prior.geometry, size=16) for p in (unit, calibrated))
     torch.testing.assert_close(wide.spread, 2 * plain.spread)
     torch.testing.assert_close(wide.volume_spread.values, 2 * plain.volume_spread.values)
 
@@ -60,8 +67,7 @@ def test_views_of_a_set_scaled_one_by_one_get_their_angles_mean_gain(prior, post
 
 def test_one_scene_has_no_spread_but_the_floor(prior, posterior):
     alone = replace(posterior, code=posterior.code.one(0))
-    found = predict(prior, alone, prior.geometry, size=16)
-    assert (
-        found.spread.unique().tolist() == pytest.approx([SPREAD_FLOOR])
-        and (found.volume_spread.values == VOLUME_FLOOR).all()
-    )
+    placed = replace(prior, meta={**prior.meta, "calibration": {"1": {"factor": 1.0}}})
+    found = predict(placed, alone, prior.geometry, size=16)
+    for spread, floor in ((found.spread, SPREAD_FLOOR), (found.volume_spread.values, VOLUME_FLOOR)):
+        torch.testing.assert_close(spread, torch.full_like(spread, floor), rtol=0, atol=1e-5)
