@@ -46,8 +46,8 @@ def place_covariance(inputs_deg: Sequence[float], place_mm: float = PLACE_MM) ->
     """C [2, 2] in mm² along (x, y), after X-rays at ``inputs_deg``.
 
     >>> place_covariance([270.0]).sqrt().round(decimals=1)
-    tensor([[ 3.0,  0.0],
-            [ 0.0, 20.0]])
+    tensor([[ 3.,  0.],
+            [ 0., 20.]])
     """
     rows = _along_rows(inputs_deg)
     known = torch.eye(2) / max(place_mm, 1e-6) ** 2 + rows.T @ rows / SEEN_MM**2
