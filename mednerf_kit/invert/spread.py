@@ -20,7 +20,6 @@ rows, so that the second term vanishes at an X-ray's own angle, and behind.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -109,10 +108,8 @@ def voxel_variance(
     squares, axes = torch.linalg.eigh(place_covariance(inputs_deg, place_mm))
     spacing_mm = torch.tensor(members.spacing_mm[:2])
     mean = members.values.mean(0)[None]
-    variance = sum(
-        variance_moved(mean, (math.sqrt(square) * axis / spacing_mm)[None])[0]
-        for square, axis in zip(squares.tolist(), axes.T, strict=True)
-    )
+    sigma_px = squares.clamp_min(0).sqrt()[:, None] * axes.T / spacing_mm
+    variance = torch.stack([variance_moved(mean, one[None])[0] for one in sigma_px]).sum(0)
     if len(members.values) > 1:
         variance = variance + members.values.var(0)
     return smoothed(variance)
