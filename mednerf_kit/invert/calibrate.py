@@ -6,7 +6,7 @@ trained, from the folds of a cross-validation (each patient from the fold that l
 CV+, Barber et al. 2021). :func:`fitted` makes of them
 
 - factors with which the share of pixels (by angle) and voxels (by region) that ±1.645 spreads
-  cover is nine tenths on average over patients, each counting the same, with one standard error
+  cover is nine tenths on average over patients, each counting the same, with 1.645 standard errors
   to spare (:func:`~mednerf_kit.metrics.patients.factor_for_coverage`);
 - the factor of a patient: the conformal quantile (:func:`~mednerf_kit.metrics.patients.
   conformal_quantile`) of the factors that cover 90 % of each, which holds for nine new patients

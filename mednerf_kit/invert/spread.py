@@ -2,20 +2,15 @@
 
 An X-ray hardly tells where along its beam a patient lies, and of any structure only that it lies
 somewhere on its rays. Members of one prior agree on a usual place, so that their differences miss
-what is most of the error: everything moved along the beam. The place is held for normal,
+what is most of the error: everything moved along the beam. The spread σ of a picture holds it:
 
-    d ~ N(0, C),     C⁻¹ = 1 / PLACE_MM² + Σ_n h_n h_nᵀ / SEEN_MM²,
+    σ² = G (var over members + var over d of the mean picture moved by d),    d ~ N(0, s²),
 
-in the plane of the orbit: a standard deviation of PLACE_MM (the centroids of the chest CTs that a
-prior learned from scatter by 20.1 mm from front to back) before the X-rays, of which each fixes,
-to SEEN_MM, what its picture's rows run along, h_n = (−sin a, −cos a): the Gaussian posterior of a
-linear measurement (Tarantola 2005, ch. 3). The spread of a picture is then
-
-    σ² = G (var over members + var over d of the mean picture moved by d),
-
-with G a Gaussian blur: a few members' variance of a single pixel is noise (as covariances of small
-ensembles are smoothed, Houtekamer & Mitchell 2001). A view from φ sees of d what lies along its own
-rows, so that the second term vanishes at an X-ray's own angle, and behind.
+with s = PLACE_MM along the beam, the standard deviation to which the centroids of the chest CTs
+that a prior learned from scatter from front to back (20.1 mm). A view turned by t from the nearest
+X-ray sees |sin t| of the move, along its rows: nothing at the X-ray's own angle, and behind. G is a
+Gaussian blur, since a few members' variance of a single pixel is noise (as covariances of small
+ensembles are smoothed, Houtekamer & Mitchell, Mon. Weather Rev. 129, 2001).
 """
 
 from __future__ import annotations
@@ -33,30 +28,21 @@ from ..recon.measurement_update import smoothed
 
 #: Standard deviation of where along the beam a patient lies.
 PLACE_MM = 20.0
-#: To which an X-ray fixes where things lie along its rows.
-SEEN_MM = 3.0
 #: Standard deviation of G in a view, at the isocentre.
 SMOOTH_MM = 10.0
 #: Moves in standard deviations: evenly spaced, of mean 0 and variance 1.
 MOVES = tuple(k / 2**0.5 for k in (-2, -1, 0, 1, 2))
+TURNS_DEG = tuple(float(t) for t in range(0, 180, 5))  # of views, half a turn
 
 
-def place_covariance(inputs_deg: Sequence[float], place_mm: float = PLACE_MM) -> Tensor:
-    """C [2, 2] in mm² along (x, y), after X-rays at ``inputs_deg``.
+def levers(angles_deg: Sequence[float], inputs_deg: Sequence[float]) -> Tensor:
+    """|sin| of the turn from each view to the nearest X-ray: [V].
 
-    >>> place_covariance([270.0]).sqrt().round(decimals=1)
-    tensor([[ 3.,  0.],
-            [ 0., 20.]])
+    >>> levers([270.0, 90.0, 300.0, 0.0], [270.0]).round(decimals=2).tolist()
+    [0.0, 0.0, 0.5, 1.0]
     """
-    rows = _along_rows(inputs_deg)
-    known = torch.eye(2) / max(place_mm, 1e-6) ** 2 + rows.T @ rows / SEEN_MM**2
-    return torch.linalg.inv(known)
-
-
-def _along_rows(angles_deg: Sequence[float]) -> Tensor:
-    """Unit vectors (x, y) that pictures' rows run along, to the right: [V, 2]."""
-    turn = torch.deg2rad(torch.tensor(angles_deg, dtype=torch.float32))
-    return torch.stack([-turn.sin(), -turn.cos()], 1)
+    angles, inputs = (torch.deg2rad(torch.tensor(a)) for a in (angles_deg, inputs_deg))
+    return (angles[:, None] - inputs).sin().abs().amin(1)
 
 
 def moved(pictures: Tensor, by_px: Tensor) -> Tensor:
@@ -91,10 +77,9 @@ def view_variance(
 
     ``geometry`` is that of the V views, ``inputs_deg`` the angles of the X-rays.
     """
-    rows = _along_rows(geometry.angles_deg)
-    sigma_mm = (rows @ place_covariance(inputs_deg, place_mm) * rows).sum(1).sqrt()
     pixel_mm = 2 * geometry.half_width_mm / geometry.cols
-    sigma_px = torch.stack([sigma_mm / pixel_mm, torch.zeros_like(sigma_mm)], 1)
+    sigma_px = place_mm / pixel_mm * levers(geometry.angles_deg, inputs_deg)
+    sigma_px = torch.stack([sigma_px, torch.zeros_like(sigma_px)], 1)
     variance = variance_moved(members.mean(0)[:, None], sigma_px)[:, 0]
     if len(members) > 1:
         variance = variance + members.var(0)
@@ -104,12 +89,17 @@ def view_variance(
 def voxel_variance(
     members: FieldVolume, inputs_deg: Sequence[float], place_mm: float = PLACE_MM
 ) -> Tensor:
-    """σ² of voxels: members [M, D, H, W] to [D, H, W]; their mean moves along each axis of C."""
-    squares, axes = torch.linalg.eigh(place_covariance(inputs_deg, place_mm))
-    spacing_mm = torch.tensor(members.spacing_mm[:2])
+    """σ² of voxels: members [M, D, H, W] to [D, H, W].
+
+    The mean moves along the beam of each X-ray, by as much of PLACE_MM as the view that is turned
+    farthest from all of them sees; the variances are averaged over X-rays.
+    """
+    turn = torch.deg2rad(torch.tensor(inputs_deg))
+    beams = torch.stack([turn.cos(), -turn.sin()], 1)  # (x, y) towards the source: [n, 2]
+    sigma_mm = place_mm * levers(TURNS_DEG, inputs_deg).amax() * beams
     mean = members.values.mean(0)[None]
-    sigma_px = squares.clamp_min(0).sqrt()[:, None] * axes.T / spacing_mm
-    variance = torch.stack([variance_moved(mean, one[None])[0] for one in sigma_px]).sum(0)
+    sigma_px = sigma_mm / torch.tensor(members.spacing_mm[:2])
+    variance = torch.stack([variance_moved(mean, one[None])[0] for one in sigma_px]).mean(0)
     if len(members.values) > 1:
         variance = variance + members.values.var(0)
     return smoothed(variance)

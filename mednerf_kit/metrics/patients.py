@@ -8,6 +8,8 @@ import torch
 from torch import Generator, Tensor
 
 RESAMPLES = 2000
+#: Standard errors by which a mean over patients is kept above a level: a bound of 95 %.
+MARGIN_ERRORS = 1.645
 
 
 def bootstrap_interval(
@@ -44,19 +46,19 @@ def conformal_quantile(scores: Tensor, level: float = 0.9) -> float | None:
 
 
 def factor_for_coverage(ratios: Tensor, level: float = 0.9) -> float:
-    """The least factor f with which patients' mean share of places with ratio ≤ f, less its
-    standard error, is ``level``.
+    """The least factor f with which patients' mean share of places with ratio ≤ f, less
+    MARGIN_ERRORS of its standard errors, is ``level``.
 
     ``ratios`` [P, Q] are equally spaced quantiles of each patient's |error| over the half-width of
     an uncalibrated interval, so that every patient counts the same, however large. The standard
     error, of the mean over P patients, leaves a margin for those that were not seen: the mean over
-    further patients falls short of ``level`` about once in six times, not every second (a
+    further patients falls short of ``level`` about once in twenty times, not every second (a
     confidence bound on a risk, after Bates et al. 2021).
 
     >>> factor_for_coverage(torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0]]), 0.75)
     3.0
     >>> factor_for_coverage(torch.tensor([[1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 40.0]]), 0.75)
-    30.0
+    40.0
     """
     candidates = ratios.flatten().sort().values
     low, high = 0, len(candidates) - 1  # the largest covers everything
@@ -64,7 +66,7 @@ def factor_for_coverage(ratios: Tensor, level: float = 0.9) -> float:
         middle = (low + high) // 2
         shares = (ratios <= candidates[middle]).double().mean(1)
         error = float(shares.std()) / len(shares) ** 0.5 if len(shares) > 1 else 0.0
-        if float(shares.mean()) - error >= level - 1e-9:
+        if float(shares.mean()) - MARGIN_ERRORS * error >= level - 1e-9:
             high = middle
         else:
             low = middle + 1
