@@ -1,13 +1,14 @@
 """How unsure a posterior is of views and voxels: what members differ by, and where all may be off.
 
-An X-ray hardly tells where along its beam a patient lies, and of any structure only that it lies
-somewhere on its rays. Members of one prior agree on a usual place, so that their differences miss
-what is most of the error: everything moved along the beam. The spread σ of a picture holds it:
+An X-ray tells of any structure only that it lies somewhere on its rays. Members of one prior agree
+on a usual place, so that their differences miss what is most of the error: body wall and organs
+moved along the beam. The spread σ of a picture holds it:
 
     σ² = G (var over members + var over d of the mean picture moved by d),    d ~ N(0, s²),
 
-with s = PLACE_MM along the beam, the standard deviation to which the centroids of the chest CTs
-that a prior learned from scatter from front to back (20.1 mm). A view turned by t from the nearest
+with s = PLACE_MM along the beam, by which the front and the back of the chest CTs that the prior of
+the package learned from scatter about the middles of the bodies (12 and 16 mm, one standard
+deviation). A view turned by t from the nearest
 X-ray sees |sin t| of the move, along its rows: nothing at the X-ray's own angle, and behind. G is a
 Gaussian blur, since a few members' variance of a single pixel is noise (as covariances of small
 ensembles are smoothed, Houtekamer & Mitchell, Mon. Weather Rev. 129, 2001).
@@ -26,8 +27,8 @@ from ..imaging.geometry import Geometry
 from ..recon.field_volume import FieldVolume
 from ..recon.measurement_update import smoothed
 
-#: Standard deviation of where along the beam a patient lies.
-PLACE_MM = 20.0
+#: Standard deviation of where along the beam a structure lies.
+PLACE_MM = 14.0
 #: Standard deviation of G in a view, at the isocentre.
 SMOOTH_MM = 10.0
 #: Moves in standard deviations: evenly spaced, of mean 0 and variance 1.

@@ -29,8 +29,8 @@ from .figures import GREY, HEAT, SIGNED
 #: What the spread is and is not, for reports that bring no text of their own.
 UNCERTAINTY_MEANING = (
     "Many volumes explain one X-ray equally well. Several codes were fitted to the same input, and "
-    "the spread is the standard deviation of what they show, and of what changes when the patient "
-    "lies nearer to the tube or farther from it, which the input hardly tells. A wide spread says: "
+    "the spread is the standard deviation of what they show, and of what changes when structures "
+    "lie nearer to the tube or farther from it, which the input does not tell. A wide spread says: "
     "here the input did not decide, the prior filled in.",
     "A narrow spread is no guarantee. All codes share one prior and its blind spots: anatomy or "
     "disease the prior never saw can be missing from every sample, with little spread. Only an "
