@@ -163,6 +163,12 @@ def test_voxels_that_every_view_sees():
     assert float((inside == compare.seen_by_all(size, geometry)).float().mean()) > 0.999
     framed = replace(geometry, view_frames=tuple(geometry.frames_of_views().to_list()))
     assert float((inside == compare.seen_by_all(size, framed)).float().mean()) > 0.999
+    raised = geometry.frames_of_views()
+    for part in (raised.source, raised.detector):  # a helix: no voxel is seen all the way round
+        part[:, 2] += torch.linspace(-2, 2, 90).double()
+    helix = replace(geometry, view_frames=tuple(raised.to_list()))
+    seen = compare.seen_by_all(size, helix)
+    assert 0.1 < float(seen.float().mean()) < 0.9 and bool(seen[size // 2, size // 2, size // 2])
 
 
 def test_gains_of_a_set_scaled_view_by_view_are_found_from_its_training_views(tmp_path):

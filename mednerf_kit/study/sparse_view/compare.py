@@ -37,16 +37,19 @@ def seen_by_all(size: int, geometry: Geometry) -> Tensor:
     """The voxels of a FieldVolume's cube that lie in every view's cone, bool [size, size, size].
 
     An orbit's images are taken for square and centred. At radius r from the axis: r ≤ D / sqrt(1 +
-    D²) and |z| ≤ (D − r) / D, in field units. Views with frames each say what they see.
+    D²) and |z| ≤ (D − r) / D, in field units. Views with frames each say what they see; where no
+    voxel is seen by all, as on a helix, those count that are seen half as often as the best one.
     """
     if geometry.view_frames:
         frames, (rows, cols) = geometry.frames_of_views(), (geometry.rows, geometry.cols)
         points_mm = voxel_centres(size).double().view(-1, 3) * geometry.half_width_mm
-        seen = torch.ones(len(points_mm), dtype=torch.bool)
+        count = torch.zeros(len(points_mm), dtype=torch.long)
         for view in frames.split(1):
             y, x = view.shadows(points_mm, rows, cols)[0].unbind(-1)
-            seen &= (y <= rows - 0.5) & (y >= -0.5) & (x <= cols - 0.5) & (x >= -0.5)
-        return seen.view(size, size, size)
+            count += (y <= rows - 0.5) & (y >= -0.5) & (x <= cols - 0.5) & (x >= -0.5)
+        most = int(count.max())
+        enough = most if most == geometry.views else most / 2
+        return (count >= enough).view(size, size, size)
     distance, line = geometry.distance, voxel_axis(size)
     radius = (line[:, None] ** 2 + line**2).sqrt()
     return (radius <= distance / (1 + distance**2) ** 0.5) & (
@@ -225,9 +228,10 @@ def conventions(case: Case) -> str:
         return text + "No CT: no score in 3-D."
     mask = seen_by_all(case.size, case.geometry)
     top = float(case.truth.per_mm[mask].max())
+    seen = "every view sees" if not case.geometry.view_frames else "the views have in common"
     return text + (
-        f"In 3-D: over the voxels that every view sees ({float(mask.float().mean()):.0%} of the "
-        "cube), attenuation, "
+        f"In 3-D: over the voxels that {seen} ({float(mask.float().mean()):.0%} of the cube), "
+        "attenuation, "
         f"data range 0 to {top:.4f} per mm, the largest of the CT there; mae is a share of that "
         "range."
     )
