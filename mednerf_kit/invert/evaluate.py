@@ -251,6 +251,8 @@ def training_views(
     prior's own where neither is at hand.
     """
     if training is not None:
+        if views_in(prior.geometry, training.geometry) == views:
+            return training.images, []
         known = training.geometry.angles_deg
         picked = [nearest_view(known, angle) for angle in views.angles_deg]
         turns = (

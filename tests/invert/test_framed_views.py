@@ -9,17 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import SETTINGS, SIZE, make_set, small_geometry
 from tiny_prior import GEOMETRY, QUICK, snapshot
 from torch import Generator
 
 from mednerf_kit import cli
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.radiograph import cut
+from mednerf_kit.engine import session
 from mednerf_kit.imaging.orbit_of_frames import geometry_of_frames, views_in
 from mednerf_kit.imaging.view_frames import ViewFrame
+from mednerf_kit.invert import evaluate as scoring
 from mednerf_kit.invert import reconstruct as module
 from mednerf_kit.invert.outputs import load_latent
 from mednerf_kit.invert.posterior import Problem
+from mednerf_kit.metrics import perceptual
 from mednerf_kit.prior.load import load_prior
 from mednerf_kit.recon.field_volume import bake
 from mednerf_kit.viz import figures
@@ -107,6 +111,26 @@ def test_two_oblique_views_are_projected_into_a_volume_that_explains_them(
     # turned by a few degrees at most, about the axis
     assert len(fitted.view_frames) == 2 and float(away.norm(dim=-1).max()) < 60
     assert float(away[:, 2].abs().max()) < 1e-6
+
+
+def test_a_prior_learns_from_views_with_frames_and_is_scored_on_them(tmp_path, monkeypatch):
+    level, leaning = (
+        replace(small_geometry(), tilt_deg=tilt_deg).frames_of_views().to_list()
+        for tilt_deg in (0.0, 15.0)
+    )
+    frames = tuple(leaning[k] if k % 2 else level[k] for k in range(len(level)))
+    geometry = replace(small_geometry(), angles_deg=(), view_frames=frames)
+    root = make_set(tmp_path / "set", geometry=geometry)
+    posed = [*SETTINGS, "task.objective=posed", "steps=3", "snapshot_steps=3"]
+    options = {"dataset": str(root), "outdir": tmp_path / "runs", "device": "cpu"}
+    run = session.train(**options, config="chest", settings=posed)
+    assert load_prior(run).geometry == geometry
+    monkeypatch.setattr(scoring, "Inversion", QUICK)
+    monkeypatch.setattr(perceptual, "lpips_distance", lambda *_: (None, "no weights here"))
+    found = scoring.evaluate(run=str(run), device="cpu", limit=1)
+    assert found["n_views"] == 7 and found["set_notes"] == []
+    with pytest.raises(UserError, match="a training that knows no poses"):
+        session.train(**options, config="chest_mednerf", settings=[f"dataset={{size: {SIZE}}}"])
 
 
 def test_turned_pictures_and_unnamed_views_of_frames_are_refused(place, tmp_path, monkeypatch):
