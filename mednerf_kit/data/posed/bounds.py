@@ -141,6 +141,14 @@ def bounds_of_points(c2w: Tensor, points: Tensor, depths: Tensor) -> Bounds:
     )
 
 
+def both(a: Bounds, b: Bounds) -> Bounds:
+    """Bounds that hold both."""
+    box = torch.stack([torch.minimum(a.box[0], b.box[0]), torch.maximum(a.box[1], b.box[1])])
+    return Bounds(
+        min(a.near, b.near), max(a.far, b.far), box, f"{a.how}, which are few, and {b.how}"
+    )
+
+
 def box_of_frusta(cameras: Cameras) -> Tensor:
     """The box [2, 3] of all that cameras see between near and far, in the space of their rays."""
     corners = torch.tensor(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...core.errors import UserError
 from ...imaging.cameras import Cameras
-from .bounds import bounds_of_points, bounds_of_poses
+from .bounds import both, bounds_of_points, bounds_of_poses, common_point
 from .colmap_model import (
     LENSES,
     MODELS,
@@ -41,6 +41,9 @@ from .types import Scene
 
 # scenes of other formats that may keep the reconstruction they came from
 OTHERS = ("transforms.json", "transforms_train.json", "poses_bounds.npy")
+
+
+FEW_POINTS = 1000  # that may leave out half of what is seen
 
 
 @SCENES.register("colmap")
@@ -193,11 +196,13 @@ class Colmap:
         ]
         ahead = torch.cat(depths) if depths else torch.zeros(0)
         ahead = ahead[ahead > 0]
-        found = (
-            bounds_of_points(poses, model.points, ahead)
-            if len(ahead) >= 10
-            else bounds_of_poses(poses)
-        )
+        around = bounds_of_poses(poses)
+        if len(ahead) < 10:
+            found = around
+        else:
+            found = bounds_of_points(poses, model.points, ahead)
+            if len(model.points) < FEW_POINTS and common_point(poses)[2] > 0.9:
+                found = both(found, around)
         return found.near, found.far, found.box, [f"near, far, box: {found.how}"]
 
 
