@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from ct_files import AFFINE, ball, write_itk, write_nifti
 from PIL import Image
 
 from mednerf_kit.core.errors import RunError, UserError
@@ -388,3 +389,59 @@ def test_films_want_one_scale_and_a_known_name(tmp_path):
     with pytest.raises(UserError, match="did you mean 'sigmoid'"):
         drr("phantom:chest:3", out=tmp_path / "x", film="sigmoyd")
     assert not (tmp_path / "x").exists()
+
+
+def mu_file(path, factor=1.0):
+    """The ball of ``ct_files`` in attenuation per mm, a little below 0 in air."""
+    path.parent.mkdir(exist_ok=True)
+    write_itk(path, factor * (0.0205 * (1 + ball() / 1000) - 0.0002), AFFINE)
+    return str(path)
+
+
+def test_attenuation_in_mm_is_no_matter_of_what_water_has(tmp_path):
+    for water in (0.0205, 0.018):
+        made = drr(
+            mu_file(tmp_path / "ct.mha"),
+            out=tmp_path / str(water),
+            quantity="mu_per_mm",
+            mu_water_per_mm=water,
+            views=2,
+            size=SIZE,
+            float_arrays=True,
+        )
+        found = np.load(made.folder / "xray_000.npy")
+        assert found.max() == pytest.approx(1.55, abs=0.1)  # 2·34 mm of water and some of the bead
+    first, second = (np.load(p / "ct" / "xray_001.npy") for p in sorted(tmp_path.glob("0.0*")))
+    np.testing.assert_allclose(first, second, atol=1e-4)
+
+
+def test_relative_attenuation_has_pictures_without_a_scale(tmp_path):
+    path = mu_file(tmp_path / "ct.mha", 7.0)
+    with pytest.raises(UserError, match="--autoscale view"):
+        drr(path, out=tmp_path / "a", quantity="relative", views=2, size=SIZE)
+    with pytest.raises(UserError, match="--quantity"):
+        drr(path, out=tmp_path / "a", views=2, size=SIZE)
+    made = drr(path, out=tmp_path / "b", quantity="relative", autoscale="view", views=2, size=SIZE)
+    assert np.asarray(Image.open(made.folder / "xray_001.png")).max() == 65535
+    assert not (made.folder / "volume.nii.gz").exists()
+    assert load_orbits(tmp_path / "b", split="all").geometry.line_integral_scale is None
+
+
+def test_scans_in_attenuation_are_told_apart(tmp_path):
+    identities = set()
+    for factor in (1.0, 0.9):
+        made = drr(
+            mu_file(tmp_path / "ct.mha", factor),
+            out=tmp_path / str(factor),
+            quantity="mu_per_mm",
+            views=2,
+            size=SIZE,
+        )
+        identities.add(json.loads((made.folder / "patient.json").read_text())["identity"])
+    assert len(identities) == 2
+
+
+def test_what_was_assumed_of_a_ct_is_in_the_notes(tmp_path):
+    write_nifti(tmp_path / "ct.nii", ball(), None)
+    made = drr(str(tmp_path / "ct.nii"), out=tmp_path / "s", views=2, size=SIZE)
+    assert any("no voxel size" in note for note in made.notes)
