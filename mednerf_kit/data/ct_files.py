@@ -1,4 +1,4 @@
-"""Which files below a folder may be CTs: volume files, and folders of DICOM slices."""
+"""Which files below a folder may be CTs: volumes, multi-frame DICOM, folders of DICOM slices."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass
-from itertools import chain, count
+from itertools import chain, count, islice
 from pathlib import Path
 
 from ..core.errors import UserError
-from ..imaging.scans.dicom import MEDIA_DIRECTORY, is_dicom
+from ..imaging.scans.dicom import MEDIA_DIRECTORY, is_dicom, is_multi_frame
 from .drr import ct_name
 
 VOLUMES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
@@ -39,7 +39,10 @@ def find_cts(root: Path) -> tuple[list[CtFile], list[tuple[str, str]]]:
         volumes = [path for path in paths if path.name.lower().endswith(VOLUMES)]
         others = [path for path in paths if path not in volumes]
         found += volumes
-        if any(map(holds_slices, others)):
+        first_two = list(islice(filter(holds_slices, others), 2))
+        if len(first_two) == 2 and is_multi_frame(first_two[0]):
+            found += filter(holds_slices, others)  # each of them a scan
+        elif first_two:
             found.append(Path(folder))
         elif others:
             kept = [path for path in others if not path.name.lower().endswith(VOXELS)]

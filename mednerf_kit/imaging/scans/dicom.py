@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,14 @@ class Series:
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM, by its content, or calls itself so."""
     return _has_start(path) or path.suffix.lower() in SUFFIXES
+
+
+def is_multi_frame(path: Path) -> bool:
+    """Whether a DICOM file holds several frames, a scan by itself; not so if it is damaged."""
+    with quiet_pydicom(), suppress(UserError):
+        header = _header(path)
+        return header is not None and (header.whole("NumberOfFrames") or 1) > 1
+    return False
 
 
 def _has_start(path: Path) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...core.errors import UserError
 from .label import label_of
-from .stored import UNPLACED, StoredScan, no_scan, reason, unreadable
+from .stored import UNPLACED, StoredScan, by, no_scan, reason, unreadable
 
 META, NRRD, TIFF = (".mha", ".mhd"), (".nrrd", ".nhdr"), (".tif", ".tiff")
 MOST_HEADER_BYTES = 1 << 20
@@ -90,10 +90,23 @@ def read_itk(path: Path) -> StoredScan:
         values=values,
         affine=affine,
         has_size=has_size,
+        size_fault=_size_fault(path, np.reshape(image.GetDirection(), (3, 3))),
         quantity=quantity,
         mu_water_per_mm=mu_water_per_mm,
         note=note,
         remarks=tuple(remarks),
+    )
+
+
+def _size_fault(path: Path, direction: np.ndarray) -> UserError | None:
+    """What is wrong where the axes of a MetaImage are no unit vectors, beside a spacing."""
+    lengths = np.linalg.norm(direction, axis=0)
+    if np.allclose(lengths, 1, atol=1e-3):
+        return None
+    return UserError(
+        f"got '{path}' with axes {by(lengths)} long in its TransformMatrix, beside a spacing",
+        "wanted unit vectors there",
+        "correct the header, or say the size of voxels with --spacing-mm",
     )
 
 

@@ -147,6 +147,17 @@ def test_an_enhanced_file_in_a_folder_is_read_as_alone(tmp_path):
         read_volume(tmp_path / "e")
 
 
+def test_multi_frame_files_in_one_folder_are_scans_each(tmp_path):
+    slices = write_slices(tmp_path / "anna")
+    (tmp_path / "more").mkdir()
+    for name in ("ben.dcm", "carl.dcm"):
+        write_enhanced(tmp_path / "more" / name, slices)
+    other_file(tmp_path / "more" / "DIRFILE", "1.2.840.10008.1.3.10")
+    cts, _ = find_cts(tmp_path)
+    assert [ct.name for ct in cts] == ["anna", "ben", "carl"]
+    assert [ct.path.is_dir() for ct in cts] == [True, False, False]
+
+
 def test_frames_without_positions_lie_at_the_distance_of_all(tmp_path):
     slices = write_slices(tmp_path / "s")
     d = slices[0]

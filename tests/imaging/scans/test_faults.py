@@ -145,6 +145,7 @@ REFUSED = {
         "one known unit",
     ),
     "zero.mha": (lambda p: mha(p, ElementSpacing="0 5 6"), "cannot be read"),
+    "long.mha": (lambda p: mha(p, TransformMatrix="2 0 0 0 2 0 0 0 2"), "unit vectors"),
     "flat.nrrd": (
         lambda p: write_nrrd(p, ball(), AFFINE[:, [0, 0, 2, 3]]),
         "sheared|cannot be read",
