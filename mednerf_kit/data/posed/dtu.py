@@ -135,6 +135,8 @@ class Dtu:
 def check_matrices(world: Sequence[np.ndarray], scale: Sequence[np.ndarray]) -> None:
     """Raise ValueError for matrices that are no cameras."""
     for v, (camera, ball) in enumerate(zip(world, scale, strict=True)):
+        if camera.dtype.kind not in "fiu" or ball.dtype.kind not in "fiu":
+            raise ValueError(f"view {v} has matrices that are no real numbers")
         if camera.shape != (4, 4) or ball.shape != (4, 4):
             raise ValueError(f"view {v} has matrices {camera.shape} and {ball.shape}, not 4×4")
         p = (camera @ ball)[:3, :3]
@@ -155,11 +157,14 @@ def read_cameras(path: Path) -> tuple[Tensor, Tensor, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as file:
             count = sum(key.startswith("world_mat_") and "inv" not in key for key in file.files)
-            world = [file[f"world_mat_{v}"].astype(np.float64) for v in range(count)]
-            scale = [file[f"scale_mat_{v}"].astype(np.float64) for v in range(count)]
+            world, scale = (
+                [np.asarray(file[f"{name}_mat_{v}"]) for v in range(count)]
+                for name in ("world", "scale")
+            )
         if not count:
             raise ValueError("no world_mat_0")
         check_matrices(world, scale)
+        world, scale = ([m.astype(np.float64) for m in some] for some in (world, scale))
     except ERRORS as error:
         raise UserError(
             f"got '{path}' that cannot be read ({error})",
