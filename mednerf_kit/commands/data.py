@@ -107,7 +107,7 @@ PROJECTION = (
     click.option(
         "--isocentre",
         type=click.Choice(["body", "scan"]),
-        default="body",
+        show_default="body; of `drr` without --mask-table scan",
         help="On the axis through the middle of the body, or of the scan.",
     ),
     click.option(

@@ -66,7 +66,7 @@ def make_ct_cohort(
     out: str | Path,
     anatomy: str | None = None,
     setup: XraySetup | None = None,
-    isocentre: Literal["body", "scan"] = "body",
+    isocentre: Literal["body", "scan"] | None = None,
     mask_table: bool = False,
     mu_water_per_mm: float = 0.0205,
     air_below_hu: float | None = None,
@@ -107,7 +107,7 @@ def make_ct_cohort(
         mu_water_per_mm=mu_water_per_mm,
         air_below_hu=air_below_hu,
         supersample=supersample,
-        isocentre=isocentre,
+        isocentre=isocentre or "body",
     )
     scans, strangers = find_cts(source)
     if not scans:

@@ -54,7 +54,7 @@ def make_drr(
     *,
     out: str | Path,
     setup: XraySetup | None = None,
-    isocentre: Literal["body", "scan"] = "body",
+    isocentre: Literal["body", "scan"] | None = None,
     isocentre_mm: tuple[float, float, float] | None = None,
     mask_table: bool = False,
     float_arrays: bool = False,
@@ -77,7 +77,8 @@ def make_drr(
         isocentre_mm: isocentre in the CT's LPS coordinates, in place of ``isocentre``.
         float_arrays: write line integrals as NPY files too.
         mask_table, mu_water_per_mm, air_below_hu, supersample, isocentre: as in :class:`Handling`;
-            a phantom's isocentre is the middle of its voxels.
+            by default that is the body where the table is taken out, else the scan. A phantom's
+            isocentre is the middle of its voxels.
         patient_name: name of the patient's folder; None takes the CT's name.
         quantity, series, spacing_mm: of the CT, as in
             :func:`~mednerf_kit.imaging.scans.read.read_volume`.
@@ -91,7 +92,7 @@ def make_drr(
         mu_water_per_mm=mu_water_per_mm,
         air_below_hu=air_below_hu,
         supersample=supersample,
-        isocentre=isocentre if seed is None else "scan",
+        isocentre=isocentre or ("body" if mask_table and seed is None else "scan"),
     )
     notes = []
     if anatomy is None:
