@@ -278,7 +278,8 @@ def find_pictures(root: Path) -> tuple[str, dict[str, dict[int, Path]], tuple[st
             "wanted DRRs (PATIENT/*.png, PATIENT_xrayNNNN.png) or a posed scene "
             "(transforms.json, poses_bounds.npy, "
             "sparse/0 …)",
-            "data/README.md shows every layout; `mednerf-kit drr` and `data get` make some",
+            "data/README.md shows every layout; `mednerf-kit drr`, `data import` and `data get` "
+            "make some",
         )
     return ("own" if (root / "geometry.json").is_file() else "folders"), folders, tuple(notes)
 

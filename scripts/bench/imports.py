@@ -174,8 +174,8 @@ def by_python(python: str, script: str, made: str, geometry: Geometry, home: Pat
 def difference(source: Path, home: Path, ct: Volume, counted: Tensor) -> dict[str, float]:
     """How far what is read from ``source`` is from the package's own line integrals.
 
-    Shares of the densest ray, in percent; ``stored`` is the rms of the set that `data import`
-    makes, with pixels of 16 bits.
+    Shares of the densest ray, in percent, over rays that meet the patient; ``stored`` is the rms of
+    the set that `data import` makes, with pixels of 16 bits.
     """
     name = find_importer(source)
     assert name is not None
@@ -184,6 +184,7 @@ def difference(source: Path, home: Path, ct: Volume, counted: Tensor) -> dict[st
     theirs, _ = line_integrals(orbit, input_kind=None, invert=False)
     made = load_orbits(import_set(source, out=home / "set").root, split="all")
     stored = made.images[0].float() * (made.geometry.line_integral_scale or 1)
+    counted = counted & (ours > 0.01 * ours.max())
     apart, rounded = (100 * (v - ours)[counted] / float(ours.max()) for v in (theirs, stored))
     return {
         "rms_percent": float(apart.square().mean().sqrt()),

@@ -83,6 +83,23 @@ def test_plastimatch_s_exponential_is_transmission(tmp_path: Path) -> None:
     assert any("minus logarithm" in note for note in made.notes)
 
 
+@pytest.mark.parametrize("exponential", [False, True])
+def test_an_autoscaled_pgm_has_no_scale(exponential: bool, tmp_path: Path) -> None:
+    values = integrals(GEOMETRY).numpy()
+    source = write_plastimatch(tmp_path / "pm", values, GEOMETRY)
+    for view, pixels in enumerate(np.exp(-values) if exponential else values):
+        levels = (255 * (pixels - pixels.min()) / np.ptp(pixels)).round().astype(int)
+        (source / f"c{view:04d}.pfm").unlink()
+        text = "\n".join(" ".join(map(str, row)) for row in levels)
+        (source / f"c{view:04d}.pgm").write_text(f"P2\n24 24\n65535\n{text}\n")
+    made = import_set(source, out=tmp_path / "set")
+    found = load_orbits(made.root, split="all")
+    assert found.geometry.line_integral_scale is None
+    assert any("written with -e" in note for note in made.notes) == exponential
+    shown, wanted = found.images[0].float().numpy(), values / values.max()
+    assert np.corrcoef(shown.ravel(), wanted.ravel())[0, 1] > (0.8 if exponential else 0.98)
+
+
 def test_an_oblique_view_keeps_its_tilt(tmp_path: Path) -> None:
     geometry = replace(GEOMETRY.at([310.0, 20.0]), tilt_deg=12.0)
     source = write_plastimatch(tmp_path / "pm", integrals(geometry).numpy() / 10, geometry)

@@ -19,6 +19,7 @@ from ...imaging.geometry_files.plastimatch import (
     read_view,
 )
 from ..films.formats import read_film
+from ..grey import air_is_bright
 from .base import IMPORTERS, ForeignOrbit, one_size
 
 #: A pixel is a tenth of the line integral.
@@ -89,6 +90,7 @@ class Plastimatch:
             geometry=geometry,
             kind=kind,
             unit=unit,
+            full_scale=65535.0 if pictures[0].suffix.lower() == ".pgm" else 1.0,
             notes=(*notes, f"the isocentre lies at ({place}) mm of the CT"),
         )
 
@@ -124,6 +126,8 @@ def _meaning(picture: Path, values: np.ndarray) -> tuple[str, float | None, tupl
         note = (
             "PGM: each picture was scaled by itself (--autoscale); write -t pfm to keep the scale"
         )
+        if air_is_bright(values):
+            return "transmission", None, (note, "air is bright: written with -e")
         return "line-integral", None, (note,)
     low, high = float(values.min()), float(values.max())
     if low > 0 and abs(high - 1) < 1e-4:
