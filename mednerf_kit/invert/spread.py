@@ -6,9 +6,9 @@ moved along the beam. The spread σ of a picture holds it:
 
     σ² = G (var over members + var over d of the mean picture moved by d),    d ~ N(0, s²),
 
-with s = PLACE_MM along the beam, by which the front and the back of the chest CTs that the prior of
-the package learned from scatter about the middles of the bodies (12 and 16 mm, one standard
-deviation). A view turned by t from the nearest
+with s = PLACE_MM along the beam: a little less than what the front and the back of the chest CTs
+that the prior of the package learned from scatter by about the middles of the bodies (12 and 16 mm,
+one standard deviation), for an X-ray tells a part of it. A view turned by t from the nearest
 X-ray sees |sin t| of the move, along its rows: nothing at the X-ray's own angle, and behind. G is a
 Gaussian blur, since a few members' variance of a single pixel is noise (as covariances of small
 ensembles are smoothed, Houtekamer & Mitchell, Mon. Weather Rev. 129, 2001).
@@ -28,7 +28,7 @@ from ..recon.field_volume import FieldVolume
 from ..recon.measurement_update import smoothed
 
 #: Standard deviation of where along the beam a structure lies.
-PLACE_MM = 14.0
+PLACE_MM = 10.0
 #: Standard deviation of G in a view, at the isocentre.
 SMOOTH_MM = 10.0
 #: Moves in standard deviations: evenly spaced, of mean 0 and variance 1.

@@ -12,8 +12,9 @@ of a linear Gaussian model. The covariance is
     C = L Lᵀ + D,     L = (x_k − x̄) / √(M − 1),     D = diag(d) G diag(d),
 
 what the members' differences span and, since so few span no detail, a local part of standard
-deviation d whose correlation G is a Gaussian about a voxel wide. b_k is a draw from D: before the
-film speaks, members differ by all that is not known. Member 0 is the best guess and gets neither
+deviation d whose correlation G is a Gaussian about a voxel wide. b_k is a draw from what D
+has beyond the members' own differences: before the film speaks, members differ by all that is not
+known. Member 0 is the best guess and gets neither
 b_k nor e_k; those of the others are centred, so that the members' mean does not depend on them.
 
 The equations have as many unknowns as the films have pixels, and are solved by conjugate gradients
@@ -57,6 +58,8 @@ class Covariance:
     deviations: Tensor  # [K, D, H, W] the columns of L
     spread: Tensor  # [D, H, W] d, standard deviation of the local part
     length_voxels: float  # standard deviation of the Gaussian G
+    # [D, H, W] variance that members differ by themselves, which draws need not bring
+    own: Tensor | float = 0.0
 
     @classmethod
     def of(
@@ -72,7 +75,7 @@ class Covariance:
         deviations = deviations / max(1, len(members) - 1) ** 0.5
         variance, level = smoothed(deviations.square().sum(0)), smoothed(mean)
         spread = torch.minimum(torch.maximum(variance.sqrt(), floor * level), level)
-        return cls(low_rank * deviations, spread, length_voxels)
+        return cls(low_rank * deviations, spread, length_voxels, variance)
 
     def inflated(self, factor: Tensor) -> Covariance:
         """The same with the local part's standard deviation times ``factor`` [D, H, W]."""
@@ -90,9 +93,13 @@ class Covariance:
         return blurred.mul_(self.spread)
 
     def draw(self, count: int, rng: Generator) -> Tensor:
-        """Draws b_k from the local part, centred, the first of them zero: [count, D, H, W]."""
+        """Draws b_k of what d² exceeds the members' own variance by: [count, D, H, W].
+
+        They are centred, and the first of them is zero.
+        """
         numbers = centred(count, self.spread.shape, rng).to(self.spread)
-        return self.spread * correlated(numbers, self.taps)
+        lacking = (self.spread.square() - self.own).clamp_min(0).sqrt()
+        return lacking * correlated(numbers, self.taps)
 
     def times(self, x: Tensor) -> Tensor:
         """C x of voxels [M, D, H, W]."""

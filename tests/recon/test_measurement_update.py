@@ -155,6 +155,19 @@ def test_the_local_part_has_the_stated_variance_and_correlation():
     assert float(inside.std()) == pytest.approx(spread, rel=0.03)
 
 
+def test_draws_bring_what_members_do_not_differ_by_already():
+    members = torch.ones(40, 16, 16, 32)
+    members[:, :, :, :16] += 0.3 * torch.randn(40, 16, 16, 16, generator=seeded(15))
+    found = Covariance.of(members, floor=0.1, length_voxels=1.0, low_rank=0.1)
+    assert float(found.spread[8, 8, 4]) == pytest.approx(0.3, rel=0.1)
+    drawn = found.draw(200, seeded(16))[1:]
+    assert float(drawn[..., 2:8].abs().max()) < 2e-3, "members differ by more than the floor"
+    alone = drawn[:, 6:10, 6:10, 23:26]
+    assert float(alone.std()) == pytest.approx(0.1, rel=0.1), "the floor alone"
+    wider = found.inflated(torch.full((16, 16, 32), 2.0)).draw(200, seeded(17))[1:]
+    assert float(wider[:, 6:10, 6:10, 4:8].std()) == pytest.approx(0.3 * 3**0.5, rel=0.1)
+
+
 def test_shifted_sums_are_a_convolution():
     x = torch.rand(2, 5, 6, 7, generator=seeded(13))
     taps = gaussian_taps(1.2)
