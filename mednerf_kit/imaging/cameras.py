@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,8 +18,10 @@ from torch.nn.functional import normalize
 
 from ..core.errors import UserError
 from ..core.types import Rays
-from .lens_models import Lenses
 from .motion import square
+
+if TYPE_CHECKING:
+    from .lens_models import Lenses
 
 
 @dataclass(frozen=True)
