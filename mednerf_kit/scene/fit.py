@@ -29,7 +29,6 @@ from ..imaging.cameras import Cameras
 from ..metrics.image import psnr_from_mse_db
 from ..rays.render import LevelRendering
 from ..rays.selectors.base import RaySelector
-from ..rays.selectors.drawing import Strata, at, uniform
 from .losses import Loss, Outcome
 from .model import Model
 from .pose_corrections import PoseCorrections
@@ -132,7 +131,11 @@ class FitTask(Task):
         self.restarts, self.rate_start, self.crop_until = 0, 0.0, options.crop_steps
         self.faint_color: float | None = None  # after a restart: what stands out from the flat one
         self.rays_at_once = sys.maxsize  # until memory runs out
-        self.strata = None if scene.valid is None else Strata(scene.valid)
+        self.strata = None
+        if scene.valid is not None:  # few scenes have masks
+            from ..rays.selectors.drawing import Strata
+
+            self.strata = Strata(scene.valid)
         self.begin()
 
     def begin(self) -> None:
@@ -247,6 +250,8 @@ class FitTask(Task):
         """
         if self.strata is None or self.scene.valid is None:
             return pixels
+        from ..rays.selectors.drawing import at, uniform
+
         y, x = pixels.yx.round().long().unbind(-1)
         masked = ~self.scene.valid[pixels.view, y, x]
         u = uniform(len(masked), self.rng)
