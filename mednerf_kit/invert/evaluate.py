@@ -214,8 +214,8 @@ def load_sets(
         geometry=wanted,
         checked=True,
     )
-    for note in scored.notes:
-        print(f"Note: {note}.", file=sys.stderr, flush=True)
+    for remark in scored.notes:
+        print(f"Note: {remark}.", file=sys.stderr, flush=True)
     known = scored.seen_before(prior.meta["identities"])
     if known and not seen:
         raise UserError(
@@ -238,8 +238,8 @@ def load_sets(
         training = read_set(
             trained_on, node, split=str(prior.meta["split"]), patients=prior.meta["patients"]
         )
-    pictures, note = training_views(prior, views, training)
-    return replace(scored, notes=(*scored.notes, *note)), views, pictures
+    pictures, notes = training_views(prior, views, training)
+    return replace(scored, notes=(*scored.notes, *notes)), views, pictures
 
 
 def training_views(
