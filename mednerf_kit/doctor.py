@@ -21,6 +21,7 @@ PACKAGES = (
     "scipy",
     "SimpleITK",
     "nibabel",
+    "OpenEXR",
     "imageio",
     "imageio-ffmpeg",
     "lpips",

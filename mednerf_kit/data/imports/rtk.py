@@ -11,6 +11,7 @@ from ...core.errors import UserError
 from ...imaging.geometry import Geometry
 from ...imaging.geometry_files.base import Detector
 from ...imaging.geometry_files.rtk import RtkXml, geometry_of_views, read_views
+from ...imaging.scans.itk import quiet_itk
 from .base import IMPORTERS, ForeignOrbit, square_pixels
 
 STACKS = (".mha", ".mhd", ".nii", ".nii.gz", ".nrrd", ".tif", ".tiff")
@@ -97,7 +98,8 @@ class RtkProjections:
             if not name.lower().endswith(STACKS) or not (source / name).is_file():
                 continue
             try:
-                image = sitk.ReadImage(str(source / name))
+                with quiet_itk():
+                    image = sitk.ReadImage(str(source / name))
             except RuntimeError:
                 continue
             sizes.append(f"{name} {'×'.join(map(str, image.GetSize()))}")

@@ -6,6 +6,7 @@ missing or no number, and leaves a MetaImage's own rescaling alone.
 
 from __future__ import annotations
 
+import locale
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,15 +36,20 @@ UNKNOWN = {"", "?", "???", "unknown", "none"}
 
 @contextmanager
 def quiet_itk() -> Iterator[None]:
-    """No warning of the C++ libraries reaches the terminal."""
+    """No warning of the C++ libraries reaches the terminal, and the process keeps its locale.
+
+    SimpleITK's reader of VTK files leaves the locale C behind, in which text files are ASCII.
+    """
     import SimpleITK as sitk
 
+    before = locale.setlocale(locale.LC_ALL)
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         yield
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+        locale.setlocale(locale.LC_ALL, before)
 
 
 def read_itk(path: Path) -> StoredScan:
