@@ -109,7 +109,12 @@ def recalibrate(args: argparse.Namespace) -> None:
     """Lay another calibration into a prior of the package, which else stays as it is."""
     path = BUNDLED / f"{args.name}.safetensors"
     tensors, meta = files.load_tensors(path)
-    files.save_tensors(path, tensors, meta | {"calibration": calibration(args, path)})
+    known = calibration(args, path)
+    if any(isinstance(one, dict) and one.get("factor") is None for one in known.values()):
+        raise SystemExit(
+            "Error: got too few patients for a factor; wanted nine or more: give --calibration."
+        )
+    files.save_tensors(path, tensors, meta | {"calibration": known})
 
 
 def write_conditional(args: argparse.Namespace) -> None:

@@ -27,7 +27,7 @@ from ..core import files
 from ..core.errors import RunError, UserError, unknown_name
 from ..core.resampling import area_resized
 from ..imaging import phantoms
-from ..imaging.body import body_only, bone_only
+from ..imaging.body import body_only, bone_only, find_body
 from ..imaging.film import film_options, make_film
 from ..imaging.geometry import DEFAULTS, Geometry
 from ..imaging.projector import project_volume
@@ -112,7 +112,9 @@ def make_drr(
         fingerprint = phantom_fingerprint(anatomy, seed)
     volume = how.prepared(volume, geometry.line_integral_scale)
     if mask_table:
-        volume = body_only(volume)
+        body = find_body(volume)
+        isocentre_mm = isocentre_mm or how.isocentre_of(volume, body)
+        volume = body_only(volume, body)
     notes += write_drrs(
         Path(out) / name,
         volume,
