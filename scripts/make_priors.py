@@ -26,8 +26,9 @@ from mednerf_kit.engine import snapshots
 from mednerf_kit.engine.session import train
 from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.invert.calibrate import calibrate
+from mednerf_kit.prior.catalogue import BUNDLED, CONDITIONAL
 from mednerf_kit.prior.conditional_setup import export
-from mednerf_kit.prior.load import BUNDLED, CONDITIONAL, load_prior
+from mednerf_kit.prior.load import load_prior
 
 PHANTOMS = [
     "dataset.train=400",

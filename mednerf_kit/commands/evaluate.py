@@ -116,7 +116,7 @@ def evaluate(context: click.Context, *, as_json: bool, **options: Any) -> None:
 
     A prior is given some views of a patient and all others are compared, beside trivial baselines.
     """
-    from ..scene.load import is_scene_run
+    from ..engine.run_folder import is_scene_run
 
     if is_scene_run(options["run"]):
         from ..scene.evaluate import evaluate_run

@@ -85,7 +85,7 @@ def render(context: click.Context, **options: Any) -> None:
 
     A patient is baked into voxels once, then projected.
     """
-    from ..scene.load import is_scene_run
+    from ..engine.run_folder import is_scene_run
 
     if is_scene_run(options["run"]):
         from ..scene.render import render_run

@@ -14,11 +14,12 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from .errors import RunError, UserError
+
+if TYPE_CHECKING:  # torch takes a second to import, and a look at a file's metadata needs none
+    from torch import Tensor
 
 
 @contextmanager
@@ -126,13 +127,32 @@ def save_tensors(
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what :func:`save_tensors` wrote. A damaged file is named in the error."""
+    with _opened(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _meta(file)  # noqa: SIM118
+
+
+def load_meta(path: str | Path) -> dict[str, Any]:
+    """The JSON metadata alone of what :func:`save_tensors` wrote, without importing torch.
+
+    A damaged file is named in the error: its header must be whole, and the file as long as the
+    header says.
+    """
+    with _opened(path, "np") as file:
+        return _meta(file)
+
+
+def _meta(file: Any) -> dict[str, Any]:
+    return json.loads((file.metadata() or {}).get("meta", "{}"))
+
+
+@contextmanager
+def _opened(path: str | Path, framework: str) -> Iterator[Any]:
+    """A safetensors file, opened for reading; what is wrong with it is a UserError."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(str(path), framework="pt") as file:
-            names = file.keys()
-            tensors = {name: file.get_tensor(name) for name in names}
-            meta = json.loads((file.metadata() or {}).get("meta", "{}"))
+        with safe_open(str(path), framework=framework) as file:
+            yield file
     except FileNotFoundError:
         raise UserError(
             f"got '{path}', which does not exist", "wanted a snapshot", "check the path"
@@ -143,4 +163,3 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "wanted a whole safetensors file",
             "use the snapshot before it",
         ) from None
-    return tensors, meta

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from .. import DISCLAIMER
 from ..core import files, former_names
 from ..core.errors import UserError, unknown_name
+
+T = TypeVar("T")
 
 NUMBERED = re.compile(r"(\d{5})-.+")
 
@@ -90,7 +92,7 @@ def read_run_config(folder: Path) -> RunConfig:
         )
     try:
         return RunConfig(**config_record(path))
-    except TypeError:
+    except (TypeError, ValueError, yaml.YAMLError):
         names = ", ".join(field.name for field in fields(RunConfig))
         raise UserError(
             f"got '{path}', which is not what a run was started with",
@@ -116,6 +118,54 @@ def with_present_recipe(record: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(recipe, Mapping):
         return record
     return {**record, "recipe": former_names.current_recipe(recipe)}
+
+
+def snapshot_files(folder: Path) -> list[Path]:
+    """Snapshots of a run, oldest first."""
+    return sorted(folder.glob("snapshot-*.safetensors"))
+
+
+def newest_of(folder: Path, read: Callable[[Path], T]) -> tuple[Path, T, list[str]]:
+    """The newest snapshot of a run that ``read`` can read: path, what it read, and a sentence for
+    each damaged one passed over.
+    """
+    remarks: list[str] = []
+    for path in reversed(snapshot_files(folder)):
+        try:
+            return path, read(path), remarks
+        except UserError as error:
+            remarks.append(str(error))
+    raise UserError(
+        f"got run '{folder}' without a readable snapshot",
+        "wanted at least one snapshot-*.safetensors",
+        "train it again" + "".join(f" ({r})" for r in remarks),
+    )
+
+
+def read_meta(run: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The snapshot that ``run`` names and its metadata, recipe under the present names.
+
+    A run is named as in :func:`~mednerf_kit.engine.snapshots.read_snapshot`, which reads the
+    tensors too; this needs neither them nor torch.
+    """
+    if str(run).endswith(".safetensors"):
+        return Path(run), load_meta(Path(run))
+    return newest_of(find_folder(run), load_meta)[:2]
+
+
+def load_meta(path: Path) -> dict[str, Any]:
+    """The metadata of one snapshot file, recipe under the present names."""
+    return with_present_recipe(files.load_meta(path))
+
+
+def task_name(meta: Mapping[str, Any]) -> str:
+    """The task that a snapshot says it was made by; ``fit`` is that of a scene."""
+    return str(meta.get("recipe", {}).get("task", {}).get("name", ""))
+
+
+def is_scene_run(run: str | Path) -> bool:
+    """Whether a run folder, its prefix or a snapshot holds a fitted scene (and not a prior)."""
+    return not str(run).startswith("bundled") and task_name(read_meta(run)[1]) == "fit"
 
 
 def read_stats(folder: Path) -> list[dict[str, Any]]:

@@ -15,8 +15,14 @@ from torch import Generator, Tensor, nn
 
 from .. import DISCLAIMER, __version__
 from ..core import files, former_names
-from ..core.errors import UserError
-from .run_folder import RunConfig, config_record, find_folder, with_present_recipe
+from .run_folder import (
+    RunConfig,
+    config_record,
+    find_folder,
+    newest_of,
+    snapshot_files,
+    with_present_recipe,
+)
 
 #: Snapshots of a run that stay on disk.
 KEPT = 3
@@ -101,11 +107,6 @@ def ema_update(average: nn.Module, current: nn.Module, keep: float) -> None:
         buffer.copy_(newest)
 
 
-def snapshot_files(folder: Path) -> list[Path]:
-    """Snapshots of a run, oldest first."""
-    return sorted(folder.glob("snapshot-*.safetensors"))
-
-
 def save_snapshot(
     folder: Path, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> Path:
@@ -141,17 +142,8 @@ def newest_readable(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, An
     """The newest readable snapshot of a run: path, tensors, metadata, and a sentence for each
     damaged one passed over.
     """
-    remarks: list[str] = []
-    for path in reversed(snapshot_files(folder)):
-        try:
-            return path, *load_snapshot(path), remarks
-        except UserError as error:
-            remarks.append(str(error))
-    raise UserError(
-        f"got run '{folder}' without a readable snapshot",
-        "wanted at least one snapshot-*.safetensors",
-        "train it again" + "".join(f" ({r})" for r in remarks),
-    )
+    path, (tensors, meta), remarks = newest_of(folder, load_snapshot)
+    return path, tensors, meta, remarks
 
 
 def latest_matching(outdir: Path, run_config: RunConfig) -> Path | None:

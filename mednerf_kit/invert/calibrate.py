@@ -36,7 +36,8 @@ from ..imaging.geometry import FRONTAL_DEG, LATERAL_DEG, nearest_view
 from ..metrics.anatomy import REGIONS, region_labels
 from ..metrics.image import body_mask
 from ..metrics.patients import conformal_quantile, factor_for_coverage
-from ..prior.load import CALIBRATION, Prior, load_prior
+from ..prior.catalogue import CALIBRATION
+from ..prior.load import Prior, load_prior
 from ..prior.sets import read_set
 from ..recon.field_volume import FieldVolume
 from .disagreement import Misfit

@@ -17,8 +17,8 @@ from ..engine.snapshots import newest_readable, read_snapshot
 from ..gan.conditional import CONDITIONAL_GENERATORS, ConditionalGenerator
 from ..imaging.geometry import nearest_view
 from ..imaging.variation import VARIATIONS, Variation
+from .catalogue import CONDITIONAL
 from .conditional import ConditionalTask, conditional_options
-from .load import CONDITIONAL
 from .sets import read_set, set_options
 from .training_volumes import body_alone, make_training_volumes, water_value
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +11,15 @@ import torch
 from torch import Tensor
 
 from ..core.config import Registry
-from ..core.errors import UserError, unknown_name
-from ..engine.snapshots import load_snapshot, read_snapshot, strip_prefix
+from ..core.errors import UserError
+from ..engine.snapshots import load_snapshot, strip_prefix
 from ..fields.hyper import Precision
 from ..gan.conditional import CONDITIONAL_GENERATORS, ConditionalGenerator
 from ..gan.generator import GENERATORS, PatientGenerator
 from ..imaging.geometry import Geometry, interpolated_by_angle
 from ..recon.field_volume import at_distance
+from .catalogue import find_prior
 from .options import image_model_name
-
-# beside the snapshots: the uncertainty's factors, fitted after training
-CALIBRATION = "calibration.json"
-# beside the snapshots: a generator of answers to X-rays that learned from the same patients
-CONDITIONAL = "conditional.safetensors"
-BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
 
 
 @dataclass(frozen=True)
@@ -108,12 +102,6 @@ Search = Callable[..., Any]
 INVERSIONS: Registry[Search] = Registry("inversion", home="mednerf_kit.invert")
 
 
-def bundled_names() -> list[str]:
-    """The priors of the package, without the conditional generators beside them."""
-    paths = BUNDLED.glob("*.safetensors")
-    return sorted(p.stem for p in paths if not p.name.endswith(f"_{CONDITIONAL}"))
-
-
 def load_prior(run: str | Path, *, precision: Precision | None = None) -> Prior:
     """A prior from a run folder (or a unique prefix), a snapshot, or ``bundled[:NAME]``.
 
@@ -122,31 +110,9 @@ def load_prior(run: str | Path, *, precision: Precision | None = None) -> Prior:
     ``precision``: what its networks are computed in, ``fp32``, ``bf16``, or ``auto`` for what is
     faster on the device; None leaves what the recipe says, ``auto`` unless it was set.
     """
-    name = str(run)
-    if name.split(":")[0] == "bundled":
-        anatomy = name.partition(":")[2] or "chest"
-        path = BUNDLED / f"{anatomy}.safetensors"
-        phantoms = BUNDLED / f"phantom-{anatomy}.safetensors"
-        if phantoms.is_file() and not path.is_file():
-            path = phantoms
-        if not path.is_file():
-            known = bundled_names()
-            if known:
-                raise unknown_name("bundled prior", anatomy, known)
-            raise UserError(
-                "got no bundled prior in this installation",
-                "wanted mednerf_kit/bundled/*.safetensors",
-                "train one with `mednerf-kit train` and give --run",
-            )
-        tensors, meta = load_snapshot(path)
-    else:
-        path, tensors, meta = read_snapshot(run)
-    if "angle_deg" in meta:
-        raise UserError(
-            f"got '{path}', a conditional generator, which alone is no prior",
-            "wanted a prior that it stands beside",
-            "train one, then the generator with --set task.beside=RUN",
-        )
+    found = find_prior(run)
+    path, meta = found.path, found.meta
+    tensors, _ = load_snapshot(path)
     try:
         generator = GENERATORS.build(with_precision(meta["recipe"]["generator"], precision))
         kept = strip_prefix("ema", tensors)
@@ -159,20 +125,9 @@ def load_prior(run: str | Path, *, precision: Precision | None = None) -> Prior:
             "wanted a snapshot of a prior",
             "give a run made by `mednerf-kit train`",
         ) from None
-    if (beside := path.parent / CALIBRATION).is_file():
-        try:
-            meta["calibration"] = json.loads(beside.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(
-                f"got '{beside}', which is no JSON ({error})",
-                "wanted calibration factors",
-                "delete it",
-            ) from None
     generator.requires_grad_(False).eval()
-    beside = path.parent / CONDITIONAL
-    if name.split(":")[0] == "bundled":
-        beside = path.with_name(f"{path.stem}_{CONDITIONAL}")
-    conditional = load_conditional(beside, precision) if beside.is_file() else None
+    beside = found.conditional
+    conditional = None if beside is None else load_conditional(beside, precision)
     return Prior(generator, geometry, codes, meta, path, conditional)
 
 

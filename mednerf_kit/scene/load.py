@@ -17,6 +17,7 @@ from ..data.posed.scene import load_scene
 from ..data.posed.types import Scene
 from ..engine import snapshots
 from ..engine.device import select_device
+from ..engine.run_folder import task_name
 from ..imaging.cameras import Cameras
 from .model import Model, build_model
 from .pose_corrections import PoseCorrections
@@ -108,18 +109,6 @@ def faint_color(meta: Mapping[str, Any]) -> float:
 def model_defaults(model: Model, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """State of samplers that were put in after training."""
     return {k: v for k, v in model.state().items() if k.startswith("sampler.") and k not in tensors}
-
-
-def is_scene_run(run: str | Path) -> bool:
-    """Whether a run folder, its prefix or a snapshot holds a fitted scene (and not a prior)."""
-    return (
-        not str(run).startswith("bundled") and task_name(snapshots.read_snapshot(run)[2]) == "fit"
-    )
-
-
-def task_name(meta: Mapping[str, Any]) -> str:
-    """The task a snapshot says it was made by."""
-    return str(meta.get("recipe", {}).get("task", {}).get("name", ""))
 
 
 def render_views(

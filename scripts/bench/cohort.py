@@ -43,7 +43,8 @@ from mednerf_kit.invert.scoring import Scored, score_patient, score_volume
 from mednerf_kit.metrics.image import psnr_db
 from mednerf_kit.metrics.patients import bootstrap_interval
 from mednerf_kit.prior import conditional_setup
-from mednerf_kit.prior.load import CALIBRATION, CONDITIONAL, Prior, load_prior
+from mednerf_kit.prior.catalogue import CALIBRATION, CONDITIONAL
+from mednerf_kit.prior.load import Prior, load_prior
 from mednerf_kit.prior.posed_setup import build_task, describe
 from mednerf_kit.prior.sets import read_set
 from mednerf_kit.prior.training_volumes import make_training_volumes, scaled_by_view

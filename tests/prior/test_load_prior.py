@@ -10,6 +10,7 @@ from tiny import SIZE
 from mednerf_kit.core import files
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.engine import snapshots
+from mednerf_kit.prior import catalogue
 from mednerf_kit.prior import load as prior_load
 
 
@@ -45,13 +46,13 @@ def test_a_recipe_changed_behind_a_snapshot_is_named(tiny_run, tmp_path):
 
 
 def test_phantoms_stand_for_a_body_part_without_a_prior_of_patients(tmp_path, monkeypatch):
-    monkeypatch.setattr(prior_load, "BUNDLED", tmp_path)
+    monkeypatch.setattr(catalogue, "BUNDLED", tmp_path)
     of_phantoms = tiny_prior.snapshot(tmp_path / "a")
     of_patients = tiny_prior.snapshot(tmp_path / "b", seed=1)
     of_phantoms.rename(tmp_path / "phantom-knee.safetensors")
     assert prior_load.load_prior("bundled:knee").path.name == "phantom-knee.safetensors"
     of_patients.rename(tmp_path / "knee.safetensors")
     (tmp_path / "knee_conditional.safetensors").touch()
-    assert prior_load.bundled_names() == ["knee", "phantom-knee"]
+    assert catalogue.bundled_names() == ["knee", "phantom-knee"]
     (tmp_path / "knee_conditional.safetensors").unlink()
     assert prior_load.load_prior("bundled:knee").path.name == "knee.safetensors"

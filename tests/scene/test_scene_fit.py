@@ -28,7 +28,7 @@ from mednerf_kit.scene import render as scene_render
 from mednerf_kit.scene import views as scene_views
 from mednerf_kit.scene.evaluate import evaluate_run
 from mednerf_kit.scene.forgetting import forgetting
-from mednerf_kit.scene.load import is_scene_run, load_fit, render_views
+from mednerf_kit.scene.load import load_fit, render_views
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_a_fit_learns_and_keeps_its_folder(run):
     rows = folders.read_stats(run)
     first, last = (sum(r["psnr_db"] for r in part) / len(part) for part in (rows[:5], rows[-5:]))
     assert last > first + 3
-    assert is_scene_run(run) and (run / "previews" / "view.png").is_file()
+    assert folders.is_scene_run(run) and (run / "previews" / "view.png").is_file()
     summary = json.loads((run / "metrics.json").read_text())
     assert summary["steps"] == 100 and math.isfinite(summary["preview_psnr_db"])
     # to the last digit
