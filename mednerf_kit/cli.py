@@ -54,6 +54,10 @@ COMMANDS = {
     ),
     "drr": ("data:drr", "Project a CT or a phantom into X-rays."),
     "data": ("data:data", "Make cohorts of phantoms; get and check scenes, render depth."),
+    "view": (
+        "view:view",
+        "Open the workbench in a browser: samples on rays, results, runs, a new projection.",
+    ),
     "ablate": (
         "ablate:ablate",
         "Compare variants of a recipe: a table, a figure and paired tests.",

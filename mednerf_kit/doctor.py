@@ -40,6 +40,9 @@ PACKAGES = (
     "scikit-image",
     "safetensors",
     "pillow",
+    "starlette",
+    "uvicorn",
+    "python-multipart",
 )
 
 

@@ -38,6 +38,8 @@ LAYER = {
     "scene": 5,
     "invert": 6,
     "study": 7,
+    "view": 8,
+    "view.rooms": 9,
 }
 TOP = 1 + max(LAYER.values())
 STRANGERS = {("rays", "imaging"), ("rays", "fields")}  # below, and yet unknown to each other

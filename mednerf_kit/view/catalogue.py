@@ -1,0 +1,296 @@
+"""What there is to show: runs, results, ablations, volumes and bundled priors, found in folders.
+
+Only small text files are read here, and nothing of torch is imported. Everything found has an
+:class:`Entry` whose id stands for its path, so that no path ever comes from a browser.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ..core.errors import UserError
+
+Kind = Literal["prior", "scene", "result", "evaluation", "ablation", "volume"]
+VOLUME_ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd")
+#: How deep below a folder anything is looked for.
+DEEPEST = 4
+BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
+
+# kind -> label -> where its number stands in metrics.json, and its unit
+NUMBERS: Mapping[Kind, Mapping[str, tuple[str, str]]] = {
+    "prior": {"steps": ("steps", ""), "training": ("train_seconds", "s")},
+    "scene": {
+        "steps": ("steps", ""),
+        "PSNR": ("psnr_db", "dB"),
+        "training": ("train_seconds", "s"),
+    },
+    "result": {
+        "fit of the input": ("input_fit.held_out_psnr_db", "dB"),
+        "spread": ("orbit.mean_spread", ""),
+        "views": ("orbit.views", ""),
+    },
+    "evaluation": {
+        "PSNR": ("psnr_db", "dB"),
+        "ridge": ("baselines.ridge.psnr_db", "dB"),
+        "SSIM": ("ssim", ""),
+    },
+    "ablation": {},
+    "volume": {},
+}
+# kind -> files that may stand for it, the first that is there
+PICTURES: Mapping[Kind, Sequence[str]] = {
+    "prior": ("previews/samples.png",),
+    "scene": ("previews/*.png", "render/*.png"),
+    "result": ("proj.png", "orbit/view_000.png"),
+    "evaluation": ("strips.png", "comparison.png", "*.png"),
+    "ablation": ("*.png",),
+    "volume": (),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that can be opened."""
+
+    id: str
+    kind: Kind
+    name: str  # as a person would type it
+    path: Path
+    modified: float  # seconds since 1970
+    numbers: Mapping[str, tuple[float, str]] = field(default_factory=dict)  # label -> value, unit
+    picture: Path | None = None
+    problem: str = ""  # what is wrong with it, a sentence
+
+    def to_json(self) -> dict[str, Any]:
+        """What a browser is told: everything but where the files lie."""
+        told = {k: v for k, v in asdict(self).items() if k not in ("path", "picture")}
+        return told | {"has_picture": self.picture is not None}
+
+
+class Catalogue:
+    """Everything below some folders (or files), found anew each time it is asked."""
+
+    def __init__(self, places: Sequence[str | Path]) -> None:
+        """``places``: folders that are searched, runs, results or volumes themselves, and
+        ``bundled:NAME``, a prior of the package.
+        """
+        self.places = tuple(places)
+        self._known: dict[str, Entry] = {}
+
+    def entries(self) -> list[Entry]:
+        """What is there now, the newest first; priors of the package last."""
+        found: dict[str, Entry] = {}
+        for place in self.places:
+            for entry in _below(place):
+                found.setdefault(entry.id, entry)
+        self._known = found
+        return sorted(found.values(), key=lambda e: (_is_bundled(e.path), -e.modified, e.name))
+
+    def __getitem__(self, id: str) -> Entry:
+        """The entry of this id; a :class:`UserError` where there is none (any more)."""
+        if id not in self._known:
+            self.entries()
+        if id not in self._known:
+            raise UserError(
+                "got an address of something that is not there",
+                "wanted a run, a result or a prior of the list",
+                "go back to Runs and choose again",
+            )
+        return self._known[id]
+
+    def file(self, id: str, name: str) -> Path:
+        """A file of an entry by its relative name, whose real path lies inside the entry."""
+        home = self[id].path
+        path = home if home.is_file() and name == home.name else home / name
+        real, inside = path.resolve(), home.resolve()
+        if not (real == inside or inside in real.parents) or not real.is_file():
+            raise UserError(
+                f"got file '{name}', which '{self[id].name}' does not have",
+                "wanted one of its own files",
+                "choose another",
+            )
+        return real
+
+
+def _is_bundled(path: Path) -> bool:
+    return path.parent == BUNDLED
+
+
+def identity(path: Path) -> str:
+    """A short name for a path, the same each time.
+
+    >>> identity(Path("/a")) == identity(Path("/a/b/.."))
+    True
+    """
+    return blake2b(str(path.resolve()).encode(), digest_size=6).hexdigest()
+
+
+def _below(place: str | Path) -> Iterator[Entry]:
+    """Every entry at or below a place."""
+    if str(place).split(":")[0] == "bundled":
+        yield from _bundled(str(place).partition(":")[2])
+        return
+    path = Path(place)
+    if path.is_file():
+        yield _entry("volume", path, path.parent)
+    elif path.is_dir():
+        yield from _search(path, path, 0)
+
+
+def _search(folder: Path, top: Path, depth: int) -> Iterator[Entry]:
+    kind = kind_of(folder)
+    if kind is not None:
+        yield _entry(kind, folder, top.parent if depth == 0 else top)
+    if depth >= DEEPEST or kind == "result":
+        return
+    try:
+        children = sorted(p for p in folder.iterdir() if p.is_dir() and not p.is_symlink())
+    except OSError:
+        return
+    for child in children:
+        if not child.name.startswith((".", "snapshot-")):
+            yield from _search(child, top, depth + 1)
+
+
+def kind_of(folder: Path) -> Kind | None:
+    """What a folder holds, by the files that are there; None for any other folder."""
+
+    def has(*names: str) -> bool:
+        return all((folder / name).exists() for name in names)
+
+    if has("config.yaml"):
+        return "scene" if _task(folder) not in ("", "prior", "gan", "conditional") else "prior"
+    if has("metrics.json") and (has("orbit") or has("volume.nii.gz")):
+        return "result"
+    if has("metrics.json") and (has("per_patient.csv") or has("per_view.csv")):
+        return "evaluation"
+    if has("table.md") or next(folder.glob("*/cell.json"), None):
+        return "ablation"
+    return None
+
+
+def _task(folder: Path) -> str:
+    try:
+        return str(_yaml(folder / "config.yaml")["recipe"]["task"]["name"])
+    except (UserError, KeyError, TypeError):
+        return ""
+
+
+def _bundled(only: str) -> Iterator[Entry]:
+    for path in sorted(BUNDLED.glob("*.safetensors")):
+        if path.stem.endswith("_conditional") or only not in ("", path.stem):
+            continue
+        entry = _entry("prior", path, path.parent, read=_bundled_numbers)
+        yield Entry(**{**vars(entry), "name": f"bundled:{path.stem}"})
+
+
+def _bundled_numbers(path: Path) -> Mapping[str, Any]:
+    meta = snapshot_meta(path)
+    return {"steps": meta.get("step")}
+
+
+def snapshot_meta(path: Path) -> dict[str, Any]:
+    """The metadata of a snapshot, from its header alone."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return json.loads((file.metadata() or {}).get("meta", "{}"))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(
+            f"got '{path.name}', which is no whole snapshot ({str(error).splitlines()[0]})",
+            "wanted a safetensors file",
+            "use the snapshot before",
+        ) from None
+
+
+def _metrics(path: Path) -> Mapping[str, Any]:
+    file = path / "metrics.json"
+    return _json(file) if file.is_file() else {}
+
+
+def _entry(
+    kind: Kind,
+    path: Path,
+    top: Path,
+    *,
+    read: Callable[[Path], Mapping[str, Any]] = _metrics,
+) -> Entry:
+    problem = ""
+    values: Mapping[str, Any] = {}
+    try:
+        if path.is_dir() and (path / "config.yaml").is_file():
+            _yaml(path / "config.yaml")
+        values = read(path)
+    except UserError as error:
+        problem = str(error)
+    numbers = {
+        label: (number, unit)
+        for label, (where, unit) in NUMBERS[kind].items()
+        if (number := number_at(values, where)) is not None
+    }
+    return Entry(
+        id=identity(path),
+        kind=kind,
+        name=path.relative_to(top).as_posix(),
+        path=path,
+        modified=path.stat().st_mtime,
+        numbers=numbers,
+        picture=_picture(kind, path),
+        problem=problem,
+    )
+
+
+def _picture(kind: Kind, path: Path) -> Path | None:
+    if not path.is_dir():
+        return None
+    for pattern in PICTURES[kind]:
+        if found := sorted(path.glob(pattern)):
+            return found[-1]
+    return None
+
+
+def number_at(values: Mapping[str, Any], where: str) -> float | None:
+    """The finite number under a dotted name.
+
+    >>> number_at({"ssim": {"mean": 0.5}}, "ssim.mean"), number_at({"ssim": None}, "ssim")
+    (0.5, None)
+    """
+    value: Any = values
+    for name in where.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return _read(path, json.loads, "JSON")
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    return _read(path, yaml.safe_load, "YAML")
+
+
+def _read(path: Path, parse: Callable[[str], Any], language: str) -> dict[str, Any]:
+    try:
+        values = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+    else:
+        if isinstance(values, dict):
+            return values
+        reason = f"it holds a {type(values).__name__}"
+    raise UserError(
+        f"got '{path.name}', which cannot be read ({reason})",
+        f"wanted a mapping in {language}",
+        "delete this folder or restore the file",
+    )

@@ -1,0 +1,5 @@
+import { h } from "../lib/dom.js";
+
+export async function open(root) {
+  root.append(h("h1", {}, "models"));
+}
