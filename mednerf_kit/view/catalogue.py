@@ -14,21 +14,28 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from ..core.errors import UserError
+from ..engine.runs import read_run
+from ..prior.catalogue import BUNDLED, bundled_names, find_prior
 
 Kind = Literal["prior", "scene", "result", "evaluation", "ablation", "volume"]
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd")
+# the numbers of an entry, and what is wrong with it, a sentence or nothing
+Found = tuple[Mapping[str, Any], str]
 #: How deep below a folder anything is looked for.
 DEEPEST = 4
-BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
 
 # kind -> label -> where its number stands in metrics.json, and its unit
 NUMBERS: Mapping[Kind, Mapping[str, tuple[str, str]]] = {
-    "prior": {"steps": ("steps", ""), "training": ("train_seconds", "s")},
+    "prior": {
+        "steps": ("step", ""),
+        "planned": ("planned", ""),
+        "patients": ("patients", ""),
+        "training": ("train_seconds", "s"),
+    },
     "scene": {
-        "steps": ("steps", ""),
+        "steps": ("step", ""),
+        "planned": ("planned", ""),
         "PSNR": ("psnr_db", "dB"),
         "training": ("train_seconds", "s"),
     },
@@ -167,7 +174,7 @@ def kind_of(folder: Path) -> Kind | None:
         return all((folder / name).exists() for name in names)
 
     if has("config.yaml"):
-        return "scene" if _task(folder) not in ("", "prior", "gan", "conditional") else "prior"
+        return "scene" if read_run(folder).is_scene else "prior"
     if has("metrics.json") and (has("orbit") or has("volume.nii.gz")):
         return "result"
     if has("metrics.json") and (has("per_patient.csv") or has("per_view.csv")):
@@ -177,44 +184,46 @@ def kind_of(folder: Path) -> Kind | None:
     return None
 
 
-def _task(folder: Path) -> str:
-    try:
-        return str(_yaml(folder / "config.yaml")["recipe"]["task"]["name"])
-    except (UserError, KeyError, TypeError):
-        return ""
-
-
 def _bundled(only: str) -> Iterator[Entry]:
-    for path in sorted(BUNDLED.glob("*.safetensors")):
-        if path.stem.endswith("_conditional") or only not in ("", path.stem):
-            continue
-        entry = _entry("prior", path, path.parent, read=_bundled_numbers)
-        yield Entry(**{**vars(entry), "name": f"bundled:{path.stem}"})
+    for name in bundled_names():
+        if only in ("", name):
+            path = BUNDLED / f"{name}.safetensors"
+            yield _entry("prior", path, path.parent, name=f"bundled:{name}", read=_bundled_numbers)
 
 
-def _bundled_numbers(path: Path) -> Mapping[str, Any]:
-    meta = snapshot_meta(path)
-    return {"steps": meta.get("step")}
+def _bundled_numbers(path: Path) -> Found:
+    meta = find_prior(f"bundled:{path.stem}").meta
+    return _of_snapshot(meta), ""
 
 
-def snapshot_meta(path: Path) -> dict[str, Any]:
-    """The metadata of a snapshot, from its header alone."""
-    from safetensors import SafetensorError, safe_open
+def _of_snapshot(meta: Mapping[str, Any]) -> dict[str, Any]:
+    patients = meta.get("patients")
+    return {"step": meta.get("step"), "patients": len(patients) if patients else None}
 
+
+def _run_numbers(folder: Path) -> Found:
+    """The numbers of a run as far as it came, and what is damaged in it."""
+    run = read_run(folder)
+    done = {"step": run.step or run.metrics.get("steps"), "planned": run.steps}
+    return {**_of_snapshot(run.meta), **run.metrics, **done}, " ".join(run.remarks)
+
+
+def _result_numbers(folder: Path) -> Found:
+    path = folder / "metrics.json"
+    if not path.is_file():
+        return {}, ""
     try:
-        with safe_open(path, framework="np") as file:
-            return json.loads((file.metadata() or {}).get("meta", "{}"))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(
-            f"got '{path.name}', which is no whole snapshot ({str(error).splitlines()[0]})",
-            "wanted a safetensors file",
-            "use the snapshot before",
-        ) from None
-
-
-def _metrics(path: Path) -> Mapping[str, Any]:
-    file = path / "metrics.json"
-    return _json(file) if file.is_file() else {}
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+    else:
+        if isinstance(values, dict):
+            return values, ""
+        reason = f"it holds a {type(values).__name__}"
+    return {}, (
+        f"got 'metrics.json', which cannot be read ({reason}); wanted an object in JSON: make this "
+        "result again."
+    )
 
 
 def _entry(
@@ -222,16 +231,11 @@ def _entry(
     path: Path,
     top: Path,
     *,
-    read: Callable[[Path], Mapping[str, Any]] = _metrics,
+    name: str = "",
+    read: Callable[[Path], Found] | None = None,
 ) -> Entry:
-    problem = ""
-    values: Mapping[str, Any] = {}
-    try:
-        if path.is_dir() and (path / "config.yaml").is_file():
-            _yaml(path / "config.yaml")
-        values = read(path)
-    except UserError as error:
-        problem = str(error)
+    read = read or (_run_numbers if kind in ("prior", "scene") else _result_numbers)
+    values, problem = read(path)
     numbers = {
         label: (number, unit)
         for label, (where, unit) in NUMBERS[kind].items()
@@ -240,7 +244,7 @@ def _entry(
     return Entry(
         id=identity(path),
         kind=kind,
-        name=path.relative_to(top).as_posix(),
+        name=name or path.relative_to(top).as_posix(),
         path=path,
         modified=path.stat().st_mtime,
         numbers=numbers,
@@ -251,7 +255,8 @@ def _entry(
 
 def _picture(kind: Kind, path: Path) -> Path | None:
     if not path.is_dir():
-        return None
+        beside = path.with_suffix(".png")
+        return beside if beside.is_file() else None
     for pattern in PICTURES[kind]:
         if found := sorted(path.glob(pattern)):
             return found[-1]
@@ -270,27 +275,3 @@ def number_at(values: Mapping[str, Any], where: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return value
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return _read(path, json.loads, "JSON")
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    return _read(path, yaml.safe_load, "YAML")
-
-
-def _read(path: Path, parse: Callable[[str], Any], language: str) -> dict[str, Any]:
-    try:
-        values = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-    else:
-        if isinstance(values, dict):
-            return values
-        reason = f"it holds a {type(values).__name__}"
-    raise UserError(
-        f"got '{path.name}', which cannot be read ({reason})",
-        f"wanted a mapping in {language}",
-        "delete this folder or restore the file",
-    )

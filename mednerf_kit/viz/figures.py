@@ -154,7 +154,19 @@ def strip(
         return sheet
     places = [(x + width / 2, y + band / 2) for y, x in corners]
     texts = [(*place, label) for place, label in zip(places, labels, strict=True)]
-    return _with_texts(sheet, texts, 11, (40, 40, 40))
+    return _with_texts(sheet, texts, _size_that_fits(labels, width), (40, 40, 40))
+
+
+def _size_that_fits(texts: Sequence[str], width_px: float, most_px: int = 11) -> int:
+    """The largest size up to ``most_px`` at which each text is no wider than its place.
+
+    >>> _size_that_fits(["seed 0, 270° PA"], 128), _size_that_fits(["seed 0, 270° PA"], 64)
+    (11, 9)
+    """
+    from PIL import ImageFont
+
+    widest_px = max((ImageFont.load_default(size=100).getlength(text) for text in texts), default=1)
+    return max(5, min(most_px, int(100 * width_px / max(widest_px, 1))))
 
 
 def three_slices(

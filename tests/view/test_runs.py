@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> Path:
     home = tmp_path / "runs"
     for name, steps in (("00000-chest", 10), ("00001-knee", 20)):
         (home / name / "previews").mkdir(parents=True)
-        (home / name / "config.yaml").write_text("recipe: {task: {name: prior}}\n")
+        (home / name / "config.yaml").write_text("dataset: chest\nrecipe: {task: {name: prior}}\n")
         (home / name / "metrics.json").write_text(json.dumps({"steps": steps}))
     picture = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
     Image.fromarray(picture).save(home / "00000-chest" / "previews" / "samples.png")
@@ -31,7 +31,7 @@ def test_list_filter_compare(workbench: Callable[..., str], page: Any, folder: P
     page.goto(workbench(folder))
     page.wait_for_selector("body[data-ready=runs]")
     assert page.get_by_role("heading", level=2).count() == 3
-    assert page.get_by_text("cannot be read").count() == 1
+    assert page.locator(".problem").inner_text().count("config.yaml") == 1
     shades = page.eval_on_selector(
         ".entry img",
         "async (img) => { await img.decode(); const c = document.createElement('canvas');"

@@ -21,7 +21,7 @@ TOKEN = "a-secret-of-the-tests"
 def run(tmp_path: Path) -> Path:
     folder = tmp_path / "runs" / "00000-chest"
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text("recipe: {task: {name: prior}}\n")
+    (folder / "config.yaml").write_text("dataset: chest\nrecipe: {task: {name: prior}}\n")
     (folder / "metrics.json").write_text(json.dumps({"steps": 7}))
     (tmp_path / "private.txt").write_text("nobody's business")
     return folder
@@ -95,13 +95,12 @@ def test_an_unknown_entry_is_a_sentence(client: httpx.Client) -> None:
 
 def test_a_broken_folder_says_what_is_wrong(run: Path) -> None:
     (run / "config.yaml").write_text("recipe: [")
-    other = run.parent / "00001-knee"
-    other.mkdir()
-    (other / "config.yaml").write_text("recipe: {task: {name: fit}}\n")
-    (other / "metrics.json").write_text("[1]")
+    result = run.parent / "film"
+    (result / "orbit").mkdir(parents=True)
+    (result / "metrics.json").write_text("[1]")
     found = {entry.name: entry for entry in Catalogue([run.parent]).entries()}
     assert "config.yaml" in found["00000-chest"].problem
-    assert "it holds a list" in found["00001-knee"].problem
+    assert "it holds a list" in found["film"].problem
 
 
 def test_kinds_numbers_and_order(tmp_path: Path, run: Path) -> None:
