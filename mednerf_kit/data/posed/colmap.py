@@ -13,20 +13,18 @@ from torch import Tensor
 from ...core.errors import UserError
 from ...imaging.cameras import Cameras
 from .bounds import both, bounds_of_points, bounds_of_poses, common_point
+from .colmap_lens import camera_of, lens_of
 from .colmap_model import (
-    LENSES,
-    MODELS,
-    ColmapCamera,
     ColmapModel,
     ColmapView,
     count_views,
     find_model,
     find_models,
     read_model,
-    unread_lens,
+    seen_rows,
 )
-from .lens import Lens, cameras_of
-from .lens_keys import whole_sphere
+from .colmap_places import placed_again
+from .lens import cameras_of
 from .linear import tone_note
 from .llff import folder_factor, picture_folder
 from .masks import mask_files
@@ -34,7 +32,7 @@ from .nsvf import OPENCV
 from .pictures import MaskFile, pictures_in, read_photographs, scene_of
 from .reading import Reading
 from .scene import SCENES
-from .sizes import PictureSize, size_notes, sizes_for
+from .sizes import size_notes, sizes_for
 from .splits import chosen_views, held_out
 from .toy import BALL, toy_cameras, write_toy_picture
 from .types import Scene
@@ -54,7 +52,8 @@ class Colmap:
     pictures is read); the photographs in images/ or images_N/, in folders below as the model names
     them; masks of pixels that do not count in masks/NAME.png. Lenses of SIMPLE_RADIAL, RADIAL and
     OPENCV are undistorted on reading; the rays of FULL_OPENCV, of fisheyes and of EQUIRECTANGULAR
-    follow the lens; other models are refused. Box, near and far are those of the points without
+    follow the lens; other models are refused. Positions that do not put the points where the
+    pictures show them are found again from the points, or that is said. Box, near and far are those of the points without
     the outermost 1 %. Facts: ``points`` [N, 3].
 
     Options:
@@ -115,7 +114,8 @@ class Colmap:
         folder, left, said = picture_folder(root, reading.downscale)
         there = {path.relative_to(folder).as_posix() for path in pictures_in(folder, deep=True)}
         model, renamed = with_files(model, there)
-        notes += [*said, *renamed]
+        model, placed = placed_again(model)
+        notes += [*said, *renamed, *placed]
         unposed = len(there - {view.name for view in model.views})
         if unposed:
             notes.append(f"{unposed} pictures have no pose and are left out")
@@ -239,42 +239,6 @@ def check_there(model: ColmapModel, there: set[str], folder: Path) -> None:
         )
 
 
-def camera_of(model: ColmapModel, view: ColmapView) -> ColmapCamera:
-    """The camera of a view."""
-    if view.camera not in model.cameras:
-        raise UserError(
-            f"got the view '{view.name}' of camera {view.camera} without that camera",
-            "wanted each camera in the cameras file",
-            "export the model again with COLMAP's model_converter",
-        )
-    return model.cameras[view.camera]
-
-
-def lens_of(camera: ColmapCamera, size: PictureSize, path: Path, *, undistort: bool = True) -> Lens:
-    """The lens in pixels of a picture, which may be smaller than what was reconstructed."""
-    if camera.model == "EQUIRECTANGULAR":
-        return whole_sphere(size, path)
-    if camera.model not in LENSES:
-        raise unread_lens(camera.model)
-    model, both, names = LENSES[camera.model]
-    p = camera.params
-    if len(p) != dict(MODELS)[camera.model]:
-        raise UserError(
-            f"got a camera of model {camera.model} with {len(p)} parameters",
-            f"wanted {dict(MODELS)[camera.model]}",
-            "export the model again with COLMAP's model_converter",
-        )
-    (fx, fy), (cx, cy), rest = (p[:2], p[2:4], p[4:]) if both else ((p[0], p[0]), p[1:3], p[3:])
-    k = dict.fromkeys(("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2"), 0.0)
-    k |= dict(zip(names.split(), rest, strict=True))
-    across, down = size.cols / camera.cols, size.rows / camera.rows
-    focal, centre = (fx * across, fy * down), (cx * across - 0.5, cy * down - 0.5)
-    if model == "fisheye":
-        return Lens(focal, centre, (k["k1"], k["k2"], k["k3"], k["k4"]), model=model)
-    radial, below = (k["k1"], k["k2"], k["k3"]), (k["k4"], k["k5"], k["k6"])
-    return Lens(focal, centre, radial, (k["p1"], k["p2"]), below, undistort=undistort)
-
-
 def sparse_depth(
     model: ColmapModel, views: Sequence[ColmapView], cameras: Cameras
 ) -> tuple[Tensor, Tensor]:
@@ -295,13 +259,6 @@ def sparse_depth(
         for k in order.tolist():
             depth[v, y[k], x[k]], confidence[v, y[k], x[k]] = distance[k], trust[rows[k]]
     return depth, confidence
-
-
-def seen_rows(model: ColmapModel, view: ColmapView) -> Tensor:
-    """Rows in ``model.points`` of the points a view sees."""
-    return torch.tensor(
-        [model.rows[k] for k in view.seen.tolist() if k in model.rows], dtype=torch.long
-    )
 
 
 def quaternion(turn: Tensor) -> tuple[float, ...]:

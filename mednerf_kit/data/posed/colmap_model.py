@@ -73,6 +73,7 @@ class ColmapView:
     camera: int
     pose: Tensor  # [3, 4] camera to world: right, up, back, position
     seen: np.ndarray  # numbers of the points seen in it, −1 for keypoints without one
+    xy: np.ndarray  # [K, 2] where in the picture, in pixels from its corner
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,13 @@ class ColmapModel:
     points: Tensor  # [N, 3]
     errors: Tensor  # [N] mean reprojection error, pixels
     rows: dict[int, int]  # number of a point -> its row in ``points``
+
+
+def seen_rows(model: ColmapModel, view: ColmapView) -> Tensor:
+    """Rows in ``model.points`` of the points a view sees."""
+    return torch.tensor(
+        [model.rows[k] for k in view.seen.tolist() if k in model.rows], dtype=torch.long
+    )
 
 
 def find_models(root: Path) -> list[Path]:
@@ -187,13 +195,15 @@ def _read_text(where: Path, suffix: str) -> Parts:
     for head, seen in zip(lines[::2], lines[1::2] + [""], strict=False):
         words = head.split(maxsplit=9)
         if words:
-            values = list(map(float, words[1:8]))
+            values, keypoints = list(map(float, words[1:8])), seen.split()
+            xy = np.array([keypoints[::3], keypoints[1::3]], dtype=np.float64).T
             views.append(
                 ColmapView(
                     words[9],
                     int(words[8]),
                     pose_of(values[:4], values[4:]),
-                    np.array(seen.split()[2::3], dtype=np.int64),
+                    np.array(keypoints[2::3], dtype=np.int64),
+                    xy,
                 )
             )
     for words in _lines(where / f"points3D{suffix}"):
@@ -225,10 +235,11 @@ def _read_binary(where: Path, suffix: str) -> Parts:
             left = size - file.tell()
             if 24 * count > left:
                 raise ValueError(f"'{name}' has {count} points in {left} bytes")
-            seen = np.frombuffer(
-                file.read(24 * count), dtype=[("x", "<f8"), ("y", "<f8"), ("point", "<i8")]
-            )["point"]
-            views.append(ColmapView(name, camera, pose_of(values[:4], values[4:]), seen))
+            keypoints = np.frombuffer(
+                file.read(24 * count), dtype=[("xy", "<f8", 2), ("point", "<i8")]
+            )
+            pose = pose_of(values[:4], values[4:])
+            views.append(ColmapView(name, camera, pose, keypoints["point"], keypoints["xy"]))
     path = where / f"points3D{suffix}"
     if path.is_file():
         with open(path, "rb") as file:

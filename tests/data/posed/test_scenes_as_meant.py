@@ -12,7 +12,7 @@ from PIL import Image
 from scene_files import TOY, changed, refused
 
 from mednerf_kit import cli
-from mednerf_kit.data.posed import toy
+from mednerf_kit.data.posed import colmap, colmap_model, toy
 from mednerf_kit.data.posed.linear import srgb
 from mednerf_kit.data.posed.scene import load_scene
 from mednerf_kit.data.posed.transforms import write_transforms
@@ -314,6 +314,51 @@ def test_a_scene_far_off_is_read_in_full_precision_and_goes_back(photos):
     write_transforms([far], photos.parent / "back", to_world=far.to_world)
     again = load_scene(photos.parent / "back")
     assert torch.allclose(world_poses(again.cameras.c2w, again.to_world), world, atol=1e-5)
+
+
+def moved_model(root, rotations):
+    """Move the toy's COLMAP model to UTM, its shifts made by rotations of this precision."""
+    images = root / "sparse" / "0" / "images.txt"
+    lines = images.read_text().splitlines()
+    for v in range(2):
+        words = lines[2 * v].split()
+        x, y, z = (TOY.c2w[v, :, :3] * torch.tensor([1.0, -1, -1])).double().unbind(-1)
+        turn = torch.stack([x, y, z])  # world to camera, no more exact than the toy's poses
+        q = colmap.quaternion(turn)
+        exact = colmap_model.pose_of(q, (0.0, 0.0, 0.0))[:, :3] * torch.tensor([1.0, -1, -1])
+        place = TOY.position[v].double() + SHIFT
+        shift = -(turn if rotations == "single" else exact.mT) @ place
+        words[1:8] = [repr(float(n)) for n in (*q, *shift)]
+        lines[2 * v] = " ".join(words)
+    images.write_text("\n".join(lines) + "\n")
+    points = root / "sparse" / "0" / "points3D.txt"
+    rows = [line.split() for line in points.read_text().splitlines()]
+    for row in rows:
+        row[1:4] = [repr(float(n) + s) for n, s in zip(row[1:4], SHIFT.tolist(), strict=True)]
+    points.write_text("".join(" ".join(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("rotations", ["single", "double"])
+def test_positions_rounded_by_single_precision_are_found_from_the_points(example, rotations):
+    root = example("colmap")
+    moved_model(root, rotations)
+    scene = load_scene(root, split="all")
+    world = world_poses(scene.cameras.c2w, scene.to_world)
+    assert float((world[:, :, 3] - SHIFT - TOY.position).abs().max()) < 1e-3
+    assert any("were rounded" in note for note in scene.notes) == (rotations == "single")
+
+
+def test_points_that_are_not_where_they_were_seen_are_said(example):
+    root = example("colmap")
+    images = root / "sparse" / "0" / "images.txt"
+    lines = images.read_text().splitlines()
+    words = lines[1].split()
+    words[::3] = [str(float(x) + 4) for x in words[::3]]
+    lines[1] = " ".join(words)
+    images.write_text("\n".join(lines) + "\n")
+    scene = load_scene(root, split="all")
+    assert any("1 views lie up to 4 px from their keypoints" in note for note in scene.notes)
+    assert torch.allclose(scene.cameras.c2w, TOY.c2w, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["dtu", "llff"])
