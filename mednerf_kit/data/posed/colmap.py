@@ -52,9 +52,9 @@ class Colmap:
     pictures is read); the photographs in images/ or images_N/, in folders below as the model names
     them; masks of pixels that do not count in masks/NAME.png. Lenses of SIMPLE_RADIAL, RADIAL and
     OPENCV are undistorted on reading; the rays of FULL_OPENCV, of fisheyes and of EQUIRECTANGULAR
-    follow the lens; other models are refused. Positions that do not put the points where the
-    pictures show them are found again from the points, or that is said. Box, near and far are those of the points without
-    the outermost 1 %. Facts: ``points`` [N, 3].
+    follow the lens; other models are refused. Positions that single precision rounded are found
+    again from the points. Box, near and far are those of the points without the outermost 1 %.
+    Facts: ``points`` [N, 3].
 
     Options:
         hold: one view in this many, by name, is held out.
