@@ -429,6 +429,12 @@ def _print_report(part: str, found: Report) -> None:
 @click.option(
     "--limit", type=click.IntRange(min=1), show_default="all", help="Only this many views."
 )
+@click.option(
+    "--frame",
+    type=click.Choice(["file", "normalised"]),
+    default="file",
+    help="In lengths of the scene's files, or of the space it was fitted in.",
+)
 @device_option
 def depth(**options: Any) -> None:
     """Write depth with confidence for a scene's training views, rendered from a fit of that scene.

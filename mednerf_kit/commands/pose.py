@@ -11,7 +11,7 @@ from .base import FILE, FOLDER, SPLITS, Work, chosen, device_option, run_option,
 PIXELS = ["random", "interest", "region"]
 SEARCH = ("points", "kernel", "iterations", "rays", "steps", "rate")  # what becomes a PoseSearch
 SHARED = {"run", "settings", "out", "seed", "device", "near_first", "blur", "pixels", *SEARCH}
-ONE = {"image", "start", "start_view", "gif"}
+ONE = {"image", "start", "start_view", "gif", "frame"}
 MANY = {"starts", "angle", "shift", "turn", "split"}
 
 
@@ -31,6 +31,12 @@ MANY = {"starts", "angle", "shift", "turn", "split"}
     "--start-view", metavar="SPLIT/STEM", help="Start where this view of the scene was taken."
 )
 @click.option("--gif", is_flag=True, help="Also pose.gif, the way from start to end.")
+@click.option(
+    "--frame",
+    type=click.Choice(["file", "normalised"]),
+    default="file",
+    help="Poses are in the world of the scene's files, or in the space it was fitted in.",
+)
 @click.option(
     "--report",
     is_flag=True,

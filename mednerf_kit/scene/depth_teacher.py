@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ..core.errors import UserError
 from ..data.posed.depth import fit_scale_shift, pixel_grid, read_map, resized_nearest, save_depth
+from ..data.posed.world import Frame, world_scale
 from ..imaging.cameras import Cameras
 from .evaluate import evaluate_scene
 from .load import Fit, load_fit, render_views
@@ -35,11 +36,13 @@ def write_depth(
     mono_kind: Literal["inverse", "depth"] = "inverse",
     out: Path | None = None,
     limit: int | None = None,
+    frame: Frame = "file",
     device: str = "auto",
 ) -> tuple[Path, dict[str, Any]]:
     """Write depth and confidence of a split's views; returns the file and the teacher's score.
 
-    The file is ``depth_SPLIT.npz``.
+    The file is ``depth_SPLIT.npz``. Distances are in lengths of the scene's files, as they are read
+    back, or with ``frame`` ``normalised`` in those of the space it was fitted in.
 
     The depth is the median depth the run renders; or, with ``mono``, the map STEM.png or STEM.npy
     of that folder brought to it (:func:`monocular`). ``out`` is the folder to write to (default:
@@ -76,7 +79,14 @@ def write_depth(
             "wanted scored views to keep the depth they came with",
             "give another folder with --out DIR",
         )
+    if frame == "normalised" and (out is None or out.resolve() == dataset.resolve()):
+        raise UserError(
+            "got --frame normalised into the scene's own folder",
+            "wanted depth in lengths of the scene's files there",
+            "give another folder with --out DIR, or leave --frame out",
+        )
     scene = fit.scene(split)
+    length = world_scale(scene.to_world) if frame == "file" else 1.0
     stems = scene.stems[:limit]
     depths, confidences = [], []
     for i, stem in enumerate(tqdm(stems, desc="depth", disable=None)):
@@ -94,7 +104,7 @@ def write_depth(
                 camera,
                 inverse=mono_kind == "inverse",
             )
-        depths.append(distance)
+        depths.append(length * distance)
         confidences.append(trust)
     folder = out or dataset
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from ..core.errors import UserError
 from ..data.posed.splits import NoViews
 from ..data.posed.transforms import check_transforms, write_transforms
 from ..data.posed.types import Scene
+from ..data.posed.world import Frame
 from ..imaging.cameras import Cameras, circle_path, spiral
 from ..imaging.volume import Quantity, Volume, write_volume
 from ..recon.field_volume import FieldVolume
@@ -20,7 +21,6 @@ from . import export, field_queries, load, outputs
 from .load import Fit, load_fit
 
 PathName = Literal["orbit", "spiral", "test"]
-Frame = Literal["file", "normalised"]
 VOLUME = 128  # voxels along a side of an exported attenuation volume
 
 

@@ -11,6 +11,7 @@ import torch
 from tiny_scene import RECIPE, fitted, recipe_file
 
 from mednerf_kit.core.errors import UserError
+from mednerf_kit.data.posed.depth import pixel_grid
 from mednerf_kit.data.posed.scene import load_scene
 from mednerf_kit.engine.session import train
 from mednerf_kit.rays.samplers.stratified import Stratified
@@ -59,6 +60,16 @@ def test_a_teachers_depth_survives_normalised_device_coordinates(tmp_path):
         path.parent == folder and bool(known.any()) and torch.equal(taught.depth.isfinite(), known)
     )
     torch.testing.assert_close(taught.depth[known], seen[known], atol=1e-3, rtol=1e-3)
+    with np.load(path) as file:
+        stem = taught.stems[0]
+        in_files, kept = torch.from_numpy(file[stem]), known[0]
+    own = taught.cameras.take([0]).from_ray(*pixel_grid(taught.cameras.take([0])), seen[:1])[0]
+    torch.testing.assert_close(in_files[kept] * taught.facts["scale"], own[kept])
+    with pytest.raises(UserError, match="normalised into the scene's own folder"):
+        write_depth(run=teacher, frame="normalised", device="cpu")
+    path, _ = write_depth(run=teacher, frame="normalised", out=tmp_path / "own", device="cpu")
+    with np.load(path) as file:
+        torch.testing.assert_close(torch.from_numpy(file[stem])[kept], own[kept])
     given = {}
 
     class Spy(Stratified):

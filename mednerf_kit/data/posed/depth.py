@@ -3,7 +3,8 @@
 ``depth_SPLIT.npz`` holds for each stem an array ``STEM`` [H, W], the distance along the unit ray,
 nan where unknown, and if wanted ``STEM.conf`` in [0, 1]. ``depth/SPLIT/STEM.png``, or
 ``depth/STEM.png`` where no two splits share a stem, are 16-bit pictures, 0 unknown, with
-``depth/depth.json`` {"scale": scene units per grey level, "kind": "planar" or "distance"}.
+``depth/depth.json`` {"scale": length of a grey level, "kind": "planar" or "distance"}. Lengths are
+those of the scene's files.
 """
 
 from __future__ import annotations
@@ -45,13 +46,14 @@ def depth_beside(
     cameras: Cameras,
     *,
     shared: frozenset[str] = frozenset(),
+    length: float = 1.0,
 ) -> Depth | None:
     """The depth beside a scene for these views, resized by nearest pixel; None where there is none.
 
     Arrays win over pictures.
 
     ``shared`` are stems that views of several splits have, whose pictures must lie in their split's
-    folder.
+    folder. Distances in the files are those of the cameras' space times ``length``.
     """
     archives = {
         part: root / f"depth_{part}.npz" for part in (PARTS if split == "all" else (split,))
@@ -69,7 +71,8 @@ def depth_beside(
     unknown = torch.full(size, torch.nan)
     distance = torch.stack([unknown if m is None else resized_nearest(m, *size) for m in maps])
     view, yx = pixel_grid(cameras)
-    depth = cameras.along_ray(view, yx, torch.where(distance > 0, distance, torch.nan))
+    distance = torch.where(distance > 0, distance / length, torch.nan)
+    depth = cameras.along_ray(view, yx, distance)
     confidence = None
     if confidences is not None and any(c is not None for c in confidences):
         confidence = torch.stack(

@@ -20,7 +20,7 @@ from .check import Report, examine_scene
 from .depth import depth_beside, has_scale
 from .reading import Masks, Reading, ToneMap
 from .types import SPLITS, Scene
-from .world import in_own_frame
+from .world import in_own_frame, world_scale
 
 SCORED = ("val", "test")
 BACKGROUNDS = {"white": 1.0, "black": 0.0}
@@ -199,7 +199,14 @@ def _with_depth_beside(scene: Scene, home: Path, split: str) -> Scene:
     # depth that the format's files name needs no scale beside it; COLMAP's points are no pictures
     if scene.depth is not None and scene.confidence is None and not has_scale(home, split):
         return scene
-    found = depth_beside(home, split, scene.stems, scene.cameras, shared=scene.shared)
+    found = depth_beside(
+        home,
+        split,
+        scene.stems,
+        scene.cameras,
+        shared=scene.shared,
+        length=world_scale(scene.to_world),
+    )
     if found is None:
         unread = home / "depths"
         note = f"the pictures in '{unread}' are not read: without depth.json their unit is unknown"

@@ -7,11 +7,15 @@ is counted from the middle of its box; ``to_world`` leads back.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .types import Scene
+
+#: Where what leaves is given: the world of the scene's files, or the space it was fitted in.
+Frame = Literal["file", "normalised"]
 
 FAR_OFF = 100.0  # half sizes of the box: float32 rounds to 6e-6 of one there
 

@@ -17,7 +17,7 @@ from ...core.errors import UserError, unknown_name
 from ...core.resampling import area_resized
 from ...data.posed.pictures import read_pictures
 from ...data.posed.types import SPLITS, Scene
-from ...data.posed.world import own_poses, world_poses
+from ...data.posed.world import Frame, own_poses, world_poses, world_scale
 from ...imaging.cameras import Cameras
 from ...imaging.motion import apart, square
 from ...metrics.image import psnr_from_mse_db
@@ -41,6 +41,7 @@ def pose_run(
     near_first: bool = True,
     blur: float = 0.08,
     gif: bool = False,
+    frame: Frame = "file",
     settings: Sequence[str] = (),
     out: Path = Path("out/pose"),
     seed: int = 0,
@@ -51,12 +52,14 @@ def pose_run(
     Options:
         run: the fitted scene.
         image: a file, or SPLIT/STEM of the run's scene, whose true pose is then compared with.
-        start: a pose file, in the world of the scene's files (:func:`read_pose_file`).
+        start: a pose file, in the ``frame`` (:func:`read_pose_file`).
         start_view: SPLIT/STEM of the view to start from, instead.
         search: how the pose is refined.
         near_first: the start approaches before rays are compared.
         blur: the widest blur of the approach, or else of the refinement.
         gif: write ``pose.gif`` too.
+        frame: poses and their errors are in the world of the scene's files, or ``normalised`` in
+            the space it was fitted in.
     """
     fit = load_fit(run, settings=settings, device=device)
     if (start is None) == (start_view is None):
@@ -66,7 +69,9 @@ def pose_run(
             "give --start FILE or --start-view SPLIT/STEM",
         )
     photo, camera, truth = read_photo(fit, image)
-    to_world = fit.scene("train").to_world
+    way = fit.scene("train").to_world
+    to_world = way if frame == "file" else None
+    length = world_scale(to_world)
     begin = _start_pose(fit, start, str(start_view), to_world)
     check_start(fit, camera, begin)
     search = search or PoseSearch()
@@ -97,13 +102,14 @@ def pose_run(
         "image": image,
         "approach": near_first,
         "search": asdict(search),
-        "initial": pose_scores(errors[0], begin, truth),
-        "final": pose_scores(errors[1], found.c2w[0], truth),
+        "initial": pose_scores(errors[0], begin, truth, length),
+        "final": pose_scores(errors[1], found.c2w[0], truth, length),
         "history": [
-            {"step": step, **pose_scores(loss, pose, truth)}
+            {"step": step, **pose_scores(loss, pose, truth, length)}
             for step, loss, pose in zip(steps, losses, path, strict=True)
         ],
         "conventions": CONVENTIONS,
+        **({} if way is None else {"frame": frame, "to_world": way.tolist()}),
     } | ({"note": DISCLAIMER} if fit.meta["quantity"] == "line_integral" else {})
     files.write_json(out / "pose.json", record)
     write_strip(out / "pose.png", ends, photo[0], record)
@@ -113,7 +119,7 @@ def pose_run(
 
 
 def _start_pose(fit: Fit, start: Path | None, start_view: str, to_world: Tensor | None) -> Tensor:
-    """The pose [3, 4] of a file, in the world of the scene's files, or else of a view."""
+    """The pose [3, 4] of a file, which lies after ``to_world``, or else of a view."""
     if start is None:
         return view_of(fit, start_view)[1].c2w[0]
     return read_pose_file(start, to_world)
@@ -168,12 +174,17 @@ def approach_and_refine(
     )
 
 
-def pose_scores(mse: float, pose: Tensor, truth: Tensor | None) -> dict[str, float]:
-    """Error of a picture, and of its pose where the true one is known."""
+def pose_scores(
+    mse: float, pose: Tensor, truth: Tensor | None, length: float = 1.0
+) -> dict[str, float]:
+    """Error of a picture, and of its pose where the true one is known.
+
+    The shift is in lengths of which the scene's own is ``length``.
+    """
     found = {"mse": mse, "psnr_db": psnr_from_mse_db(mse)}
     if truth is not None:
         turn, shift = apart(pose, truth)
-        found |= {"rotation_error_deg": float(turn), "shift_error": float(shift)}
+        found |= {"rotation_error_deg": float(turn), "shift_error": length * float(shift)}
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+from dataclasses import replace
 
 import click
 import pytest
@@ -16,6 +17,7 @@ from mednerf_kit import cli
 from mednerf_kit.commands import pose as command
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.posed.types import Scene
+from mednerf_kit.data.posed.world import world_poses
 from mednerf_kit.imaging.cameras import look_at
 from mednerf_kit.imaging.motion import apart, square
 from mednerf_kit.scene.pose import photograph, report
@@ -89,6 +91,31 @@ def test_a_view_of_the_scene_is_compared_with_its_true_pose(opened, tmp_path):
         out=tmp_path,
     )
     assert found["initial"]["rotation_error_deg"] < 0.1 and found["final"]["shift_error"] < 0.2
+
+
+def test_poses_are_in_the_world_of_the_files_or_as_it_was_fitted(scene, monkeypatch, tmp_path):
+    way = torch.diag(torch.tensor([20.0, 20, 20, 1], dtype=torch.float64))
+    way[:3, 3] = torch.tensor([500000.0, 5300000.0, 300.0])
+    placed = blob_fit(replace(scene, to_world=way))
+    monkeypatch.setattr(photograph, "load_fit", lambda run, **options: placed)
+    search = PoseSearch(rays=50, steps=2)
+    options = {"run": "x", "image": "test/r_1", "search": search, "near_first": False}
+    options |= {"start_view": "test/r_0", "out": tmp_path}
+    own = photograph.pose_run(**options, frame="normalised")
+    there = photograph.pose_run(**options)
+    fitted, world = (
+        torch.tensor(found["camera_to_world"], dtype=torch.float64)[:3] for found in (own, there)
+    )
+    torch.testing.assert_close(world_poses(fitted, way), world, atol=1e-9, rtol=0)
+    assert there["frame"] == "file" and own["frame"] == "normalised"
+    start = torch.tensor(there["start"], dtype=torch.float64)[:3]
+    assert torch.equal(start, world_poses(scene.cameras.c2w[0], way))
+    for name in ("initial", "final"):
+        ratio = there[name]["shift_error"] / own[name]["shift_error"]
+        assert ratio == pytest.approx(20, rel=1e-4)
+    again = {**options, "start_view": None, "start": tmp_path / "pose.json"}
+    found = photograph.pose_run(**again)
+    assert found["initial"]["shift_error"] == pytest.approx(there["final"]["shift_error"], abs=1e-3)
 
 
 def test_a_report_counts_every_start(opened, tmp_path):
