@@ -55,6 +55,38 @@ def write_depth(
     """
     fit = load_fit(run, device=device)
     dataset = Path(fit.meta["dataset"])
+    check_target(fit, split, out, frame)
+    scene = fit.scene(split)
+    length = world_scale(scene.to_world) if frame == "file" else 1.0
+    stems = scene.stems[:limit]
+    depths, confidences = [], []
+    for i, stem in enumerate(tqdm(stems, desc="depth", disable=None)):
+        camera = scene.cameras.take([i])
+        seen = render_views(fit, camera)
+        distance, trust = (
+            camera.from_ray(*pixel_grid(camera), seen.median_depth),
+            confidence(seen, fit),
+        )
+        if mono is not None:
+            distance, trust = monocular(
+                resized_nearest(read_map(mono, stem), camera.rows, camera.cols)[None],
+                distance,
+                trust,
+                camera,
+                inverse=mono_kind == "inverse",
+            )
+        depths.append(length * distance)
+        confidences.append(trust)
+    folder = out or dataset
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"depth_{split}.npz"
+    save_depth(path, stems, torch.cat(depths), torch.cat(confidences))
+    return path, own_score(fit)
+
+
+def check_target(fit: Fit, split: str, out: Path | None, frame: Frame) -> None:
+    """Raise UserError for a run that gives no depth, and for a place that is to keep its own."""
+    dataset = Path(fit.meta["dataset"])
     if fit.meta["split"] != "train":
         raise UserError(
             f"got a teacher that learned from split '{fit.meta['split']}'",
@@ -85,32 +117,6 @@ def write_depth(
             "wanted depth in lengths of the scene's files there",
             "give another folder with --out DIR, or leave --frame out",
         )
-    scene = fit.scene(split)
-    length = world_scale(scene.to_world) if frame == "file" else 1.0
-    stems = scene.stems[:limit]
-    depths, confidences = [], []
-    for i, stem in enumerate(tqdm(stems, desc="depth", disable=None)):
-        camera = scene.cameras.take([i])
-        seen = render_views(fit, camera)
-        distance, trust = (
-            camera.from_ray(*pixel_grid(camera), seen.median_depth),
-            confidence(seen, fit),
-        )
-        if mono is not None:
-            distance, trust = monocular(
-                resized_nearest(read_map(mono, stem), camera.rows, camera.cols)[None],
-                distance,
-                trust,
-                camera,
-                inverse=mono_kind == "inverse",
-            )
-        depths.append(length * distance)
-        confidences.append(trust)
-    folder = out or dataset
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"depth_{split}.npz"
-    save_depth(path, stems, torch.cat(depths), torch.cat(confidences))
-    return path, own_score(fit)
 
 
 def confidence(seen: RenderedViews, fit: Fit) -> Tensor:

@@ -62,12 +62,7 @@ def pose_run(
             the space it was fitted in.
     """
     fit = load_fit(run, settings=settings, device=device)
-    if (start is None) == (start_view is None):
-        raise UserError(
-            f"got {'no start' if start is None else 'two starts'}",
-            "wanted one pose to start from",
-            "give --start FILE or --start-view SPLIT/STEM",
-        )
+    check_one_start(start, start_view)
     photo, camera, truth = read_photo(fit, image)
     way = fit.scene("train").to_world
     to_world = way if frame == "file" else None
@@ -116,6 +111,16 @@ def pose_run(
     if gif:
         write_convergence(fit, camera, photo[0], path, out / "pose.gif")
     return record
+
+
+def check_one_start(start: Path | None, start_view: str | None) -> None:
+    """Refuse no start, and two."""
+    if (start is None) == (start_view is None):
+        raise UserError(
+            f"got {'no start' if start is None else 'two starts'}",
+            "wanted one pose to start from",
+            "give --start FILE or --start-view SPLIT/STEM",
+        )
 
 
 def _start_pose(fit: Fit, start: Path | None, start_view: str, to_world: Tensor | None) -> Tensor:
