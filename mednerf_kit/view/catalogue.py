@@ -213,16 +213,25 @@ def _result_numbers(folder: Path) -> Found:
     if not path.is_file():
         return {}, ""
     try:
+        return read_json(path), ""
+    except UserError as error:
+        return {}, str(error)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file of a result that holds an object in JSON; what is wrong with it is a UserError."""
+    try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
     else:
         if isinstance(values, dict):
-            return values, ""
+            return values
         reason = f"it holds a {type(values).__name__}"
-    return {}, (
-        f"got 'metrics.json', which cannot be read ({reason}); wanted an object in JSON: make this "
-        "result again."
+    raise UserError(
+        f"got '{path.name}', which cannot be read ({reason})",
+        "wanted an object in JSON",
+        "make this result again",
     )
 
 

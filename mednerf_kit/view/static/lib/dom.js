@@ -1,7 +1,7 @@
 // Elements, made in one expression: h("p", {class: "soft", onclick: f}, "text", child, …).
 
 const SVG = new Set(["svg", "g", "path", "line", "circle", "rect", "text", "polyline", "polygon",
-  "title", "defs", "marker"]);
+  "title", "defs", "marker", "ellipse"]);
 
 export function h(name, properties = {}, ...children) {
   const node = SVG.has(name)

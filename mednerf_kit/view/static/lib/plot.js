@@ -1,4 +1,5 @@
-// Curves as SVG. plot({series: [{name, x, y, colour, ticks}], x, y, log, mark, onpick}) → <svg>.
+// Curves as SVG. plot({series: [{name, x, y, colour, ticks}], x, y, log, mark, onpick}) → <svg>,
+// whose mark(x) moves the mark.
 
 import { h } from "./dom.js";
 
@@ -79,8 +80,11 @@ export function plot({ series, label, x = "", y = "", logX = false, logY = false
     }
   });
   if (mark !== undefined && mark !== null) {
-    svg.append(h("line", { class: "mark", x1: sx.at(mark), x2: sx.at(mark), y1: TOP,
-      y2: H - BOTTOM, stroke: "var(--ink)", "stroke-dasharray": "3 3" }));
+    const line = h("line", { class: "mark", y1: TOP, y2: H - BOTTOM, stroke: "var(--ink)",
+      "stroke-dasharray": "3 3" });
+    svg.append(line);
+    svg.mark = (value) => ["x1", "x2"].forEach((end) => line.setAttribute(end, sx.at(value)));
+    svg.mark(mark);
   }
   if (onpick) {
     svg.addEventListener("click", (event) => {

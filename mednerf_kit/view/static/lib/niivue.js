@@ -1,0 +1,73 @@
+// NiiVue (vendor/niivue.umd.js) behind one function, in the radiological convention: the patient's
+// left is on the right of the picture. mount(host, volume, source, {onplace}) → {show(…), close()}.
+
+import { h } from "./dom.js";
+
+export function hasWebGl() {
+  const context = document.createElement("canvas").getContext("webgl2");
+  context?.getExtension("WEBGL_lose_context")?.loseContext();
+  return context !== null;
+}
+
+let loading;
+function library() {
+  loading ??= globalThis.niivue ? Promise.resolve() : new Promise((done, failed) => {
+    document.head.append(h("script", { src: "vendor/niivue.umd.js", onload: done,
+      onerror: () => failed(new Error("the viewer of volumes could not be loaded")) }));
+  });
+  return loading;
+}
+
+// A colour scale as NiiVue takes it; see-through where the value is 0.
+function colourMap(stops, twoSided) {
+  const at = stops.map((_, i) => Math.round((i / (stops.length - 1)) * 255));
+  const alpha = at.map((i) => (twoSided ? Math.round(Math.abs(i - 127.5) * 2) : i));
+  const channel = (c) => stops.map((stop) => stop[c]);
+  return { R: channel(0), G: channel(1), B: channel(2), A: alpha, I: at };
+}
+
+export async function mount(host, volume, source, { onplace }) {
+  await library();
+  const { Niivue } = globalThis.niivue;
+  const canvas = h("canvas", { tabindex: "0", role: "application",
+    "aria-label": "Slices and 3-D view: arrow keys and the mouse move the crosshair" });
+  host.classList.add("niivue");
+  host.append(canvas);
+  const nv = new Niivue({ backColor: [0, 0, 0, 1], isRadiologicalConvention: true, isSliceMM: true,
+    isCornerOrientationText: false, isOrientCube: true, sagittalNoseLeft: true, crosshairGap: 4,
+    crosshairColor: [0.95, 0.7, 0.2, 1], multiplanarShowRender: 1, dragAndDropEnabled: false,
+    isResizeCanvas: true, loadingText: "", showAllOrientationMarkers: true, fontMinPx: 15,
+    fontColor: [1, 0.82, 0.4, 1] });
+  nv.onLocationChange = ({ mm, values }) => onplace([-mm[0], -mm[1], mm[2]],
+    values[0]?.value ?? null, values[1]?.value ?? null);
+  await nv.attachToCanvas(canvas);
+  nv.setRadiologicalConvention(true);
+  await nv.loadFromArrayBuffer(await source.voxels("volume"), "volume.nii");
+  nv.setSliceType(nv.sliceTypeMultiplanar);
+  let over = "";
+
+  async function layer(name) {
+    if (name === over) return;
+    over = name;
+    if (nv.volumes.length > 1) nv.removeVolume(nv.volumes[1]);
+    if (!name) return;
+    await nv.loadFromArrayBuffer(await source.voxels(name), `${name}.nii`);
+    const { limit, colours } = volume.overlays[name], image = nv.volumes[1];
+    nv.addColormap(name, colourMap(source.about.colours[colours], limit[0] < 0));
+    nv.setColormap(image.id, name);
+    [image.cal_min, image.cal_max] = limit;
+  }
+
+  return {
+    canvas, nv,
+    async show({ range, overlay, strength }) {
+      [nv.volumes[0].cal_min, nv.volumes[0].cal_max] = range;
+      await layer(overlay);
+      if (nv.volumes.length > 1) nv.setOpacity(1, strength);
+      nv.updateGLVolume();
+    },
+    close() {
+      nv.gl?.getExtension("WEBGL_lose_context")?.loseContext();
+    },
+  };
+}

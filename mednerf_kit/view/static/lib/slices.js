@@ -1,0 +1,68 @@
+// A volume: axial, coronal, sagittal and 3-D by NiiVue, or flat slices made elsewhere where the
+// browser has no WebGL. slices(source, state, setState) → {node, close()}.
+
+import { choice, h, slider } from "./dom.js";
+import { hasWebGl, mount } from "./niivue.js";
+import { flat } from "./flat.js";
+
+const UNIT = { hu: "HU", relative: "relative attenuation", mu_per_mm: "per mm" };
+const TITLES = { lung: "lung", mediastinum: "mediastinum", bone: "bone", everything: "everything" };
+
+export async function slices(source, state, setState) {
+  const volume = await source.volume();
+  const unit = UNIT[volume.quantity] ?? volume.quantity;
+  const windows = Object.entries(volume.windows);
+  const chosen = {
+    window: state.window in volume.windows ? state.window : volume.quantity === "hu" ? "lung"
+      : "everything",
+    overlay: state.overlay in volume.overlays ? state.overlay : "",
+    strength: Number(state.strength ?? 0.5),
+  };
+  const reading = h("output", { class: "reading", "aria-label": "Value at the crosshair" });
+  const webgl = hasWebGl();
+  const host = h("div", { class: "volume" });
+  const view = await (webgl ? mount : flat)(host, volume, source, {
+    // what is under the crosshair: millimetres to the left, back and head, and the value there
+    onplace(mm, value, over) {
+      const words = [`left ${mm[0].toFixed(0)}, back ${mm[1].toFixed(0)}, up ${mm[2].toFixed(0)} mm`];
+      if (value !== null) words.push(`${Number(value.toPrecision(4))} ${unit}`);
+      if (over !== null) words.push(`${overlays[chosen.overlay]} ${over.toPrecision(3)}`);
+      reading.textContent = words.join(" · ");
+    },
+  });
+  const overlays = Object.fromEntries(source.about.overlays);
+  const draw = () => view.show({ range: volume.windows[chosen.window], ...chosen });
+  const change = (changes) => {
+    Object.assign(chosen, changes);
+    setState(changes);
+    return draw();
+  };
+  const strength = slider({ label: "Opacity", min: 0, max: 1, step: 0.05, value: chosen.strength,
+    oninput: (value) => change({ strength: value }) });
+  const legend = h("p", { class: "soft" });
+  const explain = () => {
+    const over = volume.overlays[chosen.overlay];
+    strength.hidden = !over;
+    legend.textContent = over ? `Colours of ${overlays[chosen.overlay]}: from ${
+      over.limit[0].toPrecision(2)} to ${over.limit[1].toPrecision(2)}.` : "";
+  };
+  const node = h("section", { class: "card" }, h("h2", {}, "Slices"),
+    h("div", { class: "row" },
+      choice({ label: "Window", value: chosen.window, options: windows.map(([name, [low, high]]) =>
+        [name, `${TITLES[name]} (${Number(low.toPrecision(3))} to ${Number(high.toPrecision(3))})`]),
+        onchange: (window) => change({ window }) }),
+      Object.keys(volume.overlays).length ? choice({ label: "Overlay", value: chosen.overlay,
+        options: [["", "none"], ...Object.keys(volume.overlays).map((k) => [k, overlays[k]])],
+        onchange: (overlay) => { change({ overlay }); explain(); } }) : null,
+      strength),
+    host, h("p", {}, reading), legend,
+    h("p", { class: "soft" }, volume.quantity === "hu" ? ""
+      : "The scale is not known: values are relative attenuation, and the windows stand where the "
+        + "volume's own soft tissue lies."),
+    webgl ? null : h("p", { class: "soft" }, "This browser offers no WebGL, so that the slices are "
+      + "pictures made beforehand or by the server; there is no 3-D view."),
+    volume.remarks.map((text) => h("p", { class: "soft" }, text)));
+  explain();
+  await draw();
+  return { node, close: () => view.close?.() };
+}
