@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import itertools
 import json
 import pkgutil
@@ -14,7 +13,7 @@ import click
 from ..core import config
 from ..core.errors import unknown_name
 from ..core.files import write_text
-from .reference import reference
+from .variants import variants
 
 # where variants register themselves
 LAYERS = (
@@ -47,6 +46,8 @@ LAYERS = (
 def list_(kind: str | None, as_json: bool, docs: str | None) -> None:
     """Show the recipes and every registered variant, or those of one KIND."""
     if docs is not None:
+        from .reference import reference
+
         write_text(docs, reference(recipes(whole=True), registries()))
         click.echo(docs)
         return
@@ -80,17 +81,6 @@ def comment(path: Path, *, whole: bool = False) -> list[str]:
     lines = path.read_text(encoding="utf-8").splitlines()
     begun = itertools.takewhile(lambda line: line.startswith("#"), lines)
     return [line.lstrip("# ") for line in begun][: None if whole else 1]
-
-
-def variants() -> dict[str, dict[str, str]]:
-    """Every registry with its entries, each with the first line of its docstring."""
-    return {
-        kind: {
-            name: (inspect.getdoc(entry) or "").partition("\n")[0]
-            for name, entry in sorted(registry.entries.items())
-        }
-        for kind, registry in sorted(registries().items())
-    }
 
 
 def registries() -> dict[str, config.Registry]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import pytest
 
-from mednerf_kit.commands.about import variants
+from mednerf_kit.commands.about import registries
 from mednerf_kit.core import config
 from mednerf_kit.core.config import (
     Option,
@@ -216,7 +216,7 @@ def test_a_name_is_registered_once(shapes):
 
 
 def test_every_registry_is_listed_and_every_entry_says_what_it_is():
-    variants()  # imports every module that registers something
+    registries()  # imports every module that registers something
     assert {
         "sampler",
         "selector",

@@ -8,7 +8,7 @@ import copy
 
 import pytest
 
-from mednerf_kit.commands.about import variants
+from mednerf_kit.commands.about import registries
 from mednerf_kit.core import config, former_names
 from mednerf_kit.core.former_names import (
     current_recipe,
@@ -42,7 +42,7 @@ def test_no_present_name_is_a_former_one():
 
 def test_every_renamed_option_is_one_of_its_variant(monkeypatch):
     monkeypatch.undo()
-    variants()  # imports every module that registers something
+    registries()  # imports every module that registers something
     for (kind, name), renamed in former_names.OPTIONS.items():
         known = {option.name for option in config.options_of(config.Registry.all[kind][name])}
         assert set(renamed.values()) <= known and not set(renamed) & known
