@@ -196,9 +196,16 @@ def drr(**options: Any) -> None:
     At angle a the source stands at isocentre + SOD·(cos a, −sin a, 0) in LPS: 0° is a lateral, 270°
     the PA film. The last line on stdout is the patient's folder.
     """
+    from ..imaging.scans.read import read_scan
+
+    scan = None
+    if not options["ct"].startswith("phantom:"):
+        read = ("quantity", "series", "spacing_mm")
+        scan = read_scan(options["ct"], **{name: options[name] for name in read})
+
     from ..data.drr import make_drr
 
-    made = make_drr(setup=_setup_from(options), **options)
+    made = make_drr(setup=_setup_from(options), scan=scan, **options)
     for note in made.notes:
         click.echo(f"Note: {note.rstrip('.')}{'' if note.endswith('?') else '.'}", err=True)
     click.echo(made.folder)
@@ -301,6 +308,10 @@ def make_ct(**options: Any) -> None:
     cohort.csv says of every file what became of it and why. What is made already is kept where
     neither the CT nor the options have changed. The last line on stdout is the set's folder.
     """
+    from ..data.set_folder import check_cts
+
+    check_cts(options["source"])
+
     from ..data.ct_cohort import frontal_and_lateral, make_ct_cohort
     from ..viz import figures
 
@@ -442,6 +453,10 @@ def depth(**options: Any) -> None:
     With --mono it comes from monocular maps, fitted to the scale of that fit. Prints the fit's own
     error where depth is known.
     """
+    from ..engine.run_folder import read_meta
+
+    read_meta(options["run"])
+
     from ..scene.depth_teacher import write_depth
 
     path, score = write_depth(**options)

@@ -116,13 +116,18 @@ def evaluate(context: click.Context, *, as_json: bool, **options: Any) -> None:
 
     A prior is given some views of a patient and all others are compared, beside trivial baselines.
     """
+    from ..data.set_folder import check_dataset
     from ..engine.run_folder import is_scene_run
+    from ..prior.catalogue import find_prior
 
     if is_scene_run(options["run"]):
         from ..scene.evaluate import evaluate_run
 
         scores = evaluate_run(**chosen(context, options, SCENE_OPTIONS, "a prior's run"))
     else:
+        find_prior(options["run"])
+        check_dataset(options["dataset"])
+
         from ..invert.evaluate import evaluate
 
         scores = evaluate(**chosen(context, options, set(options) - ONLY_SCENES, "a scene's run"))

@@ -123,6 +123,11 @@ def pose(context: click.Context, *, report: bool, **options: Any) -> None:
     With --report: how often that succeeds.
     """
     from ..core.errors import UserError
+    from ..engine.run_folder import read_meta
+
+    if report or options["image"] is not None:
+        read_meta(options["run"])
+
     from ..scene.pose.options import PoseSearch
     from ..scene.pose.photograph import pose_run
     from ..scene.pose.report import report_run

@@ -146,6 +146,13 @@ def project(
             "wanted one --view or --angle per --xray",
             "name the view of each X-ray, in the same order",
         )
+    from ..data.films.formats import read_film
+    from ..prior.catalogue import find_prior
+
+    find_prior(options["run"])
+    for path in xray:
+        read_film(path)
+
     from ..invert.reconstruct import project
 
     home = outdir or Path("out") / xray[0].stem

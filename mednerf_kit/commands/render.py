@@ -92,6 +92,13 @@ def render(context: click.Context, **options: Any) -> None:
 
         click.echo(render_run(**chosen(context, options, SCENE_OPTIONS, "a prior's run")))
         return
+    from ..core.files import load_meta
+    from ..prior.catalogue import find_prior
+
+    find_prior(options["run"])
+    if options["latent"] is not None:
+        load_meta(options["latent"])
+
     from ..invert.render import render
 
     given = chosen(context, options, set(options) - ONLY_SCENES, "a scene's run")
@@ -121,6 +128,10 @@ def render(context: click.Context, **options: Any) -> None:
 @device_option
 def sample(**options: Any) -> None:
     """Draw random patients from a prior: one row per seed, frontal and lateral."""
+    from ..prior.catalogue import find_prior
+
+    find_prior(options["run"])
+
     from ..invert.render import sample
 
     click.echo(sample(**options))

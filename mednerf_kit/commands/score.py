@@ -89,6 +89,12 @@ def score(*, as_json: bool, **options: Any) -> None:
     """
     from dataclasses import fields
 
+    from ..data.set_folder import check_dataset
+    from ..prior.catalogue import find_prior
+
+    if find_prior(options["run"]).meta.get("quantity") != "colour":
+        check_dataset(options["dataset"])
+
     from ..study.generation.score import Sizes, score
 
     options["sizes"] = Sizes(**{field.name: options.pop(field.name) for field in fields(Sizes)})

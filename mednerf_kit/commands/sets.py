@@ -65,6 +65,10 @@ def bring(
     of a file is ever executed. The set is checked afterwards. The last line on stdout is its
     folder.
     """
+    from ..core.files import existing
+
+    existing(source, "projections")
+
     from ..core.config import with_settings
     from ..data.imports.base import import_set
     from ..data.orbits import load_orbits
@@ -118,6 +122,10 @@ def geometry(
     last line on stdout is TO.
     """
     from ..core.errors import UserError
+    from ..core.files import existing
+
+    existing(source, "a geometry")
+
     from ..imaging.geometry_files.base import (
         GEOMETRY_FILES,
         Detector,

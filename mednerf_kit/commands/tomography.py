@@ -74,6 +74,10 @@ def tomography(*, out: Path, **options: Any) -> None:
     All are scored on the views left out. Writes table.json, table.csv, table.md, a NIfTI volume and
     three slices a method, and views.png. The last line on stdout is the folder.
     """
+    from ..data.set_folder import check_dataset
+
+    check_dataset(options["dataset"])
+
     from ..study.sparse_view.compare import compare
 
     compare(out=out, **options)

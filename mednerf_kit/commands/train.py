@@ -88,6 +88,14 @@ def train(**options: Any) -> None:
             "wanted chest, knee, blocks or a folder of DRRs or of a scene",
             "write for example --dataset chest",
         )
+    from ..data.set_folder import check_dataset
+    from ..engine.run_folder import find_folder
+
+    if options["resume"] not in (None, "latest"):
+        find_folder(options["resume"], options["outdir"])
+    elif options["config"] is None:
+        check_dataset(options["dataset"])
+
     from ..engine.session import train
 
     folder = train(**options)

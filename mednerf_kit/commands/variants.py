@@ -46,7 +46,9 @@ def _defined(path: Path, tree: ast.Module) -> Iterator[tuple[tuple[Path, str], s
         match node:
             case ast.AnnAssign(
                 target=ast.Name(id=name),
-                value=ast.Call(func=ast.Name(id="Registry"), args=[ast.Constant(value=str(kind)), *_]),
+                value=ast.Call(
+                    func=ast.Name(id="Registry"), args=[ast.Constant(value=str(kind)), *_]
+                ),
             ):
                 yield (path, name), kind
 

@@ -62,6 +62,17 @@ def _umask() -> int:
     return mask
 
 
+def existing(path: str | Path, wanted: str) -> Path:
+    """The path; a UserError where nothing is there, which says what was wanted.
+
+    >>> existing("/", "a folder").name
+    ''
+    """
+    if not Path(path).exists():
+        raise UserError(f"got '{path}', which does not exist", f"wanted {wanted}", "check the path")
+    return Path(path)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic(path) as temporary:
@@ -151,12 +162,8 @@ def _opened(path: str | Path, framework: str) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(str(path), framework=framework) as file:
+        with safe_open(str(existing(path, "a snapshot")), framework=framework) as file:
             yield file
-    except FileNotFoundError:
-        raise UserError(
-            f"got '{path}', which does not exist", "wanted a snapshot", "check the path"
-        ) from None
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
             f"got '{path}', which is damaged ({error})",

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
 
-from ..core.errors import UserError
 from ..imaging.scans.dicom import MEDIA_DIRECTORY, is_dicom, is_multi_frame
 from .drr import ct_name
+from .set_folder import check_cts
 
 VOLUMES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 VOXELS = (".raw", ".zraw", ".raw.gz")  # what .mhd and .nhdr keep beside them
@@ -29,8 +29,7 @@ class CtFile:
 
 def find_cts(root: Path) -> tuple[list[CtFile], list[tuple[str, str]]]:
     """What may be a CT below a folder, by name, and (file, why not) of the other files."""
-    if not root.is_dir():
-        raise UserError(f"got '{root}', which is no folder", "wanted one of CTs", "check the path")
+    check_cts(root)
     found: list[Path] = []
     strangers: list[tuple[str, str]] = []
     for folder, below, names in os.walk(root):

@@ -32,7 +32,8 @@ from ..imaging.film import film_options, make_film
 from ..imaging.geometry import DEFAULTS, Geometry
 from ..imaging.projector import project_volume
 from ..imaging.scans.quantity import StoredQuantity
-from ..imaging.scans.read import read_volume
+from ..imaging.scans.read import read_scan, volume_of
+from ..imaging.scans.stored import StoredScan
 from ..imaging.volume import Volume, write_volume
 from .xray_setup import Handling, XraySetup, anatomy_of, stored_geometry
 
@@ -65,6 +66,7 @@ def make_drr(
     quantity: StoredQuantity | None = None,
     series: int | None = None,
     spacing_mm: tuple[float, float, float] | None = None,
+    scan: StoredScan | None = None,
 ) -> Drr:
     """DRRs of a CT (volume file, DICOM folder, phantom:chest:SEED) as a patient of the set ``out``.
 
@@ -82,6 +84,7 @@ def make_drr(
         patient_name: name of the patient's folder; None takes the CT's name.
         quantity, series, spacing_mm: of the CT, as in
             :func:`~mednerf_kit.imaging.scans.read.read_volume`.
+        scan: the CT, where ``read_scan`` beside it has read it already.
 
     Raises UserError for a CT that cannot be read, an impossible set-up, and a folder that is taken.
     """
@@ -102,9 +105,10 @@ def make_drr(
     geometry = setup.joining(Path(out), setup.geometry_of(anatomy, phantom=seed is not None))
     name = patient_name or (phantom_name(anatomy, seed) if seed is not None else ct_name(Path(ct)))
     check_place(Path(out), name, stored_geometry(geometry, setup.film))
-
     if seed is None:
-        volume = read_volume(ct, quantity=quantity, series=series, spacing_mm=spacing_mm)
+        volume = volume_of(
+            scan or read_scan(ct, quantity=quantity, series=series, spacing_mm=spacing_mm)
+        )
         notes += volume.remarks
         fingerprint = ct_fingerprint(volume)
     else:

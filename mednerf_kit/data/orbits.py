@@ -31,6 +31,7 @@ from .ct_files import is_folder_of_cts
 from .films.formats import read_film
 from .films.stored import bone_bright
 from .grey import read_as
+from .set_folder import check_folder
 from .view_names import views_by_name, without_masks
 
 FLAT = re.compile(r"(?P<patient>.+?)(?:_bbg)?_xray(?P<view>\d+)\.png", re.IGNORECASE)
@@ -241,12 +242,7 @@ def find_pictures(root: Path) -> tuple[str, dict[str, dict[int, Path]], tuple[st
 
     Views and files are paired by :mod:`.view_names`.
     """
-    if not root.is_dir():
-        raise UserError(
-            f"got dataset '{root}', which is no folder",
-            f"wanted {', '.join(DEFAULTS)}, blocks, or a folder of DRRs or of a posed scene",
-            "check the path or the name",
-        )
+    check_folder(root)
     flat = _flat(sorted(root.glob("*.png")))
     if flat:
         return "flat", flat, ()

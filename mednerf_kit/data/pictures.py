@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..core.errors import UserError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a damaged file is refused without torch
     from PIL.Image import Image
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -60,16 +59,16 @@ def unit_colours(picture: Image) -> Tensor:
     """
     if picture.mode.startswith("I") or picture.mode == "F":
         grey = np.array(picture, dtype=np.float32) / 65535
-        return torch.from_numpy(grey)[..., None].expand(-1, -1, 3)
+        return _tensor(grey)[..., None].expand(-1, -1, 3)
     is_clear = "A" in picture.getbands() or "transparency" in picture.info
     values = np.array(picture.convert("RGBA" if is_clear else "RGB"))
-    return torch.from_numpy(values.astype(np.float32) / 255)
+    return _tensor(values.astype(np.float32) / 255)
 
 
 def stored_levels(picture: Image) -> Tensor:
     """A rule: the grey levels as stored, float32 [H, W]; of several channels the first."""
     values = np.array(picture, dtype=np.float32)
-    return torch.from_numpy(values if values.ndim == 2 else np.ascontiguousarray(values[..., 0]))
+    return _tensor(values if values.ndim == 2 else np.ascontiguousarray(values[..., 0]))
 
 
 def rows_and_cols(picture: Image) -> tuple[int, int]:
@@ -91,7 +90,7 @@ def read_png(path: str | Path) -> Tensor:
                 "wanted grey of 8 or 16 bits, or RGB",
                 "convert it to a grey PNG",
             )
-        return torch.from_numpy(np.asarray(picture).astype(np.float32) / white)
+        return _tensor(np.asarray(picture).astype(np.float32) / white)
 
     def unreadable(error: Exception) -> UserError:
         return UserError(
@@ -99,3 +98,9 @@ def read_png(path: str | Path) -> Tensor:
         )
 
     return decode(path, unit_levels, damaged=unreadable)
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    import torch
+
+    return torch.from_numpy(values)

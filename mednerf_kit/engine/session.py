@@ -31,7 +31,6 @@ TASK_TYPES = {
     "fit": "mednerf_kit.scene.setup:TASK_TYPE",
 }
 
-EMBEDDED = ("blocks", "chest", "knee")
 DATA_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".json"),
     *(".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".dcm"),
@@ -171,6 +170,8 @@ def lasting_name(dataset: str | None) -> str:
     folder = Path(str(dataset)).expanduser()
     if not folder.is_dir():
         return str(dataset)
+    from ..data.set_folder import EMBEDDED
+
     if str(dataset) in EMBEDDED and not could_be(str(dataset), folder):
         print(
             f"Note: '{dataset}' is the embedded one: the folder of that name is none.",

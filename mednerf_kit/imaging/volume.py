@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,14 +20,12 @@ from torch import Tensor
 from .. import DISCLAIMER
 from ..core import files
 from ..core.errors import UserError, unknown_name
+from .voxels import AIR, SQUARE, Quantity
 
 if TYPE_CHECKING:
     import SimpleITK
 
-Quantity = Literal["hu", "mu_per_mm", "relative"]
-AIR = {"hu": -1000.0, "mu_per_mm": 0.0, "relative": 0.0}  # what lies outside a volume
 WRITABLE = (".nii.gz", ".nii", ".mha", ".nrrd")
-SQUARE = 1e-3  # cosine up to which two axes are at right angles
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,8 +6,6 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import torch
-from torch.nn.functional import interpolate
 
 from .checks import MOST_PIXELS
 from .stored import StoredFilm
@@ -97,5 +95,8 @@ def square_pixels(film: StoredFilm, width: float, height: float) -> StoredFilm:
 
 
 def _resampled(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    import torch
+    from torch.nn.functional import interpolate
+
     image = torch.from_numpy(values)[None, None]
     return interpolate(image, shape, mode="bilinear", align_corners=False)[0, 0].numpy()

@@ -20,6 +20,7 @@ import torch
 
 from ...core.config import Registry
 from ...core.errors import UserError, unknown_name
+from ...core.files import existing
 from ...imaging.geometry import Geometry
 from ...imaging.volume import Volume
 from ..drr import check_place, picture_faults, write_patient
@@ -112,10 +113,7 @@ def import_set(
     the set's.
     """
     source, root = Path(source).expanduser(), Path(out).expanduser()
-    if not source.exists():
-        raise UserError(
-            f"got '{source}', which does not exist", "wanted projections", "check the path"
-        )
+    existing(source, "projections")
     name = format or find_importer(source)
     if name is None:
         raise UserError(

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from ...core.config import Registry
 from ...core.errors import UserError
+from ...core.files import existing
 from ..geometry import Geometry, angle_difference_deg
 
 #: The key, or the first word of the comment, under which this package keeps what a format lacks.
@@ -65,10 +66,7 @@ GEOMETRY_FILES: Registry[GeometryFormat] = Registry("geometry format", home=__pa
 
 def geometry_format(path: Path) -> str:
     """The name of the format of a file; raises UserError where none recognises it."""
-    if not path.exists():
-        raise UserError(
-            f"got '{path}', which does not exist", "wanted a geometry", "check the path"
-        )
+    existing(path, "a geometry")
     for name, entry in sorted(GEOMETRY_FILES.entries.items()):
         if entry.detect(path):  # type: ignore[attr-defined]
             return name

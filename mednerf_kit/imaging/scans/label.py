@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import get_args
 
 from ... import DISCLAIMER
-from ..volume import Quantity
+from ..voxels import Quantity
 
 DEFAULT_MU = 0.0205  # of water per mm, where a file does not say
 

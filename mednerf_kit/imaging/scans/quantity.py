@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from ...core.errors import UserError
-from ..volume import Quantity
+from ..voxels import Quantity
 
 #: What a file's values may be; on reading they become one of the three a volume knows.
 StoredQuantity = Literal["hu", "hu_plus_1000", "hu_plus_1024", "mu_per_mm", "mu_per_cm", "relative"]

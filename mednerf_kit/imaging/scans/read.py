@@ -7,14 +7,15 @@ placed, not in Hounsfield units or sheared is refused, resampled or said here, f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
-import torch
 
 from ...core.errors import UserError, unknown_name
-from ..volume import AIR, Quantity, Volume
+from ...core.files import existing
+from ..voxels import AIR, Quantity
 from .dicom import is_dicom, read_dicom
 from .itk import read_itk
 from .nifti import SUFFIXES as NIFTI
@@ -22,6 +23,9 @@ from .nifti import read_nifti
 from .quantity import StoredQuantity, check_hu, check_mu, converted
 from .shear import right_angled
 from .stored import StoredScan
+
+if TYPE_CHECKING:  # a CT that cannot be used is refused without torch
+    from ..volume import Volume
 
 EXTENT_MM = (1.0, 5000.0)  # of the longest side of a scan
 
@@ -48,27 +52,41 @@ def read_volume(
     Raises UserError for anything that is not one whole, evenly spaced, single-channel 3-D scan of
     finite values.
     """
-    path = Path(path)
+    return volume_of(read_scan(path, quantity=quantity, series=series, spacing_mm=spacing_mm))
+
+
+def volume_of(scan: StoredScan) -> Volume:
+    """What :func:`read_scan` answered as a volume, which shares its values."""
+    import torch
+
+    from ..volume import Volume
+
+    values = torch.from_numpy(scan.values)
+    quantity = scan.quantity
+    assert quantity is not None
+    return Volume(values, scan.affine, quantity, scan.mu_water_per_mm, scan.note, scan.remarks)
+
+
+def read_scan(
+    path: str | Path,
+    *,
+    quantity: StoredQuantity | None = None,
+    series: int | None = None,
+    spacing_mm: Sequence[float] | None = None,
+) -> StoredScan:
+    """What :func:`read_volume` reads, checked all the same, before it becomes tensors.
+
+    Its ``quantity`` is known, its values are finite, its axes at right angles.
+    """
     if quantity is not None and quantity not in get_args(StoredQuantity):
         raise unknown_name("quantity", quantity, get_args(StoredQuantity))
-    if not path.exists():
-        raise UserError(
-            f"got '{path}', which does not exist",
-            "wanted a volume file or a DICOM folder",
-            "check the path",
-        )
+    path = existing(path, "a volume file or a DICOM folder")
     scan = _stored(path, series=series, any_modality=quantity is not None)
     affine, remarks = _placed(path, scan, spacing_mm)
     values, known = _quantified(path, scan, quantity)
     values, affine, shear = right_angled(values, affine, AIR[known])
-    return Volume(
-        torch.from_numpy(values),
-        affine,
-        known,
-        scan.mu_water_per_mm,
-        scan.note,
-        (*scan.remarks, *remarks, *shear),
-    )
+    said = (*scan.remarks, *remarks, *shear)
+    return replace(scan, values=values, affine=affine, padding=None, quantity=known, remarks=said)
 
 
 def _stored(path: Path, *, series: int | None, any_modality: bool) -> StoredScan:

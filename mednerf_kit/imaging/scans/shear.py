@@ -7,7 +7,7 @@ from itertools import permutations
 
 import numpy as np
 
-from ..volume import SQUARE
+from ..voxels import SQUARE
 
 
 def right_angled(

@@ -10,7 +10,7 @@ import numpy as np
 
 from ... import DISCLAIMER
 from ...core.errors import UserError
-from ..volume import Quantity
+from ..voxels import Quantity
 
 WANTED = "wanted a whole NIfTI, MetaImage, NRRD or DICOM scan"
 UNPLACED = (
