@@ -88,6 +88,12 @@ SCENE_OPTIONS = {"run", "dataset", "split", "limit", "out", "device", *ONLY_SCEN
     help="Also the coverage of the 90 % interval and the spread–error correlation.",
 )
 @click.option(
+    "--keep-views",
+    type=click.IntRange(min=0),
+    default=1,
+    help="Patients that are kept whole, for `view`: views, truth, spread, volumes.",
+)
+@click.option(
     "--out", type=FOLDER, show_default="in the run folder", help="Where the tables and plots go."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")

@@ -33,6 +33,7 @@ from ..prior.load import Prior, load_prior
 from ..prior.sets import read_set
 from ..recon.field_volume import FieldVolume, bake
 from ..viz import figures, plots
+from .kept_patients import write_patient
 from .posterior import Inversion, inversion_of
 from .predict import grid_size
 from .scoring import SAME_ANGLE_DEG, Scored, input_views, score_patient
@@ -304,6 +305,7 @@ def evaluate(
     limit: int | None = None,
     seen: bool = False,
     uncertainty: bool = False,
+    keep_views: int = 1,
     out: Path | None = None,
     input_kind: GreyKind = "line-integral",
     invert: bool = False,
@@ -322,6 +324,8 @@ def evaluate(
         limit: patients at most.
         seen: score patients that the prior was trained on, and say so.
         uncertainty: also say what the spread is worth.
+        keep_views: how many patients, from the first, are kept whole beside the tables: their
+            predicted and true views, spread and volumes, in ``patients/NAME``.
         out: folder of the results; by default ``evaluate`` in the run folder.
         input_kind: what the pictures of ``dataset`` hold: line-integral, transmission or display.
         invert: turn the pictures of ``dataset`` over first: bone is dark in them.
@@ -342,6 +346,8 @@ def evaluate(
             "wanted at least one view left to score",
             "give fewer --input-angles",
         )
+    home = Path("out") if "bundled" in str(run) else prior.path.parent
+    folder = Path(out) if out else home / "evaluate"
     results, search = [], inversion_of(prior, Inversion)
     for i, name in enumerate(tqdm(orbits.patients, desc="patients")):
         ct = str(orbits.volumes[name]) if name in orbits.volumes else None
@@ -349,6 +355,9 @@ def evaluate(
         truth = orbits.images[i].float()
         scored = score_patient(prior, name, truth, training, inputs, search, rng, ct, views)
         results.append(scored)
+        if i < keep_views:
+            place = folder / "patients" / name
+            write_patient(place, prior, scored, truth, views, input_angles, ct)
     distances, reason = perceptual.lpips_distance(
         torch.cat([r.predicted.views for r in results]), orbits.images.float().flatten(0, 1)
     )
@@ -363,8 +372,7 @@ def evaluate(
     found["n_training_patients"] = len(training)
     found["precision"] = prior.generator.precision
     found["set_notes"] = list(orbits.notes)
-    home = Path("out") if "bundled" in str(run) else prior.path.parent
-    write_tables(Path(out) if out else home / "evaluate", found, results, orbits)
+    write_tables(folder, found, results, orbits)
     return found
 
 

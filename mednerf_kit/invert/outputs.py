@@ -49,22 +49,25 @@ class Kept:
     has_scale: bool  # whether an X-ray told what line integral an image value stands for
 
 
-def write_orbit(folder: Path, views: Tensor, geometry: Geometry, scene: Posterior | Kept) -> None:
+def write_orbit(
+    folder: Path,
+    views: Tensor,
+    geometry: Geometry,
+    scene: Posterior | Kept,
+    spread: Tensor | None = None,
+) -> None:
     """Write views [V, rows, cols] as 16-bit ``orbit/view_000.png`` … and their geometry.
 
-    The geometry has its source at the fitted distance, and no scale where the scene has none. What
-    is left of an older, longer orbit is removed.
+    The geometry has its source at the fitted distance, and no scale where the scene has none. The
+    ``spread`` of the views, where there is one, goes to ``orbit_spread/``.
     """
-    home = folder / "orbit"
     geometry = at_distance(geometry, scene.distance)
     if not scene.has_scale:
         geometry = replace(geometry, line_integral_scale=None)
-    for k, view in enumerate(views):
-        figures.write_png16(home / f"view_{k:03d}.png", view)
-    geometry.save(home / "geometry.json")
-    for path in home.glob("view_[0-9][0-9][0-9].png"):
-        if int(path.stem[-3:]) >= len(views):
-            path.unlink()
+    figures.write_views(folder / "orbit", views)
+    geometry.save(folder / "orbit" / "geometry.json")
+    if spread is not None:
+        figures.write_views(folder / "orbit_spread", spread)
 
 
 def unit_of(prior: Prior, has_scale: bool = True) -> str:

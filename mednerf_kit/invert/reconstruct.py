@@ -199,12 +199,13 @@ def write(folder: Path, result: Result, *, dicom: bool = False) -> None:
     """Write everything into ``folder``.
 
     The files are as_read.png (as_read_0.png … of several X-rays: as stored, and as read with what
-    is left out of the fit in red), target.png, proj.png, orbit/, volume.nii.gz and
-    uncertainty.nii.gz (the mean over members and its standard deviation, in one unit),
-    measured.nii.gz and null_space.nii.gz (:class:`.measured.Measured`), disagreement.png (where the
-    films contradict the prior, in standard deviations), latent.safetensors, metrics.json and
-    report.html; with ``dicom`` every volume as a DICOM file too. The video orbit.mp4 comes last, so
-    that a machine without ffmpeg loses nothing else.
+    is left out of the fit in red), target.png, proj.png, orbit/ and orbit_spread/ (the views and
+    their standard deviation), volume.nii.gz and uncertainty.nii.gz (the mean over members and its
+    standard deviation, in one unit), measured.nii.gz and null_space.nii.gz
+    (:class:`.measured.Measured`), disagreement.png (where the films contradict the prior, in
+    standard deviations), latent.safetensors, metrics.json and report.html; with ``dicom`` every
+    volume as a DICOM file too. The video orbit.mp4 comes last, so that a machine without ffmpeg
+    loses nothing else.
     """
     predicted = result.predicted
     volume = predicted.volume.to_volume()
@@ -220,7 +221,7 @@ def write(folder: Path, result: Result, *, dicom: bool = False) -> None:
     figures.write_png8(folder / "target.png", torch.cat(list(content.targets), -1))
     figures.write_png8(folder / "proj.png", torch.cat(list(content.projections), -1))
     prior, posterior = result.prior, result.posterior
-    outputs.write_orbit(folder, predicted.views, result.geometry, posterior)
+    outputs.write_orbit(folder, predicted.views, result.geometry, posterior, predicted.spread)
     volumes = {"volume": volume, "uncertainty": spread}
     if result.measured is not None:
         volumes["measured"] = result.measured.share_volume()

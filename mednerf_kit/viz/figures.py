@@ -270,6 +270,15 @@ def write_png16(path: str | Path, image: Tensor, note: str = DISCLAIMER) -> None
     _write(path, png_bytes(counts.round().cpu().numpy().astype(np.uint16), note))
 
 
+def write_views(folder: Path, views: Tensor) -> None:
+    """Write views [V, H, W] as 16-bit ``view_000.png`` …; what is left of more views is removed."""
+    for k, view in enumerate(views):
+        write_png16(folder / f"view_{k:03d}.png", view)
+    for path in folder.glob("view_[0-9][0-9][0-9].png"):
+        if int(path.stem[-3:]) >= len(views):
+            path.unlink()
+
+
 def _write(path: str | Path, content: bytes) -> None:
     with atomic(path) as temporary:
         temporary.write_bytes(content)

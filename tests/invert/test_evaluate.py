@@ -376,3 +376,26 @@ def test_baselines_without_the_training_set_learn_from_the_priors_own_views(tmp_
     # varied copies come after the patients, and are no baselines
     copies = replace(prior, codes=prior.codes.repeat(3, 1))
     assert torch.equal(scoring.remembered_orbits(copies), orbits)
+
+
+def test_the_first_patient_is_kept_with_its_truth(run, tiny_set, hurry, tmp_path):
+    from mednerf_kit.imaging.scans.read import read_volume
+    from mednerf_kit.view.shown import Shown, pixels
+
+    found = evaluate(run=str(run), device="cpu", out=tmp_path, limit=1)
+    assert [path.name for path in (tmp_path / "patients").iterdir()] == ["q0"]
+    kept = tmp_path / "patients" / "q0"
+    shown = Shown.at(kept)
+    ours, truth, spread = (
+        torch.from_numpy(pixels(shown.views[kind]) / np.float32(65535))
+        for kind in ("prediction", "truth", "spread")
+    )
+    said = json.loads((kept / "metrics.json").read_text())
+    assert said["per_angle"][FRONTAL]["psnr_db"] is None and said["input_angles_deg"] == [270.0]
+    scores = torch.tensor([row["psnr_db"] or torch.nan for row in said["per_angle"]])
+    rest = [k for k in range(VIEWS) if k != FRONTAL]
+    assert torch.allclose(psnr_db(ours, truth)[rest], scores[rest], atol=0.02)
+    assert said["psnr_db"] == pytest.approx(found["psnr_db"]) and float(spread.amin()) > 0
+    volumes = [read_volume(kept / f"{name}.nii.gz") for name in ("volume", "truth")]
+    assert volumes[0].quantity == "hu" and volumes[0].shape == volumes[1].shape
+    assert shown.overlays == ["uncertainty", "difference"]
