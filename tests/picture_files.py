@@ -86,6 +86,22 @@ def with_png_chunk(path: Path, name: bytes, content: bytes) -> Path:
     return path
 
 
+def png_of_16_bits(path: Path, channels: np.ndarray) -> Path:
+    """A PNG of [H, W, 2, 3 or 4] channels: grey and alpha, colours, colours and alpha."""
+    rows, cols, count = channels.shape
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(name + content)
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
+
+    kind = {2: 4, 3: 2, 4: 6}[count]
+    head = struct.pack(">IIBBBBB", cols, rows, 16, kind, 0, 0, 0)
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in channels)
+    data = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    return path
+
+
 def with_jfif_density(path: Path, unit: int, across: int, down: int) -> Path:
     """A JPEG whose JFIF header says these densities."""
     data = bytearray(path.read_bytes())

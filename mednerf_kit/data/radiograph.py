@@ -146,6 +146,9 @@ def read_radiograph(
         binned(exposed, factor),
         invert=invert ^ _is_turned(film, kind, geometry),
         scale=geometry.line_integral_scale if geometry else None,
+        in_own_unit=kind == film.kind
+        and input_kind == "auto"
+        and not (geometry and geometry.line_integral_scale),
         notes=notes,
         warnings=warnings,
     )

@@ -31,6 +31,8 @@ def is_dicom_element(start: bytes) -> bool:
 class Header:
     """The elements of one data set by keyword; what is missing or unreadable is absent.
 
+    Numbers of the repeating groups, which have no keyword, are asked for by tag.
+
     >>> import pydicom
     >>> tags = pydicom.Dataset()
     >>> tags.ViewPosition, tags.ImagerPixelSpacing = "pa", [0.2, 0.1]
@@ -42,7 +44,7 @@ class Header:
     def __init__(self, tags: pydicom.Dataset) -> None:
         self._tags = tags
 
-    def _values(self, keyword: str) -> list:
+    def _values(self, keyword: str | int) -> list:
         try:
             value = self._tags[keyword].value
         except Exception:  # absent, or whatever pydicom stumbles over in a damaged element
@@ -68,7 +70,7 @@ class Header:
         """The first word, "" where there is none."""
         return (self.words(keyword) or [""])[0]
 
-    def numbers(self, keyword: str) -> list[float]:
+    def numbers(self, keyword: str | int) -> list[float]:
         """Finite numbers; none at all where one of them is not."""
         try:
             numbers = [float(value) for value in self._values(keyword)]
@@ -76,12 +78,12 @@ class Header:
             return []
         return numbers if all(map(math.isfinite, numbers)) else []
 
-    def number(self, keyword: str) -> float | None:
+    def number(self, keyword: str | int) -> float | None:
         """The first number."""
         numbers = self.numbers(keyword)
         return numbers[0] if numbers else None
 
-    def whole(self, keyword: str) -> int | None:
+    def whole(self, keyword: str | int) -> int | None:
         """The first number, where it is whole."""
         number = self.number(keyword)
         return int(number) if number is not None and number == int(number) else None
@@ -92,7 +94,7 @@ class Header:
 
         return [Header(v) for v in self._values(keyword) if isinstance(v, pydicom.Dataset)]
 
-    def binary(self, keyword: str) -> bytes:
+    def binary(self, keyword: str | int) -> bytes:
         """The bytes of an element, as stored."""
         value = (self._values(keyword) or [b""])[0]
         return value if isinstance(value, bytes) else b""
@@ -101,7 +103,7 @@ class Header:
         """The value representation of an element that is there, such as "OW"."""
         return str(self._tags[keyword].VR)
 
-    def integers(self, keyword: str) -> np.ndarray:
+    def integers(self, keyword: str | int) -> np.ndarray:
         """The 16-bit words [N] of a look-up table, however its type is called."""
         content = self.binary(keyword)
         if content:

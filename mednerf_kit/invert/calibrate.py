@@ -95,7 +95,8 @@ def record(
     angles_deg = [geometry.angles_deg[k] for k in rest]
     classes = angle_classes(angles_deg, [geometry.angles_deg[k] for k in inputs])
     by_angle = [
-        _quantiles(ratio[classes == c][mask[classes == c]]) for c in range(len(ANGLE_CLASSES_DEG))
+        ratio_quantiles(ratio[classes == c][mask[classes == c]])
+        for c in range(len(ANGLE_CLASSES_DEG))
     ]
     volume: dict[str, list[float]] = {}
     measures: dict[str, float] = {}
@@ -107,14 +108,14 @@ def record(
         labels = region_labels(predicted.volume.to_volume().values)
         # air far from the body says nothing of the interval and would outnumber everything
         inside = within(labels > 0, round(SKIN_MM / predicted.volume.spacing_mm[0]))
-        volume = {"all": _quantiles(off[inside])} | {
-            name: _quantiles(off[inside & (labels == k)]) for k, name in enumerate(REGIONS)
+        volume = {"all": ratio_quantiles(off[inside])} | {
+            name: ratio_quantiles(off[inside & (labels == k)]) for k, name in enumerate(REGIONS)
         }
         measures = distance_in_spreads(predicted.volume_members, known)
         share = claimed_and_true(prior, predicted, known, Generator().manual_seed(0))
     return Record(
         patient=patient,
-        views=_quantiles(ratio[mask]),
+        views=ratio_quantiles(ratio[mask]),
         by_angle=by_angle,
         views_by_angle=[int((classes == c).sum()) for c in range(len(ANGLE_CLASSES_DEG))],
         volume=volume,
@@ -136,8 +137,12 @@ def within(mask: Tensor, voxels: int) -> Tensor:
     return functional.max_pool3d(grown, 2 * voxels + 1, 1, voxels)[0, 0] > 0
 
 
-def _quantiles(ratios: Tensor) -> list[float]:
-    """:data:`QUANTILES` equally spaced quantiles, of the middle of each share; none of nothing."""
+def ratio_quantiles(ratios: Tensor) -> list[float]:
+    """:data:`QUANTILES` equally spaced quantiles, of the middle of each share; none of nothing.
+
+    >>> ratio_quantiles(torch.tensor([3.0, 1.0]))[48:52]
+    [1.0, 1.0, 3.0, 3.0]
+    """
     if not len(ratios):
         return []
     ordered = ratios.flatten().sort().values

@@ -12,6 +12,9 @@ from ...core.errors import UserError
 from .regions import stretched
 from .stored import GreyKind
 
+#: Of line integrals in a unit of their own: what lies above are a few pixels of metal.
+DENSEST_PERCENT = 99.9
+
 
 @dataclass
 class Reading:
@@ -23,6 +26,7 @@ class Reading:
     mask: np.ndarray  # [H, W] float32 in [0, 1]: 0 where the film was not exposed
     invert: bool  # the polarity is to be turned over
     scale: float | None  # line integral of an image value of 1, where it is known
+    in_own_unit: bool = False  # line integrals as a device counts them, in a unit of its own
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -72,6 +76,10 @@ def _from_line_integral(reading: Reading) -> np.ndarray:
         )
         return values
     values = _unit(reading)
+    if reading.in_own_unit:
+        densest = float(np.percentile(reading.seen(values), DENSEST_PERCENT))
+        reading.notes.append(f"scaled so that the densest rays are 1 ({densest:.0%} of the range)")
+        return values / max(densest, 1e-6)
     if values.max() < 0.25:
         reading.warnings.append(
             f"the brightest pixel is {values.max():.0%} of full range "

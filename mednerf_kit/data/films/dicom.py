@@ -77,7 +77,9 @@ def _film(path: Path) -> StoredFilm:
     layout = pixel_layout(path, header)
     stored, bits = stored_pixels(path, header, syntax, layout)
     padded = padding(header, stored, layout.bits_allocated)
-    exposed, said = shutter_and_collimator(header, *stored.shape)
+    lengths = film_lengths(header)
+    height = lengths.row_mm / lengths.col_mm
+    exposed, said = shutter_and_collimator(header, *stored.shape, height)
     notes += said
     if padded is not None:
         if padded.all():
@@ -90,7 +92,7 @@ def _film(path: Path) -> StoredFilm:
     pixels = grey.pixels
     if padded is not None:
         pixels[padded] = grey.full_scale if grey.bone_dark else 0
-    lengths, hanging = film_lengths(header), film_hanging(header)
+    hanging = film_hanging(header)
     body_part, about_body = film_body_part(header)
     film = StoredFilm(
         pixels=pixels,

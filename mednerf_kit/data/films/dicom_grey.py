@@ -240,8 +240,11 @@ def look_up_table(path: Path, item: Header, values: np.ndarray) -> np.ndarray:
         raise damaged(path, "a look-up table without descriptor or data")
     entries, first, bits = (int(number) for number in descriptor)
     entries = entries % 65536 or 65536
-    # the first value is signed where the mapped ones are, whatever type the file gave it
-    first = (first + 32768) % 65536 - 32768 if values.min() < 0 else first % 65536
+    # whatever type the file gave it, the first value is signed where the mapped ones are so
+    unsigned = first % 65536
+    signed = (first + 32768) % 65536 - 32768
+    reach = float(values.min()), float(values.max())
+    first = max((signed, unsigned), key=lambda start: _overlap(start, entries, *reach))
     if len(data) < entries and 2 * len(data) >= entries and bits == 8:
         data = data.astype("<u2").view(np.uint8)  # two entries a word
     if not 8 <= bits <= 16 or len(data) < entries:
@@ -250,6 +253,11 @@ def look_up_table(path: Path, item: Header, values: np.ndarray) -> np.ndarray:
     if table.min() == table.max():
         raise damaged(path, "a look-up table that makes all values alike")
     return table[(values.round() - first).clip(0, entries - 1).astype(np.int64)]
+
+
+def _overlap(first: int, entries: int, low: float, high: float) -> float:
+    """How far a table of entries from ``first`` on lies within values from ``low`` to ``high``."""
+    return min(first + entries, high) - max(first, low)
 
 
 def _without_air(

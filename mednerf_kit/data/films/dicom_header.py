@@ -74,6 +74,7 @@ TAGS = (
     "CenterOfCircularShutter",
     "RadiusOfCircularShutter",
     "VerticesOfThePolygonalShutter",
+    "ShutterOverlayGroup",
     "CollimatorShape",
     "CollimatorLeftVerticalEdge",
     "CollimatorRightVerticalEdge",
@@ -87,6 +88,12 @@ TAGS = (
     "DoubleFloatPixelData",
     "EncapsulatedDocument",
 )
+#: Rows, columns, origin and data of overlays, of which one may be a shutter.
+OVERLAY_TAGS = [
+    group << 16 | element
+    for group in range(0x6000, 0x6020, 2)
+    for element in (0x0010, 0x0011, 0x0050, 0x3000)
+]
 
 
 class _Bounded(io.BytesIO):
@@ -145,11 +152,9 @@ def _parsed(content: bytes) -> tuple[Header, str]:
         file = _Bounded(inflate.decompress(content[file.tell() :], MOST_BYTES))
         if inflate.unconsumed_tail:
             raise ValueError("inflates without end")
+    wanted = [tag for keyword in TAGS if (tag := tag_for_keyword(keyword)) is not None]
     tags = read_dataset(
-        file,
-        syntax == IMPLICIT,
-        syntax != BIG_ENDIAN,
-        specific_tags=[tag for keyword in TAGS if (tag := tag_for_keyword(keyword)) is not None],
+        file, syntax == IMPLICIT, syntax != BIG_ENDIAN, specific_tags=[*wanted, *OVERLAY_TAGS]
     )
     if "SOPClassUID" not in tags and "MediaStorageSOPClassUID" in meta:
         tags.SOPClassUID = meta.MediaStorageSOPClassUID

@@ -9,6 +9,9 @@ from ...imaging.dicom_header import Header
 LEAST_LEFT = 0.05  # of the picture: a mask that leaves less is in other units than pixels
 CIRCLE_KEYWORDS = {"Shutter": "CircularShutter", "Collimator": "CircularCollimator"}
 POLYGON_KEYWORDS = {"Shutter": "PolygonalShutter", "Collimator": "PolygonalCollimator"}
+OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
+#: Rows, columns, origin and data of an overlay (PS3.3 C.9.2), within its group.
+OVERLAY_ROWS, OVERLAY_COLS, OVERLAY_ORIGIN, OVERLAY_DATA = 0x0010, 0x0011, 0x0050, 0x3000
 EDGES = ("UpperHorizontal", "LowerHorizontal", "LeftVertical", "RightVertical")
 
 
@@ -28,17 +31,23 @@ def padding(header: Header, pixels: np.ndarray, bits_allocated: int) -> np.ndarr
 
 
 def shutter_and_collimator(
-    header: Header, rows: int, cols: int
+    header: Header, rows: int, cols: int, height: float = 1.0
 ) -> tuple[np.ndarray | None, list[str]]:
     """Pixels [rows, cols] inside Display Shutter and Collimator, None for all; and what was done.
 
     Positions are rows and columns of the picture, counted from 1; an edge is inside, and of several
-    shapes the part common to all.
+    shapes the part common to all. ``height`` of a pixel over its width is what makes a circle
+    round, whose radius counts columns. A shutter may also be a bitmap: an overlay that is 1 where
+    it covers the picture.
     """
     inside, notes = None, []
     for name, part in (("Shutter", "Display Shutter"), ("Collimator", "Collimator")):
         shapes = [shape for shape in header.words(f"{name}Shape") if shape]
-        masks = [mask for s in shapes if (mask := _shape(header, name, s, rows, cols)) is not None]
+        masks = [
+            mask
+            for s in shapes
+            if (mask := _shape(header, name, s, rows, cols, height)) is not None
+        ]
         if not shapes:
             continue
         if len(masks) < len(shapes):
@@ -55,7 +64,9 @@ def shutter_and_collimator(
     return inside, notes
 
 
-def _shape(header: Header, name: str, shape: str, rows: int, cols: int) -> np.ndarray | None:
+def _shape(
+    header: Header, name: str, shape: str, rows: int, cols: int, height: float
+) -> np.ndarray | None:
     """One shape as a mask [rows, cols]; None where a number is missing."""
     row, col = np.ogrid[1 : rows + 1, 1 : cols + 1]
     if shape == "RECTANGULAR":
@@ -70,11 +81,34 @@ def _shape(header: Header, name: str, shape: str, rows: int, cols: int) -> np.nd
         radius = header.number(f"RadiusOf{CIRCLE_KEYWORDS[name]}")
         if len(centre) != 2 or radius is None:
             return None
-        return (row - centre[0]) ** 2 + (col - centre[1]) ** 2 <= radius**2
+        return (height * (row - centre[0])) ** 2 + (col - centre[1]) ** 2 <= radius**2
     if shape == "POLYGONAL":
         vertices = header.numbers(f"VerticesOfThe{POLYGON_KEYWORDS[name]}")
         return _polygon(vertices, rows, cols) if len(vertices) >= 6 else None
+    if shape == "BITMAP":
+        return _outside_bitmap(header, rows, cols)
     return None
+
+
+def _outside_bitmap(header: Header, rows: int, cols: int) -> np.ndarray | None:
+    """Pixels [rows, cols] that the overlay of a bitmap shutter leaves open; None without one."""
+    group = header.whole("ShutterOverlayGroup")
+    if group not in OVERLAY_GROUPS:
+        return None
+    high, wide = (header.whole(group << 16 | tag) for tag in (OVERLAY_ROWS, OVERLAY_COLS))
+    origin = header.numbers(group << 16 | OVERLAY_ORIGIN) or [1.0, 1.0]
+    words = header.integers(group << 16 | OVERLAY_DATA)
+    if not high or not wide or not 0 < high * wide <= 16 * len(words) or len(origin) != 2:
+        return None
+    bits = np.unpackbits(words.astype("<u2").view(np.uint8), bitorder="little")
+    overlay = bits[: high * wide].reshape(high, wide) > 0
+    open_ = np.ones((rows, cols), bool)
+    top, left = (int(place) - 1 for place in origin)
+    down, right = slice(max(top, 0), max(top + high, 0)), slice(max(left, 0), max(left + wide, 0))
+    shown = open_[down, right]
+    first = max(-top, 0), max(-left, 0)
+    shown &= ~overlay[first[0] :, first[1] :][: shown.shape[0], : shown.shape[1]]
+    return open_
 
 
 def _polygon(vertices: list[float], rows: int, cols: int) -> np.ndarray:

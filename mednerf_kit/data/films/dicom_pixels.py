@@ -66,10 +66,10 @@ def pixel_layout(path: Path, header: Header) -> PixelLayout:
     if rows is None or cols is None or allocated is None or rows < 1 or cols < 1:
         raise damaged(path, "Rows, Columns or BitsAllocated is missing or no number of pixels")
     check_size(path, rows, cols)
-    if allocated not in (8, 16):
+    if allocated not in (8, 16, 32):
         raise UserError(
             f"got '{path}' with {allocated} bits allocated for a pixel",
-            "wanted 8 or 16",
+            "wanted 8, 16 or 32",
             "export it again with 16 bits",
         )
     bits = allocated if bits is None else bits
@@ -93,7 +93,8 @@ def stored_pixels(
     """Pixels [rows, cols] as stored, in the smallest integer type that holds them; and their bits.
 
     The bits are those the header says are stored, or those of a compressed stream that goes beyond.
-    Raises UserError for a syntax without decoder, and for data that are cut short or damaged.
+    Raises UserError for a syntax without decoder, for more than 16 bits that are used, and for data
+    that are cut short or damaged.
     """
     if syntax not in DECODERS:
         raise _no_decoder(path, syntax)
@@ -117,6 +118,10 @@ def stored_pixels(
     # may hold an overlay
     if syntax in PLAIN or syntax == RLE:
         pixels = _stored_bits(pixels, layout)
+    if layout.bits > 16:
+        return _narrowed(path, pixels), 16
+    if pixels.dtype.itemsize > 2:
+        pixels = pixels.astype(np.int16 if layout.signed else np.uint16)
     low, high = (
         (-(2 ** (layout.bits - 1)), 2 ** (layout.bits - 1))
         if layout.signed
@@ -166,6 +171,19 @@ def _decoded(
     return pixels
 
 
+def _narrowed(path: Path, pixels: np.ndarray) -> np.ndarray:
+    """Pixels of more than 16 bits that hold values of 16; raises UserError for others."""
+    low, high = int(pixels.min()), int(pixels.max())
+    for kind in (np.uint16, np.int16):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return pixels.astype(kind)
+    raise UserError(
+        f"got '{path}' with pixels that use more than 16 bits",
+        "wanted values of 16 bits at most",
+        "export it again with 16 bits",
+    )
+
+
 def _stored_bits(pixels: np.ndarray, layout: PixelLayout) -> np.ndarray:
     above, spare = (
         layout.bits_allocated - 1 - layout.high_bit,
@@ -180,7 +198,7 @@ def _stream_precision(path: Path, layout: PixelLayout, content: bytes) -> int:
 
     try:
         stream = get_frame(content, 0, number_of_frames=1)
-        rows, cols, channels, precision = _stream_shape(stream)
+        rows, cols, channels, precision = stream_shape(stream)
     except Exception:  # as above
         raise damaged(path, "its pixels are no compressed picture") from None
     if STREAM_END not in stream[-16:]:  # decoders fill the rest of a picture that breaks off
@@ -201,7 +219,7 @@ def _stream_precision(path: Path, layout: PixelLayout, content: bytes) -> int:
     return precision
 
 
-def _stream_shape(stream: bytes) -> tuple[int, int, int, int]:
+def stream_shape(stream: bytes) -> tuple[int, int, int, int]:
     """Rows, columns, channels and bits of a JPEG, JPEG-LS or JPEG 2000 stream."""
     if JPEG_2000_START in stream[:512]:  # some files wrap the bare stream into a JP2 file
         start = stream.index(JPEG_2000_START) + 6

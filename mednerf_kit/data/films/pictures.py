@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 from ...core.errors import UserError
 from ..pictures import decode
 from .checks import check_size, damaged, grey_of_colours, one_of_several
+from .dicom_pixels import stream_shape
 from .levels import levels
 from .orientation import square_pixels, upright
 from .stored import StoredFilm
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 ORIENTATION = 274  # tag of EXIF
+#: PNG of 16 bits in several channels, which Pillow cuts to the high bytes: how it is asked for them
+#: and for the low ones.
+HALVED = {"RGB;16B": ("RGB;16B", "RGB;16L"), "RGBA;16B": ("RGBA;16B", "RGBA;16L")}
+#: The same of grey with alpha, whose four bytes are asked for as four channels.
+HALVED_GREY = {"LA;16B": ("RGBA",)}
 
 
 def read_picture(path: Path) -> StoredFilm:
@@ -27,9 +34,24 @@ def read_picture(path: Path) -> StoredFilm:
     Three equal colour channels are read as grey. Where part of the picture is fully transparent,
     that part is not exposed.
 
-    Raises UserError for a damaged file, several pages and colour.
+    Raises UserError for a damaged file, several pages, colour and a JPEG of more than 8 bits.
     """
-    return decode(path, partial(film_of, path), damaged=partial(damaged, path))
+    return decode(path, partial(film_of, path), damaged=partial(_unreadable, path))
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    """The error for what Pillow cannot read: damaged, or a JPEG of a kind that it does not know."""
+    try:
+        bits = stream_shape(path.read_bytes())[-1]
+    except (ValueError, IndexError, struct.error):
+        bits = 8
+    if bits <= 8:
+        return damaged(path, error)
+    return UserError(
+        f"got '{path}', a JPEG of {bits} bits",
+        "wanted one of 8 bits",
+        "save it as a grey PNG of 16 bits, or give the DICOM file that it comes from",
+    )
 
 
 def film_of(path: Path, picture: Image) -> StoredFilm:
@@ -38,10 +60,11 @@ def film_of(path: Path, picture: Image) -> StoredFilm:
     frames = getattr(picture, "n_frames", 1)
     if frames > 1 and picture.format != "MPO":  # its further frames are previews
         raise one_of_several(path, frames, picture.mode)
-    known, exposed = _grey(path, picture), None
-    notes, bands = list(known.pop("notes")), picture.getbands()
-    if {"A", "a"} & set(bands):
-        exposed, note = exposed_by(np.asarray(picture.getchannel("A" if "A" in bands else "a")))
+    raw = _raw_mode(path, picture)
+    known, exposed = _grey(path, picture, raw), None
+    notes, alpha = list(known.pop("notes")), _alpha(picture, raw)
+    if alpha is not None:
+        exposed, note = exposed_by(alpha)
         notes.append(note)
     kind: Any = "display" if picture.format in ("JPEG", "MPO") else None
     film = StoredFilm(**known, exposed=exposed, kind=kind, notes=tuple(notes))
@@ -57,8 +80,59 @@ def exposed_by(alpha: np.ndarray) -> tuple[np.ndarray | None, str]:
     return None, "the alpha channel was dropped"
 
 
-def _grey(path: Path, picture: Image) -> dict[str, Any]:
+def _raw_mode(path: Path, picture: Image) -> str:
+    """How the file packs its pixels, in Pillow's words; "" where it does not say.
+
+    Raises UserError for a PPM in which Pillow would keep 8 of more bits.
+    """
+    how = picture.tile[0][3] if picture.tile else ""
+    if isinstance(how, tuple) and how[0] == "RGB" and isinstance(how[-1], int) and how[-1] > 255:
+        raise UserError(
+            f"got '{path}' with three channels of more than 8 bits",
+            "wanted a grey X-ray",
+            "save it as PGM, or as a grey PNG of 16 bits",
+        )
+    return how if isinstance(how, str) else ""
+
+
+def _alpha(picture: Image, raw: str) -> np.ndarray | None:
+    """What covers each pixel [H, W], 0 where it is transparent; None of a picture without alpha."""
+    bands = picture.getbands()
+    if {"A", "a"} & set(bands):
+        return np.asarray(picture.getchannel("A" if "A" in bands else "a"))
+    key = picture.info.get("transparency")
+    if key is None:
+        return None
+    if picture.mode in ("P", "RGB"):
+        return np.asarray(picture.convert("RGBA").getchannel("A"))
+    # the clear grey of a PNG counts in the file's own levels
+    step = {"L;2": 85, "L;4": 17}.get(raw, 1)
+    return np.asarray(picture) != key * step
+
+
+def _whole_channels(path: Path, raw: str) -> np.ndarray:
+    """The channels [H, W, C] of a PNG of 16 bits each: grey alone, or three colours."""
+    from PIL import Image
+
+    parts = []
+    for wanted in (HALVED | HALVED_GREY)[raw]:
+        with Image.open(path) as again:
+            again.tile = [(*again.tile[0][:3], wanted)]
+            parts.append(np.asarray(again).astype(np.uint16))
+    if raw in HALVED_GREY:
+        return 256 * parts[0][..., :1] + parts[0][..., 1:2]
+    return 256 * parts[0][..., :3] + parts[1][..., :3]
+
+
+def _grey(path: Path, picture: Image, raw: str) -> dict[str, Any]:
     """The grey levels of a picture and what was done to have them."""
+    if raw in HALVED_GREY:
+        return levels(path, _whole_channels(path, raw)[..., 0], 16)
+    if raw in HALVED:
+        grey = grey_of_colours(path, _whole_channels(path, raw), 65535)
+        return levels(path, grey, 16) | {
+            "notes": ("three equal colour channels were read as grey",)
+        }
     if picture.mode in ("L", "1", "LA", "La"):
         return levels(path, np.asarray(picture.convert("L")), 1 if picture.mode == "1" else 8) | (
             {"full_scale": 255.0} if picture.mode == "1" else {}

@@ -20,6 +20,10 @@ SHARP = 0.6  # share of the difference that is reached in one step
 STRAIGHT = 0.8  # share of the edge that must show the step
 WRITTEN = 0.15  # share of a painted border under letters
 SHOWN = 0.3  # share of the edge along which anything could show it
+# Round fields
+CORNER = 0.03  # side of what is looked at in each corner
+ROUND = 0.015  # share of its radius within which a circle's outline lies
+RAYS, LEAST_RAYS = 180, 20  # along which its edge is looked for, and that must cross it
 # Letters
 LETTER_PX = 512
 STROKE = 0.03  # the widest stroke
@@ -28,6 +32,7 @@ CRISP = 0.1  # typical steepness a pixel, of the contrast; a step has 0.4
 TALLEST, SMALLEST = 0.14, 0.006  # a letter's larger side
 RIM = 0.12  # letters begin this near to an edge of the field
 MARGIN = 0.008
+ACROSS = 0.02  # share of a letter on either side of the edge that it crosses
 
 
 def stretched(values: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
@@ -48,7 +53,8 @@ def field(picture: np.ndarray) -> np.ndarray:
 
     From each side a straight line, up to 8° from upright, is looked for that has a flat strip
     outside and a sudden step along it: along at least 30 % of it something must lie inside that
-    differs from the strip, and 80 % of that must show the step.
+    differs from the strip, and 80 % of that must show the step. Round fields are found by
+    :func:`round_field`.
     """
     small, factor = _smaller(picture, BLADE_PX)
     open_: np.ndarray = np.ones(picture.shape, bool)
@@ -62,7 +68,79 @@ def field(picture: np.ndarray) -> np.ndarray:
             along = np.arange(rows)[:, None] - (rows - 1) / 2
             # half a small pixel more, for the edge is blurred
             turned &= np.arange(cols) >= (depth + 1) * factor + slope * along
+    circle = round_field(small)
+    if circle is not None:
+        y, x, radius = (factor * length for length in circle)
+        rows, cols = np.ogrid[: picture.shape[0], : picture.shape[1]]
+        inside = (rows + 0.5 - y) ** 2 + (cols + 0.5 - x) ** 2 <= (radius - factor) ** 2
+        open_ &= inside
     return open_
+
+
+def round_field(picture: np.ndarray) -> tuple[float, float, float] | None:
+    """Centre (y, x) and radius in pixels of a round field, such as an image intensifier's.
+
+    All four corners must be of one grey, what is not of it be bounded by a circle, and the step
+    across that be as sudden as a straight blade's. None where there is no such circle.
+    """
+    from scipy import ndimage
+
+    rows, cols = picture.shape
+    n = max(2, round(CORNER * min(rows, cols)))
+    corners = np.stack(
+        [picture[y, x] for y in (slice(n), slice(-n, None)) for x in (slice(n), slice(-n, None))]
+    )
+    low, level, high = np.percentile(corners, (2, 50, 98))
+    if high - low > FLAT:
+        return None
+    labels, _ = ndimage.label(abs(picture - level) <= STEP)
+    outside = np.isin(labels, np.unique(labels[[0, 0, -1, -1], [0, -1, 0, -1]]))
+    outline = _outline(~outside)
+    circle = _circle(outline)
+    if circle is None:
+        return None
+    y, x, radius = circle
+    depth, reach = max(2, round(0.03 * radius)), max(1, round(0.012 * cols))
+    turn = np.linspace(0, 2 * np.pi, RAYS, endpoint=False)[:, None]
+    # along each ray from outside inwards, as a blade lies from the left
+    along = radius + depth - np.arange(2 * depth + 5 * reach)
+    places = y - 0.5 + along * np.sin(turn), x - 0.5 + along * np.cos(turn)
+    seen = (places[0] >= 0) & (places[0] <= rows - 1) & (places[1] >= 0) & (places[1] <= cols - 1)
+    on_film = seen.all(1)
+    polar = ndimage.map_coordinates(picture, [place[on_film] for place in places], order=1)
+    if len(polar) < LEAST_RAYS or np.ptp(np.percentile(polar[:, : depth - 1], (10, 90))) > FLAT:
+        return None
+    return circle if _edge(polar, depth, level, reach) >= STRAIGHT else None
+
+
+def _outline(inside: np.ndarray) -> np.ndarray:
+    """The first and last places [N, 2] of what is inside, by row and by column, off the border."""
+    found = []
+    for turned, swap in ((inside, False), (inside.T, True)):
+        rows = np.flatnonzero(turned.any(1))
+        first = turned[rows].argmax(1)
+        last = turned.shape[1] - 1 - turned[rows, ::-1].argmax(1)
+        for at, edge, end in ((first, first, 0), (last, last + 1, turned.shape[1] - 1)):
+            off_border = at != end
+            pair = np.stack([rows + 0.5, edge], 1)[off_border]
+            found.append(pair[:, ::-1] if swap else pair)
+    return np.concatenate(found).astype(float)
+
+
+def _circle(outline: np.ndarray) -> tuple[float, float, float] | None:
+    """The circle (y, x, radius) on which STRAIGHT of an outline [N, 2] lies; None if none does.
+
+    By least squares on y² + x² = 2 y y₀ + 2 x x₀ + c, twice without what lies off it.
+    """
+    kept = np.ones(len(outline), bool)
+    for _ in range(3):
+        if kept.sum() < 20:
+            return None
+        rows = np.column_stack([2 * outline[kept], np.ones(kept.sum())])
+        (y, x, c), *_ = np.linalg.lstsq(rows, (outline[kept] ** 2).sum(1), rcond=None)
+        radius = float(np.sqrt(max(c + y**2 + x**2, 1e-9)))
+        kept = abs(np.hypot(*(outline - (y, x)).T) - radius) <= ROUND * radius + 0.5
+    return (float(y), float(x), radius) if kept.mean() >= STRAIGHT else None
 
 
 def _painted(picture: np.ndarray) -> int:
@@ -129,36 +207,59 @@ def letters(picture: np.ndarray, open_: np.ndarray) -> np.ndarray:
     small, factor = _smaller(picture, LETTER_PX)
     inside = _shrunk(open_, factor, small.shape)
     side = min(small.shape)
-    stroke = max(3, round(STROKE * side)) | 1
     filled = np.where(inside, small, np.median(small[inside]) if inside.any() else 0)
+    within = _from_edge(inside)
     found = np.zeros(small.shape, bool)
-    near_edge = ndimage.distance_transform_cdt(np.pad(inside, 1), "chessboard")[1:-1, 1:-1]
     for image in (filled, 1 - filled):
-        raised = image - ndimage.grey_opening(image, size=stroke)
-        steep = ndimage.gaussian_gradient_magnitude(image, 1.0)
-        labels, count = ndimage.label(raised > WEAK_CONTRAST, np.ones((3, 3)))
-        if not count:
-            continue
-        index = np.arange(1, count + 1)
-        height = ndimage.maximum(raised, labels, index)
-        steepness = ndimage.median(steep, labels, index)
-        nearest = ndimage.minimum(near_edge, labels, index)
-        boxes = ndimage.find_objects(labels)
-        size = np.array([max(b[0].stop - b[0].start, b[1].stop - b[1].start) for b in boxes])
-        good = (
-            (height > CONTRAST)
-            & (steepness > CRISP * height)
-            & (size <= TALLEST * side)
-            & (size >= SMALLEST * side)
-            & (nearest > 1)
-            & (nearest < RIM * side)
-        )
-        found |= np.isin(labels, index[good])
+        labels, good = _strokes(image, side)
+        nearest = ndimage.minimum(within, labels, good)
+        found |= np.isin(labels, good[(nearest > 1) & (nearest < RIM * side)])
+    if not inside.all():  # letters across the edge of a blade
+        from_border = _from_edge(np.ones(small.shape, bool))
+        for image in (small, 1 - small):
+            labels, good = _strokes(image, side)
+            share = ndimage.mean(inside, labels, good)
+            crosses = (share > ACROSS) & (share < 1 - ACROSS)
+            crosses &= ndimage.minimum(from_border, labels, good) > 1
+            found |= np.isin(labels, good[crosses])
     if not found.any():
         return np.zeros(picture.shape, bool)
     margin = max(1, round(MARGIN * side))
     found = ndimage.binary_dilation(found, np.ones((3, 3)), margin)
     return _grown(ndimage.binary_fill_holes(found), factor, picture.shape)
+
+
+def _from_edge(mask: np.ndarray) -> np.ndarray:
+    """Steps from each pixel to the outside of a mask or of the picture."""
+    from scipy import ndimage
+
+    return ndimage.distance_transform_cdt(np.pad(mask, 1), "chessboard")[1:-1, 1:-1]
+
+
+def _strokes(image: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pieces brighter than what is around them, numbered [H, W], and the numbers of those that are
+    thin, strong, crisp and of the size of letters in a picture of this shorter ``side``.
+    """
+    from scipy import ndimage
+
+    stroke = max(3, round(STROKE * side)) | 1
+    raised = image - ndimage.grey_opening(image, size=stroke)
+    steep = ndimage.gaussian_gradient_magnitude(image, 1.0)
+    labels, count = ndimage.label(raised > WEAK_CONTRAST, np.ones((3, 3)))
+    index = np.arange(1, count + 1)
+    if not count:
+        return labels, index
+    height = ndimage.maximum(raised, labels, index)
+    steepness = ndimage.median(steep, labels, index)
+    boxes = ndimage.find_objects(labels)
+    size = np.array([max(b[0].stop - b[0].start, b[1].stop - b[1].start) for b in boxes])
+    good = (
+        (height > CONTRAST)
+        & (steepness > CRISP * height)
+        & (size <= TALLEST * side)
+        & (size >= SMALLEST * side)
+    )
+    return labels, index[good]
 
 
 def painted_over(values: np.ndarray, seen: np.ndarray, written: np.ndarray) -> np.ndarray:

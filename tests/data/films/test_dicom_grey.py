@@ -98,6 +98,14 @@ def test_a_voi_table_holds_its_ends_and_counts_from_its_first_value(tmp_path: Pa
     assert np.abs(shown(film) - expected).max() < 1e-4
 
 
+def test_a_voi_table_may_start_high_above_values_below_zero(tmp_path: Path) -> None:
+    pixels = ramp(top=65000)
+    tags = {"BitsStored": 16, "HighBit": 15, "RescaleSlope": 1, "RescaleIntercept": -1000}
+    film = read(tmp_path, pixels, VOILUTSequence=[table([10, 20, 40], 40000, 8)], **tags)
+    expected = np.array([10, 20, 40])[(pixels - 1000.0 - 40000).clip(0, 2).astype(int)] / 40
+    assert np.abs(shown(film) - expected).max() < 1e-4
+
+
 def test_a_modality_table_comes_before_the_window(tmp_path: Path) -> None:
     entries = [4095 - v // 2 for v in range(4096)]
     film = read(

@@ -44,6 +44,35 @@ def test_shapes_leave_what_lies_inside(tmp_path: Path, name: str) -> None:
     assert np.array_equal(read(tmp_path, **both).exposed, inside & disc)
 
 
+def test_a_circle_is_round_in_millimetres(tmp_path: Path) -> None:
+    circle = {"CenterOfCircularShutter": [20, 24], "RadiusOfCircularShutter": 16}
+    film = read(tmp_path, ShutterShape="CIRCULAR", PixelAspectRatio=[2, 1], **circle)
+    assert film.exposed is not None and film.exposed.shape == (80, 48)
+    high, wide = (np.ptp(np.nonzero(film.exposed)[k]) for k in (0, 1))
+    assert wide == 32 and abs(int(high) - 32) <= 2
+
+
+@pytest.mark.parametrize("group", [0x6000, 0x601E])
+def test_a_bitmap_covers_where_its_overlay_is_one(tmp_path: Path, group: int) -> None:
+    covers = (ROW < 8) | (COL + ROW > 70)
+    film = film_tags(ramp(), ShutterShape="BITMAP", ShutterOverlayGroup=group)
+    overlay = np.packbits(covers[2:, 3:].ravel(), bitorder="little").tobytes()
+    for element, vr, value in (
+        (0x0010, "US", 38),
+        (0x0011, "US", 45),
+        (0x0050, "SS", [3, 4]),
+        (0x0100, "US", 1),
+        (0x0102, "US", 0),
+        (0x3000, "OW", overlay + bytes(len(overlay) % 2)),
+    ):
+        film.add_new((group, element), vr, value)
+    expected = ~covers
+    expected[:2], expected[:, :3] = True, True
+    assert np.array_equal(read_dicom_film(written(tmp_path, film)).exposed, expected)
+    del film[group, 0x3000]
+    assert read_dicom_film(written(tmp_path, film)).exposed is None
+
+
 def test_shutter_and_collimator_meet(tmp_path: Path) -> None:
     film = read(
         tmp_path, **rectangle("Shutter", 3, 40, 1, 48), **rectangle("Collimator", 1, 30, 1, 48)

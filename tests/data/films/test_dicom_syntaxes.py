@@ -115,6 +115,19 @@ def test_bits_around_the_stored_ones_are_left_out(tmp_path: Path) -> None:
     assert np.array_equal(read_dicom_film(written(tmp_path, film)).pixels, stored)
 
 
+@pytest.mark.parametrize("kind", [np.uint32, np.int32])
+def test_32_bits_that_hold_values_of_16(tmp_path: Path, kind: type) -> None:
+    pixels = ramp(top=60000).astype(kind)
+    tags = {"BitsStored": 32, "HighBit": 31}
+    film = read_dicom_film(written(tmp_path, film_tags(pixels, **tags)))
+    assert np.array_equal(film.pixels, pixels) and film.full_scale == 65535
+    twelve = ramp().astype(np.uint32)
+    film = read_dicom_film(written(tmp_path, film_tags(twelve)))
+    assert np.array_equal(film.pixels, twelve) and film.full_scale == 4095
+    with pytest.raises(UserError, match="more than 16 bits"):
+        read_dicom_film(written(tmp_path, film_tags(pixels * 2, **tags)))
+
+
 @pytest.mark.parametrize("implicit", [True, False])
 def test_a_file_without_preamble_opens(tmp_path: Path, implicit: bool) -> None:
     film = film_tags(ramp())
@@ -144,7 +157,7 @@ def test_a_file_without_preamble_opens(tmp_path: Path, implicit: bool) -> None:
         ({"PixelData": None}, "holds no pixels"),
         ({"Rows": None}, "Rows, Columns or BitsAllocated is missing"),
         ({"Rows": 60000, "Columns": 60000}, "enormous"),
-        ({"BitsAllocated": 32}, "32 bits allocated"),
+        ({"BitsAllocated": 64}, "64 bits allocated"),
         ({"BitsStored": 17}, "do not fit"),
         ({"Rows": 41}, "3840 bytes of pixels where 3936 were announced"),
     ],

@@ -88,3 +88,25 @@ def test_transmission_becomes_its_logarithm(tmp_path: Path, sign: int) -> None:
     assert read.kind == "transmission"
     expected = integral[:, 12:-12] / integral[:, 12:-12].max()
     assert np.abs(read.image.numpy() - expected).max() < 0.02
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_logarithm_has_no_unit(tmp_path: Path, sign: int) -> None:
+    """Twelve bits of values give the same target in a file of twelve bits and in one of sixteen."""
+    integral = FILM - 300
+    targets = []
+    for bits in (12, 16):
+        top = 2**bits - 1
+        film = film_tags(
+            (top - integral if sign == 1 else integral).astype(np.uint16),
+            BitsStored=bits,
+            HighBit=bits - 1,
+            PixelIntensityRelationship="LOG",
+            PixelIntensityRelationshipSign=sign,
+        )
+        read = read_radiograph(written(tmp_path, film), size=96, fit="crop")
+        assert read.kind == "line-integral" and not read.warnings
+        targets.append(read.image.numpy())
+        expected = integral[:, 12:-12] / integral.max()
+        assert np.abs(read.image.numpy() - expected).max() < 0.02
+    assert np.abs(targets[0] - targets[1]).max() < 1e-3

@@ -142,6 +142,82 @@ def test_clear_pixels_are_not_exposed(tmp_path: Path) -> None:
     assert found.mask[:6].max() == 0, "the bars that make it square"
 
 
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_sixteen_bits_in_several_channels_of_a_png_stay_sixteen(
+    tmp_path: Path, channels: int
+) -> None:
+    grey = (UNIT * 4095).round().astype(np.uint16)  # 16 levels, were they cut to 8 bits
+    stack = np.stack([grey] * channels, -1)
+    if channels in (2, 4):
+        stack[..., -1] = 65535
+        stack[:, :12, -1] = 0
+    film = read_film(picture_files.png_of_16_bits(tmp_path / "a.png", stack))
+    assert film.bits == 16 and np.array_equal(film.pixels, grey)
+    clear = np.arange(grey.shape[1]) < 12
+    assert film.exposed is None if channels == 3 else (film.exposed == ~clear).all()
+
+
+def test_a_clear_grey_of_a_png_is_not_exposed(tmp_path: Path) -> None:
+    for values, key in (
+        (counts(UNIT, np.uint8), struct.pack(">H", 0)),
+        (counts(UNIT, np.uint16), struct.pack(">H", 0)),
+    ):
+        values[:, :12] = 0
+        path = tmp_path / "a.png"
+        Image.fromarray(values).save(path)
+        film = read_film(picture_files.with_png_chunk(path, b"tRNS", key))
+        assert film.exposed is not None and np.array_equal(film.exposed, values > 0)
+        assert np.array_equal(film.pixels, values)
+    # four bits: the key counts in the file's own levels
+    coarse = (UNIT * 15).round().astype(np.uint8)
+    coarse[:, :12] = 5
+    grey = Image.fromarray(coarse, "L").convert("P")
+    grey.putpalette([17 * level for level in range(16) for _ in range(3)])
+    grey.save(tmp_path / "p.png", bits=4, transparency=5)
+    film = read_film(tmp_path / "p.png")
+    assert film.exposed is not None and np.array_equal(film.exposed, coarse != 5)
+    assert np.array_equal(film.pixels, 17 * coarse)
+
+
+def test_chunks_that_say_how_to_show_a_png_change_no_level(tmp_path: Path) -> None:
+    grey = counts(UNIT, np.uint16)
+    for name, content in (
+        (b"gAMA", struct.pack(">I", 45455)),
+        (b"sRGB", b"\0"),
+        (b"sBIT", b"\x0c"),
+        (b"bKGD", struct.pack(">H", 7)),
+        (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)),
+    ):
+        path = tmp_path / "a.png"
+        Image.fromarray(grey).save(path)
+        picture_files.with_png_chunk(path, name, content)
+        assert np.array_equal(read_film(path).pixels, grey), name
+
+
+def test_grey_in_four_inks_is_grey_in_either_way_to_print_it(tmp_path: Path) -> None:
+    grey = counts(UNIT, np.uint8)
+    black = np.zeros((*grey.shape, 4), np.uint8)
+    black[..., 3] = 255 - grey
+    inks = Image.fromarray(grey).convert("RGB").convert("CMYK")
+    for name, picture in (("k", Image.fromarray(black, "CMYK")), ("cmy", inks)):
+        for suffix, limit in ((".jpg", 2), (".tif", 0)):
+            path = tmp_path / (name + suffix)
+            picture.save(path, quality=98)
+            assert np.abs(read_film(path).pixels.astype(int) - grey).max() <= limit, path.name
+
+
+def test_what_would_lose_its_depth_is_named(tmp_path: Path) -> None:
+    from jpeg_streams import lossless_jpeg
+
+    path = tmp_path / "a.ppm"
+    path.write_bytes(b"P6\n20 20\n4095\n" + bytes(20 * 20 * 6))
+    with pytest.raises(UserError, match="more than 8 bits"):
+        read_film(path)
+    (tmp_path / "a.jpg").write_bytes(lossless_jpeg(np.arange(1600).reshape(40, 40), 12))
+    with pytest.raises(UserError, match="a JPEG of 12 bits"):
+        read_film(tmp_path / "a.jpg")
+
+
 def test_content_decides_before_the_name(tmp_path: Path) -> None:
     Image.fromarray(counts(UNIT, np.uint8)).save(tmp_path / "a.png")
     (tmp_path / "a.png").rename(tmp_path / "a.dcm")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from mednerf_kit.data.films.regions import field, letters, painted_over, stretched
+from mednerf_kit.data.films.regions import field, letters, painted_over, round_field, stretched
 
 SIZE = 400
 
@@ -93,6 +93,44 @@ def test_blades_are_found_where_they_are(tilt_deg: float) -> None:
     found = field(picture)
     assert (~found)[behind].mean() > 0.97
     assert found[~behind].mean() > 0.97
+
+
+@pytest.mark.parametrize("outside", [0.0, 1.0])
+@pytest.mark.parametrize("y0, x0, radius", [(200, 200, 190), (190, 210, 170), (180, 200, 240)])
+def test_a_round_field_is_found(outside: float, y0: int, x0: int, radius: int) -> None:
+    y, x = np.mgrid[:SIZE, :SIZE] + 0.5
+    open_ = (y - y0) ** 2 + (x - x0) ** 2 <= radius**2
+    noise = 0.005 * np.random.default_rng(0).standard_normal(open_.shape)
+    picture = stretched(np.where(open_, 0.15 + 0.7 * chest(), outside) + noise)
+    found = field(picture)
+    assert (~found)[~open_].mean() > 0.99 and found[open_].mean() > 0.97
+
+
+def test_a_round_patient_in_air_is_no_round_field() -> None:
+    y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
+    ball = np.sqrt(np.clip(0.6 - x**2 - y**2, 0, None))
+    skull, brain = (np.sqrt(np.clip(r2 - (1.1 * x) ** 2 - y**2, 0, None)) for r2 in (0.6, 0.55))
+    for picture in (ball, 3 * skull - 2.5 * brain):
+        assert round_field(stretched(picture)) is None
+        assert round_field(1 - stretched(picture)) is None
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("text, xy", [("R", (14, 150)), ("L", (340, 12))])
+def test_a_letter_across_the_edge_of_a_blade(
+    text: str, xy: tuple[int, int], inverted: bool
+) -> None:
+    picture = 0.1 + 0.8 * chest()
+    picture[:, :40] = picture[:, -34:] = 0
+    picture[:30] = 0
+    for height in (0, 60):
+        strokes = np.zeros(picture.shape, bool)
+        if height:
+            picture, strokes = written(picture, text, xy, height)
+        shown = 1 - stretched(picture) if inverted else stretched(picture)
+        open_ = field(shown)
+        found = letters(shown, open_)
+        assert found[strokes & open_].all() and (found & open_).mean() < 0.01 * (height > 0) + 1e-9
 
 
 def test_the_edge_of_the_patient_is_no_blade() -> None:
