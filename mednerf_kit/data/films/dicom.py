@@ -79,7 +79,7 @@ def _film(path: Path) -> StoredFilm:
     padded = padding(header, stored, layout.bits_allocated)
     lengths = film_lengths(header)
     height = lengths.row_mm / lengths.col_mm
-    exposed, said = shutter_and_collimator(header, *stored.shape, height)
+    exposed, said = shutter_and_collimator(header, layout.rows, layout.cols, height)
     notes += said
     if padded is not None:
         if padded.all():

@@ -23,6 +23,14 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
 META_GROUP = 0x0002
+OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
+#: Rows, columns, origin and data of an overlay (PS3.3 C.9.2), within its group.
+OVERLAY_ELEMENTS = OVERLAY_ROWS, OVERLAY_COLS, OVERLAY_ORIGIN, OVERLAY_DATA = (
+    0x0010,
+    0x0011,
+    0x0050,
+    0x3000,
+)
 #: What a radiograph is read from, by the keywords of the standard's data dictionary.
 TAGS = (
     "SOPClassUID",
@@ -88,12 +96,7 @@ TAGS = (
     "DoubleFloatPixelData",
     "EncapsulatedDocument",
 )
-#: Rows, columns, origin and data of overlays, of which one may be a shutter.
-OVERLAY_TAGS = [
-    group << 16 | element
-    for group in range(0x6000, 0x6020, 2)
-    for element in (0x0010, 0x0011, 0x0050, 0x3000)
-]
+OVERLAY_TAGS = [group << 16 | tag for group in OVERLAY_GROUPS for tag in OVERLAY_ELEMENTS]
 
 
 class _Bounded(io.BytesIO):

@@ -5,13 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from ...imaging.dicom_header import Header
+from .dicom_header import (
+    OVERLAY_COLS,
+    OVERLAY_DATA,
+    OVERLAY_GROUPS,
+    OVERLAY_ORIGIN,
+    OVERLAY_ROWS,
+)
 
 LEAST_LEFT = 0.05  # of the picture: a mask that leaves less is in other units than pixels
 CIRCLE_KEYWORDS = {"Shutter": "CircularShutter", "Collimator": "CircularCollimator"}
 POLYGON_KEYWORDS = {"Shutter": "PolygonalShutter", "Collimator": "PolygonalCollimator"}
-OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
-#: Rows, columns, origin and data of an overlay (PS3.3 C.9.2), within its group.
-OVERLAY_ROWS, OVERLAY_COLS, OVERLAY_ORIGIN, OVERLAY_DATA = 0x0010, 0x0011, 0x0050, 0x3000
 EDGES = ("UpperHorizontal", "LowerHorizontal", "LeftVertical", "RightVertical")
 
 
@@ -93,7 +97,7 @@ def _shape(
 def _outside_bitmap(header: Header, rows: int, cols: int) -> np.ndarray | None:
     """Pixels [rows, cols] that the overlay of a bitmap shutter leaves open; None without one."""
     group = header.whole("ShutterOverlayGroup")
-    if group not in OVERLAY_GROUPS:
+    if group is None or group not in OVERLAY_GROUPS:
         return None
     high, wide = (header.whole(group << 16 | tag) for tag in (OVERLAY_ROWS, OVERLAY_COLS))
     origin = header.numbers(group << 16 | OVERLAY_ORIGIN) or [1.0, 1.0]

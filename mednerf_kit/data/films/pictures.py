@@ -85,7 +85,8 @@ def _raw_mode(path: Path, picture: Image) -> str:
 
     Raises UserError for a PPM in which Pillow would keep 8 of more bits.
     """
-    how = picture.tile[0][3] if picture.tile else ""
+    tiles = getattr(picture, "tile", None)
+    how = tiles[0][3] if tiles else ""
     if isinstance(how, tuple) and how[0] == "RGB" and isinstance(how[-1], int) and how[-1] > 255:
         raise UserError(
             f"got '{path}' with three channels of more than 8 bits",
@@ -116,6 +117,7 @@ def _whole_channels(path: Path, raw: str) -> np.ndarray:
 
     parts = []
     for wanted in (HALVED | HALVED_GREY)[raw]:
+        again: Any
         with Image.open(path) as again:
             again.tile = [(*again.tile[0][:3], wanted)]
             parts.append(np.asarray(again).astype(np.uint16))
