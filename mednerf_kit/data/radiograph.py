@@ -145,10 +145,8 @@ def read_radiograph(
         film.full_scale,
         binned(exposed, factor),
         invert=invert ^ _is_turned(film, kind, geometry),
-        scale=geometry.line_integral_scale if geometry else None,
-        in_own_unit=kind == film.kind
-        and input_kind == "auto"
-        and not (geometry and geometry.line_integral_scale),
+        scale=(scale := geometry.line_integral_scale if geometry else None),
+        in_own_unit=input_kind == "auto" and film.kind == kind and scale is None,
         notes=notes,
         warnings=warnings,
     )
