@@ -1,0 +1,24 @@
+// At most one call runs; of those asked for meanwhile only the newest follows. A slider that is
+// dragged so keeps a server busy with one question at a time.
+
+export function newest(call, failed) {
+  let running = false, waiting = null;
+  return async function ask(...values) {
+    if (running) {
+      waiting = values;
+      return;
+    }
+    running = true;
+    try {
+      await call(...values);
+    } catch (error) {
+      failed(error);
+    }
+    running = false;
+    if (waiting) {
+      const next = waiting;
+      waiting = null;
+      ask(...next);
+    }
+  };
+}
