@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -16,6 +17,8 @@ from torch import Generator, Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import trange
+
+from .progress import Progress, Watch
 
 HELD_OUT_SHARE = 0.1  # of an input's pixels: never fitted
 HELD_OUT_PIXELS = 256  # of those, over all views: enough to compare states
@@ -70,6 +73,8 @@ def descend(
     steps: int,
     deadline: float,
     label: str,
+    watch: Watch | None = None,
+    pictures: Callable[[S], Tensor] | None = None,
 ) -> tuple[S, float]:
     """Change ``state`` in place, step by step; returns the best state on the way and its error.
 
@@ -83,12 +88,21 @@ def descend(
         steps: at most.
         deadline: of :func:`time.perf_counter`, in seconds; the step that passes it is the last.
         label: of the progress bar.
+        watch: told at the start and at every look how far this is, with the error of the best.
+        pictures: of a state, as :class:`.progress.Progress` has them.
     """
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             for tensor in group["params"]:
                 tensor.requires_grad_(True)
     best, best_mse = state.copied(), held_out_mse(state)
+
+    def tell(step: int) -> None:
+        shown = None if pictures is None else partial(pictures, state)
+        if watch is not None:
+            watch(Progress("invert", label, step, steps, best_mse, shown))
+
+    tell(0)
     for i in trange(steps, desc=label, leave=False, disable=None):
         total = loss(i).sum()
         for optimiser in optimisers:
@@ -103,6 +117,7 @@ def descend(
             mse = held_out_mse(state)
             if mse < best_mse:
                 best, best_mse = state.copied(), mse
+            tell(i + 1)
         if late:
             break
     return best, best_mse

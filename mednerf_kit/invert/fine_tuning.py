@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -32,6 +32,7 @@ from ..prior.rendering import Renderer, as_batch
 from .descent import SearchState, descend, split_pixels
 from .members import Posterior
 from .posterior import START_BATCH, START_PIXELS
+from .progress import Watch, coarse_pixels
 
 # Adam's learning rate of the latents while the networks are tuned, of turns (degrees a step) as a
 # multiple of it, and of the weights of the two terms
@@ -90,12 +91,14 @@ class FineTuning:
         mask: Tensor | None = None,
         films: Sequence[bool] = (),
         view_frames: Sequence[ViewFrame] = (),
+        watch: Watch | None = None,
     ) -> Posterior:
         """Invert views [n, rows, cols] of one patient taken at ``angles_deg`` [n].
 
         ``mask`` [n, rows, cols] is below one half where a pixel says nothing of the patient. Films
         are taken as they are stretched: no tone curve is fitted, whatever ``films`` says. Raises
-        UserError for ``view_frames``: such a prior's cameras stand on its orbit.
+        UserError for ``view_frames``: such a prior's cameras stand on its orbit. ``watch`` is told
+        how far the search is.
         """
         if view_frames:
             raise UserError(
@@ -107,8 +110,12 @@ class FineTuning:
         deadline = started + self.max_seconds
         problem = FineTuningProblem(prior, images, angles_deg, self, rng, mask)
         state = problem.start()
-        state, mse = problem.descend(state, self.code_steps, tune=False, deadline=deadline)
-        state, mse = problem.descend(state, self.tune_steps, tune=True, deadline=deadline)
+        state, mse = problem.descend(
+            state, self.code_steps, tune=False, deadline=deadline, watch=watch
+        )
+        state, mse = problem.descend(
+            state, self.tune_steps, tune=True, deadline=deadline, watch=watch
+        )
         return problem.result(state, mse, time.perf_counter() - started)
 
 
@@ -239,7 +246,13 @@ class FineTuningProblem:
         return (weights * terms).sum(1) + o.prior_weight * state.eps.square().mean(1) / 2
 
     def descend(
-        self, state: FineTuningState, steps: int, *, tune: bool, deadline: float
+        self,
+        state: FineTuningState,
+        steps: int,
+        *,
+        tune: bool,
+        deadline: float,
+        watch: Watch | None = None,
     ) -> tuple[FineTuningState, float]:
         """Adam on latents and turns, with RMSprop on the networks when ``tune``.
 
@@ -268,12 +281,28 @@ class FineTuningProblem:
             steps=steps,
             deadline=deadline,
             label="networks" if tune else "latents",
+            watch=watch,
+            pictures=self.pictures,
         )
 
     @torch.no_grad()
     def _held_out_mse(self, state: FineTuningState) -> float:
         """Mean squared error over members at the pixels kept aside."""
         return float(self._mse(state, self.pixels.held_out).mean())
+
+    @torch.no_grad()
+    def pictures(self, state: FineTuningState) -> Tensor:
+        """The X-rays and the best guess at them: [2, n, rows, cols], coarser than they are."""
+        grid = coarse_pixels(self.images.shape)
+        view, y, x = grid.flatten(0, 2).to(self.device).unbind(1)
+        best = replace(
+            state,
+            eps=state.eps[:1],
+            turn_deg=state.turn_deg[:1],
+            deltas=tuple(delta[:1] for delta in state.deltas),
+        )
+        seen = self._seen(best, view, torch.stack([y, x], 1))[0]
+        return torch.stack([self.images[view, y, x], seen]).unflatten(1, grid.shape[:3]).cpu()
 
     @torch.no_grad()
     def result(self, state: FineTuningState, held_out_mse: float, seconds: float) -> Posterior:

@@ -43,9 +43,11 @@ from ..prior.rendering import as_batch
 from ..rays.render import Level, render
 from ..rays.samplers.stratified import Stratified
 from .conditional import Guide, answered_view, guide_of
-from .descent import SearchState, descend, split_pixels
+from .descent import descend, split_pixels
 from .film_response import FIELD_PX, SIGMA_FLOOR, FilmResponse, sampled
 from .members import Posterior
+from .posterior_state import State
+from .progress import Watch, coarse_pixels
 from .xray_views import XrayViews
 
 # Field units over which a scan ends, above and below, while codes are searched: a soft end lets a
@@ -131,12 +133,13 @@ class Inversion:
         mask: Tensor | None = None,
         films: Sequence[bool] = (),
         view_frames: tuple[ViewFrame, ...] = (),
+        watch: Watch | None = None,
     ) -> Posterior:
         """Invert views [n, rows, cols] of one patient taken at ``angles_deg`` [n].
 
         ``mask`` [n, rows, cols] is below one half where a pixel says nothing of the patient;
         ``films`` says of each view whether its tone curve is unknown. ``view_frames`` are of views
-        that stand on no orbit of the prior's, with the pixels of its geometry.
+        that stand on no orbit of the prior's, with the pixels of its geometry. ``watch`` is told.
         """
         started = time.perf_counter()
         deadline = started + self.max_seconds
@@ -146,8 +149,8 @@ class Inversion:
             problem.follow(images[view], view)
         code_steps, pivot_steps = self._steps(problem)
         state = problem.start()
-        state, mse = problem.descend(state, code_steps, deadline=deadline)
-        state, mse = problem.descend(state, pivot_steps, deadline=deadline, pivot=True)
+        state, mse = problem.descend(state, code_steps, deadline=deadline, watch=watch)
+        state, mse = problem.descend(state, pivot_steps, deadline=deadline, pivot=True, watch=watch)
         return problem.result(state, mse, time.perf_counter() - started)
 
     def _steps(self, problem: Problem) -> tuple[int, int]:
@@ -166,19 +169,6 @@ def inversion_of(prior: Prior, default: Callable[..., Search], **options: Any) -
     """
     node = prior.meta.get("recipe", {}).get("inversion")
     return default(**options) if node is None else INVERSIONS.build({**node, **options})
-
-
-@dataclass(frozen=True)
-class State(SearchState):
-    """Everything that is optimised; M = 1 + K members, n views."""
-
-    eps: Tensor  # [M, latent_dim]
-    style: Tensor  # [M, code_dim] added to w
-    deltas: tuple[Tensor, ...]  # [M, …] added to each layer's factors
-    log_gain: Tensor  # [M, n]
-    tone: Tensor  # [M, n, Q] standard normal numbers of a film's response; Q is 0 without films
-    turn_deg: Tensor  # [n] added to the angles
-    log_distance: Tensor  # [] added to the prior's
 
 
 class Problem:
@@ -284,16 +274,7 @@ class Problem:
 
     def _fresh(self, eps: Tensor) -> State:
         """The state of codes [M, latent_dim] in the set-up as stated."""
-        n, m, device = len(self.images), len(eps), self.device
-        return State(
-            eps=eps.clone(),
-            style=torch.zeros(m, self.g.code_dim, device=device),
-            deltas=self.g.no_deltas(m),
-            log_gain=torch.zeros(m, n, device=device),
-            tone=self._no_tone(m),
-            turn_deg=torch.zeros(n, device=device),
-            log_distance=torch.zeros((), device=device),
-        )
+        return State.of(eps, self._no_tone(len(eps)), self.g)
 
     def latent(self, state: State) -> Latent:
         """The scenes a state stands for."""
@@ -349,7 +330,12 @@ class Problem:
         (level,) = render(batch, self.g.field, self.levels, code=code, rng=rng)
         return level.rendering.image[..., 0]
 
-    def _mse(
+    def _mse(self, state: State, pixels: Tensor, **how: Any) -> Tensor:
+        """Mean squared error of each member at pixels [R, 3]: [M]; ``how`` as :meth:`_shown`."""
+        shown, truth = self._shown(state, pixels, **how)
+        return (shown - truth).square().mean(1)
+
+    def _shown(
         self,
         state: State,
         pixels: Tensor,
@@ -357,10 +343,11 @@ class Problem:
         edge: float = SHARP_EDGE,
         gain_fit: bool = False,
         rng: Generator | None = None,
-    ) -> Tensor:
-        """Mean squared error of each member at pixels [R, 3] (view, row, column): [M].
+    ) -> tuple[Tensor, Tensor]:
+        """What each member and what the X-rays show at pixels [R, 3] (view, row, column).
 
-        ``gain_fit`` takes the gain that fits these pixels best instead of the state's.
+        They are [M, R] and [R]. ``gain_fit`` takes the gain that fits these pixels best, not the
+        state's. The members may be the first of those whose scatter is known.
         """
         pixels = pixels.to(self.device)
         view, y, x = pixels.unbind(1)
@@ -371,9 +358,16 @@ class Problem:
         for k in self.films:
             assert self.response is not None
             own = view == k
-            scatter = self.scatter[:, k, y[own], x[own]]
+            scatter = self.scatter[: len(shown), k, y[own], x[own]]
             shown[:, own] = self.response(state.tone[:, k], seen[:, own], scatter)
-        return (shown - truth).square().mean(1)
+        return shown, truth
+
+    @torch.no_grad()
+    def pictures(self, state: State) -> Tensor:
+        """The X-rays and the best guess at them: [2, n, rows, cols], coarser than they are."""
+        grid = coarse_pixels(self.images.shape)
+        shown, truth = self._shown(state.best(), grid.flatten(0, 2))
+        return torch.stack([truth, shown[0]]).unflatten(1, grid.shape[:3]).cpu()
 
     def _fitted_gain(self, seen: Tensor, truth: Tensor) -> Tensor:
         """The gain that brings pixels [M, R] closest to those of the X-rays [R]: [M, 1]."""
@@ -394,7 +388,13 @@ class Problem:
         return sampled(self.response.scatter(seen), rows, cols)
 
     def descend(
-        self, state: State, steps: int, *, deadline: float, pivot: bool = False
+        self,
+        state: State,
+        steps: int,
+        *,
+        deadline: float,
+        pivot: bool = False,
+        watch: Watch | None = None,
     ) -> tuple[State, float]:
         """Adam on codes and gains, or on everything when ``pivot``.
 
@@ -421,12 +421,11 @@ class Problem:
             return min(1, (i + 1) / WARM_UP_STEPS) * cosine
 
         def loss(i: int) -> Tensor:
-            soft = 0.0 if pivot else SOFT_EDGE * (1 - SHARPENING * i / steps)
+            edge = max(SHARP_EDGE, 0 if pivot else SOFT_EDGE * (1 - SHARPENING * i / steps))
             if self.films and i % SCATTER_STEPS == 0:
                 self.scatter = self._scatter(state)
             count = self.options.rays if self.guide is None else self.options.guide_rays
             pixels = self.pixels.draw(count, self.rng)
-            edge = max(SHARP_EDGE, soft)
             mse = self._mse(state, pixels, edge=edge, rng=self.rng)
             total = mse + self._trust(mse) * self._penalty(state, pivot)
             if self.guide is not None:
@@ -445,6 +444,8 @@ class Problem:
             steps=steps,
             deadline=deadline,
             label="pivot" if pivot else "codes",
+            watch=watch,
+            pictures=self.pictures,
         )
 
     @torch.no_grad()

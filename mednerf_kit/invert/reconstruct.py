@@ -31,6 +31,7 @@ from .measured import Measured, measured
 from .members import Posterior
 from .posterior import Inversion, inversion_of
 from .predict import PredictedViews, predict
+from .progress import Progress, Watch
 from .result import Result, metrics, report_content
 from .update import Films
 from .xray_views import frame_options
@@ -58,6 +59,7 @@ def project(
     precision: Precision | None = None,
     max_minutes: float | None = None,
     dicom: bool = False,
+    watch: Watch | None = None,
 ) -> Path:
     """Turn X-rays of one patient into a volume, its orbit, an uncertainty and a report.
 
@@ -85,10 +87,11 @@ def project(
             default. What ``auto`` came to is in ``metrics.json``.
         max_minutes: bounds the search, not the writing.
         dicom: write each volume as a DICOM file too.
+        watch: told at every stage, and during the search, how far the work is.
     """
     how: dict[str, Any] = {"invert": invert, "input_kind": input_kind, "fit": fit}
     how |= {"rotate": rotate, "flip": flip, "crop": crop}
-    timer = StageTimer()
+    timer = StageTimer(watch)
     with timer.stage("read", "reading"):
         prior = load_prior(run, precision=precision)
         prior.check_xray()
@@ -100,7 +103,7 @@ def project(
     with timer.stage("invert", f"searching {samples + 1} codes that explain {what}"):
         seconds = math.inf if max_minutes is None else 60 * max_minutes
         search = inversion_of(prior, Inversion, samples=samples, max_seconds=seconds)
-        posterior = inverted(prior, xrays, search, Generator().manual_seed(seed))
+        posterior = inverted(prior, xrays, search, Generator().manual_seed(seed), watch)
     geometry = prior.geometry.resized(size or prior.geometry.cols).orbit(ORBIT_VIEWS)
     what = f"{geometry.views} views of {geometry.rows}×{geometry.cols}"
     with timer.stage("predict", f"baking and projecting {what}"):
@@ -111,16 +114,17 @@ def project(
     result = Result(prior, xrays, posterior, predicted, geometry, seed, timer.seconds, share)
     with timer.stage("write", f"writing to {folder}"):
         write(folder, result, dicom=dicom)
-    timer.say(
-        f"done in {sum(timer.seconds.values()):.0f} s; fit of the input "
-        f"{result.held_out_psnr_db:.1f} dB (not accuracy)"
-    )
-    for text in result.warnings:
-        timer.say(f"Warning: {text}.")
+    timer.say_done(result)
     return folder
 
 
-def inverted(prior: Prior, xrays: Sequence[InputXray], search: Search, rng: Generator) -> Posterior:
+def inverted(
+    prior: Prior,
+    xrays: Sequence[InputXray],
+    search: Search,
+    rng: Generator,
+    watch: Watch | None = None,
+) -> Posterior:
     """Search for what explains X-rays of one patient, where their pixels show him.
 
     A conditional generator learned from line integrals of its prior's scale, or of none: of others
@@ -134,6 +138,7 @@ def inverted(prior: Prior, xrays: Sequence[InputXray], search: Search, rng: Gene
         rng,
         mask=torch.stack([xray.mask for xray in xrays]),
         films=[xray.is_film for xray in xrays],
+        watch=watch,
         **frame_options(views_of(prior, xrays)),
     )
     return replace(found, has_scale=any(xray.has_scale for xray in xrays))
@@ -177,9 +182,10 @@ def share_of(
 
 
 class StageTimer:
-    """Says each stage of the work on stderr and keeps its seconds."""
+    """Says each stage of the work on stderr, and to whoever watches, and keeps its seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Watch | None = None) -> None:
+        self.watch = watch
         self.seconds: dict[str, float] = {}
 
     def say(self, text: str) -> None:
@@ -190,9 +196,20 @@ class StageTimer:
     def stage(self, name: str, text: str) -> Iterator[None]:
         """Time what is done inside; ``text`` says what that is."""
         self.say(f"{text} …")
+        if self.watch is not None:
+            self.watch(Progress(name, text))
         started = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - started, 2)
+
+    def say_done(self, result: Result) -> None:
+        """How long all of it took, how well the input fits, and what a reader has to know."""
+        self.say(
+            f"done in {sum(self.seconds.values()):.0f} s; fit of the input "
+            f"{result.held_out_psnr_db:.1f} dB (not accuracy)"
+        )
+        for text in result.warnings:
+            self.say(f"Warning: {text}.")
 
 
 def write(folder: Path, result: Result, *, dicom: bool = False) -> None:

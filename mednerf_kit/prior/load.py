@@ -96,8 +96,8 @@ class Prior:
         return log_gain.exp().to(angles_deg)
 
 
-# of prior, images, angles_deg, rng; mask= and films= of the images, and view_frames= of views that
-# stand on no orbit of the prior's
+# of prior, images, angles_deg, rng; mask= and films= of the images, view_frames= of views that
+# stand on no orbit of the prior's, and watch=, which is told how far the search is
 Search = Callable[..., Any]
 INVERSIONS: Registry[Search] = Registry("inversion", home="mednerf_kit.invert")
 

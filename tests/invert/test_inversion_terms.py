@@ -15,7 +15,8 @@ from tiny_inversion import seeded
 from mednerf_kit.engine import session
 from mednerf_kit.invert.descent import SearchState
 from mednerf_kit.invert.fine_tuning import FineTuning, FineTuningProblem, FineTuningState
-from mednerf_kit.invert.posterior import Inversion, Problem, State
+from mednerf_kit.invert.posterior import Inversion, Problem
+from mednerf_kit.invert.posterior_state import State
 from mednerf_kit.prior.load import Prior
 
 FALLING = range(10**6, 0, -1)  # held-out errors: the last state is the best
