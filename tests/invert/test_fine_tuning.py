@@ -10,6 +10,7 @@ from tiny import SIZE
 from tiny_inversion import seeded
 
 from mednerf_kit.invert.fine_tuning import FineTuning, FineTuningProblem, uncertainty_weighted
+from mednerf_kit.invert.progress import Progress
 from mednerf_kit.prior import gan_setup
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior.rendering import Renderer
@@ -43,8 +44,13 @@ def test_inversion_approaches_its_input_without_the_held_out_pixels(mednerf, toy
     problem = FineTuningProblem(prior, view, torch.tensor([45.0]), options, seeded())
     members = problem.start()
     before = problem._held_out_mse(members)
-    posterior = options(prior, view, torch.tensor([45.0]), seeded())
+    told: list[Progress] = []
+    posterior = options(prior, view, torch.tensor([45.0]), seeded(), watch=told.append)
     assert posterior.held_out_mse < 0.8 * before and posterior.latent.w.shape[0] == 2
+    assert [(p.text, p.step) for p in told[:2]] == [("latents", 0), ("latents", 10)]
+    assert (told[-1].text, told[-1].held_out_mse) == ("networks", posterior.held_out_mse)
+    xray, projection = told[-1].pictures()
+    assert torch.equal(xray, view) and float((projection - xray).square().mean()) < before
     hidden = view.clone()
     hidden[problem.pixels.hidden] = 7.0
     seeing, blind = (
