@@ -132,30 +132,31 @@ def look(path: Path, reading: Reading, entry: Entry) -> dict[str, Any]:
     from ..invert.input_xray import checked, read_xray
 
     how = reading.of_the_file()
-    uncut = how | {"crop": "auto" if isinstance(reading.crop, tuple) else reading.crop}
-    whole = read_radiograph(path, size=WORK_PX // 2, **uncut)
-    shape = whole.shape[::-1] if reading.rotate % 180 else whole.shape
-    told: dict[str, Any] = {
-        "shape": shape,
-        "bits": whole.bits,
-        "kind": whole.kind,
-        "whole": _png(whole.picture, whole.picture_mask),
-    }
+    whole, told = None, dict[str, Any]()
     try:
         prior, checks = _known_prior(run_of(entry), entry.modified)
         xray = read_xray(path, reading.view, prior.fitted_geometry, **how)
-        xray = checked(
-            xray, checks, invert=reading.invert, rotate=reading.rotate, flip=reading.flip
-        )
+        turned = {name: how[name] for name in ("invert", "rotate", "flip")}
+        xray = checked(xray, checks, **turned)
+        whole = xray.read
+        told = {
+            "taken": _png(xray.image, xray.mask),
+            "view": xray.view,
+            "angle_deg": xray.angle_deg,
+            "mirrored": xray.mirrored,
+            "notes": xray.notes,
+            "warnings": xray.warnings,
+        }
     except UserError as error:
-        return told | {"problem": named(str(error), path), "notes": list(whole.notes)}
+        told = {"problem": named(str(error), path), "notes": (), "warnings": ()}
+    if whole is None or isinstance(reading.crop, tuple):
+        uncut = "auto" if isinstance(reading.crop, tuple) else reading.crop
+        whole = read_radiograph(path, size=WORK_PX // 2, **how | {"crop": uncut})
     return told | {
-        "taken": _png(xray.image, xray.mask),
-        "view": xray.view,
-        "angle_deg": xray.angle_deg,
-        "mirrored": xray.mirrored,
-        "notes": list(xray.notes),
-        "warnings": list(xray.warnings),
+        "shape": whole.shape[::-1] if reading.rotate % 180 else whole.shape,
+        "bits": whole.bits,
+        "kind": whole.kind,
+        "whole": _png(whole.picture, whole.picture_mask),
     }
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -32,6 +34,7 @@ def build_app(site: Site, *, token: str, hosts: Sequence[str] = LOCAL_NAMES) -> 
     routes.append(Mount("/", StaticFiles(directory=STATIC, html=True)))
     app = Starlette(
         routes=routes,
+        lifespan=_jobs_closed_at_the_end,
         middleware=[Middleware(Guard, token=token, hosts=hosts)],
         exception_handlers={
             UserError: _user_error,
@@ -41,6 +44,12 @@ def build_app(site: Site, *, token: str, hosts: Sequence[str] = LOCAL_NAMES) -> 
     )
     app.state.site = site
     return app
+
+
+@asynccontextmanager
+async def _jobs_closed_at_the_end(app: Starlette) -> AsyncIterator[None]:
+    yield
+    await run_in_threadpool(app.state.site.jobs.close)
 
 
 async def _user_error(request: Request, error: Exception) -> Response:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from starlette.routing import BaseRoute
 
 from ..core.config import Registry
 from .catalogue import Catalogue
+from .jobs import COMMAND, Jobs
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,12 @@ class Site:
     catalogue: Catalogue
     outdir: Path  # where results of jobs go
     first: str | None = None  # id of the entry that is opened first
+    job_command: Sequence[str] = COMMAND  # starts the process of a job, its folder behind it
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        """The queue of projections."""
+        return Jobs(self.outdir, self.job_command)
 
 
 # what the server answers for one room of the page, below /NAME/; called with the site

@@ -14,6 +14,7 @@ from mednerf_kit.invert.progress import Progress, coarse_pixels
 from mednerf_kit.metrics.image import psnr_from_mse_db
 from mednerf_kit.prior.load import Prior, load_prior
 
+
 @pytest.fixture(scope="module")
 def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
     path = tiny_prior.snapshot(tmp_path_factory.mktemp("prior") / "run")

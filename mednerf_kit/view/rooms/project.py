@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import PurePath
+import re
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -20,9 +20,7 @@ from ..site import ROOMS, Routes, Site, answer
 MOST_BYTES = 256 * 2**20  # of an X-ray: 10000×13000 pixels of 16 bits
 MOST_BYTES_ASKED = 10_000  # of the options of a job
 # by which readers tell files that do not begin as their kind does
-SUFFIXES = (
-    ".png .dib .bmp .dcm .dicom .ima .jpg .jpeg .jfif .npy .pfm .pgm .pbm .pnm .tif .tiff"
-).split()
+SUFFIX = re.compile(r"\.(bmp|dib|dcm|dicom|ima|jpe?g|jfif|npy|pfm|p[bgn]m|png|tiff?)")
 
 
 @ROOMS.register("project")
@@ -50,8 +48,8 @@ async def upload(request: Request) -> Response:
     declared = request.headers.get("content-length", "")
     if declared.isdigit():
         _check_length(int(declared))
-    suffix = PurePath("x" + request.query_params.get("suffix", "")).suffix.lower()
-    with site.jobs.draft(suffix if suffix in SUFFIXES else "") as (id, path):
+    suffix = request.query_params.get("suffix", "").lower()
+    with site.jobs.draft(suffix if SUFFIX.fullmatch(suffix) else "") as (id, path):
         length = 0
         with open(path, "wb") as file:
             async for part in request.stream():
@@ -137,9 +135,7 @@ async def start(request: Request) -> Response:
         ) from None
     options = project_options(entry, asked)
     name = str(asked.get("name") or "").strip()
-    job = site.jobs.start(
-        request.path_params["id"], name=name, prior=entry.name, options=options
-    )
+    job = site.jobs.start(request.path_params["id"], name=name, prior=entry.name, options=options)
     return answer(_told(site, job))
 
 
