@@ -110,8 +110,8 @@ def _view(text: str) -> str | float | None:
 
 
 def _crop(text: str) -> Crop:
-    if text == "auto" or text == "none":
-        return text
+    if text in ("auto", "none"):
+        return "auto" if text == "auto" else "none"
     try:
         x, y, width, height = (int(part) for part in text.split(","))
     except ValueError:
