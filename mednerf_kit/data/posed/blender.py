@@ -22,9 +22,9 @@ from .bounds import Bounds, as_box, bounds_of_poses
 from .depth import pixel_grid, read_levels
 from .frames import FrameRecord, frame_poses, read_split
 from .lens import cameras_of
-from .lens_keys import read_lens, wanted_size
+from .lens_keys import guessed_size, read_lens, wanted_size
 from .linear import tone_note
-from .masks import mask_files
+from .masks import mask_files, unused_note
 from .pictures import MaskFile, find_picture, read_photographs, resized_nearest, scene_of
 from .reading import Reading
 from .scene import SCENES
@@ -101,23 +101,33 @@ class Blender:
         every = found.every
         frames = chosen_views(found.chosen, split, reading.views, root)
         paths = [find_picture(root, frame["file_path"]) for frame in frames]
-        sizes = sizes_for(paths, [wanted_size(frame) for frame in frames])
+        sizes = sizes_for(
+            paths, [wanted_size(frame) for frame in frames], [guessed_size(f) for f in frames]
+        )
         lenses = [
             read_lens(frame, path, size, undistort=self.undistort)
             for frame, path, size in zip(frames, paths, sizes, strict=True)
         ]
         poses = frame_poses(frames, root)
+        masks = masks_of_frames(root, frames, paths)
         pictures = read_photographs(
             paths,
             reading,
             lenses=lenses,
             upright=[size.upright for size in sizes],
-            ignored=masks_of_frames(root, frames, paths),
+            ignored=masks,
+            holes=found.one_file,
         )
         bounds, notes = bounds_of_file(every[0], frame_poses(every, root))
         cameras, said = cameras_of(poses, lenses, pictures.full, bounds.near, bounds.far)
         cameras = cameras.resized(*pictures.size)
-        notes += [*found.notes, *size_notes(sizes), *tone_note(paths, reading.tone_map), *said]
+        notes += [
+            *found.notes,
+            *unused_note(root, masks, split),
+            *size_notes(sizes),
+            *tone_note(paths, reading.tone_map),
+            *said,
+        ]
         stems = tuple(
             f"{frame['part']}/{path.stem}" if split == "all" and frame["part"] else path.stem
             for frame, path in zip(frames, paths, strict=True)

@@ -11,6 +11,7 @@ from ...core.errors import UserError
 from ...imaging.cameras import Cameras, box_span, nearest_to_axes
 from .types import Scene
 
+OFF_CENTRE = 0.2  # of a picture's side: principal points of whole photographs lie nearer
 SAMPLED_PIXELS = 20000  # pixels, evenly spread over all views, that stand for all
 
 
@@ -137,6 +138,13 @@ def _poses(scene: Scene) -> tuple[list[str], list[str]]:
         f"which {'they look at' if ahead > 0.5 else 'lies behind them'}; up is "
         f"{_direction(up)}"
     )
+    middle = torch.tensor([cameras.cols - 1, cameras.rows - 1]) / 2
+    off = (cameras.centre_px - middle) / torch.tensor([cameras.cols, cameras.rows])
+    if scene.quantity == "colour" and float(off.abs().max()) > OFF_CENTRE:
+        warnings.append(
+            f"the principal point lies {100 * float(off.abs().max()):.0f} % of a side from the "
+            "middle of the pictures: are the intrinsics those of these pictures?"
+        )
     mirrored = int((torch.linalg.det(c2w[:, :, :3]) < 0).sum())
     if mirrored == cameras.count:
         facts.append("columns are mirrored, as on a radiograph")

@@ -30,6 +30,7 @@ class Frames:
     chosen: list[FrameRecord]
     every: list[FrameRecord]
     notes: tuple[str, ...] = ()
+    one_file: bool = False  # nerfstudio's, whose pictures are photographs
 
 
 def read_split(root: Path, split: str, hold: int) -> Frames:
@@ -68,7 +69,7 @@ def split_of_one_file(path: Path, split: str, hold: int) -> Frames:
     lists = {part: every[0].get(f"{part}_filenames") or () for part in ("test", "train", "val")}
     if not any(lists.values()):
         every.sort(key=lambda frame: str(frame["file_path"]))
-        return Frames(held_out(every, split, hold), every, notes)
+        return Frames(held_out(every, split, hold), every, notes, True)
     members = {part: members_of(every, names, part, path) for part, names in lists.items()}
     for k, frame in enumerate(every):
         frame["part"] = next((part for part, found in members.items() if k in found), "")
@@ -77,11 +78,11 @@ def split_of_one_file(path: Path, split: str, hold: int) -> Frames:
         given = ", ".join(f"{part}_filenames" for part in SPLITS[:3] if lists[part])
         notes = (*notes, f"{left} of {len(every)} frames are in none of {given} and are left out")
     if split == "all":
-        return Frames([frame for frame in every if frame["part"]], every, notes)
+        return Frames([frame for frame in every if frame["part"]], every, notes, True)
     own = stand_in(split, [part for part, found in members.items() if found])
     if own != split:
         notes = (*notes, f"no {split}_filenames: the {own} views are the {split} views")
-    return Frames([every[k] for k in sorted(members[own])], every, notes)
+    return Frames([every[k] for k in sorted(members[own])], every, notes, True)
 
 
 def members_of(

@@ -39,7 +39,6 @@ REFUSED = (
     "rolling_shutter",
     "transform_matrix_start",
     "transform_matrix_end",
-    *(f"ftheta_p{k}" for k in range(5)),
 )
 
 
@@ -48,9 +47,26 @@ def wanted_size(frame: Mapping[str, Any]) -> tuple[float, float] | None:
     return (frame["h"], frame["w"]) if frame["w"] and frame["h"] else None
 
 
+def guessed_size(frame: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Rows and columns of a picture whose middle is the frame's principal point."""
+    return (2 * frame["cy"], 2 * frame["cx"]) if frame["cx"] and frame["cy"] else None
+
+
+def is_set(value: Any) -> bool:
+    """Whether a key says something: not nothing, false, or a list of zeros.
+
+    >>> is_set(True), is_set([0, 0, 1, 0]), is_set([0, 0]), is_set("false"), is_set(None)
+    (True, True, False, False, False)
+    """
+    if isinstance(value, list | tuple):
+        return any(is_set(item) for item in value)
+    return bool(value) and str(value).lower() not in ("false", "0", "none")
+
+
 def model_of(frame: Mapping[str, Any], path: Path) -> str:
     """The model of a frame's lens; raises UserError for one that is not read, by its name."""
-    given = [key for key in REFUSED if frame.get(key) not in (None, False)]
+    named = (*REFUSED, *(key for key in frame if key.startswith("ftheta_")))
+    given = [key for key in named if is_set(frame.get(key))]
     if given:
         raise UserError(
             f"got {given[0]} in the transforms file of '{path.name}', a lens that is not read",
@@ -65,9 +81,9 @@ def model_of(frame: Mapping[str, Any], path: Path) -> str:
             "undistort the pictures first (COLMAP's image_undistorter)",
         )
     model = CAMERA_MODELS[name]
-    if frame.get("is_fisheye"):
+    if is_set(frame.get("is_fisheye")):
         model = "fisheye"
-    if frame.get("equirectangular"):
+    if is_set(frame.get("equirectangular")):
         model = "equirectangular"
     return model
 

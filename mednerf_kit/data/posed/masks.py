@@ -4,25 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def mask_files(root: Path, names: Sequence[str], folder: str = "images") -> list[Path | None]:
     """The mask of each picture ``NAME`` under ``masks/``: ``NAME.png`` (COLMAP's) or ``STEM.png``.
 
-    ``names`` are relative to the scene; a leading ``folder`` is not repeated under ``masks/``.
+    ``names`` are relative to the scene; a leading ``folder`` is not repeated under ``masks/``. The
+    mask's suffix may be another.
     """
+    home = root / "masks"
+    there = {
+        path.relative_to(home).with_suffix("").as_posix(): path
+        for path in sorted(home.rglob("*"))
+        if path.suffix.lower() in SUFFIXES
+    }
     found = []
     for name in names:
         path = Path(name)
         inner = path.relative_to(folder) if path.is_relative_to(folder) else path
-        places = [
-            root / "masks" / tail
-            for tail in (f"{inner.as_posix()}.png", inner.with_suffix(".png"), inner)
-        ]
-        found.append(next((place for place in places if place.is_file()), None))
+        keys = (inner.as_posix(), inner.with_suffix("").as_posix())
+        found.append(next((there[key] for key in keys if key in there), None))
     return found
+
+
+def unused_note(root: Path, found: Sequence[Any], split: str) -> list[str]:
+    """A sentence where ``masks/`` has masks, and none is one of these training pictures."""
+    if split not in ("train", "all") or any(found) or not (root / "masks").is_dir():
+        return []
+    return [
+        f"'{root / 'masks'}' holds no mask of these pictures: the mask of images/NAME.jpg is "
+        "masks/NAME.jpg.png or masks/NAME.png"
+    ]
 
 
 def is_photograph_of_holes(alpha: Tensor) -> bool:

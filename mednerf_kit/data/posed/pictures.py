@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os.path import isfile  # false, and no error, for a name that is too long
 from pathlib import Path
@@ -88,6 +88,8 @@ def read_pictures(
                 f"resize or remove the odd one in '{path.parent}'",
             )
         mask = ignored[i] if ignored is not None else None
+        if mask is not None and upright and upright[i]:
+            mask = replace(mask, orientation=stored_size(path)[1])
         values, counts = apply_mask(values, mask, mask_use, holes=holes)
         if values.shape[-1] == 4:
             values = torch.cat([values[..., :3] * values[..., 3:], values[..., 3:]], -1)
@@ -142,10 +144,11 @@ def stacked(values: Sequence[Tensor | None], missing: Tensor) -> Tensor | None:
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A picture of which pixels count: those above half its white, or with ``inverted`` below."""
+    """A picture of which pixels count: those above half its white, or with ``inverted`` black."""
 
     path: Path
     inverted: bool = False
+    orientation: int = 1  # EXIF's, of its picture, where that was turned upright
 
 
 def apply_mask(
@@ -170,9 +173,24 @@ def apply_mask(
 
 
 def read_mask(mask: MaskFile, size: tuple[int, int]) -> Tensor:
-    """A mask as 0 and 1 [H, W] at a picture's size, which may be larger or smaller."""
-    values = read_picture(mask.path)[..., :3].amax(-1)
-    counts = (values == 0 if mask.inverted else values > 0.5).float()
+    """A mask as 0 and 1 [H, W] at a picture's size, which may be larger or smaller.
+
+    It may have been made for the picture as it is stored. Transparent is black, and in a file of
+    the levels 0 and 1 white is 1.
+    """
+    if not isfile(mask.path):
+        raise UserError(
+            f"got no mask '{mask.path}'",
+            "wanted the one that its frame names",
+            "copy it there, or leave masks out with --set scene.masks=off",
+        )
+    values = read_picture(mask.path)
+    levels = values[..., :3].amax(-1) * (values[..., 3] if values.shape[-1] == 4 else 1.0)
+    largest = float(levels.max())
+    white = largest if largest < 1.5 / 255 else 1.0
+    counts = (levels == 0 if mask.inverted else (levels > 0.5 * white)).float()
+    if mask.orientation > 4 and counts.shape != size and counts.shape[::-1] == size:
+        counts = as_upright(counts, mask.orientation)
     if counts.shape == size:
         return counts
     if not 0.98 < (counts.shape[0] * size[1]) / (counts.shape[1] * size[0]) < 1.02:
@@ -183,6 +201,21 @@ def read_mask(mask: MaskFile, size: tuple[int, int]) -> Tensor:
             "make it again, or leave masks out with --set scene.masks=off",
         )
     return resized_nearest(counts, *size)
+
+
+def as_upright(values: Tensor, orientation: int) -> Tensor:
+    """A map [H, W] of a picture stored lying, turned by its EXIF orientation, 5 to 8.
+
+    >>> as_upright(torch.tensor([[1, 2], [3, 4]]), 6).tolist()  # by 90° clockwise
+    [[3, 1], [4, 2]]
+    """
+    turned = {
+        5: values.mT,
+        6: values.rot90(-1, (0, 1)),
+        7: values.mT.flip(0, 1),
+        8: values.rot90(1, (0, 1)),
+    }
+    return turned[orientation]
 
 
 def resized_nearest(values: Tensor, rows: int, cols: int) -> Tensor:
@@ -243,7 +276,12 @@ def stored_size(path: Path) -> tuple[tuple[int, int], int]:
 
 
 def orientation(picture: Image) -> int:
-    """A rule: the EXIF orientation, 1 to 8; 1 where there is none."""
+    """A rule: the EXIF orientation, 1 to 8; 1 where there is none.
+
+    It is 1 of TIFF too, which Pillow turns upright itself.
+    """
+    if picture.format == "TIFF":
+        return 1
     found = picture.getexif().get(ORIENTATION, 1)
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 

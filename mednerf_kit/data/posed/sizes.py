@@ -25,14 +25,17 @@ class PictureSize:
     scale: float = 1.0  # its columns per column of its intrinsics
 
 
+Size = tuple[float, float] | None  # rows and columns, where they are known
+
+
 def sizes_for(
-    paths: Sequence[Path], wanted: Sequence[tuple[float, float] | None]
+    paths: Sequence[Path], wanted: Sequence[Size], guesses: Sequence[Size] | None = None
 ) -> list[PictureSize]:
     """:func:`size_for` of each picture; one that is odd among them is left to be told so."""
     sizes: list[PictureSize] = []
-    for path, size in zip(paths, wanted, strict=True):
+    for i, (path, size) in enumerate(zip(paths, wanted, strict=True)):
         try:
-            sizes.append(size_for(path, size))
+            sizes.append(size_for(path, size, guesses[i] if guesses else None))
         except BadShape:
             (rows, cols), _ = stored_size(path)
             if not sizes or {rows, cols} == {sizes[0].rows, sizes[0].cols}:
@@ -45,15 +48,19 @@ class BadShape(UserError):
     """A picture whose shape is not that of its intrinsics."""
 
 
-def size_for(path: Path, wanted: tuple[float, float] | None = None) -> PictureSize:
+def size_for(path: Path, wanted: Size = None, guess: Size = None) -> PictureSize:
     """The size of a picture whose intrinsics are for ``wanted`` rows and columns.
 
     Photographs are often stored lying down, with an EXIF orientation; some programs measure them as
-    they are stored, others upright. The shape of ``wanted`` tells which; without it, and where both
-    have that shape, they are read as they are stored. Raises UserError where neither has.
+    they are stored, others upright. The shape of ``wanted`` tells which, or without it that of the
+    ``guess``; where both have that shape they are read as they are stored. Raises UserError where
+    neither has the wanted one.
     """
     (rows, cols), orientation = stored_size(path)
     if wanted is None:
+        lies = guess and orientation > 4 and not same_shape(rows, cols, *guess)
+        if guess and lies and same_shape(cols, rows, *guess):
+            return PictureSize(cols, rows, True, orientation)
         return PictureSize(rows, cols, orientation=orientation)
     if same_shape(rows, cols, *wanted):
         return PictureSize(rows, cols, False, orientation, cols / wanted[1])

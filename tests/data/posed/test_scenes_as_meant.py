@@ -1,6 +1,5 @@
 """Scenes as people have them: turned photographs, masks, lists, units, far-off worlds."""
 
-import json
 import shutil
 import struct
 
@@ -9,7 +8,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
-from scene_files import TOY, changed, refused
+from scene_files import TOY, changed, edited, frames_of, refused
 
 from mednerf_kit import cli
 from mednerf_kit.data.posed import colmap, colmap_model, toy
@@ -20,141 +19,14 @@ from mednerf_kit.data.posed.world import own_poses, world_points, world_poses
 from mednerf_kit.engine import session
 
 
-@pytest.fixture
-def photos(tmp_path):
-    """Two opaque views of the toy as nerfstudio's scene, every one for training."""
-    root = tmp_path / "photos"
-    frames = []
-    for v in range(2):
-        toy.write_toy_picture(root / "images" / f"{v}.png", TOY, v, alpha=False)
-        matrix = [*TOY.c2w[v].double().tolist(), [0, 0, 0, 1]]
-        frames.append({"file_path": f"images/{v}.png", "transform_matrix": matrix})
-    lens = {"fl_x": 20.0, "fl_y": 20.0, "cx": 8.0, "cy": 6.0, "w": 16, "h": 12}
-    names = [frame["file_path"] for frame in frames]
-    lists = {"train_filenames": names, "val_filenames": names[:1]}
-    (root / "transforms.json").write_text(json.dumps({**lens, **lists, "frames": frames}))
-    return root
-
-
-def edited(root, **keys):
-    """Change keys of the transforms file; those that are None are taken away."""
-    changed(
-        root / "transforms.json",
-        lambda v: {k: x for k, x in {**v, **keys}.items() if x is not None},
-    )
-
-
-def frames_of(root):
-    return json.loads((root / "transforms.json").read_text())["frames"]
-
-
-def lying(root, orientation):
-    """Store the pictures as a camera does that was held upright, with their EXIF orientation."""
-    for path in sorted((root / "images").iterdir()):
-        picture = Image.open(path)
-        exif = Image.Exif()
-        exif[274] = orientation
-        turn = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}[orientation]
-        picture.transpose(turn).save(path, exif=exif)
-
-
-@pytest.mark.parametrize("orientation", [6, 8])
-def test_photographs_stored_lying_are_turned_to_their_intrinsics(photos, orientation):
-    upright = load_scene(photos)
-    lying(photos, orientation)
-    scene = load_scene(photos)
-    assert torch.equal(scene.images, upright.images)
-    assert torch.equal(scene.cameras.focal_px, upright.cameras.focal_px)
-    assert any("2 pictures were turned upright" in note for note in scene.notes)
-
-
-def test_photographs_measured_as_they_are_stored_stay_so(photos):
-    lying(photos, 6)
-    edited(photos, w=12, h=16, cx=6.0, cy=8.0)
-    scene = load_scene(photos)
-    assert scene.images.shape[1:3] == (16, 12)
-    assert any("read as they are stored" in note for note in scene.notes)
-
-
-def test_a_plain_scale_is_corrected_and_another_shape_refused(photos):
-    edited(photos, w=160, h=120, fl_x=200.0, fl_y=200.0, cx=80.0, cy=60.0)
-    scene = load_scene(photos)
-    assert torch.allclose(scene.cameras.focal_px, torch.tensor(20.0))
-    assert torch.allclose(scene.cameras.centre_px, torch.tensor([7.5, 5.5]))
-    assert any("scaled by 0.1" in note for note in scene.notes)
-    edited(photos, w=160, h=160)
-    refused("16×12", "160×160", "same shape", root=photos)
-    edited(photos, w=None, h=None)
-    refused("principal point at (80, 60)", '"w" and "h"', root=photos)
-
-
-@pytest.mark.parametrize("place", ["mask_path", "masks", "dynamic"])
-def test_masked_pixels_do_not_count(photos, place):
-    mask = np.full((12, 16), 255, np.uint8)
-    mask[3:9, 4:10] = 0
-    if place == "dynamic":  # instant-ngp's: what is not black is left out
-        path, mask = photos / "images" / "dynamic_mask_1.png", 255 - mask
-    else:
-        path = photos / "masks" / "1.png"
-    path.parent.mkdir(exist_ok=True)
-    Image.fromarray(mask).save(path)
-    if place == "mask_path":
-        path.rename(photos / "second.png")
-        changed(
-            photos / "transforms.json",
-            lambda v: {
-                **v,
-                "frames": [v["frames"][0], {**v["frames"][1], "mask_path": "second.png"}],
-            },
-        )
-    scene = load_scene(photos)
-    assert bool(scene.valid[0].all()) and int((~scene.valid[1]).sum()) == 36
-    assert not bool(scene.valid[1, 3:9, 4:10].any()) and scene.alpha is None
-    assert any("neither supervised nor scored" in note for note in scene.notes)
-    half = load_scene(photos, downscale=2)
-    assert int((~half.valid[1]).sum()) == 4 * 3  # a pixel that a mask touches does not count
-    assert load_scene(photos, masks="off").valid is None
-    empty = load_scene(photos, masks="background")
-    assert empty.valid is None and float(empty.alpha[1].float().mean()) == pytest.approx(
-        1 - 36 / 192
-    )
-    back = photos.parent / "back"
-    write_transforms([scene], back)
-    assert torch.equal(load_scene(back).valid, scene.valid)
-
-
-def test_a_mask_of_everything_and_one_of_another_shape(photos):
-    (photos / "masks").mkdir()
-    for v in range(2):
-        Image.new("L", (16, 12)).save(photos / "masks" / f"{v}.png")
-    refused("cover every pixel", root=photos)
-    Image.new("L", (16, 16), 255).save(photos / "masks" / "0.png")
-    refused("0.png", "16×16", "same shape", root=photos)
-
-
-def test_transparent_holes_in_photographs_do_not_count(example):
-    root = example("colmap")
-    for v in range(2):
-        path = root / "images" / f"photo_{v}.png"
-        pixels = np.asarray(Image.open(path).convert("RGBA")).copy()
-        pixels[4:6, 5:9, 3] = 0
-        Image.fromarray(pixels).save(path)
-    scene = load_scene(root, split="all")
-    assert scene.alpha is None and int((~scene.valid).sum()) == 2 * 8
-    for v in range(2):  # an object cut out of its picture
-        toy.write_toy_picture(root / "images" / f"photo_{v}.png", TOY, v)
-    cut = load_scene(root, split="all")
-    assert cut.valid is None and cut.alpha is not None
-    ignored = load_scene(root, split="all", masks="ignore")
-    assert torch.equal(ignored.valid, cut.alpha > 0.5)
-
-
 @pytest.mark.parametrize(
-    "key", ["rolling_shutter", "latlong", "ftheta_p0", "transform_matrix_start"]
+    "key", ["rolling_shutter", "latlong", "ftheta_p0", "ftheta_p5", "transform_matrix_start"]
 )
 def test_a_lens_that_is_not_read_is_refused_by_its_key(photos, key):
     edited(photos, **{key: [0.1, 0.0]})
     refused(key, "undistort", root=photos)
+    edited(photos, **{key: [0.0, 0.0]}, is_fisheye=False, equirectangular="false")
+    assert load_scene(photos).cameras.lenses is None
 
 
 def test_fisheyes_keep_their_pictures_and_bend_their_rays(photos):
