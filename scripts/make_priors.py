@@ -89,6 +89,7 @@ def named(meta: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
         "made_by": "scripts/make_priors.py"
     }
     if args.cts:
+        kept["anatomy"] = args.name
         kept["dataset"] = "CTs of public collections (docs/model_cards.md)"
         kept["geometry"] = Geometry.from_json(kept["geometry"]).resized(SHOWN_PX).to_json()
         dataset = kept["recipe"]["dataset"] | {"size": SHOWN_PX}

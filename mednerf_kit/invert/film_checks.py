@@ -110,13 +110,15 @@ class FilmChecks:
 
     @classmethod
     def of(cls, prior: Prior) -> FilmChecks:
-        """The bundled priors' views are at hand; others are rendered, which takes a second.
+        """Views of chests and knees are at hand, for priors that say which of them they show.
 
-        A prior that is not bundled shows the body part that its frontal views look like, if they
-        lie as the bundled ones' do.
+        Any other shows the body part that its frontal views look like, if they lie as the bundled
+        priors' do; its views are rendered, which takes a second.
         """
         known = load_knowledge()
-        part, spaces = known.priors.get(fingerprint(prior)), known.spaces
+        stated = prior.meta.get("anatomy")
+        part = stated if stated in PARTS else known.priors.get(fingerprint(prior))
+        spaces = known.spaces
         if part is None:
             part = _looks_like(prior, known.classifier, spaces)
             spaces = tuple(

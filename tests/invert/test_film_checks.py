@@ -14,6 +14,7 @@ from mednerf_kit.invert import film_looks
 from mednerf_kit.invert.film_checks import Comparison, FilmChecks, Stated
 from mednerf_kit.invert.film_looks import POSES, Pose, ViewSpace, equalised, posed
 from mednerf_kit.invert.film_views import prior_space, prior_views, varied
+from mednerf_kit.prior.catalogue import bundled_names
 from mednerf_kit.prior.load import load_prior
 
 PA = Stated(angle_deg=270.0)
@@ -199,3 +200,10 @@ def test_what_is_shipped_is_small_and_of_the_bundled_priors(checks):
     assert film_looks.FILE.stat().st_size < 500_000
     assert {part: checks[part].part for part in checks} == {"chest": "chest", "knee": "knee"}
     assert set(film_looks.load_knowledge().priors.values()) == {"chest", "knee"}
+
+
+def test_a_prior_that_says_what_it_shows_is_not_looked_at(monkeypatch):
+    monkeypatch.setattr("mednerf_kit.invert.film_checks._looks_like", None)
+    for name in bundled_names():
+        prior = load_prior(f"bundled:{name}")
+        assert prior.meta["anatomy"] == FilmChecks.of(prior).part == name.removeprefix("phantom-")
