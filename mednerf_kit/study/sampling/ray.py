@@ -6,6 +6,7 @@ pixel is away from that of the reference; its evaluations are counted as everywh
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Generator, Tensor
 
 from ...core.errors import UserError
 from ...core.raymath import exclusive_sum
-from ...core.types import Field, FieldOutput, Rays
+from ...core.types import Field, FieldOutput, Rays, Samples
 from ...prior.rendering import image_model_of
 from ...rays.render import Level, LevelRendering, render
 from ...rays.samplers.base import SAMPLERS
@@ -101,6 +102,7 @@ class View:
         self.coarse, self.fine = (
             BoundField(field, subject.code, factor) for field in (subject.coarse, subject.fine)
         )
+        self.exact = BoundField(_with_every_colour(subject.fine), subject.code, factor)
         self.image_model = image_model_of(image_model, subject.background)
         # what the tau of its levels is multiplied by to be an optical depth
         self.depth_of_tau = subject.scale / factor
@@ -123,8 +125,8 @@ class View:
         ]
 
     def reference(self, rays: Rays) -> LevelRendering:
-        """Rays by many even nodes."""
-        return self.render(rays, [Level(stratified(DENSE), self.fine)])[-1]
+        """Rays by many even nodes, none of which is too faint to be asked for its colour."""
+        return self.render(rays, [Level(stratified(DENSE), self.exact)])[-1]
 
     def occupancy_grid(self) -> Occupancy:
         """A grid that has looked at the field as often as a training's warm-up would."""
@@ -134,6 +136,19 @@ class View:
         for step in range(grid.warmup_steps):
             grid.observe(step, seen)
         return grid
+
+
+def _with_every_colour(field: Field) -> Field:
+    """A field that leaves colours of faint samples out (``faint``), made to ask for them all.
+
+    Thousands of samples are faint each, and together are not.
+    """
+    whole: Any = copy.copy(field)
+    if getattr(whole, "faint", None):
+        whole.faint = 0.0
+    elif getattr(getattr(whole, "options", None), "faint", None):
+        whole.options = replace(whole.options, faint=0.0)
+    return whole
 
 
 def stratified(n: int) -> Any:
@@ -170,6 +185,7 @@ def strategies(view: View, options: Options, grid: Occupancy) -> dict[str, list[
 class Sampled:
     """One pixel by one strategy."""
 
+    bins: Samples  # of the first level: the middles of its strata, and how long they are
     levels: list[LevelRendering]
     image: Tensor  # [C]
     error: float  # root mean square over channels of what the reference is away
@@ -180,11 +196,13 @@ def sampled(
     view: View, rays: Rays, levels: Sequence[Level], options: Options, reference: LevelRendering
 ) -> Sampled:
     """The pixel of rays [1, 1] by these levels, between the options' near and far."""
-    found = view.render(shortened(rays, options), levels, options.rng())
+    rays = shortened(rays, options)
+    found = view.render(rays, levels, options.rng())
+    bins = levels[0].sampler(rays)
     image = found[-1].rendering.image[0, 0]
     away = image - reference.rendering.image[0, 0]
     count = int(sum(evaluations(level) for level in found))
-    return Sampled(found, image, float(away.square().mean().sqrt()), count)
+    return Sampled(bins, found, image, float(away.square().mean().sqrt()), count)
 
 
 def shortened(rays: Rays, options: Options) -> Rays:

@@ -26,9 +26,11 @@ from ...scene.load import Fit
 
 ImageModel = Literal["line_integral", "emission_absorption"]
 IMAGE_MODELS: tuple[ImageModel, ...] = ("line_integral", "emission_absorption")
+BLOCKS_GRID = {"resolution": 48, "threshold": 1e-3, "every": 1}
 CT_VOXELS = 96
 ORBIT_VIEWS = 72
 LARGEST_PX = 128  # of a picture: larger ones are seen in fewer pixels
+PRIOR_PX = 64  # the same of a prior, whose networks take long
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,6 @@ class Subject:
     # rays [1, R] of a view's pixels yx [R, 2]; their depth is exact, or not known
     cast: Callable[[int, Tensor], Rays]
     code: Any = None
-    note: str = ""
 
     def pixel(self, view: int, row: float, col: float) -> Rays:
         """The ray of one pixel, [1, 1]."""
@@ -109,7 +110,7 @@ class SolidsField:
 
     def __call__(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> FieldOutput:
         """Samples x [..., S, 3] of lengths dt [..., S]."""
-        return query_present(x, d, dt, dt > 0, self.at, self.color, faint=1e-4)
+        return query_present(x, d, dt, dt > 0, self.at, self.color, faint=1e-6)
 
 
 def of_phantom(anatomy: str, seed: int) -> Subject:
@@ -132,7 +133,7 @@ def of_prior(prior: Prior, seed: int, *, truncation: float = 1.0) -> Subject:
     renderer = Renderer.of(prior.meta["recipe"])
     field = generator.field
     levels = [Level(level.sampler, field, level.weight) for level in renderer.levels]
-    geometry = prior.fitted_geometry
+    geometry = prior.fitted_geometry.resized(min(PRIOR_PX, prior.geometry.cols))
 
     def cast(view: int, yx: Tensor) -> Rays:
         camera = torch.tensor([geometry.angles_deg[view], geometry.tilt_deg])
@@ -150,7 +151,10 @@ def of_blocks() -> Subject:
     """The embedded scene's own solids, as its test cameras see them; depths are exact."""
     cameras = blocks.around(blocks.TEST_VIEWS, LARGEST_PX, 25.0)
     field = SolidsField(blocks.SURFACE)
-    levels = [Level(SAMPLERS.build({"name": "stratified", "n": 256}), field)]
+    occupied = SAMPLERS.build({"name": "occupancy", "n": 256, **BLOCKS_GRID}, box=blocks.BOX)
+    for step in range(3):
+        occupied.observe(step, field)
+    levels = [Level(occupied, field)]
 
     def depth(rays: Rays) -> Tensor:
         t, _, _ = blocks.SURFACE.first_hit(rays.origin[0], rays.direction[0])

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 PHANTOMS = {"chest": "Chest phantom", "knee": "Knee phantom"}
 PIECES = 512  # of the curves along a ray
+SWITCHES = ("octaves", "directions")
 KEPT = 24  # subjects, views, grids and pictures
+CAMERAS = 72
 MOST_SAMPLES = 512
 
 
@@ -34,7 +36,17 @@ def sampling(site: Site) -> Routes:
         Route("/picture", lab.picture),
         Route("/ray", lab.ray),
         Route("/curves", lab.curves),
+        Route("/cameras", cameras),
     ]
+
+
+def cameras(request: Request) -> Response:
+    """Where cameras stand on a sphere and on one axis, in source distances."""
+    from ...imaging.geometry import DEFAULTS
+    from ...study.sampling.cameras import standing_places
+
+    places = standing_places(DEFAULTS["chest"].orbit(CAMERAS), spherical=CAMERAS)
+    return answer({name: place.tolist() for name, place in places.items()})
 
 
 class Lab:
@@ -45,8 +57,11 @@ class Lab:
         self.shelf = Shelf(KEPT)
 
     def subject(self, request: Request) -> Response:
-        """What a subject is and how it is seen."""
-        subject = self._subject(request)
+        """What a subject is, how it is seen, and what can be switched off."""
+        from ...study.sampling.switched_off import without_directions, without_octaves
+
+        with self.shelf.lock:
+            subject = self._subject(request)
         return answer(
             {
                 "name": subject.name,
@@ -58,7 +73,8 @@ class Lab:
                 "unit": subject.unit,
                 "quantity": subject.quantity,
                 "box": subject.box.tolist(),
-                "note": subject.note,
+                "has_octaves": without_octaves(subject) is not None,
+                "has_directions": without_directions(subject) is not None,
             }
         )
 
@@ -73,6 +89,8 @@ class Lab:
             image = whole_picture(self._view(request), self._view_number(request))
             if image.shape[-1] == 1:
                 image = image.expand(*image.shape[:-1], 3)
+            # line integrals of a scene have no white of their own
+            image = image / image.max().clamp_min(1.0)
             pixels = (255 * image.clamp(0, 1)).round().to(torch.uint8).numpy()
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, "PNG")
@@ -111,6 +129,7 @@ class Lab:
                         "value": one.image.tolist(),
                         "error": one.error,
                         "evaluations": one.evaluations,
+                        "bins": {"t": _row(one.bins.t), "dt": _row(one.bins.dt)},
                         "levels": [_level(level) for level in one.levels],
                     }
                     for name, one in found.items()
@@ -136,12 +155,25 @@ class Lab:
         )
 
     def _key(self, request: Request) -> tuple[str, ...]:
-        what = request.query_params.get("what", "chest")
-        return (what, str(_seed(request)), _model(request))
+        return (*self._subject_key(request), _model(request))
+
+    def _subject_key(self, request: Request) -> tuple[str, ...]:
+        asked = request.query_params
+        off = [name for name in SWITCHES if asked.get(name) == "0"]
+        return (asked.get("what", "chest"), str(_seed(request)), *off)
 
     def _subject(self, request: Request) -> Subject:
-        what, seed, _ = self._key(request)
-        return self.shelf.get(("subject", what, seed), lambda: self._opened(what, int(seed)))
+        from ...study.sampling import switched_off
+
+        what, seed, *off = key = self._subject_key(request)
+
+        def made() -> Subject:
+            found = self.shelf.get(("subject", what, seed), lambda: self._opened(what, int(seed)))
+            for name in off:
+                found = getattr(switched_off, f"without_{name}")(found) or found
+            return found
+
+        return self.shelf.get(("subject", *key), made) if off else made()
 
     def _opened(self, what: str, seed: int) -> Subject:
         from ...study.sampling import subject as subjects
@@ -225,7 +257,14 @@ def _options(request: Request) -> Options:
 
 def _level(level: Any) -> dict[str, list[float]]:
     """A level's samples, and what the field and the image model made of them."""
-    t, dt, tau, w = (
-        v[0, 0] for v in (level.samples.t, level.samples.dt, level.output.tau, level.rendering.w)
-    )
-    return {"t": t.tolist(), "dt": dt.tolist(), "tau": tau.tolist(), "w": w.tolist()}
+    return {
+        "t": _row(level.samples.t),
+        "dt": _row(level.samples.dt),
+        "tau": _row(level.output.tau),
+        "w": _row(level.rendering.w),
+    }
+
+
+def _row(values: Any) -> list[float]:
+    """Values [1, 1, S] of the only ray."""
+    return values[0, 0].tolist()

@@ -23,12 +23,14 @@ export function shown(value, unit = "", digits = 3) {
   return unit ? `${text} ${unit}` : text;
 }
 
-// A slider with its label and value: {label, min, max, step, value, unit, oninput(value)}.
-export function slider({ label, min, max, step = 1, value, unit = "", oninput }) {
-  const output = h("output", {}, shown(value, unit));
+// A slider with its label and value: {label, min, max, step, value, unit, text(value),
+// oninput(value)}; text says a value in other words.
+export function slider({ label, min, max, step = 1, value, unit = "", oninput,
+  text = (v) => shown(v, unit) }) {
+  const output = h("output", {}, text(value));
   const input = h("input", { type: "range", min, max, step, value, "aria-label": label });
   const say = () => {
-    output.textContent = shown(Number(input.value), unit);
+    output.textContent = text(Number(input.value));
     input.setAttribute("aria-valuetext", output.textContent);
   };
   input.addEventListener("input", () => { say(); oninput(Number(input.value)); });

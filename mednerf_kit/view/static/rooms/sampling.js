@@ -2,122 +2,166 @@
 // strategy of sampling makes of it.
 
 import { address, json } from "../lib/api.js";
-import { choice, download, h, shown, slider, tell, toggle } from "../lib/dom.js";
+import { choice, download, h, slider, tell, toggle } from "../lib/dom.js";
 import { newest } from "../lib/newest.js";
 import { key, plot } from "../lib/plot.js";
 import { edges, space } from "../lib/space.js";
+import { MODELS, STRATEGIES, present, sheet } from "./sampling_sheet.js";
+import { steps } from "./sampling_steps.js";
 
-const MODELS = { line_integral: "X-ray", emission_absorption: "Emission and absorption" };
-const STRATEGIES = {
-  stratified: ["Stratified", "--a", "one sample in each of equal parts"],
-  importance: ["Importance", "--b", "more where the coarse samples weigh most"],
-  local: ["Local (L-NeRF)", "--c", "finer only where a coarse sample passes the threshold"],
-  guided: ["Depth-guided", "--d", "half of them near a known depth"],
-  occupancy: ["Occupancy", "--f", "no samples in cells known to be empty"],
-};
+// what the address may say, and what holds without it
 const START = { what: "chest", patient: 0, view: null, row: null, col: null, mode: null, coarse: 32,
-  fine: 64, seed: 0, jitter: 0, near: 0, far: 1, threshold: 5e-4, kappa: 0.4,
-  strategy: "importance" };
-const TEXT = new Set(["what", "mode", "strategy"]);
+  fine: 64, seed: 0, jitter: 0, near: 0, far: 1, threshold: 5e-4, kappa: 0.4, octaves: 1,
+  directions: 1, strategy: "importance" };
+const WORDS = new Set(["what", "mode", "strategy"]);
+const SUBJECT = ["what", "patient", "octaves", "directions"];
+const OPTIONS = ["coarse", "fine", "seed", "jitter", "near", "far", "threshold", "kappa"];
 
-// A pixel: a grey value with four places, a colour with two each.
-const value = (channels) => channels.map((v) => v.toFixed(channels.length > 1 ? 2 : 4)).join(" ");
+// The orbit's plane.
+const circle = () => Array.from({ length: 61 }, (_, i) => [Math.cos((i * Math.PI) / 30),
+  Math.sin((i * Math.PI) / 30), 0]);
 
 function parsed(state) {
   const found = { ...START };
   for (const [name, value] of Object.entries(state)) {
-    if (name in START) found[name] = TEXT.has(name) ? value : Number(value);
+    if (WORDS.has(name)) found[name] = value;
+    else if (name in START && Number.isFinite(Number(value))) found[name] = Number(value);
   }
   if (state.entry) found.what = state.entry;
+  if (!(found.strategy in STRATEGIES)) found.strategy = START.strategy;
+  if (!(found.mode in MODELS) && found.mode !== "both") found.mode = null;
   return found;
 }
 
 export async function open(root, state, page) {
-  root.append(h("link", { rel: "stylesheet", href: "rooms/sampling.css" }));
   const now = parsed(state);
-  const found = await page.entries("prior", "scene");
-  const whats = [["chest", "Chest phantom"], ["knee", "Knee phantom"], ["blocks", "Scene “blocks”"],
-    ...found.filter((one) => !one.problem).map((one) => [one.id,
-      `${one.name} (${one.kind === "prior" ? "random patient" : "fitted scene"})`])];
   let subject = null, answers = {}, curves = {};
-
-  const sheets = h("div", { class: "sheets" }), pictures = h("div", { class: "pictures" });
-  const ray3d = space({ label: "The ray and its samples in space" });
-  const budget = h("section", { class: "card", "aria-label": "Error against evaluations" });
-  const seen = h("div", {}), problem = h("p", { class: "problem", role: "alert", hidden: true });
-  const where = h("p", { class: "soft", "aria-live": "polite" });
-
+  const some = (names) => Object.fromEntries(names.map((name) => [name, now[name]]));
   const models = () => (now.mode === "both" ? Object.keys(MODELS) : [now.mode]);
-  const query = (model) => ({ what: now.what, patient: now.patient, view: now.view, row: now.row,
-    col: now.col, model, coarse: now.coarse, fine: now.fine, seed: now.seed, jitter: now.jitter,
-    near: now.near, far: now.far, threshold: now.threshold, kappa: now.kappa });
+  const problem = h("p", { class: "problem", role: "alert", hidden: true });
 
   function failed(error) {
+    tell("");
+    root.setAttribute("aria-busy", "false");
     problem.hidden = false;
     problem.textContent = error.message;
   }
 
-  const askRay = newest(async () => {
-    root.setAttribute("aria-busy", "true");
+  async function ofEach(path) {
+    const query = { ...some(SUBJECT), ...some(["view", "row", "col"]), ...some(OPTIONS) };
     const asked = {};
-    for (const model of models()) asked[model] = await json("sampling/ray", query(model));
+    for (const model of models()) asked[model] = await json(path, { ...query, model });
+    return asked;
+  }
+
+  const askRay = newest(async () => {
+    answers = await ofEach("sampling/ray");
     problem.hidden = true;
-    answers = asked;
-    drawSheets();
-    drawSpace();
+    drawRay();
     askCurves();
   }, failed);
 
   const askCurves = newest(async () => {
-    const asked = {};
-    for (const model of models()) asked[model] = await json("sampling/curves", query(model));
-    curves = asked;
-    drawBudget();
+    curves = await ofEach("sampling/curves");
+    drawCurves();
     root.setAttribute("aria-busy", "false");
   }, failed);
 
-  function change(values) {
+  function change(values = {}) {
     Object.assign(now, values);
     root.setAttribute("aria-busy", "true");
     page.setState({ ...now, entry: null });
     askRay();
   }
 
-  // The subject and its pictures.
   const askSubject = newest(async () => {
     tell("Opening …");
-    subject = await json("sampling/subject", { what: now.what, patient: now.patient });
+    root.setAttribute("aria-busy", "true");
+    subject = await json("sampling/subject", some(SUBJECT));
     tell("");
     const last = subject.views.length - 1;
     if (now.view === null || now.view > last) now.view = subject.first_view;
     if (now.row === null || now.row >= subject.rows) now.row = Math.floor(subject.rows / 2);
     if (now.col === null || now.col >= subject.cols) now.col = Math.floor(subject.cols / 2);
-    if (now.mode === null) now.mode = subject.image_model;
-    drawChoice();
+    now.mode ??= subject.image_model;
+    mode.select.value = now.mode;
+    drawView();
+    drawSwitches();
     drawPictures();
-    change({});
+    change();
   }, failed);
 
-  function drawChoice() {
-    const view = slider({ label: "View", min: 0, max: subject.views.length - 1, value: now.view,
-      oninput: (value) => { now.view = value; named(); drawPictures(); change({}); } });
-    const named = () => { view.querySelector("output").textContent = subject.views[now.view]; };
+  // What is seen, and how.
+
+  const found = await page.entries("prior", "scene");
+  const whats = [["chest", "Chest phantom"], ["knee", "Knee phantom"], ["blocks", "Scene blocks"],
+    ...found.filter((one) => !one.problem).map((one) => [one.id,
+      `${one.name} (${one.kind === "prior" ? "random patient" : "fitted scene"})`])];
+  const what = choice({ label: "What is seen", options: whats, value: now.what,
+    onchange: (value) => {
+      Object.assign(now, { what: value, view: null, row: null, col: null, mode: null, octaves: 1,
+        directions: 1 });
+      askSubject();
+    } });
+  const patient = h("input", { type: "number", min: 0, max: 99999, value: now.patient,
+    onchange: () => {
+      now.patient = Math.max(0, Math.round(Number(patient.value)) || 0);
+      askSubject();
+    } });
+  const mode = choice({ label: "Seen as", value: now.mode, options: [...Object.entries(MODELS),
+    ["both", "Both, side by side"]], onchange: (value) => {
+    now.mode = value;
+    drawPictures();
+    change();
+  } });
+  const seed = h("label", { class: "field" }, "Patient (seed)", patient);
+  const view = h("div", {}), switches = h("div", { class: "row" });
+
+  function drawView() {
+    const node = slider({ label: "View", min: 0, max: subject.views.length - 1, value: now.view,
+      oninput: (value) => {
+        now.view = value;
+        named();
+        drawPictures();
+        change();
+      } });
+    const named = () => {
+      node.querySelector("output").textContent = subject.views[now.view];
+      node.querySelector("input").setAttribute("aria-valuetext", subject.views[now.view]);
+    };
     named();
-    seen.replaceChildren(view);
-    mode.select.value = now.mode;
+    view.replaceChildren(node);
   }
+
+  function drawSwitches() {
+    const isRun = found.some((entry) => entry.id === now.what && entry.kind === "scene");
+    seed.hidden = isRun || now.what === "blocks";
+    const one = (name, label) => toggle({ label, pressed: now[name] === 1,
+      onchange: (pressed) => {
+        now[name] = pressed ? 1 : 0;
+        askSubject();
+      } });
+    switches.replaceChildren(...[
+      subject.has_octaves || !now.octaves ? one("octaves", "Positional encoding") : null,
+      subject.has_directions || !now.directions ? one("directions", "View directions") : null,
+    ].filter(Boolean));
+  }
+
+  // The picture, in which a pixel is picked.
+
+  const pictures = h("div", { class: "pictures" });
+  const where = h("p", { class: "soft", "aria-live": "polite" });
 
   function drawPictures() {
     pictures.replaceChildren(...models().map((model) => {
       const canvas = h("canvas", { class: "pick", tabindex: 0, role: "application",
-        width: subject.cols, height: subject.rows, "data-model": model,
+        width: subject.cols, height: subject.rows,
         "aria-label": `${MODELS[model]} of ${subject.name}: a click picks a pixel, `
-          + "arrow keys move it" });
+          + "arrow keys move on" });
       const image = new Image();
       image.onload = () => { canvas.image = image; drawCross(); };
       image.onerror = () => failed(new Error("This picture could not be rendered."));
-      image.src = address("sampling/picture",
-        { what: now.what, patient: now.patient, view: now.view, model });
+      image.src = address("sampling/picture", { ...some(SUBJECT), view: now.view, model });
       canvas.addEventListener("click", (event) => {
         const box = canvas.getBoundingClientRect();
         move(((event.clientY - box.top) / box.height) * subject.rows - 0.5,
@@ -133,6 +177,7 @@ export async function open(root, state, page) {
       });
       return h("figure", {}, canvas, h("figcaption", {}, MODELS[model]));
     }));
+    drawCross();
   }
 
   function move(row, col) {
@@ -140,16 +185,16 @@ export async function open(root, state, page) {
     now.row = within(row, subject.rows);
     now.col = within(col, subject.cols);
     drawCross();
-    change({});
+    change();
   }
 
   function drawCross() {
     where.textContent = `Pixel row ${now.row}, column ${now.col}`;
+    const gap = 2;
     for (const canvas of pictures.querySelectorAll("canvas")) {
       const g = canvas.getContext("2d");
       if (canvas.image) g.drawImage(canvas.image, 0, 0, canvas.width, canvas.height);
-      g.fillStyle = getComputedStyle(root).getPropertyValue("--b");
-      const gap = 2;
+      g.fillStyle = "#f0a25a";  // the ground is black in both themes
       g.fillRect(now.col, 0, 1, now.row - gap);
       g.fillRect(now.col, now.row + gap + 1, 1, subject.rows);
       g.fillRect(0, now.row, now.col - gap, 1);
@@ -157,151 +202,129 @@ export async function open(root, state, page) {
     }
   }
 
-  // The ray in space: the box of what is there, the ray, and the chosen strategy's samples.
-  function drawSpace() {
-    const answer = answers[models()[0]];
-    if (!answer) return;
-    const at = (t) => answer.origin.map((v, i) => v + t * answer.direction[i]);
-    const level = answer.strategies[now.strategy].levels.at(-1);
-    const here = level.t.map((t, i) => [t, level.dt[i], level.w[i]]).filter(([, dt]) => dt > 0);
-    const most = Math.max(...here.map(([, , w]) => w), 1e-12);
-    const [low, high] = subject.box;
-    const centre = low.map((v, i) => (v + high[i]) / 2);
-    const reach = Math.hypot(...low.map((v, i) => (high[i] - v) / 2));
-    ray3d.show([...edges(subject.box),
-      { points: [at(Math.max(answer.near - 0.35 * reach, 0)), at(answer.far)], colour: "--ink",
-        width: 1.5 },
-      { points: here.map(([t]) => at(t)), line: false, colour: STRATEGIES[now.strategy][1],
-        dots: here.map(([, , w]) => 1.5 + 4 * Math.sqrt(Math.max(w, 0) / most)) }],
-    centre, reach);
-  }
+  // The ray: in space, along its length, step by step.
 
-  // Along the ray: density, transmittance and weight, then the samples of every strategy.
-  function drawSheets() {
-    sheets.replaceChildren(...models().map((model) => sheet(model, answers[model])));
-  }
+  const inSpace = space({ label: "The ray and its samples in space" });
+  const sheets = h("div", { class: "sheets" }), budgets = h("div", { class: "budgets" });
+  const byStep = steps();
 
-  function sheet(model, answer) {
-    const { near, far, curves: c } = answer, W = 600;
-    const x = (t) => ((t - near) / Math.max(far - near, 1e-9)) * W;
-    const strip = (height, ...inside) => h("svg", { class: "strip", height,
-      viewBox: `0 0 ${W} ${height}`, preserveAspectRatio: "none", "aria-hidden": "true" },
-    h("line", { x1: 0, x2: W, y1: height, y2: height, stroke: "var(--line)" }), inside.flat());
-    const curve = (values, most, colour) => {
-      const points = values.map((v, i) => `${x(c.t[i]).toFixed(1)},${
-        (56 - 54 * Math.min(v / most, 1)).toFixed(1)}`);
-      return [h("polygon", { points: `${points[0].split(",")[0]},56 ${points.join(" ")} ${
-        points.at(-1).split(",")[0]},56`, fill: colour, opacity: 0.16 }),
-      h("polyline", { points: points.join(" "), fill: "none", stroke: colour,
-        "stroke-width": 1.5 })];
-    };
-    const most = (values) => Math.max(...values, 1e-12);
-    const rows = [
-      ["Density σ", `per unit; up to ${shown(most(c.sigma))}`, c.sigma, most(c.sigma), "var(--soft)"],
-      ["Transmittance T", "share of light still there; 1 to 0", c.T, 1, "var(--soft)"],
-      ["Weight w", model === "line_integral" ? "share of the line integral"
-        : "share of the pixel's colour", c.w, most(c.w), "var(--soft)"],
-    ].map(([name, text, values, top, colour]) => h("tr", {},
-      h("th", { scope: "row" }, name, h("small", {}, text)),
-      h("td", {}, strip(56, curve(values, top, colour))), h("td", { colspan: 3 })));
-    const reference = h("tr", { "data-reference": "" },
-      h("th", { scope: "row" }, "Reference", h("small", {}, "dense even samples")), h("td", {}),
-      h("td", { class: "number", "data-value": answer.reference.join(" ") },
-        value(answer.reference)), h("td", { class: "number" }, "–"),
-      h("td", { class: "number" }, String(answer.reference_evaluations)));
-    const strategies = Object.entries(STRATEGIES).map(([name, [title, colour, text]]) => {
-      const one = answer.strategies[name], level = one.levels.at(-1);
-      const density = level.w.map((w, i) => (level.dt[i] > 0 ? w / level.dt[i] : 0));
-      const top = most(density);
-      const marks = level.t.map((t, i) => (level.dt[i] > 0 ? h("line", { x1: x(t), x2: x(t),
-        y1: 30, y2: (22 - 22 * Math.min(density[i] / top, 1)).toFixed(1), stroke: `var(${colour})`,
-        "stroke-width": 1 }) : null));
-      return h("tr", { "data-strategy": name, "data-chosen": String(name === now.strategy),
-        onclick: () => choose(name) },
-      h("th", { scope: "row" }, h("button", { type: "button",
-        "aria-pressed": String(name === now.strategy), style: `color: var(${colour})` }, title),
-      h("small", {}, text)),
-      h("td", {}, strip(30, marks)),
-      h("td", { class: "number", "data-value": one.value.join(" ") }, value(one.value)),
-      h("td", { class: "number", "data-value": one.error }, one.error.toExponential(1)),
-      h("td", { class: "number" }, String(one.evaluations)));
-    });
-    return h("section", { class: "card scroll", "aria-label": `Along the ray: ${MODELS[model]}` },
-      h("h2", {}, `Along the ray: ${MODELS[model]}`),
-      h("table", { class: "sheet" },
-        h("colgroup", {}, ["132px", "auto", "84px", "70px", "86px"].map((width) =>
-          h("col", { style: `width: ${width}` }))),
-        h("thead", {}, h("tr", {}, ["Strategy", "samples, taller where they weigh more",
-          subject.quantity, "error", "evaluations"].map((text, i) => h("th", { scope: "col",
-          class: i > 1 ? "number" : undefined }, text)))),
-        h("tbody", {}, rows, h("tr", {}, h("td", {}), h("td", {}, h("div", { class: "axis-row" },
-          [0, 0.25, 0.5, 0.75, 1].map((s) => h("span", {}, shown(near + s * (far - near)))))),
-        h("td", { colspan: 3, class: "soft" }, `t, ${subject.unit}`)), reference, strategies)));
+  function drawRay() {
+    lab.dataset.mode = now.mode;
+    sheets.replaceChildren(...models().map((model) => {
+      const answer = answers[model], length = answer.far - answer.near;
+      return sheet({ model, answer, subject, chosen: now.strategy, choose,
+        cut: [answer.near + now.near * length, answer.near + now.far * length] });
+    }));
+    byStep.show({ answer: answers[models()[0]], model: models()[0], strategy: now.strategy });
+    drawSpace();
   }
 
   function choose(name) {
     now.strategy = name;
     page.setState({ strategy: name });
-    drawSheets();
-    drawSpace();
+    const at = document.activeElement?.closest?.("[data-strategy]");
+    drawRay();
+    if (at) sheets.querySelector(`[data-strategy="${name}"] button`)?.focus();
   }
 
-  function drawBudget() {
-    budget.replaceChildren(h("h2", {}, "Error against evaluations"),
-      ...models().filter((model) => curves[model]).map((model) => {
-        const series = Object.entries(STRATEGIES).map(([name, [title, colour]]) => ({ name: title,
-          x: curves[model][name].evaluations, y: curves[model][name].error,
-          colour: `var(${colour})`, dots: true }));
-        return h("figure", {}, plot({ series, logX: true, logY: true, x: "evaluations of the field",
-          y: "error", label: `Error against evaluations, ${MODELS[model]}` }), key(series),
-        models().length > 1 ? h("figcaption", {}, MODELS[model]) : null);
-      }));
+  function drawSpace() {
+    const answer = answers[models()[0]];
+    const at = (t) => answer.origin.map((v, i) => v + t * answer.direction[i]);
+    const level = present(answer.strategies[now.strategy].levels.at(-1));
+    const top = Math.max(...level.map(({ w }) => w), 1e-12);
+    const [low, high] = subject.box;
+    const centre = low.map((v, i) => (v + high[i]) / 2);
+    const reach = Math.hypot(...low.map((v, i) => (high[i] - v) / 2));
+    inSpace.show([...edges(subject.box),
+      { points: [at(Math.max(answer.near - 0.35 * reach, 0)), at(answer.far)], colour: "--ink",
+        width: 1.5 },
+      { points: level.map(({ t }) => at(t)), line: false, colour: STRATEGIES[now.strategy][1],
+        dots: level.map(({ w }) => 1.2 + 3.6 * Math.sqrt(Math.max(w, 0) / top)) }],
+    centre, reach);
   }
 
-  const what = choice({ label: "What is seen", options: whats, value: now.what,
-    onchange: (value) => {
-      Object.assign(now, { what: value, view: null, row: null, col: null, mode: null });
-      askSubject();
-    } });
-  const patient = h("input", { type: "number", min: 0, max: 99999, value: now.patient,
-    "aria-label": "Patient", onchange: () => {
-      now.patient = Math.max(0, Number(patient.value) || 0);
-      askSubject();
-    } });
-  const mode = choice({ label: "Seen as", value: now.mode, options: [...Object.entries(MODELS),
-    ["both", "Both, side by side"]], onchange: (value) => {
-    now.mode = value;
-    drawPictures();
-    change({});
-  } });
+  function drawCurves() {
+    budgets.replaceChildren(...models().filter((model) => curves[model]).map((model) => {
+      const series = Object.entries(STRATEGIES).map(([name, [title, colour]]) => ({ name: title,
+        x: curves[model][name].evaluations, y: curves[model][name].error,
+        colour: `var(${colour})`, dots: true }));
+      return h("section", { class: "card", "aria-label": `Error: ${MODELS[model]}` },
+        h("h2", {}, `Error against evaluations: ${MODELS[model]}`),
+        plot({ series, logX: true, logY: true, x: "evaluations of the field", y: "error",
+          label: `Error against evaluations, ${MODELS[model]}` }), key(series),
+        h("p", { class: "soft" }, now.jitter ? "Each point is of eight draws."
+          : "Without jitter a point is one quadrature: it may be right by chance."));
+    }));
+  }
+
+  // Where cameras stand.
+
+  const cameras = h("div", { class: "cameras" });
+  async function drawCameras() {
+    const places = await json("sampling/cameras");
+    const ground = { points: circle(), colour: "--line" };
+    const one = (name, title, text) => {
+      const node = space({ label: title, height: 130 });
+      return [h("figure", {}, node, h("figcaption", {}, h("strong", {}, title), ` ${text}`)),
+        () => node.show([ground, { points: places[name], line: false, dots: 2, colour: "--a" },
+          { points: [[0, 0, -0.5], [0, 0, 0.5]], colour: "--ink", width: 2 }], [0, 0, 0], 1.1)];
+    };
+    const both = [
+      one("spherical", "Spherical.", "Photographs are taken from anywhere."),
+      one("single_axis", "Single axis.", "An X-ray set-up turns about the patient.")];
+    cameras.replaceChildren(...both.map(([figure]) => figure));
+    both.forEach(([, show]) => show());
+  }
+
   const number = (label, name, min, max, step) => slider({ label, min, max, step,
     value: now[name], oninput: (value) => change({ [name]: value }) });
-  const jitter = toggle({ label: "Jitter", pressed: now.jitter === 1,
-    onchange: (pressed) => change({ jitter: pressed ? 1 : 0 }) });
-  const logarithmic = slider({ label: "Local: threshold, as a power of ten", min: -5, max: -1,
-    step: 0.1, value: Math.log10(now.threshold),
+  const near = number("Near (of the ray)", "near", 0, 0.95, 0.01);
+  const far = number("Far (of the ray)", "far", 0.05, 1, 0.01);
+  near.addEventListener("input", () => {
+    if (now.far <= now.near) { now.far = now.near + 0.05; far.set(now.far); change(); }
+  });
+  far.addEventListener("input", () => {
+    if (now.far <= now.near) { now.near = now.far - 0.05; near.set(now.near); change(); }
+  });
+  const threshold = slider({ label: "Local: threshold", min: -5, max: -0.5, step: 0.1,
+    value: Math.log10(Math.max(now.threshold, 1e-5)), text: (value) => (10 ** value).toExponential(1),
     oninput: (value) => change({ threshold: 10 ** value }) });
+  const lab = h("div", { class: "lab" },
+    h("div", { class: "side" },
+      h("section", { class: "card", "aria-label": "Picture" }, pictures, where,
+        h("button", { type: "button", onclick: save }, "Save picture")),
+      h("section", { class: "card", "aria-label": "In space" }, h("h2", {}, "The ray in space"),
+        inSpace, h("p", { class: "soft" }, "Drag it, or use the arrow keys, to turn it.")),
+      h("section", { class: "card", "aria-label": "Cameras" }, h("h2", {}, "Where cameras stand"),
+        cameras)),
+    h("div", { class: "main" }, sheets, budgets, byStep));
 
-  root.append(h("h1", {}, "Sampling lab"), problem,
-    h("div", { class: "row card" }, what, h("label", { class: "field" }, "Patient (seed)", patient),
-      mode, seen),
-    h("div", { class: "lab" },
-      h("div", { class: "side" },
-        h("section", { class: "card", "aria-label": "Picture" }, pictures, where,
-          h("button", { type: "button", onclick: () => download(pictures.querySelector("canvas"),
-            "picture.png") }, "Save picture")),
-        h("section", { class: "card", "aria-label": "In space" }, ray3d,
-          h("p", { class: "soft" }, "Drag, or arrow keys, to turn."))),
-      h("div", { class: "sheets" }, sheets, budget),
-      h("section", { class: "card controls-card", "aria-label": "Sampling" },
-        h("div", { class: "controls" },
-          number("Coarse samples", "coarse", 4, 256), number("Fine samples", "fine", 4, 256),
-          jitter, number("Seed of the jitter", "seed", 0, 99),
-          number("Near, share of the ray", "near", 0, 0.9, 0.01),
-          number("Far, share of the ray", "far", 0.1, 1, 0.01),
-          logarithmic, number("Local: κ, share of the fine samples", "kappa", 0.05, 1, 0.05)))));
-  const redraw = () => { drawCross(); ray3d.redraw(); };
+  async function save() {
+    for (const [i, canvas] of [...pictures.querySelectorAll("canvas")].entries()) {
+      await download(canvas, `${subject.name} ${models()[i]} research use only.png`);
+    }
+  }
+
+  root.append(h("link", { rel: "stylesheet", href: "rooms/sampling.css" }),
+    h("h1", {}, "Sampling lab"), problem,
+    h("div", { class: "row card" }, what, seed, mode, view, switches),
+    h("section", { class: "card", "aria-label": "Sampling" }, h("div", { class: "controls" },
+      number("Coarse samples", "coarse", 2, 256), number("Fine samples", "fine", 2, 256),
+      toggle({ label: "Jitter", pressed: now.jitter === 1,
+        onchange: (pressed) => change({ jitter: pressed ? 1 : 0 }) }),
+      number("Seed of the jitter", "seed", 0, 99), near, far, threshold,
+      number("Local: κ", "kappa", 0.05, 1, 0.05))), lab);
+  const redraw = () => {
+    drawCross();
+    for (const canvas of root.querySelectorAll("canvas.space")) canvas.redraw();
+  };
   document.addEventListener("theme", redraw);
+  addEventListener("resize", redraw);
   await askSubject();
-  return { close: () => document.removeEventListener("theme", redraw) };
+  drawCameras().catch(failed);
+  return { close() {
+    byStep.stop();
+    document.removeEventListener("theme", redraw);
+    removeEventListener("resize", redraw);
+  } };
 }
