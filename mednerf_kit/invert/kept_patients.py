@@ -15,7 +15,7 @@ from ..metrics.image import METRICS
 from ..prior.load import Prior
 from ..recon.field_volume import FieldVolume
 from ..viz.figures import write_views
-from .outputs import write_orbit
+from .outputs import provenance, write_orbit
 from .scoring import Scored
 
 
@@ -55,6 +55,7 @@ def write_patient(
         "per_angle": rows,
         "volume": {"quantity": volume.quantity, "shape": list(volume.shape)},
         "data_range": 1.0,
+        "provenance": provenance(prior),
         "note": DISCLAIMER,
     }
     files.write_json(folder / "metrics.json", values)

@@ -32,9 +32,9 @@ LEGEND_PX = 8
 def write_view(
     folder: Path, scene: Scene, i: int, seen: RenderedViews, window: tuple[float, float]
 ) -> None:
-    """Write the picture, error map and depth map of one rendered view [1, H, W, ...].
+    """Write the picture, its truth, error map and depth map of one rendered view [1, H, W, ...].
 
-    They are ``STEM.png``, ``STEM_error.png`` and, of a scene with surfaces, ``STEM_depth.png``.
+    They are ``STEM.png``, ``STEM_truth.png``, ``STEM_error.png`` and, of a scene with surfaces, ``STEM_depth.png``.
 
     The error is signed for one channel and the mean magnitude over channels for colours, on one
     scale for every map; depth fades to white where nothing is hit, on the scale ``window``.
@@ -43,6 +43,7 @@ def write_view(
     stem = scene.stems[i].replace("/", "_")
     note = DISCLAIMER if scene.quantity == "line_integral" else ""
     figures.write_png8(folder / f"{stem}.png", as_picture(image), note)
+    figures.write_png8(folder / f"{stem}_truth.png", as_picture(truth), note)
     figures.write_png8(folder / f"{stem}_error.png", error_map(image, truth), note)
     if scene.quantity == "colour":
         figures.write_png8(

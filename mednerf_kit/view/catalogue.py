@@ -91,6 +91,13 @@ class Catalogue:
         """
         self.places = tuple(places)
         self._known: dict[str, Entry] = {}
+        self._entered: dict[str, Entry] = {}
+
+    def enter(self, kind: Kind, path: Path) -> str:
+        """The id of something that no search of the places finds, such as a part of an ablation."""
+        entry = _entry(kind, path, path.parent, read=lambda _: ({}, ""))
+        self._entered[entry.id] = entry
+        return entry.id
 
     def entries(self) -> list[Entry]:
         """What is there now, the newest first; priors of the package last."""
@@ -103,6 +110,8 @@ class Catalogue:
 
     def __getitem__(self, id: str) -> Entry:
         """The entry of this id; a :class:`UserError` where there is none (any more)."""
+        if id in self._entered:
+            return self._entered[id]
         if id not in self._known:
             self.entries()
         if id not in self._known:
@@ -179,7 +188,7 @@ def kind_of(folder: Path) -> Kind | None:
         return "result"
     if has("metrics.json") and (has("per_patient.csv") or has("per_view.csv")):
         return "evaluation"
-    if has("table.md") or next(folder.glob("*/cell.json"), None):
+    if has("table.md") or next(folder.glob("*/*/seed*/cell.json"), None):
         return "ablation"
     return None
 

@@ -65,9 +65,12 @@ def page(shown: Shown, name: str) -> str:
         "volume": None,
         "voxels": {},
     }
+    names = [file for file, _ in content["about"]["pictures"]]
+    for files in ((content["about"]["rendered"] or {}).get("kinds") or {}).values():
+        names += files
     content["pictures"] = {
         file: f"data:image/png;base64,{base64.b64encode((shown.home / file).read_bytes()).decode()}"
-        for file, _ in content["about"]["pictures"]
+        for file in names
     }
     viewer = ""
     if content["about"]["has_volume"]:

@@ -35,6 +35,13 @@ PICTURES = {
     "comparison": "Rendered views",
     "error_by_angle": "Error over angles, all patients",
 }
+# title -> ending of the name of a scene's scored view
+RENDERED = {
+    "Truth": "_truth",
+    "Prediction": "",
+    "Error (on one scale for all views)": "_error",
+    "Depth: near is bright": "_depth",
+}
 MEASURES = {
     "lung_volume_ml": "lung volume",
     "heart_width_mm": "width of the heart",
@@ -53,7 +60,9 @@ class Shown:
 
     @classmethod
     def at(cls, path: Path) -> Shown:
-        """What lies at a path of the catalogue."""
+        """What lies at a path of the catalogue; of a run, its evaluation."""
+        if (path / "config.yaml").is_file() and (path / "evaluate").is_dir():
+            path = path / "evaluate"
         home = path if path.is_dir() else path.parent
         file = home / "metrics.json"
         return cls(path, read_json(file) if file.is_file() else {})
@@ -105,6 +114,7 @@ class Shown:
         values = self.values
         return {
             "frames": self._frames(),
+            "rendered": self._rendered(),
             "inputs_deg": _inputs_deg(values),
             "scores": [dict(row) for row in values.get("per_angle") or ()],
             "means": {k: number_at(values, k) for k in ("psnr_db", "ssim", "mae")},
@@ -127,6 +137,24 @@ class Shown:
             "rows": first.shape[1],
             "cols": first.shape[2],
         }
+
+    def _rendered(self) -> dict[str, Any] | None:
+        """The scored views of a scene: their names, scores, and files of each kind of picture."""
+        rows = [row for row in self.values.get("per_view") or () if "stem" in row]
+        folder = self.home / str(self.values.get("split", "test"))
+        stems = [str(row["stem"]).replace("/", "_") for row in rows]
+        kinds = {
+            title: [f"{folder.name}/{stem}{ending}.png" for stem in stems]
+            for title, ending in RENDERED.items()
+        }
+        there = {
+            title: names
+            for title, names in kinds.items()
+            if all((self.home / name).is_file() for name in names)
+        }
+        if not rows or "Prediction" not in there:
+            return None
+        return {"kinds": there, "rows": rows}
 
     def _pictures(self) -> list[list[str]]:
         if not self.home.is_dir():

@@ -70,7 +70,8 @@ def test_an_evaluation_writes_every_picture_and_table(tmp_path):
     assert [row["stem"] for row in rows] == ["test/r_0", "test/r_1"]
     assert float(rows[1]["psnr_db"]) == pytest.approx(found["per_view"][1]["psnr_db"])
     names = {path.name for path in (tmp_path / "test").iterdir()}
-    assert names == {f"test_r_{k}{kind}.png" for k in range(2) for kind in ("", "_error", "_depth")}
+    kinds = ("", "_truth", "_error", "_depth")
+    assert names == {f"test_r_{k}{kind}.png" for k in range(2) for kind in kinds}
     assert read_png(tmp_path / "test" / "test_r_0.png").shape == (40, 40, 3)
     depth = read_png(tmp_path / "test" / "test_r_0_depth.png")
     assert depth.shape[0] > 40 and depth.shape[1] == 40
@@ -82,6 +83,7 @@ def test_an_evaluation_of_x_rays_is_grey_and_signed(tmp_path):
     evaluate_scene(xray_fit(views=1), out=tmp_path)
     assert {path.name for path in (tmp_path / "test").iterdir()} == {
         "test_r_0.png",
+        "test_r_0_truth.png",
         "test_r_0_error.png",
     }
     assert read_png(tmp_path / "test" / "test_r_0.png").shape == (40, 40)

@@ -69,10 +69,31 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def plain_chromium(chromium: Any) -> Iterator[Any]:
+    """A browser that offers no WebGL."""
+    flags = [flag for flag in FLAGS if "swiftshader" not in flag]
+    browser = chromium.browser_type.launch(
+        executable_path=CHROMIUM, args=[*flags, "--disable-gpu", "--disable-3d-apis"]
+    )
+    yield browser
+    browser.close()
+
+
 @pytest.fixture
 def page(chromium: Any) -> Iterator[Any]:
     """A page of 1280×720 on which no error may appear."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 720})
+    yield from _page(chromium)
+
+
+@pytest.fixture
+def plain_page(plain_chromium: Any) -> Iterator[Any]:
+    """The same where there is no WebGL."""
+    yield from _page(plain_chromium)
+
+
+def _page(browser: Any) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1280, "height": 720})
     page, errors = context.new_page(), []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.set_default_timeout(20_000)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
+from mednerf_kit.cli import cli
+from mednerf_kit.imaging.scans.read import read_volume
 from mednerf_kit.imaging.volume import Volume, write_volume
 from mednerf_kit.view import slices
 from mednerf_kit.view.catalogue import identity
 from mednerf_kit.view.shown import Shown
 
 VIEWS, PX = 8, 24
+WINDOW = (-1000.0, 1000.0)
 
 
 @pytest.fixture
@@ -32,12 +39,6 @@ def result(tmp_path: Path) -> Path:
             Image.fromarray(levels).save(home / folder / f"view_{k:03d}.png")
     angles = [45.0 * k for k in range(VIEWS)]
     (home / "orbit" / "geometry.json").write_text(json.dumps({"angles_deg": angles}))
-    values = torch.full((20, 22, 24), -1000.0)
-    values[4:16, 4:18, 4:20] = 0.0
-    values[12:16, 4:8, 15:20] = 1000.0
-    write_volume(Volume.centred(values, 4.0, "hu"), home / "volume.nii.gz")
-    spread = Volume.centred((values > 0).float() * 50, 4.0, "relative")
-    write_volume(spread, home / "uncertainty.nii.gz")
     rows = [{"angle_deg": a, "psnr_db": 20 + a / 45, "ssim": 0.5 + a / 900} for a in angles]
     rows[6] |= {"psnr_db": None, "ssim": None}
     metrics = {
@@ -53,36 +54,71 @@ def result(tmp_path: Path) -> Path:
     return home
 
 
-def test_slices_stand_as_radiologists_look(result: Path) -> None:
-    shown = Shown.at(result)
-    window = (-1000.0, 1000.0)
-    axial = slices.picture(shown, "axial", 13, window)[..., 0]
-    coronal = slices.picture(shown, "coronal", 5, window)[..., 0]
-    sagittal = slices.picture(shown, "sagittal", 17, window)[..., 0]
+@pytest.fixture
+def solid(result: Path) -> Path:
+    """The same with its volume, spread and truth, which lacks the block."""
+    values = torch.full((20, 22, 24), -1000.0)
+    values[4:16, 4:18, 4:20] = 0.0
+    truth = Volume.centred(values.clone(), 4.0, "hu")
+    values[12:16, 4:8, 15:20] = 1000.0
+    write_volume(Volume.centred(values, 4.0, "hu"), result / "volume.nii.gz")
+    spread = Volume.centred((values > 0).float() * 50, 4.0, "relative")
+    write_volume(spread, result / "uncertainty.nii.gz")
+    write_volume(truth, result / "truth.nii.gz")
+    return result
+
+
+def test_slices_stand_as_radiologists_look(solid: Path) -> None:
+    shown = Shown.at(solid)
+    axial = slices.picture(shown, "axial", 13, WINDOW)[..., 0]
+    coronal = slices.picture(shown, "coronal", 5, WINDOW)[..., 0]
+    sagittal = slices.picture(shown, "sagittal", 17, WINDOW)[..., 0]
     # the block is bright at the left (right of the picture), front (top) and head (top)
     assert axial[5, 17] == 255 and axial[5, 6] == 128 and axial[16, 17] == 128
     assert coronal[5, 17] == 255 and coronal[5, 6] == 128 and coronal[14, 17] == 128
     assert sagittal[5, 5] == 255 and sagittal[5, 16] == 128 and sagittal[14, 5] == 128
 
 
-def test_an_overlay_covers_by_its_strength(result: Path) -> None:
-    shown = Shown.at(result)
-    plain = slices.picture(shown, "axial", 13, (-1000.0, 1000.0))
-    over = slices.picture(shown, "axial", 13, (-1000.0, 1000.0), "uncertainty", 0.5)
+def test_an_overlay_covers_by_its_strength(solid: Path) -> None:
+    shown = Shown.at(solid)
+    plain = slices.picture(shown, "axial", 13, WINDOW)
+    over = slices.picture(shown, "axial", 13, WINDOW, "uncertainty", 0.5)
     assert np.array_equal(plain[16], over[16])  # no spread, nothing covered
     top = np.array(slices.COLOURS["heat"][-1])
     assert np.abs(over[5, 17] - (plain[5, 17] + top) / 2).max() <= 1
+    difference = slices.voxels(shown, "difference").values
+    assert difference[13, 5, 17] == 1000 and difference[5, 5, 17] == 0
 
 
-def test_nifti_keeps_values_and_places(result: Path, tmp_path: Path) -> None:
-    from mednerf_kit.imaging.scans.read import read_volume
-
-    shown = Shown.at(result)
+def test_nifti_keeps_values_and_places(solid: Path, tmp_path: Path) -> None:
+    shown = Shown.at(solid)
     file = tmp_path / "shown.nii"
     file.write_bytes(slices.nifti(slices.voxels(shown, "volume")))
-    back, stored = read_volume(file), read_volume(result / "volume.nii.gz")
+    back, stored = read_volume(file), read_volume(solid / "volume.nii.gz")
     assert torch.allclose(back.values, stored.values, atol=0.05)
     assert np.allclose(back.affine, stored.affine, atol=1e-4)
+
+
+def test_windows_of_a_relative_volume_stand_by_its_soft_tissue() -> None:
+    values = np.zeros((8, 8, 8), np.float32)
+    values[2:6, 2:6, 2:6] = 0.2  # taken for water
+    low, high = slices.Voxels(values, (1, 1, 1), (0, 0, 0), "relative").windows()["mediastinum"]
+    assert low == pytest.approx(0.2 * 0.84) and high == pytest.approx(0.2 * 1.24)
+
+
+def grey_at(locator: Any, x: float, y: float) -> int:
+    """The red of a canvas or picture at shares of its width and height."""
+    return locator.evaluate(
+        """async (node, [x, y]) => {
+          if (node.decode) await node.decode();
+          const w = node.naturalWidth ?? node.width, h = node.naturalHeight ?? node.height;
+          const c = Object.assign(document.createElement("canvas"), { width: w, height: h });
+          const g = c.getContext("2d");
+          g.drawImage(node, 0, 0);
+          return g.getImageData(Math.floor(x * w), Math.floor(y * h), 1, 1).data[0];
+        }""",
+        [x, y],
+    )
 
 
 def test_keys_turn_the_views(workbench: Callable[..., str], page: Any, result: Path) -> None:
@@ -90,15 +126,137 @@ def test_keys_turn_the_views(workbench: Callable[..., str], page: Any, result: P
     page.wait_for_selector("body[data-ready=result]")
     numbers = page.get_by_label("Numbers at this angle")
     assert "270° (PA)" in numbers.inner_text() and "given view" in numbers.inner_text()
-    prediction = page.get_by_role("img", name="Prediction")
-    middle = "(canvas) => canvas.getContext('2d').getImageData(5, 9, 1, 1).data[0]"
-    stored = np.asarray(Image.open(result / "orbit" / "view_006.png"))
-    assert prediction.evaluate(middle) == round(stored[9, 5] / 257)
+
+    def agrees(kind: str, name: str, k: int) -> bool:
+        levels = np.asarray(Image.open(result / kind / f"view_{k:03d}.png"))
+        drawn = grey_at(page.get_by_role("img", name=name, exact=True), 5.5 / PX, 9.5 / PX)
+        return bool(drawn == round(int(levels[9, 5]) / 257))
+
+    assert agrees("orbit", "Prediction", 6) and agrees("truth", "Truth", 6)
     page.keyboard.press("ArrowRight")
-    stored = np.asarray(Image.open(result / "orbit" / "view_007.png"))
-    assert prediction.evaluate(middle) == round(stored[9, 5] / 257)
+    assert agrees("orbit", "Prediction", 7) and agrees("truth", "Truth", 7)
     text = numbers.inner_text()
-    assert "27 dB" in text and "0.85" in text and "23.25 dB" in text
+    assert "27 dB" in text and "0.85" in text and "23.25 dB" in text  # as in metrics.json
     assert "angle=315" in page.url
+    page.get_by_role("slider", name="Angle").fill("0")
+    assert "20 dB" in numbers.inner_text() and agrees("orbit", "Prediction", 0)
+    page.get_by_role("button", name="Play").click()
+    page.wait_for_function("!location.hash.includes('angle=0')")
+    page.get_by_role("button", name="Stop").click()
     assert page.get_by_text("This body is a box.").count() == 1
     assert page.get_by_text("120 mm (110 to 130)").count() == 1
+
+
+def test_left_is_right_in_the_viewer(workbench: Callable[..., str], page: Any, solid: Path) -> None:
+    for folder in ("orbit", "truth", "orbit_spread"):
+        shutil.rmtree(solid / folder)
+    page.set_viewport_size({"width": 620, "height": 520})
+    page.goto(f"{workbench(solid)}#result?entry={identity(solid)}&window=everything")
+    page.wait_for_selector("body[data-ready=result]")
+    viewer = page.get_by_role("application")
+    viewer.scroll_into_view_if_needed()
+    box = viewer.bounding_box()
+    picture = Image.open(io.BytesIO(viewer.screenshot())).convert("RGB")
+    pixels = np.asarray(picture).astype(int)
+    grey = np.ptp(pixels, axis=-1) < 8
+    block, body = grey & (pixels[..., 0] > 235), grey & (abs(pixels[..., 0] - 128) < 12)
+    # tiles that show the body from front or feet have the block at their right end, near the top
+    columns = np.flatnonzero(body.any(0))
+    first = columns[: np.flatnonzero(np.diff(columns, append=9999) > 3)[0] + 1]  # of the axial one
+    inside = np.argwhere(block[:, first[0] : first[-1]])
+    rows = np.flatnonzero(body[:, first].any(1))
+    middle = len(first) / 2
+    assert len(inside) > 20 and inside[:, 1].min() > middle
+    assert inside[:, 0].max() < rows.mean()
+    y, x = inside[len(inside) // 2]
+    page.mouse.click(box["x"] + first[0] + x, box["y"] + y)
+    reading = page.get_by_label("Value at the crosshair")
+    page.wait_for_function("(text) => !document.querySelector('.reading').innerText"
+                           ".startsWith(text)", arg="left 0")
+    millimetres = [int(word) for word in re.findall(r"-?\d+", reading.inner_text())]
+    assert millimetres[0] > 0 > millimetres[1] and "1000 HU" in reading.inner_text()
+
+
+def test_without_webgl_there_are_slices(
+    workbench: Callable[..., str], plain_page: Any, solid: Path
+) -> None:
+    page = plain_page
+    state = "window=everything&overlay=uncertainty&strength=1"
+    page.goto(f"{workbench(solid)}#result?entry={identity(solid)}&{state}")
+    page.wait_for_selector("body[data-ready=result]")
+    assert page.get_by_text("This browser offers no WebGL").count() == 1
+    page.get_by_role("slider", name="Axial slice").fill("13")
+    page.wait_for_function("document.querySelector('img[alt=\"Axial slice\"]').src.includes('/13.')")
+    shown = Shown.at(solid)
+    window = slices.voxels(shown, "volume").windows()["everything"]
+    wanted = slices.picture(shown, "axial", 13, window, "uncertainty", 1.0)
+    axial = page.get_by_role("img", name="Axial slice")
+    for x, y in ((17, 5), (6, 5), (17, 16), (1, 1)):
+        assert grey_at(axial, (x + 0.5) / 24, (y + 0.5) / 22) == wanted[y, x, 0]
+    assert wanted[5, 17, 0] != wanted[5, 6, 0]
+
+
+def test_a_saved_page_opens_from_a_file_without_a_network(
+    plain_page: Any, solid: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "page.html"
+    done = CliRunner().invoke(cli, ["view", str(solid), "--export", str(file)])
+    assert done.exit_code == 0 and "open it in a browser" in done.output
+    page = plain_page
+    page.context.set_offline(True)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.split(":")[0]))
+    page.goto(f"{file.as_uri()}#angle=270&window=everything&overlay=uncertainty&strength=1")
+    page.wait_for_selector("body[data-ready=result]")
+    assert set(asked) <= {"file", "data", "blob"}
+    assert page.get_by_text("Research use only, not for diagnosis").count() >= 1
+    page.keyboard.press("ArrowRight")
+    assert "27 dB" in page.get_by_label("Numbers at this angle").inner_text()
+    levels = np.asarray(Image.open(solid / "orbit" / "view_007.png"))
+    drawn = grey_at(page.get_by_role("img", name="Prediction"), 5.5 / PX, 9.5 / PX)
+    assert drawn == round(int(levels[9, 5]) / 257)
+    page.get_by_role("slider", name="Coronal slice").fill("5")
+    page.wait_for_timeout(200)
+    shown = Shown.at(solid)
+    window = slices.voxels(shown, "volume").windows()["everything"]
+    wanted = slices.picture(shown, "coronal", 5, window, "uncertainty", 1.0)
+    coronal = page.get_by_role("img", name="Coronal slice")
+    for x, y in ((17, 5), (6, 5), (17, 14), (1, 1)):
+        assert abs(grey_at(coronal, (x + 0.5) / 24, (y + 0.5) / 20) - wanted[y, x, 0]) <= 2
+
+
+def test_nothing_to_export_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli, ["view", "--export", "page.html"])
+    assert done.exit_code == 2 and "no views and no volume" in done.output
+
+
+def test_a_plain_volume_and_the_views_of_a_scene(
+    workbench: Callable[..., str], plain_page: Any, tmp_path: Path
+) -> None:
+    values = torch.zeros(6, 7, 8)
+    values[2:4, 2:4, 2:4] = 500.0
+    volume = tmp_path / "ct.nii.gz"
+    write_volume(Volume.centred(values, 2.0, "hu"), volume)
+    write_volume(Volume.centred(values / 10, 2.0, "relative"), tmp_path / "uncertainty.nii.gz")
+    scene = tmp_path / "scores"
+    (scene / "test").mkdir(parents=True)
+    for k in range(2):
+        for ending in ("", "_truth", "_error"):
+            Image.new("RGB", (16, 16), (100 * k + 20, 0, 0)).save(
+                scene / "test" / f"r_{k}{ending}.png"
+            )
+    rows = [{"stem": f"r_{k}", "psnr_db": 30.0 + k, "ssim": 0.9} for k in range(2)]
+    (scene / "metrics.json").write_text(json.dumps({"per_view": rows, "psnr_db": 30.5}))
+    (scene / "per_view.csv").write_text("stem\n")
+    page, url = plain_page, workbench(volume, scene)
+    page.goto(f"{url}#result?entry={identity(volume)}")
+    page.wait_for_selector("body[data-ready=result]")
+    overlays = page.get_by_role("combobox", name="Overlay").get_by_role("option")
+    assert overlays.all_inner_texts() == ["none", "spread (standard deviation)"]
+    page.get_by_role("combobox", name="Result").select_option(label="scores")
+    numbers = page.get_by_label("Numbers of this view")
+    numbers.wait_for()
+    page.keyboard.press("ArrowRight")
+    assert "31 dB" in numbers.inner_text() and "30.5 dB" in numbers.inner_text()
+    assert grey_at(page.get_by_role("img", name="Prediction"), 0.5, 0.5) == 120

@@ -37,7 +37,10 @@ def about(request: Request) -> Response:
 
     site: Site = request.app.state.site
     entry = site.catalogue[request.path_params["id"]]
-    return answer({**entry.to_json(), **shown_of(request).about(), "colours": COLOURS})
+    shown = shown_of(request)
+    # where its pictures lie below the entry: a run shows its evaluation
+    inside = "" if shown.home == entry.path else f"{shown.home.relative_to(entry.path)}/"
+    return answer({**entry.to_json(), **shown.about(), "colours": COLOURS, "inside": inside})
 
 
 def frames(request: Request) -> Response:

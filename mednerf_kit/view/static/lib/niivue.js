@@ -36,7 +36,7 @@ export async function mount(host, volume, source, { onplace }) {
   const nv = new Niivue({ backColor: [0, 0, 0, 1], isRadiologicalConvention: true, isSliceMM: true,
     isCornerOrientationText: false, isOrientCube: true, sagittalNoseLeft: true, crosshairGap: 4,
     crosshairColor: [0.95, 0.7, 0.2, 1], multiplanarShowRender: 1, dragAndDropEnabled: false,
-    isResizeCanvas: true, loadingText: "", showAllOrientationMarkers: true, fontMinPx: 15,
+    isResizeCanvas: true, loadingText: "", multiplanarPadPixels: 12, showAllOrientationMarkers: true, fontMinPx: 15,
     fontColor: [1, 0.82, 0.4, 1] });
   nv.onLocationChange = ({ mm, values }) => onplace([-mm[0], -mm[1], mm[2]],
     values[0]?.value ?? null, values[1]?.value ?? null);
@@ -65,6 +65,7 @@ export async function mount(host, volume, source, { onplace }) {
       await layer(overlay);
       if (nv.volumes.length > 1) nv.setOpacity(1, strength);
       nv.updateGLVolume();
+      nv.createOnLocationChange();
     },
     close() {
       nv.gl?.getExtension("WEBGL_lose_context")?.loseContext();

@@ -1,6 +1,7 @@
 // Truth | prediction | signed error | spread at one angle, with a dial, numbers and their curve.
 // orbit(source, state, setState) → {node, key(event), close()}.
 
+import { angleLabel, apart, nearestView } from "./angles.js";
 import { dial } from "./dial.js";
 import { download, h, shown } from "./dom.js";
 import { Frames, drawError, drawView, table } from "./frames.js";
@@ -8,8 +9,6 @@ import { player } from "./player.js";
 import { plot } from "./plot.js";
 
 const ERROR_LIMIT = 0.2;
-const NAMES = { 0: "lateral", 90: "AP", 180: "lateral", 270: "PA" };
-const apart = (a, b) => Math.abs(((a - b + 540) % 360) - 180);
 
 export async function orbit(source, state, setState) {
   const { frames: found, inputs_deg, scores, means, colours } = source.about;
@@ -29,11 +28,9 @@ export async function orbit(source, state, setState) {
     const canvas = h("canvas", { class: "picture", role: "img", "aria-label": title });
     return { title, draw, canvas, node: h("figure", {}, canvas, h("figcaption", {}, title)) };
   });
-  const nearest = (deg) => angles_deg.reduce((best, angle, k) =>
-    (apart(angle, deg) < apart(angles_deg[best], deg) ? k : best), 0);
+  const nearest = (deg) => nearestView(angles_deg, deg);
   const first = nearest(Number(state.angle ?? inputs_deg[0] ?? 270));
-  const label = (k) => `${shown(angles_deg[k], "", 4)}°${
-    NAMES[angles_deg[k]] ? ` (${NAMES[angles_deg[k]]})` : ""}`;
+  const label = (k) => angleLabel(angles_deg[k]);
   const numbers = h("dl", { class: "numbers", "aria-label": "Numbers at this angle" });
   const curve = h("div", {});
   const clock = dial({ inputs_deg, onpick: (deg) => steps.set(nearest(deg)) });

@@ -4,19 +4,24 @@
 
 import { h, shown } from "./dom.js";
 import { orbit } from "./orbit.js";
+import { rendered } from "./rendered.js";
 import { slices } from "./slices.js";
 
 const MEASURED = (one) => `${shown(one.mean, one.unit)}${one.bounds_90
   ? ` (${shown(one.bounds_90[0])} to ${shown(one.bounds_90[1])})` : ""}`;
 
+// A text that begins with a capital, unless it begins with the name of a file.
+const sentence = (text) => (/^\S*[._]/.test(text) ? text : text[0].toUpperCase() + text.slice(1));
+
 export async function show(root, source, state, setState) {
   const { about } = source;
   root.append(h("h1", {}, about.name));
   for (const text of about.warnings) {
-    root.append(h("p", { class: "problem" }, `${text[0].toUpperCase()}${text.slice(1)}.`));
+    root.append(h("p", { class: "problem" }, `${sentence(text)}.`));
   }
   const parts = [];
   if (about.frames) parts.push(await orbit(source, state, setState));
+  else if (about.rendered) parts.push(rendered(source, state, setState));
   if (parts.length) root.append(parts[0].node);
   if (about.has_volume) {
     const place = h("div", {}, h("p", { class: "soft" }, "Reading the volume …"));

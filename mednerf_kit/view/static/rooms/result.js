@@ -18,7 +18,7 @@ function served(about) {
     slice: async ({ name, index }, { range, overlay, strength }) =>
       address(`result/slice/${id}/${name}/${index}.png`,
         { low: range[0], high: range[1], overlay, strength }),
-    picture: (name) => `runs/file/${id}/${name}`,
+    picture: (name) => `runs/file/${id}/${about.inside}${name}`,
   };
 }
 

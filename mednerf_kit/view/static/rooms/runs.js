@@ -9,7 +9,7 @@ const KINDS = { prior: "Prior", scene: "Scene", result: "Result", evaluation: "E
 const ROOMS = {
   prior: [["patients", "Random patients"], ["sampling", "Sampling lab"], ["training", "Training"],
     ["project", "Project an X-ray"]],
-  scene: [["sampling", "Sampling lab"], ["training", "Training"]],
+  scene: [["sampling", "Sampling lab"], ["training", "Training"], ["result", "Scored views"]],
   result: [["result", "Open"]],
   evaluation: [["result", "Open"]],
   ablation: [["models", "Compare models"]],
