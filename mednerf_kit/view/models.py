@@ -71,9 +71,7 @@ def library(catalogue: Catalogue) -> list[Model]:
             made = results.pop(label, {})
             typed = label if label.startswith("bundled:") else _typed(entry.path)
             project = f"mednerf-kit project --run {typed} --xray"
-            found.append(
-                Model(label, body, "done", command, "", entry.id, project, patients=made)
-            )
+            found.append(Model(label, body, "done", command, "", entry.id, project, patients=made))
     for label, made in results.items():
         found.append(Model(label, bodies[label], "done", "", patients=made))
     return found

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
 
-from mednerf_kit.cli import cli
+from mednerf_kit.cli import main
 from mednerf_kit.imaging.scans.read import read_volume
 from mednerf_kit.imaging.volume import Volume, write_volume
 from mednerf_kit.view import slices
@@ -60,7 +59,7 @@ def solid(result: Path) -> Path:
     values = torch.full((20, 22, 24), -1000.0)
     values[4:16, 4:18, 4:20] = 0.0
     truth = Volume.centred(values.clone(), 4.0, "hu")
-    values[12:16, 4:8, 15:20] = 1000.0
+    values[8:16, 4:12, 14:20] = 1000.0  # seen in the middle slices
     write_volume(Volume.centred(values, 4.0, "hu"), result / "volume.nii.gz")
     spread = Volume.centred((values > 0).float() * 50, 4.0, "relative")
     write_volume(spread, result / "uncertainty.nii.gz")
@@ -121,6 +120,15 @@ def grey_at(locator: Any, x: float, y: float) -> int:
     )
 
 
+def wait_until(page: Any, holds: Callable[[], bool]) -> None:
+    """Wait at most ten seconds; the page's policy forbids to do so inside it."""
+    for _ in range(200):
+        if holds():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("waited in vain")
+
+
 def test_keys_turn_the_views(workbench: Callable[..., str], page: Any, result: Path) -> None:
     page.goto(f"{workbench(result)}#result?entry={identity(result)}")
     page.wait_for_selector("body[data-ready=result]")
@@ -141,7 +149,7 @@ def test_keys_turn_the_views(workbench: Callable[..., str], page: Any, result: P
     page.get_by_role("slider", name="Angle").fill("0")
     assert "20 dB" in numbers.inner_text() and agrees("orbit", "Prediction", 0)
     page.get_by_role("button", name="Play").click()
-    page.wait_for_function("!location.hash.includes('angle=0')")
+    wait_until(page, lambda: "angle=0" not in page.url)
     page.get_by_role("button", name="Stop").click()
     assert page.get_by_text("This body is a box.").count() == 1
     assert page.get_by_text("120 mm (110 to 130)").count() == 1
@@ -159,22 +167,22 @@ def test_left_is_right_in_the_viewer(workbench: Callable[..., str], page: Any, s
     picture = Image.open(io.BytesIO(viewer.screenshot())).convert("RGB")
     pixels = np.asarray(picture).astype(int)
     grey = np.ptp(pixels, axis=-1) < 8
+    grey[[*range(8), *range(-8, 0)]] = grey[:, [*range(8), *range(-8, 0)]] = False  # its frame
     block, body = grey & (pixels[..., 0] > 235), grey & (abs(pixels[..., 0] - 128) < 12)
     # tiles that show the body from front or feet have the block at their right end, near the top
     columns = np.flatnonzero(body.any(0))
-    first = columns[: np.flatnonzero(np.diff(columns, append=9999) > 3)[0] + 1]  # of the axial one
+    first = columns[: np.flatnonzero(np.diff(columns, append=9999) > 20)[0] + 1]  # of the axial one
     inside = np.argwhere(block[:, first[0] : first[-1]])
     rows = np.flatnonzero(body[:, first].any(1))
     middle = len(first) / 2
     assert len(inside) > 20 and inside[:, 1].min() > middle
-    assert inside[:, 0].max() < rows.mean()
+    assert inside[:, 0].mean() < rows.mean() and inside[:, 0].min() - rows[0] < 4
     y, x = inside[len(inside) // 2]
-    page.mouse.click(box["x"] + first[0] + x, box["y"] + y)
+    page.mouse.click(box["x"] + float(first[0] + x), box["y"] + float(y))
     reading = page.get_by_label("Value at the crosshair")
-    page.wait_for_function("(text) => !document.querySelector('.reading').innerText"
-                           ".startsWith(text)", arg="left 0")
+    wait_until(page, lambda: "1000 HU" in reading.inner_text())
     millimetres = [int(word) for word in re.findall(r"-?\d+", reading.inner_text())]
-    assert millimetres[0] > 0 > millimetres[1] and "1000 HU" in reading.inner_text()
+    assert millimetres[0] > 0 > millimetres[1]
 
 
 def test_without_webgl_there_are_slices(
@@ -186,11 +194,11 @@ def test_without_webgl_there_are_slices(
     page.wait_for_selector("body[data-ready=result]")
     assert page.get_by_text("This browser offers no WebGL").count() == 1
     page.get_by_role("slider", name="Axial slice").fill("13")
-    page.wait_for_function("document.querySelector('img[alt=\"Axial slice\"]').src.includes('/13.')")
+    axial = page.get_by_role("img", name="Axial slice")
+    wait_until(page, lambda: "/13." in axial.get_attribute("src"))
     shown = Shown.at(solid)
     window = slices.voxels(shown, "volume").windows()["everything"]
     wanted = slices.picture(shown, "axial", 13, window, "uncertainty", 1.0)
-    axial = page.get_by_role("img", name="Axial slice")
     for x, y in ((17, 5), (6, 5), (17, 16), (1, 1)):
         assert grey_at(axial, (x + 0.5) / 24, (y + 0.5) / 22) == wanted[y, x, 0]
     assert wanted[5, 17, 0] != wanted[5, 6, 0]
@@ -200,8 +208,7 @@ def test_a_saved_page_opens_from_a_file_without_a_network(
     plain_page: Any, solid: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "page.html"
-    done = CliRunner().invoke(cli, ["view", str(solid), "--export", str(file)])
-    assert done.exit_code == 0 and "open it in a browser" in done.output
+    assert main(["view", str(solid), "--export", str(file)]) == 0
     page = plain_page
     page.context.set_offline(True)
     asked: list[str] = []
@@ -225,10 +232,12 @@ def test_a_saved_page_opens_from_a_file_without_a_network(
         assert abs(grey_at(coronal, (x + 0.5) / 24, (y + 0.5) / 20) - wanted[y, x, 0]) <= 2
 
 
-def test_nothing_to_export_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_to_export_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(cli, ["view", "--export", "page.html"])
-    assert done.exit_code == 2 and "no views and no volume" in done.output
+    assert main(["view", "--export", "page.html"]) == 2
+    assert "no views and no volume" in capsys.readouterr().err
 
 
 def test_a_plain_volume_and_the_views_of_a_scene(

@@ -27,9 +27,7 @@ def listed(request: Request) -> Response:
     site: Site = request.app.state.site
     id = request.path_params.get("id")
     found = (
-        library(site.catalogue)
-        if id is None
-        else cells(site.catalogue, site.catalogue[id].path)
+        library(site.catalogue) if id is None else cells(site.catalogue, site.catalogue[id].path)
     )
     return answer({"models": [asdict(model) for model in found]})
 

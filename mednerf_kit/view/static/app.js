@@ -12,6 +12,8 @@ const ROOMS = {
   runs: "Runs", sampling: "Sampling lab", models: "Models", result: "Result", project: "Project",
   patients: "Patients", training: "Training",
 };
+// what takes keys for itself
+const TYPED = "input:not([type=checkbox]), select, textarea, [role=slider], [role=application]";
 const main = document.getElementById("main");
 let open = { name: null, room: null }, turn = 0;
 
@@ -93,7 +95,7 @@ document.getElementById("theme").addEventListener("click", () =>
   theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
-  if (event.target.closest("input, select, textarea, [role=slider]")) return;
+  if (event.target.closest(TYPED)) return;
   open.room?.key?.(event);
 });
 document.querySelector(".skip").addEventListener("click", (event) => {

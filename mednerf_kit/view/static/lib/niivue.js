@@ -34,7 +34,7 @@ export async function mount(host, volume, source, { onplace }) {
   host.classList.add("niivue");
   host.append(canvas);
   const nv = new Niivue({ backColor: [0, 0, 0, 1], isRadiologicalConvention: true, isSliceMM: true,
-    isCornerOrientationText: false, isOrientCube: true, sagittalNoseLeft: true, crosshairGap: 4,
+    isCornerOrientationText: false, isOrientCube: true, sagittalNoseLeft: true, crosshairGap: 4, crosshairWidth: 0.4,
     crosshairColor: [0.95, 0.7, 0.2, 1], multiplanarShowRender: 1, dragAndDropEnabled: false,
     isResizeCanvas: true, loadingText: "", multiplanarPadPixels: 12, showAllOrientationMarkers: true, fontMinPx: 15,
     fontColor: [1, 0.82, 0.4, 1] });

@@ -45,6 +45,6 @@ document.getElementById("theme").addEventListener("click", () => {
 const room = await show(document.getElementById("main"), source, state, setState);
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
-  if (!event.target.closest("input, select, textarea, [role=application]")) room.key(event);
+  if (!event.target.closest("input:not([type=checkbox]), select, textarea, [role=application]")) room.key(event);
 });
 document.body.dataset.ready = "result";
