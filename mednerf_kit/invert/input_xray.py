@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +48,7 @@ class InputXray:
     has_scale: bool = False  # whether an image value stands for a known line integral
     frame: ViewFrame | None = None  # of a view that has one, with the pixels of ``image``
     verdict: FilmVerdict | None = None  # what it shows, compared with what was stated
+    read_with: Mapping[str, Any] = field(default_factory=dict)  # the options it was read with
 
     @property
     def is_film(self) -> bool:
@@ -87,7 +88,9 @@ def read_xrays(
     how |= {"invert": invert, "rotate": rotate, "flip": flip}
     checks = FilmChecks.of(prior)
     xrays = [
-        read_xray(path, view, prior.fitted_geometry, **how)
+        replace(
+            read_xray(path, view, prior.fitted_geometry, **how), read_with={"view": view, **how}
+        )
         for path, view in zip(paths, views, strict=True)
     ]
     return tuple(checked(x, checks, invert=invert, rotate=rotate, flip=flip) for x in xrays)

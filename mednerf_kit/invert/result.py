@@ -267,6 +267,7 @@ def _inputs(result: Result) -> list[dict[str, Any]]:
             "fitted_angle_deg": round(fitted_deg, 3),
             "gain": round(gain, 4),
             "input_kind": xray.read.kind,
+            "read_with": dict(xray.read_with),
             "shape": list(xray.read.shape),
             "bits": xray.read.bits,
             "has_scale": xray.has_scale,

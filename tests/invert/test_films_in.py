@@ -65,6 +65,19 @@ def test_a_films_volume_is_relative(film_result):
     assert "relative attenuation" in page and "HU, estimated" not in page
 
 
+def test_the_options_it_was_read_with_stand_beside_what_was_read(film_result):
+    (found,) = metrics_of(film_result)["inputs"]
+    assert found["read_with"] == {
+        "view": None,
+        "invert": False,
+        "input_kind": "display",
+        "fit": "pad",
+        "rotate": 0,
+        "flip": False,
+        "crop": "auto",
+    }
+
+
 def test_a_films_orbit_has_no_scale_and_is_not_cut(film_result):
     """White is the densest ray at most: no pixel of a dense volume is lost above it."""
     geometry = json.loads((film_result / "orbit" / "geometry.json").read_text())
