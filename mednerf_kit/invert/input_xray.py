@@ -30,6 +30,12 @@ FINE_PX = 256
 #: what of the brightest pixel is body.
 CUT_SHARE, BODY_SHARE = 0.9, 0.1
 
+#: By what a prior shows: what a file may say that its film shows.
+SHOWN_WITH = {
+    "chest": ("chest", "heart", "rib", "sternum", "thoracic spine"),
+    "knee": ("knee", "patella", "leg", "extremity"),
+}
+
 
 @dataclass(frozen=True)
 class InputXray:
@@ -130,6 +136,11 @@ def read_xray(
     )
     notes, warnings = list(read.notes), list(read.warnings)
     name, mirrored, angle_deg = view_of(read, view, notes)
+    if view is None and read.stored.other_view:
+        warnings.append(
+            f"its file names a view that is none of PA, AP and the laterals: used as {name}; "
+            "--view says its angle in degrees"
+        )
     angle_deg = checked_angle(read, angle_deg, warnings)
     fine_side = max(side, min(FINE_PX * side // geometry.cols, max(read.picture.shape)))
     both = torch.stack([read.image, read.mask])
@@ -230,6 +241,10 @@ def checked(
         rotated_deg=rotate,
         flipped=flip,
     )
+    named = xray.read.stored.body_part
+    if named and checks.part and named not in SHOWN_WITH[checks.part]:
+        text = f"its file says that it shows the {named}, whereas the prior shows a {checks.part}"
+        xray = replace(xray, warnings=(*xray.warnings, f"{xray.read.source.name}: {text}"))
     if xray.frame is not None:  # the checks know views of the prior's orbit alone
         return xray
     verdict = checks(xray.image, xray.mask, stated)

@@ -19,7 +19,7 @@ from mednerf_kit.data.pictures import read_png
 from mednerf_kit.imaging.film import CURVES
 from mednerf_kit.imaging.scans.read import read_volume
 from mednerf_kit.invert import reconstruct as module
-from mednerf_kit.invert.input_xray import read_xray
+from mednerf_kit.invert.input_xray import read_xray, read_xrays
 from mednerf_kit.invert.members import Posterior
 from mednerf_kit.invert.outputs import one_patient
 from mednerf_kit.invert.predict import predict
@@ -76,6 +76,23 @@ def test_the_options_it_was_read_with_stand_beside_what_was_read(film_result):
         "flip": False,
         "crop": "auto",
     }
+
+
+def test_what_a_file_says_of_its_film_is_held_against_the_use_of_it(tmp_path):
+    prior = load_prior("bundled:phantom-chest")
+    y, x = np.mgrid[-1:1:96j, -1:1:96j]
+    pixels = (300 + 3000 * np.exp(-3 * x**2 - y**2)).astype(np.uint16)
+    for tags, view, says in (
+        ({"BodyPartExamined": "ANKLE"}, None, "shows the ankle, whereas the prior shows a chest"),
+        ({"BodyPartExamined": "CHEST", "ViewPosition": "PA"}, None, None),
+        ({"BodyPartExamined": "SSPINE"}, "PA", "shows the sacral spine"),
+        ({"ViewPosition": "LLO"}, None, "none of PA, AP and the laterals: used as PA"),
+        ({"ViewPosition": "RLD", "PatientOrientation": ["H", "L"]}, None, "used as PA"),
+        ({"ViewPosition": "LLO"}, 315.0, None),
+    ):
+        (xray,) = read_xrays(prior, [written(tmp_path, film_tags(pixels, **tags))], [view])
+        ours = [text for text in xray.warnings if "its file" in text]
+        assert ours == [] if says is None else len(ours) == 1 and says in ours[0], tags
 
 
 def test_a_films_orbit_has_no_scale_and_is_not_cut(film_result):

@@ -104,6 +104,7 @@ def _film(path: Path) -> StoredFilm:
         spacing_mm=min(lengths.row_mm, lengths.col_mm) if lengths.is_known else None,
         view=hanging.view,
         angle_deg=hanging.angle_deg,
+        other_view=hanging.other,
         body_part=body_part,
         source_detector_mm=lengths.source_detector_mm,
         source_patient_mm=lengths.source_patient_mm,

@@ -104,6 +104,7 @@ class Hanging:
     quarters: int  # clockwise
     mirrored: bool  # left to right, after them
     notes: tuple[str, ...]
+    other: bool = False  # a view is named that is neither a named one nor an angle
 
 
 def film_hanging(header: Header) -> Hanging:
@@ -124,7 +125,8 @@ def film_hanging(header: Header) -> Hanging:
     hanging = _hung(header, view, angle_deg)
     if hanging.view is None and angle_deg is None:
         notes.append("no view is given that this package knows")
-    return replace(hanging, notes=(*notes, *hanging.notes))
+    other = view == OTHER and hanging.view is None
+    return replace(hanging, notes=(*notes, *hanging.notes), other=other)
 
 
 def _view(header: Header) -> tuple[str | None, list[str]]:

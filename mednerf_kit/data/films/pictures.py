@@ -56,11 +56,12 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 
 def film_of(path: Path, picture: Image) -> StoredFilm:
     """The film in a picture opened by Pillow."""
-    check_size(path, picture.height, picture.width)
+    raw = _raw_mode(path, picture)
+    channels = len(picture.getbands()) if raw in HALVED else 1
+    check_size(path, picture.height, picture.width * channels)
     frames = getattr(picture, "n_frames", 1)
     if frames > 1 and picture.format != "MPO":  # its further frames are previews
         raise one_of_several(path, frames, picture.mode)
-    raw = _raw_mode(path, picture)
     known, exposed = _grey(path, picture, raw), None
     notes, alpha = list(known.pop("notes")), _alpha(picture, raw)
     if alpha is not None:

@@ -28,6 +28,7 @@ class StoredFilm:
     spacing_mm: float | None = None  # between pixels on the detector
     view: str | None = None  # one of radiograph.VIEWS
     angle_deg: float | None = None  # the view angle, where the file gives one that has no name
+    other_view: bool = False  # the file names a view that has neither a name nor an angle here
     mirrored: bool = False  # patient's left and right changed places against ``view``
     body_part: str | None = None  # "chest", "knee", or another in lower case
     source_detector_mm: float | None = None
