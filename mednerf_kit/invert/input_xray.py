@@ -241,9 +241,9 @@ def checked(
         rotated_deg=rotate,
         flipped=flip,
     )
-    named = xray.read.stored.body_part
-    if named and checks.part and named not in SHOWN_WITH[checks.part]:
-        text = f"its file says that it shows the {named}, whereas the prior shows a {checks.part}"
+    part = xray.read.stored.body_part
+    if part and checks.part and part not in SHOWN_WITH[checks.part]:
+        text = f"its file says that it shows the {part}, whereas the prior shows a {checks.part}"
         xray = replace(xray, warnings=(*xray.warnings, f"{xray.read.source.name}: {text}"))
     if xray.frame is not None:  # the checks know views of the prior's orbit alone
         return xray
