@@ -135,12 +135,7 @@ def read_xray(
         crop=crop,
     )
     notes, warnings = list(read.notes), list(read.warnings)
-    name, mirrored, angle_deg = view_of(read, view, notes)
-    if view is None and read.stored.other_view:
-        warnings.append(
-            f"its file names a view that is none of PA, AP and the laterals: used as {name}; "
-            "--view says its angle in degrees"
-        )
+    name, mirrored, angle_deg = view_of(read, view, notes, warnings)
     angle_deg = checked_angle(read, angle_deg, warnings)
     fine_side = max(side, min(FINE_PX * side // geometry.cols, max(read.picture.shape)))
     both = torch.stack([read.image, read.mask])
@@ -253,11 +248,12 @@ def checked(
 
 
 def view_of(
-    read: Radiograph, view: str | float | None, notes: list[str]
+    read: Radiograph, view: str | float | None, notes: list[str], warnings: list[str]
 ) -> tuple[str, bool, float]:
     """The name of an X-ray's view, whether it is mirrored into the picture, and its angle.
 
-    A view that nobody named is the file's, or the angle of the geometry beside it, or PA.
+    A view that nobody named is the file's, or the angle of the geometry beside it, or PA, which
+    a file that names another contradicts.
     """
     stored, geometry = read.stored, read.geometry
     mirrored = False
@@ -270,6 +266,12 @@ def view_of(
     if view is None and geometry is not None and geometry.views == 1:
         view = geometry.angles_deg[0]
         notes.append(f"taken for the view at {view:g}°, as the geometry beside it says")
+    if view is None and stored.other_view:
+        view = "PA"
+        warnings.append(
+            "its file names a view that is none of PA, AP and the laterals: used as PA; --view "
+            "says its angle in degrees"
+        )
     if view is None:
         view = "PA"
         notes.append("taken for a PA film; --view says otherwise")
