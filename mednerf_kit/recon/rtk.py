@@ -57,14 +57,17 @@ def fdk(
     from itk import RTK as rtk  # noqa: N811
 
     geometry = level_orbit(geometry)
-    redundancy(geometry, turn_of(torch.tensor(geometry.angles_deg)))
+    turn = turn_of(torch.tensor(geometry.angles_deg))
+    redundancy(geometry, turn)
     setup, stack, start = _inputs(images, geometry, size)
     kind = _image_type()
     displaced = rtk.DisplacedDetectorImageFilter[kind].New(Input=stack, Geometry=setup)
     parker = rtk.ParkerShortScanImageFilter[kind].New(Input=displaced.GetOutput(), Geometry=setup)
+    # RTK takes a turn of views more than 20° apart for an arc
+    weighted = parker if turn.arc_deg < 360 else displaced
     method = rtk.FDKConeBeamReconstructionFilter[kind].New()
     method.SetInput(0, start)
-    method.SetInput(1, parker.GetOutput())
+    method.SetInput(1, weighted.GetOutput())
     method.SetGeometry(setup)
     method.GetRampFilter().SetTruncationCorrection(extend)
     method.GetRampFilter().SetHannCutFrequency(hann)
