@@ -75,8 +75,8 @@ def is_folder_of_cts(root: Path) -> bool:
 
 def _patient_names(root: Path, paths: list[Path]) -> list[str]:
     """A name for every scan: its own, after those of the folders around it where two are alike."""
-    parts = [[_clean(part) for part in path.relative_to(root).parts[:-1]] for path in paths]
-    own = [_clean(ct_name(path) if path.is_file() else path.resolve().name) for path in paths]
+    parts = [[clean_name(part) for part in path.relative_to(root).parts[:-1]] for path in paths]
+    own = [clean_name(ct_name(path) if path.is_file() else path.resolve().name) for path in paths]
     names = list(own)
     for depth in range(1, 1 + max(map(len, parts), default=0)):
         alike = Counter(names)
@@ -90,10 +90,10 @@ def _patient_names(root: Path, paths: list[Path]) -> list[str]:
     return names
 
 
-def _clean(name: str) -> str:
+def clean_name(name: str) -> str:
     """A name with only what a patient's may have.
 
-    >>> _clean("Anna Maria (2)")
+    >>> clean_name("Anna Maria (2)")
     'Anna-Maria-2'
     """
     return re.sub(r"[^\w.+-]+", "-", name).strip("-.+") or "patient"

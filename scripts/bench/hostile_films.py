@@ -12,40 +12,21 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
-import resource
-import signal
 import struct
-import subprocess
 import sys
-import tempfile
-import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import tifffile
+from hostile import Case, run
 from hostile_dicom import cases as dicom_cases
 from PIL import Image
 
-from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.radiograph import read_radiograph
 
-SECONDS, GIB, KILLED_AFTER_S = 2.0, 1.0, 20
 #: What one tag says is impossible, and the others say all the same.
 REDUNDANT = ("count beyond the end.tif",)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A file: its kind, its name and content, and whether it must be refused."""
-
-    kind: str
-    name: str
-    data: bytes
-    must_refuse: bool = True
 
 
 def picture(rng: np.random.Generator, rows: int = 96, cols: int = 80) -> np.ndarray:
@@ -273,47 +254,6 @@ def cases(seed: int) -> Iterator[Case]:
         yield Case("DICOM", name, data)
 
 
-def outcome(path: Path) -> str:
-    """What reading a file comes to: "read", or the sentence."""
-    try:
-        read_radiograph(path, size=64)
-    except UserError as error:
-        return str(error)
-    return "read"
-
-
-def in_a_process(path: Path) -> tuple[str, float, float]:
-    """The outcome in a process of its own, its seconds of processor time and its peak in GiB."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        signal.alarm(KILLED_AFTER_S)
-        try:
-            said = outcome(path)
-        except BaseException as error:
-            said = f"Traceback: {type(error).__name__} {error}"
-        os.write(writing, said.encode(errors="replace")[:4000])
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        said = pipe.read().decode(errors="replace")
-    _, status, used = os.wait4(child, 0)
-    if status:
-        said = f"Traceback: ended with status {status} after {said!r}"
-    return said, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20
-
-
-def through_the_command(path: Path) -> str:
-    """What is wrong with ``project`` of a bad file; nothing where it says one sentence."""
-    words = [sys.executable, "-m", "mednerf_kit", "project", "--xray", str(path), "--device", "cpu"]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=path.parent, timeout=120)
-    errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-    if done.returncode == 2 and len(errors) == 1 and "Traceback" not in done.stderr:
-        return ""
-    return f"exit code {done.returncode}, {len(errors)} sentences"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -322,52 +262,15 @@ def main() -> None:
     parser.add_argument("--commands", type=int, default=6, help="files given to the whole command")
     parser.add_argument("--verbose", action="store_true", help="print what each file leads to")
     args = parser.parse_args()
-    rows: dict[str, list[tuple[Case, str, float, float, list[str]]]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, data in whole_files(np.random.default_rng(0)).items():
-            (Path(folder) / name).write_bytes(data)  # imports are not what is measured
-            assert outcome(Path(folder) / name) == "read", name
-        base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        start = time.perf_counter()
-        refused: list[Path] = []
-        for number, case in enumerate(cases(args.seed)):
-            path = Path(folder) / f"{number:03d} {case.name.replace('/', ' ')}"
-            path.write_bytes(case.data)
-            said, seconds, gib = in_a_process(path)
-            faults = []
-            if said.startswith("Traceback") or "\n" in said:
-                faults.append(said)
-            elif said == "read" and case.must_refuse:
-                faults.append("was read")
-            if seconds > SECONDS:
-                faults.append(f"took {seconds:.1f} s")
-            if gib > GIB:
-                faults.append(f"took {gib:.2f} GiB")
-            if said != "read":
-                refused.append(path)
-            rows.setdefault(case.kind, []).append((case, said, seconds, gib, faults))
-            if args.verbose:
-                print(f"{case.name:40s} {seconds:5.2f} s {gib:5.2f} GiB  {said[:160]}")
-        step = max(1, len(refused) // max(1, args.commands))
-        commands = {
-            path.name: through_the_command(path) for path in refused[::step][: args.commands]
-        }
-    print(f"imports alone take {base:.2f} GiB")
-    print("| kind | files | refused | read | missed | slowest, s | largest, GiB |")
-    print("|---|---|---|---|---|---|---|")
-    every = [row for found in rows.values() for row in found]
-    for kind, found in [*rows.items(), ("all", every)]:
-        read = sum(said == "read" for _, said, *_ in found)
-        missed = sum(bool(faults) for *_, faults in found)
-        slowest, largest = max(row[2] for row in found), max(row[3] for row in found)
-        print(
-            f"| {kind} | {len(found)} | {len(found) - read} | {read} | {missed} | {slowest:.2f} | "
-            f"{largest:.2f} |"
-        )
-    print(f"{time.perf_counter() - start:.0f} s in all; {len(commands)} through the command")
-    missed = [f"{row[0].name}: {'; '.join(row[4])}" for row in every if row[4]]
-    missed += [f"command, {name}: {fault}" for name, fault in commands.items() if fault]
-    print(*missed, sep="\n")
+    good = whole_files(np.random.default_rng(0)).items()
+    missed = run(
+        cases(args.seed),
+        [Case("good", name, data) for name, data in good],
+        read=lambda _, path: read_radiograph(path, size=64),
+        command=lambda _, path: ["project", "--xray", str(path), "--device", "cpu"],
+        commands=args.commands,
+        verbose=args.verbose,
+    )
     sys.exit(1 if missed else 0)
 
 

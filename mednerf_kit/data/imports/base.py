@@ -23,6 +23,7 @@ from ...core.errors import UserError, unknown_name
 from ...core.files import existing
 from ...imaging.geometry import Geometry
 from ...imaging.volume import Volume
+from ..ct_files import clean_name
 from ..drr import check_place, picture_faults, write_patient
 from ..grey import from_transmission
 
@@ -127,13 +128,19 @@ def import_set(
             f"got --patient for {len(orbits)} patients", "wanted one patient", "leave it out"
         )
     notes: list[str] = [f"read as {name}"]
+    patients = []
     for orbit in orbits:
-        orbit = orbit if patient_name is None else replace(orbit, patient=patient_name)
+        patients.append(patient_name or clean_name(orbit.patient))
         notes += write_orbit(
-            root, orbit, name, source.name, input_kind=input_kind, invert=invert, scale=scale
+            root,
+            replace(orbit, patient=patients[-1]),
+            name,
+            source.name,
+            input_kind=input_kind,
+            invert=invert,
+            scale=scale,
         )
-    patients = tuple(patient_name or orbit.patient for orbit in orbits)
-    return Imported(root, patients, tuple(dict.fromkeys(notes)))
+    return Imported(root, tuple(patients), tuple(dict.fromkeys(notes)))
 
 
 def write_orbit(

@@ -68,7 +68,7 @@ class Plastimatch:
         for text in sorted(source.glob("*.txt"), key=files.natural_key):
             if is_view_file(text) and picture_of(text) is not None:
                 by_prefix.setdefault(re.sub(r"\d*$", "", text.stem).strip("_-"), []).append(text)
-        name = re.sub(r"[^\w.+-]", "_", source.resolve().name)
+        name = source.resolve().name
         return [
             self._patient(prefix if len(by_prefix) > 1 and prefix else name, texts)
             for prefix, texts in by_prefix.items()
