@@ -84,6 +84,14 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def read_json(path: str | Path) -> Any:
+    """What a JSON file holds; raises OSError, or ValueError for text that is none."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
 def csv_text(
     rows: Iterable[Mapping[str, Any]],
     columns: Sequence[str] | None = None,

@@ -283,7 +283,7 @@ def find_pictures(root: Path) -> tuple[str, dict[str, dict[int, Path]], tuple[st
 def _angles_of(root: Path) -> list[float]:
     """``angles_deg`` of the set's geometry.json; none where it has none or cannot be read."""
     try:
-        values = json.loads((root / "geometry.json").read_text(encoding="utf-8"))
+        values = files.read_json(root / "geometry.json")
         return [float(angle) for angle in values["angles_deg"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
@@ -347,7 +347,7 @@ def read_split(root: Path) -> dict[str, list[str]] | None:
     if not path.is_file():
         return None
     try:
-        parts = json.loads(path.read_text(encoding="utf-8"))
+        parts = files.read_json(path)
         return {str(part): [str(name) for name in names] for part, names in parts.items()}
     except (OSError, ValueError, AttributeError, TypeError):
         raise UserError(
@@ -420,7 +420,7 @@ def pixel_fingerprint(orbit: np.ndarray) -> str:
 def _recorded(folder: Path) -> tuple[tuple[str, ...], set[str]]:
     """What ``patient.json`` knows: the fingerprint of the CT or phantom, and remarks."""
     try:
-        record = json.loads((folder / "patient.json").read_text(encoding="utf-8"))
+        record = files.read_json(folder / "patient.json")
         identity = (str(record["identity"]),)
     except (OSError, ValueError, KeyError, TypeError):
         return (), set()

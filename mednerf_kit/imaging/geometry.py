@@ -366,7 +366,7 @@ class Geometry:
         if not isinstance(values, Mapping):
             path = Path(values)
             try:
-                values = json.loads(path.read_text(encoding="utf-8"))
+                values = files.read_json(path)
                 if not isinstance(values, dict):
                     raise ValueError("no JSON object")
             except (OSError, ValueError) as error:

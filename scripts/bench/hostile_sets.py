@@ -8,6 +8,7 @@ import pickle
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
+@cache
 def examples() -> dict[str, tuple[dict[str, bytes], str]]:
     """A small good source of every import format: its files, and which is read."""
     found = {}
@@ -45,6 +47,7 @@ def examples() -> dict[str, tuple[dict[str, bytes], str]]:
     return found
 
 
+@cache
 def geometries() -> dict[str, bytes]:
     """A good geometry file of every format, by its name."""
     found = {}

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import nibabel
@@ -50,6 +51,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
+@cache
 def good_volumes() -> dict[str, tuple[dict[str, bytes], str]]:
     """A good CT of every kind: its files, and which of them is read ("" for the folder)."""
     image = sitk.GetImageFromArray(ball())

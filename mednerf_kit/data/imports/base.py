@@ -7,7 +7,6 @@ and the files of the set are done here alike for all.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from ...core import files
 from ...core.config import Registry
 from ...core.errors import UserError, unknown_name
 from ...core.files import existing
@@ -264,7 +264,7 @@ def square_pixels(
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; raises UserError for anything else."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = files.read_json(path)
         if not isinstance(found, dict):
             raise ValueError("no JSON object")
     except (OSError, ValueError) as error:

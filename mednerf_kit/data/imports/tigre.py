@@ -69,7 +69,9 @@ class R2Gaussian:
             thetas = [float(frame["angle"]) for frame in frames]
             lifts = [float(frame.get("z_shift", 0)) * self.unit_mm for frame in frames]
             scanner = meta["scanner"]
-        except (KeyError, TypeError, ValueError) as error:
+            if not frames:
+                raise ValueError("no view")
+        except (ArithmeticError, KeyError, TypeError, ValueError) as error:
             raise _damaged(source / "meta_data.json", error) from None
         arrays = [_array(source / name) for name in names]
         volume = source / str(meta.get("vol", "vol_gt.npy"))
@@ -119,7 +121,7 @@ class NafPickle:
             values = np.concatenate([np.asarray(p["projections"], np.float32) for p in parts])
             thetas = [float(theta) for part in parts for theta in part["angles"]]
             volume = data.get("image")
-        except (KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, KeyError, TypeError, ValueError) as error:
             raise _damaged(source, error) from None
         if values.ndim != 3 or len(values) != len(thetas):
             raise _damaged(source, ValueError(f"{len(values)} projections, {len(thetas)} angles"))
@@ -145,7 +147,7 @@ def orbit(
         sizes = {"nDetector": [rows, cols]}  # some write columns first
         geometry, (row_mm, col_mm) = orbit_of_scanner({**scanner, **sizes}, thetas, unit_mm)
         truth = None if volume is None else _volume(volume, scanner, unit_mm)
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise _damaged(Path(name), error) from None
     values, pitch, notes = square_pixels(values, row_mm, col_mm)
     order = np.argsort(geometry.angles_deg, kind="stable")

@@ -6,7 +6,6 @@ next row, three numbers each. Rows count from the first one: ASTRA itself has no
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ class ConeVectors:
             vectors = [[float(number) for number in row] for row in values["Vectors"]]
             if not vectors or any(len(row) != 12 for row in vectors):
                 raise ValueError("Vectors that are not 12 numbers a view")
-        except (KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, KeyError, TypeError, ValueError) as error:
             raise unreadable(path, error, "ASTRA") from None
         frames = [
             as_view_frame({name: row[3 * k : 3 * k + 3] for k, name in enumerate(NAMES)})
@@ -73,7 +72,7 @@ class ConeVectors:
 
 def _values(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = files.read_json(path)
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}

@@ -201,7 +201,7 @@ def kept_in(text: str, start: str, end: str) -> dict[str, Any]:
     _, found, rest = text.partition(f"{start} {OWN_KEY} ")
     try:
         kept = json.loads(rest.partition(end)[0]) if found else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         kept = {}
     return kept if isinstance(kept, dict) else {}
 
@@ -212,7 +212,7 @@ def detector_of(kept: Mapping[str, Any], given: Detector | None, path: Path) -> 
         return given
     try:
         return Detector(int(kept["rows"]), int(kept["cols"]), float(kept["pixel_mm"]))
-    except (KeyError, TypeError, ValueError):
+    except (ArithmeticError, KeyError, TypeError, ValueError):
         raise UserError(
             f"got '{path}', which does not say how large the detector is",
             "wanted its rows, columns and pixel pitch",

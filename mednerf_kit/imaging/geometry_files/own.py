@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from ...core import files
 from ..geometry import Geometry
 from .base import GEOMETRY_FILES, Detector
 
@@ -18,7 +18,7 @@ class OwnFile:
     @staticmethod
     def detect(path: Path) -> bool:
         try:
-            values = json.loads(_file(path).read_text(encoding="utf-8"))
+            values = files.read_json(_file(path))
         except (OSError, ValueError):
             return False
         return isinstance(values, dict) and "pixel_mm" in values

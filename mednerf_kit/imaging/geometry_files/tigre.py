@@ -7,7 +7,6 @@ run along (−sin θ, cos θ, 0), as the source sees them, and rows downwards. `
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,7 +50,7 @@ class TigreNumbers:
         if file.suffix != ".json" or not file.is_file():
             return False
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
+            values = files.read_json(file)
         except (OSError, ValueError):
             return False
         return isinstance(values, dict) and "DSO" in values.get("scanner", values)
@@ -59,14 +58,14 @@ class TigreNumbers:
     def read(self, path: Path, detector: Detector | None) -> Geometry:
         path = _file(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = files.read_json(path)
             frames = [*values.get("proj_train", ()), *values.get("proj_test", ())]
             thetas = values.get("angles") or [frame["angle"] for frame in frames]
             kept = values.get(OWN_KEY) or {}
             found, (row_mm, col_mm) = orbit_of_scanner(
                 values.get("scanner", values), thetas, kept.get("unit_mm", METRE)
             )
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, OSError, KeyError, TypeError, ValueError) as error:
             raise unreadable(path, error, PROGRAM) from None
         if not math.isclose(row_mm, col_mm, rel_tol=1e-6):
             raise UserError(

@@ -17,7 +17,7 @@ import numpy as np
 
 from ...core.errors import UserError
 from .label import label_of
-from .stored import UNPLACED, StoredScan, by, no_scan, reason, unreadable
+from .stored import UNPLACED, StoredScan, by, no_scan, reason, unplaced, unreadable
 
 if TYPE_CHECKING:
     import nibabel
@@ -107,9 +107,8 @@ def _affine(header: nibabel.Nifti1Header, size_mm: np.ndarray) -> tuple[str, np.
     remarks: list[str] = []
     forms = _forms(header)
     if not forms:
-        affine = np.diag([*np.where(size_mm > 0, size_mm, 1.0), 1.0])
-        affine[:3, 3] = -affine[:3, :3] @ ((np.array(header.get_data_shape()[:3]) - 1) / 2)
-        affine[:3] *= _unit_mm(header)
+        shape = header.get_data_shape()[:3]
+        affine = unplaced(shape[::-1], np.where(size_mm > 0, size_mm, 1.0) * _unit_mm(header))
         return "", affine, [UNPLACED]
     name = min(forms, key=lambda form: (forms[form][0] != SCANNER, form != "sform"))
     code, affine = forms[name]

@@ -1,6 +1,6 @@
 """One guard behind every door: a CT from a file or a folder, checked, in millimetres and in HU.
 
-Readers (``nifti.py``, ``itk.py``, ``dicom.py``) report what is stored; what is not finite, not
+Readers (``nifti.py``, ``metaimage.py``, ``nrrd.py``, ``tiff.py``, ``itk.py``, ``dicom.py``) report what is stored; what is not finite, not
 placed, not in Hounsfield units or sheared is refused, resampled or said here, for all alike.
 """
 
@@ -18,15 +18,22 @@ from ...core.files import existing
 from ..voxels import AIR, Quantity
 from .dicom import is_dicom, read_dicom
 from .itk import read_itk
+from .metaimage import SUFFIXES as META
+from .metaimage import read_metaimage
 from .nifti import SUFFIXES as NIFTI
 from .nifti import read_nifti
+from .nrrd import SUFFIXES as NRRD
+from .nrrd import read_nrrd
 from .quantity import StoredQuantity, check_hu, check_mu, converted
 from .shear import right_angled
 from .stored import StoredScan
+from .tiff import SUFFIXES as TIFF
+from .tiff import read_tiff_stack
 
 if TYPE_CHECKING:  # a CT that cannot be used is refused without torch
     from ..volume import Volume
 
+READERS = {NIFTI: read_nifti, META: read_metaimage, NRRD: read_nrrd, TIFF: read_tiff_stack}
 EXTENT_MM = (1.0, 5000.0)  # of the longest side of a scan
 
 
@@ -99,7 +106,8 @@ def _stored(path: Path, *, series: int | None, any_modality: bool) -> StoredScan
             "wanted a DICOM folder for that",
             "leave --series out",
         )
-    return read_nifti(path) if path.name.lower().endswith(NIFTI) else read_itk(path)
+    name = path.name.lower()
+    return next((read for ends, read in READERS.items() if name.endswith(ends)), read_itk)(path)
 
 
 def _placed(

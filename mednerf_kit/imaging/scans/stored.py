@@ -35,6 +35,13 @@ class StoredScan:
     remarks: tuple[str, ...] = ()  # what was assumed, a sentence each
 
 
+def unplaced(shape: Sequence[int], size_mm: np.ndarray | float = 1.0) -> np.ndarray:
+    """The affine of voxels [D, H, W] about the origin, for a file that places nothing."""
+    affine = np.diag([*np.broadcast_to(size_mm, 3), 1.0])
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape[::-1]) - 1) / 2)
+    return affine
+
+
 def unreadable(path: Path, why: str) -> UserError:
     """The error for a scan that is damaged or of another format."""
     return UserError(

@@ -1,0 +1,76 @@
+"""TIFF stacks: values, a page each slice; TIFF places nothing in millimetres."""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from .stored import UNPLACED, StoredScan, no_scan, reason, unplaced, unreadable
+
+SUFFIXES = (".tif", ".tiff")
+ERRORS = (  # what a parser of tags meets in a damaged file
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+
+
+def read_tiff_stack(path: Path) -> StoredScan:
+    """Read a stack of pages, or an ImageJ stack, of one number a pixel.
+
+    Values are taken as stored, whichever end of them is shown white. Raises UserError for a damaged
+    file, a single page and colour.
+    """
+    import tifffile
+
+    try:
+        with _complaints("tifffile") as said, tifffile.TiffFile(path) as file:
+            series = file.series[0]
+            size, others = series.shape, len(file.series) - 1
+            held = path.stat().st_size
+            stored = sum(sum(page.databytecounts) for page in series.pages if page is not None)
+            if stored > held:
+                raise ValueError(f"it ends after {held} of {stored} bytes")
+            values = series.asarray()
+    except ERRORS as error:
+        raise unreadable(path, reason(error)) from None
+    if said:
+        raise unreadable(path, "it breaks off")
+    if others or values.ndim != 3 or min(size) < 2 or values.dtype.kind not in "iuf":
+        raise no_scan(path, size[::-1], 1)
+    return StoredScan(
+        values=values.astype(np.float32),
+        affine=unplaced(values.shape),
+        has_size=False,
+        remarks=(UNPLACED,),
+    )
+
+
+@contextmanager
+def _complaints(name: str) -> Iterator[list[str]]:
+    """What a library's logger calls errors, none of which reaches the terminal."""
+    said: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.msg)
+
+    logger, listener = logging.getLogger(name), Listener(logging.ERROR)
+    before, logger.propagate = logger.propagate, False
+    logger.addHandler(listener)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(listener)
+        logger.propagate = before
