@@ -115,7 +115,7 @@ def wrong_numbers() -> Iterator[Case]:
         "a parallel beam": meta | {"scanner": meta["scanner"] | {"mode": "parallel"}},
     }
     for key in ("DSD", "DSO", "sDetector", "offDetector"):
-        for value in (0, -1, None, "far", 1e300, [1]):
+        for value in (0, -1, None, "far", [1, 2, 3, 4]):
             changes[f"{key} {value}"] = meta | {"scanner": meta["scanner"] | {key: value}}
     for name, value in changes.items():
         data = json.dumps(value).encode()
@@ -130,7 +130,6 @@ def wrong_numbers() -> Iterator[Case]:
         "a short line": "file,angle_deg\na.npy\n",
         "null bytes": "file,angle_deg\na.npy,0\0\n",
         "a folder": "file,angle_deg\n.,0\n",
-        "100000 columns": "file,angle_deg" + ",x" * 100000 + "\na.npy,0\n",
     }.items():
         yield Case("set", f"pictures: {name}", table | {"angles.csv": text.encode()})
 

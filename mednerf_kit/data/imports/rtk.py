@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
 import numpy as np
 
 from ...core.errors import UserError
 from ...imaging.geometry import Geometry
 from ...imaging.geometry_files.base import Detector
 from ...imaging.geometry_files.rtk import RtkXml, geometry_of_views, read_views
-from ...imaging.scans.itk import quiet_itk
+from ...imaging.scans.read import read_file
+from ...imaging.scans.stored import StoredScan
 from .base import IMPORTERS, ForeignOrbit, square_pixels
 
 STACKS = (".mha", ".mhd", ".nii", ".nii.gz", ".nrrd", ".tif", ".tiff")
@@ -55,8 +54,8 @@ class RtkProjections:
     def read(self, source: Path, geometry: Geometry | None) -> list[ForeignOrbit]:
         xml = next(path for path in sorted(source.glob("*.xml")) if RtkXml.detect(path))
         _, views = read_views(xml)
-        path, image = self._stack_of(source, len(views))
-        values, spacing, origin = _as_array(image)
+        path, scan = self._stack_of(source, len(views))
+        values, spacing, origin = _as_array(scan)
         rows, cols = values.shape[1:]
         values = values[:, ::-1]
         col_mm, row_mm = (abs(v) for v in spacing[:2])
@@ -71,9 +70,11 @@ class RtkProjections:
             for name, shift in zip(("X", "Y"), middle, strict=True):
                 key = f"ProjectionOffset{name}"
                 view[key] = view.get(key, 0.0) + shift
-        squares, pitch, notes = square_pixels(values.astype(np.float32), row_mm, col_mm)
+        squares, pitch, notes = square_pixels(values, row_mm, col_mm)
         found = geometry_of_views(views, Detector(squares.shape[1], squares.shape[2], pitch))
-        counts = values.dtype.kind in "iu"
+        if not scan.has_size:
+            notes = (*notes, f"'{path.name}' gives no pixel size: 1 mm was assumed")
+        counts = scan.dtype is not None and scan.dtype.kind in "iu"
         if counts:
             notes = (*notes, "integers: taken for intensities behind the patient")
         return [
@@ -83,30 +84,30 @@ class RtkProjections:
                 names=tuple(f"{path.name} {k}" for k in range(len(views))),
                 geometry=found,
                 kind="transmission" if counts else "line-integral",
-                full_scale=float(np.iinfo(values.dtype).max) if counts else 1.0,
+                full_scale=float(np.iinfo(scan.dtype).max) if counts else 1.0,
                 notes=notes,
             )
         ]
 
-    def _stack_of(self, source: Path, views: int) -> tuple[Path, Any]:
-        """The stack of this many projections in a folder, and its image."""
-        import SimpleITK as sitk
-
+    def _stack_of(self, source: Path, views: int) -> tuple[Path, StoredScan]:
+        """The stack of this many projections in a folder, and what it holds."""
         names = [self.stack] if self.stack else sorted(p.name for p in source.iterdir())
-        found, sizes = [], []
+        found, sizes, faults = [], [], []
         for name in names:
             if not name.lower().endswith(STACKS) or not (source / name).is_file():
                 continue
             try:
-                with quiet_itk():
-                    image = sitk.ReadImage(str(source / name))
-            except RuntimeError:
+                scan = read_file(source / name)
+            except UserError as error:
+                faults.append(error)
                 continue
-            sizes.append(f"{name} {'×'.join(map(str, image.GetSize()))}")
-            if image.GetDimension() == 3 and image.GetSize()[2] == views:
-                found.append((source / name, image))
+            sizes.append(f"{name} {'×'.join(map(str, scan.values.shape[::-1]))}")
+            if len(scan.values) == views:
+                found.append((source / name, scan))
         if len(found) == 1:
             return found[0]
+        if len(faults) == 1 and not sizes:
+            raise faults[0]
         raise UserError(
             f"got {len(found)} stacks of {views} projections in '{source}' "
             f"({', '.join(sizes) or 'no image'})",
@@ -115,17 +116,14 @@ class RtkProjections:
         )
 
 
-def _as_array(image: Any) -> tuple[np.ndarray, list[float], list[float]]:
-    """The values [V, rows, cols] of an image, its spacing with signs, and its origin."""
-    import SimpleITK as sitk
-
-    direction = np.array(image.GetDirection()).reshape(3, 3)
-    signs = np.sign(np.diag(direction))
-    if not np.allclose(np.abs(direction), np.eye(3), atol=1e-6):
+def _as_array(scan: StoredScan) -> tuple[np.ndarray, list[float], list[float]]:
+    """The values [V, rows, cols] of a stack, its spacing with signs, and its origin."""
+    axes = scan.affine[:3, :3]
+    spacing = np.diag(axes)
+    if not np.allclose(axes, np.diag(spacing), atol=1e-6 * np.abs(axes).max()):
         raise UserError(
             "got a stack of projections with a turned detector",
             "wanted axes along the detector's",
             "write it with the identity as its direction",
         )
-    spacing = [float(s * sign) for s, sign in zip(image.GetSpacing(), signs, strict=True)]
-    return sitk.GetArrayFromImage(image), spacing, [float(o) for o in image.GetOrigin()]
+    return scan.values, spacing.tolist(), scan.affine[:3, 3].tolist()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ...core.errors import UserError
 from ..dicom_header import Header, is_dicom_element, quiet_pydicom
+from .bounded import opened
 from .dicom_slices import Slice, pile, slices_of, stacked, term
 from .stored import StoredScan, no_scan, unreadable
 
@@ -230,7 +231,8 @@ def _header(path: Path) -> Header | None:
             raise unreadable(path, "no DICOM file")
         return None
     try:
-        tags = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=[*TAGS])
+        with opened(path) as file:
+            tags = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=[*TAGS])
     except Exception:  # whatever pydicom stumbles over; its words may quote the file
         raise unreadable(path, "its header cannot be followed to the end") from None
     if "SOPClassUID" not in tags and "MediaStorageSOPClassUID" in tags.file_meta:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ...core.errors import UserError
 from ..dicom_header import Header
+from .bounded import opened
 from .stored import StoredScan, by, unreadable
 
 END_OF_STREAM = b"\xff\xd9"  # of every JPEG
@@ -280,7 +281,8 @@ def _decoded(path: Path) -> tuple[Any, np.ndarray]:
     )
 
     try:
-        tags = pydicom.dcmread(path, force=True)
+        with opened(path) as file:
+            tags = pydicom.dcmread(file, force=True)
         if "TransferSyntaxUID" not in tags.file_meta:  # a file that begins without preamble
             implicit, little = tags.original_encoding
             tags.file_meta.TransferSyntaxUID = (

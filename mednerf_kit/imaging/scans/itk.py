@@ -45,7 +45,7 @@ def read_itk(path: Path) -> StoredScan:
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]
     components = image.GetNumberOfComponentsPerPixel()
-    if components != 1 or image.GetDimension() != 3 or min(image.GetSize()) < 2:
+    if components != 1 or image.GetDimension() != 3:
         raise no_scan(path, image.GetSize(), components)
     stored = sitk.GetArrayFromImage(image)
     if path.suffix.lower() == ".vtk":
@@ -53,7 +53,7 @@ def read_itk(path: Path) -> StoredScan:
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
-    return StoredScan(values=stored.astype(np.float32), affine=affine)
+    return StoredScan(values=stored.astype(np.float32), affine=affine, dtype=stored.dtype)
 
 
 def _check_vtk(path: Path, stored: np.ndarray) -> None:

@@ -37,7 +37,7 @@ def read_metaimage(path: Path) -> StoredScan:
         raise unreadable(path, f"{axes} axes")
     size = header.wholes("dimsize", axes)
     channels = header.wholes("elementnumberofchannels", 1, default=1)[0]
-    if channels != 1 or axes < 3 or any(n != 1 for n in size[3:]) or min(size[:3]) == 1:
+    if channels != 1 or axes < 3 or any(n != 1 for n in size[3:]):
         raise no_scan(path, size, channels)
     stored = voxels(header, _layout(header, tuple(size)))
     slope, offset = (
@@ -57,6 +57,7 @@ def read_metaimage(path: Path) -> StoredScan:
     return StoredScan(
         values=values,
         affine=affine,
+        dtype=stored.dtype,
         has_size=has_size,
         size_fault=None if np.allclose(lengths, 1, atol=1e-3) else _no_units(path, lengths),
         quantity=quantity,

@@ -8,6 +8,7 @@ lengths need not be the patient's.
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 
 from ...core.errors import UserError
 from .label import label_of
-from .stored import UNPLACED, StoredScan, by, no_scan, reason, unplaced, unreadable
+from .stored import DEFLATE, UNPLACED, StoredScan, by, no_scan, reason, unplaced, unreadable
 
 if TYPE_CHECKING:
     import nibabel
@@ -70,6 +71,7 @@ def read_nifti(path: Path) -> StoredScan:
     return StoredScan(
         values=values,
         affine=affine,
+        dtype=image.get_data_dtype(),
         has_size=bool(name) or not ((size_mm == 1).all() or (size_mm <= 0).any()),
         size_fault=_size_fault(path, name, affine, size_mm * _unit_mm(header))
         or _distance_fault(path, _forms(header)),
@@ -92,14 +94,23 @@ def _values(path: Path, image: Any) -> np.ndarray:
         components = len(kind.fields)
     if kind.kind == "c":
         components = 2
-    if components != 1 or len(size) != 3 or min(size) < 2:
+    if components != 1 or len(size) != 3:
         raise no_scan(path, size, components)
+    _check_length(image, kind.itemsize * math.prod(size))
     stored = image.dataobj.get_unscaled().reshape(size)
     slope, intercept = image.dataobj.slope, image.dataobj.inter
     values = stored.T.astype(np.result_type(stored.dtype.newbyteorder("="), np.float32))
     if slope != 1 or intercept != 0:
         values = values * values.dtype.type(slope) + values.dtype.type(intercept)
     return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _check_length(image: Any, wanted: int) -> None:
+    """Raise EOFError for voxels that the file cannot hold, before memory is laid out for them."""
+    name = str(image.dataobj.file_like)
+    held = Path(name).stat().st_size * (DEFLATE if name.lower().endswith(".gz") else 1)
+    if wanted > held:
+        raise EOFError(f"it ends after {held} of {wanted} bytes at most")
 
 
 def _affine(header: nibabel.Nifti1Header, size_mm: np.ndarray) -> tuple[str, np.ndarray, list[str]]:

@@ -63,16 +63,17 @@ def read_nrrd(path: Path) -> StoredScan:
             "wanted a direction and a step for each",
             "correct the header",
         )
-    if len(space) != 3 or each != 1 or min(size[k] for k in space) < 2:
+    if len(space) != 3 or each != 1:
         raise no_scan(path, [size[k] for k in space] or size, each)
-    values = voxels(header, _layout(header, tuple(size[k] for k in space)))
+    stored = voxels(header, _layout(header, tuple(size[k] for k in space)))
     affine, has_size, remarks = _affine(header, [vectors[k] for k in space], space)
     unit_mm, more = header.unit_mm("space units", "units")
     affine[:3] *= unit_mm
     quantity, mu_water_per_mm, note = label_of(header.fields)
     return StoredScan(
-        values=values.astype(np.float32),
+        values=stored.astype(np.float32),
         affine=affine,
+        dtype=stored.dtype,
         has_size=has_size,
         quantity=quantity,
         mu_water_per_mm=mu_water_per_mm,

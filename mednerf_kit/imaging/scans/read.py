@@ -1,7 +1,7 @@
 """One guard behind every door: a CT from a file or a folder, checked, in millimetres and in HU.
 
-Readers (``nifti.py``, ``metaimage.py``, ``nrrd.py``, ``tiff.py``, ``itk.py``, ``dicom.py``) report what is stored; what is not finite, not
-placed, not in Hounsfield units or sheared is refused, resampled or said here, for all alike.
+Readers, a file for each format, report what is stored; what is not finite, not placed, not in
+Hounsfield units or sheared is refused, resampled or said here, for all alike.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .nrrd import SUFFIXES as NRRD
 from .nrrd import read_nrrd
 from .quantity import StoredQuantity, check_hu, check_mu, converted
 from .shear import right_angled
-from .stored import StoredScan
+from .stored import StoredScan, no_scan
 from .tiff import SUFFIXES as TIFF
 from .tiff import read_tiff_stack
 
@@ -88,7 +88,12 @@ def read_scan(
     if quantity is not None and quantity not in get_args(StoredQuantity):
         raise unknown_name("quantity", quantity, get_args(StoredQuantity))
     path = existing(path, "a volume file or a DICOM folder")
-    scan = _stored(path, series=series, any_modality=quantity is not None)
+    try:
+        scan = _stored(path, series=series, any_modality=quantity is not None)
+    except MemoryError:
+        raise UserError(
+            f"got '{path}', which does not fit into memory", "wanted a smaller scan", "resample it"
+        ) from None
     affine, remarks = _placed(path, scan, spacing_mm)
     values, known = _quantified(path, scan, quantity)
     values, affine, shear = right_angled(values, affine, AIR[known])
@@ -106,6 +111,14 @@ def _stored(path: Path, *, series: int | None, any_modality: bool) -> StoredScan
             "wanted a DICOM folder for that",
             "leave --series out",
         )
+    scan = read_file(path)
+    if min(scan.values.shape) < 2:
+        raise no_scan(path, scan.values.shape[::-1], 1)
+    return scan
+
+
+def read_file(path: Path) -> StoredScan:
+    """What the reader of a file's format finds in it, unchecked; none of DICOM."""
     name = path.name.lower()
     return next((read for ends, read in READERS.items() if name.endswith(ends)), read_itk)(path)
 

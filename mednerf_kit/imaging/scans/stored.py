@@ -13,6 +13,7 @@ from ...core.errors import UserError
 from ..voxels import Quantity
 
 WANTED = "wanted a whole NIfTI, MetaImage, NRRD or DICOM scan"
+DEFLATE = 1032  # how many times larger deflated data can be at most
 UNPLACED = (
     "the file says nothing of the scan's orientation: its axes were taken to run to the patient's "
     "left, back and head, its middle to lie at the origin"
@@ -25,6 +26,7 @@ class StoredScan:
 
     values: np.ndarray  # [D, H, W] float32, rescaled as the file says
     affine: np.ndarray  # [4, 4] voxel index (i, j, k) to LPS millimetres
+    dtype: np.dtype | None = None  # of the numbers in the file, where it is known
     padding: np.ndarray | None = None  # [D, H, W] bool: voxels that the file says hold nothing
     has_size: bool = True  # whether the file gives the size of voxels; 1 mm stands for it if not
     size_fault: UserError | None = None  # what is wrong with the size of voxels

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import UserError
-from .stored import unreadable
+from .stored import DEFLATE, unreadable
 
 MOST_HEADER_BYTES = 1 << 20
-DEFLATE = 1032  # how many times larger deflated data can be at most
 MOST_FILES = 100_000
 MOST_WHOLE = 1e9
 MILLIMETRES = {

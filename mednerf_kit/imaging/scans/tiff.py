@@ -47,10 +47,11 @@ def read_tiff_stack(path: Path) -> StoredScan:
         raise unreadable(path, reason(error)) from None
     if said:
         raise unreadable(path, "it breaks off")
-    if others or values.ndim != 3 or min(size) < 2 or values.dtype.kind not in "iuf":
+    if others or values.ndim != 3 or values.dtype.kind not in "iuf":
         raise no_scan(path, size[::-1], 1)
     return StoredScan(
         values=values.astype(np.float32),
+        dtype=values.dtype,
         affine=unplaced(values.shape),
         has_size=False,
         remarks=(UNPLACED,),
