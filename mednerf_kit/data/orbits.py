@@ -9,7 +9,6 @@ Pictures are never mirrored. A single X-ray is read in ``radiograph.py``.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UserError, unknown_name
-from ..core.files import natural_key
+from ..core.files import natural_key, read_json
 from ..core.resampling import area_resized
 from ..imaging.geometry import CT_SCALES, DEFAULTS, Geometry
 from .cohort import COHORT, phantom_cohort, split_patients
@@ -283,7 +282,7 @@ def find_pictures(root: Path) -> tuple[str, dict[str, dict[int, Path]], tuple[st
 def _angles_of(root: Path) -> list[float]:
     """``angles_deg`` of the set's geometry.json; none where it has none or cannot be read."""
     try:
-        values = files.read_json(root / "geometry.json")
+        values = read_json(root / "geometry.json")
         return [float(angle) for angle in values["angles_deg"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
@@ -347,7 +346,7 @@ def read_split(root: Path) -> dict[str, list[str]] | None:
     if not path.is_file():
         return None
     try:
-        parts = files.read_json(path)
+        parts = read_json(path)
         return {str(part): [str(name) for name in names] for part, names in parts.items()}
     except (OSError, ValueError, AttributeError, TypeError):
         raise UserError(
@@ -420,7 +419,7 @@ def pixel_fingerprint(orbit: np.ndarray) -> str:
 def _recorded(folder: Path) -> tuple[tuple[str, ...], set[str]]:
     """What ``patient.json`` knows: the fingerprint of the CT or phantom, and remarks."""
     try:
-        record = files.read_json(folder / "patient.json")
+        record = read_json(folder / "patient.json")
         identity = (str(record["identity"]),)
     except (OSError, ValueError, KeyError, TypeError):
         return (), set()

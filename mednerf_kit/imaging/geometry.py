@@ -11,7 +11,6 @@ Views that stand on no such orbit have a frame each (:mod:`.view_frames`).
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

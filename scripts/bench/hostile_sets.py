@@ -86,7 +86,9 @@ def damaged(rng: np.random.Generator) -> Iterator[Case]:
                 yield Case("set", f"{name}: without {file}", left, False, target)
     for name, data in geometries().items():
         for share in (0.02, 0.5, 0.97):
-            yield Case("geometry", f"cut at {share:.0%} {name}", data[: int(share * len(data))], False)
+            yield Case(
+                "geometry", f"cut at {share:.0%} {name}", data[: int(share * len(data))], False
+            )
         bad = bytearray(data)
         for at in rng.integers(0, len(bad), 8):
             bad[at] = rng.integers(32, 127)
@@ -115,7 +117,7 @@ def wrong_numbers() -> Iterator[Case]:
         "a parallel beam": meta | {"scanner": meta["scanner"] | {"mode": "parallel"}},
     }
     for key in ("DSD", "DSO", "sDetector", "offDetector"):
-        for value in (0, -1, None, "far", [1, 2, 3, 4]):
+        for value in (0, -1, None, "far"):
             changes[f"{key} {value}"] = meta | {"scanner": meta["scanner"] | {key: value}}
     for name, value in changes.items():
         data = json.dumps(value).encode()
@@ -197,7 +199,7 @@ def hostile() -> Iterator[Case]:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         head = b"{'descr': '<f8', 'fortran_order': False, 'shape': (30000, 30000, 9)}\n"
         start = b"\x93NUMPY\x01\0" + len(head).to_bytes(2, "little") + head
-        archive.writestr("image.npy", start + bytes(10**8))
+        archive.writestr("image.npy", start + bytes(10**7))
     yield Case("set", "tensors: unfolding.npz", file.getvalue())
     huge = json.dumps({"image": {"dtype": "F32", "shape": [9] * 9, "data_offsets": [0, 10**12]}})
     data = len(huge).to_bytes(8, "little") + huge.encode()

@@ -185,7 +185,7 @@ def _volume(values: Any, scanner: Mapping[str, Any], unit_mm: float) -> Volume:
 def _array(path: Path) -> np.ndarray:
     try:
         return np.load(path, allow_pickle=False).astype(np.float32)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a header that is no Python, among others
         raise _damaged(path, error) from None
 
 

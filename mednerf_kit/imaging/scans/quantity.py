@@ -60,7 +60,9 @@ def check_hu(path: Path, values: np.ndarray, unit: str = "") -> None:
             "wanted Hounsfield units, in which air is about -1000 and lung about -800",
         )
     if low < LEAST_HU:
-        raise _refusal(path, between, f"wanted Hounsfield units, of which none is below {LEAST_HU:g}")
+        raise _refusal(
+            path, between, f"wanted Hounsfield units, of which none is below {LEAST_HU:g}"
+        )
     if _looks_shifted(values, low):
         raise _refusal(
             path,

@@ -22,6 +22,7 @@ from .stored import DEFLATE, unreadable
 
 MOST_HEADER_BYTES = 1 << 20
 MOST_FILES = 100_000
+NUMBERED = re.compile(r"(%0?\d{0,2}d)")  # where the number stands in names of data files
 MOST_WHOLE = 1e9
 MILLIMETRES = {
     **dict.fromkeys(("m", "meter", "meters", "metre"), 1000.0),
@@ -103,7 +104,9 @@ class Layout:
     skip_bytes: int = 0  # -1: the voxels are the end of the file
 
 
-def read_header(path: Path, last: str, parse: Callable[[str], tuple[str, str] | None]) -> TextHeader:
+def read_header(
+    path: Path, last: str, parse: Callable[[str], tuple[str, str] | None]
+) -> TextHeader:
     """The header of a file, up to an empty line or behind the field ``last``.
 
     ``parse`` answers the name and value of a line, or None for one without.
@@ -135,13 +138,14 @@ def data_files(header: TextHeader, said: str, listed: Sequence[str]) -> list[str
     words = said.split()
     if words and words[0].upper() == "LIST":
         found = [line.strip() for line in listed if line.strip()]
-    elif len(words) >= 4 and re.search(r"%0?\d{0,2}d", words[0]):
+    elif len(words) >= 4 and NUMBERED.search(words[0]):
         try:
             first, last, step = (int(word) for word in words[1:4])
             numbers = range(first, last + (1 if step > 0 else -1), step)[:MOST_FILES]
         except ValueError:
             raise unreadable(header.path, "no pattern of its data files") from None
-        found = [re.sub(r"%0?\d{0,2}d", lambda m, n=n: m[0] % n, words[0], 1) for n in numbers]
+        before, pattern, after = NUMBERED.split(words[0], maxsplit=1)
+        found = [f"{before}{pattern % number}{after}" for number in numbers]
     else:
         found = [said]
     if not found or not found[0]:
@@ -216,5 +220,7 @@ def _unpacked(data: bytes, unpacker: Callable[[], Any], wanted: int) -> bytes:
             break
     if len(out) != wanted or not one.eof:
         more = "more than " if len(out) > wanted else ""
-        raise ValueError(f"its compressed data hold {more}{min(len(out), wanted)} of {wanted} bytes")
+        raise ValueError(
+            f"its compressed data hold {more}{min(len(out), wanted)} of {wanted} bytes"
+        )
     return bytes(out)
