@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -20,13 +19,6 @@ from mednerf_kit.imaging.geometry_files.base import GEOMETRY_FILES
 
 #: Texts that a number may be replaced with.
 NO_NUMBERS = ("nan", "-1", "0", "1e999", "x")
-
-
-class Runs:
-    """An object whose pickle names a function."""
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return print, ("this should never be seen",)
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -156,13 +148,14 @@ def hostile() -> Iterator[Case]:
     for name in ("geometry.json", "a.astra.json", "a.tigre.json", "meta_data.json"):
         for text in (deep, "{}", "[]", '"DSO"', "null", '{"DSO": 1}', '{"type": "cone_vec"}', ""):
             yield Case("geometry", f"{text[:20]} {name}", text.encode())
-    for name, value in {
-        "a function": Runs(),
-        "a function in a list": {"train": [Runs()]},
-        "a path": {"train": Path("a")},
-        "no angles": {"DSD": 1, "DSO": 1, "train": {"projections": [[[1.0]]]}},
+    call = b"cbuiltins\nprint\n(Vthis should never be seen\ntR"
+    for name, data in {
+        "a function": call + b".",
+        "a function in a list": b"(dVtrain\n(l" + call + b"as.",
+        "a path": b"cpathlib\nPurePosixPath\n(Va\ntR.",
+        "no angles": b"(dVDSD\nF1\nsVDSO\nF1\nsVtrain\n(dVprojections\n(lF1\nass.",
     }.items():
-        yield Case("set", f"naf: {name}.pickle", pickle.dumps(value))
+        yield Case("set", f"naf: {name}.pickle", data)
     yield Case("set", "naf: marks.pickle", b"(" * 10**6)
     yield Case("set", "naf: a long text.pickle", b"\x80\x04B\xff\xff\xff\x7f" + b"a" * 99)
     yield Case("set", "naf: memory.pickle", b"\x80\x04]" + b"\x94" * 10**5 + b"h\xff.")
