@@ -1,5 +1,5 @@
 // Steps through views: a slider, back, play, on, speed. player({count, label(k), title, k, onchange})
-// → an element with set(k), key(event) and close().
+// → an element with set(k), start(), key(event) and close().
 
 import { choice, h } from "./dom.js";
 
@@ -40,6 +40,7 @@ export function player({ count, label, title = "Angle", k = 0, onchange }) {
     h("button", { type: "button", "aria-label": "On", onclick: step(1) }, "▶"),
     h("label", { class: "field along" }, title, input, output), speed);
   node.set = go;
+  node.start = start;
   node.close = stop;
   node.key = (event) => {
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
