@@ -153,8 +153,8 @@ def read_radiograph(
     if film.bone_dark and reading.invert != invert:
         notes.append("the file says that bone is dark: the grey values were turned over")
     written = np.zeros(reading.mask.shape, bool)
-    if kind == "display" and crop != "none":
-        written = _leave_out(reading)
+    if kind in ("display", film.kind) and crop != "none":
+        written = _leave_out(reading, kind)
     toned = CONVERT[kind](reading)
     values = torch.from_numpy(painted_over(toned, reading.mask > 0, written)).float()
     mask = torch.from_numpy(reading.mask)
@@ -261,9 +261,12 @@ def _laid(
     return pixels, exposed, geometry
 
 
-def _leave_out(reading: Reading) -> np.ndarray:
+def _leave_out(reading: Reading, kind: GreyKind) -> np.ndarray:
     """Take borders, blades and letters out of a film's mask; answers where letters stand."""
-    picture = stretched(reading.values, reading.seen(reading.values))
+    values = reading.values
+    if kind == "transmission":  # in which all that is dense looks alike
+        values = np.log(values.clip(0.5 / reading.levels, None))
+    picture = stretched(values, reading.seen(values))
     open_ = field(picture) & (reading.mask > 0.5)
     written = letters(picture, open_)
     for found, what in ((~open_, "collimator and borders"), (open_ & written, "letters")):

@@ -110,3 +110,35 @@ def test_a_logarithm_has_no_unit(tmp_path: Path, sign: int) -> None:
         expected = integral[:, 12:-12] / integral.max()
         assert np.abs(read.image.numpy() - expected).max() < 0.02
     assert np.abs(targets[0] - targets[1]).max() < 1e-3
+
+
+@pytest.mark.parametrize("relation", ["LIN", "LOG"])
+def test_blades_and_letters_of_a_film_for_processing_are_no_patient(
+    tmp_path: Path, relation: str
+) -> None:
+    y, x = np.mgrid[-1:1:300j, -1:1:300j]
+    integral = 3 * np.sqrt(np.clip(1 - (x / 0.9) ** 2 - 0.5 * y**2, 0, 1)) + 0.3
+    integral = integral - 1.5 * sum(
+        np.clip(1 - ((x - c) / 0.3) ** 2 - (y / 0.6) ** 2, 0, 1) for c in (-0.4, 0.4)
+    )
+    integral += 0.01 * np.random.default_rng(0).standard_normal(integral.shape)
+    plain = integral.copy()
+    integral[:, :30] = integral[:, -25:] = integral[-20:] = 9
+    integral[20:24, 40:56] = integral[20:50, 40:44] = 8  # lead
+    values = 60000 * (np.exp(-integral) if relation == "LIN" else 1 - integral / 12)
+    film = film_tags(
+        values.round().astype(np.uint16),
+        BitsStored=16,
+        HighBit=15,
+        PixelIntensityRelationship=relation,
+        PixelIntensityRelationshipSign=1,
+    )
+    read = read_radiograph(written(tmp_path, film), size=300)
+    covered = integral > 7
+    assert read.mask.numpy()[covered].max() < 0.5
+    seen = read.mask.numpy() > 0.5
+    assert seen[~covered].mean() > 0.93
+    expected = (plain - np.percentile(plain[seen], 0.1))[seen]  # the thinnest is taken for air
+    gain = (expected @ read.image.numpy()[seen]) / (expected @ expected)
+    assert np.abs(read.image.numpy()[seen] / gain - expected).max() < 0.12
+    assert read.image.numpy()[seen].max() > 0.97
