@@ -84,10 +84,12 @@ export class Picture {
   _listen(oncrop) {
     let from = null;
     const at = (event) => {
+      // the picture is fitted into the canvas's box, with bars on two sides
       const box = this.canvas.getBoundingClientRect();
-      const clip = (v, most) => Math.round(Math.min(Math.max(v, 0), 1) * most);
-      return [clip((event.clientX - box.left) / box.width, this.cols),
-        clip((event.clientY - box.top) / box.height, this.rows)];
+      const scale = Math.min(box.width / this.cols, box.height / this.rows);
+      const clip = (v, most) => Math.round(Math.min(Math.max(v / scale + most / 2, 0), most));
+      return [clip(event.clientX - box.left - box.width / 2, this.cols),
+        clip(event.clientY - box.top - box.height / 2, this.rows)];
     };
     const between = (a, b) => [Math.min(a[0], b[0]), Math.min(a[1], b[1]),
       Math.abs(a[0] - b[0]), Math.abs(a[1] - b[1])];

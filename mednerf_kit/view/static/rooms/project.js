@@ -47,27 +47,27 @@ export async function open(root, state, page) {
     if (value !== "box") change({ crop: value });
     else cropped(whole.box() ?? [0, 0, whole.cols, whole.rows]);
   } });
-  const low = slider({ label: "Window from", min: 0, max: 99, value: 0, unit: "%",
+  const low = slider({ label: "Shown as black up to", min: 0, max: 99, value: 0, unit: "%",
     oninput: () => windowed() });
-  const high = slider({ label: "Window to", min: 1, max: 100, value: 100, unit: "%",
+  const high = slider({ label: "Shown as white from", min: 1, max: 100, value: 100, unit: "%",
     oninput: () => windowed() });
   const name = h("input", { type: "text", maxlength: 60, placeholder: "by date and time",
     "aria-label": "Name of the result" });
   const samples = h("input", { type: "number", min: 1, max: 16, value: 4,
-    "aria-label": "Random patients beside the best guess" });
+    "aria-label": "Random patients" });
   const minutes = h("input", { type: "number", min: 0, step: "any", placeholder: "no limit",
-    "aria-label": "Minutes of search at most" });
+    "aria-label": "Minutes at most" });
   const seed = h("input", { type: "number", min: 0, step: 1, value: 0, "aria-label": "Seed" });
   const start = h("button", { type: "button", class: "main", disabled: true,
     onclick: begin }, "Start");
 
   desk.append(
     h("div", { class: "looks" },
-      h("figure", {}, whole.node, h("figcaption", {},
-        "As it will be read. Red is left out of the fit. ",
-        "The window changes what is shown alone.")),
-      h("figure", {}, taken.node, h("figcaption", {}, "As the prior takes it."))),
-    facts,
+      h("figure", {}, whole.node,
+        h("figcaption", {}, "As it will be read. Red is left out of the fit."),
+        h("div", { class: "window" }, low, high)),
+      h("div", {}, h("figure", {}, taken.node, h("figcaption", {}, "As the prior takes it.")),
+        facts, sentences)),
     h("div", { class: "columns" },
       h("fieldset", {}, h("legend", {}, "How it lies"),
         h("div", { class: "buttons" },
@@ -75,7 +75,7 @@ export async function open(root, state, page) {
           h("button", { type: "button", onclick: () => turn(90) }, "↻ Turn right"),
           toggle({ label: "Mirror", onchange: (flip) => change({ flip }) }),
           toggle({ label: "Invert", onchange: (invert) => change({ invert }) })),
-        crop, boxField, low, high),
+        crop, boxField),
       h("fieldset", {}, h("legend", {}, "What it is"),
         choice({ label: "View", options: VIEWS, value: "", onchange: (value) => {
           angleField.hidden = value !== "angle";
@@ -87,12 +87,13 @@ export async function open(root, state, page) {
       h("fieldset", {}, h("legend", {}, "What is done"),
         choice({ label: "Prior", options: priors.map((entry) => [entry.id, entry.name]),
           value: first?.id, onchange: (prior) => change({ prior }) }),
-        h("div", { class: "row" },
-          h("label", { class: "field" }, "Random patients beside the best guess", samples),
-          h("label", { class: "field" }, "Minutes of search at most", minutes),
-          h("label", { class: "field" }, "Seed", seed),
-          h("label", { class: "field" }, "Name of the result", name)))),
-    sentences,
+        h("div", { class: "pairs" },
+          h("label", { class: "field" }, "Random patients", samples),
+          h("label", { class: "field" }, "Minutes at most", minutes),
+          h("label", { class: "field" }, "Name of the result", name),
+          h("label", { class: "field" }, "Seed", seed)),
+        h("p", { class: "hint" }, "Random patients that explain the X-ray as well stand beside ",
+          "the best guess: what they differ by is the uncertainty."))),
     h("div", { class: "buttons" }, start,
       h("button", { type: "button", onclick: putAway }, "Another X-ray")));
 
