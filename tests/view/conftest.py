@@ -38,8 +38,8 @@ def workbench(tmp_path: Path) -> Iterator[Workbench]:
     """Start a server of these places; returns its address."""
     servers: list[tuple[uvicorn.Server, threading.Thread]] = []
 
-    def start(*places: str | Path, first: str | None = None) -> str:
-        site = Site(Catalogue(places), tmp_path / "out", first)
+    def start(*places: str | Path, first: str | None = None, **options: Any) -> str:
+        site = Site(Catalogue(places), tmp_path / "out", first, **options)
         listener = listening_socket("127.0.0.1", 0)
         app = build_app(site, token=TOKEN)
         server = uvicorn.Server(uvicorn.Config(app, log_level="error"))

@@ -58,6 +58,9 @@ export async function open(root, state, page) {
   const minutes = h("input", { type: "number", min: 0, step: "any", placeholder: "no limit",
     "aria-label": "Minutes at most" });
   const seed = h("input", { type: "number", min: 0, step: 1, value: 0, "aria-label": "Seed" });
+  const size = h("input", { type: "number", min: 16, max: 512, placeholder: "the prior's",
+    "aria-label": "Pixels of a view" });
+  const update = h("input", { type: "checkbox", checked: true });
   const start = h("button", { type: "button", class: "main", disabled: true,
     onclick: begin }, "Start");
 
@@ -91,7 +94,9 @@ export async function open(root, state, page) {
           h("label", { class: "field" }, "Random patients", samples),
           h("label", { class: "field" }, "Minutes at most", minutes),
           h("label", { class: "field" }, "Name of the result", name),
-          h("label", { class: "field" }, "Seed", seed)),
+          h("label", { class: "field" }, "Seed", seed),
+          h("label", { class: "field" }, "Pixels of a view", size)),
+        h("label", { class: "tick" }, update, "Follow the X-ray beyond the prior"),
         h("p", { class: "hint" }, "Random patients that explain the X-ray as well stand beside ",
           "the best guess: what they differ by is the uncertainty."))),
     h("div", { class: "buttons" }, start,
@@ -170,7 +175,8 @@ export async function open(root, state, page) {
     start.disabled = true;
     try {
       const body = JSON.stringify({ ...reading, name: name.value, samples: samples.value,
-        max_minutes: minutes.value || null, seed: seed.value || 0 });
+        max_minutes: minutes.value || null, seed: seed.value || 0, size: size.value || null,
+        update: update.checked });
       const job = await json(`project/start/${id}`, {}, { method: "POST", body });
       page.setState({ job: job.id });
       await jobs.refresh();

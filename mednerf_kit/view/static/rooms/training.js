@@ -66,10 +66,10 @@ async function run(body, entry, other, page, cardNode) {
       other ? key(names.map((name) => ({ name }))) : null, curves),
     samples.node,
     h("div", { class: "pair" },
-      h("section", { class: "card", "aria-label": "Log" }, h("h2", {}, "Log"), log),
+      h("div", {}, h("section", { class: "card", "aria-label": "Log" }, h("h2", {}, "Log"), log),
+        cardNode),
       h("section", { class: "card", "aria-label": "Configuration" }, h("h2", {}, "Configuration"),
-        await configuration(entry, other))),
-    cardNode);
+        await configuration(entry, other))));
   const theirs = other ? await json(`training/curves/${other.id}`) : {};
 
   async function refresh() {
