@@ -16,7 +16,7 @@ const MEANINGS = {
 };
 
 export async function open(root, state, page) {
-  const entries = (await page.entries("prior", "scene")).filter((entry) => !entry.problem);
+  const entries = await page.entries("prior", "scene");
   root.append(h("link", { rel: "stylesheet", href: "rooms/training.css" }),
     h("h1", {}, "Training"));
   if (!entries.length) {
