@@ -301,6 +301,13 @@ make_chest, make_knee = _phantoms("chest"), _phantoms("knee")
     help="CTs at a time; each one is held in memory.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the split.")
+@click.option(
+    "--series",
+    type=click.IntRange(min=1),
+    metavar="N",
+    show_default="the largest",
+    help="Which of the DICOM series in every folder.",
+)
 @projection_options
 def make_ct(**options: Any) -> None:
     """Project every CT in a folder: DRRs, volumes, geometry.json, split.json and a contact sheet.

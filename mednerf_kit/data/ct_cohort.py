@@ -28,6 +28,7 @@ from ..core import files
 from ..core.errors import RunError, UserError, unknown_name
 from ..imaging.body import Body, body_only, find_body
 from ..imaging.geometry import DEFAULTS, FRONTAL_DEG, LATERAL_DEG, Geometry, nearest_view
+from ..imaging.scans.dicom import LARGEST
 from ..imaging.scans.quantity import StoredQuantity
 from ..imaging.scans.read import read_volume
 from .cohort import cache_dir, reported, split_patients
@@ -73,6 +74,7 @@ def make_ct_cohort(
     supersample: int = 1,
     float_arrays: bool = False,
     quantity: StoredQuantity | None = None,
+    series: int | None = None,
     jobs: int = 1,
     seed: int = 0,
     progress: bool = True,
@@ -92,6 +94,7 @@ def make_ct_cohort(
             :class:`~mednerf_kit.data.xray_setup.Handling`.
         float_arrays: write line integrals as NPY files too.
         quantity: what the values of every CT are; None goes by what each file says.
+        series: which of the series of every DICOM folder, counted from 1; None takes the largest.
         jobs: scans at a time, each of which is held in memory.
         seed: of the split, where the set has none of these patients yet.
         progress: say how far it is.
@@ -118,7 +121,7 @@ def make_ct_cohort(
         )
     geometry = setup.joining(out, setup.geometry_of(anatomy))
     check_set(out, stored_geometry(geometry, setup.film))
-    maker = _Maker(source, out, anatomy, geometry, how, setup.film, float_arrays, quantity)
+    maker = _Maker(source, out, anatomy, geometry, how, setup.film, float_arrays, quantity, series)
     maker.forget_absent({scan.name for scan in scans})
     rows = _in_parallel(maker, scans, jobs, f"{len(scans)} CTs into {out}" if progress else None)
     rows += [{"source": name, "status": "skipped", "note": why} for name, why in strangers]
@@ -147,6 +150,7 @@ class _Maker:
     film: str | None
     float_arrays: bool
     quantity: StoredQuantity | None
+    series: int | None
 
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
@@ -192,7 +196,8 @@ class _Maker:
             return {"status": "kept", **known.get("facts", {}), "note": "; ".join(faults)}
         if known is not None:
             self._remove(scan.name)
-        volume = read_volume(scan.path, quantity=self.quantity).aligned()
+        series = (self.series or LARGEST) if scan.path.is_dir() else None
+        volume = read_volume(scan.path, quantity=self.quantity, series=series).aligned()
         identity = ct_fingerprint(volume)
         self._claim(identity, scan.name)
         facts: dict[str, Any] = {
@@ -238,11 +243,12 @@ class _Maker:
             {} if self.film is None else {"film": film_record(self.film, self.geometry)}
         )
         more |= {} if self.quantity is None else {"quantity": self.quantity}
+        more |= {} if self.series is None else {"series": self.series}
         return {"source": {**scan.state, "folder": self.folder}, **asdict(self.how), **more}
 
     def _is_kept(self, folder: Path, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
         """Whether the folder of a patient is what would be made now."""
-        names = set(wanted) | ({"film", "quantity"} & set(known))
+        names = set(wanted) | ({"film", "quantity", "series"} & set(known))
         plain = json.loads(json.dumps(wanted))
         same = all(_placeless(known.get(name)) == _placeless(plain.get(name)) for name in names)
         return same and (folder / "xray_000.npy").exists() >= self.float_arrays

@@ -98,6 +98,28 @@ def test_folders_of_dicom_slices_are_cts_too(folder):
     assert row["status"] == "made" and row["note"] == "passed over: a single slice"
 
 
+def test_of_several_series_the_largest_is_taken_and_said_and_another_chosen(folder):
+    volume = chest(42)
+    for k, values in enumerate(volume.values[4:36]):  # thick, then thin slices of the same patient
+        both = folder / "study"
+        both.mkdir(exist_ok=True)
+        for series, step in (("9.1", 2), ("9.2", 1)):
+            if k % step == 0:
+                stored = (values.numpy() + 1000).astype("int16")
+                name = both / f"{series}-{k:03d}"
+                write_slice(name, 8.0 * k, stored, series, PixelSpacing=[8.0, 8.0])
+    row = by_source(made(folder))["study"]
+    assert (row["status"], row["voxels"]) == ("made", "40×40×32")
+    assert (
+        "of 2 DICOM series (1: 16 axial" in row["note"] and "number 2, the largest" in row["note"]
+    )
+    row = by_source(made(folder, series=1))["study"]
+    assert (row["status"], row["voxels"]) == ("made", "40×40×16")
+    assert by_source(made(folder, series=1))["study"]["status"] == "kept"
+    row = by_source(made(folder, series=3))["study"]
+    assert row["status"] == "skipped" and "which holds 2" in row["note"]
+
+
 def test_the_table_says_what_was_read_and_why_not(folder):
     (folder / "broken.nii.gz").write_bytes(b"no scan")
     save(chest(15), folder / "belly.nrrd")

@@ -13,14 +13,16 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ...core.errors import UserError
 from ..dicom_header import Header, is_dicom_element, quiet_pydicom
 from .bounded import opened
-from .dicom_slices import Slice, pile, slices_of, stacked, term
+from .dicom_slices import Slice, extent, pile, slices_of, stacked, term
 from .stored import StoredScan, no_scan, unreadable
 
 SUFFIXES = (".dcm", ".ima")
+VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr")  # what a folder may hold instead
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 STORAGE = "1.2.840.10008.5.1.4.1.1."
 CT = tuple(STORAGE + n for n in ("2", "2.1", "2.2"))  # slices, enhanced, legacy converted enhanced
@@ -61,6 +63,9 @@ TAGS = (
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )
+LARGEST = "largest"
+SeriesChoice = int | Literal["largest"]
+ALIKE = 0.9  # of the largest volume: series that cover as much are chosen among by their voxels
 OF_A_SERIES = ("SeriesInstanceUID", "Modality", "Rows", "Columns")  # what no slice may lack
 
 
@@ -108,11 +113,11 @@ def _has_start(path: Path) -> bool:
     return start[128:] == b"DICM" or bare
 
 
-def read_dicom(path: Path, *, series: int | None, any_modality: bool) -> StoredScan:
+def read_dicom(path: Path, *, series: SeriesChoice | None, any_modality: bool) -> StoredScan:
     """The scan in a multi-frame file, or the one series in a folder or below it.
 
-    ``series`` chooses one of several, counted from 1. Other modalities than CT are passed over,
-    unless ``any_modality``.
+    ``series`` chooses one of several, counted from 1, or the largest. Other modalities than CT are
+    passed over, unless ``any_modality``.
 
     Raises UserError where no scan or more than one is found, and for slices that form no even pile.
     """
@@ -124,7 +129,7 @@ def read_dicom(path: Path, *, series: int | None, any_modality: bool) -> StoredS
         return stacked(path, chosen.slices(), chosen.first, passed)
 
 
-def _alone(path: Path, series: int | None, any_modality: bool) -> Series:
+def _alone(path: Path, series: SeriesChoice | None, any_modality: bool) -> Series:
     """The scan of a single file."""
     header = _header(path)
     if header is None:
@@ -139,12 +144,14 @@ def _alone(path: Path, series: int | None, any_modality: bool) -> Series:
     if frames < 2:
         size = [header.whole("Columns") or 0, header.whole("Rows") or 0, 1]
         raise no_scan(path, size, header.whole("SamplesPerPixel") or 1)
-    if series not in (None, 1):
+    if series not in (None, 1, LARGEST):
         raise UserError(f"got --series {series} of one file", "wanted 1", "leave --series out")
     return Series({path: header})
 
 
-def _chosen(folder: Path, series: int | None, any_modality: bool) -> tuple[Series, list[str]]:
+def _chosen(
+    folder: Path, series: SeriesChoice | None, any_modality: bool
+) -> tuple[Series, list[str]]:
     """The one series that is meant, and what was passed over to find it."""
     passed: Counter[str] = Counter()
     found, modalities = _all_series(_files(folder), passed, any_modality)
@@ -156,26 +163,47 @@ def _chosen(folder: Path, series: int | None, any_modality: bool) -> tuple[Serie
         _check_modality(folder, modalities)
         singles = passed.pop(SINGLE, 0)
         others = f" and {_listed(passed)}" if passed else ""
+        volumes = [p.name for p in _files(folder) if p.name.lower().endswith(VOLUMES)]
         raise UserError(
             f"got '{folder}' with {singles} DICOM slices{others}",
             "wanted a folder with all slices of one CT series",
-            "check the path",
+            f"give the file '{volumes[0]}'" if volumes else "check the path",
         )
+    every = "; ".join(f"{k}: {_described(one)}" for k, one in enumerate(found, 1))
+    said = [f"passed over: {_listed(passed)}"] if passed else []
+    if series == LARGEST:
+        series = _largest(found)
+        if len(found) > 1:
+            said.append(
+                f"of {len(found)} DICOM series ({every}) number {series}, the largest, was taken: "
+                "'data make ct --series N' takes another"
+            )
     if series is None and len(found) > 1:
-        every = "; ".join(f"{k}: {_described(one)}" for k, one in enumerate(found, 1))
         raise UserError(
             f"got '{folder}' with {len(found)} DICOM series ({every})",
             "wanted one",
             "choose it with --series N",
         )
-    if series is not None and not 1 <= series <= len(found):
+    if series is not None and not 1 <= (series := int(series)) <= len(found):
         raise UserError(
             f"got --series {series} of '{folder}', which holds {len(found)}",
             f"wanted a number from 1 to {len(found)}",
             "leave it out to see them listed",
         )
-    said = [f"passed over: {_listed(passed)}"] if passed else []
-    return found[(series or 1) - 1], said
+    return found[int(series or 1) - 1], said
+
+
+def _largest(found: list[Series]) -> int:
+    """The number of the series that covers most: of alike ones that with most voxels."""
+    sizes = []
+    for one in found:
+        try:
+            sizes.append(extent(one.slices()))
+        except UserError:  # slices that say too little: the others are taken before it
+            sizes.append((0.0, 0))
+    most = max(volume for volume, _ in sizes)
+    voxels = [count if volume >= ALIKE * most else -1 for volume, count in sizes]
+    return 1 + voxels.index(max(voxels))
 
 
 SINGLE = "a single slice"

@@ -6,6 +6,7 @@ that are tagged MONOCHROME1; of a CT that tag only says how it is shown.)
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -170,6 +171,15 @@ def pile(headers: Iterable[Header]) -> str:
         lengths = [spacing[1], spacing[0]]
         parts.append(f"{by(lengths)} mm" + (f", {thickness:g} mm thick" if thickness else ""))
     return ", ".join(parts)
+
+
+def extent(slices: Sequence[Slice]) -> tuple[float, int]:
+    """The volume in mm³ between the outermost of a series' slices, and its number of voxels."""
+    first = slices[0]
+    normal = np.cross(first.orientation[:3], first.orientation[3:])
+    along = np.array([one.position_mm for one in slices]) @ normal
+    pixels = math.prod(first.size)
+    return float(np.ptp(along)) * pixels * math.prod(first.spacing_mm), pixels * len(slices)
 
 
 def stacked(

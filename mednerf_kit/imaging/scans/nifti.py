@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import nibabel
 
 SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz", ".hdr.gz")
+GZIP = b"\x1f\x8b"
 SCANNER = 1  # code of an affine that leads to the scanner's millimetres
 MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from NIfTI's right, anterior, superior
@@ -44,6 +45,7 @@ def read_nifti(path: Path) -> StoredScan:
     import nibabel
     from nibabel import imageglobals
 
+    _check_name(path)
     before, imageglobals.logger.disabled = imageglobals.logger.disabled, True  # it prints repairs
     try:
         image: Any = nibabel.load(path, mmap=False)
@@ -80,6 +82,20 @@ def read_nifti(path: Path) -> StoredScan:
         note=note,
         remarks=tuple(remarks),
     )
+
+
+def _check_name(path: Path) -> None:
+    """Refuse a compressed file whose name does not say so, and the other way round."""
+    named = path.name.lower().endswith(".gz")
+    with open(path, "rb") as file:
+        start = file.read(2)
+    if len(start) == 2 and (start == GZIP) != named:
+        what = "not compressed" if named else "compressed"
+        raise UserError(
+            f"got '{path}', which is {what}",
+            "wanted a name that says so",
+            f"rename it to '{path.name[:-3] if named else path.name + '.gz'}'",
+        )
 
 
 def _values(path: Path, image: Any) -> np.ndarray:

@@ -86,11 +86,11 @@ def _pair(line: str) -> tuple[str, str] | None:
     """The name and value of a field, or of a key-value pair.
 
     >>> _pair("space: scanner-xyz"), _pair("note:=a: b"), _pair("# made: today")
-    (('space', 'scanner-xyz'), ('note', 'a: b'), None)
+    (('space', ' scanner-xyz'), ('note', 'a: b'), None)
     """
     if line.startswith("#"):
         return None
-    name, separator, value = re.split(r"(:=|: |:$|$)", line, maxsplit=1)
+    name, separator, value = re.split(r"(:=|:|$)", line, maxsplit=1)
     return (name, value) if separator else None
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from ...core.errors import UserError, unknown_name
 from ...core.files import existing
 from ..voxels import AIR, Quantity
-from .dicom import is_dicom, read_dicom
+from .dicom import SeriesChoice, is_dicom, read_dicom
 from .itk import read_itk
 from .metaimage import SUFFIXES as META
 from .metaimage import read_metaimage
@@ -41,7 +41,7 @@ def read_volume(
     path: str | Path,
     *,
     quantity: StoredQuantity | None = None,
-    series: int | None = None,
+    series: SeriesChoice | None = None,
     spacing_mm: Sequence[float] | None = None,
 ) -> Volume:
     """Read a CT: a volume file, a DICOM file with many frames, or a folder of DICOM slices.
@@ -53,7 +53,8 @@ def read_volume(
     Options:
         quantity: what the values are; None takes what the file says, else Hounsfield units, and
             refuses what cannot be that.
-        series: which of the DICOM series in a folder, counted from 1 as they are listed.
+        series: which of the DICOM series in a folder, counted from 1 as they are listed; "largest"
+            takes the one that covers most, of alike ones that with most voxels.
         spacing_mm: size of the voxels along i, j and k, instead of the file's.
 
     Raises UserError for anything that is not one whole, evenly spaced, single-channel 3-D scan of
@@ -78,7 +79,7 @@ def read_scan(
     path: str | Path,
     *,
     quantity: StoredQuantity | None = None,
-    series: int | None = None,
+    series: SeriesChoice | None = None,
     spacing_mm: Sequence[float] | None = None,
 ) -> StoredScan:
     """What :func:`read_volume` reads, checked all the same, before it becomes tensors.
@@ -101,7 +102,7 @@ def read_scan(
     return replace(scan, values=values, affine=affine, padding=None, quantity=known, remarks=said)
 
 
-def _stored(path: Path, *, series: int | None, any_modality: bool) -> StoredScan:
+def _stored(path: Path, *, series: SeriesChoice | None, any_modality: bool) -> StoredScan:
     """What the reader of this kind of file finds."""
     if path.is_dir() or is_dicom(path):
         return read_dicom(path, series=series, any_modality=any_modality)
