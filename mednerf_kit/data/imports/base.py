@@ -29,6 +29,8 @@ from ..grey import from_transmission
 
 #: Below this share of the largest line integral, negative values are noise.
 NOISE = 0.05
+#: Half-widths of the field of view that patients and small animals have.
+FIELD_MM = (1.0, 5000.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +165,13 @@ def write_orbit(
             f"got '{made_from}', whose views are black",
             "wanted line integrals above zero",
             "write it again as floats (plastimatch's -t pgm needs --autoscale)",
+        )
+    half_width = orbit.geometry.half_width_mm
+    if not FIELD_MM[0] <= half_width <= FIELD_MM[1]:
+        raise UserError(
+            f"got '{made_from}', whose detector sees ±{half_width:.3g} mm",
+            "wanted the size of a patient",
+            "correct the unit of its lengths (--set unit_mm=MM for R²-Gaussian)",
         )
     known = orbit.unit is not None
     if known and scale is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,9 @@ RELATIVE = "integers: shares of their range, whose line integral is unknown"
 @IMPORTERS.register("pictures")
 class Pictures:
     """PNG, TIFF, JPEG, NPY, PFM … and a CSV with a column of file names and one of angles.
+
+    A CSV without a line of names has files and angles in degrees; behind semicolons a decimal comma
+    is understood.
 
     The set-up is ``geometry.json`` in the folder, or --geometry; its own angles count nothing.
     Floats are line integrals; integers are shares of the geometry's ``line_integral_scale``, where
@@ -62,8 +65,8 @@ class Pictures:
                 "add --geometry FILE, or lay a geometry.json beside them (docs/formats.md)",
             )
         rows, notes = _read_table(table)
-        films = [read_film(source / name) for name, _ in rows]
-        names = [name for name, _ in rows]
+        films = [read_film(path) for path, _ in rows]
+        names = [path.name for path, _ in rows]
         values = one_size([bone_bright(film).astype(np.float32) for film in films], names)
         full = films[0].full_scale
         if any(film.full_scale != full for film in films):
@@ -97,17 +100,55 @@ class Pictures:
         ]
 
 
-def _columns(path: Path) -> tuple[str, str] | None:
-    """The columns of file names and of angles in a CSV, or None."""
+@dataclass(frozen=True)
+class Columns:
+    """The columns of file names and of angles in a CSV."""
+
+    files: int
+    angles: int
+    titles: tuple[str, str]
+    first: int  # line with values, counted from 0
+
+    @property
+    def in_radians(self) -> bool:
+        return self.titles[1].lower() in RADIANS
+
+
+def _columns(path: Path) -> Columns | None:
+    """The columns of a CSV of pictures and angles, or None of another one."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file, _dialect(path)), [])
+            line = [cell.strip() for cell in next(csv.reader(file, _dialect(path)), [])]
     except (OSError, UnicodeDecodeError, csv.Error):
         return None
-    known = {name.strip().lower(): name for name in header}
+    known = {name.lower(): k for k, name in enumerate(line)}
     files = next((known[name] for name in FILES if name in known), None)
     angles = next((known[name] for name in (*DEGREES, *RADIANS) if name in known), None)
-    return None if files is None or angles is None else (files, angles)
+    if files is not None and angles is not None:
+        return Columns(files, angles, (line[files], line[angles]), 1)
+    held = [bool(cell) and _picture(path.parent, cell).is_file() for cell in line]
+    if len(line) == 2 and sum(held) == 1 and _number(line[1 - held.index(True)]) is not None:
+        return Columns(held.index(True), 1 - held.index(True), ("a file", "its angle"), 0)
+    return None
+
+
+def _number(cell: str) -> float | None:
+    """A number, with a point or a comma.
+
+    >>> _number("12,5"), _number("east")
+    (12.5, None)
+    """
+    try:
+        found = float(cell.replace(",", "."))
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _picture(folder: Path, name: str) -> Path:
+    """The picture of a name, which may lack its suffix or come from Windows."""
+    path = folder / name.strip().replace("\\", "/")
+    return path if path.suffix else folder / _with_suffix(folder, path.name)
 
 
 def _dialect(path: Path) -> type[csv.Dialect] | csv.Dialect:
@@ -115,36 +156,42 @@ def _dialect(path: Path) -> type[csv.Dialect] | csv.Dialect:
     with open(path, encoding="utf-8-sig", newline="") as file:
         first = file.readline()
     dialect = csv.excel()
-    dialect.delimiter = max(",;\t", key=first.count)
+    dialect.delimiter = max(";\t,", key=first.count)
     return dialect
 
 
-def _read_table(path: Path) -> tuple[list[tuple[str, float]], tuple[str, ...]]:
-    """File names and angles in degrees, and what was assumed."""
+def _read_table(path: Path) -> tuple[list[tuple[Path, float]], tuple[str, ...]]:
+    """Pictures and angles in degrees, and what was assumed."""
     columns = _columns(path)
     assert columns is not None
-    files, angles = columns
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = list(csv.reader(file, _dialect(path)))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"got '{path}' ({error})", "wanted a readable table", "write it again"
+        ) from None
     rows = []
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file, dialect=_dialect(path)), 2):
-            try:
-                angle, name = float(row[angles]), str(row[files]).strip()
-                if not math.isfinite(angle) or not name:
-                    raise ValueError
-            except (TypeError, ValueError):
-                raise UserError(
-                    f"got line {number} of '{path}'",
-                    f"wanted a file and a number under '{files}' and '{angles}'",
-                    "correct or remove it",
-                ) from None
-            rows.append((name if Path(name).suffix else _with_suffix(path.parent, name), angle))
+    for number, row in enumerate(lines[columns.first :], columns.first + 1):
+        if not row:
+            continue
+        angle = _number(row[columns.angles]) if len(row) > columns.angles else None
+        name = row[columns.files].strip() if len(row) > columns.files else ""
+        if angle is None or not name:
+            files, angles = columns.titles
+            raise UserError(
+                f"got line {number} of '{path}'",
+                f"wanted a file and a number under '{files}' and '{angles}'",
+                "correct or remove it",
+            )
+        rows.append((_picture(path.parent, name), angle))
     if len({name for name, _ in rows}) < len(rows) or not rows:
         raise UserError(
             f"got '{path}' with {len(rows)} lines, in which a file is named twice or none is",
             "wanted a line for each view",
             "correct it",
         )
-    if angles.strip().lower() in RADIANS:
+    if columns.in_radians:
         return [(name, math.degrees(angle)) for name, angle in rows], ()
     top = max(abs(angle) for _, angle in rows)
     if len(rows) > 3 and top <= 2 * math.pi + 0.01:

@@ -92,7 +92,9 @@ def _hdf5(path: Path) -> tuple[np.ndarray, np.ndarray]:
         import h5py
     except ImportError:
         raise UserError(
-            f"got '{path}'", "wanted the package h5py to read it", "pip install h5py"
+            f"got '{path}'",
+            "wanted the package h5py to read it",
+            "pip install h5py, or save its arrays xray1 and xray2 as xray1.png and xray2.png there",
         ) from None
     try:
         with h5py.File(path, "r") as held:

@@ -106,7 +106,7 @@ def read_views(path: Path) -> tuple[str, list[View]]:
     Raises UserError for a damaged file, a parallel beam and a curved detector.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         if "<!ENTITY" in text:
             raise ValueError("it defines entities")
         root = ElementTree.fromstring(text)

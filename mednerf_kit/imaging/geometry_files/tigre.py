@@ -119,6 +119,7 @@ def orbit_of_scanner(
     else:
         height, width = (float(v) * unit_mm for v in scanner["sDetector"])
         row_mm, col_mm = height / rows, width / cols
+    _refuse_degrees(thetas_rad)
     right, up = (float(v) * unit_mm for v in (*scanner.get("offDetector", (0, 0)), 0, 0)[:2])
     found = Geometry(
         source_to_isocentre_mm=float(scanner["DSO"]) * unit_mm,
@@ -131,6 +132,19 @@ def orbit_of_scanner(
         angles_deg=tuple(-math.degrees(float(theta)) % 360 for theta in thetas_rad),
     )
     return snapped(found, NOISE), (row_mm, col_mm)
+
+
+def _refuse_degrees(thetas_rad: Sequence[float]) -> None:
+    """Raise UserError for angles that run over several turns in steps of a quarter degree."""
+    thetas = [float(theta) for theta in thetas_rad]
+    if max(map(abs, thetas), default=0) > 4 * math.pi and all(
+        4 * v == round(4 * v) for v in thetas
+    ):
+        raise UserError(
+            f"got angles up to {max(thetas, key=abs):g}, which look like degrees",
+            "wanted radians",
+            "write them in radians",
+        )
 
 
 def _file(path: Path) -> Path:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     import nibabel
 
 SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz", ".hdr.gz")
-GZIP = b"\x1f\x8b"
+GZIP = b"\x1f\x8b"  # how a compressed file begins, and how one that is not
+HEADER_SIZES = tuple(n.to_bytes(4, order) for n in (348, 540) for order in ("little", "big"))
 SCANNER = 1  # code of an affine that leads to the scanner's millimetres
 MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from NIfTI's right, anterior, superior
@@ -88,8 +89,8 @@ def _check_name(path: Path) -> None:
     """Refuse a compressed file whose name does not say so, and the other way round."""
     named = path.name.lower().endswith(".gz")
     with open(path, "rb") as file:
-        start = file.read(2)
-    if len(start) == 2 and (start == GZIP) != named:
+        start = file.read(4)
+    if (start in HEADER_SIZES) if named else start[:2] == GZIP:
         what = "not compressed" if named else "compressed"
         raise UserError(
             f"got '{path}', which is {what}",

@@ -1,0 +1,117 @@
+"""Foreign sets as people have them: tables in their spellings, angles and lengths in other units."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mednerf_kit.core.errors import UserError
+from mednerf_kit.data.imports.base import IMPORTERS, find_importer, import_set
+from mednerf_kit.data.posed.orbit import ball_integrals
+from mednerf_kit.imaging.geometry import DEFAULTS
+
+GEOMETRY = replace(
+    DEFAULTS["chest"].resized(16), columns_flipped=False, line_integral_scale=None
+).at([10.5, -5.0, 100.25])
+INTEGRALS = ball_integrals(GEOMETRY, radius=0.5).numpy()
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["a.npy,10.5", "b.npy,-5", "c.npy,100.25"],
+        ["10.5 \t a.npy", "-5\tb.npy", "100.25\tc.npy"],
+        ["a;10,5", "b;-5,0", "c;100,25"],
+        ["Datei;file;angle", "1;a.npy;10,5", "2;b.npy;-5", "3;c.npy;100,25", ""],
+        ["file,angle", ".\\a.npy,10.5", ".\\b.npy,-5", "./c.npy,100.25"],
+    ],
+    ids=["no titles", "angles first", "decimal comma", "more columns", "Windows"],
+)
+def test_a_table_of_angles_in_its_spellings(lines: list[str], tmp_path: Path) -> None:
+    GEOMETRY.save(tmp_path / "geometry.json")
+    for letter, view in zip("abc", INTEGRALS, strict=True):
+        np.save(tmp_path / f"{letter}.npy", view)
+    (tmp_path / "angles.csv").write_text("\r\n".join(lines), encoding="utf-8-sig")
+    assert find_importer(tmp_path) == "pictures"
+    (found,) = IMPORTERS.build("pictures").read(tmp_path, None)
+    assert found.geometry.angles_deg == GEOMETRY.angles_deg
+    np.testing.assert_array_equal(found.values, INTEGRALS)
+
+
+def test_a_table_of_something_else_is_none(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", INTEGRALS[0])
+    (tmp_path / "notes.csv").write_text("a.npy,a good one\n")
+    assert find_importer(tmp_path) is None
+
+
+def r2(folder: Path, change) -> Path:
+    path = IMPORTERS["r2_gaussian"].example(folder) / "meta_data.json"
+    meta = json.loads(path.read_text())
+    change(meta)
+    path.write_text(json.dumps(meta), encoding="utf-8-sig")  # as some editors save it
+    return folder
+
+
+def test_degrees_where_radians_belong_are_refused(tmp_path: Path) -> None:
+    def in_degrees(meta: dict) -> None:
+        for k, frame in enumerate(meta["proj_train"]):
+            frame["angle"] = 7.5 * k
+
+    with pytest.raises(UserError, match="22.5, which look like degrees; wanted radians"):
+        import_set(r2(tmp_path / "a", in_degrees), out=tmp_path / "set")
+
+
+def test_lengths_in_another_unit_are_refused_with_the_option_that_says_it(tmp_path: Path) -> None:
+    def in_mm(meta: dict) -> None:
+        scanner = meta["scanner"]
+        for key in ("DSD", "DSO"):
+            scanner[key] *= 1000
+        for key in ("sDetector", "sVoxel"):
+            scanner[key] = [1000 * v for v in scanner[key]]
+
+    source = r2(tmp_path / "a b (1)", in_mm)
+    with pytest.raises(UserError, match="unit_mm"):
+        import_set(source, out=tmp_path / "set")
+    made = import_set(source, out=tmp_path / "set", options={"unit_mm": 1.0})
+    assert made.patients == ("a-b-1",)  # a name that a folder may have
+
+
+def test_a_damaged_stack_is_named(tmp_path: Path) -> None:
+    source = IMPORTERS["rtk"].example(tmp_path / "rtk")
+    stack = source / "projections.mha"
+    stack.write_bytes(stack.read_bytes()[:-99])
+    with pytest.raises(UserError, match="projections.mha', which cannot be read"):
+        import_set(source, out=tmp_path / "set")
+    xml = source / "geometry.xml"
+    xml.write_text(xml.read_text(), encoding="utf-8-sig")
+    assert find_importer(source) == "rtk"
+
+
+def x2ct_h5(folder: Path) -> Path:
+    """A patient as the published files have it."""
+    h5py = pytest.importorskip("h5py")
+    folder.mkdir(parents=True)
+    pixels = np.zeros((2, 32, 32), np.uint8)
+    pixels[0, 4:20, 3:12], pixels[1, 4:20, 6:9] = 200, 255
+    with h5py.File(folder / "ct_xray_data.h5", "w") as file:
+        file["ct"] = np.zeros((8, 8, 8), np.uint16)
+        file["ori_size"], file["spacing"] = np.int64(320), np.ones(3)
+        file["xray1"], file["xray2"] = pixels
+    return folder
+
+
+def test_x2ct_s_hdf5_files_are_its_pictures(tmp_path: Path, monkeypatch) -> None:
+    folder = x2ct_h5(tmp_path / "LIDC-HDF5-256" / "LIDC-IDRI-0011.1")
+    assert find_importer(folder.parent) == "x2ct"
+    (found,) = IMPORTERS.build("x2ct").read(folder.parent, None)
+    assert found.patient == "LIDC-IDRI-0011.1" and found.values.shape == (2, 32, 32)
+    assert found.values[0, 10, 31 - 5] > 0 and found.values[0, 10, 5] == 0  # turned back
+    assert found.values[1, 10, 7] == 1 and found.geometry.pixel_mm == 500 / 32
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(UserError, match="pip install h5py, or save"):
+        IMPORTERS.build("x2ct").read(folder, None)
