@@ -1,4 +1,4 @@
-"""Foreign sets as people have them: tables in their spellings, angles and lengths in other units."""
+"""Foreign sets as people have them: tables in their spellings, other units, odd names."""
 
 from __future__ import annotations
 
