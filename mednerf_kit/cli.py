@@ -6,10 +6,13 @@ Commands live in ``commands/`` and are imported when they are asked for, so that
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 
@@ -94,14 +97,23 @@ def main(args: Sequence[str] | None = None) -> int:
     0
     """
     try:
-        cli.main(args, prog_name="mednerf-kit", standalone_mode=False)
-        sys.stdout.flush()
+        with sigterm_as_interrupt():
+            cli.main(args, prog_name="mednerf-kit", standalone_mode=False)
+            sys.stdout.flush()
     except UserError as error:
+        if debugging() and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
         return complain(str(error), error.exit_code)
     except click.ClickException as error:
         return complain(error.format_message() + where_to_look(error), error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except click.Abort as error:
+        if isinstance(error.__cause__, EOFError):  # click takes it for the end of a dialogue
+            return unexpected(error.__cause__)
         return complain("interrupted.", 130)
+    except KeyboardInterrupt:
+        return complain("interrupted.", 130)
+    except MemoryError as error:
+        return out_of_memory(error)
     except BrokenPipeError:
         # The reader has gone; python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -117,17 +129,49 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM is an interruption as Ctrl-C is: what was begun is taken back or saved."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def debugging() -> bool:
+    """Whether a person asked for tracebacks."""
+    return bool(os.environ.get("MEDNERF_KIT_DEBUG"))
+
+
 def complain(message: str, exit_code: int) -> int:
     """Say ``message`` as one line on stderr."""
     click.echo("Error: " + " ".join(message.split()), err=True)
     return exit_code
 
 
+def out_of_memory(error: Exception) -> int:
+    """The sentence for a command that this machine has too little memory for."""
+    if debugging():
+        traceback.print_exception(error)
+    why = (str(error).strip().splitlines() or ["no more is free"])[0]
+    return complain(
+        f"got too little memory ({why}); wanted room for this: choose smaller sizes, batches or "
+        "volumes, or close other programs.",
+        1,
+    )
+
+
 def unexpected(error: Exception) -> int:
     """One sentence for an error nobody foresaw; the traceback when MEDNERF_KIT_DEBUG is set."""
-    if os.environ.get("MEDNERF_KIT_DEBUG"):
+    if debugging():
         traceback.print_exception(error)
         return 1
+    if "allocate memory" in str(error):  # of torch's own kind of error
+        return out_of_memory(error)
     text = (str(error).strip().splitlines() or ["without a message"])[0]
     return complain(
         f"unexpected {type(error).__name__}: {text} (set MEDNERF_KIT_DEBUG=1 for the traceback).", 1

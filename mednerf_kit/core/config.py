@@ -12,6 +12,7 @@ import copy
 import dataclasses
 import importlib
 import inspect
+import math
 import pkgutil
 import re
 import types
@@ -185,6 +186,12 @@ def bound(
         if key not in known:
             raise unknown_name(f"option of {where}", key, known)
         values[key] = checked(value, known[key], where=f"{where} option '{key}'")
+        if isinstance(values[key], int) and values[key] < 0:  # they count something
+            raise UserError(
+                f"got {value} for {where} option '{key}'",
+                "wanted 0 or more",
+                "correct the recipe or --set",
+            )
     return values
 
 
@@ -203,9 +210,15 @@ def _hints(entry: Callable) -> dict[str, Any]:
 def checked(value: Any, hint: Any, *, where: str) -> Any:
     """A YAML value as the annotated type; whole numbers pass for floats, lists for tuples.
 
+    No option is infinite or NaN.
+
     >>> checked(3, float, where="x")
     3.0
     """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(
+            f"got {value} for {where}", "wanted a finite number", "correct the recipe or --set"
+        )
     choices = (
         typing.get_args(hint)
         if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union

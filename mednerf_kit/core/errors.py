@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class UserError(Exception):
@@ -26,6 +32,46 @@ class RunError(UserError):
     """Something went wrong while working, such as a full disk or a NaN (exit code 1)."""
 
     exit_code = 1
+
+
+@contextmanager
+def reading(what: str, wanted: str, next_step: str) -> Iterator[None]:
+    """Whatever a reader stumbles over inside the block is the fault of the file: a UserError.
+
+    Sentences that say more stay as they are. The reader's own error is the cause.
+
+    >>> try:
+    ...     with reading("'a.json'", "wanted a whole file", "copy it again"):
+    ...         {}["step"]
+    ... except UserError as error:
+    ...     print(error)
+    got 'a.json', which cannot be read (KeyError: 'step'); wanted a whole file: copy it again.
+    """
+    try:
+        yield
+    except (UserError, ImportError):
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or ["without a message"]
+        why = f"which cannot be read ({type(error).__name__}: {lines[0][:200]})"
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            why = "which takes more memory than there is"
+        raise UserError(f"got {what}, {why}", wanted, next_step) from error
+
+
+def reader(wanted: str, next_step: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """A decorator of a function whose first argument is what it reads: :func:`reading` about it."""
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def read(*args: P.args, **options: P.kwargs) -> T:
+            source = args[0] if args else next(iter(options.values()))
+            with reading(f"'{source}'", wanted, next_step):
+                return function(*args, **options)
+
+        return read
+
+    return decorate
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

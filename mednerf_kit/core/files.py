@@ -1,15 +1,20 @@
-"""Files that are whole or absent: atomic writes of text, JSON, CSV and tensors.
+"""Files that are whole or absent: atomic writes of text, JSON, CSV, tensors and folders, and files
+that grow by whole records.
 
-Tensors are safetensors files with JSON metadata beside them; nothing is pickled.
+Tensors are safetensors files with JSON metadata and a checksum beside them; nothing is pickled.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
+import hashlib
 import io
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,43 +22,195 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import RunError, UserError
+from .written import check_whole
+
+try:
+    import fcntl
+except ImportError:  # where files have no such locks, what a killed process left stays
+    fcntl = None  # type: ignore[assignment]
+
+RANDOM = "[a-z0-9_]{8}"  # what tempfile puts into a name
+#: Temporary files and folders; the suffix, which writers go by, stands at the end as well.
+TEMPORARY = re.compile(rf"\..+?((?:\.\w+)*)-{RANDOM}\1|\..+-{RANDOM}\.part")
 
 if TYPE_CHECKING:  # torch takes a second to import, and a look at a file's metadata needs none
     from torch import Tensor
 
 
 @contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
+def atomic(path: str | Path, *, frames: int | None = None) -> Iterator[Path]:
     """A temporary path that takes the place of ``path`` when the block ends well.
 
-    It lies in the same folder and has the same suffix.
+    It lies in the same folder and has the same suffix. What was written is read back as far as its
+    kind asks for (:mod:`.written`; ``frames`` of a video), and lies on the disk before it gets its
+    name.
 
     An error leaves the old file as it was; a full disk answers with a :class:`RunError`.
     """
     path = Path(path)
     suffix = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
+    stem = path.name.removesuffix(suffix)
     temporary: Path | None = None
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(
+                dir=path.parent, prefix=f".{stem[:40]}{suffix}-", suffix=suffix
+            )
+            stack.callback(os.close, handle)
+            temporary = Path(name)
+            _lock(handle)
+            yield temporary
+            check_whole(temporary, frames)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        except OSError as error:
+            raise could_not_write(path, error) from error
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder whose files take their places in ``folder`` when the block ends well.
+
+    On an error none of them does. In a folder that holds something already, what has other names
+    stays, and files are exchanged one by one, JSON last, which says that the others are there.
+    """
+    folder = Path(folder)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name[:40]}-", suffix=suffix
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = folder if _stays(folder) else folder.parent
+        temporary = Path(
+            tempfile.mkdtemp(dir=beside, prefix=f".{folder.name[:40]}-", suffix=".part")
         )
-        os.close(handle)
-        temporary = Path(name)
+    except OSError as error:
+        raise could_not_write(folder, error) from error
+    handle = os.open(temporary, os.O_RDONLY)
+    try:
+        _lock(handle)
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        os.chmod(temporary, 0o777 & ~_umask())
+        _take_places(temporary, folder)
+    except (RunError, OSError) as error:
+        if isinstance(error, RunError):  # of a file, which will have its place in the folder
+            error.args = (str(error).replace(str(temporary), str(folder)),)
+            raise
+        raise could_not_write(folder, error) from error
+    finally:
+        os.close(handle)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _stays(folder: Path) -> bool:
+    """Whether a folder is there that another one cannot take the place of in one step."""
+    return folder.is_dir() and (
+        any(folder.iterdir())
+        or os.path.ismount(folder)
+        or not os.access(folder.parent, os.W_OK | os.X_OK)
+    )
+
+
+def _take_places(temporary: Path, folder: Path) -> None:
+    """Move everything in ``temporary`` to ``folder``, in one step where nothing stays there."""
+    if not _stays(folder):
+        temporary.rename(folder)
+        return
+    found = [path for path in temporary.rglob("*") if path.is_file()]
+    for path in sorted(found, key=lambda path: path.suffix == ".json"):
+        place = folder / path.relative_to(temporary)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, place)
+
+
+def made_folder(path: str | Path) -> Path:
+    """Make the folder for results now: a failure must come before the work, not after it.
+
+    What a killed process has left in it of unfinished files is removed.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(
-            f"could not write '{path}' ({error.strerror or error})",
-            "wanted a writable disk with space",
-            "free some space or choose another folder; the previous file is untouched",
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            f"could not make folder '{path}' ({error.strerror})",
+            "wanted a place for the results",
+            "choose another folder",
+        ) from None
+    remove_strays(path)
+    return path
+
+
+def remove_strays(folder: Path) -> None:
+    """Remove the temporary files and folders of processes that were killed.
+
+    A process that lives has them locked; where nothing can be locked they stay.
+    """
+    for path in folder.iterdir() if fcntl is not None and folder.is_dir() else ():
+        if not TEMPORARY.fullmatch(path.name):
+            continue
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                _lock(handle)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            finally:
+                os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    """Lock an open file or folder until it is closed; BlockingIOError where another process has."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
+
+
+class GrowingFile:
+    """A file that grows by whole records: one that a full disk cuts is taken back.
+
+    Raises :class:`RunError` where it cannot be written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self.handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise could_not_write(self.path, error) from error
+
+    def __enter__(self) -> GrowingFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.handle)
+
+    def append(self, record: bytes) -> None:
+        """Put a record at the end, without a buffer."""
+        size, rest = os.fstat(self.handle).st_size, memoryview(record)
+        try:
+            while rest:
+                rest = rest[os.write(self.handle, rest) :]
+        except OSError as error:
+            os.ftruncate(self.handle, size)
+            raise could_not_write(self.path, error) from error
+
+
+def could_not_write(path: Path, error: OSError) -> RunError:
+    """The sentence for a file that the operating system or :mod:`.written` did not accept."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return RunError(
+        f"could not write '{path}' ({error.strerror or lines[-1]})",
+        "wanted a writable disk with space",
+        "free some space or choose another folder; the previous file is untouched",
+    )
 
 
 def _umask() -> int:
@@ -132,36 +289,67 @@ def natural_key(path: Path) -> list[tuple[int, str]]:
 def save_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None
 ) -> None:
-    """Write named tensors and JSON metadata as one safetensors file, atomically."""
+    """Write named tensors and JSON metadata as one safetensors file, atomically.
+
+    A checksum of both stands in the header as ``digest``.
+    """
     from safetensors.torch import save_file
 
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    text = json.dumps(meta or {})
     with atomic(path) as temporary:
         try:
-            save_file(whole, temporary, metadata={"meta": json.dumps(meta or {})})
+            save_file(whole, temporary, metadata={"meta": text, "digest": digest_of(whole, text)})
         # safetensors wraps the operating system's error in its own class
         except Exception as error:
             raise OSError(str(error)) from error
 
 
+def digest_of(tensors: Mapping[str, Tensor], text: str) -> str:
+    """A checksum (BLAKE2b of 64 bits) of named tensors, their shapes and types, and of a text.
+
+    >>> import torch
+    >>> digest_of({"a": torch.zeros(2)}, "") == digest_of({"a": torch.zeros(1, 2)}, "")
+    False
+    """
+    import torch
+
+    found = hashlib.blake2b(text.encode(), digest_size=8)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what :func:`save_tensors` wrote. A damaged file is named in the error."""
+    """Read what :func:`save_tensors` wrote. A damaged file is named in the error.
+
+    Files of before there was a checksum are read without.
+    """
     with _opened(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, _meta(file)  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = file.metadata() or {}
+        if header.get("digest") not in (None, digest_of(tensors, header.get("meta", "{}"))):
+            raise ValueError("its checksum is another than that of what it holds")
+        return tensors, _meta(file)
 
 
 def load_meta(path: str | Path) -> dict[str, Any]:
     """The JSON metadata alone of what :func:`save_tensors` wrote, without importing torch.
 
     A damaged file is named in the error: its header must be whole, and the file as long as the
-    header says.
+    header says. The checksum is not compared, for it takes the tensors too.
     """
     with _opened(path, "np") as file:
         return _meta(file)
 
 
 def _meta(file: Any) -> dict[str, Any]:
-    return json.loads((file.metadata() or {}).get("meta", "{}"))
+    meta = json.loads((file.metadata() or {}).get("meta", "{}"))
+    if not isinstance(meta, dict):
+        raise ValueError("its metadata are no JSON object")
+    return meta
 
 
 @contextmanager

@@ -9,9 +9,7 @@ at the set's root. A patient's folder is whole or absent. Cohorts of phantoms ar
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +22,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..core import files
-from ..core.errors import RunError, UserError, unknown_name
+from ..core.errors import UserError, unknown_name
 from ..core.resampling import area_resized
 from ..imaging import phantoms
 from ..imaging.body import body_only, bone_only, find_body
@@ -250,32 +248,20 @@ def write_patient(
     stored = (
         ((integrals / top).clamp(0, 1) * 65535).round().to(torch.int32).numpy().astype(np.uint16)
     )
-    temporary = folder.parent / f".{folder.name}-{os.getpid()}"
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+    with files.whole_folder(folder) as temporary:
         for view, picture in enumerate(stored):
-            Image.fromarray(picture).save(
-                temporary / f"xray_{view:03d}.png",
-                compress_level=1,
-                compress_type=zlib.Z_RLE,  # as small for such pictures, in two thirds of the time
-            )
+            with files.atomic(temporary / f"xray_{view:03d}.png") as path:
+                Image.fromarray(picture).save(
+                    path,
+                    compress_level=1,
+                    compress_type=zlib.Z_RLE,  # as small for such pictures, in 2/3 of the time
+                )
             if float_arrays:
-                np.save(temporary / f"xray_{view:03d}.npy", integrals[view].numpy())
+                with files.atomic(temporary / f"xray_{view:03d}.npy") as path:
+                    np.save(path, integrals[view].numpy())
         if volume is not None:
             write_volume(volume, temporary / "volume.nii.gz")
         files.write_json(temporary / "patient.json", dict(record))
-        temporary.rename(folder)
-    except OSError as error:
-        # else another process has just made the same patient
-        if not (folder / "patient.json").is_file():
-            raise RunError(
-                f"could not write '{folder}' ({error.strerror or error})",
-                "wanted a writable disk with space",
-                "free some space or choose another folder; start again to go on",
-            ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def phantom_volume(anatomy: str, seed: int, size: int) -> Volume:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import UserError, unknown_name
+from ..core.errors import UserError, reader, unknown_name
 from ..core.files import natural_key, read_json
 from ..core.resampling import area_resized
 from ..imaging.geometry import CT_SCALES, DEFAULTS, Geometry
@@ -114,6 +114,7 @@ class OrbitSet:
         return tuple(n for n in self.patients if recorded.intersection(self.fingerprints[n]))
 
 
+@reader("wanted a whole set of X-rays", "copy or make it again")
 def load_orbits(
     source: str | Path,
     *,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import UserError, unknown_name
+from ..core.errors import UserError, reader, unknown_name
 from ..core.resampling import area_matrix
 from ..imaging.geometry import Geometry
 from .films.conversion import CONVERT, Reading
@@ -94,6 +94,7 @@ def view_angle_deg(name: str) -> tuple[float, bool]:
     raise unknown_name("view", name, VIEWS)
 
 
+@reader("wanted one X-ray", "copy or export it again")
 def read_radiograph(
     path: str | Path,
     *,

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ..core.config import Registry
 from ..core.errors import RunError
+from ..core.files import GrowingFile
 from . import run_folder, snapshots
 from .distributed import Ranks
 
@@ -193,8 +194,8 @@ class Loop:
         if not self.ranks.is_rank_zero:
             return
         print_line(line)
-        with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with GrowingFile(self.folder / "log.txt") as file:
+            file.append(f"{line}\n".encode())
 
     def run(self) -> Path:
         """Train to the end; returns the last snapshot. Raises KeyboardInterrupt after saving when
@@ -212,7 +213,7 @@ class Loop:
         stats_path = self.folder / "stats.jsonl" if first else os.devnull
         with (
             stop_requested() as stop,
-            open(stats_path, "a", encoding="utf-8") as stats,
+            GrowingFile(stats_path) as stats,
             tensorboard.event_writer(self.folder if first else None) as writer,
         ):
             tenths = int(10 * self.progress())
@@ -227,7 +228,6 @@ class Loop:
                     bar.close()
                     raise KeyboardInterrupt
                 if self.index % self.snapshot_steps == 0:
-                    stats.flush()
                     self.save()
                     if writer:
                         tensorboard.write_pictures(writer, self.task, self.index)
@@ -262,10 +262,12 @@ class Loop:
                 raise self._diverged(name)
         return numbers, stopping
 
-    def _record(self, numbers: dict[str, float], stats: TextIO, writer: Any, bar: tqdm) -> None:
+    def _record(
+        self, numbers: dict[str, float], stats: GrowingFile, writer: Any, bar: tqdm
+    ) -> None:
         """Write a step's numbers to stats.jsonl, and now and then to TensorBoard and the bar."""
         row = {"step": self.index, "seconds": round(self.seconds, 3), **numbers}
-        stats.write(json.dumps(row) + "\n")
+        stats.append(f"{json.dumps(row)}\n".encode())
         if self.index % SHOWN_EVERY == 0:
             shown = {name: f"{value:.2g}" for name, value in numbers.items() if name != "rate"}
             bar.set_postfix(shown, refresh=False)

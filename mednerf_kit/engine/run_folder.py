@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,11 +14,15 @@ import yaml
 
 from .. import DISCLAIMER
 from ..core import files, former_names
-from ..core.errors import UserError, unknown_name
+from ..core.config import checked
+from ..core.errors import UserError, reading, unknown_name
 
 T = TypeVar("T")
 
 NUMBERED = re.compile(r"(\d{5})-.+")
+CLOCKS = ("step", "seconds", "wall_seconds")
+#: Types of the metadata that the snapshots of every task have in common.
+META = {"step": int, "seconds": float, "wall_seconds": float, "task_state": dict, "recipe": dict}
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,10 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, in their order."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+#: Of a ``config.yaml``.
+RUN_CONFIG = f"wanted {', '.join(field.name for field in fields(RunConfig))}"
 
 
 def new_folder(outdir: Path, dataset: str, desc: str | None) -> Path:
@@ -90,15 +99,12 @@ def read_run_config(folder: Path) -> RunConfig:
             "wanted a run folder",
             "give a folder made by `mednerf-kit train`",
         )
-    try:
-        return RunConfig(**config_record(path))
-    except (TypeError, ValueError, yaml.YAMLError):
-        names = ", ".join(field.name for field in fields(RunConfig))
-        raise UserError(
-            f"got '{path}', which is not what a run was started with",
-            f"wanted {names}",
-            "give a folder made by `mednerf-kit train`",
-        ) from None
+    with reading(f"'{path}'", RUN_CONFIG, "give a folder made by `mednerf-kit train`"):
+        record = config_record(path)
+        hints = typing.get_type_hints(RunConfig)
+        for name, value in record.items():
+            checked(value, hints[name], where=f"'{name}' in '{path}'")
+        return RunConfig(**record)
 
 
 def write_run_config(folder: Path, run_config: RunConfig) -> None:
@@ -109,7 +115,11 @@ def write_run_config(folder: Path, run_config: RunConfig) -> None:
 
 def config_record(path: Path) -> dict[str, Any]:
     """What a ``config.yaml`` holds, its recipe under the present names."""
-    return with_present_recipe(yaml.safe_load(path.read_text(encoding="utf-8")))
+    with reading(f"'{path}'", RUN_CONFIG, "restore it, or train anew"):
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise TypeError("no mapping")
+        return with_present_recipe(record)
 
 
 def with_present_recipe(record: dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +165,18 @@ def read_meta(run: str | Path) -> tuple[Path, dict[str, Any]]:
 
 def load_meta(path: Path) -> dict[str, Any]:
     """The metadata of one snapshot file, recipe under the present names."""
-    return with_present_recipe(files.load_meta(path))
+    meta = files.load_meta(path)
+    check_meta(path, meta)
+    return with_present_recipe(meta)
+
+
+def check_meta(path: Path, meta: Mapping[str, Any]) -> None:
+    """Raise UserError where metadata that all snapshots have in common are of another type."""
+    with reading(f"'{path}'", "wanted a snapshot", "use the snapshot before it"):
+        for key in META.keys() & meta.keys():
+            checked(meta[key], META[key], where=f"'{key}' in '{path}'")
+        if min(meta.get(key, 0) for key in CLOCKS) < 0:
+            raise ValueError("a negative step or time")
 
 
 def task_name(meta: Mapping[str, Any]) -> str:
@@ -169,14 +190,17 @@ def is_scene_run(run: str | Path) -> bool:
 
 
 def read_stats(folder: Path) -> list[dict[str, Any]]:
-    """The logged numbers of a run, one row a step, without a line that a crash has torn."""
+    """The logged numbers of a run, one row a step, without a line that is damaged."""
     rows = []
     path = folder / "stats.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for line in text.splitlines():
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
     return rows
 
 
@@ -191,7 +215,10 @@ def wall_seconds(folder: Path, meta: Mapping[str, Any]) -> float | None:
     Once the run has ended there, it includes what follows the last step: a preview, a calibration.
     None for runs that did not keep it.
     """
-    path = folder / "metrics.json"
-    ended = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    here = ended if "wall_seconds" in ended and ended.get("steps") == meta.get("step") else meta
-    return here.get("wall_seconds")
+    try:
+        ended = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        if ended["steps"] == meta.get("step"):
+            return float(ended["wall_seconds"])
+    except (OSError, ValueError, LookupError, TypeError):  # none yet, or what a run writes anew
+        pass
+    return meta.get("wall_seconds")

@@ -17,10 +17,11 @@ import yaml
 
 from .. import DISCLAIMER
 from ..core import config, files
-from ..core.errors import UserError, unknown_name
+from ..core.errors import UserError, reading, unknown_name
+from ..core.memory import SizeLimit
 from . import run_folder, snapshots
 from .distributed import Ranks, process_group
-from .loop import Loop, TaskType
+from .loop import Loop, TaskType, print_line
 from .run_folder import RunConfig
 
 #: By the name of a recipe's task: how its recipes are read and made ready to run.
@@ -51,7 +52,8 @@ def resolve(
             raise unknown_name(f"preset of recipe '{name}'", preset, ["default", *presets])
         recipe = config.overlaid(recipe, presets[preset])
     recipe = config.with_settings(recipe, list(settings))
-    task_type = task_type_of(recipe)
+    with reading(f"recipe '{name}'", "wanted a node 'task'", "start from a file of configs/"):
+        task_type = task_type_of(recipe)
     for key in recipe:
         if key not in task_type.keys:
             raise unknown_name("recipe key", key, task_type.keys)
@@ -62,7 +64,10 @@ def resolve(
             "wanted every node",
             "start from a file of configs/",
         )
-    task_type.check(recipe)
+    what = f"recipe '{name}'"
+    fitting = "wanted names, numbers and lists as in configs/"
+    with reading(what, fitting, "correct it or --set"), SizeLimit(what):
+        task_type.check(recipe)
     return recipe
 
 
@@ -144,12 +149,14 @@ def train(
         dealt = batch_per_process(run_config.recipe, ranks)
         if dry_run:
             if ranks.is_rank_zero:
-                plan = task_type_of(run_config.recipe).plan(run_config.recipe) | dealt
+                with SizeLimit("a recipe"):
+                    plan = task_type_of(run_config.recipe).plan(run_config.recipe) | dealt
                 shown = {**run_config.to_dict(), "plan": plan}
                 print(yaml.safe_dump(shown, sort_keys=False), end="")
             return None
         if resume == "latest":
-            folder = snapshots.latest_matching(Path(outdir), run_config)
+            say = print_line if ranks.is_rank_zero else lambda _: None
+            folder = snapshots.latest_matching(Path(outdir), run_config, say)
         return run_training(
             run_config,
             folder,
@@ -231,7 +238,11 @@ def run_training(
     new, recipe = folder is None, run_config.recipe
     task_type = task_type_of(recipe)
     place = ranks.device(device)
-    with ranks.rank_zero_first("data"):
+    what = f"dataset '{run_config.dataset}' and its recipe"
+    with (
+        ranks.rank_zero_first("data"),
+        reading(what, "wanted numbers that fit each other", "look at them with --dry-run"),
+    ):
         prepared = task_type.prepare(run_config, place)
     if folder is None and ranks.is_rank_zero:
         folder = run_folder.new_folder(outdir, run_config.dataset, desc)
@@ -268,10 +279,14 @@ def run_training(
 
 def continue_newest(loop: Loop) -> None:
     """Let a loop continue from the newest readable snapshot in its folder."""
+    files.remove_strays(loop.folder)
     path, tensors, meta, remarks = snapshots.newest_readable(loop.folder)
     for remark in remarks:
         loop.log(remark)
-    loop.load(tensors, meta)
+    with reading(
+        f"'{path}'", "wanted a snapshot of this run's recipe", "use the snapshot before it"
+    ):
+        loop.load(tensors, meta)
     loop.log(f"continuing {loop.folder.name} from {path.name}")
 
 

@@ -6,7 +6,7 @@ geometry, which patients it was trained on. A resumed run equals one that was ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from torch import Generator, Tensor, nn
 
 from .. import DISCLAIMER, __version__
 from ..core import files, former_names
+from ..core.errors import UserError, reading
 from .run_folder import (
     RunConfig,
+    check_meta,
     config_record,
     find_folder,
     newest_of,
@@ -123,10 +125,12 @@ def load_snapshot(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the metadata of one snapshot file, tensors and recipe under the present
     names.
 
-    A :class:`UserError` where the file is missing or damaged.
+    A :class:`UserError` where the file is missing or damaged, or metadata are of another type.
     """
     tensors, meta = files.load_tensors(path)
-    return former_names.current_tensors(tensors), with_present_recipe(meta)
+    check_meta(path, meta)
+    with reading(f"'{path}'", "wanted a snapshot", "use the snapshot before it"):
+        return former_names.current_tensors(tensors), with_present_recipe(meta)
 
 
 def read_snapshot(run: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
@@ -146,18 +150,23 @@ def newest_readable(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, An
     return path, tensors, meta, remarks
 
 
-def latest_matching(outdir: Path, run_config: RunConfig) -> Path | None:
-    """The newest run folder of this configuration that has a snapshot; None where there is none.
+def latest_matching(
+    outdir: Path, run_config: RunConfig, say: Callable[[str], None] = lambda _: None
+) -> Path | None:
+    """The newest run folder of this configuration that has a readable snapshot; None where there is
+    none. ``say`` gets a sentence for every damaged one passed over.
 
     Configurations are compared under the present names, so a run that was started under former ones
     is found too.
     """
     for folder in sorted(outdir.glob("[0-9]" * 5 + "-*"), reverse=True):
         path = folder / "config.yaml"
-        if (
-            path.is_file()
-            and config_record(path) == run_config.to_dict()
-            and snapshot_files(folder)
-        ):
-            return folder
+        if not path.is_file() or not snapshot_files(folder):
+            continue
+        try:
+            if config_record(path) == run_config.to_dict():
+                newest_readable(folder)
+                return folder
+        except UserError as error:
+            say(f"passed over '{folder}': {error}")
     return None

@@ -10,6 +10,9 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
+import platform
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,22 +20,61 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.files import GrowingFile
+
 COLUMNS, FRAME_MS = 8, 100
 
 
+class EventWriter:
+    """Appends events to a run folder's ``events.out.tfevents…`` file, each whole or not at all.
+
+    torch's ``SummaryWriter`` writes from a thread, whose errors (a full disk) nobody can catch.
+    """
+
+    def __init__(self, file: GrowingFile) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self.file = file
+        self._append(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """A number."""
+        from torch.utils.tensorboard import summary
+
+        self.add_summary(summary.scalar(name, value), step)
+
+    def add_image(self, name: str, image: Any, step: int) -> None:
+        """A picture [H, W, 3]."""
+        from torch.utils.tensorboard import summary
+
+        self.add_summary(summary.image(name, image, dataformats="HWC"), step)
+
+    def add_summary(self, summary: Any, step: int) -> None:
+        """A summary as TensorBoard defines it."""
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._append(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def _append(self, event: Any) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        record = io.BytesIO()
+        RecordWriter(record).write(event.SerializeToString())
+        self.file.append(record.getvalue())
+
+
 @contextlib.contextmanager
-def event_writer(folder: Path | None) -> Iterator[Any]:
-    """TensorBoard's ``SummaryWriter`` for a run folder; None without a folder."""
+def event_writer(folder: Path | None) -> Iterator[EventWriter | None]:
+    """A writer of a new file of events in a run folder; None without a folder."""
     if folder is None:
         yield None
         return
-    from torch.utils.tensorboard import SummaryWriter
+    start, host = f"{time.time():.6f}", platform.node()
+    with GrowingFile(folder / f"events.out.tfevents.{start}.{host}.{os.getpid()}") as file:
+        yield EventWriter(file)
 
-    with contextlib.closing(SummaryWriter(str(folder))) as writer:
-        yield writer
 
-
-def write_pictures(writer: Any, task: Any, step: int) -> None:
+def write_pictures(writer: EventWriter, task: Any, step: int) -> None:
     """Write a task's pictures, and the field of view and gains it has fitted, for TensorBoard."""
     from ..viz import figures  # needed where there is a writer, and not to open a run
 
@@ -40,7 +82,7 @@ def write_pictures(writer: Any, task: Any, step: int) -> None:
         if name.startswith("clip/"):
             write_clip(writer, name, images, step)
         else:
-            writer.add_image(name, figures.strip(images, COLUMNS), step, dataformats="HWC")
+            writer.add_image(name, figures.strip(images, COLUMNS), step)
     fitted = task.fitted()
     if "distance" in fitted:
         writer.add_scalar("fov_deg", 2 * math.degrees(math.atan(1 / fitted["distance"])), step)
@@ -50,7 +92,7 @@ def write_pictures(writer: Any, task: Any, step: int) -> None:
             writer.add_scalar(f"gain/{name}", float(value), step)
 
 
-def write_clip(writer: Any, name: str, frames: Tensor, step: int) -> None:
+def write_clip(writer: EventWriter, name: str, frames: Tensor, step: int) -> None:
     """Write frames [V, rows, cols] (or colours [V, rows, cols, 3]) as an animated GIF, which
     TensorBoard plays.
     """
@@ -64,4 +106,4 @@ def write_clip(writer: Any, name: str, frames: Tensor, step: int) -> None:
     first.save(memory, "gif", save_all=True, append_images=rest, duration=FRAME_MS, loop=0)
     shape = {"height": first.height, "width": first.width, "colorspace": len(first.getbands())}
     image = Summary.Image(encoded_image_string=memory.getvalue(), **shape)
-    writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+    writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..core import files
-from ..core.errors import UserError, unknown_name
+from ..core.errors import UserError, reading, unknown_name
 from ..core.types import SUPPORT, Rays
 from .view_frames import Frames, ViewFrame, as_view_frame, summed_up
 
@@ -368,12 +368,14 @@ class Geometry:
                 values = files.read_json(path)
                 if not isinstance(values, dict):
                     raise ValueError("no JSON object")
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 raise UserError(
                     f"got '{path}' ({error})",
                     "wanted a readable geometry.json",
                     "write one or correct it",
                 ) from None
+            with reading(f"'{path}'", "wanted a geometry.json", "correct it"):
+                return cls.from_json(values)
         known = {f.name for f in dataclasses.fields(cls)}
         named: dict[str, Any] = {}
         for key, value in values.items():

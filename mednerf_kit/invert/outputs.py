@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import DISCLAIMER
 from ..core import files
-from ..core.errors import RunError, UserError
+from ..core.errors import UserError
 from ..gan.generator import Latent
 from ..imaging.geometry import DEFAULTS, FRONTAL_DEG, LATERAL_DEG, Geometry
 from ..imaging.view_frames import Frames
@@ -24,20 +24,6 @@ from .members import Posterior
 
 #: What a latent keeps of a finished projection, in voxels.
 PARTS = ("volume", "spread", "share", "null_space")
-
-
-def made_folder(path: str | Path) -> Path:
-    """Make the folder for results now: a failure must come before the work, not after it."""
-    path = Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"could not make folder '{path}' ({error.strerror})",
-            "wanted a place for the results",
-            "choose another folder",
-        ) from None
-    return path
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from torch import Generator
 
 from ..core import files
+from ..core.errors import RunError
 from ..core.resampling import area_resized
 from ..data.radiograph import Crop, InputKind
 from ..engine.device import select_device
@@ -98,7 +99,7 @@ def project(
         xrays = read_xrays(prior, xray, one_view_each(xray, view), **how)
         where = select_device(device)
         prior.generator.to(where)
-        folder = outputs.made_folder(outdir)
+        folder = files.made_folder(outdir)
     what = f"{len(xrays)} X-ray{'s' * (len(xrays) > 1)} on {where}"
     with timer.stage("invert", f"searching {samples + 1} codes that explain {what}"):
         seconds = math.inf if max_minutes is None else 60 * max_minutes
@@ -113,7 +114,7 @@ def project(
         share = share_of(prior, posterior, predicted, xrays, rng)
     result = Result(prior, xrays, posterior, predicted, geometry, seed, timer.seconds, share)
     with timer.stage("write", f"writing to {folder}"):
-        write(folder, result, dicom=dicom)
+        write(folder, result, timer.say, dicom=dicom)
     timer.say_done(result)
     return folder
 
@@ -212,8 +213,22 @@ class StageTimer:
             self.say(f"Warning: {text}.")
 
 
-def write(folder: Path, result: Result, *, dicom: bool = False) -> None:
-    """Write everything into ``folder``.
+def write(folder: Path, result: Result, say: Callable[[str], None], *, dicom: bool = False) -> None:
+    """Write everything into ``folder``, or nothing; then the video.
+
+    A machine without ffmpeg loses nothing else: ``say`` gets a line that tells so.
+    """
+    with files.whole_folder(folder) as temporary:
+        write_parts(temporary, result, dicom=dicom)
+    try:
+        video.write_mp4(folder / "orbit.mp4", result.predicted.views)
+    except RunError:
+        say(f"{folder} holds everything but the video.")
+        raise
+
+
+def write_parts(folder: Path, result: Result, *, dicom: bool = False) -> None:
+    """Write everything but the video into ``folder``.
 
     The files are as_read.png (as_read_0.png … of several X-rays: as stored, and as read with what
     is left out of the fit in red), target.png, proj.png, orbit/ and orbit_spread/ (the views and
@@ -221,8 +236,7 @@ def write(folder: Path, result: Result, *, dicom: bool = False) -> None:
     standard deviation, in one unit), measured.nii.gz and null_space.nii.gz
     (:class:`.measured.Measured`), disagreement.png (where the films contradict the prior, in
     standard deviations), latent.safetensors, metrics.json and report.html; with ``dicom`` every
-    volume as a DICOM file too. The video orbit.mp4 comes last, so that a machine without ffmpeg
-    loses nothing else.
+    volume as a DICOM file too.
     """
     predicted = result.predicted
     volume = predicted.volume.to_volume()
@@ -252,4 +266,3 @@ def write(folder: Path, result: Result, *, dicom: bool = False) -> None:
     outputs.save_latent(latent, prior, posterior, result.parts, predicted.exposure)
     files.write_json(folder / "metrics.json", metrics(result, volume))
     write_report(folder / "report.html", content)
-    video.write_mp4(folder / "orbit.mp4", predicted.views)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..core import files
 from ..core.errors import UserError
 from ..engine.device import select_device
 from ..imaging.geometry import FRONTAL_DEG, LATERAL_DEG, Geometry
@@ -79,7 +80,7 @@ def render(
         scene = outputs.one_patient(prior, outputs.seeded_eps(prior, seed))
     else:
         scene = outputs.load_latent(latent, prior)
-    folder = outputs.made_folder(out)
+    folder = files.made_folder(out)
     geometry = prior.geometry.resized(size or prior.geometry.cols).orbit(views)
     if isinstance(scene, outputs.Kept):
         seen, voxels = part_views(prior, scene, show, geometry), scene.parts["volume"]
@@ -142,7 +143,7 @@ def sample(
         )
     prior = load_prior(run)
     prior.generator.to(select_device(device))
-    folder = outputs.made_folder(out)
+    folder = files.made_folder(out)
     geometry = prior.geometry.resized(size or prior.geometry.cols).at(SHOWN_DEG)
     eps = [truncation * outputs.seeded_eps(prior, seed) for seed in seeds]
     grid = grid_size(geometry.cols)

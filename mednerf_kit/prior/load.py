@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.config import Registry
-from ..core.errors import UserError
+from ..core.errors import UserError, reader
 from ..engine.snapshots import load_snapshot, strip_prefix
 from ..fields.hyper import Precision
 from ..gan.conditional import CONDITIONAL_GENERATORS, ConditionalGenerator
@@ -102,6 +102,7 @@ Search = Callable[..., Any]
 INVERSIONS: Registry[Search] = Registry("inversion", home="mednerf_kit.invert")
 
 
+@reader("wanted a whole prior", "use the snapshot before it, or another prior")
 def load_prior(run: str | Path, *, precision: Precision | None = None) -> Prior:
     """A prior from a run folder (or a unique prefix), a snapshot, or ``bundled[:NAME]``.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core import config
-from ..core.errors import UserError
+from ..core.errors import UserError, reader
 from ..data.posed.scene import load_scene
 from ..data.posed.types import Scene
 from ..engine import snapshots
@@ -53,6 +53,7 @@ class Fit:
         return replace(scene, cameras=replace(scene.cameras, c2w=c2w))
 
 
+@reader("wanted the run of a scene", "use the snapshot before it, or another run")
 def load_fit(
     run: str | Path,
     *,

@@ -76,7 +76,7 @@ def render_run(
         export.check_mesh(scene.cameras)
     if transforms:
         check_transforms(scene)
-    out.mkdir(parents=True, exist_ok=True)
+    files.made_folder(out)
     if cameras is not None:
         seen = outputs.write_video(fit, cameras, out)
         for i, image in enumerate(seen.image):

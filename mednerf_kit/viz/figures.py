@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .. import DISCLAIMER
-from ..core.files import atomic
+from ..core.files import atomic, made_folder
 
 if TYPE_CHECKING:
     pass
@@ -272,6 +272,7 @@ def write_png16(path: str | Path, image: Tensor, note: str = DISCLAIMER) -> None
 
 def write_views(folder: Path, views: Tensor) -> None:
     """Write views [V, H, W] as 16-bit ``view_000.png`` …; what is left of more views is removed."""
+    made_folder(folder)
     for k, view in enumerate(views):
         write_png16(folder / f"view_{k:03d}.png", view)
     for path in folder.glob("view_[0-9][0-9][0-9].png"):

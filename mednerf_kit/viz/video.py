@@ -29,7 +29,7 @@ def write_mp4(path: str | Path, frames: Tensor, fps: float = 20) -> None:
     padding = [(0, 0), (0, height % 2), (0, width % 2)] + [(0, 0)] * (pictures.ndim - 3)
     pictures = np.pad(pictures, padding, mode="edge")
     extra = ["-metadata", f"comment={DISCLAIMER}", "-movflags", "+faststart"]
-    with atomic(path) as temporary:
+    with atomic(path, frames=len(pictures)) as temporary:
         try:
             imageio.v3.imwrite(
                 temporary,
@@ -41,7 +41,7 @@ def write_mp4(path: str | Path, frames: Tensor, fps: float = 20) -> None:
                 pixelformat="yuv420p",
                 quality=8,
                 macro_block_size=2,
-                ffmpeg_log_level="error",
+                ffmpeg_log_level="quiet",  # what it wrote is read back, see core/written.py
                 output_params=extra,
             )
         except (RuntimeError, ImportError, ValueError) as error:  # imageio without ffmpeg
@@ -50,8 +50,8 @@ def write_mp4(path: str | Path, frames: Tensor, fps: float = 20) -> None:
                 "wanted ffmpeg with libx264",
                 "install it with: pip install 'imageio[ffmpeg]'",
             ) from error
-        if temporary.stat().st_size == 0:
-            raise OSError("ffmpeg wrote nothing")
+        except OSError as error:
+            raise OSError(f"ffmpeg ended early: {str(error).splitlines()[0]}") from error
 
 
 def write_gif(path: str | Path, frames: Tensor, fps: float = 20) -> None:

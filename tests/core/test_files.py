@@ -6,19 +6,26 @@ import errno
 import json
 import os
 import resource
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mednerf_kit.core.errors import RunError, UserError
 from mednerf_kit.core.files import (
+    GrowingFile,
     atomic,
     csv_text,
     load_tensors,
+    made_folder,
     natural_key,
     save_tensors,
+    whole_folder,
     write_json,
     write_text,
 )
@@ -97,7 +104,7 @@ def test_json_refuses_what_is_no_json_and_keeps_the_old(tmp_path):
 
 @pytest.mark.parametrize(
     "name, suffix",
-    [("v.nii.gz", ".nii.gz"), ("a.png", ".png"), ("s.safetensors", ".safetensors"), ("plain", "")],
+    [("v.tar.gz", ".tar.gz"), ("a.txt", ".txt"), ("s.b.csv", ".csv"), ("plain", "")],
 )
 def test_the_temporary_file_has_the_suffix_writers_go_by(tmp_path, name, suffix):
     with atomic(tmp_path / name) as temporary:
@@ -150,6 +157,99 @@ def test_a_file_that_grows_past_the_limit_leaves_the_old_file(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
     assert load_tensors(path)[1] == {"step": 1}
+
+
+def test_a_kept_file_grows_by_whole_records(tmp_path, monkeypatch):
+    """The third record is cut by the disk: what it left of it is taken back."""
+    with GrowingFile(tmp_path / "stats.jsonl") as file:
+        file.append(b"one\n")
+        file.append(b"two\n")
+        real, pieces = os.write, iter([3])
+
+        def short(handle, data):
+            size = next(pieces, None)
+            return full_disk() if size is None else real(handle, data[:size])
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", short)
+            with pytest.raises(RunError, match=r"stats\.jsonl.*No space left") as caught:
+                file.append(b"three\n")
+        assert caught.value.exit_code == 1
+        file.append(b"four\n")
+    with GrowingFile(tmp_path / "stats.jsonl") as file:
+        file.append(b"five\n")
+    assert (tmp_path / "stats.jsonl").read_bytes() == b"one\ntwo\nfour\nfive\n"
+    with pytest.raises(RunError, match="nowhere"), GrowingFile(tmp_path / "nowhere" / "a"):
+        pass
+
+
+def fill(folder: Path, text: str) -> None:
+    write_text(folder / "deep" / "a.txt", text)
+    write_text(folder / "b.json", json.dumps(text))
+
+
+def content(folder: Path) -> dict[str, str]:
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in found}
+
+
+@pytest.mark.parametrize("before", ["absent", "empty", "filled"])
+def test_a_folder_takes_its_place_with_everything(tmp_path, before):
+    place = tmp_path / "out"
+    kept = {}
+    if before != "absent":
+        place.mkdir()
+    if before == "filled":
+        fill(place, "old")
+        (place / "own.txt").write_text("a user's")
+        kept = {"own.txt": "a user's"}
+    with whole_folder(place) as temporary:
+        fill(temporary, "new")
+        assert content(place) == kept | (
+            {"b.json": '"old"', "deep/a.txt": "old"} if kept else {}
+        ) | {f"{temporary.name}/{name}": text for name, text in content(temporary).items() if kept}
+    assert content(place) == {"b.json": '"new"', "deep/a.txt": "new", **kept}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert stat.S_IMODE(place.stat().st_mode) & 0o700 == 0o700
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
+@pytest.mark.parametrize("before", [{}, {"b.json": '"old"', "deep/a.txt": "old"}])
+def test_of_a_folder_nothing_comes_when_something_cannot_be_written(tmp_path, error, before):
+    place = tmp_path / "out"
+    if before:
+        fill(place, "old")
+    wanted = RunError if isinstance(error, OSError) else type(error)
+    with pytest.raises(wanted) as caught, whole_folder(place) as temporary:
+        write_text(temporary / "deep" / "a.txt", "new")
+        with atomic(temporary / "b.json"):
+            raise error
+    assert content(place) == before and [p.name for p in place.glob(".*")] == []
+    assert [path.name for path in tmp_path.iterdir()] == (["out"] if before else [])
+    if wanted is RunError:
+        assert f"'{place / 'b.json'}' (No space left)" in str(caught.value)
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    """A process that writes still keeps its files, and so does a person."""
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from mednerf_kit.core.files import atomic, whole_folder\n"
+        "home = Path(sys.argv[1])\n"
+        "with atomic(home / 'snapshot-000004.safetensors'), atomic(home / 'v.nii.gz'):\n"
+        "    with whole_folder(home / 'patient'):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    process = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment)
+    assert process.returncode == -signal.SIGKILL and len(list(tmp_path.iterdir())) == 3
+    own = [".bashrc", ".config-old", "v.nii.gz", ".a.txt-notes"]
+    for name in own:
+        (tmp_path / name).write_text("a user's")
+    with atomic(tmp_path / "b.txt") as temporary:
+        assert made_folder(tmp_path) == tmp_path
+        assert {p.name for p in tmp_path.iterdir()} == {*own, temporary.name}
 
 
 def test_a_full_disk_while_saving_tensors_keeps_the_snapshot_before(tmp_path, monkeypatch):
@@ -206,7 +306,30 @@ def scramble(path: Path) -> None:
     path.write_bytes(bytes(whole))
 
 
-@pytest.mark.parametrize("harm", [cut, cut_header, empty, fill_with_text, scramble])
+def flip_a_weight(path: Path) -> None:
+    whole = bytearray(path.read_bytes())
+    whole[-3] ^= 4
+    path.write_bytes(bytes(whole))
+
+
+def zero_weights(path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20] + bytes(20))
+
+
+def change_metadata(path: Path) -> None:
+    whole = path.read_bytes()
+    assert whole.count(b'step\\": 1') == 1
+    path.write_bytes(whole.replace(b'step\\": 1', b'step\\": 7'))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        *(cut, cut_header, empty, fill_with_text, scramble),
+        *(flip_a_weight, zero_weights, change_metadata),
+    ],
+)
 def test_a_damaged_file_is_named(tmp_path, harm):
     path = tmp_path / "snapshot-000010.safetensors"
     save_tensors(path, tensors(), {"step": 1})
@@ -214,6 +337,21 @@ def test_a_damaged_file_is_named(tmp_path, harm):
     with pytest.raises(UserError, match="snapshot-000010.safetensors.*damaged") as caught:
         load_tensors(path)
     assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+def test_a_file_of_before_there_was_a_checksum_is_read(tmp_path):
+    metadata = {"meta": json.dumps({"step": 3})}
+    save_file({"a": torch.ones(2)}, tmp_path / "s.safetensors", metadata)
+    found, meta = load_tensors(tmp_path / "s.safetensors")
+    assert meta == {"step": 3} and found["a"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"step"', "{", ""])
+def test_metadata_that_are_no_object_are_named(tmp_path, text):
+    path = tmp_path / "s.safetensors"
+    save_file({"a": torch.ones(2)}, path, {"meta": text})
+    with pytest.raises(UserError, match=r"s\.safetensors.*damaged"):
+        load_tensors(path)
 
 
 def test_an_absent_file_is_named(tmp_path):

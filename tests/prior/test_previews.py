@@ -23,7 +23,6 @@ def test_the_board_shows_grids_a_clip_gains_and_the_field_of_view(tmp_path):
     import io
 
     from PIL import Image
-    from torch.utils.tensorboard import SummaryWriter
 
     prior = prior_of(tmp_path)
 
@@ -35,11 +34,10 @@ def test_the_board_shows_grids_a_clip_gains_and_the_field_of_view(tmp_path):
         def fitted(self):
             return {"distance": 1.0, "log_gain_profile": [0.0, math.log(2.0)]}
 
-    writer = SummaryWriter(str(tmp_path / "board"))
-    tensorboard.write_pictures(writer, Shown(), 5)
-    tensorboard.write_pictures(writer, Task(), 6)  # a task with nothing to show
-    writer.close()
-    events = logged(tmp_path / "board")
+    with tensorboard.event_writer(tmp_path) as writer:
+        tensorboard.write_pictures(writer, Shown(), 5)
+        tensorboard.write_pictures(writer, Task(), 6)  # a task with nothing to show
+    events = logged(tmp_path)
     assert set(events.Tags()["images"]) == {"grid/reals", "grid/fakes", "clip/orbit"}
     assert [e.value for e in events.Scalars("fov_deg")] == pytest.approx([90.0])
     assert [

@@ -19,7 +19,7 @@ import torch
 
 from ...core import files
 from ...core.config import Registry
-from ...core.errors import UserError, unknown_name
+from ...core.errors import UserError, reader, unknown_name
 from ...core.files import existing
 from ...imaging.geometry import Geometry
 from ...imaging.volume import Volume
@@ -72,6 +72,7 @@ class Importer(Protocol):
 IMPORTERS: Registry[Importer] = Registry("import format", home=__package__)
 
 
+@reader("wanted whole files of that program", "copy or export it again")
 def find_importer(source: Path) -> str | None:
     """The format that recognises a file or folder, or None."""
     found = [name for name, entry in sorted(IMPORTERS.entries.items()) if entry.detect(source)]  # type: ignore[attr-defined]
@@ -87,6 +88,7 @@ class Imported:
     notes: tuple[str, ...]
 
 
+@reader("wanted whole files of that program", "copy or export it again")
 def import_set(
     source: str | Path,
     *,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ...core.config import Registry, checked
-from ...core.errors import UserError, unknown_name
+from ...core.errors import UserError, reader, unknown_name
 from .backdrop import with_backdrop
 from .bounds import as_box
 from .check import Report, examine_scene
@@ -54,6 +54,7 @@ class Format(Protocol):
 SCENES: Registry[Format] = Registry("scene format", home=__package__)
 
 
+@reader("wanted a whole scene", "copy or export that file again")
 def find_format(dataset: str | Path) -> str | None:
     """The format of a folder or of an embedded scene; None where no format recognises it."""
     root = Path(dataset).expanduser()
@@ -91,6 +92,7 @@ def detect_format(dataset: str | Path) -> str:
     return name
 
 
+@reader("wanted a whole scene", "copy or export that file again")
 def load_scene(
     dataset: str | Path,
     *,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...core.config import Registry
-from ...core.errors import UserError
+from ...core.errors import UserError, reader
 from ...core.files import existing
 from ..geometry import Geometry, angle_difference_deg
 
@@ -64,6 +64,7 @@ class GeometryFormat(Protocol):
 GEOMETRY_FILES: Registry[GeometryFormat] = Registry("geometry format", home=__package__)
 
 
+@reader("wanted a whole geometry file", "copy or export it again")
 def geometry_format(path: Path) -> str:
     """The name of the format of a file; raises UserError where none recognises it."""
     existing(path, "a geometry")
@@ -95,6 +96,7 @@ def format_by_name(path: Path) -> str:
     )
 
 
+@reader("wanted a whole geometry file", "copy or export it again")
 def read_geometry(
     path: str | Path, *, format: str | None = None, detector: Detector | None = None
 ) -> Geometry:

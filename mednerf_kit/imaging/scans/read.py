@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from ...core.errors import UserError, unknown_name
+from ...core.errors import UserError, reader, unknown_name
 from ...core.files import existing
 from ..voxels import AIR, Quantity
 from .dicom import SeriesChoice, is_dicom, read_dicom
@@ -26,7 +26,7 @@ from .nrrd import SUFFIXES as NRRD
 from .nrrd import read_nrrd
 from .quantity import StoredQuantity, check_hu, check_mu, converted
 from .shear import right_angled
-from .stored import StoredScan, no_scan
+from .stored import WANTED, StoredScan, no_scan
 from .tiff import SUFFIXES as TIFF
 from .tiff import read_tiff_stack
 
@@ -37,6 +37,7 @@ READERS = {NIFTI: read_nifti, META: read_metaimage, NRRD: read_nrrd, TIFF: read_
 EXTENT_MM = (1.0, 5000.0)  # of the longest side of a scan
 
 
+@reader(WANTED, "copy or export it again")
 def read_volume(
     path: str | Path,
     *,

@@ -16,7 +16,6 @@ from ...core import files
 from ...core.errors import UserError
 from ...data.orbits import OrbitSet
 from ...engine.device import select_device
-from ...invert import outputs
 from ...invert.predict import grid_size
 from ...metrics import image as image_metrics
 from ...metrics import perceptual
@@ -284,7 +283,7 @@ def score(
     place = select_device(device)
     prior.generator.to(place)
     beside = prior.path.parent if "bundled" not in str(run) else Path("out")
-    folder = outputs.made_folder(out or beside / "score")
+    folder = files.made_folder(out or beside / "score")
     dataset = dataset or str(prior.meta["dataset"])
     split = split or str(prior.meta["split"])
     sets = Sets(*real_sets(prior, dataset, split, sizes.limit))

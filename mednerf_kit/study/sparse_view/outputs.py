@@ -13,7 +13,6 @@ from ... import DISCLAIMER
 from ...core import files
 from ...imaging.geometry import nearest_view
 from ...imaging.volume import files_at_hand, write_volumes
-from ...invert.outputs import made_folder
 from ...recon.field_volume import FieldVolume
 from ...viz import figures
 from .case import Case
@@ -41,8 +40,19 @@ def write_all(
     *,
     dicom: bool = False,
 ) -> None:
-    """Everything of one comparison; with ``dicom`` every volume as a DICOM file too."""
-    folder = made_folder(out)
+    """Everything of one comparison, or nothing; with ``dicom`` every volume as a DICOM file too."""
+    with files.whole_folder(files.made_folder(out)) as folder:
+        _write(folder, case, table, volumes, shown, dicom)
+
+
+def _write(
+    folder: Path,
+    case: Case,
+    table: Mapping[str, Any],
+    volumes: Mapping[str, FieldVolume],
+    shown: Mapping[str, Tensor],
+    dicom: bool,
+) -> None:
     files.write_json(folder / "table.json", table)
     files.write_text(folder / "table.csv", as_csv(table))
     files.write_text(folder / "table.md", as_markdown(table))
