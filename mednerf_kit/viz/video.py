@@ -66,7 +66,14 @@ def write_gif(path: str | Path, frames: Tensor, fps: float = 20) -> None:
         colours = frames if frames.ndim == 4 else frames[..., None]
         frames = area_resized(colours.movedim(-1, 1), rows, GIF_WIDTH_PX).movedim(1, -1)
         frames = frames if frames.shape[-1] == 3 else frames[..., 0]
+    # in memory first: on a full disk the library's writer would complain once more when it goes
+    content = imageio.v3.imwrite(
+        "<bytes>",
+        to_uint8(frames),
+        plugin="pillow",
+        extension=".gif",
+        duration=1000 / fps,
+        loop=0,
+    )
     with atomic(path) as temporary:
-        imageio.v3.imwrite(
-            temporary, to_uint8(frames), plugin="pillow", duration=1000 / fps, loop=0
-        )
+        temporary.write_bytes(content)

@@ -76,16 +76,22 @@ def test_a_damaged_newest_snapshot_is_passed_over_with_a_sentence(
     assert f"{newest.name}', which is damaged" in log and "from snapshot-000004.safetensors" in log
 
 
-def test_a_run_of_damaged_snapshots_says_so(tiny_set, tmp_path):
+def test_a_run_of_damaged_snapshots_says_so_and_keeps_nobody_from_training(
+    tiny_set, tmp_path, capsys
+):
     folder = trained(tiny_set, tmp_path, "steps=2")
     for path in snapshots.snapshot_files(folder):
         path.write_bytes(b"")
     for call in (
-        lambda: trained(tiny_set, tmp_path, "steps=2", resume="latest"),
+        lambda: trained(tiny_set, tmp_path, "steps=2", resume=str(folder)),
         lambda: prior_load.load_prior(folder),
     ):
         with pytest.raises(UserError, match="without a readable snapshot.*snapshot-000002"):
             call()
+    capsys.readouterr()
+    again = trained(tiny_set, tmp_path, "steps=2", resume="latest")
+    assert again.name == "00001-tiny"
+    assert f"passed over '{folder}'" in capsys.readouterr().err
 
 
 def test_nan_stops_with_the_last_good_snapshot(tiny_set, tmp_path, monkeypatch):
