@@ -31,7 +31,7 @@ except ImportError:  # where files have no such locks, what a killed process lef
 
 RANDOM = "[a-z0-9_]{8}"  # what tempfile puts into a name
 #: Temporary files and folders; the suffix, which writers go by, stands at the end as well.
-TEMPORARY = re.compile(rf"\..+?((?:\.\w+)*)-{RANDOM}\1|\..+-{RANDOM}\.part")
+TEMPORARY = re.compile(rf"\..+?((?:\.\w+)+)-{RANDOM}\1|\..+-{RANDOM}\.part")
 
 if TYPE_CHECKING:  # torch takes a second to import, and a look at a file's metadata needs none
     from torch import Tensor
@@ -84,6 +84,7 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = folder if _stays(folder) else folder.parent
+        remove_strays(beside)
         temporary = Path(
             tempfile.mkdtemp(dir=beside, prefix=f".{folder.name[:40]}-", suffix=".part")
         )

@@ -98,7 +98,7 @@ JOBS = (
     Job(
         "data make",
         (
-            *("data", "make", "chest", "--patients", "3", "--size", "16", "--views", "8"),
+            *("data", "make", "knee", "--patients", "3", "--size", "16", "--views", "4"),
             *("--out", "OUT/set"),
         ),
         ("set/*.json", "set/*/*"),

@@ -244,7 +244,7 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     process = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment)
     assert process.returncode == -signal.SIGKILL and len(list(tmp_path.iterdir())) == 3
-    own = [".bashrc", ".config-old", "v.nii.gz", ".a.txt-notes"]
+    own = [".bashrc", ".bashrc-20260101", ".config.old-20260101.bak", "v.nii.gz", ".a.txt-notes"]
     for name in own:
         (tmp_path / name).write_text("a user's")
     with atomic(tmp_path / "b.txt") as temporary:
