@@ -118,7 +118,7 @@ def start(job: Job, out: Path, home: Path, again: bool = False, most_mib: int = 
             said = os.open(f"{out}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(said, 1)
             os.dup2(said, 2)
-            sys.stdout, sys.stderr = (open(fd, "w", 1, closefd=False) for fd in (1, 2))
+            sys.stdout, sys.stderr = (os.fdopen(fd, "w", 1) for fd in (1, 2))
             if most_mib:
                 used = int(Path("/proc/self/statm").read_text().split()[0])
                 limit = used * resource.getpagesize() + (most_mib << 20)
