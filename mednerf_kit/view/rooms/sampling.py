@@ -105,22 +105,23 @@ class Lab:
 
         with self.shelf.lock:
             view, options = self._view(request), _options(request)
-            rays = self._rays(request, view)
-            reference = view.reference(rays)
-            rays = rays_of.with_depth(rays, reference)
+            seen = self._rays(request, view)
+            reference = view.reference(seen)
+            rays = rays_of.with_depth(seen, reference)
+            assert rays.depth is not None
             found = {
                 name: rays_of.sampled(view, rays, levels, options, reference)
                 for name, levels in rays_of.strategies(view, options, self._grid(request)).items()
             }
         curves = rays_of.along(reference, view.depth_of_tau, PIECES)
-        depth = None if rays.depth is None else float(rays.depth)
         return answer(
             {
                 "origin": rays.origin[0, 0].tolist(),
                 "direction": rays.direction[0, 0].tolist(),
                 "near": float(rays.near),
                 "far": float(rays.far),
-                "depth": depth,
+                "depth": float(rays.depth),
+                "is_depth_exact": seen.depth is not None,
                 "reference": reference.rendering.image[0, 0].tolist(),
                 "reference_evaluations": rays_of.DENSE,
                 "curves": {name: values.tolist() for name, values in curves.items()},

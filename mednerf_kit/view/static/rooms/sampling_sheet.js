@@ -93,5 +93,13 @@ export function sheet({ model, answer, subject, chosen, choose, cut }) {
         ? subject.quantity : isXray ? "line integral" : "opacity", "error", "evaluations"].map(
         (text, i) => h(i > 1 ? "th" : "td", { scope: i > 1 ? "col" : null,
           class: i > 1 ? "number" : null }, text)))),
-      h("tbody", {}, rows, axis, reference, strategies)));
+      h("tbody", {}, rows, axis, reference, strategies)),
+    h("p", { class: "soft" }, depthOf(answer), " The occupancy grid has 32³ cells; those are left "
+      + "out in which a step has next to no optical depth."));
+}
+
+function depthOf({ depth, is_depth_exact: exact }) {
+  if (depth === null) return "Nothing is hit here: depth-guided sampling is even.";
+  return `Depth-guided sampling is told t = ${shown(depth)}, ${exact ? "where the surface is"
+    : "before which half of the reference's weight lies"}.`;
 }
