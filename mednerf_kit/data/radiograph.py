@@ -178,8 +178,8 @@ def read_radiograph(
 
 
 KIND_NOTES = {
-    "line-integral": "taken for a DRR (linear in the line integral), for {}; --input-kind display "
-    "if it is a film",
+    "line-integral": "taken as linear in the line integral, as a DRR is, for {}; --input-kind "
+    "display if it is a film for display",
     "transmission": "taken for transmission, for {}",
     "display": "taken for a film prepared for display, for {}; --input-kind line-integral if it is "
     "a DRR",

@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 
 from ..core.resampling import area_resized
 from ..imaging.film.exposure import blurred
-from ..imaging.film.unknown_curve import UnknownCurve
+from ..imaging.film.unknown_curve import END, UnknownCurve
 from ..imaging.geometry import DEFAULTS, Geometry
 
 # Scatter to primary behind a thick object: log-normal, a grid or none at one end, a bedside film
@@ -28,6 +28,7 @@ KERNEL_MM = 60.0  # standard deviation at the detector
 FIELD_PX = 16  # along a side of S, which is smooth
 START_STEPS, START_RATE = 60, 0.15  # of Adam, on the curve of a candidate
 SLOPE_STEP = 0.02  # image values on either side, over which a film's slope is taken
+HALVINGS = 14  # of the range of line integrals, to less than 1e-4 of an image value
 SIGMA_FLOOR = 0.015  # what a film's pixel is trusted to at best, in grey values
 
 
@@ -99,17 +100,26 @@ def grey_pictures(response: FilmResponse, z: Tensor, pictures: Tensor) -> Tensor
     return response(z, pictures.flatten(1), at_pixels.flatten(1)).view_as(pictures)
 
 
-def linearised(response: FilmResponse, z: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """What a film shows of pictures [M, rows, cols] by z [M, Q], and its slope there.
+def line_integrals(
+    response: FilmResponse, z: Tensor, film: Tensor, pictures: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What a film [rows, cols] says of the line integrals u [M, rows, cols], and its slope there.
 
-    The slope is by a central difference of the pixel alone, its scatter left as it is.
+    u solves response(z, u, S) = film by bisection, with S the scatter of ``pictures`` [M, rows,
+    cols]; what is darker or brighter than the curve by z [M, Q] reaches gets the nearer end of it,
+    where the slope tells that it says nothing. The slope is by a central difference of the pixel
+    alone. A step from f(picture) by the slope of the picture would overshoot wherever a picture
+    lies in the toe or in the shoulder of the curve and the film does not.
     """
     rows, cols = pictures.shape[-2:]
     scatter = response.scatter(area_resized(pictures, FIELD_PX, FIELD_PX))
     at_pixels = sampled(scatter[:, None], rows, cols)[:, 0].flatten(1)
-    flat = pictures.flatten(1)
-    grey, above, below = (
-        response(z, flat + step, at_pixels).view_as(pictures)
-        for step in (0.0, SLOPE_STEP, -SLOPE_STEP)
-    )
-    return grey, (above - below) / (2 * SLOPE_STEP)
+    wanted = film.flatten().expand_as(at_pixels)
+    low, high = torch.zeros_like(at_pixels), torch.full_like(at_pixels, END)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        below = response(z, middle, at_pixels) < wanted
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    u = (low + high) / 2
+    above, below = (response(z, u + step, at_pixels) for step in (SLOPE_STEP, -SLOPE_STEP))
+    return u.view_as(pictures), ((above - below) / (2 * SLOPE_STEP)).view_as(pictures)

@@ -16,7 +16,7 @@ from ..prior.load import Prior
 from ..recon.field_volume import FieldProjector, FieldVolume
 from ..recon.measurement_update import Covariance, FilmEquations, updated
 from .disagreement import Misfit, Region, filtered, levels, regions_beyond, standardised
-from .film_response import FilmResponse, linearised
+from .film_response import FilmResponse, line_integrals
 from .intervals import calibration_of
 from .members import Posterior
 
@@ -102,8 +102,8 @@ def innovation(
     """What films tell beyond members whose views at the films' angles are ``seen`` [M, n, ...].
 
     An image is a view times its gain: the fitted one, or that of its angle where the image has the
-    prior's scale. A film y = f(u) whose tone curve was fitted is linearised about each member's
-    picture u: the innovation is (y − f(u)) / f'(u), and σ grows by 1/f'(u).
+    prior's scale. A film y = f(u) whose tone curve was fitted is taken back to line integrals by
+    each member's curve, f⁻¹(y), less the member's picture; σ grows by 1/f' there.
     """
     expected = prior.expected_gain(posterior.angles_deg.cpu()).to(seen)
     gains = posterior.gains.to(seen).clone()
@@ -120,11 +120,10 @@ def innovation(
     response = FilmResponse.of(prior.geometry, seen.device)
     for k in torch.tensor(films.is_film).nonzero()[:, 0].tolist():
         tone = posterior.tone[:, k].to(seen)
-        grey, slope = linearised(response, tone, expected[k] * seen[:, k])
+        told, slope = line_integrals(response, tone, images[k], expected[k] * seen[:, k])
         steep = slope.mean(0)
         flat = steep < LEAST_SLOPE * steep[masks[k] >= 0.5].median()
-        change = (images[k] - grey) / (expected[k] * slope.clamp_min(1e-3))
-        values[:, k] = torch.where(flat, 0.0, change)
+        values[:, k] = torch.where(flat, 0.0, told / expected[k] - seen[:, k])
         known = expected[k] * steep / (options.film_sigma * finer)
         root[k] = masks[k] * torch.where(flat, 0.0, known)
     return Innovation(values, root, gains)

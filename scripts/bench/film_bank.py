@@ -260,7 +260,7 @@ def main() -> int:
     parser.add_argument("--show", type=Path, help="where a sheet of the misjudged films goes")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    checks = {part: FilmChecks.of(load_prior(f"bundled:phantom-{part}")) for part in PARTS}
+    checks = {part: FilmChecks.of(load_prior(f"bundled:{part}")) for part in PARTS}
     rates: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     wrong, seconds = [], []
     for case in bank(args.data, np.random.default_rng(args.seed)):

@@ -18,6 +18,7 @@ from mednerf_kit.invert.film_response import (
     SIGMA_FLOOR,
     FilmResponse,
     grey_pictures,
+    line_integrals,
 )
 from mednerf_kit.invert.posterior import Problem
 from mednerf_kit.invert.predict import predict
@@ -49,6 +50,36 @@ def test_the_ratio_is_log_normal(response):
     z[1, 0] = 1.0
     ratio = response.ratio(z)
     assert ratio[0] == pytest.approx(RATIO_MEDIAN) and ratio[1] / ratio[0] == pytest.approx(math.e)
+
+
+def test_a_film_is_taken_back_to_line_integrals_from_any_picture(response):
+    """Also from a picture in the toe of the curve, where a step by its slope would overshoot."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
+    truth = (0.1 + 0.5 * (1 - x**2 - y**2).clamp_min(0))[None]
+    z = torch.zeros(1, response.parameters)
+    z[0, 0] = -8.0  # next to no scatter
+    film = grey_pictures(response, z, truth)[0]
+    slopes = []
+    for start in (truth, torch.full_like(truth, 0.02), torch.full_like(truth, 1.0)):
+        told, slope = line_integrals(response, z, film, start)
+        assert (told - truth).abs().max() < 1e-3
+        slopes.append(slope)
+    assert torch.allclose(slopes[0], slopes[1], rtol=0.02)
+    u = truth.flatten(1).requires_grad_(True)
+    response(z, u, torch.zeros_like(u)).sum().backward()
+    assert torch.allclose(slopes[0].flatten(1), u.grad, rtol=0.1)
+    # with scatter, that of the picture
+    z[0, 0] = 1.0
+    told, _ = line_integrals(response, z, grey_pictures(response, z, truth)[0], truth)
+    assert (told - truth).abs().max() < 1e-3
+
+
+def test_what_a_curve_does_not_reach_says_nothing(response):
+    z = torch.zeros(1, response.parameters)
+    film = torch.tensor([[-0.3, 3.0]])
+    told, slope = line_integrals(response, z, film, torch.full((1, 1, 2), 0.3))
+    assert told[0, 0, 0] < 1e-3 and told[0, 0, 1] > 1.2
+    assert slope[0, 0, 1] < 0.3
 
 
 def test_scatter_agrees_with_the_films_that_are_made(response):
