@@ -131,20 +131,24 @@ def outside(prior: Prior, posterior: Posterior) -> tuple[float, list[str]]:
     patient in n + 1 does so by chance.)
     """
     known = calibration_of(prior, len(posterior.angles_deg))
-    widening, sentences = 1.0, []
+    beyond: list[tuple[float, str]] = []
+    patients = 0
     for value, others, what in (
         (code_distance(prior, posterior), known.code_distances, "its code lies"),
         (posterior.held_out_mse**0.5, known.misfits, "its own pixels are missed by"),
     ):
-        if value is None or len(others) < LEAST_PATIENTS or value <= max(others):
-            continue
-        ratio = value / max(others)
-        widening = max(widening, ratio)
-        sentences.append(
-            f"this X-ray is unlike the patients the prior was calibrated on: {what} {ratio:.1f} "
-            f"times as far as the farthest of {len(others)}; the spread is widened by as much"
-        )
-    return widening, sentences
+        if value is not None and len(others) >= LEAST_PATIENTS and value > max(others):
+            ratio, patients = value / max(others), len(others)
+            beyond.append((ratio, f"{what} {ratio:.1f} times"))
+    if not beyond:
+        return 1.0, []
+    widening = max(ratio for ratio, _ in beyond)
+    reasons = " and ".join(text for _, text in beyond)
+    sentence = (
+        f"this X-ray is unlike the patients the prior was calibrated on: {reasons} as far as the "
+        f"farthest of {patients}; the spread is widened {widening:.1f} times"
+    )
+    return widening, [sentence]
 
 
 def calibration_text(prior: Prior, views: int) -> str:

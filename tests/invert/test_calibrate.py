@@ -203,6 +203,10 @@ def test_a_film_outside_of_the_calibration_widens_its_interval(prior, posterior)
     assert outside(told(few), posterior) == (1.0, [])
     widening, (sentence,) = outside(told(far), posterior)
     assert widening == pytest.approx(3) and "3.0 times as far as the farthest of 9" in sentence
+    worse = {**far, "misfits": [posterior.held_out_mse**0.5 / 2] * 9}
+    widening, (both,) = outside(told(worse), posterior)
+    assert widening == pytest.approx(3) and both.endswith("the spread is widened 3.0 times")
+    assert "its code lies 3.0 times and its own pixels are missed by 2.0 times as far" in both
     plain, wide = (
         predict(told(entry), posterior, prior.geometry, size=16) for entry in (inside, far)
     )
