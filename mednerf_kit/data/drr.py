@@ -178,15 +178,19 @@ def render_orbit(
     defaults to its centre; ``supersample``² rays are averaged over each pixel.
     """
     volume = volume.aligned()
-    if volume.quantity != "relative":  # whose values are taken as they are
-        volume = volume.to_mu()
     away = (
         [0.0] * 3
         if isocentre_mm is None
         else [c - i for c, i in zip(volume.centre_mm, isocentre_mm, strict=True)]
     )
     fine = geometry.resized(geometry.cols * supersample)
-    integrals = project_volume(volume.values, volume.spacing_mm, fine, centre_mm=away)
+    integrals = project_volume(
+        volume.values,
+        volume.spacing_mm,
+        fine,
+        centre_mm=away,
+        attenuation=volume.attenuation,
+    )
     return integrals if supersample == 1 else area_resized(integrals, geometry.rows, geometry.cols)
 
 
@@ -260,7 +264,8 @@ def write_patient(
                 with files.atomic(temporary / f"xray_{view:03d}.npy") as path:
                     np.save(path, integrals[view].numpy())
         if volume is not None:
-            write_volume(volume, temporary / "volume.nii.gz")
+            # whole numbers take a third of the disk
+            write_volume(volume, temporary / "volume.nii.gz", rounded=True)
         files.write_json(temporary / "patient.json", dict(record))
 
 
@@ -291,8 +296,10 @@ def ct_fingerprint(volume: Volume) -> str:
     elif volume.quantity == "relative":
         top = volume.values.abs().max().clamp_min(1e-12)
         volume = replace(volume, values=1000 * volume.values / top)
-    voxels = volume.values.round().to(torch.int16).contiguous().numpy()
-    return f"ct:{blake2b(voxels.tobytes(), digest_size=12).hexdigest()}"
+    digest = blake2b(digest_size=12)
+    for part in volume.values:
+        digest.update(part.round().to(torch.int16).contiguous().numpy())
+    return f"ct:{digest.hexdigest()}"
 
 
 def default_geometry(anatomy: str) -> Geometry:
@@ -313,7 +320,7 @@ def _kept(volume: Volume, geometry: Geometry, isocentre_mm: Sequence[float]) -> 
         volume = volume.resampled(
             spacing_mm=[max(pixel_mm, spacing) for spacing in volume.spacing_mm]
         )
-    return replace(volume, values=volume.values.round())  # whole numbers take a third of the disk
+    return volume
 
 
 def check_place(root: Path, name: str, geometry: Geometry) -> None:

@@ -12,6 +12,7 @@ from ..imaging.body import Body, find_body
 from ..imaging.film import film_options
 from ..imaging.geometry import CT_SCALES, DEFAULTS, Geometry
 from ..imaging.volume import Volume
+from ..imaging.voxels import AIR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,13 +158,18 @@ class Handling:
     def prepared(self, volume: Volume, line_integral_scale: float | None) -> Volume:
         """The volume in HU with this attenuation of water, and what counts as air as air.
 
-        Attenuation in mm stays what it is. Relative attenuation stays too, and is refused where a
-        scale or a threshold is wanted of it.
+        The volume given is used up: values in HU are changed where they lie, for a copy of a large
+        CT takes its time and its memory. Attenuation in mm stays what it is. Relative attenuation
+        stays too, and is refused where a scale or a threshold is wanted of it.
         """
         volume = replace(volume, mu_water_per_mm=self.mu_water_per_mm)
         if volume.quantity != "relative":
             volume = volume.to_hu()
-            return volume.to_mu(air_below_hu=self.air_below_hu).to_hu()
+            for part in volume.values:
+                if self.air_below_hu is not None:
+                    part.masked_fill_(part <= self.air_below_hu, AIR["hu"])
+                part.clamp_min_(AIR["hu"])
+            return volume
         if line_integral_scale is not None or self.mask_table or self.air_below_hu is not None:
             raise UserError(
                 "got relative attenuation, which has no scale and no Hounsfield units",

@@ -21,72 +21,25 @@ once. Nothing is stored for the way back but the rays.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial, reduce
+from operator import itemgetter
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from ..core.errors import UserError
 from .geometry import Geometry
+from .joseph_rays import Bundle, Call, aim, joined, met, numbers, samples_of
 from .view_frames import Frames
 
-# slices per grid_sample call: enough for every thread, few enough that many rays pass by and are
-# left out
-SLICES = 32
-SAMPLES = 1 << 21  # interpolations per grid_sample call: 16 MiB of coordinates
 KEPT = 1 << 23  # interpolations whose coordinates a Projector keeps: 64 MiB
 RAYS = 1 << 18  # rays aimed at a time
+VOXELS_A_RAY = 16  # at least, while a volume is sampled: what rays take is a third of its memory
 # [D, H, W] as slices across x, y, z: the lower world axis lies last
 LAYOUT = ((2, 0, 1), (1, 0, 2), (0, 1, 2))
-
-
-class Call(NamedTuple):
-    """What one grid_sample call samples: slices, and the box of a view's rays that cross them."""
-
-    view: int
-    slices: slice
-    rows: slice
-    cols: slice
-    # [K, rows, cols, 2] where the rays meet the slices; None: computed when needed
-    points: Tensor | None
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """Views whose rays take the slices of one volume axis.
-
-    Points are in grid_sample's units: ±1 at a slice's outer edges.
-    """
-
-    axis: int  # 0 x, 1 y, 2 z
-    views: Tensor  # [V] which views these are
-    start: Tensor  # [V, rows, cols, 2] where a ray meets slice 0
-    step: Tensor  # [V, rows, cols, 2] how far it moves from one slice to the next
-    # [V, rows, cols] length of ray that one slice stands for; 0 for a ray that takes another axis
-    length_mm: Tensor
-    calls: tuple[Call, ...]
-
-    def to(self, like: Tensor) -> Bundle:
-        """On the device of ``like``, in its precision."""
-        start, step, length_mm = (v.to(like) for v in (self.start, self.step, self.length_mm))
-        calls = tuple(
-            c if c.points is None else c._replace(points=c.points.to(like)) for c in self.calls
-        )
-        return Bundle(self.axis, self.views.to(like.device), start, step, length_mm, calls)
-
-    def with_points(self) -> Bundle:
-        """The same with every point computed now, for repeated use."""
-        met = _met(self.start, self.step, self.calls)
-        return replace(
-            self,
-            calls=tuple(
-                call._replace(points=points) for call, points in zip(self.calls, met, strict=True)
-            ),
-        )
 
 
 def project_volume(
@@ -96,6 +49,7 @@ def project_volume(
     angles_deg: Tensor | None = None,
     *,
     centre_mm: Sequence[float] | Tensor = (0.0, 0.0, 0.0),
+    attenuation: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Line integrals [..., V, rows, cols] of volumes [..., D, H, W] on one axis-aligned LPS grid.
 
@@ -103,22 +57,42 @@ def project_volume(
     ``centre_mm`` are (x, y, z), the centre relative to the isocentre. The views are the geometry's
     own, or those of its orbit at ``angles_deg`` [V]. Leading axes are projected together.
 
+    ``attenuation`` makes attenuation of other ``values``, Hounsfield units say, voxel by voxel.
+    Where nothing is differentiated, it is given a few slices at a time, and no copy of the volume
+    is made.
+
     >>> distances = {"source_to_isocentre_mm": 1000, "source_to_detector_mm": 1500}
     >>> g = Geometry(**distances, rows=1, cols=1, pixel_mm=1, angles_deg=(0, 90))
     >>> project_volume(torch.full((8, 8, 8), 0.02), (5, 5, 5), g).flatten()  # 40 mm of water
     tensor([0.8000, 0.8000])
     """
     frames, picture = _views(geometry, angles_deg), (geometry.rows, geometry.cols)
-    dtype = _floating(values).dtype
+    dtype = _floating(values).dtype if values.is_floating_point() else torch.float32
+    given = (values, spacing_mm, angles_deg, centre_mm)
+    is_free = not torch.is_grad_enabled() or not any(
+        isinstance(t, Tensor) and t.requires_grad for t in given
+    )
+    if attenuation is not None and not is_free:
+        values = attenuation(values)
+    shape, few = values.shape[-3:], max(1, RAYS // math.prod(picture))
+    pieces = frames.split(few)
+    aimed = partial(aim, shape, spacing_mm, picture=picture, centre_mm=centre_mm, dtype=dtype)
+    if is_free:
+        flat = values.reshape(-1, *shape)
+        image = flat.new_zeros(len(flat), len(frames.source), *picture, dtype=dtype)
+        at_once = max(1, math.prod(shape) // VOXELS_A_RAY // (few * math.prod(picture)))
+        for first in range(0, len(pieces), at_once):
+            bundles = [
+                replace(bundle, views=bundle.views + few * k)
+                for k, some in enumerate(pieces[first : first + at_once], first)
+                for bundle in aimed(frames=some)
+            ]
+            _add_by_runs(image, flat, bundles, attenuation)
+        return image.reshape(*values.shape[:-3], *image.shape[1:])
     slices: dict[int, Tensor] = {}
     chunks = [
-        _integrate(
-            values,
-            aim(values.shape[-3:], spacing_mm, some, picture, centre_mm=centre_mm, dtype=dtype),
-            (len(some.source), *picture),
-            slices,
-        )
-        for some in frames.split(max(1, RAYS // math.prod(picture)))
+        _integrate(values, aimed(frames=some), (len(some.source), *picture), slices)
+        for some in pieces
     ]
     return chunks[0] if len(chunks) == 1 else torch.cat(chunks, -3)
 
@@ -155,7 +129,7 @@ class Projector:
         self.pictures = (len(frames.source), *picture)
         with torch.no_grad():
             self.bundles = aim(self.shape, spacing_mm, frames, picture, centre_mm=centre_mm)
-            if sum(_samples(call) for bundle in self.bundles for call in bundle.calls) <= KEPT:
+            if sum(samples_of(call) for bundle in self.bundles for call in bundle.calls) <= KEPT:
                 self.bundles = [bundle.with_points() for bundle in self.bundles]
         self._sliced: tuple[Tensor, int, dict[int, Tensor]] | None = None
 
@@ -200,154 +174,6 @@ class Projector:
         return reduce(torch.add, parts).reshape(*images.shape[:-3], *self.shape)
 
 
-def aim(
-    shape: Sequence[int],
-    spacing_mm: Sequence[float] | Tensor,
-    frames: Frames,
-    picture: tuple[int, int],
-    *,
-    centre_mm: Sequence[float] | Tensor = (0.0, 0.0, 0.0),
-    dtype: torch.dtype = torch.float32,
-) -> list[Bundle]:
-    """The rays of views [V], sorted by the axis of the grid whose slices they cross.
-
-    ``picture`` are a view's rows and columns. A view takes the axis that its central ray crosses
-    fastest, counted in voxels; rays of a very wide fan that would cross another axis more than
-    twice as fast take that one.
-    """
-    size = torch.tensor(tuple(shape)[::-1], dtype=torch.float64)
-    spacing = torch.as_tensor(spacing_mm, dtype=torch.float64, device="cpu")
-    centre = torch.as_tensor(centre_mm, dtype=torch.float64, device="cpu")
-    if (
-        len(size) != 3
-        or spacing.shape != (3,)
-        or centre.shape != (3,)
-        or not bool((spacing > 0).all())
-    ):
-        raise ValueError(
-            "expected a [D, H, W] grid, three positive spacings and a centre, got "
-            f"{tuple(shape)}, {spacing_mm}, {centre_mm}"
-        )
-    # [3, V]
-    source, middle, column, row = (t.T for t in frames)
-    _refuse_volume_at_source(
-        source, middle - source, (size * spacing / 2)[:, None], centre[:, None]
-    )
-    ahead, column, row, source = (
-        t.to(dtype)[:, :, None, None]
-        for t in (middle - source, column, row, source - centre[:, None])
-    )
-    size, spacing = size.to(dtype), spacing.to(dtype)
-    y, x = (torch.arange(n, dtype=dtype) - (n - 1) / 2 for n in picture)
-    d = ahead + column * x + row * y[:, None]  # [3, V, rows, cols], source to pixel
-    axis = _axes(d.detach(), ahead.detach(), spacing.detach()[:, None, None, None])
-    length = d.square().sum(0).sqrt()
-
-    bundles = []
-    for m in range(3):
-        mine = axis == m
-        views = mine.flatten(1).any(1).nonzero()[:, 0]
-        if not len(views):
-            continue
-        mine, (at, ray) = mine[views], (t.index_select(1, views) for t in (source, d))
-        # whatever a ray of another axis does here, it must not divide by zero
-        along = torch.where(mine, ray[m], 1)
-        inside = [i for i in range(3) if i != m]
-        unit = [2 / (size[i] * spacing[i]) for i in inside]
-        slope = [ray[i] / along for i in inside]
-        to_first = (1 - size[m]) / 2 * spacing[m] - at[m]
-        start = [(at[i] + to_first * r) * n for i, r, n in zip(inside, slope, unit, strict=True)]
-        step = [r * (spacing[m] * n) for r, n in zip(slope, unit, strict=True)]
-        calls = _calls(
-            mine,
-            [t.detach() for t in start],
-            [t.detach() for t in step],
-            size[inside],
-            int(size[m]),
-        )
-        length_mm = torch.where(mine, spacing[m] * length[views] / along.abs(), 0)
-        bundles.append(
-            Bundle(m, views, torch.stack(start, -1), torch.stack(step, -1), length_mm, calls)
-        )
-    return bundles
-
-
-def _axes(d: Tensor, ahead: Tensor, spacing: Tensor) -> Tensor:
-    """The axis whose slices each ray d [3, V, rows, cols] is sent through, [V, rows, cols].
-
-    ``ahead`` [3, V, 1, 1] are the central rays.
-    """
-    favourite = (ahead / spacing).abs().argmax(0, keepdim=True)
-    sign = ahead.gather(0, favourite).sign()
-
-    def oblique(d: Tensor) -> Tensor:
-        rate = d / spacing
-        return 2 * sign * rate.gather(0, favourite.expand(1, *d.shape[1:])) < rate.abs().amax(
-            0, keepdim=True
-        )
-
-    rows, cols = d.shape[2:]
-    # no worse anywhere than at the four corners
-    if not bool(oblique(d[:, :, :: max(1, rows - 1), :: max(1, cols - 1)]).any()):
-        return favourite[0].expand(d.shape[1:])
-    return torch.where(oblique(d), (d / spacing).abs().argmax(0, keepdim=True), favourite)[0]
-
-
-def _calls(
-    mine: Tensor, start: list[Tensor], step: list[Tensor], size: Tensor, slices: int
-) -> tuple[Call, ...]:
-    """Runs of slices, and for each view the box of rays that meet them.
-
-    A ray meets a slice where it comes within the picture's outermost half voxel.
-    """
-    enter, leave = torch.zeros_like(start[0]), torch.full_like(start[0], slices - 1)
-    for at, by, edge in zip(start, step, (1 + 1 / size).tolist(), strict=True):
-        by = torch.where(by.abs() < 1e-12, 1e-12, by)
-        one, other = (-edge - at) / by, (edge - at) / by
-        enter, leave = (
-            torch.maximum(enter, torch.minimum(one, other)),
-            torch.minimum(leave, torch.maximum(one, other)),
-        )
-    mine = mine & (enter <= leave)
-    at_once = max(1, SAMPLES // (SLICES * mine.shape[2]))
-    calls: list[Call] = []
-    for run in _ranges(0, slices, SLICES):
-        crossed = mine & (enter < run.stop) & (leave >= run.start)
-        for view, (rows, cols) in enumerate(
-            zip(_spans(crossed.any(2)), _spans(crossed.any(1)), strict=True)
-        ):
-            calls += [
-                Call(view, run, some, cols, None)
-                for some in _ranges(rows.start, rows.stop, at_once)
-            ]
-    return tuple(calls)
-
-
-def _spans(flags: Tensor) -> list[slice]:
-    """From the first to the last true flag of each line [V, N]; empty where none is true."""
-    first = flags.byte().argmax(1)
-    stop = (flags.shape[1] - flags.flip(1).byte().argmax(1)) * flags.any(1)
-    return [slice(a, max(a, b)) for a, b in zip(first.tolist(), stop.tolist(), strict=True)]
-
-
-def _ranges(first: int, stop: int, size: int) -> list[slice]:
-    return [slice(i, min(i + size, stop)) for i in range(first, stop, size)]
-
-
-def _refuse_volume_at_source(source: Tensor, ahead: Tensor, half: Tensor, centre: Tensor) -> None:
-    """Refuse a volume that does not lie in front of the source altogether.
-
-    A slice sum runs along the whole line, in front of the source and behind it.
-    """
-    nearest = ((centre - source) * ahead).sum(0) - (half * ahead.abs()).sum(0)
-    if bool((nearest.detach() <= 0).any()):
-        raise UserError(
-            "got a volume that reaches the X-ray source",
-            "wanted the whole volume between source and detector",
-            "check the spacing, the centre and source_to_isocentre_mm",
-        )
-
-
 def _views(geometry: Geometry, angles_deg: Tensor | None) -> Frames:
     angles_deg = None if angles_deg is None else angles_deg.to("cpu", torch.float64)
     frames = geometry.frames_of_views(angles_deg)
@@ -390,31 +216,41 @@ def _integrate(
     return image.reshape(*values.shape[:-3], *image.shape[1:])
 
 
+def _add_by_runs(
+    image: Tensor,
+    flat: Tensor,
+    bundles: Sequence[Bundle],
+    attenuation: Callable[[Tensor], Tensor] | None,
+) -> None:
+    """Add the line integrals of volumes [C, D, H, W] along bundles to ``image`` [C, V, rows, cols].
+
+    A run of slices is cut, sampled for all bundles and forgotten: no copy of the volume is made.
+    """
+    bundles = [bundle.to(image) for bundle in bundles]
+    sums = [image.new_zeros(len(flat), *bundle.length_mm.shape) for bundle in bundles]
+    calls = [
+        (b.axis, call.slices.start, n, call) for n, b in enumerate(bundles) for call in b.calls
+    ]
+    at, slices = None, flat
+    for axis, first, n, call in sorted(calls, key=itemgetter(0, 1)):
+        if (axis, first) != at:
+            part = flat.narrow(3 - axis, first, call.slices.stop - first)
+            at, slices = (axis, first), _slices(part.to(image.dtype), axis)
+            if attenuation is not None:
+                for one in slices:
+                    one.copy_(attenuation(one))
+        (points,) = met(bundles[n].start, bundles[n].step, (call,))
+        seen = grid_sample(slices, points, align_corners=False)
+        sums[n][:, call.view, call.rows, call.cols] += seen.sum(0)
+    for bundle, total in zip(bundles, sums, strict=True):
+        image.index_add_(1, bundle.views, total.mul_(bundle.length_mm))
+
+
 def _slices(flat: Tensor, axis: int) -> Tensor:
     """[C, D, H, W] cut across an axis into contiguous pictures [K, C, A, B]."""
     if axis == 0:  # the same as below, by torch's blocked matrix transpose: twice as fast
         return flat.reshape(-1, flat.shape[-1]).t().contiguous().view(-1, *flat.shape[:-1])
     return flat.movedim(3 - axis, 0).contiguous()
-
-
-def _samples(call: Call) -> int:
-    return math.prod(run.stop - run.start for run in call[1:4])
-
-
-def _met(start: Tensor, step: Tensor, calls: tuple[Call, ...]) -> Iterator[Tensor]:
-    """For each call, where its rays meet its slices, [K, rows, cols, 2]."""
-    for view, ks, rows, cols, points in calls:
-        if points is None:
-            points = torch.addcmul(
-                start[view, rows, cols], _numbers(ks, start), step[view, rows, cols]
-            )
-        yield points
-
-
-def _numbers(ks: slice, like: Tensor) -> Tensor:
-    return torch.arange(ks.start, ks.stop, device=like.device, dtype=like.dtype)[
-        :, None, None, None
-    ]
 
 
 def _pull(grad: Tensor, slices: Tensor, points: Tensor, which: int) -> Tensor:
@@ -443,7 +279,7 @@ class _Gather(torch.autograd.Function):
             slices if start.requires_grad or step.requires_grad else None, start, step
         )
         image = slices.new_zeros(slices.shape[1], *start.shape[:-1])
-        for (view, ks, rows, cols, _), points in zip(calls, _met(start, step, calls), strict=True):
+        for (view, ks, rows, cols, _), points in zip(calls, met(start, step, calls), strict=True):
             image[:, view, rows, cols] += grid_sample(slices[ks], points, align_corners=False).sum(
                 0
             )
@@ -460,12 +296,11 @@ class _Gather(torch.autograd.Function):
         if slices is None:
             return to_slices, None, None, None
         to_start, to_step = torch.zeros_like(start), torch.zeros_like(step)
-        for (view, ks, rows, cols, _), points in zip(
-            ctx.calls, _met(start, step, ctx.calls), strict=True
-        ):
+        calls = joined(ctx.calls)
+        for (view, ks, rows, cols, _), points in zip(calls, met(start, step, calls), strict=True):
             moved = _pull(grad[:, view, rows, cols], slices[ks], points, 1)
             to_start[view, rows, cols] += moved.sum(0)
-            to_step[view, rows, cols] += (_numbers(ks, start) * moved).sum(0)
+            to_step[view, rows, cols] += (numbers(ks, start) * moved).sum(0)
         return to_slices, to_start, to_step, None
 
 
@@ -484,7 +319,8 @@ class _Spread(torch.autograd.Function):
         ctx.calls = calls
         ctx.save_for_backward(start, step)
         slices = image.new_zeros(shape)
-        for (view, ks, rows, cols, _), points in zip(calls, _met(start, step, calls), strict=True):
+        calls = joined(calls)  # each adds to whole slices
+        for (view, ks, rows, cols, _), points in zip(calls, met(start, step, calls), strict=True):
             slices[ks] += _pull(image[:, view, rows, cols], slices[ks], points, 0)
         return slices
 

@@ -7,7 +7,9 @@ NRRD here, and read in ``scans/``.
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import importlib.util
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,11 +128,21 @@ class Volume:
 
         Plastimatch's DRRs follow ``air_below_hu=-800`` with ``mu_water_per_mm=0.022``.
         """
-        hu = self.to_hu().values
-        mu = self.values if self.quantity == "mu_per_mm" else self.mu_water_per_mm * (1 + hu / 1000)
+        mu = self.attenuation(self.values)
         if air_below_hu is not None:
-            mu = torch.where(hu <= air_below_hu, 0.0, mu)
-        return dataclasses.replace(self, values=mu.clamp_min(0), quantity="mu_per_mm")
+            mu = torch.where(self.to_hu().values <= air_below_hu, 0.0, mu)
+        return dataclasses.replace(self, values=mu, quantity="mu_per_mm")
+
+    def attenuation(self, values: Tensor) -> Tensor:
+        """Attenuation per mm of some of the values of this volume, never below zero: [...].
+
+        Relative attenuation stays as it is.
+        """
+        if self.quantity == "relative":
+            return values
+        if self.quantity == "hu":
+            values = self.mu_water_per_mm * (1 + values / 1000)
+        return values.clamp_min(0)
 
     def to_hu(self) -> Volume:
         """Hounsfield units: HU = 1000·(mu/mu_water − 1)."""
@@ -254,11 +266,11 @@ def files_at_hand() -> bool:
     return importlib.util.find_spec("SimpleITK") is not None
 
 
-def write_volume(volume: Volume, path: str | Path) -> None:
+def write_volume(volume: Volume, path: str | Path, *, rounded: bool = False) -> None:
     """Write a volume atomically as ``.nii.gz``, ``.nii``, ``.mha`` or ``.nrrd``.
 
     Values are float32, or 16-bit integers where all are whole and fit; compressed where the format
-    can.
+    can. With ``rounded`` they are brought to whole numbers first.
 
     MetaImage and NRRD keep quantity, mu_water_per_mm and note as key-value pairs and the affine in
     full; NIfTI keeps them in its 80-character ``descrip`` (a longer note is cut) and the affine in
@@ -273,9 +285,9 @@ def write_volume(volume: Volume, path: str | Path) -> None:
             f"wanted one ending in {', '.join(WRITABLE)}",
             "rename the output",
         )
-    short = volume.values.clamp(-32768, 32767).to(torch.int16)
-    whole = torch.equal(short.float(), volume.values)  # takes half the time to compress
-    image = _as_image(volume, short if whole else None)
+    short = _whole_numbers(volume.values, rounded=rounded)
+    image = _as_image(volume, volume.values.round() if short is None and rounded else short)
+    del short
     note = " ".join(volume.note.split())
     for key, text in {
         "quantity": volume.quantity,
@@ -288,9 +300,42 @@ def write_volume(volume: Volume, path: str | Path) -> None:
         image.SetMetaData(key, text)
     with files.atomic(path) as temporary:
         try:
-            sitk.WriteImage(image, str(temporary), useCompression=True)
+            if path.suffix == ".gz":
+                _write_gzip(image, temporary)
+            else:
+                sitk.WriteImage(image, str(temporary), useCompression=True)
         except RuntimeError as error:
             raise OSError(str(error).strip().splitlines()[-1]) from error
+
+
+def _write_gzip(image: SimpleITK.Image, path: Path) -> None:
+    """Write a NIfTI file by gzip's fastest level: a third of the time for a tenth more space."""
+    import SimpleITK as sitk
+
+    plain = path.with_name(path.name.removesuffix(".gz"))
+    try:
+        sitk.WriteImage(image, str(plain))
+        with (
+            open(plain, "rb") as source,
+            open(path, "wb") as file,
+            gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as target,
+        ):
+            shutil.copyfileobj(source, target, 1 << 20)
+    finally:
+        plain.unlink(missing_ok=True)
+
+
+def _whole_numbers(values: Tensor, *, rounded: bool) -> Tensor | None:
+    """Values [D, H, W] in 16 bits, which take half the time to compress, ``rounded`` on request;
+    None where they are not whole or do not fit.
+    """
+    short = torch.empty(values.shape, dtype=torch.int16)
+    for part, into in zip(values, short, strict=True):
+        part = part.round() if rounded else part
+        into.copy_(part.clamp(-32768, 32767))
+        if not torch.equal(into.float(), part):
+            return None
+    return short
 
 
 def write_volumes(volumes: Mapping[str, Volume], folder: Path, *, dicom: bool = False) -> None:

@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d, grid_sample
 
 from mednerf_kit.core.errors import UserError
+from mednerf_kit.imaging import joseph_rays
 from mednerf_kit.imaging import projector as joseph
 from mednerf_kit.imaging.geometry import DEFAULTS, Geometry
+from mednerf_kit.imaging.joseph_rays import aim
 from mednerf_kit.imaging.orbit_of_frames import geometry_of_frames
-from mednerf_kit.imaging.projector import Projector, aim, project_volume
+from mednerf_kit.imaging.projector import Projector, project_volume
 from mednerf_kit.imaging.view_frames import ViewFrame
 
 ANGLES_DEG = (0.0, 30.0, 45.0, 60.0, 90.0, 137.0)
@@ -346,8 +348,13 @@ def test_chunks_change_nothing(monkeypatch):
         return image.detach(), to_angles, Projector((20, 18, 22), (6, 7, 5), SMALL).adjoint(y)
 
     whole = everything()
-    for name, few in (("SAMPLES", 500), ("SLICES", 3), ("RAYS", 100)):
-        monkeypatch.setattr(joseph, name, few)
+    for module, name, few in (
+        (joseph_rays, "SAMPLES", 500),
+        (joseph_rays, "SLICES", 3),
+        (joseph, "RAYS", 100),
+        (joseph, "VOXELS_A_RAY", 1),
+    ):
+        monkeypatch.setattr(module, name, few)
     for a, b in zip(everything(), whole, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 

@@ -118,7 +118,8 @@ def _values(path: Path, image: Any) -> np.ndarray:
     slope, intercept = image.dataobj.slope, image.dataobj.inter
     values = stored.T.astype(np.result_type(stored.dtype.newbyteorder("="), np.float32))
     if slope != 1 or intercept != 0:
-        values = values * values.dtype.type(slope) + values.dtype.type(intercept)
+        values *= values.dtype.type(slope)
+        values += values.dtype.type(intercept)
     return np.ascontiguousarray(values, dtype=np.float32)
 
 

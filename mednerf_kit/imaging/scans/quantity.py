@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from ...core.errors import UserError
-from ..voxels import Quantity
+from ..voxels import Quantity, blocks
 
 #: What a file's values may be; on reading they become one of the three a volume knows.
 StoredQuantity = Literal["hu", "hu_plus_1000", "hu_plus_1024", "mu_per_mm", "mu_per_cm", "relative"]
@@ -53,7 +53,7 @@ def check_hu(path: Path, values: np.ndarray, unit: str = "") -> None:
         raise _refusal(path, f"values in '{unit}' by its header", "wanted Hounsfield units")
     low, high = float(values.min()), float(values.max())
     between = f"values from {low:g} to {high:g}"
-    if not ((values > AIR_HU[0]) & (values < AIR_HU[1])).any():
+    if not any(((b > AIR_HU[0]) & (b < AIR_HU[1])).any() for b in blocks(values)):
         raise _refusal(
             path,
             f"{between} and none between {AIR_HU[0]:g} and {AIR_HU[1]:g}",
@@ -69,10 +69,11 @@ def check_hu(path: Path, values: np.ndarray, unit: str = "") -> None:
             f"{between}, of which nothing but the padding of {low:g} is air if 0 is water",
             "wanted Hounsfield units; these look like units above air, in which water is 1000",
         )
-    if high > MOST_HU or float((values > DENSE_HU).mean()) > MOST_DENSE:
+    dense = sum(int((b > DENSE_HU).sum()) for b in blocks(values)) / values.size
+    if high > MOST_HU or dense > MOST_DENSE:
         raise _refusal(
             path,
-            f"{between}, of which {(values > DENSE_HU).mean():.1%} are above {DENSE_HU:g}",
+            f"{between}, of which {dense:.1%} are above {DENSE_HU:g}",
             "wanted Hounsfield units, in which only metal is above that",
         )
 

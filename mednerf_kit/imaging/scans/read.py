@@ -15,7 +15,7 @@ import numpy as np
 
 from ...core.errors import UserError, reader, unknown_name
 from ...core.files import existing
-from ..voxels import AIR, Quantity
+from ..voxels import AIR, Quantity, blocks
 from .dicom import SeriesChoice, is_dicom, read_dicom
 from .itk import read_itk
 from .metaimage import SUFFIXES as META
@@ -161,7 +161,7 @@ def _quantified(
     values, valid = scan.values, scan.values
     if scan.padding is not None:
         valid = scan.values[~scan.padding]
-    if not valid.size or not np.isfinite(valid).all():
+    if not valid.size or not all(np.isfinite(block).all() for block in blocks(valid)):
         raise UserError(
             f"got '{path}' with values that are not numbers",
             "wanted finite values",
