@@ -161,6 +161,7 @@ def write_drrs(
         record=record,
         float_arrays=float_arrays,
         volume=None if volume.quantity == "relative" else _kept(volume, geometry, isocentre),
+        rounded=True,
     )
     return notes
 
@@ -240,11 +241,12 @@ def write_patient(
     record: Mapping[str, Any],
     volume: Volume | None = None,
     float_arrays: bool = False,
+    rounded: bool = False,
 ) -> None:
     """Write line integrals [V, rows, cols] as a patient's folder, whole or not at all.
 
     Films are written with a ``scale`` of 1. Without a scale each view is stretched to its own
-    maximum.
+    maximum. Voxels that are ``rounded`` to whole numbers take a third of the disk.
     """
     from PIL import Image
 
@@ -264,8 +266,7 @@ def write_patient(
                 with files.atomic(temporary / f"xray_{view:03d}.npy") as path:
                     np.save(path, integrals[view].numpy())
         if volume is not None:
-            # whole numbers take a third of the disk
-            write_volume(volume, temporary / "volume.nii.gz", rounded=True)
+            write_volume(volume, temporary / "volume.nii.gz", rounded=rounded)
         files.write_json(temporary / "patient.json", dict(record))
 
 

@@ -128,6 +128,7 @@ class Volume:
 
         Plastimatch's DRRs follow ``air_below_hu=-800`` with ``mu_water_per_mm=0.022``.
         """
+        self._check_scaled()
         mu = self.attenuation(self.values)
         if air_below_hu is not None:
             mu = torch.where(self.to_hu().values <= air_below_hu, 0.0, mu)
@@ -146,18 +147,21 @@ class Volume:
 
     def to_hu(self) -> Volume:
         """Hounsfield units: HU = 1000·(mu/mu_water − 1)."""
-        if self.quantity == "relative":
-            raise UserError(
-                "got a volume of relative attenuation",
-                "wanted Hounsfield units or attenuation per mm",
-                "calibrate it, or use it where the scale does not matter",
-            )
+        self._check_scaled()
         hu = (
             self.values
             if self.quantity == "hu"
             else 1000 * (self.values / self.mu_water_per_mm - 1)
         )
         return dataclasses.replace(self, values=hu, quantity="hu")
+
+    def _check_scaled(self) -> None:
+        if self.quantity == "relative":
+            raise UserError(
+                "got a volume of relative attenuation",
+                "wanted Hounsfield units or attenuation per mm",
+                "calibrate it, or use it where the scale does not matter",
+            )
 
     def resampled(
         self,
