@@ -14,10 +14,9 @@ from typing import TypeVar
 
 import torch
 from torch import Generator, Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from tqdm import trange
 
+from ..core.adam import Adam
 from .progress import Progress, Watch
 
 HELD_OUT_SHARE = 0.1  # of an input's pixels: never fitted
@@ -68,8 +67,8 @@ def descend(
     *,
     loss: Callable[[int], Tensor],
     held_out_mse: Callable[[S], float],
-    optimisers: Sequence[Optimizer],
-    schedule: LRScheduler | None = None,
+    optimisers: Sequence[Adam | torch.optim.Optimizer],
+    schedule: Callable[[int], float] | None = None,
     steps: int,
     deadline: float,
     label: str,
@@ -84,7 +83,7 @@ def descend(
         loss: of step i, a function of the state's tensors; summed over all its axes.
         held_out_mse: mean squared error of a state at the pixels kept aside.
         optimisers: each holds some of the state's tensors; what none holds stays as it is.
-        schedule: of the learning rates, advanced after every step.
+        schedule: by which the learning rates are multiplied at step i.
         steps: at most.
         deadline: of :func:`time.perf_counter`, in seconds; the step that passes it is the last.
         label: of the progress bar.
@@ -95,6 +94,8 @@ def descend(
         for group in optimiser.param_groups:
             for tensor in group["params"]:
                 tensor.requires_grad_(True)
+    groups = [group for optimiser in optimisers for group in optimiser.param_groups]
+    peaks = [group["lr"] for group in groups]
     best, best_mse = state.copied(), held_out_mse(state)
 
     def tell(step: int) -> None:
@@ -104,14 +105,15 @@ def descend(
 
     tell(0)
     for i in trange(steps, desc=label, leave=False, disable=None):
+        if schedule is not None:
+            for group, peak in zip(groups, peaks, strict=True):
+                group["lr"] = peak * schedule(i)
         total = loss(i).sum()
         for optimiser in optimisers:
             optimiser.zero_grad()
         total.backward()
         for optimiser in optimisers:
             optimiser.step()
-        if schedule is not None:
-            schedule.step()
         late = time.perf_counter() > deadline
         if i % CHECK_STEPS == CHECK_STEPS - 1 or i == steps - 1 or late:
             mse = held_out_mse(state)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ..core.adam import Adam
 from ..core.resampling import area_resized
 from ..imaging.film.exposure import blurred
 from ..imaging.film.unknown_curve import END, UnknownCurve
@@ -75,7 +76,7 @@ class FilmResponse:
         The cost is the mean squared error, and ``unit`` times its own share of |z|².
         """
         z = torch.zeros(len(u), self.parameters, device=u.device, requires_grad=True)
-        adam = torch.optim.Adam([z], lr=START_RATE)
+        adam = Adam([{"params": [z], "lr": START_RATE}])
         for step in range(START_STEPS):
             for group in adam.param_groups:
                 group["lr"] = START_RATE * (0.5 + 0.5 * math.cos(math.pi * step / START_STEPS))

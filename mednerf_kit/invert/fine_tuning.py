@@ -22,6 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor
 
+from ..core.adam import Adam
 from ..core.errors import UserError
 from ..core.types import Rays
 from ..gan.generator import Latent
@@ -266,8 +267,8 @@ class FineTuningProblem:
         ]
         if o.weighting == "uncertainty":
             groups.append({"params": [state.sigma], "lr": SIGMA_RATE})
-        optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.Adam(groups, betas=(0.0 if tune else 0.9, 0.999))
+        optimisers: list[Adam | torch.optim.Optimizer] = [
+            Adam(groups, betas=(0.0 if tune else 0.9, 0.999))
         ]
         if tune:
             optimisers.append(

@@ -31,8 +31,8 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torch.optim.lr_scheduler import LambdaLR
 
+from ..core.adam import Adam
 from ..core.types import Rays
 from ..fields.hyper import SHARP_EDGE
 from ..gan.generator import HyperGenerator, Latent
@@ -414,7 +414,7 @@ class Problem:
                 {"params": [state.turn_deg], "lr": TURN_RATE_DEG},
                 {"params": [state.log_distance], "lr": LOG_DISTANCE_RATE},
             ]
-        adam = torch.optim.Adam(groups, betas=BETAS)
+        adam = Adam(groups, betas=BETAS)
 
         def rate(i: int) -> float:
             cosine = 0.5 + 0.5 * math.cos(math.pi * i / max(1, steps))
@@ -440,7 +440,7 @@ class Problem:
             loss=loss,
             held_out_mse=self._held_out_mse,
             optimisers=[adam],
-            schedule=LambdaLR(adam, rate),
+            schedule=rate,
             steps=steps,
             deadline=deadline,
             label="pivot" if pivot else "codes",
