@@ -23,6 +23,7 @@ from .grids import Mask, grid_points, upsampling_schedule
 from .heads import ColorHead, PerPoint, ViewEncoding, query_present
 
 LARGEST_MASK = 250  # cells a side: their number stays below 2^24
+SURFACE = 0.5  # opacity of half a voxel that a field reaches once it has surfaces
 PUBLIC_WIDTH = 3.0  # of the public scenes' boxes, in their units
 
 
@@ -52,7 +53,8 @@ class TensorfOptions:
         end_voxels: of the grids after the last of ``upsample``; log-linear between.
         upsample: fractions at which the grids become finer.
         masks: fractions at which the alpha mask is read anew.
-        mask_threshold: opacity of half a voxel above which a cell of the mask is occupied.
+        mask_threshold: opacity of half a voxel above which a cell of the mask is occupied. While
+            colours have no surface yet it is as much lower as their densest place is thinner.
         shrink: let box and grids shrink to a mask that leaves out a tenth of the box.
         network_rate: learning rate of the networks, as a share of the grids'.
     """
@@ -198,11 +200,15 @@ class TensoRF(SceneField):
         alpha = -torch.expm1(-self.activated(self.density_grid.lattice((n + 1,) * 3)) * half_voxel)
         # the window holds a cell's corners and those of its neighbours
         opacity = max_pool3d(alpha[None, None], 4, stride=1, padding=1)[0, 0]
-        cells = opacity > self.options.mask_threshold
+        threshold, largest = self.options.mask_threshold, float(alpha.max())
+        if self.channels and largest > threshold:
+            # what has only begun to take shape differs little from what will stay empty
+            threshold *= min(1.0, largest / SURFACE)
+        cells = opacity > threshold
         if not bool(cells.any()):
             self.note = (
                 f"the alpha mask is empty after {progress:.0%} of the training (largest opacity "
-                f"{float(alpha.max()):.1e}, threshold {self.options.mask_threshold:.1e}) "
+                f"{largest:.1e}, threshold {self.options.mask_threshold:.1e}) "
                 "and is not used"
             )
             return False

@@ -72,6 +72,19 @@ class TestTensoRF:
         assert "empty" in field.note and "25%" in field.note
         assert bool((before > 0).all()) and torch.equal(field.density(points(50)), before)
 
+    def test_a_mask_of_what_has_only_begun_to_take_shape_leaves_nothing_out(self):
+        field = build({**self.node, "mask_threshold": 1e-3})
+        solid(field, 0.4, 0.6)
+        x = points(4000)
+        with torch.no_grad():
+            field.density_grid.planes[0].mul_(0.17)
+        before = field.density(x)
+        half_voxel = float((BOX[1] - BOX[0]).mean()) / 40
+        largest = -float(torch.expm1(-before.detach() * half_voxel).min())
+        assert 1e-3 < largest < 0.01  # it would be all that is left
+        assert not field.advance(0.25) and field.note is None
+        assert torch.equal(field.box, BOX) and torch.equal(field.density(x), before)
+
     def test_coarse_to_fine_follows_the_progress(self):
         field = build(
             {

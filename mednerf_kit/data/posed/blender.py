@@ -25,7 +25,15 @@ from .lens import cameras_of
 from .lens_keys import guessed_size, read_lens, wanted_size
 from .linear import tone_note
 from .masks import mask_files, unused_note
-from .pictures import MaskFile, find_picture, read_photographs, resized_nearest, scene_of
+from .pictures import (
+    MaskFile,
+    as_upright,
+    find_picture,
+    fitted_map,
+    read_photographs,
+    resized_nearest,
+    scene_of,
+)
 from .reading import Reading
 from .scene import SCENES
 from .sizes import size_notes, sizes_for
@@ -132,7 +140,8 @@ class Blender:
             f"{frame['part']}/{path.stem}" if split == "all" and frame["part"] else path.stem
             for frame, path in zip(frames, paths, strict=True)
         )
-        depth, unknown = self.depth(root, frames, paths, cameras)
+        turned = [size.orientation if size.upright else 1 for size in sizes]
+        depth, unknown = self.depth(root, frames, paths, cameras, turned)
         if depth is not None and unknown:
             notes.append(
                 f"no depth for {len(unknown)} of {len(paths)} views (the first is '{unknown[0]}')"
@@ -154,14 +163,25 @@ class Blender:
         )
 
     def depth(
-        self, root: Path, frames: Sequence[FrameRecord], paths: Sequence[Path], cameras: Cameras
+        self,
+        root: Path,
+        frames: Sequence[FrameRecord],
+        paths: Sequence[Path],
+        cameras: Cameras,
+        turned: Sequence[int],
     ) -> tuple[Tensor | None, list[str]]:
         """Distances [V, H, W] along the rays, and the names of pictures without depth.
+
+        ``turned`` are the EXIF orientations that the pictures were turned upright by.
 
         The distance is nan where it is unknown, and None where no view has any.
         """
         if any(depth_file(frame) for frame in frames):
-            maps = [self.named_depth(root, frame, (cameras.rows, cameras.cols)) for frame in frames]
+            size = (cameras.rows, cameras.cols)
+            maps = [
+                self.named_depth(root, frame, size, turn)
+                for frame, turn in zip(frames, turned, strict=True)
+            ]
             planar = torch.stack(
                 [
                     torch.full((cameras.rows, cameras.cols), torch.nan) if m is None else m
@@ -175,7 +195,9 @@ class Blender:
             depth = depth * cameras.planar_factor(*pixel_grid(cameras))
         return depth, unknown
 
-    def named_depth(self, root: Path, frame: FrameRecord, size: tuple[int, int]) -> Tensor | None:
+    def named_depth(
+        self, root: Path, frame: FrameRecord, size: tuple[int, int], turned: int
+    ) -> Tensor | None:
         """The planar depth [H, W] of the file that a frame names, nan where it is 0."""
         name = depth_file(frame)
         if not name:
@@ -183,8 +205,17 @@ class Blender:
         path, unit = root / name, self.depth_unit * (frame["applied_scale"] or 1.0)
         if not frame.get("depth_file_path"):
             unit = frame["integer_depth_scale"]
+        if not path.is_file():
+            raise UserError(
+                f"got no depth '{path}'",
+                "wanted the one that its frame names",
+                "copy it there, or take its name out of the transforms file",
+            )
         levels = read_array_map(path) if path.suffix.lower() == ".npy" else read_levels(path)
-        return resized_nearest(torch.where(levels > 0, levels * unit, torch.nan), *size)
+        if (levels.shape[0] < levels.shape[1]) != (size[0] < size[1]):
+            levels = as_upright(levels, turned)
+        distance = torch.where(levels > 0, levels * unit, torch.nan)
+        return fitted_map(distance, size, f"the depth '{path}'", "make it again for this picture")
 
 
 def depth_file(frame: FrameRecord) -> str | None:

@@ -24,7 +24,7 @@ from ...core.files import atomic
 from ...imaging.cameras import Cameras
 from ..pictures import decode, stored_levels
 from .arrays import ERRORS, read_array_map
-from .pictures import resized_nearest
+from .pictures import fitted_map, resized_nearest
 
 PARTS = ("train", "val", "test")
 SIDE_CAR = "depth.json"
@@ -69,7 +69,14 @@ def depth_beside(
         return None
     size = (cameras.rows, cameras.cols)
     unknown = torch.full(size, torch.nan)
-    distance = torch.stack([unknown if m is None else resized_nearest(m, *size) for m in maps])
+    distance = torch.stack(
+        [
+            unknown
+            if m is None
+            else fitted_map(m, size, f"depth of '{stem}'", "make it again for this picture")
+            for stem, m in zip(stems, maps, strict=True)
+        ]
+    )
     view, yx = pixel_grid(cameras)
     distance = torch.where(distance > 0, distance / length, torch.nan)
     depth = cameras.along_ray(view, yx, distance)
@@ -136,7 +143,7 @@ def _from_pictures(
     """Depth pictures as distances along the unit ray."""
     side_car = folder / SIDE_CAR
     try:
-        values = json.loads(side_car.read_text(encoding="utf-8-sig"))
+        values = json.loads(side_car.read_bytes())
         scale, kind = float(values["scale"]), values["kind"]
         if not 0 < scale < math.inf or kind not in ("planar", "distance"):
             raise ValueError(f"scale {scale}, kind '{kind}'")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...core.errors import UserError
 from .lens_keys import ANGLES, NUMBERS
+from .pictures import tails_elsewhere
 from .splits import NoViews, held_out
 from .types import SPLITS
 
@@ -70,7 +71,15 @@ def split_of_one_file(path: Path, split: str, hold: int) -> Frames:
     if not any(lists.values()):
         every.sort(key=lambda frame: str(frame["file_path"]))
         return Frames(held_out(every, split, hold), every, notes, True)
-    members = {part: members_of(every, names, part, path) for part, names in lists.items()}
+    members: dict[str, set[int]] = {}
+    for part, names in lists.items():
+        members[part], unknown = members_of(every, names, part, path)
+        if unknown:
+            notes = (
+                *notes,
+                f"{len(unknown)} of {len(names)} {part}_filenames are no frames (the first is "
+                f"'{unknown[0]}')",
+            )
     for k, frame in enumerate(every):
         frame["part"] = next((part for part, found in members.items() if k in found), "")
     left = sum(not frame["part"] for frame in every)
@@ -87,8 +96,11 @@ def split_of_one_file(path: Path, split: str, hold: int) -> Frames:
 
 def members_of(
     every: Sequence[FrameRecord], names: Sequence[Any], part: str, path: Path
-) -> set[int]:
-    """The places of the frames that a list of pictures names, in whatever spelling."""
+) -> tuple[set[int], list[str]]:
+    """The places of the frames that a list of pictures names, in whatever spelling, and the rest.
+
+    Of a path of another place its end counts.
+    """
     if not isinstance(names, list | tuple):
         raise UserError(
             f"got {part}_filenames in '{path}' that is no list", "wanted a list", "correct it"
@@ -102,15 +114,17 @@ def members_of(
             if spelled.get(short, k) != k:
                 twice.add(short)
             spelled.setdefault(short, k)
-    folder = path.parent.resolve().as_posix()
     found, unknown = set(), []
     for name in names:
-        plain = plain_path(str(name)).removeprefix(f"{folder}/")
-        places = [
-            key for key in (plain, str(PurePosixPath(plain).with_suffix(""))) if key in spelled
+        plain = plain_path(str(name))
+        keys = [
+            key
+            for tail in (plain, *tails_elsewhere(plain))
+            for key in (tail, str(PurePosixPath(tail).with_suffix("")))
         ]
-        if places and places[0] not in twice:
-            found.add(spelled[places[0]])
+        place = next((key for key in keys if key in spelled and key not in twice), None)
+        if place is not None:
+            found.add(spelled[place])
         else:
             unknown.append(str(name))
     if unknown and not found:
@@ -120,7 +134,7 @@ def members_of(
             "wanted the file_path of frames",
             "correct the list",
         )
-    return found
+    return found, unknown
 
 
 def own_values(every: Sequence[FrameRecord]) -> tuple[str, ...]:
@@ -143,7 +157,7 @@ def plain_path(name: str) -> str:
 def read_frames(path: Path, part: str = "") -> list[FrameRecord]:
     """The frames of a transforms file, each with the file's own values where it has none."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        values = json.loads(path.read_bytes())  # by its byte order mark: UTF-8, UTF-16 or UTF-32
         common = {key: value for key, value in values.items() if key != "frames"}
         frames = [
             {**common, **frame, "part": part, "over": over(common, frame)}

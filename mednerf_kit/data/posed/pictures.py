@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from os.path import isfile  # false, and no error, for a name that is too long
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -189,22 +189,32 @@ def read_mask(mask: MaskFile, size: tuple[int, int]) -> Tensor:
     largest = float(levels.max())
     white = largest if largest < 1.5 / 255 else 1.0
     counts = (levels == 0 if mask.inverted else (levels > 0.5 * white)).float()
-    if mask.orientation > 4 and counts.shape != size and counts.shape[::-1] == size:
+    if (counts.shape[0] < counts.shape[1]) != (size[0] < size[1]):
         counts = as_upright(counts, mask.orientation)
-    if counts.shape == size:
-        return counts
-    if not 0.98 < (counts.shape[0] * size[1]) / (counts.shape[1] * size[0]) < 1.02:
+    return fitted_map(
+        counts,
+        size,
+        f"the mask '{mask.path}'",
+        "make it again, or leave masks out with --set scene.masks=off",
+    )
+
+
+def fitted_map(values: Tensor, size: tuple[int, int], what: str, do: str) -> Tensor:
+    """A map [H, W] of a picture at the picture's size; raises UserError for another shape."""
+    if values.shape == size:
+        return values
+    if not 0.98 < (values.shape[0] * size[1]) / (values.shape[1] * size[0]) < 1.02:
         raise UserError(
-            f"got the mask '{mask.path}' of {counts.shape[1]}×{counts.shape[0]} pixels for a "
-            f"picture of {size[1]}×{size[0]}",
+            f"got {what} of {values.shape[1]}×{values.shape[0]} pixels for a picture of "
+            f"{size[1]}×{size[0]}",
             "wanted the same shape",
-            "make it again, or leave masks out with --set scene.masks=off",
+            do,
         )
-    return resized_nearest(counts, *size)
+    return resized_nearest(values, *size)
 
 
 def as_upright(values: Tensor, orientation: int) -> Tensor:
-    """A map [H, W] of a picture stored lying, turned by its EXIF orientation, 5 to 8.
+    """A map [H, W] of a picture stored lying, turned by its EXIF orientation: 5 to 8, or as it is.
 
     >>> as_upright(torch.tensor([[1, 2], [3, 4]]), 6).tolist()  # by 90° clockwise
     [[3, 1], [4, 2]]
@@ -215,7 +225,7 @@ def as_upright(values: Tensor, orientation: int) -> Tensor:
         7: values.mT.flip(0, 1),
         8: values.rot90(1, (0, 1)),
     }
-    return turned[orientation]
+    return turned.get(orientation, values)
 
 
 def resized_nearest(values: Tensor, rows: int, cols: int) -> Tensor:
@@ -321,8 +331,31 @@ def smaller(values: Tensor, downscale: int) -> Tensor:
 
 
 def find_picture(root: Path, name: str) -> Path:
-    """The file of a frame: as named, or with any picture suffix; else the bare name."""
-    path = root / name
+    """The file of a frame: as named, or with any picture suffix; else the bare name.
+
+    Of a path of another machine the end is looked for in the scene.
+    """
+    tails = (found for tail in tails_elsewhere(name) if isfile(found := picture_at(root / tail)))
+    path = picture_at(root / name)
+    return path if isfile(path) else next(tails, path)
+
+
+def tails_elsewhere(name: str) -> list[str]:
+    """What is left of an absolute path, of one with a drive or of one that goes up.
+
+    The first folders are taken away one by one, and one folder is left.
+
+    >>> tails_elsewhere("C:/scene/images/a.png"), tails_elsewhere("images/a.png")
+    (['scene/images/a.png', 'images/a.png'], [])
+    """
+    parts = PurePosixPath(name).parts
+    if not (name.startswith("/") or (parts and (parts[0] == ".." or parts[0][1:2] == ":"))):
+        return []
+    return [str(PurePosixPath(*parts[k:])) for k in range(1, len(parts) - 1)]
+
+
+def picture_at(path: Path) -> Path:
+    """The picture of this name, or of it with any picture suffix; else the bare name."""
     if path.suffix.lower() in SUFFIXES and isfile(path):
         return path
     # the usual spelling first: to look for every spelling, the folder is read

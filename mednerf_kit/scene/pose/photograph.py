@@ -240,7 +240,7 @@ def read_pose_file(path: Path, to_world: Tensor | None = None) -> Tensor:
     The file is JSON (a ``pose.json``, a ``transform_matrix``, rows), or has 12 or 16 numbers.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
         raise UserError(
             f"got start '{path}', which cannot be read", "wanted a pose file", "check the path"

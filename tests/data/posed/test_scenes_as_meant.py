@@ -8,7 +8,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
-from scene_files import TOY, changed, edited, frames_of, refused
+from scene_files import TOY, changed, edited, frames_of, lying, refused
 
 from mednerf_kit import cli
 from mednerf_kit.data.posed import colmap, colmap_model, toy
@@ -91,7 +91,17 @@ def test_models_of_colmap_that_are_not_read_are_refused_by_name(example, number)
 
 
 @pytest.mark.parametrize(
-    "spelling", ["./images/{}.png", "images/{}", "images\\{}.png", "{}.png", "//images//{}.png"]
+    "spelling",
+    [
+        "./images/{}.png",
+        "images/{}",
+        "images\\{}.png",
+        "{}.png",
+        "//images//{}.png",
+        "C:\\scene\\images\\{}.png",
+        "/elsewhere/scene/images/{}.png",
+        "../photos/images/{}.png",
+    ],
 )
 def test_lists_in_every_spelling(photos, spelling):
     edited(photos, train_filenames=[spelling.format(1).replace("//", "./", 1)], val_filenames=None)
@@ -109,10 +119,18 @@ def test_lists_of_other_pictures_and_scenes_without_a_test_split(photos):
     assert cli.main(["data", "check", str(photos)]) == 2  # nothing to fit
 
 
-def test_windows_paths_and_byte_order_marks(photos):
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("start", ["images\\\\", "D:\\\\scan\\\\images\\\\", "/media/card/images/"])
+def test_windows_paths_and_byte_order_marks(photos, start, encoding):
     path = photos / "transforms.json"
-    path.write_text(path.read_text().replace("images/", "images\\\\"), encoding="utf-8-sig")
+    path.write_text(path.read_text().replace("images/", start), encoding=encoding)
     assert load_scene(photos).stems == ("0", "1")
+
+
+def test_names_of_lists_that_are_no_frames_are_said(photos):
+    edited(photos, train_filenames=["images/0.png", "images/7.png"])
+    notes = load_scene(photos).notes
+    assert any("1 of 2 train_filenames are no frames" in note for note in notes)
 
 
 @pytest.mark.parametrize("folder", ["depth", "depths"])
@@ -132,11 +150,28 @@ def test_depth_that_frames_name_is_in_millimetres(photos, folder):
         },
     )
     scene = load_scene(photos)
+    Image.fromarray(np.full((16, 12), 4000, np.uint16)).save(photos / folder / "turned.png")
     x, y = (np.array([0, 11]) - 7.5) / 20, (6 - 5.5) / 20
     wanted = 4 * np.sqrt(1 + x**2 + y**2)
     assert scene.depth[0, 6, [0, 11]].tolist() == pytest.approx(wanted.tolist(), rel=1e-5)
     assert bool(scene.depth[:, 0].isnan().all())
     assert float(load_scene(photos, depth_unit=1e-2).depth.nanmean()) > 40
+    (photos / folder / "turned.png").rename(photos / folder / "1.png")
+    refused("1.png", "12×16", "same shape", root=photos)
+    (photos / folder / "1.png").unlink()
+    refused("got no depth", "1.png", root=photos)
+
+
+def test_depth_of_pictures_stored_lying(photos):
+    (photos / "depth").mkdir()
+    levels = np.arange(1, 193, dtype=np.uint16).reshape(12, 16)
+    for v in range(2):
+        Image.fromarray(levels if v else np.rot90(levels).copy()).save(photos / f"depth/{v}.png")
+    frames = [{**f, "depth_file_path": f"depth/{k}.png"} for k, f in enumerate(frames_of(photos))]
+    edited(photos, frames=frames)
+    lying(photos, 6)
+    depth = load_scene(photos).depth
+    assert torch.equal(depth[0], depth[1])
 
 
 def test_the_reconstruction_with_the_most_pictures_is_read(example):
