@@ -18,6 +18,8 @@ from PIL import Image
 from mednerf_kit.cli import main
 from mednerf_kit.imaging.scans.read import read_volume
 from mednerf_kit.imaging.volume import Volume, write_volume
+from conftest import wait_until
+
 from mednerf_kit.view import slices
 from mednerf_kit.view.catalogue import identity
 from mednerf_kit.view.shown import Shown
@@ -120,15 +122,6 @@ def grey_at(locator: Any, x: float, y: float) -> int:
     )
 
 
-def wait_until(page: Any, holds: Callable[[], bool]) -> None:
-    """Wait at most ten seconds; the page's policy forbids to do so inside it."""
-    for _ in range(200):
-        if holds():
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError("waited in vain")
-
-
 def test_keys_turn_the_views(workbench: Callable[..., str], page: Any, result: Path) -> None:
     page.goto(f"{workbench(result)}#result?entry={identity(result)}")
     page.wait_for_selector("body[data-ready=result]")
@@ -145,7 +138,7 @@ def test_keys_turn_the_views(workbench: Callable[..., str], page: Any, result: P
     assert agrees("orbit", "Prediction", 7) and agrees("truth", "Truth", 7)
     text = numbers.inner_text()
     assert "27 dB" in text and "0.85" in text and "23.25 dB" in text  # as in metrics.json
-    assert "angle=315" in page.url
+    wait_until(page, lambda: "angle=315" in page.url)
     page.get_by_role("slider", name="Angle").fill("0")
     assert "20 dB" in numbers.inner_text() and agrees("orbit", "Prediction", 0)
     page.get_by_role("button", name="Play").click()

@@ -60,6 +60,17 @@ export function toggle({ label, pressed = false, onchange }) {
   return button;
 }
 
+// A call that waits until there was none for a while: (f, ms) → the call, with cancel().
+export function later(call, ms = 150) {
+  let timer;
+  const waiting = (...values) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => call(...values), ms);
+  };
+  waiting.cancel = () => clearTimeout(timer);
+  return waiting;
+}
+
 // The sentence at the bottom, which screen readers read out.
 export function tell(text) {
   document.getElementById("told").textContent = text;

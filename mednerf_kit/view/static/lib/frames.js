@@ -39,30 +39,49 @@ export function table(stops) {
   return found;
 }
 
-function paint(canvas, frames, colours, index) {
-  const { rows, cols } = frames;
-  if (canvas.width !== cols || canvas.height !== rows) Object.assign(canvas, { width: cols, height: rows });
-  const context = canvas.getContext("2d"), image = context.createImageData(cols, rows);
-  for (let i = 0, o = 0; i < rows * cols; i++, o += 4) {
-    const c = 3 * index(i);
-    image.data[o] = colours[c];
-    image.data[o + 1] = colours[c + 1];
-    image.data[o + 2] = colours[c + 2];
-    image.data[o + 3] = 255;
+const sheets = new WeakMap(); // canvas → its pixels, made once
+
+// The pixels of a canvas of this size: its ImageData, and the same four bytes at a time.
+function sheet(canvas, rows, cols) {
+  let known = sheets.get(canvas);
+  if (!known || canvas.width !== cols || canvas.height !== rows) {
+    Object.assign(canvas, { width: cols, height: rows });
+    const image = new ImageData(cols, rows);
+    known = { image, words: new Uint32Array(image.data.buffer) };
+    sheets.set(canvas, known);
   }
-  context.putImageData(image, 0, 0);
+  return known;
 }
 
-const within = (value) => (value < 0 ? 0 : value > 255 ? 255 : value) | 0;
+const scales = new WeakMap(); // table → the same, a pixel a word
+
+function words(colours) {
+  if (!scales.has(colours)) {
+    const bytes = new Uint8ClampedArray(1024).fill(255);
+    for (let i = 0; i < 256; i++) bytes.set(colours.subarray(3 * i, 3 * i + 3), 4 * i);
+    scales.set(colours, new Uint32Array(bytes.buffer));
+  }
+  return scales.get(colours);
+}
 
 // View k in the colours of a table, full at `top` in (0, 1].
 export function drawView(canvas, frames, k, colours, top = 1) {
-  const view = frames.view(k), by = 255 / (65535 * top);
-  paint(canvas, frames, colours, (i) => within(view[i] * by + 0.5));
+  const view = frames.view(k), by = 255 / (65535 * top), scale = words(colours);
+  const { image, words: pixels } = sheet(canvas, frames.rows, frames.cols);
+  for (let i = 0; i < view.length; i++) {
+    const place = (view[i] * by + 0.5) | 0;
+    pixels[i] = scale[place > 255 ? 255 : place];
+  }
+  canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
 // View k of `frames` less that of `truth`: the middle colour where they agree, the ends at ±limit.
 export function drawError(canvas, frames, truth, k, colours, limit) {
-  const a = frames.view(k), b = truth.view(k), by = 127.5 / (65535 * limit);
-  paint(canvas, frames, colours, (i) => within(128 + (a[i] - b[i]) * by));
+  const a = frames.view(k), b = truth.view(k), by = 127.5 / (65535 * limit), scale = words(colours);
+  const { image, words: pixels } = sheet(canvas, frames.rows, frames.cols);
+  for (let i = 0; i < a.length; i++) {
+    const place = (128 + (a[i] - b[i]) * by) | 0;
+    pixels[i] = scale[place < 0 ? 0 : place > 255 ? 255 : place];
+  }
+  canvas.getContext("2d").putImageData(image, 0, 0);
 }

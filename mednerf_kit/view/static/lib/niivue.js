@@ -1,12 +1,17 @@
 // NiiVue (vendor/niivue.umd.js) behind one function, in the radiological convention: the patient's
-// left is on the right of the picture. mount(host, volume, source, {onplace}) → {show(…), close()}.
+// left is on the right of the picture. mount(host, volume, source, {onplace, webgl}) →
+// {show(…), close()}.
 
 import { h } from "./dom.js";
 
-export function hasWebGl() {
+// How WebGL is computed: "" where there is none, else "software" or "hardware".
+export function webGl() {
   const context = document.createElement("canvas").getContext("webgl2");
-  context?.getExtension("WEBGL_lose_context")?.loseContext();
-  return context !== null;
+  if (!context) return "";
+  const named = context.getExtension("WEBGL_debug_renderer_info");
+  const name = named ? context.getParameter(named.UNMASKED_RENDERER_WEBGL) : "";
+  context.getExtension("WEBGL_lose_context")?.loseContext();
+  return /swiftshader|llvmpipe|software/i.test(name) ? "software" : "hardware";
 }
 
 let loading;
@@ -26,7 +31,7 @@ function colourMap(stops, twoSided) {
   return { R: channel(0), G: channel(1), B: channel(2), A: alpha, I: at };
 }
 
-export async function mount(host, volume, source, { onplace }) {
+export async function mount(host, volume, source, { onplace, webgl }) {
   await library();
   const { Niivue } = globalThis.niivue;
   const canvas = h("canvas", { tabindex: "0", role: "application",
@@ -35,16 +40,28 @@ export async function mount(host, volume, source, { onplace }) {
   host.append(canvas);
   const nv = new Niivue({ backColor: [0, 0, 0, 1], isRadiologicalConvention: true, isSliceMM: true,
     isCornerOrientationText: false, isOrientCube: true, sagittalNoseLeft: true, crosshairGap: 4, crosshairWidth: 0.4,
-    crosshairColor: [0.95, 0.7, 0.2, 1], multiplanarShowRender: 1, dragAndDropEnabled: false,
+    crosshairColor: [0.95, 0.7, 0.2, 1], multiplanarShowRender: 0, dragAndDropEnabled: false,
     isResizeCanvas: true, loadingText: "", multiplanarPadPixels: 12, showAllOrientationMarkers: true, fontMinPx: 15,
-    fontColor: [1, 0.82, 0.4, 1] });
+    fontColor: [1, 0.82, 0.4, 1],
+    // a processor that stands in for a graphics card computes fewer pixels
+    forceDevicePixelRatio: webgl === "software" ? 0.6 : 0 });
   nv.onLocationChange = ({ mm, values }) => onplace([-mm[0], -mm[1], mm[2]],
     values[0]?.value ?? null, values[1]?.value ?? null);
   await nv.attachToCanvas(canvas);
   nv.setRadiologicalConvention(true);
   await nv.loadFromArrayBuffer(await source.voxels("volume"), "volume.nii");
-  nv.setSliceType(nv.sliceTypeMultiplanar);
-  let over = "";
+  const layouts = {
+    planes: () => three(0), all: () => three(1), axial: () => nv.setSliceType(nv.sliceTypeAxial),
+    coronal: () => nv.setSliceType(nv.sliceTypeCoronal),
+    sagittal: () => nv.setSliceType(nv.sliceTypeSagittal),
+    body: () => nv.setSliceType(nv.sliceTypeRender),
+  };
+  let over = "", layout = "";
+
+  function three(withBody) {
+    nv.opts.multiplanarShowRender = withBody;
+    nv.setSliceType(nv.sliceTypeMultiplanar);
+  }
 
   async function layer(name) {
     if (name === over) return;
@@ -59,8 +76,9 @@ export async function mount(host, volume, source, { onplace }) {
   }
 
   return {
-    canvas, nv,
-    async show({ range, overlay, strength }) {
+    canvas,
+    async show({ range, overlay, strength, planes }) {
+      if (planes !== layout) layouts[(layout = planes)]();
       [nv.volumes[0].cal_min, nv.volumes[0].cal_max] = range;
       await layer(overlay);
       if (nv.volumes.length > 1) nv.setOpacity(1, strength);

@@ -3,7 +3,7 @@
 
 import { angleLabel, apart, nearestView } from "./angles.js";
 import { dial } from "./dial.js";
-import { download, h, shown } from "./dom.js";
+import { download, h, later, shown } from "./dom.js";
 import { Frames, drawError, drawView, table } from "./frames.js";
 import { player } from "./player.js";
 import { plot } from "./plot.js";
@@ -34,13 +34,16 @@ export async function orbit(source, state, setState) {
   const numbers = h("dl", { class: "numbers", "aria-label": "Numbers at this angle" });
   const curve = h("div", {});
   const clock = dial({ inputs_deg, onpick: (deg) => steps.set(nearest(deg)) });
+  // what is steady is in the address: a browser takes only so many changes a second
+  const keep = later(setState);
+  const meanSpread = views.spread && angles_deg.map((_, k) => views.spread.mean(k));
   let at = first;
 
   function show(k) {
     at = k;
     for (const { draw, canvas } of panels) draw(canvas, k);
     clock.set(angles_deg[k]);
-    setState({ angle: angles_deg[k] });
+    keep({ angle: angles_deg[k] });
     count(k);
   }
 
@@ -56,7 +59,7 @@ export async function orbit(source, state, setState) {
     if (means.psnr_db !== null && scores.length) {
       lines.push(["mean PSNR", shown(means.psnr_db, "dB", 4)], ["mean SSIM", shown(means.ssim, "", 4)]);
     }
-    if (views.spread) lines.push(["mean spread", shown(views.spread.mean(k))]);
+    if (meanSpread) lines.push(["mean spread", shown(meanSpread[k])]);
     numbers.replaceChildren(...lines.flatMap(([name, value]) =>
       [h("dt", {}, name), h("dd", {}, value)]));
     curve.querySelectorAll("svg").forEach((svg) => svg.mark?.(angles_deg[k]));
@@ -69,7 +72,7 @@ export async function orbit(source, state, setState) {
       ? [["PSNR over angles, in dB", [series("psnr_db")], "dB"],
         ["SSIM over angles", [series("ssim")], ""]]
       : views.spread ? [["Mean spread over angles", [{ name: "spread", x: angles_deg,
-        y: angles_deg.map((_, k) => views.spread.mean(k)) }], ""]] : [];
+        y: meanSpread }], ""]] : [];
     curve.replaceChildren(...drawn.map(([title, lines, y]) => h("figure", {},
       plot({ series: lines, label: title, x: "angle in degrees", y, mark: angles_deg[at],
         onpick: (deg) => steps.set(nearest(deg)) }), h("figcaption", {}, title))));
@@ -104,5 +107,5 @@ export async function orbit(source, state, setState) {
     h("div", { class: "row" }, steps, save), curve);
   curves();
   show(first);
-  return { node, key: steps.key, close: steps.close };
+  return { node, key: steps.key, close: () => { steps.close(); keep.cancel(); } };
 }

@@ -1,7 +1,7 @@
 // The scored views of a scene: truth | rendering | error | depth, with their numbers.
 // rendered(source, state, setState) → {node, key(event), close()}.
 
-import { h, shown } from "./dom.js";
+import { h, later, shown } from "./dom.js";
 import { player } from "./player.js";
 import { plot } from "./plot.js";
 
@@ -14,6 +14,7 @@ export function rendered(source, state, setState) {
     return { names, image, node: h("figure", {}, image, h("figcaption", {}, title)) };
   });
   const numbers = h("dl", { class: "numbers", "aria-label": "Numbers of this view" });
+  const keep = later(setState);
   const count = rows.length, first = Math.min(Math.max(Number(state.view ?? 0), 0), count - 1) || 0;
   const curve = plot({ series: [{ name: "PSNR", x: rows.map((_, k) => k),
     y: rows.map((row) => row.psnr_db ?? NaN), dots: true }], label: "PSNR of every view, in dB",
@@ -29,7 +30,7 @@ export function rendered(source, state, setState) {
     numbers.replaceChildren(...lines.flatMap(([name, value]) =>
       [h("dt", {}, name), h("dd", {}, value)]));
     curve.mark(k);
-    setState({ view: k });
+    keep({ view: k });
   }
 
   const steps = player({ count, title: "View", k: first, label: (k) => rows[k].stem,
@@ -40,5 +41,5 @@ export function rendered(source, state, setState) {
       h("div", { class: "aside" }, numbers)),
     h("div", { class: "row" }, steps), curve);
   show(first);
-  return { node, key: steps.key, close: steps.close };
+  return { node, key: steps.key, close: () => { steps.close(); keep.cancel(); } };
 }

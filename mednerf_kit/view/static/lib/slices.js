@@ -2,14 +2,17 @@
 // browser has no WebGL. slices(source, state, setState) → {node, close()}.
 
 import { choice, h, slider } from "./dom.js";
-import { hasWebGl, mount } from "./niivue.js";
 import { flat } from "./flat.js";
+import { mount, webGl } from "./niivue.js";
 
 const UNIT = { hu: "HU", relative: "relative attenuation", mu_per_mm: "per mm" };
+const LAYOUTS = { planes: "three planes", all: "three planes and 3-D", axial: "axial",
+  coronal: "coronal", sagittal: "sagittal", body: "3-D" };
 const TITLES = { lung: "lung", mediastinum: "mediastinum", bone: "bone", everything: "everything" };
 
 export async function slices(source, state, setState) {
   const volume = await source.volume();
+  const webgl = webGl();
   const unit = UNIT[volume.quantity] ?? volume.quantity;
   const windows = Object.entries(volume.windows);
   const chosen = {
@@ -17,11 +20,13 @@ export async function slices(source, state, setState) {
       : "everything",
     overlay: state.overlay in volume.overlays ? state.overlay : "",
     strength: Number(state.strength ?? 0.5),
+    // in three dimensions only where that is quick, or where it is asked for
+    planes: state.planes in LAYOUTS ? state.planes : webgl === "hardware" ? "all" : "planes",
   };
   const reading = h("output", { class: "reading", "aria-label": "Value at the crosshair" });
-  const webgl = hasWebGl();
   const host = h("div", { class: "volume" });
   const view = await (webgl ? mount : flat)(host, volume, source, {
+    webgl,
     // what is under the crosshair: millimetres to the left, back and head, and the value there
     onplace(mm, value, over) {
       const words = [`left ${mm[0].toFixed(0)}, back ${mm[1].toFixed(0)}, up ${mm[2].toFixed(0)} mm`];
@@ -51,6 +56,8 @@ export async function slices(source, state, setState) {
       choice({ label: "Window", value: chosen.window, options: windows.map(([name, [low, high]]) =>
         [name, `${TITLES[name]} (${Number(low.toPrecision(3))} to ${Number(high.toPrecision(3))})`]),
         onchange: (window) => change({ window }) }),
+      webgl ? choice({ label: "Show", value: chosen.planes, options: Object.entries(LAYOUTS),
+        onchange: (planes) => change({ planes }) }) : null,
       Object.keys(volume.overlays).length ? choice({ label: "Overlay", value: chosen.overlay,
         options: [["", "none"], ...Object.keys(volume.overlays).map((k) => [k, overlays[k]])],
         onchange: (overlay) => { change({ overlay }); explain(); } }) : null,

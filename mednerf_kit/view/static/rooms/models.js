@@ -1,7 +1,7 @@
 // Models: the same patient, or the same seed, by several models at the same angle.
 
 import { ask, json } from "../lib/api.js";
-import { choice, download, h, shown } from "../lib/dom.js";
+import { choice, download, h, later, shown } from "../lib/dom.js";
 import { Frames, drawView, table } from "../lib/frames.js";
 import { angleLabel, apart, nearestView } from "../lib/angles.js";
 import { player } from "../lib/player.js";
@@ -21,6 +21,7 @@ export async function open(root, state, page) {
     patient: state.patient, seed: Math.max(0, Math.round(Number(state.seed ?? 0))) || 0,
     angle: Number(state.angle ?? 270), off: new Set((state.off ?? "").split("|").filter(Boolean)) };
   const kept = new Map(); // address → {angles, draw(canvas, k), …}: what was asked for once
+  const keepAngle = later(page.setState);
   let steps = null, turn = 0;
 
   const patients = h("select", { "aria-label": "Patient", onchange: () =>
@@ -132,7 +133,7 @@ export async function open(root, state, page) {
     const at = (k) => {
       if (angles) {
         chosen.angle = angles[k];
-        page.setState({ angle: angles[k] });
+        keepAngle({ angle: angles[k] });
       }
       full.forEach((one) => one.show(angles ? angles[k] : k));
     };
@@ -160,7 +161,7 @@ export async function open(root, state, page) {
   }
   choices();
   await draw();
-  return { key: (event) => steps?.key(event), close: () => steps?.close() };
+  return { key: (event) => steps?.key(event), close: () => { steps?.close(); keepAngle.cancel(); } };
 }
 
 // One model's figure: a picture with its numbers, or in words why there is none.
