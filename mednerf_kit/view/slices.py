@@ -117,9 +117,18 @@ def voxels(shown: Shown, name: str) -> Voxels:
 def _read(path: str, modified: int, said: str | None) -> Voxels:
     from ..imaging.scans.read import read_volume
 
-    volume = read_volume(path, quantity=said).aligned()  # type: ignore[arg-type]
+    remarks: tuple[str, ...] = ()
+    try:
+        volume = read_volume(path, quantity=said)  # type: ignore[arg-type]
+    except UserError as error:
+        if said is not None:
+            raise
+        # whatever they are, their shapes can be seen
+        volume, remarks = read_volume(path, quantity="relative"), (str(error),)
+    volume = volume.aligned()
     values = np.ascontiguousarray(volume.values.numpy())
-    return Voxels(values, volume.spacing_mm, volume.origin_mm, volume.quantity, volume.remarks)
+    remarks = (*volume.remarks, *remarks)
+    return Voxels(values, volume.spacing_mm, volume.origin_mm, volume.quantity, remarks)
 
 
 def limit(overlay: Voxels, name: str) -> tuple[float, float]:
