@@ -23,7 +23,8 @@ PLANES = ("axial", "coronal", "sagittal")
 LETTERS = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
 # name -> level and width in HU
 WINDOWS = {"lung": (-600, 1500), "mediastinum": (40, 400), "bone": (400, 1800)}
-#: equally spaced sRGB stops; an overlay's opacity grows with its share of the largest value
+CLEAR = 0.1  # share of an overlay's end below which nothing is drawn
+#: equally spaced sRGB stops
 COLOURS: dict[str, Stops] = {
     "grey": ((0, 0, 0), (255, 255, 255)),
     "signed": (
@@ -161,6 +162,7 @@ def about(shown: Shown) -> dict[str, Any]:
             name: {
                 "limit": list(limit(voxels(shown, name), name)),
                 "colours": OVERLAY_COLOURS[name],
+                "clear": CLEAR,
             }
             for name in shown.overlays
         },
@@ -179,11 +181,6 @@ def coloured(values: np.ndarray, window: Sequence[float], stops: Stops) -> np.nd
     return np.stack([np.interp(place, at, channel) for channel in zip(*stops, strict=True)], -1)
 
 
-def opacity(values: np.ndarray, window: Sequence[float]) -> np.ndarray:
-    """How opaque an overlay is, [...] in [0, 1]: its magnitude beside the window's end."""
-    return np.clip(np.abs(values) / max(abs(window[1]), 1e-12), 0, 1)
-
-
 def picture(
     shown: Shown,
     plane: str,
@@ -194,7 +191,7 @@ def picture(
 ) -> np.ndarray:
     """One slice, windowed, with an overlay in its colours: uint8 [rows, columns, 3].
 
-    An overlay covers the grey by ``strength`` times its :func:`opacity`.
+    An overlay covers the grey by ``strength`` where it is at least :data:`CLEAR` of its end.
     """
     if plane not in PLANES:
         raise unknown_name("plane", plane, PLANES)
@@ -206,7 +203,7 @@ def picture(
             raise unknown_name("overlay", overlay, shown.overlays)
         over = voxels(shown, overlay)
         ends, values = limit(over, overlay), over.slice(plane, index)
-        share = strength * opacity(values, ends)[..., None]
+        share = strength * (np.abs(values) >= CLEAR * ends[1])[..., None]
         colours = coloured(values, ends, COLOURS[OVERLAY_COLOURS[overlay]])
         image = (1 - share) * image + share * colours
     return (image + 0.5).astype(np.uint8)

@@ -27,7 +27,7 @@ export function cutter(about, colours, voxels) {
   return async ({ name, index }, { range, overlay, strength }) => {
     const [rows, cols, value] = PLANES[name](await volume("volume"), index);
     const [, , above] = overlay ? PLANES[name](await volume(overlay), index) : [];
-    const { limit, colours: scale } = about.overlays[overlay] ?? {};
+    const { limit, clear, colours: scale } = about.overlays[overlay] ?? {};
     const hue = overlay && table(colours[scale]);
     const canvas = Object.assign(document.createElement("canvas"), { width: cols, height: rows });
     const context = canvas.getContext("2d"), image = context.createImageData(cols, rows);
@@ -38,7 +38,7 @@ export function cutter(about, colours, voxels) {
         image.data[o + 3] = 255;
         if (!overlay) continue;
         const over = above(row, col), k = Math.round(255 * share(over, limit));
-        const cover = strength * Math.min(Math.abs(over) / limit[1], 1);
+        const cover = Math.abs(over) < clear * limit[1] ? 0 : strength;
         for (let c = 0; c < 3; c++) image.data[o + c] = (1 - cover) * grey + cover * hue[3 * k + c];
       }
     }

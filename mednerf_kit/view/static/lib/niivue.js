@@ -3,6 +3,7 @@
 // {show(…), close()}.
 
 import { h } from "./dom.js";
+import { table } from "./frames.js";
 
 // How WebGL is computed: "" where there is none, else "software" or "hardware".
 export function webGl() {
@@ -23,12 +24,13 @@ function library() {
   return loading;
 }
 
-// A colour scale as NiiVue takes it; see-through where the value is 0.
-function colourMap(stops, twoSided) {
-  const at = stops.map((_, i) => Math.round((i / (stops.length - 1)) * 255));
-  const alpha = at.map((i) => (twoSided ? Math.round(Math.abs(i - 127.5) * 2) : i));
-  const channel = (c) => stops.map((stop) => stop[c]);
-  return { R: channel(0), G: channel(1), B: channel(2), A: alpha, I: at };
+// A colour scale as NiiVue takes it: see-through where the magnitude is below a share of the end.
+function colourMap(stops, clear, twoSided) {
+  const colours = table(stops), at = Array.from({ length: 256 }, (_, i) => i);
+  const size = (i) => (twoSided ? Math.abs(i / 127.5 - 1) : i / 255);
+  const channel = (c) => at.map((i) => colours[3 * i + c]);
+  return { R: channel(0), G: channel(1), B: channel(2),
+    A: at.map((i) => (size(i) < clear ? 0 : 255)), I: at };
 }
 
 export async function mount(host, volume, source, { onplace, webgl }) {
@@ -39,7 +41,7 @@ export async function mount(host, volume, source, { onplace, webgl }) {
   host.classList.add("niivue");
   host.append(canvas);
   const nv = new Niivue({ backColor: [0, 0, 0, 1], isRadiologicalConvention: true, isSliceMM: true,
-    isCornerOrientationText: false, isOrientCube: true, sagittalNoseLeft: true, crosshairGap: 4, crosshairWidth: 0.4,
+    isCornerOrientationText: false, sagittalNoseLeft: true, crosshairGap: 4, crosshairWidth: 0.4,
     crosshairColor: [0.95, 0.7, 0.2, 1], multiplanarShowRender: 0, dragAndDropEnabled: false,
     isResizeCanvas: true, loadingText: "", multiplanarPadPixels: 12, showAllOrientationMarkers: true, fontMinPx: 15,
     fontColor: [1, 0.82, 0.4, 1],
@@ -54,12 +56,13 @@ export async function mount(host, volume, source, { onplace, webgl }) {
     planes: () => three(0), all: () => three(1), axial: () => nv.setSliceType(nv.sliceTypeAxial),
     coronal: () => nv.setSliceType(nv.sliceTypeCoronal),
     sagittal: () => nv.setSliceType(nv.sliceTypeSagittal),
-    body: () => nv.setSliceType(nv.sliceTypeRender),
+    body: () => { nv.opts.isOrientCube = true; nv.setSliceType(nv.sliceTypeRender); },
   };
   let over = "", layout = "";
 
   function three(withBody) {
     nv.opts.multiplanarShowRender = withBody;
+    nv.opts.isOrientCube = withBody === 1;
     nv.setSliceType(nv.sliceTypeMultiplanar);
   }
 
@@ -69,8 +72,8 @@ export async function mount(host, volume, source, { onplace, webgl }) {
     if (nv.volumes.length > 1) nv.removeVolume(nv.volumes[1]);
     if (!name) return;
     await nv.loadFromArrayBuffer(await source.voxels(name), `${name}.nii`);
-    const { limit, colours } = volume.overlays[name], image = nv.volumes[1];
-    nv.addColormap(name, colourMap(source.about.colours[colours], limit[0] < 0));
+    const { limit, colours, clear } = volume.overlays[name], image = nv.volumes[1];
+    nv.addColormap(name, colourMap(source.about.colours[colours], clear, limit[0] < 0));
     nv.setColormap(image.id, name);
     [image.cal_min, image.cal_max] = limit;
   }

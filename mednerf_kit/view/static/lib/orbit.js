@@ -32,7 +32,7 @@ export async function orbit(source, state, setState) {
   const first = nearest(Number(state.angle ?? inputs_deg[0] ?? 270));
   const label = (k) => angleLabel(angles_deg[k]);
   const numbers = h("dl", { class: "numbers", "aria-label": "Numbers at this angle" });
-  const curve = h("div", {});
+  const curve = h("div", { class: "curves" });
   const clock = dial({ inputs_deg, onpick: (deg) => steps.set(nearest(deg)) });
   // what is steady is in the address: a browser takes only so many changes a second
   const keep = later(setState);

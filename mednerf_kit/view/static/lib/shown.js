@@ -26,8 +26,7 @@ export async function show(root, source, state, setState) {
   if (about.has_volume) {
     const place = h("div", {}, h("p", { class: "soft" }, "Reading the volume …"));
     root.append(place);
-    parts.push(await slices(source, state, setState));
-    place.replaceChildren(parts.at(-1).node);
+    parts.push(await slices(place, source, state, setState));
   }
   root.append(...words(about, source));
   return {

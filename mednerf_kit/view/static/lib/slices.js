@@ -1,5 +1,5 @@
 // A volume: axial, coronal, sagittal and 3-D by NiiVue, or flat slices made elsewhere where the
-// browser has no WebGL. slices(source, state, setState) → {node, close()}.
+// browser has no WebGL. slices(place, source, state, setState) → {close()}.
 
 import { choice, h, slider } from "./dom.js";
 import { flat } from "./flat.js";
@@ -10,7 +10,9 @@ const LAYOUTS = { planes: "three planes", all: "three planes and 3-D", axial: "a
   coronal: "coronal", sagittal: "sagittal", body: "3-D" };
 const TITLES = { lung: "lung", mediastinum: "mediastinum", bone: "bone", everything: "everything" };
 
-export async function slices(source, state, setState) {
+const brief = (value) => Number(value.toPrecision(3));
+
+export async function slices(place, source, state, setState) {
   const volume = await source.volume();
   const webgl = webGl();
   const unit = UNIT[volume.quantity] ?? volume.quantity;
@@ -25,17 +27,8 @@ export async function slices(source, state, setState) {
   };
   const reading = h("output", { class: "reading", "aria-label": "Value at the crosshair" });
   const host = h("div", { class: "volume" });
-  const view = await (webgl ? mount : flat)(host, volume, source, {
-    webgl,
-    // what is under the crosshair: millimetres to the left, back and head, and the value there
-    onplace(mm, value, over) {
-      const words = [`left ${mm[0].toFixed(0)}, back ${mm[1].toFixed(0)}, up ${mm[2].toFixed(0)} mm`];
-      if (value !== null) words.push(`${Number(value.toPrecision(4))} ${unit}`);
-      if (over !== null) words.push(`${overlays[chosen.overlay]} ${over.toPrecision(3)}`);
-      reading.textContent = words.join(" · ");
-    },
-  });
   const overlays = Object.fromEntries(source.about.overlays);
+  let view;
   const draw = () => view.show({ range: volume.windows[chosen.window], ...chosen });
   const change = (changes) => {
     Object.assign(chosen, changes);
@@ -49,7 +42,8 @@ export async function slices(source, state, setState) {
     const over = volume.overlays[chosen.overlay];
     strength.hidden = !over;
     legend.textContent = over ? `Colours of ${overlays[chosen.overlay]}: from ${
-      over.limit[0].toPrecision(2)} to ${over.limit[1].toPrecision(2)}.` : "";
+      brief(over.limit[0])} to ${brief(over.limit[1])}; where it is less than ${
+      Math.round(100 * over.clear)} % of that, nothing is drawn.` : "";
   };
   const node = h("section", { class: "card" }, h("h2", {}, "Slices"),
     h("div", { class: "row" },
@@ -70,6 +64,18 @@ export async function slices(source, state, setState) {
       + "pictures made beforehand or by the server; there is no 3-D view."),
     volume.remarks.map((text) => h("p", { class: "soft" }, text)));
   explain();
+  place.replaceChildren(node); // a viewer has to know how large it is
+  view = await (webgl ? mount : flat)(host, volume, source, {
+    webgl,
+    // what is under the crosshair: millimetres to the left, back and head, and the value there
+    onplace(mm, value, over) {
+      const [x, y, z] = mm.map((one) => Math.round(one) || 0);
+      const words = [`left ${x}, back ${y}, up ${z} mm`];
+      if (value !== null) words.push(`${Number(value.toPrecision(4))} ${unit}`);
+      if (over !== null) words.push(`${overlays[chosen.overlay]} ${brief(over)}`);
+      reading.textContent = words.join(" · ");
+    },
+  });
   await draw();
-  return { node, close: () => view.close?.() };
+  return { close: () => view.close?.() };
 }
