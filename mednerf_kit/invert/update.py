@@ -24,6 +24,8 @@ from .members import Posterior
 LEAST_SLOPE = 0.3
 #: Factor on a voxel's standard deviation, at most, where a film disagrees.
 MOST_INFLATION = 5.0
+#: Of the densest voxel of any member: nothing that a film adds becomes denser.
+DENSEST = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +144,7 @@ def updated_by(
 
     Where a film disagrees by more than the rest of it, the voxels along its rays are held for as
     much less certain, at most MOST_INFLATION times: what the prior does not know may lie anywhere
-    along them.
+    along them. No voxel becomes denser than DENSEST times the densest one before.
     """
     rows, cols = films.images.shape[-2:]
     small = posterior.views_in(prior.geometry)
@@ -171,6 +173,8 @@ def updated_by(
         member_steps=options.member_steps,
         coarse=equations.resized(coarse, small.rows, small.cols) if cols > small.cols else None,
     )
+    # where patients of the prior end and the film goes on, little of a ray can hold what it shows
+    values = values.clamp_max(DENSEST * float(volumes.values.amax()))
     regions = regions_beyond(z, misfit.limit, geometry)
     told = Told(found.gains, z.cpu(), misfit, tuple(regions), levels(mean, body))
     return volumes.with_values(values), told

@@ -12,7 +12,7 @@ import torch
 from torch import Generator
 
 from mednerf_kit.invert.disagreement import Misfit, filtered, levels, regions_beyond, standardised
-from mednerf_kit.invert.update import Films, Update, innovation, updated_by
+from mednerf_kit.invert.update import DENSEST, Films, Update, innovation, updated_by
 from mednerf_kit.recon.field_volume import FieldVolume, voxel_centres
 from mednerf_kit.recon.measurement_update import smoothed
 
@@ -80,6 +80,18 @@ def test_a_planted_structure_stays_in_the_reprojection(case, prior, kind):
     assert float(changed.project(geometry, prior.distance)[0, row, col]) > 3 * float(
         changed.project(geometry, prior.distance)[0].median()
     )
+
+
+def test_what_a_film_shows_beyond_the_prior_makes_no_voxel_denser_than_bone(case, prior):
+    """A film that goes on above the members' last slice, of which a ray meets little."""
+    posterior, volume, (x, _, z) = case
+    neck = 0.3 * ((x.abs() < 0.3) & (z > 0.8)) + volume.values.mean(0)
+    geometry = prior.geometry.resized(PX).at([270.0])
+    film = volume.with_values(neck).project(geometry, prior.distance)
+    after, _ = updated_by(
+        prior, posterior, volume, Films.of(film), Update(), Generator().manual_seed(0)
+    )
+    assert float(after.values.amax()) <= DENSEST * float(volume.values.amax()) * (1 + 1e-6)
 
 
 def test_an_opacity_is_named_and_spreads(case, prior):
