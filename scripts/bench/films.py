@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What an unknown tone curve costs: films of unseen patients, as `project --no-update` inverts them.
+"""What an unknown tone curve costs: films of unseen patients, inverted as `--no-update` does.
 
     python scripts/bench/films.py --patients 8 --jobs 2
     python scripts/bench/films.py --set "$MEDNERF_KIT_DATA/mednerf_drr/chest_xrays" \
