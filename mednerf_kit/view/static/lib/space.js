@@ -1,7 +1,7 @@
 // Points and lines in space, seen from far away (orthographic), turned by drag or arrow keys.
 //
-// space({label, up}) → a canvas with .show(items, centre, reach): items are {points: [[x, y, z], …],
-// line, dots (radii in px), colour (a CSS variable or colour), width, text}.
+// space({label, azimuthDeg, elevationDeg, height}) → a canvas with .show(items, centre, reach):
+// items are {points: [[x, y, z], …], line, dots (radii in px), colour (a CSS variable), width}.
 
 import { h } from "./dom.js";
 
@@ -36,14 +36,11 @@ export function space({ label, azimuthDeg = 35, elevationDeg = 22, height = 260 
       const along = (v) => v[0] * q[0] + v[1] * q[1] + v[2] * q[2];
       return [wide / 2 + size * along(right), height / 2 - size * along(up)];
     };
-    const colour = (name) => (name.startsWith("--") ? style.getPropertyValue(name) : name);
     for (const item of items) {
-      g.strokeStyle = g.fillStyle = colour(item.colour ?? "--soft");
-      g.globalAlpha = item.alpha ?? 1;
+      g.strokeStyle = g.fillStyle = style.getPropertyValue(item.colour ?? "--soft");
       const points = item.points.map(at);
       if (item.line !== false) {
         g.lineWidth = item.width ?? 1;
-        g.setLineDash(item.dash ?? []);
         g.beginPath();
         points.forEach(([x, y], i) => (i ? g.lineTo(x, y) : g.moveTo(x, y)));
         g.stroke();
@@ -54,10 +51,6 @@ export function space({ label, azimuthDeg = 35, elevationDeg = 22, height = 260 
           g.arc(x, y, Array.isArray(item.dots) ? item.dots[i] : item.dots, 0, 2 * Math.PI);
           g.fill();
         });
-      }
-      if (item.text) {
-        g.font = "12px system-ui, sans-serif";
-        g.fillText(item.text, points[0][0] + 6, points[0][1] - 6);
       }
     }
   }

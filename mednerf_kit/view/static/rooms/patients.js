@@ -160,7 +160,8 @@ export async function open(root, state, page) {
   const endCaptions = { a: [], b: [] };
   const between = tile("Between", "The patient between A and B");
   const mixed = tile("Mixed", "The patient mixed of A and B");
-  const drawBetween = newest(() => show({ ...between, title: `${shown(100 * now.share)} % of the way to B`,
+  const drawBetween = newest(() => show({ ...between,
+    title: `${shown(100 * now.share)} % of the way to B`,
     query: { a: now.a, b: now.b, share: now.share, truncation: now.truncation } }), failed);
   const drawMixed = newest(() => show({ ...mixed,
     title: `${now.layer} layers of A, ${about.layers - now.layer} of B`,
@@ -238,7 +239,8 @@ export async function open(root, state, page) {
       ? "Beside each, smaller: the training patient whose views are most like its own, as the prior "
         + "has learned it. RMSE is over eight views of image values from 0 to 1; × is in relation to "
         + "the distance from one training patient to the next. Copies would be near 0 ×."
-      : "This prior keeps no codes of its training patients: none can be shown beside."), tiles), h("div", { class: "two" }, walk, mix));
+      : "This prior keeps no codes of its training patients: none can be shown beside."), tiles),
+  h("div", { class: "two" }, walk, mix));
   keep();
   drawTiles().then(drawEnds);
   if (!matchMedia("(prefers-reduced-motion: reduce)").matches) steps.start();

@@ -17,6 +17,8 @@ const WORDS = new Set(["what", "mode", "strategy"]);
 const SUBJECT = ["what", "patient", "octaves", "directions"];
 const OPTIONS = ["coarse", "fine", "seed", "jitter", "near", "far", "threshold", "kappa"];
 
+const SHARP_PX = 512; // of a picture's canvas, at least
+
 // The orbit's plane.
 const circle = () => Array.from({ length: 61 }, (_, i) => [Math.cos((i * Math.PI) / 30),
   Math.sin((i * Math.PI) / 30), 0]);
@@ -153,9 +155,11 @@ export async function open(root, state, page) {
   const where = h("p", { class: "soft", "aria-live": "polite" });
 
   function drawPictures() {
+    // a pixel of the picture is a square of the canvas, on which the cross is a thin line
+    const fold = Math.ceil(SHARP_PX / Math.max(subject.cols, subject.rows));
     pictures.replaceChildren(...models().map((model) => {
       const canvas = h("canvas", { class: "pick", tabindex: 0, role: "application",
-        width: subject.cols, height: subject.rows,
+        width: subject.cols * fold, height: subject.rows * fold,
         "aria-label": `${MODELS[model]} of ${subject.name}: a click picks a pixel, `
           + "arrow keys move on" });
       const image = new Image();
@@ -190,15 +194,22 @@ export async function open(root, state, page) {
 
   function drawCross() {
     where.textContent = `Pixel row ${now.row}, column ${now.col}`;
-    const gap = 2;
     for (const canvas of pictures.querySelectorAll("canvas")) {
-      const g = canvas.getContext("2d");
+      const g = canvas.getContext("2d"), fold = canvas.width / subject.cols;
+      g.imageSmoothingEnabled = false;
       if (canvas.image) g.drawImage(canvas.image, 0, 0, canvas.width, canvas.height);
-      g.fillStyle = "#f0a25a";  // the ground is black in both themes
-      g.fillRect(now.col, 0, 1, now.row - gap);
-      g.fillRect(now.col, now.row + gap + 1, 1, subject.rows);
-      g.fillRect(0, now.row, now.col - gap, 1);
-      g.fillRect(now.col + gap + 1, now.row, subject.cols, 1);
+      const x = (now.col + 0.5) * fold, y = (now.row + 0.5) * fold, gap = Math.max(1.5 * fold, 9);
+      g.beginPath();
+      for (const [x0, y0, x1, y1] of [[x, 0, x, y - gap], [x, y + gap, x, canvas.height],
+        [0, y, x - gap, y], [x + gap, y, canvas.width, y]]) {
+        g.moveTo(x0, y0);
+        g.lineTo(x1, y1);
+      }
+      for (const [colour, width] of [["#000", 4], ["#f0a25a", 2]]) {  // seen on black and on white
+        g.strokeStyle = colour;
+        g.lineWidth = width;
+        g.stroke();
+      }
     }
   }
 
@@ -250,7 +261,9 @@ export async function open(root, state, page) {
         colour: `var(${colour})`, dots: true }));
       return h("section", { class: "card", "aria-label": `Error: ${MODELS[model]}` },
         h("h2", {}, `Error against evaluations: ${MODELS[model]}`),
-        plot({ series, logX: true, logY: true, x: "evaluations of the field", y: "error",
+        series.every(({ y }) => y.every((v) => !(v > 0)))
+          ? h("p", {}, "Every strategy is right here, with any number of samples.")
+          : plot({ series, logX: true, logY: true, x: "evaluations of the field", y: "error",
           label: `Error against evaluations, ${MODELS[model]}` }), key(series),
         h("p", { class: "soft" }, now.jitter ? "Each point is of eight draws."
           : "Without jitter a point is one quadrature: it may be right by chance."));
@@ -287,7 +300,8 @@ export async function open(root, state, page) {
     if (now.far <= now.near) { now.near = now.far - 0.05; near.set(now.near); change(); }
   });
   const threshold = slider({ label: "Local: threshold", min: -5, max: -0.5, step: 0.1,
-    value: Math.log10(Math.max(now.threshold, 1e-5)), text: (value) => (10 ** value).toExponential(1),
+    value: Math.log10(Math.max(now.threshold, 1e-5)),
+    text: (value) => (10 ** value).toExponential(1),
     oninput: (value) => change({ threshold: 10 ** value }) });
   const lab = h("div", { class: "lab" },
     h("div", { class: "side" },

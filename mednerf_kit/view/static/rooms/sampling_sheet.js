@@ -87,8 +87,8 @@ export function sheet({ model, answer, subject, chosen, choose, cut }) {
   return h("section", { class: "card scroll", "aria-label": `Along the ray: ${MODELS[model]}` },
     h("h2", {}, `Along the ray: ${MODELS[model]}`),
     h("table", { class: "sheet" },
-      h("colgroup", {}, ["136px", "auto", answer.reference.length > 1 ? "128px" : "86px", "62px", "82px"].map((width) =>
-        h("col", { style: `width: ${width}` }))),
+      h("colgroup", {}, ["136px", "auto", answer.reference.length > 1 ? "128px" : "86px", "62px",
+        "82px"].map((width) => h("col", { style: `width: ${width}` }))),
       h("thead", {}, h("tr", {}, ["", "", isXray === (subject.image_model === "line_integral")
         ? subject.quantity : isXray ? "line integral" : "opacity", "error", "evaluations"].map(
         (text, i) => h(i > 1 ? "th" : "td", { scope: i > 1 ? "col" : null,
