@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from ...core.errors import UserError
 from ..dicom_header import Header, is_dicom_element, quiet_pydicom
@@ -63,7 +63,7 @@ TAGS = (
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )
-LARGEST = "largest"
+LARGEST: Final = "largest"
 SeriesChoice = int | Literal["largest"]
 ALIKE = 0.9  # of the largest volume: series that cover as much are chosen among by their voxels
 OF_A_SERIES = ("SeriesInstanceUID", "Modality", "Rows", "Columns")  # what no slice may lack
