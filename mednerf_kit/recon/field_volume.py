@@ -95,6 +95,13 @@ class FieldVolume:
         """Other voxels in the same units."""
         return replace(self, values=values)
 
+    def in_units_of(self, geometry: Geometry) -> FieldVolume:
+        """The same volume [D, H, W] on the cube and in the field units of another geometry."""
+        ratio = geometry.half_width_mm / self.unit_mm
+        points = cubic_grid(voxel_axis(self.values.shape[-1]) * ratio).view(1, -1, 3)
+        values = sample_trilinear(self.values[None, None], points) * ratio
+        return FieldVolume(values.view_as(self.values), geometry.half_width_mm, self.scale)
+
     def cpu(self) -> FieldVolume:
         """The same in main memory."""
         return self.with_values(self.values.cpu())

@@ -307,6 +307,26 @@ def test_the_prior_is_brought_to_the_views(tiny_set, tmp_path, monkeypatch):
     assert (same.values - after.values).norm() < 0.2 * after.values.norm()
 
 
+def test_the_prior_is_brought_to_views_that_stand_on_no_orbit(tmp_path, monkeypatch):
+    """Every other view leans; the prior was trained in other millimetres than the set's."""
+    monkeypatch.setattr(methods, "Inversion", QUICK)
+    level, leaning = (
+        replace(small_geometry(), tilt_deg=tilt_deg).frames_of_views().to_list()
+        for tilt_deg in (0.0, 15.0)
+    )
+    frames = tuple(leaning[k] if k % 2 else level[k] for k in range(VIEWS))
+    geometry = replace(small_geometry(), angles_deg=(), view_frames=frames)
+    root = str(make_set(tmp_path / "set", geometry=geometry))
+    case = cases.read_case(root, patient="p1", views=3, fov_deg=None, fit_fov=False, size=24)
+    prior = str(snapshot(tmp_path / "prior", geometry=replace(GEOMETRY, pixel_mm=5.0)))
+    before, after = (
+        methods.FromPrior(prior=prior, epochs=0, update=update)(case) for update in (False, True)
+    )
+    assert after.unit_mm == case.geometry.half_width_mm
+    errors = [(v.project(case.geometry) - case.images).square().mean() for v in (before, after)]
+    assert errors[1] < 0.5 * errors[0] < 0.5 * case.images.square().mean()
+
+
 @pytest.mark.skipif(not rtk.installed(), reason="itk-rtk is not installed")
 def test_rtk_agrees_where_every_view_sees(tiny_set):
     case = cases.read_case(

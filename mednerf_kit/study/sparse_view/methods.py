@@ -11,6 +11,7 @@ from torch import Generator
 from ...core.config import Registry
 from ...core.errors import UserError
 from ...core.resampling import area_resized
+from ...imaging.orbit_of_frames import views_in
 from ...invert.members import Posterior
 from ...invert.posterior import Inversion, inversion_of
 from ...invert.update import Films, Update, updated_by
@@ -196,12 +197,6 @@ class FromPrior:
         """The mean of the prior's patients that explain the views, on the scale of the views."""
         prior = load_prior(self.prior)
         prior.check_xray()
-        if case.geometry.view_frames:
-            raise UserError(
-                "got a set whose views each have a frame of their own for the row prior",
-                "wanted an orbit",
-                "leave --prior out, or give the X-rays to `mednerf-kit project`",
-            )
         wanted = prior.geometry
         if case.geometry.rows * wanted.cols != case.geometry.cols * wanted.rows:
             raise UserError(
@@ -209,36 +204,42 @@ class FromPrior:
                 f"wanted the prior's shape, {wanted.rows}×{wanted.cols}",
                 "choose another --prior",
             )
+        frames = views_in(wanted, case.geometry).view_frames if case.geometry.view_frames else ()
         small = area_resized(case.images, wanted.rows, wanted.cols)
         theirs, ours = case.geometry.line_integral_scale, prior.scale
         search = inversion_of(prior, Inversion, samples=self.samples)
         scale = theirs / ours if theirs and ours else 1.0
+        # an orbit's field units are the prior's; views that stand on none are placed in mm
+        field = replace(wanted, line_integral_scale=theirs) if frames else case.geometry
         posterior = search(
             prior,
             scale * small,
             torch.tensor(case.geometry.angles_deg),
             Generator().manual_seed(self.seed),
+            view_frames=frames,
         )
-        members = bake(prior.generator, posterior.code, case.geometry, size=case.size)
+        members = bake(prior.generator, posterior.code, field, size=case.size)
         if self.update and prior.is_line_integral:
             films = Films.of(
                 scale * case.images, has_scale=[bool(theirs and ours)] * len(case.images)
             )
-            members = self.brought_to(films, prior, posterior, case, members)
+            known = replace(
+                posterior,
+                angles_deg=torch.tensor(case.geometry.angles_deg),
+                distance=case.geometry.distance,
+                view_frames=frames,
+            )
+            members = self.brought_to(films, prior, known, members)
         mean = members.with_values(members.values.mean(0).cpu())
         seen = mean.project(case.geometry)
         factor = (seen * case.images).sum() / seen.square().sum().clamp_min(1e-9)
-        return mean.with_values(mean.values * factor)
+        mean = mean.with_values(mean.values * factor)
+        return mean.in_units_of(case.geometry) if frames else mean
 
     def brought_to(
-        self, films: Films, prior: Prior, posterior: Posterior, case: Case, members: FieldVolume
+        self, films: Films, prior: Prior, known: Posterior, members: FieldVolume
     ) -> FieldVolume:
-        """Members after the views, whose angles and opening angle are known here."""
-        known = replace(
-            posterior,
-            angles_deg=torch.tensor(case.geometry.angles_deg),
-            distance=case.geometry.distance,
-        )
+        """Members after the views, whose places are known here."""
         # field units are the same in both; the films are taken for the prior's in mm
         theirs = replace(members, unit_mm=prior.geometry.half_width_mm)
         rng = Generator().manual_seed(self.seed)
