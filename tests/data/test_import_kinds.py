@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -115,3 +117,17 @@ def test_x2ct_s_hdf5_files_are_its_pictures(tmp_path: Path, monkeypatch) -> None
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(UserError, match="pip install h5py, or save"):
         IMPORTERS.build("x2ct").read(folder, None)
+
+
+def test_angles_that_may_be_radians_are_asked_about(tmp_path: Path) -> None:
+    source = IMPORTERS["rtk"].example(tmp_path / "rtk")
+    xml = source / "geometry.xml"
+
+    def in_radians(found: re.Match[str]) -> str:
+        return f"<GantryAngle>{math.radians(float(found[1]))}</GantryAngle>"
+
+    said = import_set(source, out=tmp_path / "degrees").notes
+    assert not any("radians" in note for note in said)
+    xml.write_text(re.sub("<GantryAngle>(.*?)</GantryAngle>", in_radians, xml.read_text()))
+    said = import_set(source, out=tmp_path / "radians").notes
+    assert any("within 5.24°: are their angles radians?" in note for note in said)

@@ -60,6 +60,9 @@ TAGS = (
     "RescaleSlope",
     "RescaleIntercept",
     "RescaleType",
+    "ModalityLUTSequence",
+    "BitsStored",
+    "HighBit",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )

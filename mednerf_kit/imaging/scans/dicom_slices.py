@@ -39,6 +39,7 @@ class Slice:
     orientation: tuple[float, ...]  # along a row, along a column
     slope: float
     intercept: float
+    is_rescaled: bool  # whether the file gives an intercept
     unit: str  # rescale type, where it is not Hounsfield's
     remark: str = ""  # what was assumed
 
@@ -55,6 +56,7 @@ def term(word: str) -> str:
 def slices_of(path: Path, header: Header) -> list[Slice]:
     """The slices of one file; raises UserError where one lacks what a slice must say."""
     frames = header.whole("NumberOfFrames") or 1
+    _check_values(path, header)
     own = header.items("PerFrameFunctionalGroupsSequence")
     if own and len(own) != frames:
         raise unreadable(path, f"{frames} frames announced, {len(own)} described")
@@ -62,6 +64,19 @@ def slices_of(path: Path, header: Header) -> list[Slice]:
     if frames > 1 and not own:
         return _unplaced_frames(path, header, frames)
     return [_slice(path, header, (own[k] if own else header, shared), k) for k in range(frames)]
+
+
+def _check_values(path: Path, header: Header) -> None:
+    """Refuse stored values that mean something else than slope and intercept say."""
+    stored, high = header.whole("BitsStored"), header.whole("HighBit")
+    if stored is not None and high is not None and high != stored - 1:
+        raise unreadable(path, f"its {stored} bits end with bit {high}")
+    if header.items("ModalityLUTSequence"):
+        raise UserError(
+            f"got '{path}', whose values are looked up in a Modality LUT",
+            "wanted Rescale Slope and Intercept",
+            "convert the series with a tool that applies the table",
+        )
 
 
 def _slice(path: Path, header: Header, groups: tuple[Header, Header], frame: int) -> Slice:
@@ -91,7 +106,8 @@ def _slice(path: Path, header: Header, groups: tuple[Header, Header], frame: int
             "remove or re-export that file",
         )
     transform = "PixelValueTransformationSequence"
-    slope = (numbers(transform, "RescaleSlope", 1) or (1.0,))[0]
+    slopes, intercepts = (numbers(transform, f"Rescale{n}", 1) for n in ("Slope", "Intercept"))
+    slope = (slopes or (1.0,))[0]
     if slope == 0:
         raise unreadable(path, "its Rescale Slope is 0")
     units = [item.word("RescaleType") for group in groups for item in group.items(transform)]
@@ -104,7 +120,8 @@ def _slice(path: Path, header: Header, groups: tuple[Header, Header], frame: int
         position_mm=found["ImagePositionPatient"],
         orientation=found["ImageOrientationPatient"],
         slope=slope,
-        intercept=(numbers(transform, "RescaleIntercept", 1) or (0.0,))[0],
+        intercept=(intercepts or (0.0,))[0],
+        is_rescaled=bool(intercepts),
         unit="" if unit in HOUNSFIELD else term(unit),
     )
 
@@ -143,6 +160,7 @@ def _unplaced_frames(path: Path, header: Header, frames: int) -> list[Slice]:
             orientation=tuple(orientation),
             slope=1.0 if slope is None else slope,
             intercept=header.number("RescaleIntercept") or 0.0,
+            is_rescaled=header.has("RescaleIntercept"),
             unit="" if unit in HOUNSFIELD else term(unit),
             remark=remark,
         )
@@ -191,6 +209,13 @@ def stacked(
     pixels that cannot be decoded.
     """
     order, affine = _ordered(path, slices)
+    plain = [one for one in slices if not one.is_rescaled]
+    if 0 < len(plain) < len(slices):
+        raise UserError(
+            f"got '{plain[0].path}' without RescaleIntercept, which other slices have",
+            "wanted one for each slice",
+            "export the series again",
+        )
     values, padding = _pixels(slices, order)
     units = {one.unit for one in slices}
     said = dict.fromkeys(one.remark for one in slices if one.remark)
