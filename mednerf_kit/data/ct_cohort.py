@@ -28,7 +28,7 @@ from ..core import files
 from ..core.errors import RunError, UserError, unknown_name
 from ..imaging.body import Body, body_only, find_body
 from ..imaging.geometry import DEFAULTS, FRONTAL_DEG, LATERAL_DEG, Geometry, nearest_view
-from ..imaging.scans.dicom import LARGEST
+from ..imaging.scans.dicom import LARGEST, SeriesChoice
 from ..imaging.scans.quantity import StoredQuantity
 from ..imaging.scans.read import read_volume
 from .cohort import cache_dir, reported, split_patients
@@ -196,7 +196,9 @@ class _Maker:
             return {"status": "kept", **known.get("facts", {}), "note": "; ".join(faults)}
         if known is not None:
             self._remove(scan.name)
-        series = (self.series or LARGEST) if scan.path.is_dir() else None
+        series: SeriesChoice | None = None
+        if scan.path.is_dir():
+            series = self.series or LARGEST
         volume = read_volume(scan.path, quantity=self.quantity, series=series).aligned()
         identity = ct_fingerprint(volume)
         self._claim(identity, scan.name)
