@@ -24,6 +24,7 @@ from .toy import toy_cameras, toy_picture, write_toy_picture
 from .types import Scene
 
 NAMES = ("cameras_sphere.npz", "cameras.npz")
+ROUNDED = 1e-4  # of the object's radius
 
 
 @SCENES.register("dtu")
@@ -76,7 +77,7 @@ class Dtu:
         return folder
 
     def load(self, root: Path, split: str, reading: Reading) -> Scene:
-        lenses, poses, scale_mat = read_cameras(
+        lenses, poses, scale_mat, notes = read_cameras(
             next(root / name for name in NAMES if (root / name).is_file())
         )
         paths = pictures_in(root / "image")
@@ -127,7 +128,7 @@ class Dtu:
             cameras.resized(*pictures.size),
             bounds.box,
             facts=facts,
-            notes=tone_note(paths, reading.tone_map),
+            notes=[*notes, *tone_note(paths, reading.tone_map)],
             to_world=scale_mat,
         )
 
@@ -144,8 +145,22 @@ def check_matrices(world: Sequence[np.ndarray], scale: Sequence[np.ndarray]) -> 
             raise ValueError(f"the matrices of view {v} are singular or not finite")
 
 
-def read_cameras(path: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """Lenses [V, 2, 2], poses [V, 3, 4], and the matrix [4, 4] from unit ball to file's world.
+def rounding_note(world: Sequence[np.ndarray], scale: np.ndarray) -> list[str]:
+    """A sentence where cameras of single precision lie so far off that it rounds their places.
+
+    ``scale`` [4, 4] leads from the unit ball to the world.
+    """
+    rounded = float(np.abs(scale[:3, 3]).max() / abs(scale[0, 0])) * 2.0**-24
+    if world[0].dtype.itemsize > 4 or rounded < ROUNDED:
+        return []
+    return [
+        f"the cameras are stored in single precision, which rounds them to {rounded:.1g} of the "
+        "object's radius so far from the origin: write them in double precision, or move the world"
+    ]
+
+
+def read_cameras(path: Path) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+    """Lenses [V, 2, 2], poses [V, 3, 4], the matrix [4, 4] from unit ball to world, and remarks.
 
     A lens is its focal length and its principal point.
 
@@ -164,6 +179,7 @@ def read_cameras(path: Path) -> tuple[Tensor, Tensor, Tensor]:
         if not count:
             raise ValueError("no world_mat_0")
         check_matrices(world, scale)
+        notes = rounding_note(world, scale[0])
         world, scale = ([m.astype(np.float64) for m in some] for some in (world, scale))
     except ERRORS as error:
         raise UserError(
@@ -182,4 +198,4 @@ def read_cameras(path: Path) -> tuple[Tensor, Tensor, Tensor]:
         lenses.append([[k[0, 0], k[1, 1]], [k[0, 2], k[1, 2]]])
         poses.append(np.column_stack([sign * turn.T, position]))
     own = torch.from_numpy(np.stack(poses)) * OPENCV
-    return torch.tensor(np.array(lenses)).float(), own, torch.from_numpy(scale[0])
+    return torch.tensor(np.array(lenses)).float(), own, torch.from_numpy(scale[0]), notes

@@ -279,6 +279,25 @@ def test_spaces_of_their_own_go_back_to_the_file_s_world(example, name):
     assert float((origin - TOY.position).abs().max()) < 1e-4
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_dtu_cameras_far_off_in_single_precision_are_said(example, kind):
+    root = example("dtu")
+    move = np.eye(4)
+    move[:3, 3] = SHIFT.numpy()
+    with np.load(root / "cameras_sphere.npz") as file:
+        arrays = {
+            key: (file[key] @ np.linalg.inv(move) if "world" in key else move @ file[key])
+            for key in file.files
+        }
+    arrays = {key: values.astype(kind) for key, values in arrays.items()}
+    np.savez(root / "cameras_sphere.npz", **arrays)
+    scene = load_scene(root, split="all")
+    off = world_poses(scene.cameras.c2w, scene.to_world)[:, :, 3] - SHIFT - TOY.position
+    single = kind == np.float32
+    assert (float(off.abs().max()) > 1e-2) == single
+    assert any("single precision" in note for note in scene.notes) == single
+
+
 def all_round(root, count=12):
     """LLFF's file of cameras on a circle that look at its middle, and white pictures."""
     rows = []
