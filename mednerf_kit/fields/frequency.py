@@ -11,25 +11,32 @@ from torch import Tensor
 class _Octaves(torch.autograd.Function):
     """[x, sin 2^k x, cos 2^k x], whose derivatives come from the stored values.
 
-    On the CPU the octaves come from one sine and cosine by the double-angle recurrence:
-    sin 2a = 2 sin a cos a and cos 2a = 1 − 2 sin² a, in fp32 (the recurrence doubles the rounding
-    error each octave; after ten octaves it is below 1e-3). d sin(2^k x)/dx = 2^k cos(2^k x).
+    d sin(2^k x)/dx = 2^k cos(2^k x). On a CPU the values of one feature lie together, point after
+    point, so that they are computed and written in long runs: 2 to 4 times as fast as features side
+    by side, and a product of matrices takes either.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, octaves: int, dtype: torch.dtype, width: int) -> Tensor:
-        features = x.new_zeros((*x.shape[:-1], width), dtype=dtype)
-        features[..., :3] = x
+        n = 3 + 6 * octaves
         if x.device.type == "cpu":
-            s, c = x.sin(), x.cos()
-            for k in range(octaves):
-                features[..., 3 + 6 * k : 6 + 6 * k] = s
-                features[..., 6 + 6 * k : 9 + 6 * k] = c
-                s, c = 2 * s * c, 1 - 2 * s * s
-        elif octaves:  # a sine costs a GPU nothing, going over memory for every octave does
-            phase = x[..., None, :] * octave_scales(octaves, x.device)[:, None]
-            waves = torch.stack([phase.sin(), phase.cos()], -2)
-            features[..., 3 : 3 + 6 * octaves] = waves.flatten(-3)
+            points = x.transpose(-1, -2).contiguous()  # [..., 3, N]
+            across = x.new_zeros((*x.shape[:-2], width, x.shape[-2]), dtype=dtype)
+            across[..., :3, :] = points
+            if octaves:
+                scales = octave_scales(octaves, x.device)[:, None, None]
+                phase = points[..., None, :, :] * scales
+                waves = across[..., 3:n, :].unflatten(-2, (octaves, 2, 3))
+                waves[..., 0, :, :] = phase.sin()
+                waves[..., 1, :, :] = phase.cos()
+            features = across.transpose(-1, -2)
+        else:
+            features = x.new_zeros((*x.shape[:-1], width), dtype=dtype)
+            features[..., :3] = x
+            if octaves:
+                phase = x[..., None, :] * octave_scales(octaves, x.device)[:, None]
+                waves = torch.stack([phase.sin(), phase.cos()], -2)
+                features[..., 3:n] = waves.flatten(-3)
         ctx.octaves = octaves
         if x.requires_grad:
             ctx.save_for_backward(features)
@@ -47,11 +54,15 @@ def encoding_gradient(gradient: Tensor, features: Tensor, octaves: int) -> Tenso
     ``gradient`` [..., F] is that by the features [..., F].
     """
     n = 3 + 6 * octaves
-    waves = features[..., 3:n].unflatten(-1, (octaves, 2, 3))
-    g = gradient[..., 3:n].unflatten(-1, (octaves, 2, 3))
-    slope = (waves[..., 1, :] * g[..., 0, :] - waves[..., 0, :] * g[..., 1, :]).float()
-    scales = octave_scales(octaves, slope.device)
-    return gradient[..., :3].float() + torch.einsum("...ki,k->...i", slope, scales)
+    across = gradient[..., :n].transpose(-1, -2).contiguous()  # as the features lie on a CPU
+    if not octaves:
+        return across.transpose(-1, -2).float()
+    g = across[..., 3:, :].unflatten(-2, (octaves, 2, 3))
+    waves = features[..., 3:n].transpose(-1, -2).unflatten(-2, (octaves, 2, 3))
+    sines, cosines = waves.unbind(-3)
+    slope = (cosines * g[..., 0, :, :] - sines * g[..., 1, :, :]).float()
+    slope = slope * octave_scales(octaves, slope.device)[:, None, None]
+    return (across[..., :3, :].float() + slope.sum(-3)).transpose(-1, -2)
 
 
 def octave_scales(octaves: int, device: torch.device) -> Tensor:
@@ -70,6 +81,8 @@ def frequency_encoding(
     >>> frequency_encoding(torch.zeros(1, 3), 2).shape
     torch.Size([1, 15])
     """
+    if x.ndim == 1:
+        return frequency_encoding(x[None], octaves, dtype, width)[0]
     return _Octaves.apply(x.float(), octaves, dtype, width or encoded_width(octaves))
 
 

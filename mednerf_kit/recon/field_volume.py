@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample
+from torch.nn.functional import grid_sample, interpolate, max_pool3d
 
 from .. import DISCLAIMER
 from ..core.types import SUPPORT
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 HALF_EXTENT = SUPPORT
 # field units above and below the isocentre that are baked: a cone beam sees nothing beyond
 BAKED_HALF_HEIGHT = 1.2
+# cubes of at least so many voxels along a side are baked in two levels, of which the second leaves
+# out what is below this share of the densest voxel
+TWO_LEVELS = 80
+AIR_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -163,16 +167,30 @@ def bake(
     """Evaluate a generated field once at the voxels' centres: [B, size, size, size].
 
     Only the support cylinder up to BAKED_HALF_HEIGHT is evaluated; elsewhere the voxels are zero.
+    Of a cube of at least TWO_LEVELS, every other voxel along each side is evaluated first; where
+    these and their neighbours hold air, which is three quarters of the cylinder, the others are
+    interpolated between them.
     """
     device = code.layers[0][0].device
     points = voxel_centres(size, device=device)
-    x, y, z = points.unbind(-1)
-    inside = (x**2 + y**2 < generator.field.support**2) & (z.abs() < BAKED_HALF_HEIGHT)
-    points = points[inside][None]
+    inside = _baked(generator, points)
     values = torch.zeros(code.batch, *inside.shape, device=device)
     for i in range(code.batch):
-        values[i, inside] = generator.field.density(points, code.one(i))[0]
+        one, dense = code.one(i), inside
+        if size >= TWO_LEVELS:
+            rough = bake(generator, one, geometry, size=size // 2).values[None]
+            matter = max_pool3d(rough, 3, 1, 1) > AIR_SHARE * rough.amax()
+            dense = inside & (interpolate(matter.float(), (size,) * 3)[0, 0] > 0)
+            smooth = interpolate(rough, (size,) * 3, mode="trilinear", align_corners=False)
+            values[i] = smooth[0, 0] * inside
+        values[i, dense] = generator.field.density(points[dense][None], one)[0]
     return FieldVolume.of(values, geometry)
+
+
+def _baked(generator: PatientGenerator, points: Tensor) -> Tensor:
+    """Which points [..., 3] are evaluated at all: bool [...]."""
+    x, y, z = points.unbind(-1)
+    return (x**2 + y**2 < generator.field.support**2) & (z.abs() < BAKED_HALF_HEIGHT)
 
 
 def at_distance(geometry: Geometry, distance: float) -> Geometry:
