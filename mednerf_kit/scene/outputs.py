@@ -34,7 +34,8 @@ def write_view(
 ) -> None:
     """Write the picture, its truth, error map and depth map of one rendered view [1, H, W, ...].
 
-    They are ``STEM.png``, ``STEM_truth.png``, ``STEM_error.png`` and, of a scene with surfaces, ``STEM_depth.png``.
+    They are ``STEM.png``, ``STEM_truth.png``, ``STEM_error.png`` and, of a scene with surfaces,
+    ``STEM_depth.png``.
 
     The error is signed for one channel and the mean magnitude over channels for colours, on one
     scale for every map; depth fades to white where nothing is hit, on the scale ``window``.
@@ -189,7 +190,8 @@ def curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
         raise UserError(
             "got a run without logged steps", "wanted rows of stats.jsonl", "train it first"
         )
-    steps = {key: [row["step"] for row in rows if key in row] for row in rows for key in row}
+    logged = dict.fromkeys(key for row in rows for key in row)
+    steps = {key: [row["step"] for row in rows if key in row] for key in logged}
     apart = {"step", "seconds", "rate", "restarts", "psnr_db", "evals_per_ray"}
     panels = [
         ("PSNR of the rays, dB", ["psnr_db"], False),

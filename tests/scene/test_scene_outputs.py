@@ -234,6 +234,23 @@ def test_curves_show_what_was_logged(tmp_path):
         outputs.curves([], tmp_path / "none.png")
 
 
+class Counted(list):
+    """Rows that count how often they were gone through."""
+
+    passes = 0
+
+    def __iter__(self):
+        self.passes += 1
+        return super().__iter__()
+
+
+def test_curves_go_through_the_rows_a_few_times_however_many_there_are(tmp_path):
+    """They once went through all of them for every row."""
+    rows = Counted({"step": k, "mse": 1.0, "psnr_db": 20.0} for k in range(1, 400))
+    outputs.curves(rows, tmp_path / "curves.png")
+    assert 0 < rows.passes < 20
+
+
 def test_the_running_mean_is_a_brute_force_one():
     values = np.random.default_rng(0).random(500)
     assert outputs.running_mean(values) == pytest.approx(
