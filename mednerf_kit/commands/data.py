@@ -385,16 +385,19 @@ def check(
     """Read SCENE (a folder, or blocks) and print the pre-flight report of its splits.
 
     A set of DRRs is reported as a whole first: polarity, range, handedness, density, angles. Where
-    a scene has no training views, nothing can be fitted: exit code 2.
+    a scene has no training views, or none of their rays meets the box, nothing can be fitted: exit
+    code 2.
     """
     from ..core.config import with_settings
+    from ..core.errors import UserError
+    from ..data.posed.check import check_seen
     from ..data.posed.scene import detect_format, load_scene, preflight_report
     from ..data.posed.splits import NoViews
 
     node = with_settings(
         {"scene": {"downscale": downscale}}, [f"scene.{setting}" for setting in settings]
     )["scene"]
-    nothing: NoViews | None = None
+    nothing: UserError | None = None
     if (format_ or detect_format(scene)) == "orbit" and scene not in ANATOMIES:
         from ..data.orbits import load_orbits
         from ..recon.set_checks import examine_set
@@ -403,14 +406,19 @@ def check(
         _print_report("set", examine_set(load_orbits(scene, split="all", **said)))
     for part in SPLITS[:3] if split == "each" else [split]:
         try:
-            found = preflight_report(load_scene(scene, format=format_, split=part, **node))
+            read = load_scene(scene, format=format_, split=part, **node)
         except NoViews as error:
             if split != "each":
                 raise
             click.echo(f"{part}: {error}")
             nothing = error if part == "train" else nothing
             continue
-        _print_report(part, found)
+        _print_report(part, preflight_report(read))
+        try:
+            if part in ("train", "all"):
+                check_seen(read)
+        except UserError as error:
+            nothing = error
     if nothing is not None:
         raise nothing
 

@@ -77,12 +77,14 @@ def prepare(run_config: RunConfig, device: torch.device) -> PreparedRun:
     """Read the scene and build the task that fits it."""
     recipe, dataset, seed = run_config.recipe, run_config.dataset, run_config.seed
     # a recipe is checked without any reader of scenes
+    from ..data.posed.check import check_seen
     from ..data.posed.scene import load_scene
 
     options = dict(recipe["scene"])
     if run_config.limit is not None:
         options["views"] = run_config.limit
     scene = load_scene(dataset, split=run_config.split, **options)
+    check_seen(scene)
     channels = 0 if scene.quantity == "line_integral" else scene.images.shape[-1]
     if (channels == 0) != (recipe["image_model"] == "line_integral"):
         raise UserError(

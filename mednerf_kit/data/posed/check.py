@@ -171,10 +171,7 @@ def _space(scene: Scene) -> tuple[list[str], list[str]]:
         f"box ({_numbers(box[0])}) to ({_numbers(box[1])})"
     ]
     view, yx = _some_pixels(scene)
-    rays = replace(cameras, box=None).rays(view, yx)
-    enter, leave = box_span(rays.origin, rays.direction, box)
-    enter, leave = torch.maximum(enter, rays.near), torch.minimum(leave, rays.far)
-    past = leave <= enter
+    past, hint = _past_the_box(scene, view, yx)
     shown = _shows(scene, view, yx)
     share = float(past[shown].float().mean()) if bool(shown.any()) else 0.0
     facts.append(
@@ -182,12 +179,6 @@ def _space(scene: Scene) -> tuple[list[str], list[str]]:
     )
     warnings = []
     if bool(past.all()):
-        behind = box_span(rays.origin, -rays.direction, box)[1] > 0
-        hint = (
-            "the cameras look away from it, as OpenCV poses read as OpenGL do"
-            if float(behind.float().mean()) > 0.5
-            else "near, far or the box are wrong"
-        )
         warnings.append(f"no ray meets the box: {hint}")
     elif share > 0.01:
         warnings.append(
@@ -195,6 +186,31 @@ def _space(scene: Scene) -> tuple[list[str], list[str]]:
             "larger box, near or far"
         )
     return facts, warnings
+
+
+def check_seen(scene: Scene) -> None:
+    """Raise UserError for a scene none of whose rays meets its box: nothing could be fitted."""
+    past, hint = _past_the_box(scene, *_some_pixels(scene))
+    if bool(past.all()):
+        raise UserError(
+            f"got '{scene.name}', none of whose {scene.split} rays meets the box: {hint}",
+            "wanted a box that is seen between near and far",
+            "correct the poses, or give near, far and box",
+        )
+
+
+def _past_the_box(scene: Scene, view: Tensor, yx: Tensor) -> tuple[Tensor, str]:
+    """Which pixels' rays do not meet the box between near and far, and why if none does."""
+    rays = replace(scene.cameras, box=None).rays(view, yx)
+    enter, leave = box_span(rays.origin, rays.direction, scene.box)
+    enter, leave = torch.maximum(enter, rays.near), torch.minimum(leave, rays.far)
+    behind = box_span(rays.origin, -rays.direction, scene.box)[1] > 0
+    hint = (
+        "the cameras look away from it, as OpenCV poses read as OpenGL do"
+        if float(behind.float().mean()) > 0.5
+        else "near, far or the box are wrong"
+    )
+    return leave <= enter, hint
 
 
 def _depth(scene: Scene) -> tuple[list[str], list[str]]:

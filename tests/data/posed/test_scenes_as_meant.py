@@ -127,6 +127,16 @@ def test_windows_paths_and_byte_order_marks(photos, start, encoding):
     assert load_scene(photos).stems == ("0", "1")
 
 
+def test_a_scene_whose_box_no_ray_meets_cannot_be_fitted(photos, capsys):
+    assert cli.main(["data", "check", str(photos)]) == 0
+    edited(photos, near=2.0, far=6.0, box=[[90, 90, 90], [91, 91, 91]])
+    assert cli.main(["data", "check", str(photos)]) == 2
+    assert "no ray meets the box" in capsys.readouterr().out
+    arguments = ["--set", "steps=1", "--outdir", str(photos.parent / "runs")]
+    assert cli.main(["train", "--dataset", str(photos), "--config", "tensorf", *arguments]) == 2
+    assert "none of whose train rays meets the box" in capsys.readouterr().err
+
+
 def test_names_of_lists_that_are_no_frames_are_said(photos):
     edited(photos, train_filenames=["images/0.png", "images/7.png"])
     notes = load_scene(photos).notes
