@@ -150,9 +150,9 @@ class Jobs:
                 problem="",
                 server=os.getpid(),
             )
-            assert self._jobs is not None
-            self._jobs.pop(id)  # to the end
             self._keep(job)
+            with self._known() as jobs:
+                jobs[id] = jobs.pop(id)  # to the end
             if self._worker is None and not self._closed:
                 self._worker = threading.Thread(target=self._work, name="jobs", daemon=True)
                 self._worker.start()
@@ -187,8 +187,8 @@ class Jobs:
                     "got a job that has not ended", "wanted one that has", "stop it first"
                 )
             shutil.rmtree(self.folder(id), ignore_errors=True)
-            assert self._jobs is not None
-            self._jobs.pop(id)
+            with self._known() as jobs:
+                jobs.pop(id)
 
     def close(self) -> None:
         """Stop what runs and what waits, and wait for that."""
