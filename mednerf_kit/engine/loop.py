@@ -230,7 +230,8 @@ class Loop:
                 if self.index % self.snapshot_steps == 0:
                     self.save()
                     if writer:
-                        tensorboard.write_pictures(writer, self.task, self.index)
+                        sheets = self.folder / "previews"
+                        tensorboard.write_pictures(writer, self.task, self.index, folder=sheets)
                     saved = self.index
         bar.close()
         return self.save() if saved != self.index else snapshots.snapshot_files(self.folder)[-1]

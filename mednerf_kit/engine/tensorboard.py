@@ -74,15 +74,24 @@ def event_writer(folder: Path | None) -> Iterator[EventWriter | None]:
         yield EventWriter(file)
 
 
-def write_pictures(writer: EventWriter, task: Any, step: int) -> None:
-    """Write a task's pictures, and the field of view and gains it has fitted, for TensorBoard."""
+def write_pictures(
+    writer: EventWriter, task: Any, step: int, *, folder: Path | None = None
+) -> None:
+    """Write a task's pictures, and the field of view and gains it has fitted, for TensorBoard.
+
+    ``folder`` gets the contact sheets as NAME-STEP.png, but for the reals, which stay the same.
+    """
     from ..viz import figures  # needed where there is a writer, and not to open a run
 
     for name, images in task.pictures(step).items():
         if name.startswith("clip/"):
             write_clip(writer, name, images, step)
         else:
-            writer.add_image(name, figures.strip(images, COLUMNS), step)
+            sheet = figures.strip(images, COLUMNS)
+            writer.add_image(name, sheet, step)
+            kind = name.removeprefix("grid/")
+            if folder is not None and kind != "reals":
+                figures.write_png8(folder / f"{kind}-{step:06d}.png", sheet)
     fitted = task.fitted()
     if "distance" in fitted:
         writer.add_scalar("fov_deg", 2 * math.degrees(math.atan(1 / fitted["distance"])), step)

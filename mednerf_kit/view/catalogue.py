@@ -54,7 +54,7 @@ NUMBERS: Mapping[Kind, Mapping[str, tuple[str, str]]] = {
 }
 # kind -> files that may stand for it, the first that is there
 PICTURES: Mapping[Kind, Sequence[str]] = {
-    "prior": ("previews/samples.png",),
+    "prior": ("previews/samples.png", "previews/*.png"),
     "scene": ("previews/*.png", "render/*.png"),
     "result": ("proj.png", "orbit/view_000.png"),
     "evaluation": ("strips.png", "comparison.png", "*.png"),

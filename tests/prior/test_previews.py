@@ -35,7 +35,7 @@ def test_the_board_shows_grids_a_clip_gains_and_the_field_of_view(tmp_path):
             return {"distance": 1.0, "log_gain_profile": [0.0, math.log(2.0)]}
 
     with tensorboard.event_writer(tmp_path) as writer:
-        tensorboard.write_pictures(writer, Shown(), 5)
+        tensorboard.write_pictures(writer, Shown(), 5, folder=tmp_path / "previews")
         tensorboard.write_pictures(writer, Task(), 6)  # a task with nothing to show
     events = logged(tmp_path)
     assert set(events.Tags()["images"]) == {"grid/reals", "grid/fakes", "clip/orbit"}
@@ -43,6 +43,7 @@ def test_the_board_shows_grids_a_clip_gains_and_the_field_of_view(tmp_path):
     assert [
         e.value for n in ("least", "mean", "most") for e in events.Scalars(f"gain/{n}")
     ] == pytest.approx([1, 1.5, 2])
+    assert [p.name for p in (tmp_path / "previews").iterdir()] == ["fakes-000005.png"]
     clip = Image.open(io.BytesIO(events.Images("clip/orbit")[0].encoded_image_string))
     assert clip.n_frames == previews.FRAMES and clip.size == (32, 32)
 
