@@ -86,7 +86,7 @@ def served(places: list[str], outdir: Path) -> Iterator[str]:
 def show(page: Any, url: str, room: str, xray: Path | None) -> None:
     """Open a room in the state in which it has most to show."""
     page.goto("about:blank")
-    page.goto(f"{url}#{'project' if room == 'job' else room}")
+    page.goto(f"{url}#{'project' if room == 'job' else room}?{state_of(page, url, room)}")
     page.wait_for_selector("body[data-ready]")
     if room in ("project", "job") and xray is not None:
         page.get_by_label("X-ray file").set_input_files(xray)
@@ -95,14 +95,35 @@ def show(page: Any, url: str, room: str, xray: Path | None) -> None:
         page.get_by_label("Name of the result").fill("film")
         page.get_by_role("button", name="Start", exact=True).click()
         page.get_by_text("step 40 of").wait_for()
+    else:
+        page.wait_for_load_state("networkidle")
     page.wait_for_timeout(SETTLED_MS)
+
+
+def state_of(page: Any, url: str, room: str) -> str:
+    """What stands in the address: the result that fits best, the bundled chests, two runs to compare."""
+    entries = page.request.get(f"{url}runs/list").json()["entries"]
+    whole = [entry for entry in entries if not entry["problem"]]
+    bundled = [entry for entry in whole if entry["name"] == "bundled:chest"]
+    runs = [
+        entry
+        for entry in whole
+        if entry["kind"] in ("prior", "scene") and not entry["name"].startswith("bundled:")
+    ]
+    results = [entry for entry in whole if entry["kind"] == "result"]
+    results.sort(key=lambda entry: -entry["numbers"].get("fit of the input", [0])[0])
+    named = {"patients": bundled, "sampling": [], "training": runs[::-1], "result": results}
+    chosen = named.get(room, [])[:2]
+    return "&".join(
+        f"{name}={entry['id']}" for name, entry in zip(("entry", "other"), chosen, strict=False)
+    )
 
 
 def write(path: Path, picture: Image.Image) -> int:
     """Write a picture with as many colours as fit; its size in bytes."""
     for colours in COLOURS:
         memory = io.BytesIO()
-        small = picture.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+        small = picture.convert("RGB").quantize(colours, Image.Quantize.MAXCOVERAGE)
         small.save(memory, "PNG", optimize=True)
         if memory.tell() <= MOST_BYTES:
             break
