@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 from PIL import Image
@@ -29,8 +29,7 @@ from mednerf_kit.view.server import address, build_app, listening_socket, new_to
 from mednerf_kit.view.site import Site
 
 ROOMS = ("runs", "sampling", "models", "result", "project", "job", "patients", "training")
-THEMES = ("light", "dark")
-SIZE = {"width": 1280, "height": 860}
+THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 MOST_BYTES = 150_000
 COLOURS = (256, 192, 128, 96, 64, 48, 32)  # of a palette, until a picture is small enough
 SETTLED_MS = 2500  # pictures and curves that come after a room says that it is there
@@ -55,7 +54,7 @@ def main() -> None:
             args=["--no-sandbox", "--enable-unsafe-swiftshader"],
         )
         for theme in THEMES:
-            page = browser.new_page(viewport=SIZE, color_scheme=theme)
+            page = browser.new_page(viewport={"width": 1280, "height": 860}, color_scheme=theme)
             page.set_default_timeout(300_000)
             for room in options.room or ROOMS:
                 show(page, url, room, options.xray)
@@ -101,7 +100,7 @@ def show(page: Any, url: str, room: str, xray: Path | None) -> None:
 
 
 def state_of(page: Any, url: str, room: str) -> str:
-    """What stands in the address: the result that fits best, the bundled chests, two runs to compare."""
+    """What stands in the address: the result that fits best, the bundled chests, two runs."""
     entries = page.request.get(f"{url}runs/list").json()["entries"]
     whole = [entry for entry in entries if not entry["problem"]]
     bundled = [entry for entry in whole if entry["name"] == "bundled:chest"]
