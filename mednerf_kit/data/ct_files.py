@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
 
-from ..imaging.scans.dicom import MEDIA_DIRECTORY, is_dicom, is_multi_frame
+from ..imaging.scans.dicom import MEDIA_DIRECTORY, VOLUMES, is_dicom, is_multi_frame
 from .drr import ct_name
 from .set_folder import check_cts
 
-VOLUMES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 VOXELS = (".raw", ".zraw", ".raw.gz")  # what .mhd and .nhdr keep beside them
 
 

@@ -100,7 +100,14 @@ class FieldVolume:
         return replace(self, values=values)
 
     def in_units_of(self, geometry: Geometry) -> FieldVolume:
-        """The same volume [D, H, W] on the cube and in the field units of another geometry."""
+        """The same volume [D, H, W] on the cube and in the field units of another geometry.
+
+        >>> from mednerf_kit.imaging.geometry import DEFAULTS
+        >>> volume = FieldVolume(torch.full((4, 4, 4), 0.2), unit_mm=200.0, scale=8.2)
+        >>> other = volume.in_units_of(DEFAULTS["chest"])
+        >>> round(float(volume.per_mm[1, 1, 1]), 4), round(float(other.per_mm[1, 1, 1]), 4)
+        (0.0082, 0.0082)
+        """
         ratio = geometry.half_width_mm / self.unit_mm
         points = cubic_grid(voxel_axis(self.values.shape[-1]) * ratio).view(1, -1, 3)
         values = sample_trilinear(self.values[None, None], points) * ratio

@@ -131,3 +131,8 @@ def test_angles_that_may_be_radians_are_asked_about(tmp_path: Path) -> None:
     xml.write_text(re.sub("<GantryAngle>(.*?)</GantryAngle>", in_radians, xml.read_text()))
     said = import_set(source, out=tmp_path / "radians").notes
     assert any("within 5.24°: are their angles radians?" in note for note in said)
+
+
+def test_views_that_are_there_twice_are_said(tmp_path: Path) -> None:
+    source = r2(tmp_path / "a", lambda meta: meta.update(proj_test=meta["proj_train"]))
+    assert any("angles are there twice" in n for n in import_set(source, out=tmp_path / "s").notes)

@@ -26,6 +26,7 @@ from ...imaging.volume import Volume
 from ..ct_files import clean_name
 from ..drr import check_place, picture_faults, write_patient
 from ..grey import from_transmission
+from ..set_checks import angle_faults
 
 #: Below this share of the largest line integral, negative values are noise.
 NOISE = 0.05
@@ -179,6 +180,7 @@ def write_orbit(
     spread = max(abs(angle_difference_deg(a, angles[0])) for a in angles)
     if len(angles) > 3 and spread <= 2 * math.pi + 0.01:
         notes.append(f"the views lie within {spread:.3g}°: are their angles radians?")
+    notes += angle_faults(orbit.geometry)
     known = orbit.unit is not None
     if known and scale is None:
         scale = _scale_of(root, orbit.geometry) or rounded_up(densest)

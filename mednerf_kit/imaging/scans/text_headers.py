@@ -203,13 +203,13 @@ def _values(file: Path, layout: Layout, count: int, start: int) -> np.ndarray:
             raise ValueError(f"it holds {len(words)} numbers, for {count} voxels")
         return np.array(words, dtype=np.float64).astype(layout.dtype)
     if layout.coding == "hex":
-        data = bytes.fromhex(data.decode("ascii"))[: wanted + skip]
+        found = bytearray.fromhex(data.decode("ascii"))
     else:
-        data = _unpacked(data, UNPACKERS[layout.coding], wanted + skip)
-    return np.frombuffer(data, layout.dtype, count, offset=skip)
+        found = _unpacked(data, UNPACKERS[layout.coding], wanted + skip)
+    return np.frombuffer(found, layout.dtype, count, offset=skip)
 
 
-def _unpacked(data: bytes, unpacker: Callable[[], Any], wanted: int) -> bytes:
+def _unpacked(data: bytes, unpacker: Callable[[], Any], wanted: int) -> bytearray:
     """``wanted`` bytes of compressed data; raises ValueError where there are fewer or more."""
     out = bytearray()
     while len(out) < wanted:
@@ -223,4 +223,4 @@ def _unpacked(data: bytes, unpacker: Callable[[], Any], wanted: int) -> bytes:
         raise ValueError(
             f"its compressed data hold {more}{min(len(out), wanted)} of {wanted} bytes"
         )
-    return bytes(out)
+    return out
