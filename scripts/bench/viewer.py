@@ -36,11 +36,18 @@ import numpy as np
 import torch
 
 from mednerf_kit.imaging.volume import Volume, write_volume
+from mednerf_kit.prior.catalogue import BUNDLED
 from mednerf_kit.view.catalogue import identity
 from mednerf_kit.view.server import STATIC
 from mednerf_kit.viz.figures import write_views
 
 VIEWS, PX, VOXELS = 72, 128, 128
+# what the sampling lab shows when it is clicked
+CLICKED = {
+    "phantom": "what=chest",
+    "prior": f"what={identity(BUNDLED / 'phantom-chest.safetensors')}",
+    "blocks": "what=blocks",
+}
 FLAGS = (
     "--no-sandbox",
     "--disable-dev-shm-usage",
@@ -175,8 +182,8 @@ def rooms(playwright: Any, browser: str, place: Path, result: Path) -> dict[str,
             found["webgl_slices_per_s"], different = viewer.evaluate(WHEEL)
             assert different > 20, "the wheel did not turn the slices"
             page.close()
-            for what in ("chest", "bundled:phantom-chest", "blocks"):
-                page = opened(opened_, url, f"sampling?what={what}")
+            for what, query in CLICKED.items():
+                page = opened(opened_, url, f"sampling?{query}")
                 page.wait_for_selector(".room[aria-busy=false]")
                 asked = page.evaluate(
                     "() => performance.getEntriesByType('resource').map((one) => one.name)"
@@ -207,8 +214,8 @@ LABELS = {
     "angle_step_worst_ms": ("angle step, slowest of 70", "ms"),
     "webgl_slices_per_s": (f"slices at {VOXELS}³, three planes, software WebGL", "per s"),
     "picture_slices_per_s": (f"slices at {VOXELS}³ as pictures from the server", "per s"),
-    "click_chest_ms": ("click in the sampling lab, a phantom", "ms"),
-    "click_bundled:phantom-chest_ms": ("click in the sampling lab, a prior", "ms"),
+    "click_phantom_ms": ("click in the sampling lab, a phantom", "ms"),
+    "click_prior_ms": ("click in the sampling lab, bundled:phantom-chest", "ms"),
     "click_blocks_ms": ("click in the sampling lab, blocks", "ms"),
     "static_mb": ("files of the page", "MB"),
 }

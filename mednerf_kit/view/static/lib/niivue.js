@@ -33,6 +33,8 @@ function colourMap(stops, clear, twoSided) {
     A: at.map((i) => (size(i) < clear ? 0 : 255)), I: at };
 }
 
+const GRID = 2, ROW = 3; // NiiVue's layouts of several planes
+
 export async function mount(host, volume, source, { onplace, webgl }) {
   await library();
   const { Niivue } = globalThis.niivue;
@@ -62,6 +64,8 @@ export async function mount(host, volume, source, { onplace, webgl }) {
 
   function three(withBody) {
     nv.opts.multiplanarShowRender = withBody;
+    // four in a square where they would be small in a row
+    nv.opts.multiplanarLayout = withBody && host.clientWidth < 900 ? GRID : ROW;
     nv.opts.isOrientCube = withBody === 1;
     nv.setSliceType(nv.sliceTypeMultiplanar);
   }
