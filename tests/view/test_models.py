@@ -107,6 +107,7 @@ def test_the_angle_stays_when_the_models_change(
     page = plain_page
     page.goto(f"{workbench(ablation)}#models?entry={identity(ablation)}&angle=90")
     page.wait_for_selector("body[data-ready=models]")
+    page.wait_for_selector(".stage:not([aria-busy])")
     ours, truth = (page.get_by_role("figure", name=name) for name in ("chest_graf", "Truth"))
     assert middle(ours) == 31 and middle(truth) == 71 and "31 dB" in ours.inner_text()
     page.keyboard.press("ArrowRight")
@@ -130,6 +131,7 @@ def test_priors_show_the_patient_of_a_seed(
     page = plain_page
     page.goto(f"{workbench(runs)}#models?angle=270")
     page.wait_for_selector("body[data-ready=models]")
+    page.wait_for_selector(".stage:not([aria-busy])")
     missing = page.get_by_role("figure", name="00001-chest")
     assert "not run" in missing.inner_text() and "mednerf-kit evaluate" in missing.inner_text()
     page.get_by_role("combobox", name="Patient").select_option("random patient")

@@ -160,7 +160,7 @@ export async function open(root, state, page) {
     return {};
   }
   choices();
-  await draw();
+  draw(); // what takes long appears when it is there; a panel says what went wrong with it
   return { key: (event) => steps?.key(event), close: () => { steps?.close(); keepAngle.cancel(); } };
 }
 

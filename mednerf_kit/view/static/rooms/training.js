@@ -51,7 +51,7 @@ async function run(body, entry, other, page, cardNode) {
   let isLog = page.state.log === "1";
   const facts = h("div", { "aria-live": "polite" }), curves = h("div", { class: "curves" });
   const names = other ? [entry.name, other.name] : [entry.name];
-  const log = h("pre", { tabindex: 0, "aria-label": "The end of the log" });
+  const log = h("pre", { role: "region", tabindex: 0, "aria-label": "The end of the log" });
   const samples = new Samples(entry);
   body.append(
     h("section", { class: "card", "aria-label": "State" }, facts),
