@@ -26,6 +26,8 @@ LEAST_SLOPE = 0.3
 MOST_INFLATION = 5.0
 #: Of the densest voxel of any member: nothing that a film adds becomes denser.
 DENSEST = 1.5
+#: Factor on what members' curves differ by, which agree more than they are right.
+CURVE_ERRORS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,8 @@ def innovation(
 
     An image is a view times its gain: the fitted one, or that of its angle where the image has the
     prior's scale. A film y = f(u) whose tone curve was fitted is taken back to line integrals by
-    each member's curve, f⁻¹(y), less the member's picture; σ grows by 1/f' there.
+    each member's curve, f⁻¹(y), less the member's picture; σ² is (σ_film / f')² there, and
+    CURVE_ERRORS² times the variance of f⁻¹(y) over members.
     """
     expected = prior.expected_gain(posterior.angles_deg.cpu()).to(seen)
     gains = posterior.gains.to(seen).clone()
@@ -126,7 +129,9 @@ def innovation(
         steep = slope.mean(0)
         flat = steep < LEAST_SLOPE * steep[masks[k] >= 0.5].median()
         values[:, k] = torch.where(flat, 0.0, told / expected[k] - seen[:, k])
-        known = expected[k] * steep / (options.film_sigma * finer)
+        noise = options.film_sigma * finer / steep.clamp_min(1e-3)
+        by_curve = told.std(0) if len(told) > 1 else torch.zeros_like(noise)
+        known = expected[k] / torch.hypot(noise, CURVE_ERRORS * by_curve)
         root[k] = masks[k] * torch.where(flat, 0.0, known)
     return Innovation(values, root, gains)
 

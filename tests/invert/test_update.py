@@ -12,6 +12,7 @@ import torch
 from torch import Generator
 
 from mednerf_kit.invert.disagreement import Misfit, filtered, levels, regions_beyond, standardised
+from mednerf_kit.invert.film_response import FilmResponse, grey_pictures
 from mednerf_kit.invert.update import DENSEST, Films, Update, innovation, updated_by
 from mednerf_kit.recon.field_volume import FieldVolume, voxel_centres
 from mednerf_kit.recon.measurement_update import smoothed
@@ -131,6 +132,24 @@ def test_where_a_film_says_nothing_its_structures_do_not_count(case, prior):
     assert found.regions == ()
     shown = after.with_values(after.values.mean(0)).project(geometry, prior.distance)
     assert float((shown - plain)[mask == 0].mean()) < 0.3 * float((film - plain)[mask == 0].mean())
+
+
+def test_what_the_members_curves_differ_by_is_not_known_of_a_film(case, prior):
+    posterior, volume, _ = case
+    geometry = prior.geometry.resized(PX).at([270.0])
+    seen = volume.project(geometry, prior.distance)
+    response = FilmResponse.of(prior.geometry, torch.device("cpu"))
+    tone = torch.zeros(MEMBERS, 1, response.parameters)
+    film = grey_pictures(response, tone[:1, 0], seen[:1, 0])
+    films = Films.of(film, has_scale=[False], is_film=[True])
+    apart = tone + 0.5 * torch.randn(tone.shape, generator=Generator().manual_seed(0))
+    one, several = (
+        innovation(prior, replace(posterior, tone=z), films, seen, Update()).root_precision
+        for z in (tone, apart)
+    )
+    body = one > 0
+    assert body.float().mean() > 0.1
+    assert float((several[body] / one[body]).median()) < 0.6
 
 
 def test_a_known_scale_takes_no_gain(case, prior):
