@@ -44,7 +44,7 @@ def snapshot(folder: Path, *, seed: int = 0, geometry: Geometry = GEOMETRY, **me
     known = {
         "recipe": {"generator": NODE},
         "dataset": "chest",
-        "anatomy": "chest",
+        "anatomy": None,
         "geometry": geometry.to_json(),
         "per_view_scale": False,
         "distance": geometry.distance,

@@ -30,6 +30,7 @@ FILES = {
     "proj.png",
     "orbit.mp4",
     "orbit",
+    "orbit_spread",
     "volume.nii.gz",
     "uncertainty.nii.gz",
     "measured.nii.gz",
