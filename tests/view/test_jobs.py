@@ -227,3 +227,49 @@ def test_the_reporter_writes_stages_numbers_and_a_picture(tmp_path: Path) -> Non
     blocked = job_process.Reporter(tmp_path / "file")  # no place to write to
     blocked(Progress("invert", "codes", 0, 20, 0.1, lambda: pictures))
     assert blocked.pictures == 0
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_a_job_never_outlives_its_server(tmp_path: Path, how: str) -> None:
+    """Asked to end, the server writes down what became of the job; killed, the job ends itself."""
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        "import os, pathlib, sys, time\n"
+        "from mednerf_kit.view import job_process as p\n"
+        "def work(folder):\n"
+        "    (folder / 'pid').write_text(str(os.getpid()))\n"
+        "    time.sleep(60)\n"
+        "p._project = work\n"
+        "sys.exit(p.main(pathlib.Path(sys.argv[1])))\n"
+    )
+    code = (
+        "import pathlib, sys\n"
+        "from mednerf_kit.view.server import address, listening_socket, serve\n"
+        "from mednerf_kit.view.site import Catalogue, Site\n"
+        "site = Site(Catalogue([]), pathlib.Path('out'), None, (sys.executable, 'slow.py'))\n"
+        "with site.jobs.draft('.png') as (id, path):\n"
+        "    path.touch()\n"
+        "site.jobs.start(id, name='one', prior='', options={})\n"
+        "serve(site, listening_socket('127.0.0.1', 0), 'secret', host='127.0.0.1')\n"
+    )
+    server = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    found: list[Path] = []
+    until(lambda: found.extend((tmp_path / "out").glob(".jobs/*/pid")) or found)
+    until(found[0].read_text)
+    pid = int(found[0].read_text())
+    server.send_signal(getattr(signal, how))
+    server.wait(10)
+
+    def has_ended() -> bool:
+        try:
+            os.kill(pid, 0)
+            # one that nobody waited for is a zombie
+            return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+        except ProcessLookupError:
+            return True
+        except FileNotFoundError:  # it has just gone, or there is no /proc here
+            return False
+
+    until(has_ended)
+    (job,) = Jobs(tmp_path / "out", FAKE).all()
+    assert (job.state, job.problem) == ("stopped", jobs.CLOSED)
