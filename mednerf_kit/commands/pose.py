@@ -125,6 +125,8 @@ def pose(context: click.Context, *, report: bool, **options: Any) -> None:
     from ..core.errors import UserError
     from ..engine.run_folder import read_meta
 
+    wanted = "a photograph (leave --report out)" if report else "--report"
+    given = chosen(context, options, SHARED | (MANY if report else ONE), wanted)
     if report or options["image"] is not None:
         read_meta(options["run"])
 
@@ -132,8 +134,6 @@ def pose(context: click.Context, *, report: bool, **options: Any) -> None:
     from ..scene.pose.photograph import pose_run
     from ..scene.pose.report import report_run
 
-    wanted = "a photograph (leave --report out)" if report else "--report"
-    given = chosen(context, options, SHARED | (MANY if report else ONE), wanted)
     pixels: list[Any] = list(given.pop("pixels")) or (PIXELS if report else ["region"])
     search = {name: given.pop(name) for name in SEARCH}
     if report:

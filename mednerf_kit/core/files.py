@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import RunError, UserError
-from .written import check_whole
 
 try:
     import fcntl
@@ -47,6 +46,8 @@ def atomic(path: str | Path, *, frames: int | None = None) -> Iterator[Path]:
 
     An error leaves the old file as it was; a full disk answers with a :class:`RunError`.
     """
+    from .written import check_whole  # what only reads has no need of it
+
     path = Path(path)
     suffix = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
     stem = path.name.removesuffix(suffix)

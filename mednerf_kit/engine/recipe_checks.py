@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..core import config
 from ..core.errors import UserError
 from ..rays.samplers.base import SAMPLERS, Sampler
+
+#: Bytes of the tensors of a recipe at most; those of the package take 0.3 GiB at most.
+MOST_BYTES = 1 << 30
+#: Operators whose first argument is the size of what they make.
+FACTORIES = {"empty", "zeros", "ones", "full", "rand", "randn", "empty_strided"}
 
 
 def check_counts(recipe: Mapping[str, Any], *task_options: str) -> None:
@@ -33,3 +42,34 @@ def check_first_sampler(sampler: Sampler) -> None:
             "wanted a coarser level before it",
             "put 'stratified' first",
         )
+
+
+class SizeLimit(TorchDispatchMode):
+    """Inside the block tensors are made of at most so many bytes together.
+
+    The next one is refused in a sentence about ``what``, before it is made.
+
+    >>> with SizeLimit("recipe 'large'", 1000):
+    ...     small, large = torch.zeros(10), torch.zeros(10**6, 10**6)
+    Traceback (most recent call last):
+    mednerf_kit.core.errors.UserError: got recipe 'large' with tensors of more than 3725 GiB; \
+wanted at most 0 GiB: choose smaller sizes.
+    """
+
+    def __init__(self, what: str, most_bytes: int = MOST_BYTES) -> None:
+        super().__init__()
+        self.what, self.most_bytes, self.made_bytes = what, most_bytes, 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func.overloadpacket.__name__ in FACTORIES and args:
+            dtype = (kwargs or {}).get("dtype") or torch.get_default_dtype()
+            self.made_bytes += math.prod(args[0]) * dtype.itemsize
+            if self.made_bytes > self.most_bytes:
+                raise UserError(
+                    f"got {self.what} with tensors of more than {self.made_bytes / 2**30:.0f} GiB",
+                    f"wanted at most {self.most_bytes / 2**30:.0f} GiB",
+                    "choose smaller sizes",
+                )
+        return func(*args, **(kwargs or {}))

@@ -18,10 +18,10 @@ import yaml
 from .. import DISCLAIMER
 from ..core import config, files
 from ..core.errors import UserError, reading, unknown_name
-from ..core.memory import SizeLimit
 from . import run_folder, snapshots
 from .distributed import Ranks, process_group
 from .loop import Loop, TaskType, print_line
+from .recipe_checks import SizeLimit
 from .run_folder import RunConfig
 
 #: By the name of a recipe's task: how its recipes are read and made ready to run.

@@ -154,12 +154,14 @@ def latest_matching(
     outdir: Path, run_config: RunConfig, say: Callable[[str], None] = lambda _: None
 ) -> Path | None:
     """The newest run folder of this configuration that has a readable snapshot; None where there is
-    none. ``say`` gets a sentence for every damaged one passed over.
+    none. ``say`` gets a sentence for every damaged one passed over. What killed processes left of
+    unfinished files is removed on the way.
 
     Configurations are compared under the present names, so a run that was started under former ones
     is found too.
     """
     for folder in sorted(outdir.glob("[0-9]" * 5 + "-*"), reverse=True):
+        files.remove_strays(folder)
         path = folder / "config.yaml"
         if not path.is_file() or not snapshot_files(folder):
             continue

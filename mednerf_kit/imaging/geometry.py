@@ -34,6 +34,7 @@ SYNONYMS = {
     "SDD": "source_to_detector_mm",
     "DSD": "source_to_detector_mm",
 }
+NUMBERS = ("source_to_isocentre_mm", "source_to_detector_mm", "pixel_mm", "tilt_deg")
 # where the canonical (right-handed) axes land for each orbit axis
 AXES = {"x": (1, 2, 0), "y": (2, 0, 1), "z": (0, 1, 2)}
 
@@ -70,7 +71,7 @@ class Geometry:
 
     def __post_init__(self) -> None:
         try:
-            for name in ("source_to_isocentre_mm", "source_to_detector_mm", "pixel_mm", "tilt_deg"):
+            for name in NUMBERS:
                 object.__setattr__(self, name, float(getattr(self, name)))
             object.__setattr__(self, "offset_mm", tuple(float(v) for v in self.offset_mm))
             object.__setattr__(self, "angles_deg", tuple(float(a) for a in self.angles_deg))
@@ -85,14 +86,13 @@ class Geometry:
                 "wanted numbers in millimetres and degrees",
                 "correct geometry.json",
             ) from None
-        numbers = [
-            self.source_to_isocentre_mm,
-            self.source_to_detector_mm,
-            self.pixel_mm,
-            self.tilt_deg,
-            *self.offset_mm,
-            *self.angles_deg,
-        ]
+        if self.columns_flipped not in (True, False):
+            raise UserError(
+                f"got columns_flipped {self.columns_flipped!r}",
+                "wanted true or false",
+                "correct geometry.json",
+            )
+        numbers = [*(getattr(self, name) for name in NUMBERS), *self.offset_mm, *self.angles_deg]
         if not all(map(math.isfinite, numbers)) or len(self.offset_mm) != 2:
             raise UserError(
                 "got a geometry with a missing or infinite number",

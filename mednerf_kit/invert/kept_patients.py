@@ -44,8 +44,8 @@ def write_patient(
         volumes["truth"] = known.to_volume("Truth.")
     write_volumes(volumes, folder)
     scores = {name: result.scores[name] for name in METRICS.entries if name in result.scores}
-    rows = [
-        {"angle_deg": angle} | {k: _finite(float(v[i])) for k, v in scores.items()}
+    rows: list[dict[str, float | None]] = [
+        {"angle_deg": angle, **{k: _finite(float(v[i])) for k, v in scores.items()}}
         for i, angle in enumerate(views.angles_deg)
     ]
     values = {

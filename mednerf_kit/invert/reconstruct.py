@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -102,8 +101,8 @@ def project(
         folder = files.made_folder(outdir)
     what = f"{len(xrays)} X-ray{'s' * (len(xrays) > 1)} on {where}"
     with timer.stage("invert", f"searching {samples + 1} codes that explain {what}"):
-        seconds = math.inf if max_minutes is None else 60 * max_minutes
-        search = inversion_of(prior, Inversion, samples=samples, max_seconds=seconds)
+        bounds = {} if max_minutes is None else {"max_seconds": 60 * max_minutes}
+        search = inversion_of(prior, Inversion, samples=samples, **bounds)
         posterior = inverted(prior, xrays, search, Generator().manual_seed(seed), watch)
     geometry = prior.geometry.resized(size or prior.geometry.cols).orbit(ORBIT_VIEWS)
     what = f"{geometry.views} views of {geometry.rows}×{geometry.cols}"

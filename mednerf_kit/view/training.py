@@ -103,8 +103,8 @@ def averaged(
     """At most ``most`` points of a curve, each the mean of neighbours; what is not finite is left
     out.
 
-    >>> averaged([1, 2, 3, 4], [1.0, 3.0, float("nan"), 8.0], most=2)
-    ([1.5, 4.0], [2.0, 8.0])
+    >>> averaged([1, 2, 3, 4, 5], [1.0, 3.0, float("nan"), 8.0, 10.0], most=2)
+    ([1.5, 4.5], [2.0, 9.0])
     """
     pair = np.array([np.asarray(steps, float), np.asarray(values, float)])
     pair = pair[:, np.isfinite(pair).all(0)]

@@ -106,7 +106,7 @@ def test_what_a_library_cut_in_silence_is_noticed(tmp_path, monkeypatch):
     write_volume(volume(True), path)
     with monkeypatch.context() as patch:
         patch.setattr(sitk, "WriteImage", full)
-        with pytest.raises(RunError, match=r"v\.nii\.gz.*compressed data end"):
+        with pytest.raises(RunError, match=r"v\.nii\.gz.*(compressed data end|bytes were written)"):
             write_volume(volume(False), path)
     assert torch.equal(read_volume(path).values, volume(True).values)
     assert os.listdir(tmp_path) == ["v.nii.gz"]

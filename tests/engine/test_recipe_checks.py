@@ -1,11 +1,13 @@
 """What the recipes of every task refuse alike."""
 
 import re
+import resource
 
 import pytest
+import torch
 
 from mednerf_kit.core.errors import UserError
-from mednerf_kit.engine.recipe_checks import check_counts, check_first_sampler
+from mednerf_kit.engine.recipe_checks import SizeLimit, check_counts, check_first_sampler
 from mednerf_kit.engine.session import resolve
 from mednerf_kit.rays.samplers.base import SAMPLERS
 
@@ -48,3 +50,37 @@ def test_the_first_sampler_follows_nothing():
 def test_every_task_refuses_it_before_any_work(recipe, setting):
     with pytest.raises(UserError, match="'importance' on the first level"):
         resolve("somewhere", recipe, "default", [setting])
+
+
+@pytest.mark.parametrize(
+    "recipe, setting, said",
+    [
+        ("tensorf", "selector.n=-5", "got -5 for selector 'random' option 'n'; wanted 0 or more"),
+        ("tensorf", "task.learning_rate=.nan", "option 'learning_rate'; wanted a finite number"),
+        ("tensorf", "task.final_rate=.inf", "option 'final_rate'; wanted a finite number"),
+        ("chest", "task.batch=-1", "wanted"),
+        ("tensorf", "fields.scene.start_voxels=100000000000", "wanted at most 1 GiB"),
+        ("tensorf", "fields.scene.head_width=10000000", "wanted at most 1 GiB"),
+        ("nerf", "fields.fine.width=1000000", "wanted at most 1 GiB"),
+        ("chest", "generator.width=10000000", "wanted at most 1 GiB"),
+        ("chest_mednerf", "discriminator.width=10000000", "wanted at most 1 GiB"),
+        ("tensorf", "fields.scene.density_ranks=[[]]", "wanted"),
+        ("tensorf", "levels=[3]", "wanted"),
+        ("tensorf", "task=[]", "wanted"),
+    ],
+)
+def test_what_no_run_could_use_is_refused_before_it_is_allocated(recipe, setting, said):
+    """``--dry-run`` goes the same way."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=re.escape(said)) as caught:
+        resolve("somewhere", recipe, "default", [setting])
+    assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
+    grown_gib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    assert grown_gib < 2
+
+
+def test_tensors_are_counted_before_they_are_made():
+    with SizeLimit("a recipe", 4000), pytest.raises(UserError, match="got a recipe with tensors"):
+        assert torch.zeros(500).sum() == 0
+        torch.nn.Linear(20, 30)
+    assert torch.zeros(2000).shape == (2000,), "no limit any more"

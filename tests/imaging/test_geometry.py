@@ -370,6 +370,37 @@ def test_values_between_angles_are_those_of_the_two_beside():
     assert interpolated_by_angle(torch.tensor([7.0]), (12.0,), (0.0, 200.0)).tolist() == [7.0, 7.0]
 
 
+@pytest.mark.parametrize("value", ["false", "true", None, [], "0", 2])
+def test_columns_are_mirrored_or_not_and_nothing_between(value, tmp_path):
+    """``"false"`` is a text, and so would be true."""
+    path = tmp_path / "geometry.json"
+    path.write_text(json.dumps({**DEFAULTS["chest"].to_json(), "columns_flipped": value}))
+    with pytest.raises(UserError, match="got columns_flipped.*wanted true or false"):
+        Geometry.from_json(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"axis": []},
+        {"angles_deg": 3},
+        {"offset_mm": [1]},
+        {"rows": "many"},
+        {"pixel_mm": float("nan")},
+        {"view_frames": [{"source": 1}]},
+        {"view_frames": 5},
+        {"line_integral_scale": [7.5]},
+    ],
+    ids=str,
+)
+def test_a_damaged_geometry_is_one_sentence(change, tmp_path):
+    path = tmp_path / "geometry.json"
+    path.write_text(json.dumps({**DEFAULTS["chest"].to_json(), **change}))
+    with pytest.raises(UserError) as caught:
+        Geometry.from_json(path)
+    assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("axis", ["x", "y", "z"])
 @pytest.mark.parametrize("columns_flipped", [True, False])
 def test_a_turned_picture_is_what_the_other_geometry_sees(axis, columns_flipped):

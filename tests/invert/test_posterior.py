@@ -10,6 +10,7 @@ from tiny import SIZE
 from tiny_inversion import FASTEST, FRONTAL, QUICK, db, inverted, marched, seeded
 from tiny_prior import NODE, snapshot
 
+from mednerf_kit.core.adam import Adam
 from mednerf_kit.fields.hyper import SHARP_EDGE
 from mednerf_kit.invert.fine_tuning import FineTuning
 from mednerf_kit.invert.members import Posterior
@@ -66,14 +67,14 @@ def test_an_interrupted_inversion_leaves_the_prior_alone(prior, scenes, monkeypa
     attributes = everything()
     before = {k: v.clone() for k, v in generator.state_dict().items()}
     code = generator.weights(generator.latent(torch.zeros(1, generator.latent_dim)))
-    steps, step = [], torch.optim.Adam.step
+    steps, step = [], Adam.step
 
     def interrupted(self, *args, **kwargs):
         steps.append(step(self, *args, **kwargs))
         if len(steps) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch.optim.Adam, "step", interrupted)
+    monkeypatch.setattr(Adam, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         inverted(prior, scenes[2][1], options=FASTEST)
     assert len(steps) == 3 and everything() == attributes

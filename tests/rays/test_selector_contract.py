@@ -102,7 +102,7 @@ BAD = [
     ("mask", {"share": 1.0}, "strictly"),
     ("mask", {"n": 1}, "one ray on each side"),
     ("error_map", {"grid": 15}, "15×15 tiles"),
-    ("error_map", {"keep": float("nan")}, "keep = nan"),
+    ("error_map", {"keep": float("nan")}, "got nan .*keep"),
     ("error_map", {"every": 0}, "every = 0"),
     ("imap", {"n": 5}, "pilot"),
     ("imap", {"blocks": 30}, "30×30"),

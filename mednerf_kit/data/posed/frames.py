@@ -48,7 +48,7 @@ def read_split(root: Path, split: str, hold: int) -> Frames:
         )
     by_part = {part: read_frames(root / f"transforms_{part}.json", part) for part in parts}
     every = [frame for part in parts for frame in by_part[part]]
-    notes = own_values(every)
+    notes = frame_notes(every)
     if own != split:
         notes = (*notes, f"no transforms_{split}.json: the {own} views are the {split} views")
     return Frames(every if split == "all" else by_part[own], every, notes)
@@ -66,7 +66,7 @@ def stand_in(split: str, parts: Sequence[str]) -> str:
 def split_of_one_file(path: Path, split: str, hold: int) -> Frames:
     """:func:`read_split` of nerfstudio's one file, which may list the pictures of its splits."""
     every = read_frames(path)
-    notes = own_values(every)
+    notes = frame_notes(every)
     lists = {part: every[0].get(f"{part}_filenames") or () for part in ("test", "train", "val")}
     if not any(lists.values()):
         every.sort(key=lambda frame: str(frame["file_path"]))
@@ -137,12 +137,21 @@ def members_of(
     return found, unknown
 
 
-def own_values(every: Sequence[FrameRecord]) -> tuple[str, ...]:
-    """A note where frames give a number that their file gives too."""
+def frame_notes(every: Sequence[FrameRecord]) -> tuple[str, ...]:
+    """What to say of keys of frames and of their file."""
+    notes = []
     keys = sorted({key for frame in every for key in frame["over"]})
-    if not keys:
-        return ()
-    return (f"{', '.join(keys)} of single frames win over those of the whole file",)
+    if keys:
+        notes.append(f"{', '.join(keys)} of single frames win over those of the whole file")
+    others = sorted(key for key in every[0] if key.endswith("_frames") and every[0][key])
+    if others:
+        notes.append(
+            f"the frames of {', '.join(others)} are not read: put them into frames, and "
+            "their names into test_filenames"
+        )
+    if len({str(frame["time"]) for frame in every if "time" in frame}) > 1:
+        notes.append("the frames have times: a scene that moves is fitted as if it stood still")
+    return tuple(notes)
 
 
 def plain_path(name: str) -> str:

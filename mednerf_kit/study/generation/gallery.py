@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from ...core.errors import UserError
 from ...fields.hyper import MlpWeights
+from ...invert.render import walk
 from ...prior.load import Prior
 from .memory import memorisation
 from .mixing import crossed
@@ -68,9 +69,7 @@ class Gallery:
 
     def between(self, a: int, b: int, share: float, truncation: float = 1.0) -> MlpWeights:
         """The patient at a share of the way from one seed's to another's."""
-        return self.weights(
-            spherical(self.numbers(a, truncation), self.numbers(b, truncation), share)
-        )
+        return self.weights(walk(self.numbers(a, truncation), self.numbers(b, truncation), share))
 
     def mixed(self, a: int, b: int, layer: int, truncation: float = 1.0) -> MlpWeights:
         """The layers before ``layer`` of one seed's patient, the others of another's."""
@@ -107,22 +106,3 @@ class Gallery:
         some = orbit[:: len(orbit) // COMPARED][None]
         found = memorisation(some, self.training, self.names, columns)["nearest"][0]
         return {**found, "index": self.names.index(found["patient"])}
-
-
-def spherical(a: Tensor, b: Tensor, share: float) -> Tensor:
-    """From numbers a [1, N] to b on a great circle, their lengths on a line (Shoemake 1985).
-
-    Between two draws of a normal distribution of many dimensions the straight line passes numbers
-    that are shorter than any draw.
-
-    >>> a, b = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 3.0]])
-    >>> spherical(a, b, 0.5).norm().item(), spherical(a, b, 1.0).tolist()
-    (2.0, [[0.0, 3.0]])
-    """
-    lengths = a.norm(), b.norm()
-    one, other = (v / v.norm().clamp_min(1e-12) for v in (a, b))
-    angle = (one * other).sum().clamp(-1, 1).acos()
-    if float(angle.sin()) < 1e-4:
-        return a + share * (b - a)
-    turned = (((1 - share) * angle).sin() * one + (share * angle).sin() * other) / angle.sin()
-    return turned * (lengths[0] + share * (lengths[1] - lengths[0]))

@@ -137,6 +137,15 @@ def test_a_scene_whose_box_no_ray_meets_cannot_be_fitted(photos, capsys):
     assert "none of whose train rays meets the box" in capsys.readouterr().err
 
 
+def test_frames_of_other_lists_and_times_are_said(photos):
+    frames = frames_of(photos)
+    edited(photos, test_frames=frames[:1])
+    assert any("test_frames are not read" in note for note in load_scene(photos).notes)
+    assert not any("times" in note for note in load_scene(photos).notes)
+    edited(photos, frames=[{**frame, "time": float(k)} for k, frame in enumerate(frames)])
+    assert any("as if it stood still" in note for note in load_scene(photos).notes)
+
+
 def test_names_of_lists_that_are_no_frames_are_said(photos):
     edited(photos, train_filenames=["images/0.png", "images/7.png"])
     notes = load_scene(photos).notes

@@ -1,7 +1,7 @@
 """The file of a small ablation."""
 
 import pytest
-from small_ablation import TEXT, cheap_resolve
+from small_ablation import DRAWN, TEXT, cheap_resolve
 
 from mednerf_kit.study.ablation import figure, run
 
@@ -10,7 +10,7 @@ from mednerf_kit.study.ablation import figure, run
 def spec(tmp_path, monkeypatch):
     """A file of an ablation whose recipes are made quickly and whose figure is not drawn."""
     monkeypatch.setattr(run, "resolve", cheap_resolve)
-    monkeypatch.setattr(figure, "as_png", lambda ablation, found: b"drawn")
+    monkeypatch.setattr(figure, "as_png", lambda ablation, found: DRAWN)
     path = tmp_path / "mine.yaml"
     path.write_text(TEXT)
     return path

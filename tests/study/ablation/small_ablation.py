@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 from dataclasses import fields
 
+import numpy as np
+
 from mednerf_kit.core import config
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.study.ablation import grid, run
 from mednerf_kit.study.ablation.results import Result, Scores
+from mednerf_kit.viz.figures import png_bytes
 
 TEXT = """# What it shows.
 # What it costs.
@@ -27,6 +30,7 @@ cells:
 metrics: [psnr_db, seconds_per_step]
 """
 VIEWS = 8
+DRAWN = png_bytes(np.full((1, 1, 3), 7, np.uint8))
 
 
 def cheap_resolve(dataset, base, preset, settings):

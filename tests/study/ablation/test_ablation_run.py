@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_ablation import VIEWS, Runner, ablate, planned
+from small_ablation import DRAWN, VIEWS, Runner, ablate, planned
 
 from mednerf_kit.cli import main
 from mednerf_kit.core.errors import RunError, UserError
@@ -37,7 +37,7 @@ def test_every_cell_runs_once_and_what_it_found_is_kept(spec, tmp_path):
         float(rows[0]["seconds_per_step"]) == 0.1
         and rows[0]["run"] == "chest/first/seed0/00000-chest"
     )
-    assert (out / "figure.png").read_bytes() == b"drawn"
+    assert (out / "figure.png").read_bytes() == DRAWN
 
 
 def test_a_second_start_runs_only_what_is_not_done(spec, tmp_path):

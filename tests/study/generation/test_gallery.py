@@ -9,8 +9,9 @@ import tiny_prior
 import torch
 
 from mednerf_kit.core.errors import UserError
+from mednerf_kit.invert.render import walk
 from mednerf_kit.prior.load import load_prior
-from mednerf_kit.study.generation.gallery import COMPARED, VIEWS, Gallery, spherical
+from mednerf_kit.study.generation.gallery import COMPARED, VIEWS, Gallery
 from mednerf_kit.study.generation.random_patients import baked_views, drawn_codes
 
 
@@ -45,7 +46,7 @@ def test_the_ends_of_a_walk_and_of_a_mix_are_the_two(gallery: Gallery) -> None:
 
 def test_a_walk_keeps_the_length_of_its_numbers(gallery: Gallery) -> None:
     one, two = gallery.numbers(0), gallery.numbers(1)
-    lengths = [float(spherical(one, two, s).norm()) for s in (0, 0.25, 0.5, 1)]
+    lengths = [float(walk(one, two, s).norm()) for s in (0, 0.25, 0.5, 1)]
     start, end = float(one.norm()), float(two.norm())
     assert lengths == pytest.approx([start + s * (end - start) for s in (0, 0.25, 0.5, 1)])
 
