@@ -30,6 +30,7 @@ LAYERS = (
     "scene",
     "invert",
     "study",
+    "view",
 )
 
 
