@@ -42,6 +42,7 @@ from mednerf_kit.core.errors import UserError
 from mednerf_kit.engine import run_folder, snapshots
 
 SECONDS = 120  # of a command at most
+PATIENCE = 5  # s until a process that was told to end is killed
 
 
 def make_inputs(home: Path) -> None:
@@ -135,7 +136,9 @@ def start(job: Job, out: Path, home: Path, again: bool = False, most_mib: int = 
 
 
 def several(count: int, words: list[str]) -> int:
-    """The same command in several processes, as torchrun starts them; the first code but 0."""
+    """The same command in several processes, as torchrun starts and ends them: when one fails, the
+    others are told to end, and killed after a while. The code of the first that failed, else 0.
+    """
     import torch.distributed as dist
 
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -155,8 +158,26 @@ def several(count: int, words: list[str]) -> int:
             os._exit(code)  # the store's thread is the parent's alone
         children.append(child)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as its children have got it too
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    return next((code for code in codes if code), 0)
+    first = 0
+    while children:
+        child, status = os.waitpid(-1, 0)
+        children.remove(child)
+        if not first and (first := os.waitstatus_to_exitcode(status)):
+            end_all(children)
+    return first
+
+
+def end_all(children: list[int]) -> None:
+    """SIGTERM to processes, and SIGKILL to those that are still there after PATIENCE seconds."""
+    for child in children:
+        os.kill(child, signal.SIGTERM)
+
+    def kill(*_: object) -> None:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+
+    signal.signal(signal.SIGALRM, kill)
+    signal.alarm(PATIENCE)
 
 
 # what is looked at afterwards
