@@ -12,9 +12,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
+from ..imaging.geometry import Geometry
+from ..metrics.image import psnr_from_mse_db
 from ..prior.load import Prior
-from ..recon.field_volume import FieldProjector, FieldVolume
+from ..recon.field_volume import FieldProjector, FieldVolume, at_distance
 from ..recon.measurement_update import Covariance, FilmEquations, updated
+from ..recon.sart import sart
 from .disagreement import Misfit, Region, filtered, levels, regions_beyond, standardised
 from .film_response import FilmResponse, line_integrals
 from .intervals import calibration_of
@@ -42,6 +45,10 @@ class Update:
         low_rank: factor on the members' own deviations, of which there are too few to be trusted.
         steps: of conjugate gradients for the members' mean.
         member_steps: the same for what each member deviates from it.
+        passes: of SART over several X-rays afterwards, which together tell more than the members
+            and their covariance; 0 leaves them out.
+        smooth: weight of the total variation after each pass, in image value per field unit.
+        member_passes: the same for each member, which keeps what the X-rays leave open.
     """
 
     sigma: float = 0.004
@@ -51,6 +58,9 @@ class Update:
     low_rank: float = 0.1
     steps: int = 10
     member_steps: int = 4
+    passes: int = 16
+    smooth: float = 0.003
+    member_passes: int = 4
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,7 @@ class Innovation:
     values: Tensor  # [M, n, rows, cols] y − A x_k
     root_precision: Tensor  # [n, rows, cols] 1/σ; 0 where a pixel says nothing
     gains: Tensor  # [M, n] that were taken for true, beside those of the angles
+    expected: Tensor  # [n] those of the angles
 
 
 @dataclass(frozen=True)
@@ -121,7 +132,7 @@ def innovation(
     values = images / factor - seen
     root = masks * (factor.mean(0) / (options.sigma * finer))
     if posterior.tone is None:
-        return Innovation(values, root, gains)
+        return Innovation(values, root, gains, expected)
     response = FilmResponse.of(prior.geometry, seen.device)
     for k in torch.tensor(films.is_film).nonzero()[:, 0].tolist():
         tone = posterior.tone[:, k].to(seen)
@@ -133,7 +144,7 @@ def innovation(
         by_curve = told.std(0) if len(told) > 1 else torch.zeros_like(noise)
         known = expected[k] / torch.hypot(noise, CURVE_ERRORS * by_curve)
         root[k] = masks[k] * torch.where(flat, 0.0, known)
-    return Innovation(values, root, gains)
+    return Innovation(values, root, gains, expected)
 
 
 @torch.no_grad()
@@ -149,7 +160,8 @@ def updated_by(
 
     Where a film disagrees by more than the rest of it, the voxels along its rays are held for as
     much less certain, at most MOST_INFLATION times: what the prior does not know may lie anywhere
-    along them. No voxel becomes denser than DENSEST times the densest one before.
+    along them. No voxel becomes denser than DENSEST times the densest one before. Several X-rays
+    of a known scale are then brought together by :func:`reconciled`.
     """
     rows, cols = films.images.shape[-2:]
     small = posterior.views_in(prior.geometry)
@@ -180,9 +192,57 @@ def updated_by(
     )
     # where patients of the prior end and the film goes on, little of a ray can hold what it shows
     values = values.clamp_max(DENSEST * float(volumes.values.amax()))
+    if options.passes and len(films.images) > 1 and all(films.has_scale):
+        factor = (found.gains.mean(0) * found.expected)[:, None, None]
+        exact = at_distance(geometry, posterior.distance)
+        volumes = volumes.with_values(values)
+        values = reconciled(volumes, films.images / factor.cpu(), films.masks, exact, options)
     regions = regions_beyond(z, misfit.limit, geometry)
     told = Told(found.gains, z.cpu(), misfit, tuple(regions), levels(mean, body))
     return volumes.with_values(values), told
+
+
+def reconciled(
+    volumes: FieldVolume, integrals: Tensor, masks: Tensor, geometry: Geometry, options: Update
+) -> Tensor:
+    """Members [M, D, H, W] that agree with several X-rays at once.
+
+    What bodies of the prior do not have, such as arms beside the chest, their covariance cannot
+    hold; from several sides the X-rays tell where it is. SART with a little total variation goes on
+    from the members' mean. Each member then goes on from that, by what it deviates from the mean,
+    and keeps of it what no X-ray sees. Pixels that ``masks`` [n, rows, cols] leaves out agree. The
+    members stay where that leads away from the X-rays: of a body larger than the prior's field.
+    """
+    size = volumes.values.shape[-1]
+    members = volumes.cpu()
+    mean = members.values.mean(0)
+
+    def passed(start: Tensor, passes: int, smooth: float) -> tuple[Tensor, bool]:
+        begun = volumes.with_values(start)
+        seen = begun.project(geometry)
+        pictures = torch.where(masks.cpu() < 0.5, seen, integrals.cpu())
+        found = sart(
+            pictures,
+            geometry,
+            size=size,
+            epochs=passes,
+            subset_views=1,
+            relax=1.0,
+            decay=1.0,
+            smooth=smooth,
+            start=begun,
+        )
+        before = (seen - pictures).square().mean()
+        return found.volume.values, found.fit_db >= psnr_from_mse_db(float(before))
+
+    middle, is_nearer = passed(mean, options.passes, options.smooth)
+    if not is_nearer:
+        return volumes.values
+    deviations = members.values - mean
+    found = torch.stack(
+        [passed((middle + d).clamp_min(0), options.member_passes, 0.0)[0] for d in deviations]
+    )
+    return (found + middle - found.mean(0)).clamp_min(0).to(volumes.values)
 
 
 def inflation(z: Tensor, body: Tensor, projector: FieldProjector) -> Tensor:

@@ -59,13 +59,17 @@ def sart(
             value per field unit; 0 leaves the step out.
         fit_gains: fit one gain per view, from the second pass on, for a set that was scaled view by
             view; otherwise all gains are 1.
-        start: [size, size, size] where the first pass begins; zero by default.
+        start: [size, size, size] where the first pass begins, in whose units the answer is; zero
+            in the units of the geometry by default.
     """
     images = images.float()
-    subsets = [_Subset(views, size, geometry) for views in interleaved(len(images), subset_views)]
     inside = cylinder(size).float()
-    volume = FieldVolume.of(torch.zeros(size, size, size), geometry)
-    values = volume.values if start is None else start.values.float() * inside
+    volume = FieldVolume.of(torch.zeros(size, size, size), geometry) if start is None else start
+    values = volume.values.float() * inside
+    subsets = [
+        _Subset(views, volume.with_values(inside), geometry)
+        for views in interleaved(len(images), subset_views)
+    ]
     raw = torch.ones(len(images))  # factor on each picture, of any common scale
     for epoch in range(epochs):
         factors = raw / raw.mean()
@@ -96,8 +100,7 @@ class _Subset(FieldProjector):
     zero.
     """
 
-    def __init__(self, views: Tensor, size: int, geometry: Geometry) -> None:
-        inside = FieldVolume.of(cylinder(size).float(), geometry)
+    def __init__(self, views: Tensor, inside: FieldVolume, geometry: Geometry) -> None:
         super().__init__(inside, geometry.subset(views.tolist()))
         self.views = views
         self.row_sums = self.forward(inside.values).clamp_min(0.05)

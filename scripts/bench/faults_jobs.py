@@ -81,7 +81,6 @@ JOBS = (
         "render",
         (
             *("render", "--run", "HOME/prior", "--views", "12", "--volume", "--dicom"),
-            *("--precision", "fp32"),
             *("--device", "cpu", "--out", "OUT/result"),
         ),
         ("result/*.nii.gz", "result/orbit/*", "result/orbit.mp4", "result/*.dcm"),

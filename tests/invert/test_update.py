@@ -13,7 +13,7 @@ from torch import Generator
 
 from mednerf_kit.invert.disagreement import Misfit, filtered, levels, regions_beyond, standardised
 from mednerf_kit.invert.film_response import FilmResponse, grey_pictures
-from mednerf_kit.invert.update import DENSEST, Films, Update, innovation, updated_by
+from mednerf_kit.invert.update import DENSEST, Films, Update, innovation, reconciled, updated_by
 from mednerf_kit.recon.field_volume import FieldVolume, voxel_centres
 from mednerf_kit.recon.measurement_update import smoothed
 
@@ -183,3 +183,30 @@ def test_the_misfit_of_patients_decides_what_is_named(prior):
     assert region.z < 0 and "less attenuation" in region.text
     assert region.x == pytest.approx(45 / PX, abs=0.05)
     assert region.y == pytest.approx(25 / PX, abs=0.05)
+
+
+def test_several_views_show_what_no_member_has(case, prior):
+    """An arm beside the body, where every member is air: four views tell where it is."""
+    _, volume, (x, y, z) = case
+    arm = ((x - 1.05) ** 2 + y**2 < 0.12**2) & (z.abs() < 0.9)
+    truth = volume.with_values(volume.values.mean(0) + 0.3 * arm)
+    geometry = prior.geometry.resized(PX).at([270.0, 315.0, 0.0, 45.0])
+    seen = truth.project(geometry)
+    found = reconciled(volume, seen, torch.ones_like(seen), geometry, Update())
+    left = (found.mean(0) - truth.values)[arm].abs().mean() / 0.3
+    assert found.shape == volume.values.shape and float(found.min()) >= 0
+    assert float(left) < 0.6, "much of it is at its place, where the members have nothing"
+    error = (volume.with_values(found).project(geometry) - seen).square().mean().sqrt()
+    before = (volume.project(geometry) - seen).square().mean().sqrt()
+    assert error < 0.25 * before, "every member explains the X-rays"
+
+
+def test_what_a_mask_leaves_out_changes_nothing(case, prior):
+    _, volume, _ = case
+    geometry = prior.geometry.resized(PX).at([270.0, 0.0])
+    same = volume.with_values(volume.values[:1])
+    wrong = torch.full((2, PX, PX), 5.0)
+    options = Update(smooth=0.0)
+    found = reconciled(same, wrong, torch.zeros_like(wrong), geometry, options)
+    inside = (voxel_centres(SIDE)[..., :2].square().sum(-1) < 1)[None]
+    assert torch.allclose(found[inside], same.values[inside], atol=1e-4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from balls import GEOMETRY, db, pictures
@@ -70,6 +72,16 @@ def test_it_goes_on_from_where_it_is_told(found):
     alone = sart(pictures(few), few, **options)
     alone_db = db(alone.volume.project(between) - pictures(between))
     assert db(from_there.volume.project(between) - pictures(between)) > alone_db + 3
+
+
+def test_it_stays_in_the_units_of_its_start(found):
+    """A cube of half the size: the ball at its middle is where it was, in millimetres."""
+    few = GEOMETRY.orbit(6)
+    halved = replace(found.volume, unit_mm=found.volume.unit_mm / 2)
+    seen = halved.project(few)
+    again = sart(seen, few, size=40, epochs=2, subset_views=1, start=halved)
+    assert again.volume.unit_mm == halved.unit_mm
+    assert again.fit_db > 60, "what explains the pictures is left as it is"
 
 
 def test_few_views_are_explained_better_by_less_variation():
