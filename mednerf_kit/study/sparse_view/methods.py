@@ -169,7 +169,7 @@ class FromPrior:
         smooth: weight of the total variation after each pass, in image value per field unit; 0
             leaves it out.
         samples: random members of the posterior beside the best guess; the start is their mean.
-        update: bring the members to the views first, at the views' own resolution.
+        update: bring the members to views of a known scale first, at the views' own resolution.
         seed: seed of the search.
     """
 
@@ -179,7 +179,7 @@ class FromPrior:
         epochs: int = 16,
         relax: float = 1.0,
         decay: float = 1.0,
-        smooth: float = 0.0,
+        smooth: float = 0.003,
         samples: int = 1,
         update: bool = True,
         seed: int = 0,
@@ -219,10 +219,8 @@ class FromPrior:
             view_frames=frames,
         )
         members = bake(prior.generator, posterior.code, field, size=case.size)
-        if self.update and prior.is_line_integral:
-            films = Films.of(
-                scale * case.images, has_scale=[bool(theirs and ours)] * len(case.images)
-            )
+        if self.update and prior.is_line_integral and theirs and ours:
+            films = Films.of(scale * case.images, has_scale=[True] * len(case.images))
             known = replace(
                 posterior,
                 angles_deg=torch.tensor(case.geometry.angles_deg),
