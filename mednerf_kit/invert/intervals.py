@@ -55,9 +55,10 @@ class Calibration:
 
 
 def calibration_of(prior: Prior, views: int) -> Calibration:
-    """The prior's calibration for so many input views; that of one view where there is no other."""
+    """The prior's calibration for so many input views, or for the next fewer that has one."""
     entries: dict[str, Any] = prior.meta.get("calibration", {})
-    entry = entries.get(str(min(views, 2)), entries.get("1"))
+    fewer = [int(count) for count in entries if int(count) <= views]
+    entry = entries[str(max(fewer))] if fewer else None
     if entry is None:
         return Calibration(factor=None, place_mm=PLACE_MM)
     return Calibration(**entry) if isinstance(entry, dict) else Calibration(factor=entry)

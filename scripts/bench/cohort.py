@@ -315,7 +315,7 @@ def report(out: Path) -> None:
         every_row += rows
     columns = list(dict.fromkeys(key for row in every_row for key in row))
     files.write_text(out / "per_patient.csv", files.csv_text(every_row, columns, line_end="\r\n"))
-    files.write_json(out / CALIBRATION, {k: v for k, v in calibrations.items() if k in ("1", "2")})
+    files.write_json(out / CALIBRATION, calibrations)
 
 
 def main() -> None:

@@ -90,6 +90,8 @@ def test_fewer_than_nine_patients_calibrate_nothing_and_the_text_says_so(prior):
 def test_one_number_of_an_older_prior_is_read_as_before(prior):
     old = replace(prior, meta={"calibration": {"1": 2.0, "2": 3.0}})
     assert [calibration_of(old, n).factor for n in (1, 2, 5)] == [2.0, 3.0, 3.0]
+    more = replace(prior, meta={"calibration": {"1": 2.0, "2": 3.0, "8": 1.5}})
+    assert [calibration_of(more, n).factor for n in (1, 4, 8, 36)] == [2.0, 3.0, 1.5, 1.5]
     assert view_factors(calibration_of(old, 1), [0.0, 90.0], [270.0]).tolist() == [2.0, 2.0]
     assert "times 2.00, fitted on patients" in calibration_text(old, 1)
 
