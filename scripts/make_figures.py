@@ -28,7 +28,7 @@ from mednerf_kit.invert.posterior import Inversion, inversion_of
 from mednerf_kit.invert.predict import predict
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior.cameras import Poses
-from mednerf_kit.viz import figures, video
+from mednerf_kit.viz import colours, figures, video
 
 FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
 SHOWN_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, 225.0, 270.0, 315.0)
@@ -105,8 +105,8 @@ def xray(folder: Path) -> None:
     window = (-1000.0, 1000.0)
     for k, (slices, (low, high), stops, title) in enumerate(
         (
-            (volume, window, figures.GREY, "out: attenuation volume, HU"),
-            (spread, (0.0, limit_hu), figures.HEAT, "out: its spread (standard deviation), HU"),
+            (volume, window, colours.GREY, "out: attenuation volume, HU"),
+            (spread, (0.0, limit_hu), colours.HEAT, "out: its spread (standard deviation), HU"),
         )
     ):
         picture = figures.slices_picture(

@@ -15,7 +15,7 @@ from .. import DISCLAIMER
 from ..core import files
 from ..core.errors import UserError
 from ..metrics import scene as scene_metrics
-from ..viz import figures, plots, video
+from ..viz import colours, figures, plots, video
 from . import load
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .views import RenderedViews
 
 ERROR_LIMIT = 0.2  # the same in every map, so that maps can be compared
-DEPTH_STOPS = tuple(reversed(figures.HEAT))  # near is bright
+DEPTH_STOPS = tuple(reversed(colours.HEAT))  # near is bright
 LEGEND_PX = 8
 
 
@@ -74,14 +74,14 @@ def error_map(image: Tensor, truth: Tensor) -> np.ndarray:
         return with_scale(
             figures.signed_error_picture(image[..., 0], truth[..., 0], ERROR_LIMIT),
             limits,
-            figures.SIGNED,
+            colours.SIGNED,
             "error",
         )
     size = (image - truth).abs().mean(-1)
     return with_scale(
-        figures.coloured(size, (0.0, ERROR_LIMIT), figures.HEAT),
+        figures.coloured(size, (0.0, ERROR_LIMIT), colours.HEAT),
         (0.0, ERROR_LIMIT),
-        figures.HEAT,
+        colours.HEAT,
         "|error|",
     )
 
@@ -99,7 +99,7 @@ def depth_map(depth: Tensor, opacity: Tensor, window: tuple[float, float]) -> np
 
 
 def with_scale(
-    picture: np.ndarray, window: tuple[float, float], stops: figures.Stops, name: str
+    picture: np.ndarray, window: tuple[float, float], stops: colours.Stops, name: str
 ) -> np.ndarray:
     """A uint8 picture [H, W, 3] above its colour scale, labelled with its name and ends."""
     low, high = window

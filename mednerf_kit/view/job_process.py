@@ -69,11 +69,11 @@ class Reporter:
     def _show(self, pictures: Any) -> None:
         import numpy as np
 
-        from ..viz import figures
+        from ..viz import colours, figures
 
         rows = []
         for xray, projection in zip(*pictures, strict=True):
-            grey = [figures.coloured(image, (0, 1), figures.GREY) for image in (xray, projection)]
+            grey = [figures.coloured(image, (0, 1), colours.GREY) for image in (xray, projection)]
             error = figures.signed_error_picture(projection, xray)
             rows.append(np.concatenate([*grey, error], 1))
         try:

@@ -15,30 +15,16 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import UserError, unknown_name
+from ..viz.colours import GREY, HEAT, SHARE, SIGNED, on_scale
 from .shown import Shown
 
-Stops = Sequence[Sequence[float]]
 PLANES = ("axial", "coronal", "sagittal")
 # letters at a slice's left, right, top and bottom
 LETTERS = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
 # name -> level and width in HU
 WINDOWS = {"lung": (-600, 1500), "mediastinum": (40, 400), "bone": (400, 1800)}
 CLEAR = 0.1  # share of an overlay's end below which nothing is drawn
-#: equally spaced sRGB stops
-COLOURS: dict[str, Stops] = {
-    "grey": ((0, 0, 0), (255, 255, 255)),
-    "signed": (
-        (5, 48, 97),
-        (33, 102, 172),
-        (146, 197, 222),
-        (255, 255, 255),
-        (244, 165, 130),
-        (178, 24, 43),
-        (103, 0, 31),
-    ),
-    "heat": ((0, 0, 4), (81, 18, 124), (183, 55, 121), (252, 137, 97), (252, 253, 191)),
-    "share": ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)),
-}
+COLOURS = {"grey": GREY, "signed": SIGNED, "heat": HEAT, "share": SHARE}
 OVERLAY_COLOURS = {"uncertainty": "heat", "measured": "share", "difference": "signed"}
 KEPT = 6  # volumes that stay in memory
 
@@ -169,18 +155,6 @@ def about(shown: Shown) -> dict[str, Any]:
     }
 
 
-def coloured(values: np.ndarray, window: Sequence[float], stops: Stops) -> np.ndarray:
-    """Values [...] on a colour scale from the window's low to its high end: float [..., 3].
-
-    >>> coloured(np.array([0.0, 5.0]), (0, 10), ((0, 0, 0), (200, 100, 0))).tolist()
-    [[0.0, 0.0, 0.0], [100.0, 50.0, 0.0]]
-    """
-    low, high = window
-    place = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
-    at = np.linspace(0, 1, len(stops))
-    return np.stack([np.interp(place, at, channel) for channel in zip(*stops, strict=True)], -1)
-
-
 def picture(
     shown: Shown,
     plane: str,
@@ -197,14 +171,14 @@ def picture(
         raise unknown_name("plane", plane, PLANES)
     volume = voxels(shown, "volume")
     index = min(max(index, 0), volume.count(plane) - 1)
-    image = coloured(volume.slice(plane, index), window, COLOURS["grey"])
+    image = on_scale(volume.slice(plane, index), window, COLOURS["grey"])
     if overlay is not None:
         if overlay not in shown.overlays:
             raise unknown_name("overlay", overlay, shown.overlays)
         over = voxels(shown, overlay)
         ends, values = limit(over, overlay), over.slice(plane, index)
         share = strength * (np.abs(values) >= CLEAR * ends[1])[..., None]
-        colours = coloured(values, ends, COLOURS[OVERLAY_COLOURS[overlay]])
+        colours = on_scale(values, ends, COLOURS[OVERLAY_COLOURS[overlay]])
         image = (1 - share) * image + share * colours
     return (image + 0.5).astype(np.uint8)
 

@@ -10,7 +10,6 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,25 +18,9 @@ from torch.nn import functional
 
 from .. import DISCLAIMER
 from ..core.files import atomic, made_folder
+from .colours import GREY, SIGNED, Stops, on_scale
 
-if TYPE_CHECKING:
-    pass
-
-#: Colour scales as equally spaced sRGB stops. SIGNED is ColorBrewer's RdBu, HEAT follows
-#: matplotlib's magma: both are safe for the colour-blind.
-GREY = ((0, 0, 0), (255, 255, 255))
-SIGNED = (
-    (5, 48, 97),
-    (33, 102, 172),
-    (146, 197, 222),
-    (255, 255, 255),
-    (244, 165, 130),
-    (178, 24, 43),
-    (103, 0, 31),
-)
-HEAT = ((0, 0, 4), (81, 18, 124), (183, 55, 121), (252, 137, 97), (252, 253, 191))
 LEFT_OUT = np.array([120.0, 0.0, 0.0])  # added to half the grey
-Stops = Sequence[tuple[int, int, int]]
 
 
 def to_uint8(image: Tensor) -> np.ndarray:
@@ -60,12 +43,8 @@ def coloured(values: Tensor, window: tuple[float, float], stops: Stops) -> np.nd
     >>> coloured(torch.tensor([0.0, 5.0]), (0, 10), ((0, 0, 0), (200, 100, 0))).tolist()
     [[0, 0, 0], [100, 50, 0]]
     """
-    low, high = window
-    values = values.detach().cpu().double().nan_to_num(low)
-    place = ((values - low) / max(high - low, 1e-12)).clamp(0, 1).numpy()
-    at = np.linspace(0, 1, len(stops))
-    channels = [np.interp(place, at, channel) + 0.5 for channel in zip(*stops, strict=True)]
-    return np.stack(channels, -1).astype(np.uint8)
+    known = values.detach().cpu().double().nan_to_num(window[0]).numpy()
+    return (on_scale(known, window, stops) + 0.5).astype(np.uint8)
 
 
 def nice_limit(values: Tensor) -> float:

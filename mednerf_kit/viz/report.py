@@ -24,7 +24,7 @@ from ..core.files import write_text
 from ..core.resampling import area_resized
 from ..imaging.geometry import nearest_view
 from . import figures
-from .figures import GREY, HEAT, SIGNED
+from .colours import GREY, HEAT, SIGNED
 
 #: What the spread is and is not, for reports that bring no text of their own.
 UNCERTAINTY_MEANING = (

@@ -20,7 +20,7 @@ from mednerf_kit.data.pictures import read_png
 from mednerf_kit.imaging.cameras import Cameras, circle_path
 from mednerf_kit.scene import export, load, outputs, render
 from mednerf_kit.scene.evaluate import evaluate_scene
-from mednerf_kit.viz import figures, video
+from mednerf_kit.viz import colours, video
 
 
 def read_ply(path):
@@ -101,12 +101,12 @@ def test_error_maps_tell_sign_or_size():
         and signed[0, 1, 0] > signed[0, 1, 2]
     )
     size = outputs.error_map(image.expand(-1, -1, 3), truth.expand(-1, -1, 3))
-    assert size[0, 0].tolist() == size[0, 1].tolist() == list(figures.HEAT[-1]) and size[
+    assert size[0, 0].tolist() == size[0, 1].tolist() == list(colours.HEAT[-1]) and size[
         5, 5
-    ].tolist() == list(figures.HEAT[0])
+    ].tolist() == list(colours.HEAT[0])
     # the scale's ends
-    assert size[-1, 0].tolist() == list(figures.HEAT[0]) and size[-1, -1].tolist() == list(
-        figures.HEAT[-1]
+    assert size[-1, 0].tolist() == list(colours.HEAT[0]) and size[-1, -1].tolist() == list(
+        colours.HEAT[-1]
     )
 
 

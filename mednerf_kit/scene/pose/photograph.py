@@ -21,7 +21,7 @@ from ...data.posed.world import Frame, own_poses, world_poses, world_scale
 from ...imaging.cameras import Cameras
 from ...imaging.motion import apart, square
 from ...metrics.image import psnr_from_mse_db
-from ...viz import figures, video
+from ...viz import colours, figures, video
 from .. import outputs
 from ..load import Fit, load_fit, render_views
 from .approach import approach
@@ -279,7 +279,7 @@ def write_strip(path: Path, ends: Tensor, photo: Tensor, record: Mapping[str, An
     """
     tiles = outputs.three_channels(torch.stack([*ends, photo]))
     size = (ends[1] - photo).abs().mean(-1)
-    error = torch.from_numpy(figures.coloured(size, (0.0, outputs.ERROR_LIMIT), figures.HEAT)) / 255
+    error = torch.from_numpy(figures.coloured(size, (0.0, outputs.ERROR_LIMIT), colours.HEAT)) / 255
     labels = [
         f"start {record['initial']['psnr_db']:.1f} dB",
         f"refined {record['final']['psnr_db']:.1f} dB",
