@@ -286,8 +286,9 @@ def _leave_out(reading: Reading, kind: GreyKind) -> np.ndarray:
 
 def _is_turned(film: StoredFilm, kind: GreyKind, geometry: Geometry | None) -> bool:
     """Whether the file's own polarity asks for turning its values over."""
-    if kind == "transmission" and film.kind == "transmission":
-        return film.bone_dark is False  # the file's transmission is dark in bone as it stands
+    if kind == "transmission" and film.kind is not None:
+        # a transmission is dark in bone as it stands, unless the file says that its own is not
+        return film.kind == kind and film.bone_dark is False
     holds_integrals = geometry is not None and geometry.line_integral_scale is not None
     if kind == "line-integral" and film.full_scale == 1 and holds_integrals:
         return False  # how to show them, not what they are

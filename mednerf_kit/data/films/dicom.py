@@ -23,8 +23,9 @@ from .orientation import square_pixels, turned
 from .stored import StoredFilm
 
 STORAGE = "1.2.840.10008.5.1.4.1.1."
-SECONDARY_CAPTURE = STORAGE + "7"
-RADIOGRAPHS = {STORAGE + n for n in ("1", "1.1", "1.1.1", "7", "12.1", "12.2")}
+SECONDARY_CAPTURES = tuple(STORAGE + n for n in ("7", "7.2", "7.3"))
+#: The captures of several frames, 7.2 and 7.3, are what some converters write for one.
+RADIOGRAPHS = {STORAGE + n for n in ("1", "1.1", "1.1.1", "7", "7.2", "7.3", "12.1", "12.2")}
 MODALITIES = ("CR", "DX", "XA", "RF", "RG", "DR")
 #: What other files are, by the start of their class or by modality: a name, the next step.
 NO_RADIOGRAPH = {
@@ -75,8 +76,10 @@ def _film(path: Path) -> StoredFilm:
     header, syntax = read_header(path)
     notes = [*_radiograph(path, header)]
     layout = pixel_layout(path, header)
-    stored, bits = stored_pixels(path, header, syntax, layout)
-    padded = padding(header, stored, layout.bits_allocated)
+    found = stored_pixels(path, header, syntax, layout)
+    stored, bits = found.values, found.bits
+    notes += found.notes
+    padded = padding(header, stored, found.words, bits)
     lengths = film_lengths(header)
     height = lengths.row_mm / lengths.col_mm
     exposed, said = shutter_and_collimator(header, layout.rows, layout.cols, height)
@@ -148,7 +151,7 @@ def _radiograph(path: Path, header: Header) -> list[str]:
     if not photometric:
         raise damaged(path, "it has no Photometric Interpretation")
     kind = modality if modality in MODALITIES else "radiograph"
-    if sop_class == SECONDARY_CAPTURE:
+    if sop_class in SECONDARY_CAPTURES:
         return [f"a Secondary Capture{f' of {kind}' if kind in MODALITIES else ''}"]
     return [f"a DICOM {kind}"]
 

@@ -5,8 +5,8 @@ depends on the stored value alone, so that the chain is a table over all values 
 
 What the values mean is said by Pixel Intensity Relationship for a film as detected, and lost in one
 FOR PRESENTATION. Of a film as detected the stored values are taken, for the relationship is theirs.
-Of a film for display the VOI table or sigmoid is applied, which is the maker's tone curve; a linear
-window is applied unless it turns much of the picture black or white, which no later step can undo.
+Of a film for display the VOI table or window is applied, which is the maker's tone curve, unless it
+turns much of the picture black or white, which no later step can undo.
 Photometric Interpretation is not applied but answered as polarity.
 """
 
@@ -27,6 +27,8 @@ DX_INTENT = {  # by storage class
 }
 FLUOROSCOPY = ("XA", "RF")  # shown with dark bones or with bright ones, the file does not say which
 MOST_CLIPPED = 0.2  # of the exposed pixels, by a linear window
+MOST_CURVED = 0.5  # the same by a VOI table or a sigmoid, which may leave air no shades
+CLIPPED = 1 / 512  # of the grey range: half a level of 8 bits from its end
 AIR_OFFSET = 0.05  # of the range: below, the least attenuated pixels count as 0
 
 
@@ -109,9 +111,10 @@ def _kind(header: Header) -> tuple[GreyKind, list[str]]:
         ]
     if relation == "DISP":
         return "display", ["Pixel Intensity Relationship DISP: the tone curve is unknown"]
-    return "display", [
-        "no Pixel Intensity Relationship is given: the tone curve is taken as unknown"
-    ]
+    said = "the Pixel Intensity Relationship is none of LIN, LOG and DISP"
+    if not relation:
+        said = "no Pixel Intensity Relationship is given"
+    return "display", [f"{said}: the tone curve is taken as unknown"]
 
 
 def _polarity(header: Header, kind: GreyKind, *, falling: bool) -> tuple[bool | None, list[str]]:
@@ -143,7 +146,8 @@ def _polarity(header: Header, kind: GreyKind, *, falling: bool) -> tuple[bool | 
             f"{'rise' if rises else 'fall'} with the X-ray intensity"
         )
     else:
-        rises = fluoroscopy or by_photometric
+        # what is proportional to the intensity rises with it
+        rises = fluoroscopy or by_photometric or kind == "transmission"
         notes.append(
             "without Pixel Intensity Relationship Sign values are assumed to "
             f"{'rise' if rises else 'fall'} with the X-ray intensity"
@@ -188,25 +192,30 @@ def _voi(
     ``count`` [N] exposed pixels hold ``values`` [N].
     """
     tables = header.items("VOILUTSequence")
-    if tables:
-        table = look_up_table(path, tables[0], values)
-        return _unit(table), ["the VOI LUT is applied"]
     centres, widths = header.numbers("WindowCenter"), header.numbers("WindowWidth")
-    if not centres or not widths:
+    if tables:
+        table = _unit(look_up_table(path, tables[0], values))
+        name, done, most = "the VOI LUT", "", MOST_CURVED
+    elif centres and widths:
+        centre, width = centres[0], widths[0]
+        function = header.word("VOILUTFunction") or "LINEAR"
+        if function not in WINDOWS or not width >= (1 if function == "LINEAR" else 1e-9):
+            return None, ["the window has no width or an unknown function and is left out"]
+        table = WINDOWS[function](values, centre, width)
+        name = f"the {function.lower().replace('_', ' ')} window"
+        done = f" {centre:g} ± {width / 2:g}"
+        most = MOST_CURVED if function == "SIGMOID" else MOST_CLIPPED
+    else:
         return None, []
-    centre, width = centres[0], widths[0]
-    function = header.word("VOILUTFunction") or "LINEAR"
-    if function not in WINDOWS or not width >= (1 if function == "LINEAR" else 1e-9):
-        return None, ["the window has no width or an unknown function and is left out"]
-    table = WINDOWS[function](values, centre, width)
-    name = f"the {function.lower().replace('_', ' ')} window"
-    if function != "SIGMOID":
-        outside = float(count[(table < 0) | (table > 1)].sum() / count.sum())
-        if outside > MOST_CLIPPED:
-            return None, [
-                f"{name} would turn {outside:.0%} of the picture black or white and is left out"
-            ]
-    return table.clip(0, 1), [f"{name} {centre:g} ± {width / 2:g} is applied"]
+    # a table's own ends are its black and white
+    black, white = (table.min(), table.max()) if tables else (0, 1)
+    outside = (table < black + CLIPPED) | (table > white - CLIPPED)
+    share = float(count[outside].sum() / count.sum())
+    if share > most:
+        return None, [
+            f"{name} would turn {share:.0%} of the picture black or white and is left out"
+        ]
+    return table.clip(0, 1), [f"{name}{done} is applied"]
 
 
 def _linear(values: np.ndarray, centre: float, width: float) -> np.ndarray:

@@ -19,18 +19,26 @@ POLYGON_KEYWORDS = {"Shutter": "PolygonalShutter", "Collimator": "PolygonalColli
 EDGES = ("UpperHorizontal", "LowerHorizontal", "LeftVertical", "RightVertical")
 
 
-def padding(header: Header, pixels: np.ndarray, bits_allocated: int) -> np.ndarray | None:
+def padding(header: Header, pixels: np.ndarray, words: np.ndarray, bits: int) -> np.ndarray | None:
     """Stored ``pixels`` [H, W] that equal Pixel Padding Value or lie in its range, None for none.
 
-    The value's type may disagree with the pixels': it is read as they are, signed or not.
+    The value's type may disagree with the pixels': it is read as they are, signed or not. A value
+    beyond their ``bits`` is looked for in the whole ``words`` [H, W], unsigned.
     """
     value = header.whole("PixelPaddingValue")
     if value is None:
         return None
     limit = header.whole("PixelPaddingRangeLimit")
-    span, half = 2**bits_allocated, 2 ** (bits_allocated - 1) if pixels.dtype.kind == "i" else 0
-    ends = [(v + half) % span - half for v in (value, value if limit is None else limit)]
-    padded = (pixels >= min(ends)) & (pixels <= max(ends))
+    span = 2 ** (8 * words.dtype.itemsize)
+    values = [v % span for v in (value, value if limit is None else limit)]
+    if pixels.dtype.kind == "i":
+        values = [v - span if v >= span // 2 else v for v in values]
+        fits = all(-(2 ** (bits - 1)) <= v < 2 ** (bits - 1) for v in values)
+    else:
+        fits = all(v < 2**bits for v in values)
+    if not fits:
+        pixels, values = words, [v % span for v in values]
+    padded = (pixels >= min(values)) & (pixels <= max(values))
     return padded if padded.any() else None
 
 
@@ -64,7 +72,14 @@ def shutter_and_collimator(
             )
         elif not mask.all():
             notes.append(f"the {part} leaves {mask.mean():.0%} of the picture")
-            inside = mask if inside is None else inside & mask
+            both = mask if inside is None else inside & mask
+            if both.mean() < LEAST_LEFT:
+                notes.append(
+                    "the Display Shutter and the Collimator contradict each other and are "
+                    "not believed"
+                )
+                return None, notes
+            inside = both
     return inside, notes
 
 

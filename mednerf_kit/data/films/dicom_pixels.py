@@ -3,12 +3,14 @@
 Each syntax has one decoder, by name: left to itself pydicom tries whichever is installed, and two
 decoders of lossy JPEG differ by a grey level. What a compressed stream says of its own size is
 compared with the header before it is decoded, so that a small file cannot claim a huge picture.
+A header that names too few bits, or the wrong sign, makes values jump from one end of the range to
+the other where a film is smooth: such pixels are read as they run on.
 """
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ JPEG_START, JPEG_2000_START = b"\xff\xd8", b"\xff\x4f\xff\x51"
 ITEM = b"\xfe\xff\x00\xe0"  # begins a compressed picture
 STREAM_END = b"\xff\xd9"
 START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # 0xF7 is JPEG-LS
+ROUGHNESS_ROWS = 256  # by which it is judged whether the values of a film run on smoothly
 WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}  # markers that stand alone
 
 
@@ -87,12 +90,21 @@ def pixel_layout(path: Path, header: Header) -> PixelLayout:
     )
 
 
-def stored_pixels(
-    path: Path, header: Header, syntax: str, layout: PixelLayout
-) -> tuple[np.ndarray, int]:
-    """Pixels [rows, cols] as stored, in the smallest integer type that holds them; and their bits.
+@dataclass(frozen=True)
+class StoredPixels:
+    """The pixels of a file and what was found of how they are stored."""
 
-    The bits are those the header says are stored, or those of a compressed stream that goes beyond.
+    values: np.ndarray  # [rows, cols] uint8, uint16, int8 or int16
+    bits: int  # a value has
+    words: np.ndarray  # [rows, cols], unsigned: the values with the bits around them
+    notes: tuple[str, ...] = ()
+
+
+def stored_pixels(path: Path, header: Header, syntax: str, layout: PixelLayout) -> StoredPixels:
+    """Pixels as stored, in the smallest integer type that holds them.
+
+    The bits are those the header says are stored, those of a compressed stream that goes beyond, or
+    those that the values need where they contradict the header.
     Raises UserError for a syntax without decoder, for more than 16 bits that are used, and for data
     that are cut short or damaged.
     """
@@ -100,7 +112,8 @@ def stored_pixels(
         raise _no_decoder(path, syntax)
     content = header.binary("PixelData")
     if not content:
-        raise damaged(path, "it holds no pixels")
+        what = "floats in place of pixels" if _has_floats(header) else "no pixels"
+        raise damaged(path, f"it holds {what}")
     allocated, precision = layout.bits_allocated, layout.bits
     if syntax in PLAIN:
         wanted = layout.rows * layout.cols * allocated // 8
@@ -112,14 +125,16 @@ def stored_pixels(
     elif syntax != RLE:
         precision = _stream_precision(path, layout, content)
         allocated = 8 if precision <= 8 else 16
-    words = header.representation("PixelData")  # 8-bit pixels in big-endian words change places
-    pixels = _decoded(path, content, syntax, layout, allocated, words)
+    # 8-bit pixels in big-endian words change places
+    representation = header.representation("PixelData")
+    pixels = _decoded(path, content, syntax, layout, allocated, representation)
+    words = pixels.view(f"u{pixels.dtype.itemsize}")
     # JPEG 2000 and JPEG-LS streams know their depth; anywhere else the bits around the stored ones
     # may hold an overlay
     if syntax in PLAIN or syntax == RLE:
         pixels = _stored_bits(pixels, layout)
     if layout.bits > 16:
-        return _narrowed(path, pixels), 16
+        return StoredPixels(_narrowed(path, pixels), 16, words)
     if pixels.dtype.itemsize > 2:
         pixels = pixels.astype(np.int16 if layout.signed else np.uint16)
     low, high = (
@@ -128,7 +143,62 @@ def stored_pixels(
         else (0, 2**layout.bits)
     )
     fits = low <= int(pixels.min()) and int(pixels.max()) < high
-    return pixels, layout.bits if fits else precision
+    found = StoredPixels(pixels, layout.bits if fits else precision, words)
+    return _as_they_run(found) if words.dtype.itemsize <= 2 else found
+
+
+def _has_floats(header: Header) -> bool:
+    return header.has("FloatPixelData") or header.has("DoubleFloatPixelData")
+
+
+def _as_they_run(found: StoredPixels) -> StoredPixels:
+    """The pixels with the bits and sign by which they run on smoothly, where the header's do not.
+
+    What lies beyond the stored bits is an overlay, or the header names too few: an overlay makes
+    the whole words rougher than the stored bits, too few bits make them smoother. The other sign is
+    taken where it halves the roughness, and either sign is that of a twentieth of the pixels.
+    """
+    rows = slice(None, None, max(1, len(found.values) // ROUGHNESS_ROWS))
+    few = _readings(replace(found, values=found.values[rows], words=found.words[rows]))
+    best = "as stored"
+    for name, pixels in few.items():
+        least, shares = (0.5, (0.05, 0.95)) if name == "other sign" else (0.99, (0.0, 1.0))
+        if not shares[0] < float((pixels == few[best]).mean()) < shares[1]:
+            continue
+        if _roughness(pixels, few[best]) < least * _roughness(few[best], pixels):
+            best = name
+    if best == "as stored":
+        return found
+    pixels = _readings(found)[best]
+    low, high = int(pixels.min()), int(pixels.max())
+    bits = max(high.bit_length(), (-1 - low).bit_length() if low < 0 else 0) + (low < 0)
+    sign = "signed" if low < 0 else "unsigned"
+    note = "Bits Stored or Pixel Representation contradicts the pixels, which run on smoothly as "
+    note += f"{sign} values of {bits} bits and are read so"
+    kind = "i" if low < 0 else "u"
+    return StoredPixels(pixels.astype(f"{kind}{1 if bits <= 8 else 2}"), bits, found.words, (note,))
+
+
+def _readings(found: StoredPixels) -> dict[str, np.ndarray]:
+    """Pixels [H, W] as the header has them, and in the other ways that their words can be read."""
+    values, words, half = found.values, found.words, 2 ** (found.bits - 1)
+    ways = {"as stored": values}
+    if found.bits < 8 * words.dtype.itemsize:
+        ways |= {"unsigned": words, "signed": words.view(f"i{words.dtype.itemsize}")}
+    other = values.astype(np.int32) & (2 * half - 1)
+    ways["other sign"] = other if values.dtype.kind == "i" else (other ^ half) - half
+    return ways
+
+
+def _roughness(pixels: np.ndarray, other: np.ndarray) -> float:
+    """The mean step between neighbours in the rows of ``pixels`` [H, W].
+
+    Left out are steps to the lowest and highest value of it and of ``other`` [H, W], another
+    reading of the same pixels: padding, letters and what is saturated.
+    """
+    inner = np.logical_and.reduce([(v > v.min()) & (v < v.max()) for v in (pixels, other)])
+    steps = abs(np.diff(pixels.astype(np.int32), axis=1))[inner[:, 1:] & inner[:, :-1]]
+    return float(steps.mean()) if steps.size else 0.0
 
 
 def _no_decoder(path: Path, syntax: str) -> UserError:

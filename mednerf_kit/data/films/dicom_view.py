@@ -8,6 +8,7 @@ Only terms of the standard are taken over: what else stands in a tag is never pr
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,14 +34,18 @@ VIEW_POSITIONS = {
     "AP": "AP",
     "LL": "left-lateral",  # the left side at the detector
     "RL": "lateral",
-    "LEFT LATERAL": "left-lateral",
-    "RIGHT LATERAL": "lateral",
+    **dict.fromkeys(("POSTERO ANTERIOR", "POSTEROANTERIOR"), "PA"),
+    **dict.fromkeys(("ANTERO POSTERIOR", "ANTEROPOSTERIOR"), "AP"),
+    **dict.fromkeys(("LEFT LATERAL", "LATERAL LEFT", "LLAT", "L LAT", "LAT L"), "left-lateral"),
+    **dict.fromkeys(("RIGHT LATERAL", "LATERAL RIGHT", "RLAT", "R LAT", "LAT R"), "lateral"),
     "LATERAL": LATERAL,
     "LAT": LATERAL,
     "ML": LATERAL,
     "LM": LATERAL,
     **dict.fromkeys(("RLD", "LLD", "RLO", "LLO", "RAO", "LAO", "RPO", "LPO"), OTHER),
 }
+#: What else stands in a View Position, and does not change the view.
+ASIDE = {"CHEST", "THORAX", "KNEE", "ERECT", "UPRIGHT", "STANDING", "SITTING", "SUPINE", "PORTABLE"}
 #: View Code by SNOMED CT identifiers and the older SRT ones (PS3.16 CID 4010).
 VIEW_CODES = {
     **dict.fromkeys(("272479007", "R-40888", "R-10214"), "PA"),
@@ -133,7 +138,8 @@ def _view(header: Header) -> tuple[str | None, list[str]]:
     """A view of ``HUNG``, LATERAL, FRONTAL or OTHER, by the tags that name one."""
     codes = [item.word("CodeValue") for item in header.items("ViewCodeSequence")]
     by_code = VIEW_CODES.get(codes[0], OTHER) if codes else None
-    position = header.word("ViewPosition")
+    words = _words(header.word("ViewPosition"))
+    position = " ".join(word for word in words if word not in ASIDE)
     by_position = VIEW_POSITIONS.get(position, OTHER) if position else None
     if by_code in (None, OTHER, FRONTAL) and by_position in HUNG:
         return by_position, [f"View Position {position}: the view is {by_position}"]
@@ -178,7 +184,10 @@ def _hung(header: Header, view: str | None, angle_deg: float | None) -> Hanging:
     along = [_direction(word) for word in header.words("PatientOrientation")]
     name = view if view in HUNG else None
     if len(along) != 2 or any(direction is None for direction in along):
-        note = "without Patient Orientation the film is assumed to hang as usual, head up"
+        given = "with a" if header.has("PatientOrientation") else "without"
+        note = f"{given} Patient Orientation "
+        note += "that says no directions in a person " * header.has("PatientOrientation")
+        note += "the film is assumed to hang as usual, head up"
         if name in ("PA", "AP"):
             note += " and the patient's left on image right"
         if view == LATERAL:
@@ -237,9 +246,21 @@ def _turn(right: np.ndarray, down: np.ndarray, target: np.ndarray) -> tuple[int,
     return None
 
 
+def _words(text: str) -> list[str]:
+    """The words of a term, whatever stands between them.
+
+    >>> _words("P.A."), _words("ANTERO-POSTERIOR"), _words("CHEST_PA")
+    (['PA'], ['ANTERO', 'POSTERIOR'], ['CHEST', 'PA'])
+    """
+    return re.findall(r"[^\W_]+", text.replace(".", ""))
+
+
 def film_body_part(header: Header) -> tuple[str | None, list[str]]:
     """The body part and side, by terms of the standard alone."""
-    by_name = BODY_PARTS.get(header.word("BodyPartExamined").replace(" ", ""))
+    words = _words(header.word("BodyPartExamined"))
+    named = {BODY_PARTS.get(word, BODY_PARTS.get(word.removesuffix("S"))) for word in words}
+    named -= {None}
+    by_name = BODY_PARTS.get("".join(words)) or (named.pop() if len(named) == 1 else None)
     regions = [item.word("CodeValue") for item in header.items("AnatomicRegionSequence")]
     by_code = ANATOMIC_REGIONS.get(regions[0]) if regions else None
     part = by_code or by_name

@@ -17,10 +17,10 @@ NOISE_BELOW_ZERO = 0.02
 def levels(path: Path, values: np.ndarray, bits: int) -> dict[str, Any]:
     """The fields ``pixels``, ``full_scale``, ``bits`` and ``notes`` of a film's grey values [H, W].
 
-    Floats of any width become float32. Unsigned integers of up to 16 ``bits`` keep their values.
-    Signed ones that stay above zero use the upper half of their type; where they go below, the
-    whole type, its lowest value standing for 0, unless it is noise about zero. Longer integers that
-    hold 16-bit values are read as such, others are divided by the end of their range.
+    True is white. Floats of any width become float32. Unsigned integers of up to 16 ``bits`` keep
+    their values. Signed ones that stay above zero use the upper half of their type; where they go
+    below, the whole type, its lowest value standing for 0, unless it is noise about zero. Longer
+    integers that hold 16-bit values are read as such, others are divided by the end of their range.
 
     Raises UserError for NaN, infinite and other numbers.
 
@@ -33,7 +33,7 @@ def levels(path: Path, values: np.ndarray, bits: int) -> dict[str, Any]:
     """
     kind = values.dtype.kind
     if kind == "b":
-        values, kind = values.astype(np.uint8), "u"
+        values, kind = 255 * values.astype(np.uint8), "u"
     if kind == "f":
         with np.errstate(over="ignore"):
             pixels = values.astype(np.float32)

@@ -88,7 +88,8 @@ def _raw_mode(path: Path, picture: Image) -> str:
     """
     tiles = getattr(picture, "tile", None)
     how = tiles[0][3] if tiles else ""
-    if isinstance(how, tuple) and how[0] == "RGB" and isinstance(how[-1], int) and how[-1] > 255:
+    maps = picture.format == "PPM" and isinstance(how, tuple)
+    if maps and how[0] == "RGB" and isinstance(how[-1], int) and how[-1] > 255:
         raise UserError(
             f"got '{path}' with three channels of more than 8 bits",
             "wanted a grey X-ray",

@@ -31,6 +31,7 @@ FAX = (2, 3, 4)
 OF_BYTES = (1, *FAX, 5, 8, 32946, 32773, 34925, 50000)
 JPEG = (6, 7)
 MOST_SEGMENTS, MOST_PAGES = 100_000, 100
+ALPHA = (1, 2)  # of ExtraSamples: multiplied into the colours or not
 ASIDE = 1 | 4  # a page that is a smaller copy of another, or its transparency mask
 ERRORS = (  # what a parser of tags meets in a damaged file
     ArithmeticError,
@@ -133,7 +134,10 @@ def film_of_page(path: Path, page: TiffPage) -> StoredFilm:
     photometric = int(page.photometric)
     samples, bits = stored_samples(path, page), int(_number(page, "BitsPerSample", 1))
     if photometric == PALETTE:
-        shades = grey_of_colours(path, np.asarray(page.colormap).T, 65535)
+        colours = np.asarray(page.colormap).T
+        if colours.max() <= 255:  # some writers fill the 16-bit entries with 8-bit ones
+            colours = 257 * colours
+        shades = grey_of_colours(path, colours, 65535)
         known = levels(path, shades[samples[..., 0]], 16)
         known["notes"] = ("a palette of grey levels was looked up",)
     elif photometric == RGB:
@@ -144,7 +148,9 @@ def film_of_page(path: Path, page: TiffPage) -> StoredFilm:
         known = levels(path, samples[..., 0], bits)
     exposed, alpha = None, samples[..., 3 if photometric == RGB else 1 :]
     if alpha.shape[-1]:
-        exposed, note = exposed_by(alpha[..., 0])
+        note = "a further channel whose meaning is not said was dropped"
+        if _number(page, "ExtraSamples", 0) in ALPHA:
+            exposed, note = exposed_by(alpha[..., 0])
         known["notes"] += (note,)
     bone_dark = True if photometric == WHITE_IS_ZERO else None
     return StoredFilm(**known, exposed=exposed, bone_dark=bone_dark)

@@ -71,6 +71,15 @@ def test_a_window_that_would_blacken_the_picture_is_left_out(tmp_path: Path) -> 
     assert says(film, "is applied")
 
 
+def test_a_curve_that_leaves_too_few_shades_is_left_out(tmp_path: Path) -> None:
+    beyond = {"VOILUTSequence": [table(list(range(100)), 4000, 8)]}
+    steep = {"WindowCenter": 2000, "WindowWidth": 50, "VOILUTFunction": "SIGMOID"}
+    elsewhere = {"WindowCenter": 40000, "WindowWidth": 400, "VOILUTFunction": "SIGMOID"}
+    for tags in (beyond, steep, elsewhere):
+        film = read(tmp_path, **tags)
+        assert np.array_equal(film.pixels, ramp()) and says(film, "would turn"), tags
+
+
 @pytest.mark.parametrize("width", [0, -5, 0.5])
 def test_a_window_without_width_is_left_out(tmp_path: Path, width: float) -> None:
     film = read(tmp_path, WindowCenter=2000, WindowWidth=width)
@@ -89,20 +98,21 @@ def test_a_voi_table_is_looked_up_by_entry(tmp_path: Path, bits: int) -> None:
 
 
 def test_a_voi_table_holds_its_ends_and_counts_from_its_first_value(tmp_path: Path) -> None:
-    film = read(tmp_path, VOILUTSequence=[table([10, 20, 40], 1000, 8)])
-    expected = np.array([10, 20, 40])[(STORED - 1000).clip(0, 2).astype(int)] / 40
+    entries = np.linspace(40, 200, 3000).astype(int)
+    film = read(tmp_path, VOILUTSequence=[table(entries.tolist(), 300, 8)])
+    expected = entries[(STORED - 300).clip(0, 2999).astype(int)] / 200
     assert np.abs(shown(film) - expected).max() < 1e-4
     pixels = ramp().astype(np.int16) - 2048
-    film = read(tmp_path, pixels, VOILUTSequence=[table([10, 20, 40], -3, 8)])
-    expected = np.array([10, 20, 40])[(pixels + 3).clip(0, 2)] / 40
+    film = read(tmp_path, pixels, VOILUTSequence=[table(entries.tolist(), -1803, 8)])
+    expected = entries[(pixels + 1803).clip(0, 2999)] / 200
     assert np.abs(shown(film) - expected).max() < 1e-4
 
 
 def test_a_voi_table_may_start_high_above_values_below_zero(tmp_path: Path) -> None:
-    pixels = ramp(top=65000)
+    pixels, entries = 30000 + ramp(top=35000), np.linspace(40, 200, 30000).astype(int)
     tags = {"BitsStored": 16, "HighBit": 15, "RescaleSlope": 1, "RescaleIntercept": -1000}
-    film = read(tmp_path, pixels, VOILUTSequence=[table([10, 20, 40], 40000, 8)], **tags)
-    expected = np.array([10, 20, 40])[(pixels - 1000.0 - 40000).clip(0, 2).astype(int)] / 40
+    film = read(tmp_path, pixels, VOILUTSequence=[table(entries.tolist(), 33000, 8)], **tags)
+    expected = entries[(pixels - 34000.0).clip(0, 29999).astype(int)] / 200
     assert np.abs(shown(film) - expected).max() < 1e-4
 
 
@@ -202,8 +212,14 @@ def test_without_a_sign_fluoroscopy_rises_with_the_intensity(tmp_path: Path) -> 
         ({"PhotometricInterpretation": "MONOCHROME1"}, True),
         ({}, False),
     ):
-        film = read(tmp_path, PixelIntensityRelationship="LIN", **tags)
+        film = read(tmp_path, PixelIntensityRelationship="LOG", **tags)
         assert film.bone_dark is bone_dark and says(film, "are assumed to")
+    # what is proportional to the intensity rises with it
+    assert read(tmp_path, PixelIntensityRelationship="LIN").bone_dark is True
+
+
+def test_another_relationship_is_not_called_missing(tmp_path: Path) -> None:
+    assert says(read(tmp_path, PixelIntensityRelationship="SQRT"), "none of LIN, LOG and DISP")
 
 
 @pytest.mark.parametrize("sign", [1, -1])

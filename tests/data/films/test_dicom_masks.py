@@ -78,6 +78,10 @@ def test_shutter_and_collimator_meet(tmp_path: Path) -> None:
         tmp_path, **rectangle("Shutter", 3, 40, 1, 48), **rectangle("Collimator", 1, 30, 1, 48)
     )
     assert np.array_equal(film.exposed, (ROW >= 3) & (ROW <= 30))
+    film = read(
+        tmp_path, **rectangle("Shutter", 1, 15, 1, 48), **rectangle("Collimator", 15, 30, 1, 48)
+    )
+    assert film.exposed is None and any("contradict each other" in note for note in film.notes)
 
 
 @pytest.mark.parametrize("edges", [(907, 1299, -184, 184), (10, 12, 10, 12)])
@@ -112,6 +116,10 @@ def test_padding_has_a_range_and_any_sign(tmp_path: Path) -> None:
     film = read_dicom_film(written(tmp_path, film_of))
     assert np.array_equal(film.exposed, pixels != -2000)
     assert read(tmp_path, PixelPaddingValue=4094).exposed is None
+    beyond = ramp()  # the bits that are stored, in words that hold more
+    beyond[:5] = 65535
+    film = read(tmp_path, beyond, PixelPaddingValue=65535)
+    assert np.array_equal(film.exposed, beyond < 65535)
 
 
 def test_nothing_left_is_refused(tmp_path: Path) -> None:

@@ -115,6 +115,58 @@ def test_bits_around_the_stored_ones_are_left_out(tmp_path: Path) -> None:
     assert np.array_equal(read_dicom_film(written(tmp_path, film)).pixels, stored)
 
 
+BUMP = ((1 - np.hypot(*np.mgrid[-1:1:64j, -1:1:80j]) / 1.5) * 1000).round().astype(int)
+TWELVE, ALL_16 = {"BitsStored": 12, "HighBit": 11}, {"BitsStored": 16, "HighBit": 15}
+
+
+@pytest.mark.parametrize(
+    ("pixels", "tags", "bits"),
+    [
+        ((16 * BUMP).astype(np.uint16), TWELVE, 14),
+        ((16 * BUMP).astype(np.uint16), TWELVE | {"PixelRepresentation": 1}, 14),
+        ((16 * BUMP - 9000).astype(np.int16), TWELVE, 14),
+        ((64 * BUMP).astype(np.uint16), ALL_16 | {"PixelRepresentation": 1}, 16),
+        ((4 * BUMP).astype(np.uint16), TWELVE | {"PixelRepresentation": 1}, 12),
+        ((4 * BUMP - 2000).astype(np.int16), TWELVE | {"PixelRepresentation": 0}, 12),
+        ((4 * BUMP - 2000).astype(np.int16), ALL_16 | {"PixelRepresentation": 0}, 12),
+        ((4 * BUMP << 4).astype(np.uint16), TWELVE, 16),
+    ],
+)
+def test_values_that_contradict_the_header_are_read_as_they_run_on(
+    tmp_path: Path, pixels: np.ndarray, tags: dict, bits: int
+) -> None:
+    film = read_dicom_film(written(tmp_path, film_tags(pixels, **tags)))
+    lowest = -(2 ** (bits - 1)) if pixels.min() < 0 else 0
+    assert np.array_equal(film.pixels, pixels.astype(int) - lowest) and film.bits == bits
+    assert any("contradicts the pixels" in note for note in film.notes)
+
+
+@pytest.mark.parametrize("covered", ["line", "half"])
+def test_an_overlay_in_the_unused_bits_is_none_of_the_picture(tmp_path: Path, covered: str) -> None:
+    pixels = (4 * BUMP).astype(np.uint16)
+    part = (slice(20, 24), slice(10, 60, 3)) if covered == "line" else (slice(None), slice(40))
+    written_over = pixels.copy()
+    written_over[part] |= 0x8000
+    film = read_dicom_film(written(tmp_path, film_tags(written_over)))
+    assert np.array_equal(film.pixels, pixels) and film.bits == 12
+
+
+def test_letters_at_an_end_of_the_range_do_not_turn_the_sign(tmp_path: Path) -> None:
+    pixels = (BUMP // 12).astype(np.uint8)
+    pixels[4:9, 10:70:3] = 250 + np.arange(20) % 6
+    film = read_dicom_film(written(tmp_path, film_tags(pixels)))
+    assert np.array_equal(film.pixels, pixels)
+
+
+def test_a_capture_of_one_frame_is_read_in_any_class(tmp_path: Path) -> None:
+    for end in (".2", ".3"):
+        film = film_tags(ramp(), SOPClassUID=SECONDARY_CAPTURE + end, NumberOfFrames=1)
+        assert np.array_equal(read_dicom_film(written(tmp_path, film)).pixels, ramp())
+        film.NumberOfFrames = 2
+        with pytest.raises(UserError, match="with 2 frames"):
+            read_dicom_film(written(tmp_path, film))
+
+
 @pytest.mark.parametrize("kind", [np.uint32, np.int32])
 def test_32_bits_that_hold_values_of_16(tmp_path: Path, kind: type) -> None:
     pixels = ramp(top=60000).astype(kind)
@@ -155,6 +207,7 @@ def test_a_file_without_preamble_opens(tmp_path: Path, implicit: bool) -> None:
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "a colour picture"),
         ({"PhotometricInterpretation": None}, "no Photometric Interpretation"),
         ({"PixelData": None}, "holds no pixels"),
+        ({"PixelData": None, "FloatPixelData": bytes(7680)}, "floats in place of pixels"),
         ({"Rows": None}, "Rows, Columns or BitsAllocated is missing"),
         ({"Rows": 60000, "Columns": 60000}, "enormous"),
         ({"BitsAllocated": 64}, "64 bits allocated"),

@@ -7,7 +7,7 @@ import numpy as np
 import openjpeg.utils
 import pydicom
 import pytest
-from dicom_films import compressed, film_tags, written
+from dicom_films import compressed, film_tags, ramp, written
 from jpeg_streams import lossless_jpeg, sequential_jpeg
 from PIL import Image
 
@@ -88,6 +88,18 @@ def test_transmission_becomes_its_logarithm(tmp_path: Path, sign: int) -> None:
     assert read.kind == "transmission"
     expected = integral[:, 12:-12] / integral[:, 12:-12].max()
     assert np.abs(read.image.numpy() - expected).max() < 0.02
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_what_is_called_a_transmission_is_dark_in_bone_as_stored(
+    tmp_path: Path, photometric: str
+) -> None:
+    values = 0.02 + 0.9 * ramp() / 4095
+    film = film_tags((values * 4095).astype(np.uint16), PhotometricInterpretation=photometric)
+    read = read_radiograph(
+        written(tmp_path, film), size=40, fit="crop", input_kind="transmission", crop="none"
+    )
+    assert read.image[0, 0] > 0.9 and read.image[-1, -1] < 0.1
 
 
 @pytest.mark.parametrize("sign", [1, -1])

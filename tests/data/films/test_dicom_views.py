@@ -34,6 +34,14 @@ def code(value: str) -> list[pydicom.Dataset]:
         ({"ViewPosition": "RL"}, "lateral"),
         ({"ViewPosition": "LATERAL"}, "left-lateral"),
         ({"ViewPosition": "LLD"}, None),
+        ({"ViewPosition": "PA CHEST"}, "PA"),
+        ({"ViewPosition": "PA ERECT"}, "PA"),
+        ({"ViewPosition": "CHEST_AP_SUPINE"}, "AP"),
+        ({"ViewPosition": "ANTERO POSTERIOR"}, "AP"),
+        ({"ViewPosition": "LLAT"}, "left-lateral"),
+        ({"ViewPosition": "LAT R"}, "lateral"),
+        ({"ViewPosition": "AP AXIAL"}, None),
+        ({"ViewPosition": "PA LLD"}, None),
         ({"ViewCodeSequence": code("272479007")}, "PA"),
         ({"ViewCodeSequence": code("399348003")}, "AP"),
         ({"ViewCodeSequence": code("399173006")}, "left-lateral"),
@@ -127,6 +135,12 @@ def test_an_orientation_that_contradicts_the_view_turns_nothing(
     assert any("contradicts the view" in note for note in film.notes)
 
 
+def test_letters_of_animals_are_not_called_missing(tmp_path: Path) -> None:
+    film = read(tmp_path, ViewPosition="PA", PatientOrientation=["LE", "V"])
+    assert any("says no directions in a person" in note for note in film.notes)
+    assert not any("says no directions" in note for note in read(tmp_path).notes)
+
+
 def test_oblique_letters_count_by_their_first(tmp_path: Path) -> None:
     film = read(tmp_path, ViewPosition="PA", PatientOrientation=["RA", "FP"])
     assert np.array_equal(film.pixels, ramp()[:, ::-1])
@@ -171,6 +185,10 @@ def test_a_positioner_gives_the_angle(
         ({"BodyPartExamined": "KNEE", "ImageLaterality": "L"}, "knee"),
         ({"BodyPartExamined": "L SPINE"}, "lumbar spine"),
         ({"AnatomicRegionSequence": code("72696002"), "BodyPartExamined": "CHEST"}, "knee"),
+        ({"BodyPartExamined": "PORT CHEST"}, "chest"),
+        ({"BodyPartExamined": "BOTH KNEES"}, "knee"),
+        ({"BodyPartExamined": "LUMBAR SPINE"}, "spine"),
+        ({"BodyPartExamined": "CHEST ABDOMEN"}, None),
         ({"BodyPartExamined": "MILLER"}, None),
         ({}, None),
     ],

@@ -75,6 +75,11 @@ def test_arrays_in_either_order_and_sign(tmp_path: Path, code: str) -> None:
     assert np.allclose(shares(film), UNIT, atol=ONE_LEVEL / 2)
 
 
+def test_true_is_white(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", UNIT > 0.5)
+    assert np.array_equal(shares(read_film(tmp_path / "a.npy")), UNIT > 0.5)
+
+
 def test_signed_pixels_below_zero(tmp_path: Path) -> None:
     whole = (UNIT * 65535 - 32768).round().astype(np.int16)
     np.save(tmp_path / "a.npy", whole)

@@ -89,11 +89,35 @@ def test_palettes_colours_and_planes_of_grey(tmp_path: Path) -> None:
     falling = np.tile(np.arange(255, -1, -1, dtype=np.uint16) * 257, (3, 1))
     tifffile.imwrite(tmp_path / "p.tif", 255 - grey8, photometric="palette", colormap=falling)
     tifffile.imwrite(tmp_path / "c.tif", np.stack([grey16] * 3, -1), photometric="rgb")
+    rising = np.tile(np.arange(256, dtype=np.uint16), (3, 1))  # entries of 8 bits in 16
+    tifffile.imwrite(tmp_path / "8.tif", grey8, photometric="palette", colormap=rising)
     planes = {"photometric": "rgb", "planarconfig": "separate"}
     tifffile.imwrite(tmp_path / "s.tif", np.stack([grey16] * 3), **planes)
     tifffile.imwrite(tmp_path / "big.tif", grey16, photometric="minisblack", bigtiff=True)
-    for name in ("p.tif", "c.tif", "s.tif", "big.tif"):
+    for name in ("p.tif", "8.tif", "c.tif", "s.tif", "big.tif"):
         assert np.allclose(shares(tmp_path / name), UNIT, atol=0.5 / 255), name
+
+
+def test_colours_that_jpeg_halves_are_grey(tmp_path: Path) -> None:
+    grey = Image.fromarray(counts(UNIT, np.uint8)).convert("RGB")
+    grey.save(tmp_path / "a.tif", compression="jpeg", quality=95)
+    assert np.allclose(shares(tmp_path / "a.tif"), UNIT, atol=0.05)
+
+
+def test_only_what_is_called_alpha_says_what_is_clear(tmp_path: Path) -> None:
+    grey = counts(UNIT, np.uint8)
+    other = np.where(np.arange(52) < 20, 0, 255).astype(np.uint8) + np.zeros_like(grey)
+    for meaning, clear in (("unspecified", False), ("assocalpha", True), ("unassalpha", True)):
+        tifffile.imwrite(
+            tmp_path / "a.tif",
+            np.stack([grey, other], -1),
+            photometric="minisblack",
+            planarconfig="contig",
+            extrasamples=[meaning],
+        )
+        film = read_film(tmp_path / "a.tif")
+        assert np.array_equal(film.pixels, grey)
+        assert (film.exposed is not None) == clear, meaning
 
 
 def test_a_smaller_copy_is_no_second_page(tmp_path: Path) -> None:
