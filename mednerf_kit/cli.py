@@ -18,7 +18,7 @@ import click
 
 from . import DISCLAIMER, __version__
 from .commands.base import LazyGroup
-from .core.errors import UserError
+from .core.errors import UserError, is_out_of_memory
 
 # Threads of a parallel region spin before they sleep; beside any other busy process that makes two
 # threads many times slower than one. A short spin costs nothing measurable on a quiet machine. Read
@@ -170,7 +170,7 @@ def unexpected(error: Exception) -> int:
     if debugging():
         traceback.print_exception(error)
         return 1
-    if "allocate memory" in str(error):  # of torch's own kind of error
+    if is_out_of_memory(error):
         return out_of_memory(error)
     text = (str(error).strip().splitlines() or ["without a message"])[0]
     return complain(

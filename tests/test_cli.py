@@ -219,7 +219,10 @@ def test_in_a_process_of_its_own_too():
         (RuntimeError(), 1, "RuntimeError: without a message"),
         (ModuleNotFoundError("No module named 'lpips'", name="lpips"), 1, "pip install"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (MemoryError("no room"), 1, "no room"),
+        (MemoryError("no room"), 1, "too little memory (no room)"),
+        (RuntimeError("could not create a primitive"), 1, "too little memory"),
+        (RuntimeError("can't start new thread"), 1, "too little memory"),
+        (ImportError("a.so: failed to map segment from shared object"), 1, "too little memory"),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -34,6 +34,28 @@ class RunError(UserError):
     exit_code = 1
 
 
+#: How libraries that raise errors of other kinds say that memory ran out, in small letters.
+NO_MEMORY = (
+    *("out of memory", "allocate memory", "bad_alloc", "can't start new thread"),
+    *("failed to map segment", "could not create a primitive", "could not execute a primitive"),
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out.
+
+    On a CPU, torch, oneDNN, ITK and the loader of shared libraries raise kinds of errors that stand
+    for much else; there the words tell.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    True
+    >>> is_out_of_memory(RuntimeError("shapes do not match"))
+    False
+    """
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or any(known in words for known in NO_MEMORY)
+
+
 @contextmanager
 def reading(what: str, wanted: str, next_step: str) -> Iterator[None]:
     """Whatever a reader stumbles over inside the block is the fault of the file: a UserError.
@@ -54,7 +76,7 @@ def reading(what: str, wanted: str, next_step: str) -> Iterator[None]:
     except Exception as error:
         lines = str(error).strip().splitlines() or ["without a message"]
         why = f"which cannot be read ({type(error).__name__}: {lines[0][:200]})"
-        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        if is_out_of_memory(error):
             why = "which takes more memory than there is"
         raise UserError(f"got {what}, {why}", wanted, next_step) from error
 

@@ -300,6 +300,7 @@ def save_tensors(
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(meta or {})
     with atomic(path) as temporary:
+        bytearray(4 << 20)  # or a MemoryError: where its writer gets no buffer, the process ends
         try:
             save_file(whole, temporary, metadata={"meta": text, "digest": digest_of(whole, text)})
         # safetensors wraps the operating system's error in its own class

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ..core.errors import RunError, UserError
+from ..core.errors import RunError, UserError, is_out_of_memory
 from ..core.resampling import area_resized
 from ..core.types import Pixels, Rays
 from ..data.posed.types import Scene
@@ -32,7 +32,7 @@ from ..rays.selectors.base import RaySelector
 from .losses import Loss, Outcome
 from .model import Model
 from .pose_corrections import PoseCorrections
-from .views import evaluations, on_device, out_of_memory, render_cameras, smaller_chunk
+from .views import evaluations, on_device, render_cameras, smaller_chunk
 
 CHECKS, CHECK_EVERY = (100, 200), 400  # steps after which pictures are checked for a collapse
 MOST_RESTARTS = 3
@@ -287,7 +287,7 @@ class FitTask(Task):
                 return self.gradients_by_parts(chosen, pixels, progress)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 # the others would wait for this one
-                if self.ranks.world_size > 1 and out_of_memory(error):
+                if self.ranks.world_size > 1 and is_out_of_memory(error):
                     raise RunError(
                         f"got no memory for {len(pixels.view)} rays in each of "
                         f"{self.ranks.world_size} processes",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..core.errors import RunError
+from ..core.errors import RunError, is_out_of_memory
 from ..core.types import Rays
 from ..imaging.cameras import Cameras
 from ..rays.render import LevelRendering
@@ -181,19 +181,9 @@ def peak_mib(device: str | torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out; on a CPU torch raises a plain RuntimeError."""
-    text = str(error).lower()
-    return (
-        isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        or "out of memory" in text
-        or "can't allocate" in text
-    )
-
-
 def smaller_chunk(chunk: int, error: Exception) -> int:
     """Half the chunk after an out-of-memory error, with a line on stderr; else the error itself."""
-    if not out_of_memory(error):
+    if not is_out_of_memory(error):
         raise error
     if chunk <= 64:
         raise RunError(

@@ -262,6 +262,21 @@ def test_a_full_disk_while_saving_tensors_keeps_the_snapshot_before(tmp_path, mo
     assert torch.equal(load_tensors(path)[0]["a"], tensors()["a"])
 
 
+def test_without_memory_saving_tensors_is_an_error_and_not_the_end_of_the_process(tmp_path):
+    script = (
+        "import resource, sys; from pathlib import Path; import torch, safetensors.torch\n"
+        "from mednerf_kit.core.files import save_tensors\n"
+        "pages = int(Path('/proc/self/statm').read_text().split()[0])\n"
+        "limit = pages * resource.getpagesize() + (400 << 10)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+        "try: save_tensors(sys.argv[1], {'a': torch.ones(2)})\n"
+        "except MemoryError: sys.exit(7)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script, tmp_path / "s.safetensors"])
+    assert found.returncode == 7, "its writer aborts where it gets no buffer"
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_that_cannot_be_made_is_a_run_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(RunError, match="file"):
