@@ -110,7 +110,7 @@ def write(
     Options:
         shift: of the world.
         length: of one of the source's lengths.
-        names: of pictures, with the number of the view in place of ``{}`` and its group of ``{g}``.
+        names: of pictures, with the number of the view in place of ``{}`` and its third of ``{g}``.
         separator: in the file.
         wall: grey level of a wall, instead of transparency.
         portrait: the outer eighths of the columns are cut off.
@@ -121,7 +121,7 @@ def write(
     cameras, cut = small.cameras, small.cameras.cols // 8 if portrait else 0
     for v, picture in enumerate(small.pictures):
         pixels = bytes_of(picture[:, cut : picture.shape[1] - cut], 1.0 if passer_by else wall)
-        name = names.format(f"{v:03d}", g="abc"[v % 3])
+        name = names.format(f"{v:03d}", g="abc"[3 * v // cameras.count])
         pose = cameras.c2w[v].double()
         pose[:, 3] = length * pose[:, 3] + torch.tensor(shift, dtype=torch.float64)
         frame: dict[str, Any] = {"file_path": name.replace("/", separator)}
