@@ -26,10 +26,12 @@ from ...imaging.volume import Volume
 from ..ct_files import clean_name
 from ..drr import check_place, picture_faults, write_patient
 from ..grey import from_transmission
-from ..set_checks import angle_faults
+from ..set_checks import angle_faults, polarity_fault
 
 #: Below this share of the largest line integral, negative values are noise.
 NOISE = 0.05
+#: Line integral that no patient has.
+MOST_INTEGRAL = 40.0
 #: Half-widths of the field of view that patients and small animals have.
 FIELD_MM = (1.0, 5000.0)
 
@@ -121,12 +123,9 @@ def import_set(
     source, root = Path(source).expanduser(), Path(out).expanduser()
     existing(source, "projections")
     name = format or find_importer(source)
-    if name is None:
-        raise UserError(
-            f"got '{source}', which no import format recognises",
-            f"wanted one of {', '.join(sorted(IMPORTERS.entries))}",
-            "docs/formats.md shows each; --format names one",
-        )
+    entry = IMPORTERS.entries.get(name or "")
+    if name is None or (entry is not None and source.is_dir() and not entry.detect(source)):  # type: ignore[attr-defined]
+        raise _unrecognised(source, name)
     orbits = IMPORTERS.build({"name": name, **(options or {})}).read(source, geometry)
     if patient_name is not None and len(orbits) > 1:
         raise UserError(
@@ -146,6 +145,22 @@ def import_set(
             scale=scale,
         )
     return Imported(root, tuple(patients), tuple(dict.fromkeys(notes)))
+
+
+def _unrecognised(source: Path, name: str | None) -> UserError:
+    """The error for a source that no format, or not the named one, recognises."""
+    inside = source.is_file() and find_importer(source.parent)
+    tables = sorted(source.glob("*.csv")) if source.is_dir() else []
+    next_step = "docs/formats.md shows each; --format names one"
+    if inside:
+        next_step = f"give the folder '{source.parent}', which is one of {inside}"
+    elif tables and name in (None, "pictures"):
+        next_step = f"give '{tables[0].name}' the titles file and angle_deg, if it has the angles"
+    return UserError(
+        f"got '{source}', which {f'is none of {name}' if name else 'no import format recognises'}",
+        f"wanted one of {', '.join(sorted(IMPORTERS.entries))}",
+        next_step,
+    )
 
 
 def write_orbit(
@@ -169,6 +184,13 @@ def write_orbit(
             "wanted line integrals above zero",
             "write it again as floats (plastimatch's -t pgm needs --autoscale)",
         )
+    if densest * (orbit.unit is not None) > MOST_INTEGRAL:
+        notes.append(
+            f"line integrals reach {densest:.3g}, and a patient's about 12: are these intensities "
+            "(--input-kind transmission), or stretched?"
+        )
+    if (bright := polarity_fault(integrals, orbit.geometry)) is not None:
+        notes.append(bright)
     half_width = orbit.geometry.half_width_mm
     if not FIELD_MM[0] <= half_width <= FIELD_MM[1]:
         raise UserError(

@@ -24,6 +24,10 @@ from .base import IMPORTERS, ForeignOrbit, one_size
 
 #: A pixel is a tenth of the line integral.
 TENTH = 10.0
+#: The number that the program puts behind a prefix.
+NUMBER = re.compile(r"\d{4}$")
+#: A tenth of a line integral that no patient has.
+MOST_TENTH = 20.0
 
 
 @IMPORTERS.register("plastimatch")
@@ -67,8 +71,12 @@ class Plastimatch:
         by_prefix: dict[str, list[Path]] = {}
         for text in sorted(source.glob("*.txt"), key=files.natural_key):
             if is_view_file(text) and picture_of(text) is not None:
-                by_prefix.setdefault(re.sub(r"\d*$", "", text.stem).strip("_-"), []).append(text)
+                by_prefix.setdefault(NUMBER.sub("", text.stem).strip("_-"), []).append(text)
         name = source.resolve().name
+        if len({tuple(read_view(texts[0]).axes[2]) for texts in by_prefix.values()}) > 1 and all(
+            len(texts) == 1 for texts in by_prefix.values()
+        ):  # a call for each view
+            return [self._patient(name, [text for texts in by_prefix.values() for text in texts])]
         return [
             self._patient(prefix if len(by_prefix) > 1 and prefix else name, texts)
             for prefix, texts in by_prefix.items()
@@ -132,4 +140,9 @@ def _meaning(picture: Path, values: np.ndarray) -> tuple[str, float | None, tupl
     low, high = float(values.min()), float(values.max())
     if low > 0 and abs(high - 1) < 1e-4:
         return "transmission", TENTH, ("air is 1: written with -e",)
+    tops = values.max((1, 2))
+    if high > MOST_TENTH or (len(tops) > 1 and np.ptp(tops) < 1e-5 * high):
+        note = "each picture was scaled by itself (--autoscale): there is no scale"
+        bright = air_is_bright(values)
+        return ("transmission" if bright else "line-integral"), None, (note,)
     return "line-integral", TENTH, ("pixels are a tenth of the line integral",)

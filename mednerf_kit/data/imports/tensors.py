@@ -9,6 +9,7 @@ detector of either gives them. ``isocenter`` [3] is the point that lies at 0, 0,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ class Tensors:
             )
         values = held[name]
         values = values.sum(1) if values.ndim == 4 else values
-        if values.ndim != 3:
+        values = values[None] if values.ndim == 2 else values
+        if values.ndim != 3 or min(values.shape[1:]) < 2:
             raise _wrong(source, f"pictures of shape {list(values.shape)}")
         found, notes = _frames(held, values.shape, source)
         if "isocenter" in held:
@@ -135,7 +137,7 @@ def _frames(
             target = target + rt_inv[:, None, None, :3, 3]
             origin = rt_inv[:, :3, 3]
             note = "rt_inv, k_inv and sdd give the geometry"
-        if len(origin) != views or min(rows, cols) < 2:
+        if len(origin) != views:
             raise ValueError(f"{len(origin)} poses for {views} pictures")
     except KeyError as error:
         raise UserError(
@@ -158,7 +160,7 @@ def _arrays(source: Path) -> dict[str, np.ndarray]:
     try:
         if source.suffix == ".npz":
             with np.load(source, allow_pickle=False) as arrays:
-                return {name: arrays[name].astype(np.float64) for name in arrays.files}
+                return _numbers(arrays)
         if source.suffix == ".safetensors":
             from safetensors.numpy import load_file
 
@@ -173,6 +175,15 @@ def _arrays(source: Path) -> dict[str, np.ndarray]:
         for name, value in held.items()
         if isinstance(value, (int, float, torch.Tensor))
     }
+
+
+def _numbers(arrays: np.lib.npyio.NpzFile) -> dict[str, np.ndarray]:
+    """The arrays of numbers by name; texts and objects are left out."""
+    found = {}
+    for name in arrays.files:
+        with suppress(ValueError, TypeError):  # objects are not loaded, texts are no numbers
+            found[name] = arrays[name].astype(np.float64)
+    return found
 
 
 def _wrong(source: Path, what: object) -> UserError:

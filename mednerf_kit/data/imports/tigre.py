@@ -20,7 +20,7 @@ from ...core.errors import UserError
 from ...core.plain_pickle import read_plain_pickle
 from ...imaging.geometry import Geometry
 from ...imaging.geometry_files.base import with_frames_moved
-from ...imaging.geometry_files.tigre import METRE, orbit_of_scanner
+from ...imaging.geometry_files.tigre import METRE, orbit_of_scanner, refuse_degrees
 from ...imaging.volume import Volume
 from .base import IMPORTERS, ForeignOrbit, one_size, read_json, square_pixels
 
@@ -65,7 +65,7 @@ class R2Gaussian:
         meta = read_json(source / "meta_data.json")
         try:
             frames = [*meta["proj_train"], *meta.get("proj_test", ())]
-            names = [str(frame["file_path"]) for frame in frames]
+            names = [str(frame["file_path"]).replace("\\", "/") for frame in frames]
             thetas = [float(frame["angle"]) for frame in frames]
             lifts = [float(frame.get("z_shift", 0)) * self.unit_mm for frame in frames]
             scanner = meta["scanner"]
@@ -74,19 +74,19 @@ class R2Gaussian:
         except (ArithmeticError, KeyError, TypeError, ValueError) as error:
             raise _damaged(source / "meta_data.json", error) from None
         arrays = [_array(source / name) for name in names]
-        volume = source / str(meta.get("vol", "vol_gt.npy"))
-        found = orbit(
-            source.resolve().name,
-            one_size(arrays, names),
-            names,
-            scanner,
-            thetas,
-            self.unit_mm,
-            _array(volume) if volume.is_file() else None,
-        )
-        if any(lifts):
-            found = replace(found, geometry=with_frames_moved(found.geometry, lifts))
-        return [found]
+        volume = source / str(meta.get("vol", "vol_gt.npy")).replace("\\", "/")
+        return [
+            orbit(
+                source.resolve().name,
+                one_size(arrays, names),
+                names,
+                scanner,
+                thetas,
+                self.unit_mm,
+                _array(volume) if volume.is_file() else None,
+                lifts,
+            )
+        ]
 
 
 @IMPORTERS.register("naf")
@@ -117,7 +117,7 @@ class NafPickle:
     def read(self, source: Path, geometry: Geometry | None) -> list[ForeignOrbit]:
         data = read_plain_pickle(source)
         try:
-            parts = [data[part] for part in ("train", "val", "test") if part in data]
+            parts = [data[part] for part in ("train", "val", "test") if data.get(part)]
             values = np.concatenate([np.asarray(p["projections"], np.float32) for p in parts])
             thetas = [float(theta) for part in parts for theta in part["angles"]]
             volume = data.get("image")
@@ -137,15 +137,17 @@ def orbit(
     thetas: Sequence[float],
     unit_mm: float,
     volume: np.ndarray | None,
+    lifts_mm: Sequence[float] = (),
 ) -> ForeignOrbit:
     """A patient of TIGRE's numbers, projections [V, rows, cols] and a volume [x, y, z] or None.
 
-    Views are sorted by angle.
+    Views are sorted by angle. ``lifts_mm`` move source and detector of each view along the axis.
     """
     try:
         rows, cols = values.shape[1:]
         sizes = {"nDetector": [rows, cols]}  # some write columns first
         geometry, (row_mm, col_mm) = orbit_of_scanner({**scanner, **sizes}, thetas, unit_mm)
+        refuse_degrees(thetas, in_turns=any(lifts_mm))
         truth = None if volume is None else _volume(volume, scanner, unit_mm)
     except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise _damaged(Path(name), error) from None
@@ -158,6 +160,8 @@ def orbit(
         pixel_mm=pitch,
         angles_deg=tuple(geometry.angles_deg[k] for k in order),
     )
+    if any(lifts_mm):
+        geometry = with_frames_moved(geometry, [lifts_mm[k] for k in order])
     return ForeignOrbit(
         patient=name,
         values=values[order],

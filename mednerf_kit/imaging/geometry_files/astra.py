@@ -1,4 +1,4 @@
-"""ASTRA: a ``cone_vec`` projection geometry as JSON.
+"""ASTRA: a ``cone_vec`` projection geometry as JSON; a ``cone`` one is read too.
 
 Each of its vectors is source, middle of the detector, and the steps to the next column and to the
 next row, three numbers each. Rows count from the first one: ASTRA itself has no up or down.
@@ -6,6 +6,7 @@ next row, three numbers each. Rows count from the first one: ASTRA itself has no
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +28,24 @@ NOISE = 1e-9
 
 @GEOMETRY_FILES.register("astra")
 class ConeVectors:
-    """The dictionary of ``astra.create_proj_geom('cone_vec', …)`` as JSON, lengths in mm."""
+    """The dictionary of ``astra.create_proj_geom('cone_vec', …)`` as JSON, lengths in mm.
+
+    That of ``'cone'``, with its distances, spacings and angles in radians, is read too.
+    """
 
     suffix = ".astra.json"
 
     @staticmethod
     def detect(path: Path) -> bool:
         values = _values(path)
-        return values.get("type") == "cone_vec"
+        return "DetectorRowCount" in values and "type" in values
 
     def read(self, path: Path, detector: Detector | None) -> Geometry:
         values = _values(path)
         kept = values.get(OWN_KEY) or {}
         try:
             rows, cols = int(values["DetectorRowCount"]), int(values["DetectorColCount"])
-            vectors = [[float(number) for number in row] for row in values["Vectors"]]
+            vectors = _vectors(path, values)
             if not vectors or any(len(row) != 12 for row in vectors):
                 raise ValueError("Vectors that are not 12 numbers a view")
         except (ArithmeticError, KeyError, TypeError, ValueError) as error:
@@ -68,6 +72,35 @@ class ConeVectors:
             },
         )
         return (NOTE,)
+
+
+def _vectors(path: Path, values: dict[str, Any]) -> list[list[float]]:
+    """The vectors of each view; raises UserError for another beam than a cone's."""
+    if values["type"] == "cone_vec":
+        return [[float(number) for number in row] for row in values["Vectors"]]
+    if values["type"] != "cone":
+        raise UserError(
+            f"got '{path}', a geometry of type '{values['type']}'",
+            "wanted cone or cone_vec",
+            "choose another set",
+        )
+    before, behind, wide, high = (
+        float(values[name])
+        for name in (
+            "DistanceOriginSource",
+            "DistanceOriginDetector",
+            "DetectorSpacingX",
+            "DetectorSpacingY",
+        )
+    )
+    found = []
+    for angle in values["ProjectionAngles"]:
+        cos, sin = math.cos(angle), math.sin(angle)
+        found.append(
+            [sin * before, -cos * before, 0, -sin * behind, cos * behind, 0]
+            + [cos * wide, sin * wide, 0, 0, 0, high]
+        )
+    return found
 
 
 def _values(path: Path) -> dict[str, Any]:

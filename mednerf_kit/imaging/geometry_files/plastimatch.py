@@ -3,8 +3,8 @@
 Angles are those of this package: at 0 the source stands at +x and turns to −y. Columns run as seen
 from the source. ``-n`` is the direction from the detector to the source; ``-y`` is left alone, for
 it is read in radians. Pairs (``-r``, ``-z``, ``-c``, the first line of a text file) are columns and
-rows, x before y, although the help calls them rows and columns. Pixels hold a tenth of the line
-integral.
+rows, x before y, although the help calls them rows and columns; so is ``-w``. Of an option that is
+there twice the first one counts. Pixels hold a tenth of the line integral.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,11 +40,15 @@ from .base import (
 )
 
 PROGRAM = "plastimatch drr"
+#: How a call begins, with or without a path before it or a version in its name.
+CALL = re.compile(r"plastimatch\S*\s+drr(?=\s)")
 #: What nine printed digits leave of an angle in degrees and of a position in mm.
 PRINTED = 2e-5
 #: What arithmetic leaves of both where all digits are printed.
 EXACT = 1e-9
+MOST_VIEWS = 100_000
 VALUES = {
+    "g": 2,  # of old versions: both distances
     "a": 1,
     "num-angles": 1,
     "N": 1,
@@ -59,6 +64,10 @@ VALUES = {
     "n": 3,
     "nrm": 3,
     "vup": 3,
+    "w": 4,
+    "subwindow": 4,
+    "y": 1,
+    "gantry-angle": 1,
 }  # options that place source and detector, and how many numbers each has
 SHORT = {
     "num-angles": "a",
@@ -67,7 +76,11 @@ SHORT = {
     "detector-size": "z",
     "image-center": "c",
     "nrm": "n",
+    "subwindow": "w",
+    "gantry-angle": "y",
 }
+#: What the program takes where an option is not there.
+DEFAULTS = {"sad": [1000.0], "sid": [1500.0], "r": [128.0, 128.0], "z": [600.0, 600.0]}
 
 
 @GEOMETRY_FILES.register("plastimatch")
@@ -80,7 +93,8 @@ class PlastimatchOptions:
     def detect(path: Path) -> bool:
         if path.is_dir():
             return any(is_view_file(file) for file in path.glob("*.txt"))
-        return path.suffix == ".txt" and (is_view_file(path) or PROGRAM in _start(path))
+        script = path.suffix in (".txt", ".sh") and CALL.search(_start(path)) is not None
+        return script or (path.suffix == ".txt" and is_view_file(path))
 
     def read(self, path: Path, detector: Detector | None) -> Geometry:
         if path.is_dir() or is_view_file(path):
@@ -89,18 +103,12 @@ class PlastimatchOptions:
             return orbit_of_views(views, detector or views[0].guessed_detector())[0]
         try:
             text = path.read_text(encoding="utf-8")
-            lines = [line for line in text.splitlines() if line.strip().startswith(PROGRAM)]
-            found = [_of_options(_options(line), path) for line in lines]
-        except (OSError, ValueError) as error:
+            calls = [_options(call) for call in _calls(text)]
+            setups = [_setup(options) for options in calls]
+            found = _together(calls, setups)
+        except (ArithmeticError, OSError, ValueError) as error:
             raise unreadable(path, error, PROGRAM) from None
-        angles = [angle for geometry in found for angle in geometry.angles_deg]
-        if not found or any(geometry.at(()) != found[0].at(()) for geometry in found):
-            raise UserError(
-                f"got '{path}' with {len(found)} calls that differ in more than the view",
-                "wanted one detector and one pair of distances",
-                "leave only the calls of one set",
-            )
-        return with_kept(found[0].at(angles), kept_in(text, "#", "\n"))
+        return with_kept(found, kept_in(text, "#", "\n"))
 
     def write(self, geometry: Geometry, path: Path) -> tuple[str, ...]:
         refuse_view_frames(geometry, "plastimatch")
@@ -240,29 +248,94 @@ def _frame(*vectors: np.ndarray) -> ViewFrame:
     return ViewFrame(**{n: tuple(v.tolist()) for n, v in zip(names, vectors, strict=True)})
 
 
-def _of_options(options: dict[str, list[float]], path: Path) -> Geometry:
-    """The geometry of one call's options; raises ValueError for one that is missing."""
-    missing = [name for name in ("sad", "sid", "r", "z") if name not in options]
-    if missing:
-        raise ValueError(f"no {', '.join('-' * min(len(n), 2) + n for n in missing)}")
+def _calls(text: str) -> list[str]:
+    """The options of each call in a script, whose lines go on behind a backslash.
+
+    >>> _calls("# plastimatch drr -a 1\\nnice plastimatch drr --sad 900 \\\\\\n -a 2")
+    [' --sad 900   -a 2']
+    """
+    lines = re.sub(r"\\\r?\n", " ", text).splitlines()
+    found = [CALL.split(line, maxsplit=1) for line in lines if not line.lstrip().startswith("#")]
+    return [parts[1] for parts in found if len(parts) > 1]
+
+
+def _options(call: str) -> dict[str, list[float]]:
+    """The numbers of a call's options by their short names.
+
+    >>> _options("--sad=900 -r '32 24' -N -5 -a3 -r '9 9'")
+    {'sad': [900.0], 'r': [32.0, 24.0], 'N': [-5.0], 'a': [3.0]}
+    """
+    words, found = shlex.split(call, comments=True), {}
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if not re.match("--?[a-zA-Z]", word):
+            continue
+        name, _, value = word.lstrip("-").partition("=")
+        if name not in VALUES and not word.startswith("--"):
+            name, value = word[1], word[2:]
+        if name in VALUES:
+            value = value or following
+            numbers = [float(number) for number in value.split()]
+            if len(numbers) != VALUES[name]:
+                raise ValueError(f"{word} with '{value}'")
+            found.setdefault(SHORT.get(name, name), numbers)
+    if "g" in found:
+        found |= {"sad": found["g"][:1], "sid": found["g"][1:]}
+    return found
+
+
+def _setup(options: dict[str, list[float]]) -> Geometry:
+    """Distances and detector of one call; raises ValueError for oblong pixels."""
+    options = {**DEFAULTS, **options}
     (cols, rows), (width, height) = options["r"], options["z"]
     pixel = width / cols
     if not math.isclose(pixel, height / rows, rel_tol=1e-9):
         raise ValueError("pixels that are not square")
     col, row = options.get("c", [(cols - 1) / 2, (rows - 1) / 2])
-    setup = Geometry(
+    left, right, top, bottom = options.get("w", [0, cols - 1, 0, rows - 1])
+    return Geometry(
         source_to_isocentre_mm=options["sad"][0],
         source_to_detector_mm=options["sid"][0],
-        rows=int(rows),
-        cols=int(cols),
+        rows=int(bottom - top + 1),
+        cols=int(right - left + 1),
         pixel_mm=pixel,
-        offset_mm=(((cols - 1) / 2 - col) * pixel, (row - (rows - 1) / 2) * pixel),
+        offset_mm=(((left + right) / 2 - col) * pixel, (row - (top + bottom) / 2) * pixel),
         columns_flipped=False,
     )
-    if "n" not in options:
-        count = int(options.get("a", [1])[0])
-        step = options.get("N", [360 / count])[0]
-        return snapped(setup.at(k * step for k in range(count)), EXACT)
+
+
+def _together(calls: Sequence[dict[str, list[float]]], setups: Sequence[Geometry]) -> Geometry:
+    """The views of all calls; raises ValueError where they have different pictures, or none."""
+    if not calls:
+        raise ValueError("no call of the program in it")
+    first = setups[0]
+    pictures = {(setup.rows, setup.cols, setup.pixel_mm) for setup in setups}
+    if len(pictures) > 1:
+        raise ValueError(f"{len(calls)} calls that differ in the detector's pixels")
+    angles = [_angles_deg(options) for options in calls]
+    if not any("n" in options for options in calls) and all(one == first for one in setups):
+        return snapped(first.at(angle for some in angles for angle in some), EXACT)
+    frames: list[ViewFrame] = []
+    for options, setup, some in zip(calls, setups, angles, strict=True):
+        if "n" in options:
+            frames.append(_of_normal(options, setup))
+        else:
+            frames += setup.at(some).frames_of_views().to_list()
+    found = geometry_of_frames(frames, rows=first.rows, cols=first.cols)
+    return snapped(dataclasses.replace(found, pixel_mm=first.pixel_mm), EXACT)
+
+
+def _angles_deg(options: dict[str, list[float]]) -> list[float]:
+    """The view angles of a call without ``-n``; the first, ``-y``, is read in radians."""
+    count, start = int(options.get("a", [1])[0]), math.degrees(options.get("y", [0.0])[0])
+    if not 1 <= count <= MOST_VIEWS:
+        raise ValueError(f"-a {count}")
+    step = options.get("N", [360 / count])[0]
+    return [start + k * step for k in range(count)]
+
+
+def _of_normal(options: dict[str, list[float]], setup: Geometry) -> ViewFrame:
+    """The view of a call with ``-n``, whose angles then count nothing."""
+    pixel = setup.pixel_mm
     towards, vup = (np.array(options.get(n, [0, 0, 1])) for n in ("n", "vup"))
     towards = towards / np.linalg.norm(towards)
     right = np.cross(vup, towards)
@@ -271,20 +344,7 @@ def _of_options(options: dict[str, list[float]], path: Path) -> Geometry:
     source = setup.source_to_isocentre_mm * towards
     shift = setup.offset_mm[0] * right + setup.offset_mm[1] * up
     centre = source - setup.source_to_detector_mm * towards + shift
-    frame = _frame(source, centre, pixel * right, -pixel * up)
-    return snapped(geometry_of_frames([frame], rows=setup.rows, cols=setup.cols), EXACT)
-
-
-def _options(line: str) -> dict[str, list[float]]:
-    """The numbers of a call's options by their short names."""
-    words, found = shlex.split(line), {}
-    for word, value in zip(words, words[1:], strict=False):
-        name = word.lstrip("-") if word.startswith("-") else ""
-        if name in VALUES:
-            found[SHORT.get(name, name)] = [float(number) for number in value.split()]
-            if len(value.split()) != VALUES[name]:
-                raise ValueError(f"{word} with '{value}'")
-    return found
+    return _frame(source, centre, pixel * right, -pixel * up)
 
 
 def _step(angles_deg: Sequence[float]) -> float | None:

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...core import files
 from ...core.errors import UserError
 from ..geometry import Geometry
@@ -25,12 +27,17 @@ from .base import (
     snapped,
     unmirrored,
     unreadable,
+    with_frames_moved,
     with_kept,
 )
 
 PROGRAM = "TIGRE"
 #: Lengths of R²-Gaussian are metres.
 METRE = 1000.0
+#: From this distance of the source on, lengths are no metres.
+FAR = 20.0
+#: What moves or turns source and detector in TIGRE, and has no place here unless it is 0.
+UNKNOWN = ("COR", "rotDetector")
 NOISE = 1e-9
 
 
@@ -38,8 +45,9 @@ NOISE = 1e-9
 class TigreNumbers:
     """DSD, DSO, nDetector, sDetector (or dDetector), offDetector and angles in radians, as JSON.
 
-    Lengths are mm where the file says so under this package's key, else metres, as in
-    R²-Gaussian's ``meta_data.json``.
+    Lengths are mm where the file says so under this package's key or the source is 20 units away
+    or more, else metres, as in R²-Gaussian's ``meta_data.json``. A ``z_shift`` of a view moves
+    source and detector along the axis.
     """
 
     suffix = ".tigre.json"
@@ -62,9 +70,12 @@ class TigreNumbers:
             frames = [*values.get("proj_train", ()), *values.get("proj_test", ())]
             thetas = values.get("angles") or [frame["angle"] for frame in frames]
             kept = values.get(OWN_KEY) or {}
-            found, (row_mm, col_mm) = orbit_of_scanner(
-                values.get("scanner", values), thetas, kept.get("unit_mm", METRE)
-            )
+            scanner = values.get("scanner", values)
+            unit_mm = kept.get("unit_mm") or (1.0 if scanner["DSO"] >= FAR else METRE)
+            lifts = [float(frame.get("z_shift", 0)) * unit_mm for frame in frames]
+            found, (row_mm, col_mm) = orbit_of_scanner(scanner, thetas, unit_mm)
+            if not kept:
+                refuse_degrees(thetas, in_turns=any(lifts))
         except (ArithmeticError, OSError, KeyError, TypeError, ValueError) as error:
             raise unreadable(path, error, PROGRAM) from None
         if not math.isclose(row_mm, col_mm, rel_tol=1e-6):
@@ -73,6 +84,8 @@ class TigreNumbers:
                 "wanted square ones",
                 "bring its projections into a set with data import, which interpolates them",
             )
+        if any(lifts) and len(lifts) == found.views:
+            found = with_frames_moved(found, lifts)
         return with_kept(found, kept)
 
     def write(self, geometry: Geometry, path: Path) -> tuple[str, ...]:
@@ -107,9 +120,17 @@ def orbit_of_scanner(
     """The orbit of a scanner's numbers, and the pitch of its rows and of its columns in mm.
 
     The geometry's pixel pitch is that of the columns. Raises KeyError, TypeError or ValueError for
-    numbers that are missing, and UserError for a parallel beam.
+    numbers that are missing, and UserError for a parallel beam, a turned detector and a shifted
+    axis.
     """
-    if str(scanner.get("mode", "cone")) != "cone":
+    for name in UNKNOWN:
+        if np.any(np.asarray(scanner.get(name, 0), dtype=float)):
+            raise UserError(
+                f"got a scanner with {name} {scanner[name]}",
+                "wanted an axis through the origin and an upright detector",
+                "write each view's source and detector as astra",
+            )
+    if str(scanner.get("mode", "cone")).lower() != "cone":
         raise UserError(
             f"got a scanner of mode '{scanner['mode']}'", "wanted a cone beam", "choose another set"
         )
@@ -119,7 +140,6 @@ def orbit_of_scanner(
     else:
         height, width = (float(v) * unit_mm for v in scanner["sDetector"])
         row_mm, col_mm = height / rows, width / cols
-    _refuse_degrees(thetas_rad)
     right, up = (float(v) * unit_mm for v in (*scanner.get("offDetector", (0, 0)), 0, 0)[:2])
     found = Geometry(
         source_to_isocentre_mm=float(scanner["DSO"]) * unit_mm,
@@ -134,17 +154,23 @@ def orbit_of_scanner(
     return snapped(found, NOISE), (row_mm, col_mm)
 
 
-def _refuse_degrees(thetas_rad: Sequence[float]) -> None:
-    """Raise UserError for angles that run over several turns in steps of a quarter degree."""
-    thetas = [float(theta) for theta in thetas_rad]
-    if max(map(abs, thetas), default=0) > 4 * math.pi and all(
-        4 * v == round(4 * v) for v in thetas
-    ):
-        raise UserError(
-            f"got angles up to {max(thetas, key=abs):g}, which look like degrees",
-            "wanted radians",
-            "write them in radians",
-        )
+def refuse_degrees(thetas_rad: Sequence[float], *, in_turns: bool = False) -> None:
+    """Raise UserError for angles over two turns, which are degrees.
+
+    Those ``in_turns`` may be a helix's, unless they step by a quarter degree or an eighth of a
+    turn.
+    """
+    thetas = np.array([float(theta) for theta in thetas_rad])
+    if np.abs(thetas).max(initial=0) <= 4 * math.pi + 1e-6:
+        return
+    step = float(np.median(np.abs(np.diff(thetas)))) if len(thetas) > 1 else 0.0
+    if in_turns and (4 * thetas != np.round(4 * thetas)).any() and step < math.pi / 4:
+        return
+    raise UserError(
+        f"got angles up to {np.abs(thetas).max():g}, which look like degrees",
+        "wanted radians",
+        "write them in radians",
+    )
 
 
 def _file(path: Path) -> Path:
