@@ -182,7 +182,7 @@ def difference(source: Path, home: Path, ct: Volume, counted: Tensor) -> dict[st
     assert name is not None
     orbit = IMPORTERS.build(name).read(source, None)[0]
     ours = render_orbit(ct, orbit.geometry)
-    theirs, _ = line_integrals(orbit, input_kind=None, invert=False)
+    theirs, _ = line_integrals(orbit, orbit.kind, invert=False)
     made = load_orbits(import_set(source, out=home / "set").root, split="all")
     held = made.images[0].float() * (made.geometry.line_integral_scale or 1)
     met = counted & (ours > 0.01 * ours.max())

@@ -103,6 +103,23 @@ def test_a_helix_of_r2_gaussian_moves_source_and_detector(tmp_path: Path) -> Non
     assert {round(frame.detector_mm[2], 6) for frame in found.view_frames} == {50.0}
 
 
+def test_views_of_a_helix_keep_their_own_height(tmp_path: Path) -> None:
+    source = write_r2(tmp_path / "case", ORBIT)
+    path = source / "meta_data.json"
+    meta = json.loads(path.read_text())
+    for k, frame in enumerate([*meta["proj_train"], *meta["proj_test"]]):
+        frame["z_shift"] = 0.01 * k
+        frame["file_path"] = f".\\{frame['file_path']}"  # as Windows joins paths
+    path.write_text(json.dumps(meta))
+    found = read(source)
+    heights = dict(zip([0, 2, 4, 6, 1, 3, 5, 7], range(0, 80, 10), strict=True))
+    for name, frame in zip(found.names, found.geometry.view_frames, strict=True):
+        view = int(Path(name).stem)
+        assert round(frame.source_mm[2], 6) == heights[view]
+        angle = math.degrees(math.atan2(-frame.source_mm[1], frame.source_mm[0])) % 360
+        assert math.isclose(angle, ORBIT.angles_deg[view], abs_tol=1e-6)
+
+
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_naf_s_pickle_is_millimetres_and_radians(protocol: int, tmp_path: Path) -> None:
     arrays = {"p": integrals(ORBIT), "a": thetas(ORBIT), "image": MU.permute(2, 1, 0).numpy()}
@@ -248,6 +265,21 @@ def test_integer_pictures_take_the_geometry_s_scale_or_none(tmp_path: Path) -> N
     found = load_orbits(made.root, split="all")
     stored = found.images[0].float() * found.geometry.line_integral_scale
     assert torch.allclose(stored, torch.from_numpy(values), atol=0.01)
+
+
+def test_counts_behind_the_patient_become_line_integrals_whatever_the_scale(tmp_path: Path) -> None:
+    values = integrals(ORBIT)
+    lines = ["Image File,Angle (deg)"]
+    for k, (angle, view) in enumerate(zip(ORBIT.angles_deg, values, strict=True)):
+        np.save(tmp_path / f"{k}.npy", (60000 * np.exp(-view)).astype(np.uint16))
+        lines.append(f"{k}.npy,{angle}")
+    (tmp_path / "angles.csv").write_text("\n".join(lines))
+    for name, scale in (("scaled", 7.5), ("plain", None)):
+        replace(ORBIT, line_integral_scale=scale).save(tmp_path / "geometry.json")
+        made = import_set(tmp_path, out=tmp_path / name, input_kind="transmission")
+        found = load_orbits(made.root, split="all")
+        stored = found.images[0].float() * found.geometry.line_integral_scale
+        assert torch.allclose(stored, torch.from_numpy(values), atol=0.01)
 
 
 @pytest.mark.parametrize("line", ["a.npy,", "a.npy,east", ",5", "a.npy,nan"])

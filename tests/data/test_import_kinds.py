@@ -31,18 +31,76 @@ INTEGRALS = ball_integrals(GEOMETRY, radius=0.5).numpy()
         ["a;10,5", "b;-5,0", "c;100,25"],
         ["Datei;file;angle", "1;a.npy;10,5", "2;b.npy;-5", "3;c.npy;100,25", ""],
         ["file,angle", ".\\a.npy,10.5", ".\\b.npy,-5", "./c.npy,100.25"],
+        ["Image Name,Gantry Angle [°]", "a.npy,10.5", "b.npy,-5", "c.npy,100.25"],
+        ["# made by hand", "# file,theta_deg", "a.npy,10.5", "# worse", "b.npy,-5", "c.npy,100.25"],
     ],
-    ids=["no titles", "angles first", "decimal comma", "more columns", "Windows"],
+    ids=["no titles", "angles first", "decimal comma", "columns", "Windows", "units", "remarks"],
 )
 def test_a_table_of_angles_in_its_spellings(lines: list[str], tmp_path: Path) -> None:
     GEOMETRY.save(tmp_path / "geometry.json")
     for letter, view in zip("abc", INTEGRALS, strict=True):
         np.save(tmp_path / f"{letter}.npy", view)
-    (tmp_path / "angles.csv").write_text("\r\n".join(lines), encoding="utf-8-sig")
-    assert find_importer(tmp_path) == "pictures"
-    (found,) = IMPORTERS.build("pictures").read(tmp_path, None)
-    assert found.geometry.angles_deg == GEOMETRY.angles_deg
-    np.testing.assert_array_equal(found.values, INTEGRALS)
+    for coding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "angles.csv").write_text("\r\n".join(lines), encoding=coding)
+        assert find_importer(tmp_path) == "pictures"
+        (found,) = IMPORTERS.build("pictures").read(tmp_path, None)
+        assert found.geometry.angles_deg == GEOMETRY.angles_deg
+        np.testing.assert_array_equal(found.values, INTEGRALS)
+
+
+@pytest.mark.parametrize("title", ["theta", "angle_rad"])
+def test_degrees_under_a_title_of_radians_are_refused(title: str, tmp_path: Path) -> None:
+    GEOMETRY.save(tmp_path / "geometry.json")
+    np.save(tmp_path / "a.npy", INTEGRALS[0])
+    (tmp_path / "angles.csv").write_text(f"file,{title}\na.npy,93.6\n")
+    with pytest.raises(UserError, match="look like degrees.*call the column angle_deg"):
+        IMPORTERS.build("pictures").read(tmp_path, None)
+
+
+def test_a_table_of_unknown_titles_is_named(tmp_path: Path) -> None:
+    (tmp_path / "winkel.csv").write_text("Bild,Winkel\na.npy,93.6\n")
+    for format in (None, "pictures"):
+        with pytest.raises(UserError, match="give 'winkel.csv' the titles file and angle_deg"):
+            import_set(tmp_path, out=tmp_path / "set", format=format)
+
+
+@pytest.mark.parametrize("name", ["r2_gaussian", "rtk", "plastimatch", "x2ct"])
+def test_a_folder_that_is_none_of_the_format_named_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"which is none of {name}; wanted one of"):
+        import_set(tmp_path, out=tmp_path / "set", format=name)
+
+
+def test_a_file_of_a_folder_is_answered_with_the_folder(tmp_path: Path) -> None:
+    source = IMPORTERS["r2_gaussian"].example(tmp_path / "case")
+    with pytest.raises(UserError, match="give the folder '.*case', which is one of r2_gaussian"):
+        import_set(source / "meta_data.json", out=tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        (np.exp(-INTEGRALS), ["air is bright"]),
+        (60000 * np.exp(-INTEGRALS), ["air is bright", "line integrals reach 6e"]),
+    ],
+)
+def test_floats_that_are_no_line_integrals_are_said(stored, words, tmp_path: Path) -> None:
+    GEOMETRY.save(tmp_path / "geometry.json")
+    lines = ["file,angle"]
+    for letter, angle, view in zip("abc", GEOMETRY.angles_deg, stored, strict=True):
+        np.save(tmp_path / f"{letter}.npy", view.astype(np.float32))
+        lines.append(f"{letter}.npy,{angle}")
+    (tmp_path / "angles.csv").write_text("\n".join(lines))
+    notes = import_set(tmp_path, out=tmp_path / "set").notes
+    for word in words:
+        assert any(word in note for note in notes)
+
+
+def test_texts_and_objects_beside_arrays_are_passed_over(tmp_path: Path) -> None:
+    from mednerf_kit.data.imports.tensors import _arrays
+
+    made = {"image": np.ones((2, 3), np.float16), "note": np.array("a CT")}
+    np.savez(tmp_path / "a.npz", **made, more=np.array([{}], dtype=object))
+    assert list(_arrays(tmp_path / "a.npz")) == ["image"]
 
 
 def test_a_table_of_something_else_is_none(tmp_path: Path) -> None:

@@ -100,6 +100,38 @@ def test_an_autoscaled_pgm_has_no_scale(exponential: bool, tmp_path: Path) -> No
     assert np.corrcoef(shown.ravel(), wanted.ravel())[0, 1] > (0.8 if exponential else 0.98)
 
 
+@pytest.mark.parametrize("top", [1.0, 255.0])
+def test_stretched_floats_have_no_scale(top: float, tmp_path: Path) -> None:
+    values = integrals(GEOMETRY).numpy()
+    values *= top / values.max((1, 2), keepdims=True)  # as --autoscale does
+    made = import_set(write_plastimatch(tmp_path / "pm", values, GEOMETRY), out=tmp_path / "set")
+    found = load_orbits(made.root, split="all")
+    assert found.geometry.line_integral_scale is None
+    assert torch.allclose(found.images[0].float(), torch.from_numpy(values / top), atol=1e-3)
+
+
+def test_a_prefix_may_end_in_digits(tmp_path: Path) -> None:
+    values = integrals(GEOMETRY).numpy() / 10
+    source = write_plastimatch(tmp_path / "pm", values, GEOMETRY)
+    for path in sorted(source.iterdir()):
+        text = path.read_bytes()
+        for prefix in ("ct01", "ct02"):
+            path.with_name(prefix + path.name[1:]).write_bytes(text)
+        path.unlink()
+    assert import_set(source, out=tmp_path / "set").patients == ("ct01", "ct02")
+
+
+def test_a_call_for_each_view_makes_one_patient(tmp_path: Path) -> None:
+    geometry = GEOMETRY.at([270.0, 0.0])
+    source = write_plastimatch(tmp_path / "pm", integrals(geometry).numpy() / 10, geometry)
+    for path in list(source.iterdir()):
+        prefix = "ap" if path.stem == "c0000" else "lat"
+        path.rename(path.with_name(f"{prefix}0000{path.suffix}"))
+    made = import_set(source, out=tmp_path / "set")
+    assert made.patients == ("pm",)
+    assert Geometry.from_json(made.root / "geometry.json").angles_deg == (270.0, 0.0)
+
+
 def test_an_oblique_view_keeps_its_tilt(tmp_path: Path) -> None:
     geometry = replace(GEOMETRY.at([310.0, 20.0]), tilt_deg=12.0)
     source = write_plastimatch(tmp_path / "pm", integrals(geometry).numpy() / 10, geometry)

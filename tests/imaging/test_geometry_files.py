@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ ORBITS = {
     "mirrored, shifted, oblong": replace(
         CHEST.at([3, 50, 271.25]), offset_mm=(1.0, 2.0), rows=60, cols=40, line_integral_scale=None
     ),
+    "odd angles": CHEST.at([10.0, -5.0, 370.0, 0.1, 725.3]),
 }
 TILTED = replace(CHEST.at([3, 50, 271.25]), tilt_deg=12.5, offset_mm=(1.0, 2.0))
 ABOUT_X = replace(CHEST.at([3, 50, 271.25]), axis="x")
@@ -204,6 +206,108 @@ def test_cone_vectors_are_source_middle_column_and_row(tmp_path: Path) -> None:
     GEOMETRY_FILES.build("astra").write(CHEST.at([0.0]), path)
     vectors = np.array(re.findall(r"-?\d+\.\d+", path.read_text().partition("Vectors")[2])[:12])
     assert vectors.astype(float).tolist() == [1120, 0, 0, -480, 0, 0, 0, -4, 0, 0, 0, -4]
+
+
+CALL = 'plastimatch drr --sad 1000 --sid 1500 -r "32 24" -z "160 120" '
+SETUP = Geometry(
+    source_to_isocentre_mm=1000,
+    source_to_detector_mm=1500,
+    rows=24,
+    cols=32,
+    pixel_mm=5,
+    columns_flipped=False,
+)
+THREE = SETUP.at([0.0, 20.0, 40.0])
+
+
+@pytest.mark.parametrize(
+    ("script", "wanted"),
+    [
+        (CALL + "-a 3 -N 20", THREE),
+        (CALL.replace("-z", "\\\n  -z") + "\\\n -a 3 -N 20 > log", THREE),
+        (
+            'plastimatch drr -r"32 24" --detector-size="160 120" -a3 --gantry-angle-spacing=20',
+            THREE,
+        ),
+        (f"#!/bin/sh\nnice /usr/bin/{CALL} -a 3 -N 20", THREE),
+        ('plastimatch drr -g "1000 1500" -r "32 24" -z "160 120" -a 3 -N 20', THREE),
+        (CALL + '-a 3 -a 9 -N 20 -N 30 -z "80 60"', THREE),
+        (CALL + "-y 0.3", SETUP.at([np.degrees(0.3)])),
+        # what plastimatch 1.10.0 writes for it: 16 × 16 pixels, whose middle ray meets (11.5, 3.5)
+        (
+            CALL + '-w "4 19 8 23"',
+            replace(SETUP.at([0.0]), rows=16, cols=16, offset_mm=(-20.0, -20.0)),
+        ),
+        (
+            f"{CALL} -a 1\n{CALL.replace('1500', '1600')} -N 20 -a 2",
+            {"source_to_detector_mm": [1500, 1600, 1600]},
+        ),
+    ],
+)
+def test_calls_of_plastimatch_mean_what_it_makes_of_them(script, wanted, tmp_path: Path) -> None:
+    (tmp_path / "drr.sh").write_text(script + "\n")
+    found = read_geometry(tmp_path / "drr.sh")
+    if isinstance(wanted, Geometry):
+        assert found == wanted
+        return
+    frames = found.frames_of_views()
+    distances = frames.source_to_detector_mm
+    assert np.allclose(distances, wanted["source_to_detector_mm"]) and found.views == 3
+
+
+def test_calls_of_several_detectors_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "drr.sh").write_text(f"{CALL}\n{CALL.replace('32 24', '64 48')}\n")
+    with pytest.raises(UserError, match="2 calls that differ in the detector's pixels"):
+        read_geometry(tmp_path / "drr.sh")
+
+
+def test_astra_s_cone_is_its_cone_vec(tmp_path: Path) -> None:
+    path = tmp_path / "cone.json"
+    cone = {"type": "cone", "DetectorRowCount": 24, "DetectorColCount": 32}
+    cone |= {"DetectorSpacingX": 5.0, "DetectorSpacingY": 4.0, "ProjectionAngles": [0.0, 0.5]}
+    cone |= {"DistanceOriginSource": 1000.0, "DistanceOriginDetector": 500.0}
+    path.write_text(json.dumps(cone))
+    first = read_geometry(path).view_frames[0]  # what astra.geom_2vec answers for angle 0
+    assert (*first.source_mm, *first.detector_mm) == (0, -1000, 0, 0, 500, 0)
+    assert (*first.column_mm, *first.row_mm) == (5, 0, 0, 0, 0, 4)
+    path.write_text(json.dumps({**cone, "type": "parallel3d"}))
+    with pytest.raises(UserError, match="type 'parallel3d'; wanted cone or cone_vec"):
+        read_geometry(path)
+
+
+SCANNER = {"mode": "Cone", "DSD": 1.5, "DSO": 1.0, "nDetector": [24, 32], "dDetector": [0.005] * 2}
+
+
+def test_tigre_s_lengths_are_metres_or_millimetres(tmp_path: Path) -> None:
+    path = tmp_path / "g.json"
+    path.write_text(json.dumps({**SCANNER, "angles": [0.0]}))
+    assert read_geometry(path) == SETUP.at([0.0])
+    mm = {"DSD": 1500.0, "DSO": 1000.0, "dDetector": [5.0, 5.0]}
+    path.write_text(json.dumps({**SCANNER, **mm, "angles": [0.0]}))
+    assert read_geometry(path) == SETUP.at([0.0])
+
+
+def test_a_helix_of_tigre_keeps_its_height(tmp_path: Path) -> None:
+    frames = [{"file_path": "a", "angle": 2.0 * k, "z_shift": 0.01 * k} for k in range(4)]
+    path = tmp_path / "meta_data.json"
+    path.write_text(json.dumps({"scanner": SCANNER, "proj_train": frames}))
+    found = read_geometry(path)
+    assert [round(frame.source_mm[2], 6) for frame in found.view_frames] == [0, 10, 20, 30]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"angles": [93.6 * k for k in range(4)]}, "280.8, which look like degrees"),
+        ({"COR": 0.01}, "with COR 0.01; wanted an axis through the origin"),
+        ({"rotDetector": [0.1, 0, 0]}, "an upright detector"),
+    ],
+)
+def test_what_tigre_s_numbers_cannot_say_here_is_refused(change, words, tmp_path: Path) -> None:
+    path = tmp_path / "g.json"
+    path.write_text(json.dumps({**SCANNER, "angles": [0.0, 1.0], **change}))
+    with pytest.raises(UserError, match=words):
+        read_geometry(path)
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,8 @@ class ForeignOrbit:
     names: tuple[str, ...]  # V names of files or of views
     geometry: Geometry  # at V angles, without a scale
     kind: str = "line-integral"  # or transmission: what the values are taken for
-    # line integral (or minus logarithm of the transmission) of a value of 1; None: unknown
-    unit: float | None = 1.0
+    unit: float | None = 1.0  # line integral of a value of 1; None: unknown
+    log_unit: float | None = 1.0  # the same of a minus logarithm of the transmission of 1
     full_scale: float = 1.0  # the value of a pixel at the end of its range; 1 for floats
     volume: Volume | None = None  # the patient, the isocentre at the origin
     notes: tuple[str, ...] = ()  # what was taken from where, and what was assumed
@@ -175,7 +175,8 @@ def write_orbit(
 ) -> list[str]:
     """Write one patient into a set, and what was assumed to do so."""
     notes = list(orbit.notes)
-    integrals, more = line_integrals(orbit, input_kind=input_kind, invert=invert)
+    kind = input_kind or orbit.kind
+    integrals, more = line_integrals(orbit, kind, invert=invert)
     notes += more
     densest = float(integrals.max())
     if densest <= 0:
@@ -184,7 +185,7 @@ def write_orbit(
             "wanted line integrals above zero",
             "write it again as floats (plastimatch's -t pgm needs --autoscale)",
         )
-    if densest * (orbit.unit is not None) > MOST_INTEGRAL:
+    if _unit(orbit, kind) and densest > MOST_INTEGRAL:
         notes.append(
             f"line integrals reach {densest:.3g}, and a patient's about 12: are these intensities "
             "(--input-kind transmission), or stretched?"
@@ -203,7 +204,7 @@ def write_orbit(
     if len(angles) > 3 and spread <= 2 * math.pi + 0.01:
         notes.append(f"the views lie within {spread:.3g}°: are their angles radians?")
     notes += angle_faults(orbit.geometry)
-    known = orbit.unit is not None
+    known = _unit(orbit, kind) is not None
     if known and scale is None:
         scale = _scale_of(root, orbit.geometry) or rounded_up(densest)
     geometry = replace(orbit.geometry, line_integral_scale=scale)
@@ -234,14 +235,18 @@ def write_orbit(
     return notes + faults
 
 
+def _unit(orbit: ForeignOrbit, kind: str) -> float | None:
+    return orbit.log_unit if kind == "transmission" else orbit.unit
+
+
 def line_integrals(
-    orbit: ForeignOrbit, *, input_kind: str | None, invert: bool
+    orbit: ForeignOrbit, kind: str, *, invert: bool
 ) -> tuple[torch.Tensor, list[str]]:
     """The line integrals [V, rows, cols] of a patient's views, in its unit, and what was assumed.
 
     Raises UserError for values that are not finite or lie far below zero.
     """
-    kind, notes = input_kind or orbit.kind, []
+    notes: list[str] = []
     if kind not in ("line-integral", "transmission"):
         raise unknown_name("input kind", kind, ("line-integral", "transmission"))
     values = orbit.values.astype(np.float32)
@@ -263,7 +268,7 @@ def line_integrals(
             "wanted none below 0",
             "say what they are with --input-kind and --invert, or subtract their air",
         )
-    return torch.from_numpy(values.clip(min=0)) * (orbit.unit or 1.0), notes
+    return torch.from_numpy(values.clip(min=0)) * (_unit(orbit, kind) or 1.0), notes
 
 
 def rounded_up(value: float) -> float:

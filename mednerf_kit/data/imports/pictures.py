@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,13 +12,19 @@ import numpy as np
 
 from ...core.errors import UserError
 from ...imaging.geometry import Geometry
+from ...imaging.geometry_files.tigre import refuse_degrees
 from ..films.formats import FORMATS, read_film
 from ..films.stored import bone_bright
 from .base import IMPORTERS, ForeignOrbit, one_size
 
-FILES = ("file", "filename", "file_name", "file_path", "name", "image", "path", "picture", "view")
-DEGREES = ("angle_deg", "angle", "angles_deg", "angles", "degrees", "deg", "gantry_angle")
-RADIANS = ("angle_rad", "angles_rad", "theta_rad", "radians", "rad", "theta")
+FILES = (
+    *("file", "filename", "file_name", "file_path", "name", "image", "image_file", "image_name"),
+    *("image_path", "path", "picture", "projection", "view"),
+)
+ANGLE = re.compile(
+    r"(?:(angles?|theta|azimuth|rotation|(?:gantry|rotation|view)_angle)(?:_in)?_?)?"
+    r"(deg(?:rees?)?|rad(?:ians?)?)?"
+)
 RELATIVE = "integers: shares of their range, whose line integral is unknown"
 
 
@@ -25,8 +32,9 @@ RELATIVE = "integers: shares of their range, whose line integral is unknown"
 class Pictures:
     """PNG, TIFF, JPEG, NPY, PFM … and a CSV with a column of file names and one of angles.
 
-    A CSV without a line of names has files and angles in degrees; behind semicolons a decimal comma
-    is understood.
+    Titles may have any case and spelling (``Angle (deg)``, ``theta_rad``); a bare ``theta`` is in
+    radians, other angles are in degrees where nothing is said. A CSV without titles has files and
+    angles in degrees; behind semicolons a decimal comma is understood.
 
     The set-up is ``geometry.json`` in the folder, or --geometry; its own angles count nothing.
     Floats are line integrals; integers are shares of the geometry's ``line_integral_scale``, where
@@ -85,7 +93,7 @@ class Pictures:
         scale = geometry.line_integral_scale
         if full != 1:
             notes = (*notes, RELATIVE) if scale is None else notes
-            values = values / full
+            scale = None if scale is None else scale / full
         kind = next((film.kind for film in films if film.kind == "transmission"), "line-integral")
         return [
             ForeignOrbit(
@@ -95,6 +103,7 @@ class Pictures:
                 geometry=replace(setup, line_integral_scale=None),
                 kind=kind,
                 unit=1.0 if full == 1 else scale,
+                full_scale=float(full),
                 notes=tuple(dict.fromkeys((*notes, *(n for film in films for n in film.notes)))),
             )
         ]
@@ -109,27 +118,50 @@ class Columns:
     titles: tuple[str, str]
     first: int  # line with values, counted from 0
 
-    @property
-    def in_radians(self) -> bool:
-        return self.titles[1].lower() in RADIANS
+    in_radians: bool = False
 
 
 def _columns(path: Path) -> Columns | None:
     """The columns of a CSV of pictures and angles, or None of another one."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            line = [cell.strip() for cell in next(csv.reader(file, _dialect(path)), [])]
-    except (OSError, UnicodeDecodeError, csv.Error):
+        line = next(iter(_lines(path)), [])
+    except (OSError, UnicodeError, csv.Error):
         return None
-    known = {name.lower(): k for k, name in enumerate(line)}
+    known = {_title(name): k for k, name in reversed([*enumerate(line)])}
     files = next((known[name] for name in FILES if name in known), None)
-    angles = next((known[name] for name in (*DEGREES, *RADIANS) if name in known), None)
-    if files is not None and angles is not None:
-        return Columns(files, angles, (line[files], line[angles]), 1)
+    angles = sorted(
+        (in_radians, k)
+        for name, k in known.items()
+        if (in_radians := _in_radians(name)) is not None
+    )
+    if files is not None and angles:
+        in_radians, column = angles[0]
+        return Columns(files, column, (line[files], line[column]), 1, in_radians)
     held = [bool(cell) and _picture(path.parent, cell).is_file() for cell in line]
     if len(line) == 2 and sum(held) == 1 and _number(line[1 - held.index(True)]) is not None:
         return Columns(held.index(True), 1 - held.index(True), ("a file", "its angle"), 0)
     return None
+
+
+def _title(cell: str) -> str:
+    """A title in small letters, its words joined.
+
+    >>> _title(" Angle [°]"), _title("Image File")
+    ('angle_deg', 'image_file')
+    """
+    return "_".join(re.findall("[a-z0-9]+", cell.lower().replace("°", " deg ")))
+
+
+def _in_radians(title: str) -> bool | None:
+    """Whether the angles under a title are in radians; None of another one.
+
+    >>> [_in_radians(title) for title in ("angle_in_degrees", "theta", "rad", "tilt")]
+    [False, True, True, None]
+    """
+    found = ANGLE.fullmatch(title)
+    if not title or found is None:
+        return None
+    return found[2].startswith("rad") if found[2] else found[1] == "theta"
 
 
 def _number(cell: str) -> float | None:
@@ -151,29 +183,34 @@ def _picture(folder: Path, name: str) -> Path:
     return path if path.suffix else folder / _with_suffix(folder, path.name)
 
 
-def _dialect(path: Path) -> type[csv.Dialect] | csv.Dialect:
-    """Commas, semicolons or tabs, by the first line."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        first = file.readline()
+def _lines(path: Path) -> list[list[str]]:
+    """The cells of a table's lines without remarks, by commas, semicolons or tabs.
+
+    Titles may stand in a remark. Raises UnicodeError or csv.Error for what is no table.
+    """
+    held = path.read_bytes()
+    coding = "utf-16" if held[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    lines = held.decode(coding).splitlines()
+    while lines and lines[0].startswith("#"):
+        first = re.split("[;\t,]", lines[0].strip("# "))
+        if any(_in_radians(_title(cell)) is not None for cell in first[1:] or ()):
+            lines[0] = lines[0].strip("# ")
+            break
+        lines.pop(0)
     dialect = csv.excel()
-    dialect.delimiter = max(";\t,", key=first.count)
-    return dialect
+    dialect.delimiter = max(";\t,", key=(lines or [""])[0].count)
+    found = csv.reader((line for line in lines if not line.startswith("#")), dialect)
+    return [[cell.strip() for cell in line] for line in found]
 
 
 def _read_table(path: Path) -> tuple[list[tuple[Path, float]], tuple[str, ...]]:
     """Pictures and angles in degrees, and what was assumed."""
     columns = _columns(path)
     assert columns is not None
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.reader(file, _dialect(path)))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"got '{path}' ({error})", "wanted a readable table", "write it again"
-        ) from None
+    lines = _lines(path)
     rows = []
     for number, row in enumerate(lines[columns.first :], columns.first + 1):
-        if not row:
+        if not any(row):
             continue
         angle = _number(row[columns.angles]) if len(row) > columns.angles else None
         name = row[columns.files].strip() if len(row) > columns.files else ""
@@ -192,6 +229,7 @@ def _read_table(path: Path) -> tuple[list[tuple[Path, float]], tuple[str, ...]]:
             "correct it",
         )
     if columns.in_radians:
+        refuse_degrees([angle for _, angle in rows], "call the column angle_deg")
         return [(name, math.degrees(angle)) for name, angle in rows], ()
     top = max(abs(angle) for _, angle in rows)
     if len(rows) > 3 and top <= 2 * math.pi + 0.01:

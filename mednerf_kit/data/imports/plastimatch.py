@@ -98,6 +98,7 @@ class Plastimatch:
             geometry=geometry,
             kind=kind,
             unit=unit,
+            log_unit=unit,
             full_scale=65535.0 if pictures[0].suffix.lower() == ".pgm" else 1.0,
             notes=(*notes, f"the isocentre lies at ({place}) mm of the CT"),
         )
@@ -145,4 +146,7 @@ def _meaning(picture: Path, values: np.ndarray) -> tuple[str, float | None, tupl
         note = "each picture was scaled by itself (--autoscale): there is no scale"
         bright = air_is_bright(values)
         return ("transmission" if bright else "line-integral"), None, (note,)
-    return "line-integral", TENTH, ("pixels are a tenth of the line integral",)
+    notes = ["pixels are a tenth of the line integral"]
+    if low > 0 and high < 1:
+        notes.append("no ray misses the patient: if written with -e, say --input-kind transmission")
+    return "line-integral", TENTH, tuple(notes)

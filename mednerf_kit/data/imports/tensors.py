@@ -100,6 +100,7 @@ class Tensors:
                 names=tuple(f"{name} {k}" for k in range(len(values))),
                 geometry=orbit,
                 unit=1.0 if self.absolute else None,
+                log_unit=1.0 if self.absolute else None,
                 notes=notes,
             )
         ]

@@ -82,6 +82,7 @@ def _patient(folder: Path) -> ForeignOrbit:
             angles_deg=(FRONTAL_DEG, LATERAL_DEG),
         ),
         unit=None,
+        log_unit=None,
         notes=(STRETCHED,),
     )
 

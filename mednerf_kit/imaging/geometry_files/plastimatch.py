@@ -1,7 +1,7 @@
 """plastimatch: the options of ``plastimatch drr``, and the text file beside each of its pictures.
 
 Angles are those of this package: at 0 the source stands at +x and turns to −y. Columns run as seen
-from the source. ``-n`` is the direction from the detector to the source; ``-y`` is left alone, for
+from the source. ``-n`` is the direction from the detector to the source; ``-y`` is not written, for
 it is read in radians. Pairs (``-r``, ``-z``, ``-c``, the first line of a text file) are columns and
 rows, x before y, although the help calls them rows and columns; so is ``-w``. Of an option that is
 there twice the first one counts. Pixels hold a tenth of the line integral.
@@ -79,8 +79,8 @@ SHORT = {
     "subwindow": "w",
     "gantry-angle": "y",
 }
-#: What the program takes where an option is not there.
-DEFAULTS = {"sad": [1000.0], "sid": [1500.0], "r": [128.0, 128.0], "z": [600.0, 600.0]}
+#: What the program's help says it takes where an option is not there.
+DEFAULTS = {"sad": [1000.0], "sid": [1500.0]}
 
 
 @GEOMETRY_FILES.register("plastimatch")
@@ -265,7 +265,8 @@ def _options(call: str) -> dict[str, list[float]]:
     >>> _options("--sad=900 -r '32 24' -N -5 -a3 -r '9 9'")
     {'sad': [900.0], 'r': [32.0, 24.0], 'N': [-5.0], 'a': [3.0]}
     """
-    words, found = shlex.split(call, comments=True), {}
+    words = shlex.split(call, comments=True)
+    found: dict[str, list[float]] = {}
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if not re.match("--?[a-zA-Z]", word):
             continue
@@ -284,8 +285,11 @@ def _options(call: str) -> dict[str, list[float]]:
 
 
 def _setup(options: dict[str, list[float]]) -> Geometry:
-    """Distances and detector of one call; raises ValueError for oblong pixels."""
+    """Distances and detector of one call; raises ValueError for one without, or oblong pixels."""
     options = {**DEFAULTS, **options}
+    missing = [f"-{name}" for name in "rz" if name not in options]
+    if missing:
+        raise ValueError(f"no {', '.join(missing)}")
     (cols, rows), (width, height) = options["r"], options["z"]
     pixel = width / cols
     if not math.isclose(pixel, height / rows, rel_tol=1e-9):

@@ -154,7 +154,12 @@ def orbit_of_scanner(
     return snapped(found, NOISE), (row_mm, col_mm)
 
 
-def refuse_degrees(thetas_rad: Sequence[float], *, in_turns: bool = False) -> None:
+def refuse_degrees(
+    thetas_rad: Sequence[float],
+    next_step: str = "write them in radians",
+    *,
+    in_turns: bool = False,
+) -> None:
     """Raise UserError for angles over two turns, which are degrees.
 
     Those ``in_turns`` may be a helix's, unless they step by a quarter degree or an eighth of a
@@ -169,7 +174,7 @@ def refuse_degrees(thetas_rad: Sequence[float], *, in_turns: bool = False) -> No
     raise UserError(
         f"got angles up to {np.abs(thetas).max():g}, which look like degrees",
         "wanted radians",
-        "write them in radians",
+        next_step,
     )
 
 
