@@ -121,6 +121,7 @@ def render(context: click.Context, **options: Any) -> None:
     help="Below 1: closer to the mean patient.",
 )
 @click.option("--interpolate", is_flag=True, help="Also a clip that walks from seed to seed.")
+@click.option("--orbit", is_flag=True, help="Also a clip in which all of them turn.")
 @click.option(
     "--size", type=click.IntRange(min=16), show_default="the prior's", help="Pixels along a side."
 )

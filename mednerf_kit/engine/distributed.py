@@ -217,9 +217,9 @@ class Ranks:
 
         A parameter without a gradient has none in any of them.
         """
-        if self.world_size == 1:
-            return
         held = [p for p in parameters if p.grad is not None]
+        if self.world_size == 1 or not held:
+            return
         flat = torch.cat([p.grad.reshape(-1) for p in held])  # type: ignore[union-attr]
         self._all_reduce(flat).div_(self.world_size)
         for parameter, mean in zip(held, flat.split([p.numel() for p in held]), strict=True):

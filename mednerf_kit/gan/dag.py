@@ -9,6 +9,7 @@ combined with another does not bring its identity along again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -49,6 +50,32 @@ def fliprot() -> tuple[Transform, ...]:
         partial(torch.flip, dims=(-1,)),
         lambda images: images.transpose(-2, -1).flip(-1),
     )
+
+
+@POLICIES.register("tilt")
+def tilt(*, angle_deg: float = 8.0) -> tuple[Transform, ...]:
+    """As it is, and turned a little to either side, as patients lie; black (air) moves in.
+
+    Options:
+        angle_deg: how far, in degrees.
+    """
+    if not 0 < angle_deg < 90:
+        raise UserError(
+            f"got an angle of {angle_deg:g} degrees for a policy",
+            "wanted one between 0 and 90",
+            "correct it",
+        )
+
+    def turned(images: Tensor, angle: float) -> Tensor:
+        cos, sin = math.cos(angle), math.sin(angle)
+        matrix = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]]).to(images)
+        grid = functional.affine_grid(
+            matrix.expand(len(images), 2, 3), list(images.shape), align_corners=False
+        )
+        return functional.grid_sample(images, grid, align_corners=False)
+
+    angle = math.radians(angle_deg)
+    return (identity, partial(turned, angle=angle), partial(turned, angle=-angle))
 
 
 @POLICIES.register("cropping")

@@ -196,7 +196,10 @@ class HyperGenerator(PatientGenerator):
 
     def latent(self, eps: Tensor) -> Latent:
         """Patients from standard normal numbers [B, latent_dim]."""
-        u = self.prior_mean + eps @ self.prior_factor.T
+        return self.coded(self.prior_mean + eps @ self.prior_factor.T)
+
+    def coded(self, u: Tensor) -> Latent:
+        """Patients from codes [B, latent_dim]: z and the pose."""
         return Latent(self.map(u[:, : self.code_dim]), u[:, self.code_dim :])
 
     def whiten(self, table: Tensor) -> Tensor:

@@ -168,6 +168,20 @@ def upsample(x: Tensor) -> Tensor:
     return 4 * _Up.apply(x, (2 * x.shape[-2], 2 * x.shape[-1]))
 
 
+def blurred(x: Tensor) -> Tensor:
+    """A picture low-passed by [1, 4, 6, 4, 1]/16 along both axes, mirrored at its border.
+    [B, C, H, W] -> the same
+
+    >>> blurred(torch.ones(1, 1, 8, 8))[0, 0, 0, 0].item()
+    1.0
+    """
+    row = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=x.dtype, device=x.device) / 16
+    kernel = (row[:, None] * row).expand(x.shape[1], 1, 5, 5)
+    return functional.conv2d(
+        functional.pad(x, (2, 2, 2, 2), mode="reflect"), kernel, groups=x.shape[1]
+    )
+
+
 def minibatch_stddev(x: Tensor, group: int) -> Tensor:
     """One channel more, which says how much the pictures of a group differ (Karras et al. 2018,
     section 3).

@@ -85,11 +85,11 @@ def one_patient(prior: Prior, eps: Tensor) -> Posterior:
 
 
 def seeded_eps(prior: Prior, seed: int) -> Tensor:
-    """The standard normal numbers [1, latent_dim] of a seed.
+    """The numbers [1, latent_dim] of the random patient of a seed.
 
     They are the same patient in every command and on every device.
     """
-    return torch.randn(1, prior.generator.latent_dim, generator=torch.Generator().manual_seed(seed))
+    return prior.numbers(1, torch.Generator().manual_seed(seed))
 
 
 def fingerprint(prior: Prior) -> str:

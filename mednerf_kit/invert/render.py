@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from .predict import grid_size, predict
 SHOWN_DEG = (FRONTAL_DEG, LATERAL_DEG)
 STEPS = 16  # frames of the clip from one seed to the next
 CLIP_GRID = 56  # voxels along a side while the clip moves on
+ORBIT_VIEWS = 36  # of the clip in which patients turn
 Part = Literal["volume", "spread", "share", "null_space"]
 
 
@@ -120,6 +122,7 @@ def sample(
     seeds: Sequence[int] = tuple(range(16)),
     truncation: float = 1.0,
     interpolate: bool = False,
+    orbit: bool = False,
     size: int | None = None,
     out: str | Path = "out/sample",
     device: str = "auto",
@@ -131,6 +134,7 @@ def sample(
         seeds: one random patient each.
         truncation: ψ in [0, 1], scales the standard normal numbers: 0 is the mean patient.
         interpolate: also write ``interpolate.mp4``, which walks from seed to seed along arcs.
+        orbit: also write ``orbit.mp4``, in which all of them turn side by side.
         size: columns of the views; the prior's own by default.
         out: folder of the results.
         device: where the work is done; ``auto`` chooses.
@@ -152,6 +156,10 @@ def sample(
     views = outputs.angle_labels(SHOWN_DEG)
     labels = [f"seed {seed}, {view}" for seed in seeds for view in views]
     figures.write_png8(folder / "grid.png", figures.strip(rows, len(SHOWN_DEG), labels))
+    if orbit:
+        turning = geometry.orbit(ORBIT_VIEWS)
+        orbits = [shown(prior, numbers, turning, grid) for numbers in tqdm(eps, desc="orbits")]
+        videos.write_mp4(folder / "orbit.mp4", side_by_side(torch.stack(orbits)))
     if interpolate:
         pairs = zip(eps, eps[1:], strict=False)
         path = [walk(a, b, k / STEPS) for a, b in pairs for k in range(STEPS)] + [eps[-1]]
@@ -167,6 +175,24 @@ def sample(
 def shown(prior: Prior, eps: Tensor, geometry: Geometry, grid: int) -> Tensor:
     """The views of one patient at the geometry's angles, [V, rows, cols]."""
     return predict(prior, outputs.one_patient(prior, eps), geometry, size=grid).views.cpu()
+
+
+def side_by_side(orbits: Tensor) -> Tensor:
+    """Orbits [S, V, rows, cols] in a grid that is about as wide as it is high: [V, rows', cols'].
+
+    >>> side_by_side(torch.ones(3, 36, 8, 10)).shape
+    torch.Size([36, 16, 20])
+    """
+    count, views, rows, cols = orbits.shape
+    wide = math.ceil(math.sqrt(count))
+    high = math.ceil(count / wide)
+    grid = orbits.new_zeros(high * wide, views, rows, cols)
+    grid[:count] = orbits
+    return (
+        grid.view(high, wide, views, rows, cols)
+        .permute(2, 0, 3, 1, 4)
+        .reshape(views, high * rows, wide * cols)
+    )
 
 
 def walk(a: Tensor, b: Tensor, t: float) -> Tensor:

@@ -84,7 +84,6 @@ class Phase:
     trains_discriminator: bool
     sources: tuple[Any, ...]  # random generators and modules that every part finds as the first did
     loss: Callable[[BatchShard], tuple[Tensor, dict[str, float]]]  # and what to log of it
-    weight: float = 1.0
     finish: Callable[[], None] = lambda: None
 
 
@@ -106,15 +105,15 @@ class GanStep:
     redraws: bool = False  # whether the discriminator draws the reals again, at random
 
     def __call__(
-        self, draw: DrawPatches, *, index: int, ranks: Ranks, weight: float = 1.0
+        self, draw: DrawPatches, *, index: int, ranks: Ranks, alone: bool = False
     ) -> dict[str, float]:
-        """Step the discriminator, and add the gradient of ``weight`` · the generator's loss.
+        """Step the discriminator, and unless it learns ``alone`` add the generator's gradient.
 
         The gradient is added to the generator's parameters. Returns what to log, averaged over the
         parts.
         """
         start = RngSnapshot(self.rng, self.ray_rng)
-        in_one = self.accumulate == 1
+        in_one = self.accumulate == 1 and not alone
         logits: list[Tensor] = []
         generated: list[Patches] = []
 
@@ -152,15 +151,15 @@ class GanStep:
                 discriminator_loss,
                 finish=update_discriminator,
             ),
-            Phase(False, (self.rng, self.discriminator), generator_loss, weight),
+            Phase(False, (self.rng, self.discriminator), generator_loss),
         )
         found: dict[str, float] = {}
-        for phase in phases:
+        for phase in phases[: 1 if alone else 2]:
             self.discriminator.requires_grad_(phase.trains_discriminator)
             logged = []
             for shard in ranks.shards(self.accumulate, *phase.sources):
                 loss, numbers = phase.loss(shard)
-                (phase.weight * loss / self.accumulate).backward()
+                (loss / self.accumulate).backward()
                 logged.append(numbers)
             phase.finish()
             found |= mean_of(logged)

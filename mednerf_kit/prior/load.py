@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ..core.config import Registry
 from ..core.errors import UserError, reader
 from ..engine.snapshots import load_snapshot, strip_prefix
 from ..fields.hyper import Precision
 from ..gan.conditional import CONDITIONAL_GENERATORS, ConditionalGenerator
-from ..gan.generator import GENERATORS, PatientGenerator
+from ..gan.generator import GENERATORS, HyperGenerator, PatientGenerator
 from ..imaging.geometry import Geometry, interpolated_by_angle
 from ..recon.field_volume import at_distance
 from .catalogue import find_prior
+from .draws import DEFAULT_DRAW, Draw
 from .options import image_model_name
 
 
@@ -73,6 +74,16 @@ class Prior:
     def scale(self) -> float | None:
         """Line integral of an image value of 1, where one is known and means one."""
         return self.geometry.line_integral_scale if self.is_line_integral else None
+
+    @property
+    def known(self) -> Tensor:
+        """The numbers [P, latent_dim] of the training patients; of none where it has no codes."""
+        codes = self.codes.to(self.device)
+        return self.generator.whiten(codes) if isinstance(self.generator, HyperGenerator) else codes
+
+    def numbers(self, n: int, rng: Generator, draw: Draw = DEFAULT_DRAW) -> Tensor:
+        """The numbers [n, latent_dim] of n random patients, which ``generator.latent`` takes."""
+        return draw(self.known, n, rng)
 
     def check_xray(self) -> None:
         """Refuse a prior of coloured photographs where an X-ray is asked about."""

@@ -27,8 +27,14 @@ class PosedOptions:
         code_penalty: weight of the codes' squared length.
         gan_start: share of the training from which ``hybrid`` is adversarial too.
         gan_interval: ``hybrid`` takes every so many-th step an adversarial one as well.
-        gan_batch: patches per adversarial step.
-        gan_weight: of the adversarial term in ``hybrid``; ``gan`` has 1.
+        gan_lead: first steps of the phase in which the discriminator of ``hybrid`` learns alone:
+            before it tells reals from fakes, its gradient is noise.
+        gan_batch: patches per adversarial step, of reals and of fakes.
+        gan_views: of them are views of one generated patient.
+        gan_known: share of the generated patients that are known ones as the generator has them,
+            beside the very DRRs they should be; the others are random.
+        gan_weight: of the adversarial term in ``hybrid``, as a share of the posed term's gradient
+            at the generator's last layer; ``gan`` has the adversary alone.
         d_rate: the discriminator's learning rate.
         r1_gamma: weight of the discriminator's gradient penalty R1, for pictures in [0, 1].
         r1_interval: adversarial steps between two penalties, each so many times heavier.
@@ -47,10 +53,13 @@ class PosedOptions:
     code_rate: float = 1e-2
     code_noise: float = 0.05
     code_penalty: float = 1e-4
-    gan_start: float = 0.7
-    gan_interval: int = 4
-    gan_batch: int = 4
-    gan_weight: float = 2e-3
+    gan_start: float = 0.8
+    gan_interval: int = 1
+    gan_lead: int = 100
+    gan_batch: int = 16
+    gan_views: int = 8
+    gan_known: float = 0.5
+    gan_weight: float = 0.5
     d_rate: float = 2e-3
     r1_gamma: float = 0.5
     r1_interval: int = 16

@@ -3,20 +3,23 @@
 Three terms share the generator. *Volume*: density at random points against each patient's volume,
 the cheapest teacher (a point is a number to compare with; a ray costs dozens of points). *Rays*:
 line integrals through random pixels against the DRRs, which is what is scored. *Adversary*: patches
-of random patients against patches of real DRRs at the same angles, judged by a discriminator.
+of random and of known patients against patches of real DRRs at the same angles, judged by a
+discriminator. Its gradient is a fixed share of that of the known patients at the generator's last
+layer, whatever the two losses are.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
-from ..core.types import Pixels, Rays
+from ..core.types import Rays
 from ..engine.distributed import BatchShard, Ranks, mean_of
 from ..engine.loop import TASKS, Task
 from ..engine.snapshots import (
@@ -35,13 +38,13 @@ from ..gan.losses import NonSaturating
 from ..gan.optimisers import in_one_pass, on_gpu
 from ..imaging.geometry import Geometry
 from ..rays.render import IMAGE_MODELS, Level, render
-from ..rays.selectors.base import sample_bilinear
 from ..rays.selectors.patches import StridedPatch
 from ..rays.selectors.uniform import RandomRays
 from . import previews
-from .distributed import agree_precision, group_size_note, keep_precision, random_patients
+from .distributed import agree_precision, group_size_note, keep_precision
 from .gan_step import GanStep, Patches, lazy_r1
 from .options import PosedOptions
+from .posed_patches import PatchSource
 from .training_volumes import TrainingVolumes
 
 # Field units over which a scan ends, above and below, at the start of a training: a soft end lets
@@ -99,7 +102,13 @@ class PriorTask(Task):
         self.ema = copy.deepcopy(g).requires_grad_(False)
         shape = {"views": geometry.views, "rows": geometry.rows, "cols": geometry.cols}
         self.pixels = RandomRays(n=self.batch * options.rays, **shape)
-        self.patches = StridedPatch(size=parts.discriminator.size, **shape)
+        self.patches = PatchSource(
+            self.training,
+            geometry,
+            StridedPatch(size=parts.discriminator.size, **shape),
+            options.gan_views,
+            options.gan_known,
+        )
         self.optimiser = self._generator_optimiser()
         self.gan_step = self._gan_step()
         self.gan_steps = 0
@@ -145,6 +154,9 @@ class PriorTask(Task):
         o = self.options
         sizes = {"task.batch": self.batch, "task.gan_batch": o.gan_batch}
         ranks.check_divisible(used_batches(o.objective, sizes), o.accumulate)
+        if o.objective != "posed":
+            whole = {"task.gan_batch / task.gan_views": o.gan_batch // o.gan_views}
+            ranks.check_divisible(whole, o.accumulate)
         self.ranks = ranks
         agree_precision(ranks, self.parts.generator, self.ema)
         if ranks.world_size > 1:
@@ -168,14 +180,38 @@ class PriorTask(Task):
         joined = progress >= o.gan_start and index % o.gan_interval == 0
         if o.objective == "gan" or (o.objective == "hybrid" and joined):
             logged |= self._adversarial_gradient(edge)
-        self.ranks.average_gradients(
-            p for group in self.optimiser.param_groups for p in group["params"]
-        )
+        self.ranks.average_gradients(self._learned())
         nn.utils.clip_grad_norm_(g.parameters(), 1.0, foreach=True)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         keep = min(0.5 ** (1 / o.ema_steps), (index + 1) / (index + 10))
         ema_update(self.ema, g, keep)
+        return logged
+
+    def _learned(self) -> list[nn.Parameter]:
+        """Everything that the generator's optimiser moves."""
+        return [p for group in self.optimiser.param_groups for p in group["params"]]
+
+    def _take_gradients(self) -> list[Tensor | None]:
+        """The gradients so far, averaged over the processes, which begin anew."""
+        self.ranks.average_gradients(self._learned())
+        taken = [p.grad for p in self._learned()]
+        self.optimiser.zero_grad(set_to_none=True)
+        return taken
+
+    def _balance(self, posed: Sequence[Tensor | None]) -> dict[str, float]:
+        """Add the posed gradients to the adversarial ones, if there are any, which get a weight."""
+        learned, last = self._learned(), self.parts.generator.shared[-1]
+        self.ranks.average_gradients(learned)
+        known = next(g for p, g in zip(learned, posed, strict=True) if p is last)
+        logged, factor = {}, 1.0
+        if known is not None and last.grad is not None:
+            factor = adaptive_weight(known, last.grad, self.options.gan_weight)
+            logged["gan_factor"] = factor
+        for parameter, before in zip(learned, posed, strict=True):
+            parts = [factor * parameter.grad] if parameter.grad is not None else []
+            parts += [before] if before is not None else []
+            parameter.grad = sum(parts[1:], parts[0]) if parts else None
         return logged
 
     def _posed_gradient(self, *, by_rays: bool, edge: float) -> dict[str, float]:
@@ -232,34 +268,38 @@ class PriorTask(Task):
         return rendered[-1].rendering.image.mean(-1)
 
     def _draw_patches(self, shard: BatchShard, edge: float) -> tuple[Patches, Patches]:
-        """Patches of real views, and of random patients seen from there: [B, 1, size, size]."""
-        g, n, size = self.parts.generator, self.options.gan_batch, self.parts.discriminator.size
-        ids = shard.take(torch.randint(len(self.codes), (n,), generator=self.rng)).to(self.device)
-        picked = self.patches.patches(n, 0, self.rng)
-        view, yx, weight = (
-            shard.take(rows).to(self.device) for rows in (picked.view, picked.yx, picked.weight)
-        )
-        among_all = Pixels(ids[:, None] * self.geometry.views + view, yx, weight)
-        reals = sample_bilinear(self.training.images.flatten(0, 1), among_all).float()
-        reals = reals.view(-1, 1, size, size)
-        code = g.weights(random_patients(g, n, shard, self.rng), edge=edge)
-        rays = self._rays(view, yx, self.log_distance.detach()[ids].exp()[:, None])
-        fakes = self._image(rays, code, shard).view_as(reals)
+        """Patches of known patients, and of generated ones from there: [B, 1, size, size]."""
+        o, g, source = self.options, self.parts.generator, self.patches
+        places = source.places(o.gan_batch, shard, self.rng)
+        codes = self.codes.detach()[: 0 if o.objective == "gan" else None]
+        latent = source.patients(g, codes, places.ids, o.gan_batch, shard, self.rng)
+        code = g.weights(latent, edge=edge)
+        distance = self.log_distance.detach()[places.ids].exp()
+        if o.image_model == "line_integral":
+            fakes = source.projected(g, code, distance, places)
+        else:
+            each = torch.arange(len(places.ids)).repeat_interleave(o.gan_views).to(distance.device)
+            rays = self._rays(places.pixels.view, places.pixels.yx, distance[each, None])
+            fakes = self._image(rays, code.take(each), shard)
         if self.training.per_view_scale:
-            fakes = fakes * self.log_gains.detach()[ids[:, None], view].exp().view_as(fakes)
-        return Patches(reals), Patches(fakes)
+            ids = places.ids.repeat_interleave(o.gan_views)[:, None]
+            fakes = fakes * self.log_gains.detach()[ids, places.pixels.view].exp()
+        shape = (-1, 1, self.parts.discriminator.size, self.parts.discriminator.size)
+        return Patches(source.reals(places).view(shape)), Patches(fakes.view(shape))
 
     def _adversarial_gradient(self, edge: float) -> dict[str, float]:
-        """Step the discriminator, and add the generator's gradient."""
+        """Step the discriminator, and unless it learns alone add the generator's gradient."""
         o = self.options
+        posed = self._take_gradients()
         if self.gan_steps % FIT_PRIOR_EVERY == 0 and o.objective != "gan":
             self.parts.generator.fit_prior(self.codes.detach())
         logged = self.gan_step(
             lambda shard: self._draw_patches(shard, edge),
             index=self.gan_steps,
             ranks=self.ranks,
-            weight=1.0 if o.objective == "gan" else o.gan_weight,
+            alone=o.objective == "hybrid" and self.gan_steps < o.gan_lead,
         )
+        logged |= self._balance(posed)
         self.gan_steps += 1
         kimg = self.gan_steps * o.gan_batch / 1000
         return logged | {"p": self.parts.probability.p, "kimg": kimg}
@@ -308,6 +348,18 @@ class PriorTask(Task):
         restore_optimiser(self.optimiser, strip_prefix("optim.generator", tensors))
         self.gan_steps = meta["gan_steps"]
         keep_precision(meta, self.parts.generator, self.ema)
+
+
+def adaptive_weight(posed: Tensor, adversarial: Tensor, share: float) -> float:
+    """The factor share · |posed| / |adversarial| of two gradients of one layer.
+
+    It is λ of VQGAN (Esser et al. 2021, eq. 7), at most 10⁴ as there.
+
+    >>> adaptive_weight(torch.tensor([3.0, 4.0]), torch.tensor([0.0, 10.0]), 0.5)
+    0.25
+    """
+    ratio = posed.norm() / adversarial.norm().clamp_min(1e-12)
+    return share * min(1e4, float(ratio))
 
 
 def used_batches(objective: str, sizes: dict[str, int]) -> dict[str, int]:

@@ -12,6 +12,7 @@ from torch import Generator
 from ..core import config
 from ..core.errors import UserError
 from ..data.orbits import OrbitSet
+from ..engine.distributed import Ranks
 from ..engine.loop import TASKS, Loop, PreparedRun, TaskType
 from ..engine.recipe_checks import check_counts
 from ..engine.run_folder import RunConfig
@@ -44,7 +45,16 @@ RECIPE_KEYS = frozenset(
         "calibration_patients",
     )
 )
-COUNTS = ("batch", "points", "rays", "gan_batch", "gan_interval", "r1_interval", "accumulate")
+COUNTS = (
+    "batch",
+    "points",
+    "rays",
+    "gan_batch",
+    "gan_views",
+    "gan_interval",
+    "r1_interval",
+    "accumulate",
+)
 
 
 def check(recipe: Mapping[str, Any]) -> None:
@@ -65,7 +75,49 @@ def check(recipe: Mapping[str, Any]) -> None:
             "set generator.outputs=4",
         )
     check_counts(recipe, *COUNTS)
+    check_adversary(recipe)
     config.checked(recipe["calibration_patients"], int, where="recipe key 'calibration_patients'")
+
+
+def check_adversary(recipe: Mapping[str, Any]) -> None:
+    """Refuse an adversarial phase that no training has room for."""
+    options = posed_options(recipe)
+    if not 0 <= options.gan_start < 1:
+        raise UserError(
+            f"got task.gan_start {options.gan_start:g}",
+            "wanted the share of the training before the adversarial phase, from 0 to below 1",
+            "correct it, or set task.objective=posed for none",
+        )
+    if not 0 <= options.gan_known <= 1 or options.gan_weight < 0:
+        raise UserError(
+            f"got task.gan_known {options.gan_known:g} and task.gan_weight {options.gan_weight:g}",
+            "wanted a share from 0 to 1 and a weight of at least 0",
+            "correct them",
+        )
+    if options.objective == "posed":
+        return
+    step = options.gan_views * options.accumulate
+    if options.gan_batch % step:
+        raise UserError(
+            f"got task.gan_batch {options.gan_batch} with gan_views {options.gan_views} and "
+            f"accumulate {options.accumulate}",
+            f"wanted a multiple of {step}, whole patients in every part",
+            f"set task.gan_batch={-(-options.gan_batch // step) * step}",
+        )
+    size = set_options(recipe["dataset"]).size
+    if size is not None:
+        check_patch(recipe, size)
+
+
+def check_patch(recipe: Mapping[str, Any], side_px: int) -> None:
+    """Refuse patches for the discriminator that are larger than the pictures."""
+    discriminator = DISCRIMINATORS.build(recipe["discriminator"], channels=1)
+    if posed_options(recipe).objective != "posed" and discriminator.size > side_px:
+        raise UserError(
+            f"got discriminator.size {discriminator.size} for pictures of {side_px} pixels",
+            "wanted patches inside the pictures",
+            f"set discriminator.size={side_px} or less, or a larger dataset.size",
+        )
 
 
 def build_task(
@@ -167,6 +219,11 @@ def prepare(run_config: RunConfig, device: str | torch.device) -> PreparedRun:
     seed, split = run_config.seed, run_config.split
     orbits = read_set(dataset, recipe["dataset"], split=split, limit=run_config.limit, checked=True)
     options = set_options(recipe["dataset"])
+    check_patch(recipe, min(orbits.geometry.rows, orbits.geometry.cols))
+    task_options = posed_options(recipe)
+    patients = len(orbits.patients) * (1 + options.variants)
+    sizes = {"task.batch": min(task_options.batch, patients)}
+    Ranks().check_divisible(used_batches(task_options.objective, sizes), task_options.accumulate)
     volumes = make_training_volumes(orbits, size=options.volume_size)
     if options.variants:
         water, rng = water_value(orbits.geometry), Generator().manual_seed(seed)

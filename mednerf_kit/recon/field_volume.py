@@ -174,24 +174,44 @@ def bake(
     """Evaluate a generated field once at the voxels' centres: [B, size, size, size].
 
     Only the support cylinder up to BAKED_HALF_HEIGHT is evaluated; elsewhere the voxels are zero.
-    Of a cube of at least TWO_LEVELS, every other voxel along each side is evaluated first; where
-    these and their neighbours hold air, which is three quarters of the cylinder, the others are
-    interpolated between them.
+    Of a cube of at least TWO_LEVELS the air is left out as :func:`bake_matter` does.
     """
-    device = code.layers[0][0].device
-    points = voxel_centres(size, device=device)
+    if size >= TWO_LEVELS:
+        return bake_matter(generator, code, geometry, size=size)
+    points = voxel_centres(size, device=code.layers[0][0].device)
     inside = _baked(generator, points)
-    values = torch.zeros(code.batch, *inside.shape, device=device)
+    values = torch.zeros(code.batch, *inside.shape, device=points.device)
     for i in range(code.batch):
-        one, dense = code.one(i), inside
-        if size >= TWO_LEVELS:
-            rough = bake(generator, one, geometry, size=size // 2).values[None]
-            matter = max_pool3d(rough, 3, 1, 1) > AIR_SHARE * rough.amax()
-            dense = inside & (interpolate(matter.float(), (size,) * 3)[0, 0] > 0)
-            smooth = interpolate(rough, (size,) * 3, mode="trilinear", align_corners=False)
-            values[i] = smooth[0, 0] * inside
-        values[i, dense] = generator.field.density(points[dense][None], one)[0]
+        values[i, inside] = generator.field.density(points[inside][None], code.one(i))[0]
     return FieldVolume.of(values, geometry)
+
+
+def bake_matter(
+    generator: PatientGenerator,
+    code: MlpWeights,
+    geometry: Geometry,
+    *,
+    size: int,
+    air_share: float = AIR_SHARE,
+) -> FieldVolume:
+    """The same in two levels, differentiable with respect to the code where there is matter.
+
+    Every other voxel along each side is evaluated first; where these and their neighbours hold
+    air (less than ``air_share`` of the densest voxel), which is a third to three quarters of the
+    cylinder, the others are interpolated between them, without a gradient.
+    """
+    points = voxel_centres(size, device=code.layers[0][0].device)
+    inside = _baked(generator, points)
+    rough = bake(generator, code, geometry, size=size // 2).values[:, None]
+    densest = rough.amax((1, 2, 3, 4), keepdim=True)
+    matter = (max_pool3d(rough, 3, 1, 1) > air_share * densest).float()
+    dense = inside & (interpolate(matter, (size,) * 3)[:, 0] > 0)
+    smooth = interpolate(rough, (size,) * 3, mode="trilinear", align_corners=False)[:, 0] * inside
+    values = []
+    for i, chosen in enumerate(dense):
+        exact = generator.field.density(points[chosen][None], code.one(i))[0]
+        values.append(smooth[i].masked_scatter(chosen, exact.to(smooth)))
+    return FieldVolume.of(torch.stack(values), geometry)
 
 
 def _baked(generator: PatientGenerator, points: Tensor) -> Tensor:

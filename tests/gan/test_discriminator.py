@@ -4,6 +4,8 @@ R1 against closed forms.
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional
@@ -14,7 +16,8 @@ from mednerf_kit.gan.dag import POLICIES, Dag, identity
 from mednerf_kit.gan.discriminator import DISCRIMINATORS, ResidualDiscriminator
 from mednerf_kit.gan.losses import hinge_d, hinge_g, nonsaturating_d, nonsaturating_g, r1_penalty
 
-HEADS = {"none": 1, "rotation": 4, "fliprot": 4, "cropping": 5, "translation": 5, "cutout": 5}
+HEADS = {"none": 1, "tilt": 3}
+HEADS |= {"rotation": 4, "fliprot": 4, "cropping": 5, "translation": 5, "cutout": 5}
 TINY = {"fmaps": 1 / 256, "max_channels": 8}
 SMALL = {"residual": TINY, "selfsup": {"width": 4, "doublings": 1}, "patchgan": {"width": 4}}
 
@@ -137,6 +140,37 @@ def test_policies_do_what_their_names_say():
     corners = [corner(ramp) for corner in POLICIES.build("cropping")[1:]]
     assert [round(c.min().item() * 15) for c in corners] == [0, 4, 0, 4]
     assert [round(c.max().item() * 15) for c in corners] == [11, 15, 11, 15]
+
+
+def test_detail_is_amplified_before_the_first_layer():
+    """The picture and so many times what a blur takes from it; a flat picture stays as it is."""
+    plain, sharp = (
+        DISCRIMINATORS.build(
+            {"name": "residual", "size": 16, "detail": detail, **TINY}, rng=seeded(), channels=1
+        )
+        for detail in (1.0, 5.0)
+    )
+    x = pictures(2, 16)
+    amplified = 5 * x - 4 * layers.blurred(x)
+    torch.testing.assert_close(plain(amplified).heads[:, 0], sharp(x).heads[:, 0])
+    assert not torch.allclose(plain(x).heads[:, 0], sharp(x).heads[:, 0])
+    flat = torch.full((2, 1, 16, 16), 0.3)
+    torch.testing.assert_close(sharp(flat).heads, plain(flat).heads)
+    lengths = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+    dot = torch.zeros(1, 1, 9, 9)
+    dot[..., 4, 4] = 1.0
+    torch.testing.assert_close(layers.blurred(dot)[0, 0, 2:7, 2:7], lengths[:, None] * lengths)
+
+
+def test_a_tilt_turns_a_little_to_either_side():
+    """A bar from the centre upwards comes to lie along the angle, on the other side by mirror."""
+    bar = torch.zeros(1, 1, 33, 33)
+    bar[..., 2:16, 16] = 1.0
+    one, other = (turn(bar) for turn in POLICIES.build({"name": "tilt", "angle_deg": 20})[1:])
+    torch.testing.assert_close(one.flip(-1), other, atol=1e-5, rtol=0)
+    top = one[0, 0, 5]
+    column = float((top * torch.arange(33)).sum() / top.sum())
+    assert abs(column - 16) == pytest.approx(11 * math.tan(math.radians(20)), abs=0.3)
 
 
 def test_combined_policies_count_on_and_share_the_identity():

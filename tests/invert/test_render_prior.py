@@ -18,8 +18,9 @@ from mednerf_kit.imaging.scans.read import read_volume
 from mednerf_kit.invert import outputs
 from mednerf_kit.invert import reconstruct as project_module
 from mednerf_kit.invert.predict import predict
-from mednerf_kit.invert.render import STEPS, render, sample, walk
+from mednerf_kit.invert.render import ORBIT_VIEWS, STEPS, render, sample, walk
 from mednerf_kit.prior import load as prior_load
+from mednerf_kit.prior.draws import DEFAULT_DRAW
 from mednerf_kit.viz import figures
 
 
@@ -52,10 +53,13 @@ def test_render_writes_the_orbit_the_video_and_the_volume(place, tmp_path, capsy
     assert views(tmp_path / "a").shape == (4, 16, 16), "frames of the longer orbit before are gone"
 
 
-def test_a_seed_is_the_patient_the_generator_draws(place, tmp_path):
+def test_a_seed_is_the_first_patient_that_is_drawn(place, tmp_path):
     prior = prior_load.load_prior(place / "run")
-    latent = prior.generator.draw(1, torch.Generator().manual_seed(7))
-    scene = outputs.one_patient(prior, outputs.seeded_eps(prior, 7))
+    known = prior.generator.whiten(prior.codes)
+    eps = DEFAULT_DRAW(known, 1, torch.Generator().manual_seed(7))
+    assert torch.equal(outputs.seeded_eps(prior, 7), eps)
+    latent = prior.generator.latent(eps)
+    scene = outputs.one_patient(prior, eps)
     assert torch.equal(scene.latent.w, latent.w) and torch.equal(scene.latent.pose, latent.pose)
 
 
@@ -77,6 +81,18 @@ def test_truncation_to_nothing_is_the_mean_patient(place, tmp_path):
     sample(run=str(place / "run"), seeds=[1, 2], truncation=0.0, out=tmp_path)
     grid = read_png(tmp_path / "grid.png")
     assert torch.equal(grid[15:47], grid[15 + 49 : 47 + 49])
+
+
+def test_all_patients_turn_in_one_clip(place, tmp_path):
+    import imageio.v3
+
+    words = ["--run", place / "run", "--seeds", "0-2", "--orbit", "--out", tmp_path]
+    assert cli.main(["sample", *map(str, words)]) == 0
+    frames = imageio.v3.imread(tmp_path / "orbit.mp4", plugin="FFMPEG")
+    assert frames.shape == (ORBIT_VIEWS, 64, 64, 3)
+    corner = frames[:, 40:, 40:]
+    assert corner.max() < 20 < frames[:, :32, :32].max(), "the fourth of three is empty"
+    assert abs(frames[0].astype(int) - frames[9]).max() > 20
 
 
 def test_the_clip_walks_from_seed_to_seed(place, tmp_path, capsys):

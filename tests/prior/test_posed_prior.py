@@ -23,7 +23,8 @@ def test_every_objective_steps_and_logs_what_it_learns_from(objective, tiny_set,
     logged = stats(folder)
     posed, adversarial = {"volume_mse", "ray_mse"}, {"d_loss", "g_loss", "r_t", "p", "r1", "kimg"}
     seen = {name for line in logged for name in line} - {"step", "seconds", "rate"}
-    assert seen == {"posed": posed, "gan": adversarial, "hybrid": posed | adversarial}[objective]
+    both = posed | adversarial | {"gan_factor"}
+    assert seen == {"posed": posed, "gan": adversarial, "hybrid": both}[objective]
     if objective == "gan":
         assert all({"d_loss", "g_loss"} <= set(line) for line in logged)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,13 +15,14 @@ from mednerf_kit.engine import session
 from mednerf_kit.fields.hyper import SHARP_EDGE
 from mednerf_kit.gan.discriminator import DISCRIMINATORS
 from mednerf_kit.gan.generator import POSE_DIM
-from mednerf_kit.prior.posed import PriorTask
+from mednerf_kit.prior.posed import PriorTask, cylinder_points
 from mednerf_kit.prior.posed_setup import build_task
 from mednerf_kit.prior.training_volumes import TrainingVolumes
 
 PATIENTS, BATCH = 4, 2
-POSED, GAN = "objective: posed", f"objective: gan, gan_batch: {BATCH}"
-HYBRID = f"objective: hybrid, gan_start: 0.0, gan_interval: 1, gan_batch: {BATCH}"
+POSED = "objective: posed"
+GAN = f"objective: gan, gan_batch: {BATCH}, gan_views: 1"
+HYBRID = GAN.replace("gan,", "hybrid, gan_start: 0.0, gan_interval: 1, gan_lead: 0,", 1)
 GENERATOR = (
     "code_dim: 4, width: 8, depth: 1, octaves: 2, rank: 2, mapping_width: 8, precision: fp32"
 )
@@ -67,19 +69,40 @@ def task_of(
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize(
-    ("options", "weight"),
-    [(GAN, 1.0), (HYBRID, 2e-3), (f"{HYBRID}, gan_weight: 0.25", 0.25)],
-)
-def test_the_adversarial_term_has_its_weight_beside_the_posed_ones(options, weight, accumulate):
-    """∂/∂x of weight · mean softplus(−D(x)) is −weight · σ(−D(x)) · slope / B at every pixel."""
+@pytest.mark.parametrize("options", [GAN, HYBRID, f"{HYBRID}, gan_known: 0.0"])
+def test_the_generator_learns_from_what_it_is_judged_by(options, accumulate):
+    """∂/∂x of mean softplus(−D(x)) is −σ(−D(x)) · slope / B at every pixel."""
     task = task_of(f"{options}, accumulate: {accumulate}")
     discriminator = task.parts.discriminator
     task.step(0.5, 0)
     fakes, slope = torch.cat(discriminator.shown[-accumulate:]), discriminator.slope.detach()
     logits = slope * (fakes - 0.5).sum((1, 2, 3), keepdim=True)
-    wanted = (-weight * torch.sigmoid(-logits) * slope / BATCH).expand_as(fakes)
+    wanted = (-torch.sigmoid(-logits) * slope / BATCH).expand_as(fakes)
     torch.testing.assert_close(torch.cat(discriminator.returned), wanted, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(("option", "share"), [("", 0.5), ("gan_weight: 2.0,", 2.0)])
+def test_the_adversary_is_a_share_of_the_posed_gradient_at_the_last_layer(
+    option, share, accumulate
+):
+    """Together they are the posed gradient and one whose length there is share times its own."""
+    gradients = {}
+    for name, options in (("posed", POSED), ("hybrid", f"{option} {HYBRID}")):
+        task = task_of(f"{options}, accumulate: {accumulate}, batch: 4, code_noise: 0.0")
+        last = task.parts.generator.shared[-1]
+        task.optimiser.register_step_pre_hook(
+            lambda *_, name=name, last=last: gradients.update({name: last.grad.clone()})
+        )
+        task.options = replace(task.options, code_penalty=0.0)
+        points = cylinder_points(4, 24, 1.4, torch.Generator().manual_seed(3))
+        task._volume_error = lambda ids, code, shard, task=task, points=points: (
+            task.parts.generator.field.density(shard.take(points), code).square().mean()
+        )
+        logged = task.step(0.0, 0)
+    added = gradients["hybrid"] - gradients["posed"]
+    assert float(added.norm()) == pytest.approx(share * float(gradients["posed"].norm()), rel=1e-3)
+    assert logged["gan_factor"] > 0
 
 
 def test_the_penalty_on_reals_is_applied_every_kth_step_and_k_times_as_strong():
@@ -148,7 +171,8 @@ def test_the_augmentation_follows_the_reals_of_every_adversarial_step(slope, way
     ("objective", "start", "interval"), [("hybrid", 0.6, 3), ("gan", 0.6, 3), ("posed", 0.0, 1)]
 )
 def test_the_adversary_joins_late_and_every_kth_step(objective, start, interval):
-    task = task_of(f"objective: {objective}, gan_start: {start}, gan_interval: {interval}")
+    phase = f"gan_start: {start}, gan_interval: {interval}, gan_lead: 0, gan_batch: 2, gan_views: 1"
+    task = task_of(f"objective: {objective}, {phase}")
     steps = 12
     played = ["g_loss" in task.step(index / steps, index) for index in range(steps)]
     late = [index / steps >= start and index % interval == 0 for index in range(steps)]
@@ -156,11 +180,31 @@ def test_the_adversary_joins_late_and_every_kth_step(objective, start, interval)
     assert played == wanted and (objective != "hybrid" or played.index(True) == 9)
 
 
-def test_a_priors_adversary_begins_at_seven_tenths_and_plays_every_fourth_step():
+def test_a_priors_adversary_begins_at_eight_tenths_and_plays_every_step():
     task = task_of("objective: hybrid")
-    places = [(0.69, 0), (0.7, 0), (0.7, 1), (0.7, 2), (0.7, 3), (0.7, 4), (0.999, 6), (0.999, 8)]
-    played = ["g_loss" in task.step(progress, index) for progress, index in places]
-    assert played == [False, True, False, False, False, True, False, True]
+    places = [(0.79, 0), (0.8, 0), (0.8, 1), (0.9, 2), (0.999, 7)]
+    played = ["d_loss" in task.step(progress, index) for progress, index in places]
+    assert played == [False, True, True, True, True]
+
+
+def test_at_first_the_discriminator_learns_alone():
+    """Until it has had its lead the generator's gradient is that of the posed term."""
+    lead, gradients = 2, {}
+    for name, options in (
+        ("posed", POSED),
+        ("hybrid", f"{HYBRID.replace('gan_lead: 0', f'gan_lead: {lead}')}"),
+    ):
+        task = task_of(f"{options}, {SLOW}, code_noise: 0.0, batch: {PATIENTS}")
+        last, found = task.parts.generator.shared[-1], []
+        task.optimiser.register_step_pre_hook(
+            lambda *_, last=last, found=found: found.append(last.grad.clone())
+        )
+        logged = [task.step(0.0, index) for index in range(3)]
+        gradients[name] = found
+    assert ["d_loss" in line for line in logged] == [True] * 3
+    assert ["g_loss" in line for line in logged] == [False] * lead + [True]
+    torch.testing.assert_close(gradients["hybrid"][0], gradients["posed"][0])
+    assert len(task.parts.discriminator.slopes) == 3
 
 
 # The posed terms

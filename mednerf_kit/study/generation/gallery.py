@@ -53,9 +53,8 @@ class Gallery:
         return not torch.allclose(whole, half)
 
     def numbers(self, seed: int, truncation: float = 1.0) -> Tensor:
-        """The standard normal numbers of a seed, scaled by ``truncation``: [1, latent_dim]."""
-        rng = Generator().manual_seed(seed)
-        return truncation * torch.randn(1, self.prior.generator.latent_dim, generator=rng)
+        """The numbers of a seed's patient, scaled by ``truncation``: [1, latent_dim]."""
+        return truncation * self.prior.numbers(1, Generator().manual_seed(seed))
 
     @torch.no_grad()
     def weights(self, eps: Tensor) -> MlpWeights:

@@ -15,6 +15,7 @@ from ...fields.hyper import MlpWeights
 from ...imaging.geometry import Geometry
 from ...invert.predict import grid_size
 from ...metrics.features import BATCH, Extractor, read
+from ...prior.draws import DEFAULT_DRAW, Draw
 from ...prior.load import Prior
 from ...prior.rendering import Renderer, cameras_of
 from ...recon.field_volume import at_distance, bake, sample_trilinear, voxel_centres
@@ -87,15 +88,18 @@ def own_views(prior: Prior, code: MlpWeights, angles_deg: Sequence[float]) -> Te
 
 
 def drawn_codes(
-    prior: Prior, count: int, rng: Generator, *, truncation: float = 1.0
+    prior: Prior,
+    count: int,
+    rng: Generator,
+    *,
+    truncation: float = 1.0,
+    draw: Draw = DEFAULT_DRAW,
 ) -> Iterator[MlpWeights]:
     """Random patients one by one; the first n are the same however many are asked for."""
     for _ in range(count):
-        eps = torch.randn(1, prior.generator.latent_dim, generator=rng)
+        eps = truncation * prior.numbers(1, rng, draw)
         with torch.no_grad():
-            yield prior.generator.weights(
-                prior.generator.latent((truncation * eps).to(prior.device))
-            )
+            yield prior.generator.weights(prior.generator.latent(eps))
 
 
 def spread_views(views: int, each: int, rng: Generator) -> Tensor:
@@ -119,6 +123,7 @@ def draw(
     orbit_deg: Sequence[float],
     rng: Generator,
     truncation: float = 1.0,
+    how: Draw = DEFAULT_DRAW,
 ) -> RandomPatients:
     """``count`` images in [0, 1] of random patients and their features.
 
@@ -131,7 +136,7 @@ def draw(
     kept, shown, waiting, seen = [], [], torch.empty(0), 0
     for i, code in enumerate(
         tqdm(
-            drawn_codes(prior, patients, rng, truncation=truncation),
+            drawn_codes(prior, patients, rng, truncation=truncation, draw=how),
             total=patients,
             desc="patients",
         )
