@@ -31,7 +31,7 @@ from .films.formats import read_film
 from .films.stored import bone_bright
 from .grey import read_as
 from .set_folder import check_folder
-from .view_names import views_by_name, without_masks
+from .view_names import MASK_FOLDER, views_by_name, without_masks
 
 FLAT = re.compile(r"(?P<patient>.+?)(?:_bbg)?_xray(?P<view>\d+)\.png", re.IGNORECASE)
 SPLITS = ("train", "val", "test", "all")
@@ -243,12 +243,12 @@ def find_pictures(root: Path) -> tuple[str, dict[str, dict[int, Path]], tuple[st
     Views and files are paired by :mod:`.view_names`.
     """
     check_folder(root)
-    flat = _flat(sorted(root.glob("*.png")))
+    flat = _flat(_pngs(root))
     if flat:
         return "flat", flat, ()
     angles_deg = _angles_of(root)
     notes: dict[str, None] = {}
-    alone = sorted(root.glob("view_*.png"), key=natural_key)
+    alone = [path for path in _pngs(root) if path.name.startswith("view_")]
     if alone and (root / "geometry.json").is_file():
         views, pairing = views_by_name(without_masks(alone)[0], angles_deg)
         patient = root.resolve().parent.name or "orbit"
@@ -257,7 +257,7 @@ def find_pictures(root: Path) -> tuple[str, dict[str, dict[int, Path]], tuple[st
     for folder in sorted(
         path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")
     ):
-        pictures = sorted(folder.glob("*.png"), key=natural_key)
+        pictures = _pngs(folder)
         if pictures and FLAT.fullmatch(pictures[0].name):
             raise UserError(
                 f"got '{root}', a folder of sets",
@@ -268,6 +268,10 @@ def find_pictures(root: Path) -> tuple[str, dict[str, dict[int, Path]], tuple[st
             pictures, without = without_masks(pictures)
             folders[folder.name], pairing = views_by_name(pictures, angles_deg)
             notes |= dict.fromkeys(note for note in (without, pairing) if note)
+    masks = [name for name in folders if MASK_FOLDER.fullmatch(name)]
+    if masks and len(masks) < len(folders):
+        folders = {name: views for name, views in folders.items() if name not in masks}
+        notes[f"the folder '{masks[0]}' was left out: its pictures are masks by its name"] = None
     if not folders:
         raise UserError(
             f"got '{root}', where no known layout was recognised",
@@ -278,6 +282,12 @@ def find_pictures(root: Path) -> tuple[str, dict[str, dict[int, Path]], tuple[st
             "make some",
         )
     return ("own" if (root / "geometry.json").is_file() else "folders"), folders, tuple(notes)
+
+
+def _pngs(folder: Path) -> list[Path]:
+    """The PNG files of a folder, 10 after 9; without hidden ones, as macOS lays beside others."""
+    pictures = [path for path in folder.glob("*.png") if not path.name.startswith(".")]
+    return sorted(pictures, key=natural_key)
 
 
 def _angles_of(root: Path) -> list[float]:

@@ -5,13 +5,14 @@ What only a reconstruction can tell is in ``recon/set_checks.py``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..imaging.geometry import Geometry
+from ..imaging.geometry import Geometry, angle_difference_deg
 from .grey import air_is_bright
 from .orbits import OrbitSet
 
@@ -57,6 +58,9 @@ def angle_faults(geometry: Geometry) -> list[str]:
     """
     if geometry.view_frames or geometry.views < 3:
         return []
+    turns = [abs(angle_difference_deg(a, geometry.angles_deg[0])) for a in geometry.angles_deg]
+    if len(turns) > 3 and max(turns) <= 2 * math.pi + 0.01:
+        return [f"the views lie within {max(turns):.3g}°: are their angles radians?"]
     angles = np.sort(np.round(np.array(geometry.angles_deg) % 360, 6))
     gaps = np.diff(np.append(angles, angles[0] + 360))
     found = []
@@ -166,4 +170,4 @@ def _small(views: Tensor) -> np.ndarray:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %"
+    return f"{100 * share:.2g} %" if share < 0.995 else "100 %"

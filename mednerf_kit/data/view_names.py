@@ -11,10 +11,23 @@ import numpy as np
 from ..core.files import natural_key
 
 COUNTED = re.compile(r"xray_(\d+)")
-NUMBER = re.compile(r"\d+(?:\.\d+)?")
-MASK = re.compile(r"[_.-](mask|seg|label)s?$", re.IGNORECASE)
+NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]\d+)?")
+#: How a minus, a plus and a decimal point are spelled in names, where file systems mind them.
+SPELLINGS = (
+    (re.compile(r"(?<=\d)[p,](?=\d)"), "."),
+    (re.compile(r"[−–]"), "-"),
+    (re.compile(r"(?<![a-z])(?:minus|neg|m|n)[_ ]?(?=\d)", re.IGNORECASE), "-"),
+    (re.compile(r"(?<![a-z])(?:plus|pos|p)[_ ]?(?=\d)|\+(?=\d)", re.IGNORECASE), ""),
+)
+MASKS = "(?:mask|seg|segmentation|label|roi|contour)s?"
+MASK = re.compile(f"[_.-]{MASKS}$|^{MASKS}[_.-]", re.IGNORECASE)
+MASK_FOLDER = re.compile(MASKS, re.IGNORECASE)
 #: Degrees by which a number in a name may differ from a view's angle.
 CLOSE_DEG = 0.01
+COUNTING = (
+    "the numbers in the names are the angles of geometry.json, and could count the pictures: each "
+    "picture was given its angle"
+)
 
 
 def without_masks(pictures: Sequence[Path]) -> tuple[list[Path], str | None]:
@@ -41,7 +54,7 @@ def views_by_name(
     Pictures named ``xray_KKK`` go by that number. Where every name holds one number that differs
     from picture to picture, signed decimals are understood: if they are the angles of the
     geometry in another order, each picture gets its angle; else they sort the pictures. Other
-    names are sorted, 10 after 9.
+    names are sorted, 10 after 9. A minus may be spelled m or neg, a point p or comma.
 
     >>> names = [Path("v_10deg.png"), Path("v_-5deg.png"), Path("v_0.5deg.png")]
     >>> [path.name for _, path in sorted(views_by_name(names, [-5, 0.5, 10])[0].items())]
@@ -56,10 +69,16 @@ def views_by_name(
             continue
         views = _matched(numbers, angles_deg)
         if views is not None:
-            return dict(zip(views, pictures, strict=True)), None
+            note = COUNTING if _counts_otherwise(numbers, views) else None
+            return dict(zip(views, pictures, strict=True)), note
     numbers = _numbers([path.stem for path in pictures], signed=_has_both_signs(pictures))
     if numbers is None:
-        return dict(enumerate(sorted(pictures, key=natural_key))), None
+        found = dict(enumerate(sorted(pictures, key=natural_key)))
+        note = (
+            f"the names do not differ in one number: pictures were taken in the order of their "
+            f"names, '{found[0].name}' first"
+        )
+        return found, note if len(angles_deg) > 1 and len(pictures) > 1 else None
     order = np.argsort(numbers, kind="stable")
     found = {view: pictures[k] for view, k in enumerate(order)}
     steps = np.unique(np.diff(np.array(numbers)[order]).round(6))
@@ -74,6 +93,8 @@ def views_by_name(
 def _numbers(stems: Sequence[str], *, signed: bool) -> list[float] | None:
     """The number of each name that differs between names; None where not just one does."""
     pattern = re.compile(f"-?{NUMBER.pattern}") if signed else NUMBER
+    for spelling, meant in SPELLINGS:
+        stems = [spelling.sub(meant, stem) for stem in stems]
     rows = [pattern.findall(stem) for stem in stems]
     if not rows or len({len(row) for row in rows}) > 1:
         return None
@@ -81,6 +102,13 @@ def _numbers(stems: Sequence[str], *, signed: bool) -> list[float] | None:
     if len(differ) != 1 or len(set(map(float, differ[0]))) < len(stems):
         return None
     return [float(number) for number in differ[0]]
+
+
+def _counts_otherwise(numbers: Sequence[float], views: Sequence[int]) -> bool:
+    """Whether numbers that are angles, too, count the pictures in another order."""
+    order = np.argsort(numbers)
+    counts = np.array_equal(np.array(numbers)[order] - min(numbers), np.arange(len(numbers)))
+    return counts and min(numbers) in (0, 1) and np.array(views)[order].tolist() != sorted(views)
 
 
 def _has_both_signs(pictures: Sequence[Path]) -> bool:

@@ -35,6 +35,9 @@ SLACK_DEG = 1.0
 # share of the half-width that a detector may be off the centre and still count as centred, on a
 # full turn and on an arc, where its outermost columns alone are then counted wrongly
 CENTRED, CENTRED_ON_ARC = 0.02, 0.1
+# columns of a displaced detector that have to be seen from both sides: with 9 of them water on the
+# axis is 22 HU too low, with 6 it is 56
+LEAST_COLUMNS = 12
 
 
 class Turn(NamedTuple):
@@ -98,6 +101,13 @@ def redundancy(geometry: Geometry, turn: Turn) -> Tensor:
         raise UserError(
             f"got a detector displaced by {abs(geometry.offset_mm[0]):g} mm, off the isocentre",
             "wanted one that sees the isocentre, for filtered back-projection",
+            "reconstruct with sart",
+        )
+    both_sides = (1 - abs(shift)) * geometry.cols
+    if both_sides < LEAST_COLUMNS < geometry.cols and abs(shift) > CENTRED_ON_ARC:
+        raise UserError(
+            f"got a displaced detector, of which {both_sides:.1f} columns are seen from both sides",
+            f"wanted {LEAST_COLUMNS} or more for filtered back-projection",
             "reconstruct with sart",
         )
     if turn.arc_deg >= 360:

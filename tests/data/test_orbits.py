@@ -3,6 +3,7 @@ gets.
 """
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -245,6 +246,18 @@ def test_a_broken_choice_gets_one_sentence(tmp_path):
     (tmp_path / "inner").rename(tmp_path / "outer" / "chest_xrays")
     with pytest.raises(UserError, match="folder of sets.*chest_xrays"):
         load_orbits(tmp_path / "outer")
+
+
+def test_hidden_files_and_a_folder_of_masks_are_left_out(tmp_path):
+    root = own_set(tmp_path / "set")
+    wanted = load_orbits(root, split="all")
+    for folder in list(root.iterdir()):
+        if folder.is_dir():
+            (folder / "._xray_000.png").write_bytes(b"\0\5\x16\7")  # what macOS lays beside
+            masks = shutil.copytree(folder, root / "masks", dirs_exist_ok=True)
+    found = load_orbits(root, split="all")
+    assert found.patients == wanted.patients and torch.equal(found.images, wanted.images)
+    assert any(f"folder '{masks.name}' was left out" in note for note in found.notes)
 
 
 def test_two_pictures_of_one_view_are_refused(tmp_path):

@@ -15,6 +15,12 @@ NAMINGS = {
     "decimals": lambda k, a: f"{a:.2f}.png",
     "beside a date": lambda k, a: f"scan_20240101_{a:g}_v2.png",
     "full turns": lambda k, a: f"a{a % 360:g}.png",
+    "m and a point": lambda k, a: f"ap_{'m' if a < 0 else 'p'}{abs(a):.1f}.png",
+    "p for the point": lambda k, a: f"drr_{a:.1f}".replace(".", "p") + ".png",
+    "neg and a comma": lambda k, a: (
+        f"{'neg' if a < 0 else 'pos'}_{abs(a):05.1f}".replace(".", ",") + ".png"
+    ),
+    "a plus, a dash": lambda k, a: f"{a:+g}.png".replace("-", "–"),
     "counted": lambda k, a: f"xray_{k:03d}.png",
     "counted by rank": lambda k, a: f"proj-{k + 1}.png",
 }
@@ -48,8 +54,24 @@ def test_numbers_that_are_no_angles_are_said() -> None:
     assert note is not None and "'t7.png' first" in note
 
 
-def test_masks_are_no_views() -> None:
-    pictures = [Path(f"xray_{k:03d}{end}.png") for k in range(3) for end in ("", "_mask")]
-    kept, note = without_masks(pictures)
-    assert [path.stem for path in kept] == ["xray_000", "xray_001", "xray_002"]
-    assert note is not None and "xray_000_mask.png" in note
+def test_names_that_differ_in_no_one_number_are_said() -> None:
+    names = [f"drr_{angle:.1f}".replace(".", "_") for angle in (-10.0, -5.5, 0.5)]
+    found, note = views_by_name([Path(f"{name}.png") for name in names], [-10.0, -5.5, 0.5])
+    assert note is not None and f"'{found[0].name}' first" in note
+    assert views_by_name([Path("b.png"), Path("a.png")])[1] is None
+
+
+def test_angles_that_could_count_the_pictures_are_said() -> None:
+    pictures = [Path(f"p{k}.png") for k in range(3)]
+    found, note = views_by_name(pictures, [2.0, 1.0, 0.0])
+    assert [found[k].name for k in range(3)] == ["p2.png", "p1.png", "p0.png"]
+    assert note is not None and "could count" in note
+
+
+@pytest.mark.parametrize("form", ["{}_mask", "{}-Segmentation", "mask_{}", "{}.roi"])
+def test_masks_are_no_views(form: str) -> None:
+    stems = [f"xray_{k:03d}" for k in range(3)]
+    both = [stem for one in stems for stem in (one, form.format(one))]
+    kept, note = without_masks([Path(f"{stem}.png") for stem in both])
+    assert [path.stem for path in kept] == stems
+    assert note is not None and f"'{form.format('xray_000')}.png'" in note

@@ -129,6 +129,7 @@ def test_the_two_measurements_of_a_ray_count_once(columns_flipped):
         (CENTRED.at([2.0 * k for k in range(90)]), "an arc of 180°"),
         (replace(ARC, offset_mm=(90.0, 0.0)), "displaced detector on an arc"),
         (replace(FULL, offset_mm=(200.0, 0.0)), "off the isocentre"),
+        (replace(FULL, offset_mm=(150.0, 0.0)), "6.3 columns are seen from both sides"),
         (CENTRED.at([*range(0, 100, 2), *range(180, 280, 2)]), "a gap of 82°"),
         (replace(FULL, tilt_deg=20.0), "level orbit"),
     ],

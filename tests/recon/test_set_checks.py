@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,6 +99,12 @@ def test_a_cut_scale_a_cut_field_and_doubled_views_say_so(
     doubled = integrals.clone()
     doubled[7] = doubled[6]
     assert "views 6 and 7" in said(write_set(tmp_path / "two", doubled, CHEST, scale=12.0))
+
+
+def test_angles_in_radians_are_asked_about(integrals: Tensor, tmp_path: Path) -> None:
+    radians = CHEST.at([math.radians(angle) for angle in CHEST.angles_deg])
+    root = write_set(tmp_path / "set", integrals, radians, scale=12.0)
+    assert "are their angles radians?" in said(root)
 
 
 def test_lengths_in_metres_are_no_body(integrals: Tensor, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from ...core import files
 from ...core.config import Registry
 from ...core.errors import UserError, reader, unknown_name
 from ...core.files import existing
-from ...imaging.geometry import Geometry, angle_difference_deg
+from ...imaging.geometry import Geometry
 from ...imaging.volume import Volume
 from ..ct_files import clean_name
 from ..drr import check_place, picture_faults, write_patient
@@ -199,10 +199,6 @@ def write_orbit(
             "wanted the size of a patient",
             "correct the unit of its lengths (--set unit_mm=MM for R²-Gaussian)",
         )
-    angles = orbit.geometry.angles_deg
-    spread = max(abs(angle_difference_deg(a, angles[0])) for a in angles)
-    if len(angles) > 3 and spread <= 2 * math.pi + 0.01:
-        notes.append(f"the views lie within {spread:.3g}°: are their angles radians?")
     notes += angle_faults(orbit.geometry)
     known = _unit(orbit, kind) is not None
     if known and scale is None:
