@@ -178,9 +178,10 @@ def bound(
 ) -> dict[str, Any]:
     """The options of a node, converted to the types they are declared with.
 
-    An unknown name is answered with the nearest one.
+    An unknown name is answered with the nearest one; an option without a default must be there.
     """
-    known = {option.name: option.type for option in options_of(entry, facts)}
+    declared = options_of(entry, facts)
+    known = {option.name: option.type for option in declared}
     values = {}
     for key, value in options.items():
         if key not in known:
@@ -191,6 +192,13 @@ def bound(
                 f"got {value} for {where} option '{key}'",
                 "wanted 0 or more",
                 "correct the recipe or --set",
+            )
+    for option in declared:
+        if option.default is inspect.Parameter.empty and option.name not in values:
+            raise UserError(
+                f"got {where} without '{option.name}'",
+                f"wanted that option; it has {', '.join(known)}",
+                "add it to the recipe or with --set",
             )
     return values
 

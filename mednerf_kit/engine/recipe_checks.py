@@ -18,6 +18,41 @@ MOST_BYTES = 1 << 30
 #: Operators whose first argument is the size of what they make.
 FACTORIES = {"empty", "zeros", "ones", "full", "rand", "randn", "empty_strided"}
 
+#: Options that pictures, volumes, samples or layers grow with, and the most that makes sense. What
+#: is made only while training goes on would else be refused by the machine, hours later.
+MOST = {
+    name: most
+    for most, names in {
+        1 << 6: "levels octaves view_octaves feature_octaves view_degree doublings",
+        1 << 10: "depth max_depth head_depth volume_size resolution planes grid blocks",
+        1 << 14: "size pixels patch_px",
+        1 << 16: "batch gan_batch accumulate views variants samples candidates azimuths",
+        1 << 22: "n rays points refine outside scatter closed_rays guide_rays nodes",
+        1 << 28: "end_voxels",
+    }.items()
+    for name in names.split()
+}
+
+
+def check_sizes(node: Any, where: str = "") -> None:
+    """Refuse numbers anywhere in a recipe that exceed :data:`MOST`.
+
+    >>> check_sizes({"selector": {"n": 4096}, "levels": [{"n": 10**9}]})
+    Traceback (most recent call last):
+    mednerf_kit.core.errors.UserError: got levels.0.n 1000000000; wanted at most 4194304: choose \
+smaller sizes.
+    """
+    if not isinstance(node, (Mapping, list)):
+        return
+    for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+        place = f"{where}.{key}".lstrip(".")
+        most = MOST.get(str(key), math.inf)
+        if isinstance(value, (int, float)) and value > most:
+            raise UserError(
+                f"got {place} {value}", f"wanted at most {most}", "choose smaller sizes"
+            )
+        check_sizes(value, place)
+
 
 def check_counts(recipe: Mapping[str, Any], *task_options: str) -> None:
     """Refuse ``steps``, ``snapshot_steps`` and the named options of the task (where they are given)

@@ -21,7 +21,7 @@ from ..core.errors import UserError, reading, unknown_name
 from . import run_folder, snapshots
 from .distributed import Ranks, process_group
 from .loop import Loop, TaskType, print_line
-from .recipe_checks import SizeLimit
+from .recipe_checks import SizeLimit, check_sizes
 from .run_folder import RunConfig
 
 #: By the name of a recipe's task: how its recipes are read and made ready to run.
@@ -64,6 +64,7 @@ def resolve(
             "wanted every node",
             "start from a file of configs/",
         )
+    check_sizes(recipe)
     what = f"recipe '{name}'"
     fitting = "wanted names, numbers and lists as in configs/"
     with reading(what, fitting, "correct it or --set"), SizeLimit(what):
