@@ -133,7 +133,7 @@ def read_radiograph(
     notes, warnings = list(film.notes), list[str]()
     kind: GreyKind
     if input_kind == "auto":
-        kind, reason = kind_of(film, path, geometry)
+        kind, reason = kind_of(film, path, geometry, inverted=invert)
         notes.append(KIND_NOTES[kind].format(reason))
     else:
         kind = input_kind

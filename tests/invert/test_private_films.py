@@ -23,7 +23,7 @@ def test_no_file_and_no_line_holds_a_name(
     path, out = written(tmp_path, full_of_names(pixels)), tmp_path / "out"
     capfd.readouterr()  # what pydicom says of writing
     words = ["project", "--run", str(tmp_path / "run"), "--xray", str(path), "--out", str(out)]
-    assert cli.main([*words, "--samples", "1", "--device", "cpu"]) == 0
+    assert cli.main([*words, "--samples", "1", "--device", "cpu", "--dicom"]) == 0
     assert_clean(*capfd.readouterr())
     for name in ("metrics.json", "report.html"):
         text = (out / name).read_text(encoding="utf-8")
@@ -32,4 +32,6 @@ def test_no_file_and_no_line_holds_a_name(
     for found in out.rglob("*"):
         assert "QUX" not in found.name
         if found.is_file() and found.suffix not in (".html", ".json"):
-            assert b"QUXNAME" not in found.read_bytes()
+            content = found.read_bytes()
+            assert not any(mark in content for mark in (b"QUXNAME", b"19530617", b"QUXLO")), found
+    assert list(out.rglob("*.dcm"))

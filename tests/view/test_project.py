@@ -72,6 +72,18 @@ def test_a_look_says_what_the_reader_says(client: httpx.Client, prior: Path, xra
     assert told["shape"] == [48, 64] and told["bits"] == 16
 
 
+def test_no_name_in_a_dicom_film_is_answered(
+    client: httpx.Client, prior: Path, tmp_path: Path
+) -> None:
+    film = dicom_films.full_of_names(dicom_films.ramp())
+    content = dicom_films.written(tmp_path, film).read_bytes()
+    for whole in (content, content[:-2000]):  # read, and refused
+        id = given(client, whole, ".dcm")
+        told = client.get(f"project/look/{id}", params={"prior": identity(prior)}).json()
+        assert ("error" in told) == (whole is not content)
+        dicom_films.assert_clean({key: told[key] for key in told if key not in ("whole", "taken")})
+
+
 def test_a_problem_of_the_prior_still_shows_the_picture(
     client: httpx.Client, prior: Path, xray: Path
 ) -> None:

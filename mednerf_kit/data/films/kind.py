@@ -21,8 +21,13 @@ OWN_VIEW = re.compile(r"(xray|view)_-?\d+(deg)?")
 PUBLISHED_VIEW = re.compile(r".+_xray\d{4}", re.IGNORECASE)
 
 
-def kind_of(film: StoredFilm, path: Path, geometry: Geometry | None) -> tuple[GreyKind, str]:
-    """The input kind of a film and why: what lies beside it, the file, its name, its look."""
+def kind_of(
+    film: StoredFilm, path: Path, geometry: Geometry | None, *, inverted: bool = False
+) -> tuple[GreyKind, str]:
+    """The input kind of a film and why: what lies beside it, the file, its name, its look.
+
+    ``inverted`` where its polarity is to be turned over before it is looked at.
+    """
     if geometry is not None and film.kind in (None, "display"):
         if geometry.line_integral_scale is not None:
             return "line-integral", "the geometry beside it has a line_integral_scale"
@@ -33,7 +38,8 @@ def kind_of(film: StoredFilm, path: Path, geometry: Geometry | None) -> tuple[Gr
         return film.kind, reason
     if PUBLISHED_VIEW.fullmatch(path.stem):
         return "line-integral", "it is named like a view of a published set"
-    return looks_like(bone_bright(film))
+    pixels = bone_bright(film)
+    return looks_like(film.full_scale - pixels if inverted else pixels)
 
 
 def looks_like(pixels: np.ndarray) -> tuple[GreyKind, str]:

@@ -73,6 +73,12 @@ def test_what_lies_beside_a_picture_decides_first(tmp_path: Path) -> None:
     assert kind_of(tmp_path / "film.png")[0] == kind_of(tmp_path / "film.jpg")[0] == "line-integral"
 
 
+def test_an_inverted_drr_is_looked_at_turned_over(tmp_path: Path) -> None:
+    Image.fromarray(counts(1 - ball_drr(128), np.uint16)).save(tmp_path / "a.png")
+    kinds = [read_radiograph(tmp_path / "a.png", size=64, invert=i).kind for i in (False, True)]
+    assert kinds == ["display", "line-integral"]
+
+
 def test_views_of_sets_are_drrs_by_their_names(tmp_path: Path) -> None:
     picture = Image.fromarray(counts(0.1 + 0.9 * chest(128), np.uint8))
     picture.save(tmp_path / "03_xray0071.png")
