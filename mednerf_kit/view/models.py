@@ -7,8 +7,9 @@ goes by the name in the set, or by the file of the X-ray.
 from __future__ import annotations
 
 import csv
+import shlex
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -111,18 +112,23 @@ def _evaluate_command(entry: Entry, body: str) -> str:
     return f"mednerf-kit evaluate --run {_typed(entry.path)} --limit 1"
 
 
-def _typed(path: Path) -> str:
-    """A path as a person would type it here."""
+def _here(path: Path) -> str:
+    """A path as seen from the folder where the command was given."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
 
 
+def _typed(path: Path) -> str:
+    """A path as a person would type it in a shell."""
+    return shlex.quote(_here(path))
+
+
 def cells(catalogue: Catalogue, folder: Path) -> list[Model]:
     """The cells of an ablation's folder: those that were run, and those that are planned."""
-    name = folder.name.removeprefix(PREFIX)
-    rows = {(row["scene"], row["cell"], row["seed"]): row for row in _table(folder)}
+    command = _command(folder)
+    rows = {(row["scene"], row["cell"], _whole(row["seed"])): row for row in _table(folder)}
     for path in sorted(folder.glob("*/*/seed*/cell.json")):
         seed, cell, scene = path.parent.name[4:], path.parents[1].name, path.parents[2].name
         try:
@@ -135,12 +141,12 @@ def cells(catalogue: Catalogue, folder: Path) -> list[Model]:
         }
     known = {(scene, cell) for scene, cell, _ in rows}
     for scene in sorted({scene for scene, _ in known}):
-        for cell in _planned(name):
+        for cell in _planned(command):
             if (scene, cell) not in known:
                 rows[(scene, cell, "0")] = {"status": "not run", "error": "", "run": ""}
     seeds = {seed for _, _, seed in rows}
     return [
-        _cell(catalogue, folder, name, place, row, several=len(seeds) > 1)
+        _cell(catalogue, folder, command, place, row, several=len(seeds) > 1)
         for place, row in rows.items()
     ]
 
@@ -153,27 +159,48 @@ def _table(folder: Path) -> Iterator[Mapping[str, str]]:
             yield from csv.DictReader(file)
 
 
-def _planned(name: str) -> list[str]:
-    """The cells that the ablation of this name asks for."""
+def _command(folder: Path) -> list[str]:
+    """The words of the command that goes on with an ablation, as its folder says it."""
+    path = folder / "command.txt"
+    if path.is_file():
+        try:
+            return shlex.split(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            pass
+    name = folder.name.removeprefix(PREFIX)
+    return ["mednerf-kit", "ablate", name, "--outdir", _here(folder)]
+
+
+def _whole(text: str) -> str:
+    """A seed as a whole number, however a table writes it.
+
+    >>> _whole("0.0"), _whole("12"), _whole("x")
+    ('0', '12', 'x')
+    """
+    return text.removesuffix(".0")
+
+
+def _planned(command: Sequence[str]) -> list[str]:
+    """The cells that an ablation asks for."""
     from ..study.ablation import grid
 
     try:
-        return [str(cell) for cell in grid.read(name).cells]
-    except UserError:
+        return [str(cell) for cell in grid.read(command[2]).cells]
+    except (UserError, IndexError):
         return []
 
 
 def _cell(
     catalogue: Catalogue,
     folder: Path,
-    name: str,
+    ablate: Sequence[str],
     place: tuple[str, str, str],
     row: Mapping[str, str],
     *,
     several: bool,
 ) -> Model:
     scene, cell, seed = place
-    command = f"mednerf-kit ablate {name} --cells {cell} --outdir {_typed(folder)}"
+    command = shlex.join([*ablate, "--cells", cell])
     label = f"{cell}, seed {seed}" if several else cell
     run = folder / row["run"] if row.get("run") else None
     if run is None or not run.is_dir():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -94,7 +94,10 @@ def address(listener: socket.socket, token: str) -> str:
 
 
 def serve(site: Site, listener: socket.socket, token: str, *, host: str) -> None:
-    """Answer until somebody interrupts, or the process is told to end."""
+    """Answer until somebody interrupts, or the process is told to end; then stop the jobs.
+
+    That is how a server ends in good order: the interruption goes no further.
+    """
     import uvicorn
 
     # whoever listens on every address is known by names that nobody can list beforehand
@@ -103,4 +106,5 @@ def serve(site: Site, listener: socket.socket, token: str, *, host: str) -> None
     config = uvicorn.Config(
         app, log_level="error", access_log=False, server_header=False, timeout_graceful_shutdown=5
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    with suppress(KeyboardInterrupt):  # uvicorn raises its signal once more when it has ended
+        uvicorn.Server(config).run(sockets=[listener])

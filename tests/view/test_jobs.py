@@ -243,7 +243,8 @@ def test_a_job_never_outlives_its_server(tmp_path: Path, how: str) -> None:
         "sys.exit(p.main(pathlib.Path(sys.argv[1])))\n"
     )
     code = (
-        "import pathlib, sys\n"
+        "import pathlib, signal, sys\n"
+        "signal.signal(signal.SIGTERM, signal.default_int_handler)\n"  # as the command does
         "from mednerf_kit.view.server import address, listening_socket, serve\n"
         "from mednerf_kit.view.site import Catalogue, Site\n"
         "site = Site(Catalogue([]), pathlib.Path('out'), None, (sys.executable, 'slow.py'))\n"
@@ -252,13 +253,17 @@ def test_a_job_never_outlives_its_server(tmp_path: Path, how: str) -> None:
         "site.jobs.start(id, name='one', prior='', options={})\n"
         "serve(site, listening_socket('127.0.0.1', 0), 'secret', host='127.0.0.1')\n"
     )
-    server = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    server = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
     found: list[Path] = []
     until(lambda: found.extend((tmp_path / "out").glob(".jobs/*/pid")) or found)
     until(found[0].read_text)
     pid = int(found[0].read_text())
     server.send_signal(getattr(signal, how))
-    server.wait(10)
+    _, said = server.communicate(timeout=10)
+    if how != "SIGKILL":
+        assert (server.returncode, said) == (0, "")
 
     def has_ended() -> bool:
         try:

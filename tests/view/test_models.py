@@ -84,7 +84,20 @@ def test_cells_that_were_not_run_are_there_with_their_command(ablation: Path) ->
     assert found["chest_mednerf"].status == "failed" and "memory" in found["chest_mednerf"].why
     planned = found["chest_hypernerfgan"]  # of the ablation's file
     assert planned.status == "not run"
-    assert planned.command.startswith("mednerf-kit ablate presets --cells chest_hypernerfgan")
+    assert planned.command.startswith("mednerf-kit ablate presets --outdir ")
+    assert planned.command.endswith(" --cells chest_hypernerfgan")
+
+
+def test_a_cell_of_a_persons_own_file_stands_once(ablation: Path, tmp_path: Path) -> None:
+    file = tmp_path / "my set.yaml"
+    file.write_text("base: chest\ndataset: chest\ncells: {chest_graf: {}, other: {}}\n")
+    command = f"mednerf-kit ablate '{file}' --preset quick --outdir runs/ablate-presets"
+    (ablation / "command.txt").write_text(f"{command}\n")
+    table = ablation / "results.csv"
+    table.write_text(table.read_text().replace("chest_graf,0,", "chest_graf,0.0,"))
+    found = {model.name: model for model in cells(Catalogue([ablation]), ablation)}
+    assert set(found) == {"chest_graf", "chest_mednerf", "other"}
+    assert found["other"].command == f"{command} --cells other"
 
 
 def test_a_random_patient_is_that_of_render(runs: Path) -> None:

@@ -145,15 +145,17 @@ def read(folder: Path, cell: Cell) -> Result:
 
 def as_csv(results: Sequence[Result]) -> str:
     """One row a run: scene, cell, seed, status, every number, and where it lies."""
-    names = sorted({name for result in results for name in result.scores.metrics})
+    cell = ["scene", "cell", "seed", "status"]
     outcome = ["cell_seconds", "settings", "device", "run", "error"]
+    found = {name for result in results for name in result.scores.metrics}
+    names = sorted(found - {*cell, *outcome})  # an evaluation has a seed too
     rows = [
         {
+            **{name: r.scores.metrics.get(name) for name in names},
             "scene": r.cell.scene,
             "cell": r.cell.name,
             "seed": r.cell.seed,
             "status": r.status,
-            **r.scores.metrics,
             "cell_seconds": r.seconds,
             "settings": " ".join(r.cell.settings),
             "device": r.device,
@@ -162,4 +164,4 @@ def as_csv(results: Sequence[Result]) -> str:
         }
         for r in results
     ]
-    return files.csv_text(rows, ["scene", "cell", "seed", "status", *names, *outcome])
+    return files.csv_text(rows, [*cell, *names, *outcome])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -27,6 +28,8 @@ from .scoring import train_and_score
 
 # cell, its folder, device -> what evaluation found, and "run"
 RunCell = Callable[[Cell, Path, str], Mapping[str, Any]]
+#: In the folder of an ablation: what goes on with it.
+COMMAND_FILE = "command.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +98,7 @@ def ablate(
         return None
     todo = [r.cell for r in known if r.status != "done" and (not cells or r.cell.name in cells)]
     devices = device_names(workers.device)
+    files.write_text(folder / COMMAND_FILE, command(source, overrides, folder) + "\n")
     done = len(planned) - len(todo)
     report(f"{ablation.name}: {len(planned)} runs, {done} done or not asked for")
     minutes = workers.limit_minutes
@@ -116,6 +120,23 @@ def ablate(
             f"read {folder / 'table.md'} and start again: done cells stay",
         )
     return folder
+
+
+def command(source: str, overrides: Overrides, folder: Path) -> str:
+    """The command line that goes on with an ablation.
+
+    >>> command("my set.yaml", Overrides(seeds=(0, 1), settings=("steps=9",)), Path("runs/a"))
+    "mednerf-kit ablate 'my set.yaml' --seeds 0,1 --set steps=9 --outdir runs/a"
+    """
+    words = ["mednerf-kit", "ablate", source]
+    for name in ("dataset", "scenes", "seeds", "preset", "max_minutes"):
+        value = getattr(overrides, name)
+        if value is not None:
+            text = ",".join(map(str, value)) if name == "seeds" else str(value)
+            words += [f"--{name.replace('_', '-')}", text]
+    for setting in overrides.settings:
+        words += ["--set", setting]
+    return shlex.join([*words, "--outdir", str(folder)])
 
 
 def overridden(ablation: Ablation, overrides: Overrides) -> Ablation:

@@ -63,6 +63,7 @@ class Runner:
             "psnr_db": psnr,
             "seconds_per_step": 0.1,
             "lpips": None,
+            "seed": 0.0,  # an evaluation's own
             "per_view": rows,
             "run": "00000-chest",
         }

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import shlex
 import signal
 import subprocess
 import sys
@@ -38,6 +39,8 @@ def test_every_cell_runs_once_and_what_it_found_is_kept(spec, tmp_path):
         and rows[0]["run"] == "chest/first/seed0/00000-chest"
     )
     assert (out / "figure.png").read_bytes() == DRAWN
+    words = ["mednerf-kit", "ablate", str(spec), "--outdir", str(out)]
+    assert shlex.split((out / run.COMMAND_FILE).read_text()) == words
 
 
 def test_a_second_start_runs_only_what_is_not_done(spec, tmp_path):

@@ -176,7 +176,8 @@ function panel(name) {
     say(text) { words.textContent = text; words.hidden = false; },
     absent(model, patient) {
       const isFilm = model.project && /\.[a-z]+$/i.test(patient);
-      const command = isFilm ? `${model.project} ${patient}` : model.command;
+      const typed = /^[\w.-]+$/.test(patient) ? patient : `'${patient.replaceAll("'", "'\\''")}'`;
+      const command = isFilm ? `${model.project} ${typed}` : model.command;
       words.replaceChildren(h("strong", {}, model.status === "done" ? "not run" : model.status),
         model.status === "done" ? h("span", {}, `for ${patient}`) : model.why,
         command ? h("span", {}, "This runs it:") : "", command ? h("code", {}, command) : "");
