@@ -183,6 +183,19 @@ def picture(
     return (image + 0.5).astype(np.uint8)
 
 
+def values_at(
+    shown: Shown, voxel: tuple[int, int, int], overlay: str | None = None
+) -> tuple[float, float | None]:
+    """The value of a voxel (x, y, z), and that of an overlay there; None without one."""
+
+    def at(name: str) -> float:
+        values = voxels(shown, name).values
+        place = (min(i, n - 1) for i, n in zip(reversed(voxel), values.shape, strict=True))
+        return float(values[tuple(place)])
+
+    return at("volume"), at(overlay) if overlay else None
+
+
 def png(image: np.ndarray) -> bytes:
     """The bytes of a picture as PNG."""
     from PIL import Image

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 
@@ -251,11 +252,19 @@ def test_a_job_never_outlives_its_server(tmp_path: Path, how: str) -> None:
         "with site.jobs.draft('.png') as (id, path):\n"
         "    path.touch()\n"
         "site.jobs.start(id, name='one', prior='', options={})\n"
-        "serve(site, listening_socket('127.0.0.1', 0), 'secret', host='127.0.0.1')\n"
+        "listener = listening_socket('127.0.0.1', 0)\n"
+        "print(address(listener, 'secret'), flush=True)\n"
+        "serve(site, listener, 'secret', host='127.0.0.1')\n"
     )
     server = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    assert server.stdout is not None
+    assert httpx.get(server.stdout.readline().strip(), timeout=20).is_success  # it answers
     found: list[Path] = []
     until(lambda: found.extend((tmp_path / "out").glob(".jobs/*/pid")) or found)
     until(found[0].read_text)

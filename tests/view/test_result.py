@@ -24,6 +24,7 @@ from mednerf_kit.view.catalogue import identity
 from mednerf_kit.view.shown import Shown
 
 VIEWS, PX = 8, 24
+OVERLAID = ("volume", "uncertainty")
 WINDOW = (-1000.0, 1000.0)
 
 
@@ -130,6 +131,13 @@ def wait_until(page: Any, holds: Callable[[], bool]) -> None:
     raise AssertionError("waited in vain")
 
 
+def size_of_saved(page: Any, button: str) -> tuple[int, int]:
+    """Width and height of what the last button of this name saves."""
+    with page.expect_download() as saved:
+        page.get_by_role("button", name=button).last.click()
+    return Image.open(saved.value.path()).size
+
+
 def test_keys_turn_the_views(workbench: Callable[..., str], page: Any, result: Path) -> None:
     page.goto(f"{workbench(result)}#result?entry={identity(result)}")
     page.wait_for_selector("body[data-ready=result]")
@@ -184,6 +192,13 @@ def test_left_is_right_in_the_viewer(workbench: Callable[..., str], page: Any, s
     wait_until(page, lambda: "1000 HU" in reading.inner_text())
     millimetres = [int(word) for word in re.findall(r"-?\d+", reading.inner_text())]
     assert millimetres[0] > 0 > millimetres[1]
+    wait_until(page, lambda: "at=" in page.url and "at=0%2C0%2C0" not in page.url)
+    said, address = reading.inner_text(), page.url
+    page.goto("about:blank")
+    page.goto(address)  # the address brings the same place back
+    page.wait_for_selector("body[data-ready=result]")
+    wait_until(page, lambda: reading.inner_text() == said)
+    assert size_of_saved(page, "Save picture")[1] > 200
 
 
 def test_without_webgl_there_are_slices(
@@ -203,6 +218,18 @@ def test_without_webgl_there_are_slices(
     for x, y in ((17, 5), (6, 5), (17, 16), (1, 1)):
         assert grey_at(axial, (x + 0.5) / 24, (y + 0.5) / 22) == wanted[y, x, 0]
     assert wanted[5, 17, 0] != wanted[5, 6, 0]
+    # a click brings the other planes to that voxel, and tells its values
+    box = axial.bounding_box()
+    page.mouse.click(box["x"] + 17.5 / 24 * box["width"], box["y"] + 5.5 / 22 * box["height"])
+    sagittal, coronal = (
+        page.get_by_role("slider", name=f"{n} slice") for n in ("Sagittal", "Coronal")
+    )
+    assert (sagittal.input_value(), coronal.input_value()) == ("17", "5")
+    value, spread = (float(slices.voxels(shown, n).values[13, 5, 17]) for n in OVERLAID)
+    reading = page.get_by_label("Value at the crosshair")
+    wait_until(page, lambda: f"{value:g} HU" in reading.inner_text())
+    assert f"(standard deviation) {spread:.3g}" in reading.inner_text()
+    assert size_of_saved(page, "Save picture")[0] >= 3 * 256
 
 
 def test_a_saved_page_opens_from_a_file_without_a_network(
@@ -231,6 +258,7 @@ def test_a_saved_page_opens_from_a_file_without_a_network(
     coronal = page.get_by_role("img", name="Coronal slice")
     for x, y in ((17, 5), (6, 5), (17, 14), (1, 1)):
         assert abs(grey_at(coronal, (x + 0.5) / 24, (y + 0.5) / 20) - wanted[y, x, 0]) <= 2
+    assert "HU" in page.get_by_label("Value at the crosshair").inner_text()
 
 
 def test_nothing_to_export_is_said(

@@ -21,6 +21,7 @@ def result(site: Site) -> Routes:
         Route("/frames/{id}/{kind}", frames),
         Route("/volume/{id}", volume),
         Route("/voxels/{id}/{name}.nii", voxels),
+        Route("/value/{id}/{x:int}/{y:int}/{z:int}", value),
         Route("/slice/{id}/{plane}/{index:int}.png", slice_),
     ]
 
@@ -85,3 +86,11 @@ def slice_(request: Request) -> Response:
         number(request, "strength", 0.5, 0, 1),
     )
     return Response(slices.png(image), media_type="image/png")
+
+
+def value(request: Request) -> Response:
+    """A voxel's value, and that of what is laid over it or null."""
+    from .. import slices
+
+    place = tuple(request.path_params[axis] for axis in "xyz")
+    return answer(slices.values_at(shown_of(request), place, request.query_params.get("overlay")))

@@ -46,3 +46,9 @@ export function cutter(about, colours, voxels) {
     return canvas.toDataURL();
   };
 }
+
+// → value(voxel, overlay), the values there of the volume and of what is laid over it.
+export function reader(voxels) {
+  const at = async (name, voxel) => (name ? read(await voxels(name)).at(...voxel) : null);
+  return async (voxel, overlay) => [await at("volume", voxel), await at(overlay, voxel)];
+}

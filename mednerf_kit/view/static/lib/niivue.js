@@ -1,9 +1,10 @@
 // NiiVue (vendor/niivue.umd.js) behind one function, in the radiological convention: the patient's
-// left is on the right of the picture. mount(host, volume, source, {onplace, webgl}) →
-// {show(…), close()}.
+// left is on the right of the picture. mount(host, volume, source, {onplace, webgl, at}) →
+// {show(…), picture(lines), close()}.
 
 import { h } from "./dom.js";
 import { table } from "./frames.js";
+import { sheet } from "./sheet.js";
 
 // How WebGL is computed: "" where there is none, else "software" or "hardware".
 export function webGl() {
@@ -35,7 +36,7 @@ function colourMap(stops, clear, twoSided) {
 
 const GRID = 2, ROW = 3; // NiiVue's layouts of several planes
 
-export async function mount(host, volume, source, { onplace, webgl }) {
+export async function mount(host, volume, source, { onplace, webgl, at }) {
   await library();
   const { Niivue } = globalThis.niivue;
   const canvas = h("canvas", { tabindex: "0", role: "application",
@@ -45,7 +46,8 @@ export async function mount(host, volume, source, { onplace, webgl }) {
   const nv = new Niivue({ backColor: [0, 0, 0, 1], isRadiologicalConvention: true, isSliceMM: true,
     isCornerOrientationText: false, sagittalNoseLeft: true, crosshairGap: 4, crosshairWidth: 0.4,
     crosshairColor: [0.95, 0.7, 0.2, 1], multiplanarShowRender: 0, dragAndDropEnabled: false,
-    isResizeCanvas: true, loadingText: "", multiplanarPadPixels: 12, showAllOrientationMarkers: true, fontMinPx: 15,
+    isResizeCanvas: true, loadingText: "", multiplanarPadPixels: 12,
+    showAllOrientationMarkers: true, fontMinPx: 15,
     fontColor: [1, 0.82, 0.4, 1],
     // a processor that stands in for a graphics card computes fewer pixels
     forceDevicePixelRatio: webgl === "software" ? 0.6 : 0 });
@@ -54,6 +56,7 @@ export async function mount(host, volume, source, { onplace, webgl }) {
   await nv.attachToCanvas(canvas);
   nv.setRadiologicalConvention(true);
   await nv.loadFromArrayBuffer(await source.voxels("volume"), "volume.nii");
+  if (at) nv.scene.crosshairPos = nv.mm2frac([-at[0], -at[1], at[2]]);
   const layouts = {
     planes: () => three(0), all: () => three(1), axial: () => nv.setSliceType(nv.sliceTypeAxial),
     coronal: () => nv.setSliceType(nv.sliceTypeCoronal),
@@ -91,6 +94,11 @@ export async function mount(host, volume, source, { onplace, webgl }) {
       if (nv.volumes.length > 1) nv.setOpacity(1, strength);
       nv.updateGLVolume();
       nv.createOnLocationChange();
+    },
+    picture(lines) {
+      nv.drawScene(); // what was drawn earlier may be gone
+      return sheet([{ picture: canvas, title: "The patient's left is on the right" }], lines,
+        { width: canvas.width, height: canvas.height });
     },
     close() {
       nv.gl?.getExtension("WEBGL_lose_context")?.loseContext();

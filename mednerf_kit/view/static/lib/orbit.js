@@ -7,6 +7,7 @@ import { download, h, later, shown } from "./dom.js";
 import { Frames, drawError, drawView, table } from "./frames.js";
 import { player } from "./player.js";
 import { plot } from "./plot.js";
+import { sheet } from "./sheet.js";
 
 const ERROR_LIMIT = 0.2;
 
@@ -79,25 +80,14 @@ export async function orbit(source, state, setState) {
   }
 
   const steps = player({ count: angles_deg.length, label, k: first, onchange: show });
-  const save = h("button", { type: "button", onclick: () => download(sheet(), "views.png") },
+  const save = h("button", { type: "button", onclick: () => download(picture(), "views.png") },
     "Save picture");
 
   // The panels side by side, with what they are.
-  function sheet() {
-    const scale = Math.max(1, Math.round(384 / cols)), band = 40;
-    const canvas = h("canvas", { width: panels.length * cols * scale, height: rows * scale + band });
-    const context = canvas.getContext("2d");
-    context.fillStyle = "#fff";
-    context.fillRect(0, 0, canvas.width, canvas.height);
-    context.imageSmoothingEnabled = false;
-    context.fillStyle = "#000";
-    context.font = "13px sans-serif";
-    panels.forEach((panel, i) => {
-      context.drawImage(panel.canvas, i * cols * scale, 0, cols * scale, rows * scale);
-      context.fillText(panel.title, i * cols * scale + 4, rows * scale + 16);
-    });
-    context.fillText(`${label(at)}. Research use only, not for diagnosis.`, 4, rows * scale + 33);
-    return canvas;
+  function picture() {
+    const scale = Math.max(1, Math.round(384 / cols));
+    return sheet(panels.map(({ canvas, title }) => ({ picture: canvas, title })),
+      [`${source.about.name}, ${label(at)}`], { width: cols * scale, height: rows * scale });
   }
 
   const node = h("section", { class: "card" }, h("h2", {}, "Every view"),

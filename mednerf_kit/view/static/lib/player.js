@@ -1,5 +1,5 @@
 // Steps through views: a slider, back, play, on, speed. player({count, label(k), title, k, onchange})
-// → an element with set(k), start(), key(event) and close().
+// → an element with at(), set(k), start(), key(event) and close().
 
 import { choice, h } from "./dom.js";
 
@@ -39,6 +39,7 @@ export function player({ count, label, title = "Angle", k = 0, onchange }) {
     h("button", { type: "button", "aria-label": "Back", onclick: step(-1) }, "◀"), play,
     h("button", { type: "button", "aria-label": "On", onclick: step(1) }, "▶"),
     h("label", { class: "field along" }, title, input, output), speed);
+  node.at = () => at;
   node.set = go;
   node.start = start;
   node.close = stop;

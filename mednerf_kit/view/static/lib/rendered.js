@@ -1,9 +1,10 @@
 // The scored views of a scene: truth | rendering | error | depth, with their numbers.
 // rendered(source, state, setState) → {node, key(event), close()}.
 
-import { h, later, shown } from "./dom.js";
+import { download, h, later, shown } from "./dom.js";
 import { player } from "./player.js";
 import { plot } from "./plot.js";
+import { sheet } from "./sheet.js";
 
 const NUMBERS = [["psnr_db", "PSNR", "dB"], ["ssim", "SSIM", ""], ["lpips", "LPIPS", ""]];
 
@@ -11,7 +12,7 @@ export function rendered(source, state, setState) {
   const { kinds, rows } = source.about.rendered, { means } = source.about;
   const panels = Object.entries(kinds).map(([title, names]) => {
     const image = h("img", { class: "picture", alt: title });
-    return { names, image, node: h("figure", {}, image, h("figcaption", {}, title)) };
+    return { title, names, image, node: h("figure", {}, image, h("figcaption", {}, title)) };
   });
   const numbers = h("dl", { class: "numbers", "aria-label": "Numbers of this view" });
   const keep = later(setState);
@@ -35,11 +36,19 @@ export function rendered(source, state, setState) {
 
   const steps = player({ count, title: "View", k: first, label: (k) => rows[k].stem,
     onchange: show });
+  function picture() {
+    const { naturalWidth: width, naturalHeight: height } = panels[0].image;
+    return sheet(panels.map(({ image, title }) => ({ picture: image, title })),
+      [`${source.about.name}, ${rows[steps.at()].stem}`], { width, height });
+  }
+
   const node = h("section", { class: "card" }, h("h2", {}, "Every scored view"),
     h("div", { class: "orbit" },
       h("div", { class: `panels of-${panels.length}` }, panels.map((panel) => panel.node)),
       h("div", { class: "aside" }, numbers)),
-    h("div", { class: "row" }, steps), curve);
+    h("div", { class: "row" }, steps,
+      h("button", { type: "button", onclick: () => download(picture(), "views.png") },
+        "Save picture")), curve);
   show(first);
   return { node, key: steps.key, close: () => { steps.close(); keep.cancel(); } };
 }

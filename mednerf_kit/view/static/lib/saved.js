@@ -1,6 +1,6 @@
 // The page of one result that was saved as a file: everything is in its own content.
 
-import { cutter } from "./cut.js";
+import { cutter, reader } from "./cut.js";
 import { show } from "./shown.js";
 
 const content = JSON.parse(document.getElementById("content").textContent);
@@ -22,13 +22,15 @@ async function levels(kind) {
   return found;
 }
 
-const voxels = (name) => unpacked(content.voxels[name]);
+const kept = {};
+const voxels = (name) => (kept[name] ??= unpacked(content.voxels[name]));
 const source = {
   about: content.about,
   frames: levels,
   volume: async () => content.volume,
   voxels,
   slice: cutter(content.volume, content.about.colours, voxels),
+  value: reader(voxels),
   picture: (name) => content.pictures[name],
 };
 

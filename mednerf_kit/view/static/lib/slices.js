@@ -1,7 +1,7 @@
 // A volume: axial, coronal, sagittal and 3-D by NiiVue, or flat slices made elsewhere where the
 // browser has no WebGL. slices(place, source, state, setState) → {close()}.
 
-import { choice, h, slider } from "./dom.js";
+import { choice, download, h, later, slider } from "./dom.js";
 import { flat } from "./flat.js";
 import { mount, webGl } from "./niivue.js";
 
@@ -28,6 +28,10 @@ export async function slices(place, source, state, setState) {
   const reading = h("output", { class: "reading", "aria-label": "Value at the crosshair" });
   const host = h("div", { class: "volume" });
   const overlays = Object.fromEntries(source.about.overlays);
+  // the place under the crosshair: millimetres to the left, back and head
+  const said = (state.at ?? "").split(",").map(Number);
+  const at = said.length === 3 && said.every(Number.isFinite) ? said : null;
+  const keep = later(setState);
   let view;
   const draw = () => view.show({ range: volume.windows[chosen.window], ...chosen });
   const change = (changes) => {
@@ -37,6 +41,11 @@ export async function slices(place, source, state, setState) {
   };
   const strength = slider({ label: "Opacity", min: 0, max: 1, step: 0.05, value: chosen.strength,
     oninput: (value) => change({ strength: value }) });
+  const words = () => {
+    const [low, high] = volume.windows[chosen.window].map(brief);
+    return [source.about.name, reading.textContent, `Window ${TITLES[chosen.window]}: ${low} to ${
+      high} ${unit}`, legend.textContent].filter(Boolean);
+  };
   const legend = h("p", { class: "soft" });
   const explain = () => {
     const over = volume.overlays[chosen.overlay];
@@ -55,7 +64,8 @@ export async function slices(place, source, state, setState) {
       Object.keys(volume.overlays).length ? choice({ label: "Overlay", value: chosen.overlay,
         options: [["", "none"], ...Object.keys(volume.overlays).map((k) => [k, overlays[k]])],
         onchange: (overlay) => { change({ overlay }); explain(); } }) : null,
-      strength),
+      strength, h("button", { type: "button", onclick: () => download(view.picture(words()),
+        "slices.png") }, "Save picture")),
     host, h("p", {}, reading), legend,
     h("p", { class: "soft" }, volume.quantity === "hu" ? ""
       : "The scale is not known: values are relative attenuation, and the windows stand where the "
@@ -66,10 +76,11 @@ export async function slices(place, source, state, setState) {
   explain();
   place.replaceChildren(node); // a viewer has to know how large it is
   view = await (webgl ? mount : flat)(host, volume, source, {
-    webgl,
-    // what is under the crosshair: millimetres to the left, back and head, and the value there
+    webgl, at,
+    // with the values there, as far as they are known
     onplace(mm, value, over) {
       const [x, y, z] = mm.map((one) => Math.round(one) || 0);
+      keep({ at: mm.map((one) => Number(one.toFixed(1))).join(",") });
       const words = [`left ${x}, back ${y}, up ${z} mm`];
       if (value !== null) words.push(`${Number(value.toPrecision(4))} ${unit}`);
       if (over !== null) words.push(`${overlays[chosen.overlay]} ${brief(over)}`);
@@ -77,5 +88,5 @@ export async function slices(place, source, state, setState) {
     },
   });
   await draw();
-  return { close: () => view.close?.() };
+  return { close() { view.close?.(); keep.cancel(); } };
 }

@@ -5,6 +5,7 @@ import { choice, download, h, later, shown } from "../lib/dom.js";
 import { Frames, drawView, table } from "../lib/frames.js";
 import { angleLabel, apart, nearestView } from "../lib/angles.js";
 import { player } from "../lib/player.js";
+import { sheet } from "../lib/sheet.js";
 
 const GREY = table([[0, 0, 0], [255, 255, 255]]);
 const RANDOM = "random patient", MOST = 6;
@@ -141,7 +142,7 @@ export async function open(root, state, page) {
     steps = player({ count: angles ? angles.length : pictures.rows.length, label, k: first,
       title: angles ? "Angle" : "View", onchange: at });
     foot.append(steps, h("button", { type: "button", onclick: () =>
-      download(sheet(full, label(nearestView(angles ?? [0], chosen.angle))), "models.png") },
+      download(picture(full, label(steps.at())), "models.png") },
     "Save picture"));
     at(first);
   }
@@ -172,7 +173,8 @@ function panel(name) {
   const node = h("figure", { "aria-label": name }, canvas, image, words,
     h("figcaption", {}, h("strong", {}, name), numbers));
   const self = {
-    name, node, canvas, found: null,
+    name, node, found: null,
+    shown: () => (canvas.hidden ? image : canvas),
     say(text) { words.textContent = text; words.hidden = false; },
     absent(model, patient) {
       const isFilm = model.project && /\.[a-z]+$/i.test(patient);
@@ -210,18 +212,8 @@ function panel(name) {
   return self;
 }
 
-function sheet(panels, label) {
-  const drawn = panels.filter((one) => !one.canvas.hidden), px = 256;
-  const canvas = h("canvas", { width: Math.max(drawn.length, 1) * px, height: px + 40 });
-  const context = canvas.getContext("2d");
-  context.fillStyle = "#fff";
-  context.fillRect(0, 0, canvas.width, canvas.height);
-  context.fillStyle = "#000";
-  context.font = "13px sans-serif";
-  drawn.forEach((one, i) => {
-    context.drawImage(one.canvas, i * px, 0, px, px);
-    context.fillText(one.name, i * px + 4, px + 16, px - 8);
-  });
-  context.fillText(`${label}. Research use only, not for diagnosis.`, 4, px + 33);
-  return canvas;
+// What is shown, side by side.
+function picture(panels, label) {
+  return sheet(panels.map((one) => ({ picture: one.shown(), title: one.name })), [label],
+    { width: 256, height: 256, smooth: true });
 }

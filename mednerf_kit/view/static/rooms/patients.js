@@ -5,10 +5,10 @@ import { address, json } from "../lib/api.js";
 import { choice, download, h, shown, slider, tell } from "../lib/dom.js";
 import { newest } from "../lib/newest.js";
 import { player } from "../lib/player.js";
+import { sheet } from "../lib/sheet.js";
 
 const TILES = 8, STOPS = 8;
 const START = { entry: null, seed: 0, truncation: 1, a: 0, b: 1, share: 0.5, layer: null, k: null };
-const NOTE = "Research use only, not for diagnosis.";
 
 function parsed(state) {
   const found = { ...START };
@@ -204,27 +204,14 @@ export async function open(root, state, page) {
   const steps = player({ count: about.views, k: now.k,
     label: (k) => `${shown((360 * k) / about.views, "", 4)}°`,
     onchange: (k) => { now.k = k; for (const canvas of all) canvas.turn(k); } });
-  const save = h("button", { type: "button", onclick: () => download(sheet(), "patients.png") },
+  const save = h("button", { type: "button", onclick: () => download(picture(), "patients.png") },
     "Save picture");
 
-  function sheet() {
-    const wide = 2 * about.cols, high = 2 * about.rows, band = 44, columns = 3;
-    const rows = Math.ceil(shownTiles.length / columns);
-    const canvas = h("canvas", { width: columns * wide, height: rows * (high + 20) + band });
-    const g = canvas.getContext("2d");
-    g.fillStyle = "#fff";
-    g.fillRect(0, 0, canvas.width, canvas.height);
-    g.fillStyle = "#000";
-    g.font = "13px sans-serif";
-    shownTiles.forEach(({ canvas: one, title }, i) => {
-      const x = (i % columns) * wide, y = Math.floor(i / columns) * (high + 20);
-      g.drawImage(one, x, y, wide, high);
-      g.fillText(title, x + 4, y + high + 15);
-    });
+  function picture() {
     const name = priors.find((entry) => entry.id === now.entry).name;
-    g.fillText(`${name}, random patients, truncation ${now.truncation}`, 4, canvas.height - 26);
-    g.fillText(NOTE, 4, canvas.height - 8);
-    return canvas;
+    return sheet(shownTiles.map(({ canvas, title }) => ({ picture: canvas, title })),
+      [`${name}, random patients, truncation ${now.truncation}`],
+      { width: 2 * about.cols, height: 2 * about.rows, columns: 3, smooth: true });
   }
 
   root.querySelector(".place").replaceWith(

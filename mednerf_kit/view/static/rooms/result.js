@@ -18,6 +18,7 @@ function served(about) {
     slice: async ({ name, index }, { range, overlay, strength }) =>
       address(`result/slice/${id}/${name}/${index}.png`,
         { low: range[0], high: range[1], overlay, strength }),
+    value: (voxel, overlay) => json(`result/value/${id}/${voxel.join("/")}`, { overlay }),
     picture: (name) => `runs/file/${id}/${about.inside}${name}`,
   };
 }
@@ -30,7 +31,8 @@ export async function open(root, state, page) {
       h("code", {}, "mednerf-kit project --xray film.png"), " makes one."));
     return;
   }
-  const id = entries.some((entry) => entry.id === state.entry) ? state.entry : entries[0].id;
+  const first = entries.find((entry) => entry.kind === "result") ?? entries[0];
+  const id = entries.some((entry) => entry.id === state.entry) ? state.entry : first.id;
   page.setState({ entry: id });
   root.append(h("div", { class: "row" }, choice({ label: "Result", value: id,
     options: entries.map((entry) => [entry.id, entry.name]),
