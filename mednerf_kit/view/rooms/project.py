@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -65,7 +66,7 @@ def _check_length(length: int) -> None:
     if length > MOST_BYTES:
         raise HTTPException(
             413,
-            f"got a file of {length / 2**20:.0f} MB; wanted at most {MOST_BYTES / 2**20:.0f} MB: "
+            f"got a file of {math.ceil(length / 2**20)} MB; wanted at most {MOST_BYTES / 2**20:.0f} MB: "
             "cut the picture, or save it with 16 bits a pixel",
         )
 
