@@ -66,8 +66,8 @@ def _check_length(length: int) -> None:
     if length > MOST_BYTES:
         raise HTTPException(
             413,
-            f"got a file of {math.ceil(length / 2**20)} MB; wanted at most {MOST_BYTES / 2**20:.0f} MB: "
-            "cut the picture, or save it with 16 bits a pixel",
+            f"got a file of {math.ceil(length / 2**20)} MB; wanted at most "
+            f"{MOST_BYTES / 2**20:.0f} MB: cut the picture, or save it with 16 bits a pixel",
         )
 
 
