@@ -13,7 +13,6 @@ import torch
 from torch import Generator, Tensor
 
 from ..imaging.geometry import Geometry
-from ..metrics.image import psnr_from_mse_db
 from ..prior.load import Prior
 from ..recon.field_volume import FieldProjector, FieldVolume, at_distance
 from ..recon.measurement_update import Covariance, FilmEquations, updated
@@ -48,7 +47,8 @@ class Update:
         passes: of SART over several X-rays afterwards, which together tell more than the members
             and their covariance; 0 leaves them out.
         smooth: weight of the total variation after each pass, in image value per field unit.
-        member_passes: the same for each member, which keeps what the X-rays leave open.
+        sharp_passes: of SART without it from there, for the mean and for each member, which keeps
+            what the X-rays leave open.
     """
 
     sigma: float = 0.004
@@ -60,7 +60,7 @@ class Update:
     member_steps: int = 4
     passes: int = 16
     smooth: float = 0.003
-    member_passes: int = 4
+    sharp_passes: int = 4
 
 
 @dataclass(frozen=True)
@@ -209,40 +209,40 @@ def reconciled(
 
     What bodies of the prior do not have, such as arms beside the chest, their covariance cannot
     hold; from several sides the X-rays tell where it is. SART with a little total variation goes on
-    from the members' mean. Each member then goes on from that, by what it deviates from the mean,
-    and keeps of it what no X-ray sees. Pixels that ``masks`` [n, rows, cols] leaves out agree. The
-    members stay where that leads away from the X-rays: of a body larger than the prior's field.
+    from the members' mean, and without it to the X-rays' detail. Each member goes the same last
+    steps from what it deviates from the mean, and keeps of it what no X-ray sees. Pixels that
+    ``masks`` [n, rows, cols] leaves out agree. The members stay where that leads away from the
+    X-rays: of a body larger than the prior's field.
     """
-    size = volumes.values.shape[-1]
-    members = volumes.cpu()
+    members, masks = volumes.cpu(), masks.cpu()
     mean = members.values.mean(0)
 
-    def passed(start: Tensor, passes: int, smooth: float) -> tuple[Tensor, bool]:
-        begun = volumes.with_values(start)
-        seen = begun.project(geometry)
-        pictures = torch.where(masks.cpu() < 0.5, seen, integrals.cpu())
-        found = sart(
-            pictures,
+    def passed(start: Tensor, passes: int, smooth: float = 0.0) -> Tensor:
+        begun = members.with_values(start)
+        return sart(
+            torch.where(masks < 0.5, begun.project(geometry), integrals.cpu()),
             geometry,
-            size=size,
+            size=start.shape[-1],
             epochs=passes,
             subset_views=1,
             relax=1.0,
             decay=1.0,
             smooth=smooth,
             start=begun,
-        )
-        before = (seen - pictures).square().mean()
-        return found.volume.values, found.fit_db >= psnr_from_mse_db(float(before))
+        ).volume.values
 
-    middle, is_nearer = passed(mean, options.passes, options.smooth)
-    if not is_nearer:
+    def error(values: Tensor) -> float:
+        seen = members.with_values(values).project(geometry)
+        return float((masks * (seen - integrals.cpu())).square().mean())
+
+    even = passed(mean, options.passes, options.smooth)
+    sharp = passed(even, options.sharp_passes)
+    if error(sharp) >= error(mean):
         return volumes.values
-    deviations = members.values - mean
-    found = torch.stack(
-        [passed((middle + d).clamp_min(0), options.member_passes, 0.0)[0] for d in deviations]
-    )
-    return (found + middle - found.mean(0)).clamp_min(0).to(volumes.values)
+    starts = (members.values - mean + even).clamp_min(0)
+    found = torch.stack([passed(start, options.sharp_passes) for start in starts])
+    # cut at 0, members are denser on average than what they were laid about
+    return (found + sharp - found.mean(0)).clamp_min(0).to(volumes.values)
 
 
 def inflation(z: Tensor, body: Tensor, projector: FieldProjector) -> Tensor:
