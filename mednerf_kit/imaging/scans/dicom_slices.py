@@ -24,6 +24,10 @@ END_OF_STREAM = b"\xff\xd9"  # of every JPEG
 UNEVEN = 0.1  # of the step between slices: positions may differ by that much from even ones
 SIDEWAYS = 0.5  # of a pixel, likewise
 HOUNSFIELD = ("", "HU", "US")  # rescale types of a CT: none, Hounsfield units, unspecified
+TISSUE_HU = (-200.0, 4000.0)
+NO_PADDING = (
+    "its Pixel Padding Value is that of tissue and at no corner of a slice: it was taken for none"
+)
 PLANES = ("sagittal", "coronal", "axial")  # by the axis of their normal
 
 
@@ -219,6 +223,8 @@ def stacked(
     values, padding = _pixels(slices, order)
     units = {one.unit for one in slices}
     said = dict.fromkeys(one.remark for one in slices if one.remark)
+    if padding is not None and _is_tissue(values, padding):
+        said[NO_PADDING], padding = None, None
     if padding is not None and (share := padding.mean()) > 0:
         said[f"{share:.1%} of the voxels are padding by the header and became air"] = None
     return StoredScan(
@@ -228,6 +234,15 @@ def stacked(
         unit="".join(units) if len(units) == 1 else "several units",
         remarks=(*remarks, *said),
     )
+
+
+def _is_tissue(values: np.ndarray, padding: np.ndarray) -> bool:
+    """Whether padding is none: no corner of a slice has its value, which is that of tissue."""
+    corners = padding[:, :: padding.shape[1] - 1 or 1, :: padding.shape[2] - 1 or 1]
+    if corners.any() or not padding.any():
+        return False
+    held = values[padding]
+    return bool((held > TISSUE_HU[0]).all() and (held < TISSUE_HU[1]).all())
 
 
 def _ordered(path: Path, slices: Sequence[Slice]) -> tuple[list[int], np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,12 @@ LEAST_HU = -65536.0  # padding of 16 bits under any slope that scanners use lies
 #: and at most 0.012 around 1000 HU; shifted by 1000, none and at least 0.054.
 LEAST_BETWEEN, SHIFTED_AIR, SHIFTED_TISSUE = 0.01, 0.03, 0.04
 DENSE_HU, MOST_DENSE = 4000.0, 0.1  # metal, and the largest share of a scan that may be metal
+#: Values were cut off where that share of them is one and the same: below, it should be air.
+CUT_AIR_HU, CUT_BELOW, CUT_METAL_HU, CUT_ABOVE = -900.0, 0.01, 2000.0, 1e-3
+#: Share of the highest value's voxels that lie within so much below it where it is a cut.
+LIKE_OTHERS, NEAR_HU = 0.2, 100
+#: Beyond padding, of 7 CTs none lies below, and 4.5 % at least are soft tissue.
+BELOW_HU, FAR_BELOW_HU, MOST_BELOW, LEAST_SOFT = -1100.0, -1500.0, 0.03, 0.03
 MOST_MU_PER_MM = 5.0  # nothing in a patient has more: iron at 60 keV has 0.9
 SAY = f"say its quantity with --quantity {', '.join(CONVERSIONS)}".replace(", rel", " or rel")
 
@@ -69,6 +76,18 @@ def check_hu(path: Path, values: np.ndarray, unit: str = "") -> None:
             f"{between}, of which nothing but the padding of {low:g} is air if 0 is water",
             "wanted Hounsfield units; these look like units above air, in which water is 1000",
         )
+    if low > CUT_AIR_HU and (cut := float((values == low).mean())) > CUT_BELOW:
+        raise _refusal(
+            path,
+            f"{between}, of which {cut:.1%} are the lowest: air was cut off",
+            "wanted Hounsfield units down to air, which is about -1000",
+        )
+    if _looks_lowered(values, low):
+        raise _refusal(
+            path,
+            f"{between}, many of which are below air and are no padding",
+            "wanted Hounsfield units; these look rescaled twice (1024 too low) or multiplied",
+        )
     dense = sum(int((b > DENSE_HU).sum()) for b in blocks(values)) / values.size
     if high > MOST_HU or dense > MOST_DENSE:
         raise _refusal(
@@ -78,17 +97,56 @@ def check_hu(path: Path, values: np.ndarray, unit: str = "") -> None:
         )
 
 
+def cut_off(values: np.ndarray) -> list[str]:
+    """What is to be said of Hounsfield units whose dense voxels were cut off.
+
+    Of a body of one density most voxels are the highest, too, but few have the values just below.
+
+    >>> cut_off(np.minimum(np.arange(-1000.0, 500.0), 400.0))
+    ['6.7% of the voxels are 400, the highest: denser ones, as of bone, seem to have been cut off']
+    """
+    high = float(values.max())
+    if high >= CUT_METAL_HU or (share := float((values == high).mean())) <= CUT_ABOVE:
+        return []
+    below = values[(values > high - NEAR_HU) & (values < high)]
+    if (
+        below.size < LIKE_OTHERS * share * values.size
+        or len(np.unique(below.round())) < NEAR_HU / 2
+    ):
+        return []
+    return [
+        f"{share:.1%} of the voxels are {high:g}, the highest: denser ones, as of bone, seem to "
+        "have been cut off"
+    ]
+
+
+def _shares(values: np.ndarray, low: float) -> Callable[[float, float], float]:
+    """The share of values between two numbers, of those above the lowest, which may be padding."""
+    count = max(1, int((values > low).sum()))
+
+    def share(first: float, last: float) -> float:
+        return float(((values > max(first, low)) & (values < last)).sum()) / count
+
+    return share
+
+
+def _looks_lowered(values: np.ndarray, low: float) -> bool:
+    """Whether values beside padding lie below air, where nothing does: less 1024, or multiplied."""
+    if low >= BELOW_HU:
+        return False
+    share = _shares(values, low)
+    if share(-np.inf, FAR_BELOW_HU) > MOST_BELOW:
+        return True
+    return share(-np.inf, BELOW_HU) > MOST_BELOW and share(-200, 200) < LEAST_SOFT
+
+
 def _looks_shifted(values: np.ndarray, low: float) -> bool:
     """Whether values are units above air, padded with a negative number that looks like air.
 
     Without the lowest value there is then nothing about air and lung, much about 0, which is air,
     and much about 1000, which is tissue and in Hounsfield units would be bone.
     """
-    count = max(1, int((values > low).sum()))
-
-    def share(first: float, last: float) -> float:
-        return float(((values > max(first, low)) & (values < last)).sum()) / count
-
+    share = _shares(values, low)
     return (
         share(*AIR_HU) < LEAST_BETWEEN
         and share(-100, 100) > SHIFTED_AIR

@@ -24,7 +24,7 @@ from .nifti import SUFFIXES as NIFTI
 from .nifti import read_nifti
 from .nrrd import SUFFIXES as NRRD
 from .nrrd import read_nrrd
-from .quantity import StoredQuantity, check_hu, check_mu, converted
+from .quantity import StoredQuantity, check_hu, check_mu, converted, cut_off
 from .shear import right_angled
 from .stored import WANTED, StoredScan, no_scan
 from .tiff import SUFFIXES as TIFF
@@ -98,6 +98,8 @@ def read_scan(
         ) from None
     affine, remarks = _placed(path, scan, spacing_mm)
     values, known = _quantified(path, scan, quantity)
+    if known == "hu" and scan.quantity is None:
+        remarks += cut_off(values)
     values, affine, shear = right_angled(values, affine, AIR[known])
     said = (*scan.remarks, *remarks, *shear)
     return replace(scan, values=values, affine=affine, padding=None, quantity=known, remarks=said)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,8 +30,9 @@ ERRORS = (  # what a parser of tags meets in a damaged file
 def read_tiff_stack(path: Path) -> StoredScan:
     """Read a stack of pages, or an ImageJ stack, of one number a pixel.
 
-    Values are taken as stored, whichever end of them is shown white. Raises UserError for a damaged
-    file, a single page and colour.
+    Values are taken as stored, whichever end of them is shown white, but for ImageJ's calibration
+    by a straight line, which is applied. Raises UserError for a damaged file, a single page, colour
+    and another calibration.
     """
     import tifffile
 
@@ -43,19 +45,37 @@ def read_tiff_stack(path: Path) -> StoredScan:
             if stored > held:
                 raise ValueError(f"it ends after {held} of {stored} bytes")
             values = series.asarray()
+            header = file.imagej_metadata or {}
     except ERRORS as error:
         raise unreadable(path, reason(error)) from None
     if said:
         raise unreadable(path, "it breaks off")
     if others or values.ndim != 3 or values.dtype.kind not in "iuf":
         raise no_scan(path, size[::-1], 1)
+    real, remarks = _calibrated(path, values, header)
     return StoredScan(
-        values=values.astype(np.float32),
+        values=real,
         dtype=values.dtype,
         affine=unplaced(values.shape),
         has_size=False,
-        remarks=(UNPLACED,),
+        remarks=(UNPLACED, *remarks),
     )
+
+
+def _calibrated(
+    path: Path, stored: np.ndarray, header: Mapping[str, Any]
+) -> tuple[np.ndarray, list[str]]:
+    """Values by ImageJ's calibration, as of a DICOM series that it saved, and a remark."""
+    if "cf" not in header:
+        return stored.astype(np.float32), []
+    try:
+        kind, offset, slope = (float(header[name]) for name in ("cf", "c0", "c1"))
+    except (KeyError, TypeError, ValueError):
+        raise unreadable(path, "a calibration of ImageJ without its numbers") from None
+    if kind != 0:
+        raise unreadable(path, "a calibration of ImageJ that is no straight line")
+    said = f"values were calibrated to {slope:g}·stored {offset:+g} by ImageJ's header"
+    return (stored.astype(np.float64) * slope + offset).astype(np.float32), [said]
 
 
 @contextmanager

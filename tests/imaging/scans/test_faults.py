@@ -332,6 +332,20 @@ def test_what_is_assumed_is_said(tmp_path, name, write, words):
         assert word in remark
 
 
+def test_a_series_that_fiji_saved_is_calibrated(tmp_path):
+    import tifffile
+
+    header = "ImageJ=1.54f\nimages=16\nslices=16\ncf=0\nc0=-32768.0\nc1=1.0\nvunit=Gray Value\n"
+    stored = (np.ascontiguousarray(ball().T).astype(int) + 32768).astype(np.uint16)
+    for name, said in (("a.tif", header), ("b.tif", header.replace("cf=0", "cf=4"))):
+        tifffile.imwrite(tmp_path / name, stored, description=said, metadata=None)
+    found = read_volume(tmp_path / "a.tif", spacing_mm=(4, 5, 6))
+    np.testing.assert_array_equal(found.values.numpy().T, ball())
+    assert "1·stored -32768" in found.remarks[1]
+    with pytest.raises(UserError, match="no straight line"):
+        read_volume(tmp_path / "b.tif")
+
+
 def test_the_size_of_voxels_can_be_said(tmp_path):
     write_nifti(tmp_path / "a.nii", ball(), None)
     found = read_volume(tmp_path / "a.nii", spacing_mm=(4, 5, 6))

@@ -31,6 +31,12 @@ def as_floats(d, k):
     del d.PixelData, d.PixelRepresentation, d.BitsStored, d.HighBit
 
 
+def padding_of_water(d, k):
+    d.PixelData = (stored(d) - 1024).astype("<i2").tobytes()
+    d.PixelRepresentation, d.RescaleIntercept = 1, 0
+    d.add_new("PixelPaddingValue", "SS", 0)
+
+
 def without_slope(d, k):
     if k % 2:
         del d.RescaleSlope
@@ -41,7 +47,8 @@ def of_other_distances(d, k):
 
 
 @pytest.mark.parametrize(
-    "change", [overlay_above, falling, as_floats, without_slope, of_other_distances]
+    "change",
+    [overlay_above, falling, as_floats, padding_of_water, without_slope, of_other_distances],
 )
 def test_odd_headers_that_mean_the_same_scan(tmp_path, change):
     write_slices(tmp_path, change=change)
