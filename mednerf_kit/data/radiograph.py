@@ -64,6 +64,7 @@ class Radiograph:
     # [h, w] float32 in [0, 1]: turned, cropped and toned, before it is made square, and its mask
     picture: Tensor
     picture_mask: Tensor
+    field_mm: float | None = None  # width of ``image`` on the detector, where the file says it
 
     def resized(self, size: int, fit: Literal["crop", "pad"]) -> tuple[Tensor, Tensor]:
         """``image`` and ``mask`` of another size, fitted to a square alike: [size, size] each."""
@@ -174,6 +175,7 @@ def read_radiograph(
         stored=film,
         picture=values.clamp(0, 1),
         picture_mask=mask,
+        field_mm=film.spacing_mm * side if film.spacing_mm else None,
     )
 
 

@@ -30,6 +30,9 @@ FINE_PX = 256
 #: what of the brightest pixel is body.
 CUT_SHARE, BODY_SHARE = 0.9, 0.1
 
+#: By how much of the prior's field a film's may differ before that is said.
+FIELD_SHARE = 0.25
+
 #: By what a prior shows: what a file may say that its film shows.
 SHOWN_WITH = {
     "chest": ("chest", "heart", "rib", "sternum", "thoracic spine"),
@@ -151,7 +154,7 @@ def read_xray(
         if frame is None:
             warnings += disagreements(read.geometry, geometry, angle_deg)
     image, mask = middle(both, geometry)
-    notes += cut_note(image, mask)
+    notes += cut_note(image, mask) + field_note(read, geometry)
     finer = geometry.resized(round(fine_side * geometry.cols / side))
     fitted = float((mask >= 0.5).float().mean())
     if fitted < LEAST_FITTED:
@@ -365,6 +368,27 @@ def cut_note(image: Tensor, mask: Tensor) -> list[str]:
     return [
         "the field cuts the body at the side: what lies outside of it is not on the film, and the "
         "prior fills it in"
+    ]
+
+
+def field_note(read: Radiograph, geometry: Geometry) -> list[str]:
+    """A sentence where a film's own lengths contradict the prior's field.
+
+    In the patient the field is that on the detector over the magnification; where that is not
+    given it is smaller than on the detector, by how much is not known.
+    """
+    if read.field_mm is None or read.geometry is not None:
+        return []
+    detector_mm, patient_mm = read.stored.source_detector_mm, read.stored.source_patient_mm
+    magnification = detector_mm / patient_mm if detector_mm and patient_mm else None
+    field_mm = read.field_mm / (magnification or 1)
+    share = field_mm / (2 * geometry.half_width_mm)
+    if share >= 1 - FIELD_SHARE and (share <= 1 + FIELD_SHARE or not magnification):
+        return []
+    where = "in the patient" if magnification else "on the detector"
+    return [
+        f"its file says a field {field_mm:.0f} mm wide {where}, the prior has one of "
+        f"{2 * geometry.half_width_mm:.0f} mm in the patient: the result has the prior's lengths"
     ]
 
 

@@ -243,6 +243,27 @@ def test_a_field_that_cuts_the_body_is_named(tmp_path):
     assert not any("cuts the body" in text for text in whole.notes)
 
 
+def test_a_field_of_another_size_is_said(tmp_path):
+    prior_mm = 2 * GEOMETRY.half_width_mm
+    pixels = (300 + 3000 * np.random.default_rng(0).random((200, 200))).astype(np.uint16)
+    distances = {"DistanceSourceToDetector": 1800, "DistanceSourceToPatient": 1500}
+    for share, given, said in (
+        (1.2, distances, None),
+        (
+            2.4,
+            {"DistanceSourceToDetector": 1800, "DistanceSourceToPatient": 1500},
+            "in the patient",
+        ),
+        (0.5, {}, "on the detector"),
+        (2.4, {}, None),
+    ):
+        spacing = [share * prior_mm / 200] * 2
+        film = film_tags(pixels, ImagerPixelSpacing=spacing, **given)
+        notes = read_xray(written(tmp_path, film), "PA", GEOMETRY).notes
+        found = [note for note in notes if "its file says a field" in note]
+        assert bool(found) == bool(said) and all(said in note for note in found), share
+
+
 def test_the_priors_opening_angle_is_the_fitted_one(prior_path):
     prior = load_prior(prior_path)
     wide = replace(prior, meta={**prior.meta, "distance": 3.0})
