@@ -128,7 +128,6 @@ def read_radiograph(
     path = Path(path)
     _check_options(size=size, input_kind=input_kind, fit=fit, rotate=rotate, crop=crop)
     film = read_film(path)
-    rows, cols = film.pixels.shape
     _check_pixels(path, film.pixels)
     geometry = find_geometry(path)
     notes, warnings = list(film.notes), list[str]()
@@ -167,7 +166,7 @@ def read_radiograph(
         mask=weights,
         kind=kind,
         source=path,
-        shape=(rows, cols),
+        shape=(film.pixels.shape[0], film.pixels.shape[1]),
         bits=film.bits,
         notes=tuple(notes),
         warnings=tuple(warnings),
