@@ -17,6 +17,7 @@ from ..recon.measurement_update import null_space, smoothed
 from .intervals import LEAST_PATIENTS, calibration_of
 from .members import Posterior
 from .predict import PredictedViews
+from .spread import variance_over
 from .update import Update
 
 PRIOR_PATIENTS = 16  # random ones, whose variance is what is believed before any film
@@ -166,7 +167,7 @@ def prior_moments(prior: Prior, size: int, rng: Generator) -> tuple[Tensor, Tens
     """Mean and smoothed variance over random patients of a prior: [size, size, size] each."""
     code = prior.generator.weights(prior.generator.draw(PRIOR_PATIENTS, rng))
     volumes = bake(prior.generator, code, prior.geometry, size=PRIOR_GRID).values.cpu()
-    moments = torch.stack([volumes.mean(0), smoothed(volumes.var(0))])[None]
+    moments = torch.stack([volumes.mean(0), smoothed(variance_over(volumes))])[None]
     shape = (size,) * 3
     mean, variance = interpolate(moments, shape, mode="trilinear", align_corners=False)[0]
     return mean, variance

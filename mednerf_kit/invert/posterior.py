@@ -3,7 +3,7 @@
 The mean of the codes' scenes is the answer, and their spread says how much it is worth.
 
 1. Best of N: random and trained codes are rendered at the input's angles; the closest start the
-   search.
+   search, half a step on by a linear model of all of them (:mod:`.linear_pixels`).
 2. Codes: the prior's standard normal numbers eps minimise  Σ (g·p(eps) − y)² / σ² + |eps − eps_k|².
    The first member has eps_k = 0 (the maximum a posteriori); the others draw eps_k ~ N(0, 1), which
    for a linear model makes each an exact posterior sample ("randomise, then optimise", Bardsley et
@@ -45,6 +45,7 @@ from ..rays.samplers.stratified import Stratified
 from .conditional import Guide, answered_view, guide_of
 from .descent import descend, split_pixels
 from .film_response import FIELD_PX, SIGMA_FLOOR, FilmResponse, sampled
+from .linear_pixels import LinearPixels, fitted_gain
 from .members import Posterior
 from .posterior_state import State
 from .progress import Watch, coarse_pixels
@@ -58,7 +59,7 @@ START_PIXELS = 160  # that candidates are compared at
 FILM_START_PIXELS = 320  # where each candidate's tone curve is fitted as well
 START_BATCH = 16  # candidates rendered at once
 START_SHRINK = 0.8  # of trained codes towards the prior's mean
-START_GAINS = (0.7, 1.4)  # between which a candidate's gain is fitted
+LEAP = 0.5  # of the step that a linear model of the candidates takes: it is no more than that
 
 # Adam's learning rates, at their peak: each in the unit of what it moves, per step
 BETAS = (0.9, 0.95)
@@ -86,15 +87,17 @@ class Inversion:
     Options:
         samples: members K beside the best guess; their spread is the uncertainty.
         candidates: random codes that are tried first, beside the trained ones.
-        code_steps: steps on the codes.
-        pivot_steps: steps on style, layers and set-up.
+        code_steps: steps on the codes; four times as many for several X-rays.
+        pivot_steps: steps on style, layers and set-up; twice as many for several X-rays.
         film_code_steps: steps on the codes where a tone curve is fitted as well.
         film_pivot_steps: steps on style, layers and set-up where a tone curve is fitted as well.
-        guided_steps: steps on the codes where there is a guide.
-        guided_pivot_steps: steps on style, layers and set-up where there is a guide.
-        rays: pixels a step, over all views.
+        guided_steps: steps on the codes where there is a guide; twice for several X-rays.
+        guided_pivot_steps: steps on style, layers and set-up there; twice for several X-rays.
+        rays: pixels a step.
         guide_rays: pixels a step where there is a guide, of its views and again of the X-rays.
+        film_rays: pixels a step where a tone curve is fitted as well, or for several X-rays.
         nodes: samples along a ray.
+        film_nodes: samples along a ray where a tone curve is fitted as well, or for several X-rays.
         sigma: what a pixel is trusted to, in image values, model error included.
         pixels: independent pixels that a view is worth.
         code_rate: learning rate of the codes, standard deviations a step.
@@ -105,16 +108,18 @@ class Inversion:
     """
 
     samples: int = 6
-    candidates: int = 96
-    code_steps: int = 80
-    pivot_steps: int = 30
+    candidates: int = 48
+    code_steps: int = 20
+    pivot_steps: int = 16
     film_code_steps: int = 140
     film_pivot_steps: int = 50
-    guided_steps: int = 40
-    guided_pivot_steps: int = 60
-    rays: int = 224
-    guide_rays: int = 160
-    nodes: int = 32
+    guided_steps: int = 20
+    guided_pivot_steps: int = 24
+    rays: int = 128
+    guide_rays: int = 112
+    film_rays: int = 224
+    nodes: int = 24
+    film_nodes: int = 32
     sigma: float = 0.05
     pixels: float = 256.0
     code_rate: float = 0.08
@@ -155,11 +160,12 @@ class Inversion:
 
     def _steps(self, problem: Problem) -> tuple[int, int]:
         """Steps on the codes, and on everything."""
+        more = 2 if len(problem.images) > 1 else 1  # several X-rays leave less to an early end
         if problem.guide is not None:
-            return self.guided_steps, self.guided_pivot_steps
+            return more * self.guided_steps, more * self.guided_pivot_steps
         if problem.films:
             return self.film_code_steps, self.film_pivot_steps
-        return self.code_steps, self.pivot_steps
+        return more**2 * self.code_steps, more * self.pivot_steps
 
 
 def inversion_of(prior: Prior, default: Callable[..., Search], **options: Any) -> Search:
@@ -195,7 +201,10 @@ class Problem:
         self.pixels = split_pixels(images.shape, rng, mask)
         self.films = [k for k, is_film in enumerate(films) if is_film]
         self.response = FilmResponse.of(prior.geometry, self.device) if self.films else None
-        self.levels = [Level(Stratified(n=options.nodes))]
+        closer = bool(self.films) or len(images) > 1
+        self.rays = options.film_rays if closer else options.rays
+        nodes = options.film_nodes if closer else options.nodes
+        self.levels = [Level(Stratified(n=nodes))]
         self.guide: Guide | None = None
         self.expected_gain = prior.expected_gain(self.angles_deg)
         # eps_k of each member: [1 + K, latent_dim] once the members are chosen
@@ -223,42 +232,49 @@ class Problem:
         drawn = torch.randn(o.candidates, g.latent_dim, generator=self.rng).to(self.device)
         trained = START_SHRINK * g.whiten(self.prior.codes.to(self.device))[: o.candidates]
         eps = torch.cat([torch.zeros_like(self.centres), trained, drawn])
-        pixels = self.pixels.draw(START_PIXELS, self.rng)
+        pixels = self.pixels.draw(FILM_START_PIXELS if self.films else START_PIXELS, self.rng)
+        seen, wanted, tone = self._candidates(eps, pixels), self._truth(pixels)[None], None
         if self.films:
-            tone, cost = self._toned(eps, self.pixels.draw(FILM_START_PIXELS, self.rng))
+            tone, cost = self._toned(eps, seen, pixels)
         else:
-            tone, cost = self._no_tone(len(eps)), self._gained(eps, pixels)
+            cost = (fitted_gain(seen, wanted) * seen - wanted).square().mean(1)
         if self.guide is not None:
-            cost = cost + self._guided(eps)
+            pixels = self.guide.draw(START_PIXELS, self.rng)
+            guided, answers = self._candidates(eps, pixels, guided=True), self._answers(pixels)
+            cost = cost + (guided - answers[0]).square().mean(1)
+            seen = torch.cat([seen, guided], 1)
+            wanted = torch.cat([wanted.expand(len(answers), -1), answers], 1)
         order = cost.argsort()[: 1 + o.samples]
         others = torch.randn(o.samples, g.latent_dim, generator=self.rng).to(self.device)
         self.centres = torch.cat([torch.zeros_like(eps[:1]), others])
-        if self.films:
+        if tone is not None:
             others = torch.randn(o.samples, *tone.shape[1:], generator=self.rng).to(self.device)
             self.tone_centres = torch.cat([torch.zeros_like(tone[:1]), others])
-        return replace(self._fresh(eps[order]), tone=tone[order])
+            return replace(self._fresh(eps[order]), tone=tone[order])
+        model = LinearPixels.fit(eps, seen)
+        variance = START_PIXELS * self._unit * (1 + model.error / o.sigma**2)
+        step = model.step(eps[order], wanted - seen[order], self.centres, variance)
+        return self._fresh(eps[order] + LEAP * step)
 
     @torch.no_grad()
-    def _gained(self, eps: Tensor, pixels: Tensor) -> Tensor:
-        """Mean squared error of each candidate [C], each with the gain that fits best."""
-        errors = [
-            self._mse(self._fresh(some), pixels, edge=SOFT_EDGE, gain_fit=True)
-            for some in eps.split(START_BATCH)
-        ]
-        return torch.cat(errors)
+    def _candidates(self, eps: Tensor, pixels: Tensor, *, guided: bool = False) -> Tensor:
+        """What candidates show at pixels [R, 3] of X-rays, without gain, or of the guide [C, R]."""
+        show = self._guided if guided else self._seen
+        states = [self._fresh(some) for some in eps.split(START_BATCH)]
+        return torch.cat([show(state, pixels, edge=SOFT_EDGE) for state in states])
 
-    def _toned(self, eps: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """The response [C, n, Q] that fits each candidate best, and what is left over [C]."""
+    def _toned(self, eps: Tensor, seen: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The response [C, n, Q] that fits each candidate best, and what is left over [C].
+
+        ``seen`` [C, R] is what the candidates show at pixels [R, 3].
+        """
         assert self.response is not None
-        pixels = pixels.to(self.device)
-        view, y, x = pixels.unbind(1)
-        truth = self.images[view, y, x]
-        with torch.no_grad():
-            batches = [self._fresh(some) for some in eps.split(START_BATCH)]
-            seen = torch.cat([self._seen(state, pixels, edge=SOFT_EDGE) for state in batches])
-            scatter = torch.cat([self._scatter(state) for state in batches])[:, view, y, x]
+        truth = self._truth(pixels)
+        view, y, x = pixels.to(self.device).unbind(1)
+        batches = (self._fresh(some) for some in eps.split(START_BATCH))
+        scatter = torch.cat([self._scatter(state) for state in batches])[:, view, y, x]
         tone = self._no_tone(len(eps))
-        gain = self._fitted_gain(seen, truth)
+        gain = fitted_gain(seen, truth)
         squared = (gain * seen - truth).square()
         for k in self.films:
             own = view == k
@@ -281,37 +297,25 @@ class Problem:
         base = self.g.latent(state.eps)
         return Latent(base.w + state.style, base.pose, state.deltas)
 
-    @torch.no_grad()
-    def _guided(self, eps: Tensor) -> Tensor:
-        """Mean squared error of each candidate [C] at pixels of the guide."""
-        assert self.guide is not None
-        pixels = self.guide.draw(START_PIXELS, self.rng)
-        errors = [
-            self._guide_mse(self._fresh(some), pixels, edge=SOFT_EDGE, by_guess=True)
-            for some in eps.split(START_BATCH)
-        ]
-        return torch.cat(errors)
-
-    def _guide_mse(
-        self,
-        state: State,
-        pixels: Tensor,
-        *,
-        edge: float,
-        rng: Generator | None = None,
-        by_guess: bool = False,
+    def _guided(
+        self, state: State, pixels: Tensor, *, edge: float, rng: Generator | None = None
     ) -> Tensor:
-        """Mean squared error of each member at pixels [R, 3] of its own guide's views: [M].
-
-        ``by_guess`` compares all of them with the best guess.
-        """
+        """What each member shows at pixels [R, 3] of the guide's views: [M, R]."""
         assert self.guide is not None
-        pixels = pixels.to(self.device)
-        view, y, x = pixels.unbind(1)
-        rays = self.views.at(self.guide.angles_deg).rays(pixels, state.log_distance)
-        seen = self._rendered(state, rays, edge=edge, rng=rng)
-        images = self.guide.images[:1] if by_guess else self.guide.images
-        return (seen - images[:, view, y, x]).square().mean(1)
+        views = self.views.at(self.guide.angles_deg)
+        rays = views.rays(pixels.to(self.device), state.log_distance)
+        return self._rendered(state, rays, edge=edge, rng=rng)
+
+    def _answers(self, pixels: Tensor) -> Tensor:
+        """Each member's own guide at pixels [R, 3] of its views: [M, R]."""
+        assert self.guide is not None
+        view, y, x = pixels.to(self.device).unbind(1)
+        return self.guide.images[:, view, y, x]
+
+    def _truth(self, pixels: Tensor) -> Tensor:
+        """The X-rays at pixels [R, 3]: [R]."""
+        view, y, x = pixels.to(self.device).unbind(1)
+        return self.images[view, y, x]
 
     def _seen(
         self, state: State, pixels: Tensor, *, edge: float, rng: Generator | None = None
@@ -341,19 +345,15 @@ class Problem:
         pixels: Tensor,
         *,
         edge: float = SHARP_EDGE,
-        gain_fit: bool = False,
         rng: Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """What each member and what the X-rays show at pixels [R, 3] (view, row, column).
 
-        They are [M, R] and [R]. ``gain_fit`` takes the gain that fits these pixels best, not the
-        state's. The members may be the first of those whose scatter is known.
+        They are [M, R] and [R]. The members may be the first of those whose scatter is known.
         """
-        pixels = pixels.to(self.device)
-        view, y, x = pixels.unbind(1)
-        seen = self._seen(state, pixels, edge=edge, rng=rng)
-        truth = self.images[view, y, x]
-        gain = self._fitted_gain(seen, truth) if gain_fit else state.log_gain.exp()[:, view]
+        view, y, x = (pixels := pixels.to(self.device)).unbind(1)
+        seen, truth = self._seen(state, pixels, edge=edge, rng=rng), self._truth(pixels)
+        gain = state.log_gain.exp()[:, view]
         shown = gain * seen
         for k in self.films:
             assert self.response is not None
@@ -368,11 +368,6 @@ class Problem:
         grid = coarse_pixels(self.images.shape)
         shown, truth = self._shown(state.best(), grid.flatten(0, 2))
         return torch.stack([truth, shown[0]]).unflatten(1, grid.shape[:3]).cpu()
-
-    def _fitted_gain(self, seen: Tensor, truth: Tensor) -> Tensor:
-        """The gain that brings pixels [M, R] closest to those of the X-rays [R]: [M, 1]."""
-        fitted = (seen * truth).sum(1) / seen.square().sum(1).clamp_min(1e-6)
-        return fitted.clamp(*START_GAINS)[:, None]
 
     @torch.no_grad()
     def _scatter(self, state: State) -> Tensor:
@@ -424,13 +419,14 @@ class Problem:
             edge = max(SHARP_EDGE, 0 if pivot else SOFT_EDGE * (1 - SHARPENING * i / steps))
             if self.films and i % SCATTER_STEPS == 0:
                 self.scatter = self._scatter(state)
-            count = self.options.rays if self.guide is None else self.options.guide_rays
+            count = self.rays if self.guide is None else self.options.guide_rays
             pixels = self.pixels.draw(count, self.rng)
             mse = self._mse(state, pixels, edge=edge, rng=self.rng)
             total = mse + self._trust(mse) * self._penalty(state, pivot)
             if self.guide is not None:
                 pixels = self.guide.draw(count, self.rng)
-                total = total + self._guide_mse(state, pixels, edge=edge, rng=self.rng)
+                shown = self._guided(state, pixels, edge=edge, rng=self.rng)
+                total = total + (shown - self._answers(pixels)).square().mean(1)
             return total
 
         if self.films:
@@ -463,11 +459,15 @@ class Problem:
         sigma = self.options.sigma
         return mse.detach().clamp(min(SIGMA_FLOOR, sigma) ** 2, sigma**2) / sigma**2
 
+    @property
+    def _unit(self) -> float:
+        """Of a negative log prior, in mean squared errors."""
+        views = len(self.images) + (0 if self.guide is None else len(self.guide.angles_deg))
+        return self.options.sigma**2 / (self.options.pixels * views)
+
     def _penalty(self, state: State, pivot: bool) -> Tensor:
         """Negative log prior of each member, in units of the mean squared error: [M]."""
         o = self.options
-        views = len(self.images) + (0 if self.guide is None else len(self.guide.angles_deg))
-        unit = o.sigma**2 / (o.pixels * views)
         cost = (state.eps - self.centres).square().sum(1)
         cost = cost + (state.log_gain / o.gain_sigma).square().sum(1)
         cost = cost + (state.tone - self.tone_centres).square().sum((1, 2))
@@ -480,7 +480,7 @@ class Problem:
                 + (state.turn_deg / TURN_SIGMA_DEG).square().sum()
                 + (state.log_distance / LOG_DISTANCE_SIGMA).square()
             )
-        return unit * cost
+        return self._unit * cost
 
     @torch.no_grad()
     def result(self, state: State, held_out_mse: float, seconds: float) -> Posterior:

@@ -13,6 +13,7 @@ from tiny import SIZE, random_prior
 from tiny_inversion import seeded
 
 from mednerf_kit.engine import session
+from mednerf_kit.invert import posterior
 from mednerf_kit.invert.descent import SearchState
 from mednerf_kit.invert.fine_tuning import FineTuning, FineTuningProblem, FineTuningState
 from mednerf_kit.invert.posterior import Inversion, Problem
@@ -197,10 +198,17 @@ def test_the_state_with_the_lowest_held_out_error_is_the_answer(prior, script, p
     assert all(not torch.equal(found.eps, other.eps) for other in others)
 
 
-def test_the_best_candidates_start_the_search_in_their_order(prior):
-    """Here those nearest to a known code, which is one of the trained."""
+def test_the_best_candidates_start_the_search_in_their_order(prior, monkeypatch):
+    """Here those nearest to a known code, which is one of the trained, before the leap."""
+    monkeypatch.setattr(posterior, "LEAP", 0.0)
     place = 0.8 * prior.generator.whiten(prior.codes)[3]
-    problem = Parabola(prior, Inversion(samples=3, candidates=20), {"eps": place})
+    problem = Parabola(prior, Inversion(samples=3, candidates=20), {})
+    problem.images = torch.zeros_like(problem.images)
+
+    def seen(state, pixels, **options):
+        return (state.eps - place).norm(dim=1, keepdim=True).expand(-1, len(pixels))
+
+    monkeypatch.setattr(problem, "_seen", seen)
     start = problem.start()
     apart = (start.eps - place).square().sum(1)
     assert start.eps.shape[0] == 4 and apart[0] < 1e-9 and (apart.diff() >= 0).all()
