@@ -222,8 +222,8 @@ def test_x2ct_s_frontal_picture_is_turned_back(tmp_path: Path) -> None:
         angles_deg=(270.0, 0.0),
     )
     frontal, lateral = (view / view.max() for view in integrals(geometry))
-    for name, view in (("xray1.png", frontal[:, ::-1]), ("xray2.png", lateral)):
-        Image.fromarray((view * 255).astype(np.uint8)).save(patient / name)
+    Image.fromarray((frontal[:, ::-1] * 255).astype(np.uint8)).save(patient / "xray1.png")
+    Image.fromarray((lateral * 65535).astype(np.uint16)).save(patient / "xray2.png")
     (found,) = IMPORTERS.build("x2ct").read(tmp_path / "x2ct", None)
     assert found.geometry == geometry and found.unit is None
     assert np.allclose(found.values, np.stack([frontal, lateral]), atol=1 / 255)

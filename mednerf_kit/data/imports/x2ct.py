@@ -63,9 +63,8 @@ def _patient(folder: Path) -> ForeignOrbit:
     if (folder / "ct_xray_data.h5").is_file():
         frontal, lateral = _hdf5(folder / "ct_xray_data.h5")
     else:
-        frontal, lateral = (
-            read_film(folder / name).pixels.astype(np.float32) / 255 for name in NAMES
-        )
+        films = [read_film(folder / name) for name in NAMES]
+        frontal, lateral = (film.pixels.astype(np.float32) / film.full_scale for film in films)
     values = one_size([frontal[:, ::-1], lateral], [str(folder / name) for name in NAMES])
     rows, cols = values.shape[1:]
     return ForeignOrbit(

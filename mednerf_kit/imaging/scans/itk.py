@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import locale
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ import numpy as np
 from .stored import StoredScan, no_scan, reason, unreadable
 
 VTK_HEADER_BYTES = 4096
+#: Formats whose voxels may be compressed, or be text; their own readers notice what breaks off.
+PACKED = (".gz", ".h5", ".hdf", ".hdf5", ".he5", ".mnc", ".mnc2", ".vtk")
 
 
 @contextmanager
@@ -33,12 +36,29 @@ def quiet_itk() -> Iterator[None]:
         locale.setlocale(locale.LC_ALL, before)
 
 
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Nothing that a C library prints reaches the terminal: HDF5 and MINC know no other way."""
+    try:
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # without a standard error there is nothing to keep from it
+        yield
+        return
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def read_itk(path: Path) -> StoredScan:
     """Read a file through SimpleITK; raises UserError for what is no whole 3-D scan."""
     import SimpleITK as sitk
 
     try:
-        with quiet_itk():
+        with quiet_itk(), _quiet_stderr():
             image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise unreadable(path, reason(error)) from None
@@ -48,8 +68,11 @@ def read_itk(path: Path) -> StoredScan:
     if components != 1 or image.GetDimension() != 3:
         raise no_scan(path, image.GetSize(), components)
     stored = sitk.GetArrayFromImage(image)
+    held = path.stat().st_size
     if path.suffix.lower() == ".vtk":
         _check_vtk(path, stored)
+    elif path.suffix.lower() not in PACKED and held < stored.nbytes:  # the rest is any memory
+        raise unreadable(path, f"it ends after {held} bytes, for {stored.size} voxels")
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +64,13 @@ def no_scan(path: Path, size: Sequence[int], components: int) -> UserError:
 
 
 def reason(error: Exception) -> str:
-    """The last line of a library's report, without its source paths."""
+    """The last line of a library's report, without its source paths and addresses.
+
+    >>> reason(RuntimeError("a.cxx, line 3\\nVTKImageIO(0x55eb): Premature EOF."))
+    'Premature EOF'
+    """
     lines = str(error).strip().splitlines() or [type(error).__name__]
+    lines[-1] = re.sub(r"\w+\(0x[0-9a-f]+\): ", "", lines[-1])
     return lines[-1].split("ERROR: ")[-1].strip().rstrip(".")
 
 

@@ -187,6 +187,19 @@ def test_cut_files_of_other_formats_are_refused(tmp_path, suffix, share):
         read_volume(path)
 
 
+@pytest.mark.parametrize("suffix", [".gipl", ".mrc", ".hdf5", ".mnc"])
+def test_a_cut_file_of_a_rare_format_says_so_and_nothing_else(tmp_path, suffix, capfd):
+    whole, cut = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+    write_itk(whole, ball(), AFFINE)
+    np.testing.assert_array_equal(read_volume(whole).values.numpy().T, ball())
+    held = whole.read_bytes()
+    cut.write_bytes(held[: len(held) // 2])
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        read_volume(cut)
+    assert "0x" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_compressed_file_under_a_plain_name_says_so_and_the_other_way_round(tmp_path):
     write_nifti(tmp_path / "a.nii.gz", ball(), AFFINE)
     (tmp_path / "b.nii").write_bytes((tmp_path / "a.nii.gz").read_bytes())
