@@ -137,7 +137,9 @@ def film_of_page(path: Path, page: TiffPage) -> StoredFilm:
         colours = np.asarray(page.colormap).T
         if colours.max() <= 255:  # some writers fill the 16-bit entries with 8-bit ones
             colours = 257 * colours
-        shades = grey_of_colours(path, colours, 65535)
+        used = np.unique(samples)  # others may be the colours of what could be drawn on it
+        shades = np.zeros(len(colours), colours.dtype)
+        shades[used] = grey_of_colours(path, colours[used], 65535)
         known = levels(path, shades[samples[..., 0]], 16)
         known["notes"] = ("a palette of grey levels was looked up",)
     elif photometric == RGB:

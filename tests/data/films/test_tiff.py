@@ -91,10 +91,14 @@ def test_palettes_colours_and_planes_of_grey(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "c.tif", np.stack([grey16] * 3, -1), photometric="rgb")
     rising = np.tile(np.arange(256, dtype=np.uint16), (3, 1))  # entries of 8 bits in 16
     tifffile.imwrite(tmp_path / "8.tif", grey8, photometric="palette", colormap=rising)
+    some = np.tile(np.arange(256, dtype=np.uint16) * 257, (3, 1))
+    unused = np.setdiff1d(np.arange(256), grey8)[0]  # a colour that no pixel has
+    some[:, unused] = 65535, 0, 0
+    tifffile.imwrite(tmp_path / "u.tif", grey8, photometric="palette", colormap=some)
     planes = {"photometric": "rgb", "planarconfig": "separate"}
     tifffile.imwrite(tmp_path / "s.tif", np.stack([grey16] * 3), **planes)
     tifffile.imwrite(tmp_path / "big.tif", grey16, photometric="minisblack", bigtiff=True)
-    for name in ("p.tif", "8.tif", "c.tif", "s.tif", "big.tif"):
+    for name in ("p.tif", "8.tif", "u.tif", "c.tif", "s.tif", "big.tif"):
         assert np.allclose(shares(tmp_path / name), UNIT, atol=0.5 / 255), name
 
 
