@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
 from ..core.errors import UserError
-from ..engine.runs import read_run
+from ..engine.runs import Run, read_run
 from ..prior.catalogue import BUNDLED, bundled_names, find_prior
 
 Kind = Literal["prior", "scene", "result", "evaluation", "ablation", "volume"]
@@ -183,7 +186,7 @@ def kind_of(folder: Path) -> Kind | None:
         return all((folder / name).exists() for name in names)
 
     if has("config.yaml"):
-        return "scene" if read_run(folder).is_scene else "prior"
+        return "scene" if known_run(folder).is_scene else "prior"
     if has("metrics.json") and (has("orbit") or has("volume.nii.gz")):
         return "result"
     if has("metrics.json") and (has("per_patient.csv") or has("per_view.csv")):
@@ -210,9 +213,25 @@ def _of_snapshot(meta: Mapping[str, Any]) -> dict[str, Any]:
     return {"step": meta.get("step"), "patients": len(patients) if patients else None}
 
 
+def known_run(folder: Path) -> Run:
+    """A run folder as it is now, read again only when a file of it has changed."""
+    there = set()
+    with os.scandir(folder) as files:
+        for file in files:
+            with suppress(FileNotFoundError):  # a training renames what it has written
+                stat = file.stat()
+                there.add((file.name, stat.st_mtime_ns, stat.st_size))
+    return _run_with(folder, frozenset(there))
+
+
+@lru_cache(maxsize=1024)
+def _run_with(folder: Path, files: frozenset[tuple[str, int, int]]) -> Run:
+    return read_run(folder)
+
+
 def _run_numbers(folder: Path) -> Found:
     """The numbers of a run as far as it came, and what is damaged in it."""
-    run = read_run(folder)
+    run = known_run(folder)
     done = {"step": run.step or run.metrics.get("steps"), "planned": run.steps}
     return {**_of_snapshot(run.meta), **run.metrics, **done}, " ".join(run.remarks)
 

@@ -49,6 +49,23 @@ def test_list_filter_compare(workbench: Callable[..., str], page: Any, folder: P
     assert "chosen=" in page.url
 
 
+def test_a_fifth_to_compare_is_refused_in_words(
+    workbench: Callable[..., str], page: Any, folder: Path
+) -> None:
+    for k in range(3, 7):
+        (folder / f"0000{k}-chest").mkdir()
+        (folder / f"0000{k}-chest" / "config.yaml").write_text("dataset: chest\nrecipe: {}\n")
+    page.goto(workbench(folder))
+    page.wait_for_selector("body[data-ready=runs]")
+    boxes = page.get_by_role("checkbox", name="Compare 0000")
+    enabled = [box for box in boxes.all() if box.is_enabled()]
+    for box in enabled[:4]:
+        box.check()
+    enabled[4].click()
+    assert not enabled[4].is_checked()
+    assert "At most 4" in page.get_by_role("status").inner_text()
+
+
 def test_light_dark_and_keyboard(workbench: Callable[..., str], page: Any, folder: Path) -> None:
     page.goto(workbench(folder))
     page.wait_for_selector("body[data-ready=runs]")

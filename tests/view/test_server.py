@@ -12,6 +12,8 @@ import httpx
 import pytest
 
 from mednerf_kit.core.errors import UserError
+from mednerf_kit.engine.runs import read_run
+from mednerf_kit.view import catalogue
 from mednerf_kit.view.catalogue import BUNDLED, Catalogue, identity
 
 TOKEN = "a-secret-of-the-tests"
@@ -101,6 +103,19 @@ def test_a_broken_folder_says_what_is_wrong(run: Path) -> None:
     found = {entry.name: entry for entry in Catalogue([run.parent]).entries()}
     assert "config.yaml" in found["00000-chest"].problem
     assert "it holds a list" in found["film"].problem
+
+
+def test_a_run_is_read_again_only_when_it_has_changed(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    monkeypatch.setattr(catalogue, "read_run", lambda folder: read.append(1) or read_run(folder))
+    there = Catalogue([run.parent])
+    for _ in range(3):
+        assert there.entries()[0].numbers["steps"] == (7, "")
+    assert len(read) == 1
+    (run / "metrics.json").write_text(json.dumps({"steps": 12}))
+    assert there.entries()[0].numbers["steps"] == (12, "") and len(read) == 2
 
 
 def test_kinds_numbers_and_order(tmp_path: Path, run: Path) -> None:

@@ -57,7 +57,9 @@ export async function open(root, state, page) {
   }
   const problem = h("p", { class: "problem", role: "alert", hidden: !broken },
     broken ? `${broken.name}: ${broken.problem}` : "");
-  if (!priors.some((entry) => entry.id === now.entry)) now.entry = priors[0].id;
+  // one that has a snapshot, which a training that has just begun has not
+  const first = priors.find((entry) => entry.numbers.patients) ?? priors[0];
+  if (!priors.some((entry) => entry.id === now.entry)) now.entry = first.id;
   const which = choice({ label: "Prior", value: now.entry,
     options: priors.map((entry) => [entry.id, entry.name]),
     onchange: (value) => page.go("patients", { entry: value }) });

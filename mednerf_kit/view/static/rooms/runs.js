@@ -1,7 +1,7 @@
 // Runs: all that was found; filter, open, or choose up to four and compare them.
 
 import { json } from "../lib/api.js";
-import { h, shown } from "../lib/dom.js";
+import { h, shown, tell } from "../lib/dom.js";
 
 const KINDS = { prior: "Prior", scene: "Scene", result: "Result", evaluation: "Evaluation",
   ablation: "Ablation", volume: "Volume" };
@@ -67,8 +67,10 @@ export async function open(root, state, page) {
   function choose(id, box) {
     if (box.checked && chosen.size >= MOST) {
       box.checked = false;
+      tell(`At most ${MOST} stand side by side: take another away first.`);
       return;
     }
+    tell("");
     if (box.checked) chosen.add(id);
     else chosen.delete(id);
     page.setState({ chosen: [...chosen].join(",") });
