@@ -155,6 +155,8 @@ def several(count: int, words: list[str]) -> int:
                 "MASTER_PORT": str(store.port),
                 "TORCHELASTIC_USE_AGENT_STORE": "True",
             }
+            if rank > 0:  # as `python -m mednerf_kit` does
+                sys.stderr = open(os.devnull, "w")  # noqa: SIM115
             code = cli.main(words)
             sys.stdout.flush()
             os._exit(code)  # the store's thread is the parent's alone
