@@ -167,12 +167,14 @@ WAYS = {
     "back_slashes": Way("control", {"separator": "\\"}),
     "far_off": Way("control", {"shift": FAR}),
     "millimetres": Way("control", {"length": 1000.0}),
-    "black_wall": Way("control", {"wall": 0.0}),
+    "black": Way("black", {}, settings=("scene.background=black",)),
+    "black_wall": Way("black", {"wall": 0.0}),
     "fisheye": Way("control", {}, fisheye=True),
     "passer_by": Way("control", {"passer_by": 0.125}),
     "passer_by_wide": Way("control", {"passer_by": 0.4}),
-    # of lego as much is to be seen as the wide passer-by leaves: 37 % of the object's pixels
-    "fewer_views": Way("control", {}, settings=("scene.views=8",)),
+    # of lego as much is to be seen as the two leave: 82 and 37 % of the object's pixels
+    "17_views": Way("control", {}, settings=("scene.views=17",)),
+    "8_views": Way("control", {}, settings=("scene.views=8",)),
     "portrait": Way("portrait", {"portrait": True}),
     "exif_lying": Way("portrait", {"portrait": True, "lying": True}),
 }
