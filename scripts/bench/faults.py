@@ -43,7 +43,7 @@ from mednerf_kit.core import files, written
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.engine import run_folder, snapshots
 
-SECONDS = 120  # of a command at most
+SECONDS = 300  # of a command at most
 PATIENCE = 5  # s until a process that was told to end is killed
 
 
@@ -196,7 +196,8 @@ def results(job: Job, out: Path) -> dict[str, str]:
     out = max(out.iterdir()) if job.trains and out.is_dir() else out
     for pattern in job.results:
         for path in sorted(path for path in out.glob(pattern) if path.is_file()):
-            name = path.relative_to(out).as_posix()
+            # runs of an ablation too may have begun anew
+            name = re.sub(r"/\d{5}-", "/", path.relative_to(out).as_posix())
             if path.suffix == ".safetensors":
                 found[name] = files.digest_of(files.load_tensors(path)[0], "")
             else:

@@ -61,11 +61,11 @@ def scene_targets() -> Iterator[Target]:
 
 
 def example(entry: Any, place: Path) -> None:
-    """A format's own example, at this place."""
+    """A format's own example, at this place; one that is a file keeps its suffix."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent) as folder:
         made = entry.example(Path(folder) / "example")
-        shutil.move(made, place)
+        shutil.move(made, place.with_suffix(made.suffix))
 
 
 def binary_colmap(entry: Any, place: Path) -> None:
@@ -189,7 +189,9 @@ def geometry_targets() -> Iterator[Target]:
         yield Target(
             f"import: {name}",
             lambda home, e=entry: example(e, home / "in"),
-            command("data", "import", "HERE/in", "--out", "HERE/out", "--format", name),
+            lambda folder, n=name: command(
+                *("data", "import", *folder.glob("in*"), "--out", "HERE/out", "--format", n)
+            )(folder),
         )
 
 
