@@ -13,7 +13,7 @@ PRIOR = (
     "mapping_width: 8, precision: fp32}",
     "dataset={size: 16, volume_size: 12}",
     "task={name: prior, objective: hybrid, batch: 2, points: 32, rays: 4, ray_share: 0.3, "
-    "gan_start: 0.0, gan_interval: 2, gan_batch: 2, r1_interval: 2}",
+    "gan_start: 0.0, gan_lead: 1, gan_batch: 2, gan_views: 1, r1_interval: 2}",
     "levels=[{name: stratified, n: 4}]",
     "discriminator={name: residual, size: 16, fmaps: 0.004, max_channels: 4}",
     "calibration_patients=0",
