@@ -24,6 +24,9 @@ HELD_OUT_PIXELS = 256  # of those, over all views: enough to compare states
 CHECK_STEPS = 10  # between two looks at the held-out error
 
 
+Options = TypeVar("Options")
+
+
 @dataclass(frozen=True)
 class PixelSplit:
     """The pixels (view, row, column) of the inputs: those that are fitted and those kept aside."""
@@ -123,6 +126,24 @@ def descend(
         if late:
             break
     return best, best_mse
+
+
+def hurried(options: Options, share: float) -> Options:
+    """A record of options with this share of all its steps, at least one.
+
+    >>> @dataclass(frozen=True)
+    ... class Search:
+    ...     code_steps: int = 80
+    ...     rays: int = 224
+    >>> hurried(Search(), 1 / 3)
+    Search(code_steps=27, rays=224)
+    """
+    fewer = {
+        name: max(1, round(share * count))
+        for name, count in vars(options).items()
+        if name.endswith("steps")
+    }
+    return replace(options, **fewer)  # type: ignore[type-var]
 
 
 def _copied(value: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:

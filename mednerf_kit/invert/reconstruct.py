@@ -26,17 +26,20 @@ from ..prior.load import Prior, Search, load_prior
 from ..viz import figures, video
 from ..viz.report import write_report
 from . import outputs
+from .descent import hurried
 from .input_xray import InputXray, one_view_each, read_xrays
 from .measured import Measured, measured
 from .members import Posterior
 from .posterior import Inversion, inversion_of
-from .predict import PredictedViews, predict
+from .predict import PredictedViews, grid_size, predict
 from .progress import Progress, Watch
 from .result import Result, metrics, report_content
-from .update import Films
+from .update import Films, Update
 from .xray_views import frame_options
 
 ORBIT_VIEWS = 72
+# of the search's steps, and of the voxels along a side of the baked cube, with ``fast``
+FAST_SHARE, FAST_GRID, LEAST_GRID = 1 / 3, 0.7, 48
 
 
 def project(
@@ -59,6 +62,7 @@ def project(
     precision: Precision | None = None,
     max_minutes: float | None = None,
     dicom: bool = False,
+    fast: bool = False,
     watch: Watch | None = None,
 ) -> Path:
     """Turn X-rays of one patient into a volume, its orbit, an uncertainty and a report.
@@ -87,6 +91,7 @@ def project(
             default. What ``auto`` came to is in ``metrics.json``.
         max_minutes: bounds the search, not the writing.
         dicom: write each volume as a DICOM file too.
+        fast: a third of the search, and voxels 1.4 times as wide.
         watch: told at every stage, and during the search, how far the work is.
     """
     how: dict[str, Any] = {"invert": invert, "input_kind": input_kind, "fit": fit}
@@ -101,21 +106,34 @@ def project(
         folder = files.made_folder(outdir)
     what = f"{len(xrays)} X-ray{'s' * (len(xrays) > 1)} on {where}"
     with timer.stage("invert", f"searching {samples + 1} codes that explain {what}"):
-        bounds = {} if max_minutes is None else {"max_seconds": 60 * max_minutes}
-        search = inversion_of(prior, Inversion, samples=samples, **bounds)
+        search = search_of(prior, samples, max_minutes, fast=fast)
         posterior = inverted(prior, xrays, search, Generator().manual_seed(seed), watch)
     geometry = prior.geometry.resized(size or prior.geometry.cols).orbit(ORBIT_VIEWS)
     what = f"{geometry.views} views of {geometry.rows}×{geometry.cols}"
     with timer.stage("predict", f"baking and projecting {what}"):
         films = films_of(prior, xrays) if update else None
         rng = Generator().manual_seed(seed)
-        predicted = predict(prior, posterior, geometry, films=films, rng=rng)
+        pace = fast_prediction(geometry) if fast else {}
+        predicted = predict(prior, posterior, geometry, films=films, rng=rng, **pace)
         share = share_of(prior, posterior, predicted, xrays, rng)
     result = Result(prior, xrays, posterior, predicted, geometry, seed, timer.seconds, share)
     with timer.stage("write", f"writing to {folder}"):
         write(folder, result, timer.say, dicom=dicom)
     timer.say_done(result)
     return folder
+
+
+def search_of(prior: Prior, samples: int, max_minutes: float | None, *, fast: bool) -> Search:
+    """The prior's own search, by default :class:`.posterior.Inversion`, with what bounds it."""
+    bounds = {} if max_minutes is None else {"max_seconds": 60 * max_minutes}
+    search = inversion_of(prior, Inversion, samples=samples, **bounds)
+    return hurried(search, FAST_SHARE) if fast else search
+
+
+def fast_prediction(geometry: Geometry) -> dict[str, Any]:
+    """What makes :func:`~.predict.predict` fast: fewer voxels, and fewer steps of the update."""
+    size = max(LEAST_GRID, round(FAST_GRID * grid_size(geometry.cols)))
+    return {"size": size, "update": hurried(Update(), FAST_SHARE)}
 
 
 def inverted(

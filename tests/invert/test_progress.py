@@ -92,3 +92,33 @@ def test_project_tells_every_stage_in_order(prior: Prior, tmp_path: Path) -> Non
     )
     stages = list(dict.fromkeys(progress.stage for progress in told))
     assert stages == ["read", "invert", "predict", "write"]
+
+
+def test_a_fast_projection_takes_a_third_of_the_steps_and_a_coarser_cube(
+    prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+
+    from mednerf_kit.imaging.scans.read import read_volume
+    from mednerf_kit.invert import reconstruct
+
+    monkeypatch.setattr(reconstruct, "Inversion", tiny_prior.QUICK)
+    image = tiny_prior.orbit_of(prior, 0, (270.0,))[0].clamp(0, 1)
+    np.save(tmp_path / "xray.npy", image.numpy())
+    steps, shapes = {}, {}
+    for fast in (False, True):
+        told: list[Progress] = []
+        reconstruct.project(
+            xray=[tmp_path / "xray.npy"],
+            input_kind="line-integral",
+            run=str(prior.path),
+            outdir=tmp_path / str(fast),
+            samples=1,
+            size=64,
+            fast=fast,
+            watch=told.append,
+        )
+        steps[fast] = [one.steps for one in told if one.stage == "invert" and one.step == 0]
+        shapes[fast] = tuple(read_volume(tmp_path / str(fast) / "volume.nii.gz").shape)
+    assert steps[False][-2:] == [12, 4] and steps[True][-2:] == [4, 1]
+    assert shapes == {False: (58, 58, 58), True: (48, 48, 48)}
