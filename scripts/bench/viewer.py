@@ -1,6 +1,6 @@
 """How quick the workbench is, measured in a real browser, and how large it is in the wheel.
 
-    python scripts/bench/viewer.py [--browser /usr/bin/chromium] [--repeats 3]
+    python scripts/bench/viewer.py [--browser /usr/bin/chromium] [--repeats 3] [--scene RUN]
 
 A result of 72 views of 128² and a volume of 128³ is made in a temporary folder; `mednerf-kit view`
 is started there as a user starts it, and Chromium opens it without a window and without a graphics
@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -167,8 +167,10 @@ def start(playwright: Any, browser: str, place: Path) -> dict[str, float]:
     return {"address_s": seconds, "first_paint_s": seconds + painted, "list_s": seconds + ready}
 
 
-def rooms(playwright: Any, browser: str, place: Path, result: Path) -> dict[str, float]:
-    """Angle steps, slices and clicks."""
+def rooms(
+    playwright: Any, browser: str, place: Path, result: Path, clicked: Mapping[str, str]
+) -> dict[str, float]:
+    """Angle steps, slices, and clicks on what is named."""
     room = f"result?entry={identity(result)}"
     found: dict[str, float] = {}
     with served(place) as (url, _):
@@ -182,7 +184,7 @@ def rooms(playwright: Any, browser: str, place: Path, result: Path) -> dict[str,
             found["webgl_slices_per_s"], different = viewer.evaluate(WHEEL)
             assert different > 20, "the wheel did not turn the slices"
             page.close()
-            for what, query in CLICKED.items():
+            for what, query in clicked.items():
                 page = opened(opened_, url, f"sampling?{query}")
                 page.wait_for_selector(".room[aria-busy=false]")
                 asked = page.evaluate(
@@ -217,6 +219,7 @@ LABELS = {
     "click_phantom_ms": ("click in the sampling lab, a phantom", "ms"),
     "click_prior_ms": ("click in the sampling lab, bundled:phantom-chest", "ms"),
     "click_blocks_ms": ("click in the sampling lab, blocks", "ms"),
+    "click_scene_ms": ("click in the sampling lab, the fitted scene", "ms"),
     "static_mb": ("files of the page", "MB"),
 }
 
@@ -226,6 +229,7 @@ def main() -> None:
     names = ("chromium", "chromium-browser", "google-chrome")
     parser.add_argument("--browser", default=next(filter(None, map(shutil.which, names)), None))
     parser.add_argument("--repeats", type=int, default=3, help="of the start")
+    parser.add_argument("--scene", type=Path, help="a run of `mednerf-kit train` on a scene")
     options = parser.parse_args()
     if options.browser is None:
         parser.error("no chromium on this machine: say --browser")
@@ -236,7 +240,11 @@ def main() -> None:
         result = make_result(place / "out" / "film")
         starts = [start(playwright, options.browser, place) for _ in range(options.repeats)]
         found = {k: float(np.median([one[k] for one in starts])) for k in starts[0]}
-        found |= rooms(playwright, options.browser, place, result)
+        clicked = dict(CLICKED)
+        if options.scene is not None:
+            scene = shutil.copytree(options.scene, place / "runs" / "00000-scene")
+            clicked["scene"] = f"what={identity(scene)}"
+        found |= rooms(playwright, options.browser, place, result, clicked)
     found["static_mb"] = size_mb()
     found["load"] = os.getloadavg()[0]
     print("| what | measured |\n|---|---|")

@@ -148,6 +148,23 @@ def test_the_page_of_a_run_that_goes_on(
     assert page.get_by_role("row", name="Pictures").get_by_text("64×64 pixels of 8 mm").count() == 1
 
 
+def test_curves_are_saved_as_they_stand(
+    workbench: Callable[..., str], page: Any, run: Path
+) -> None:
+    page.goto(f"{workbench(run)}#training")
+    page.wait_for_selector("body[data-ready=training]")
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save picture").click()
+    picture = Image.open(saved.value.path()).convert("RGB")
+    curve = tuple(
+        page.locator(".curves polyline").first.evaluate(
+            "(line) => getComputedStyle(line).stroke.match(/\\d+/g).map(Number)"
+        )
+    )
+    colours = {colour for _, colour in picture.getcolors(1 << 20) or []}
+    assert picture.width == 2 * 640 and curve in colours
+
+
 def test_a_broken_run_is_a_sentence(workbench: Callable[..., str], page: Any, run: Path) -> None:
     (run / "stats.jsonl").write_bytes(b"\xff\x00{\n")
     (run / "metrics.json").write_text("{")

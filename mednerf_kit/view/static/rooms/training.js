@@ -1,8 +1,10 @@
 // Training: the curves of a run, its sheets of samples, its log, what it was started with.
 
 import { json } from "../lib/api.js";
-import { choice, h, shown, slider, toggle } from "../lib/dom.js";
+import { choice, download, h, shown, slider, toggle } from "../lib/dom.js";
 import { COLOURS, key, plot } from "../lib/plot.js";
+import { sheet } from "../lib/sheet.js";
+import { svgPicture } from "../lib/svgpicture.js";
 
 const REFRESH_MS = 2500;
 const STATES = { running: "running", ended: "finished", stopped: "stopped before its end" };
@@ -12,7 +14,8 @@ const MEANINGS = {
   d_loss: "loss of the discriminator", g_loss: "loss of the generator",
   r_t: "overfitting of the discriminator (r_t)", r1: "gradient penalty (R1)",
   p: "probability of augmentation", kimg: "thousand pictures seen", loss: "loss",
-  psnr_db: "PSNR in dB",
+  psnr_db: "PSNR in dB", mse: "error of rays", density_l1: "mean density of the grid",
+  evals_per_ray: "evaluations of the field per ray", restarts: "starts anew after a failure",
 };
 
 export async function open(root, state, page) {
@@ -62,7 +65,7 @@ async function run(body, entry, other, page, cardNode) {
           page.setState({ log: on ? "1" : "" });
           drawn = "";
           refresh();
-        } })),
+        } }), h("button", { type: "button", onclick: save }, "Save picture")),
       other ? key(names.map((name) => ({ name }))) : null, curves),
     samples.node,
     h("div", { class: "pair" },
@@ -70,6 +73,15 @@ async function run(body, entry, other, page, cardNode) {
         cardNode),
       h("section", { class: "card", "aria-label": "Configuration" }, h("h2", {}, "Configuration"),
         await configuration(entry, other))));
+
+  async function save() {
+    const [width, height] = [640, 220];
+    const parts = await Promise.all([...curves.querySelectorAll("figure")].map(async (figure) => ({
+      picture: await svgPicture(figure.querySelector("svg"), width, height),
+      title: figure.querySelector("h3").textContent })));
+    download(sheet(parts, [names.join(" (first), ")], { width, height, columns: 2 }), "curves.png");
+  }
+
   const theirs = other ? await json(`training/curves/${other.id}`) : {};
 
   async function refresh() {
@@ -108,7 +120,7 @@ function factsOf(told) {
     ["Snapshots", String(told.snapshots)]];
   return [h("dl", { class: "facts" }, rows.map(([label, text]) =>
     h("div", {}, h("dt", {}, label), h("dd", {}, text)))),
-  told.steps ? h("progress", { max: told.steps, value: told.step, "aria-label": "Steps done" }) : "",
+  told.steps && told.state !== "ended" ? h("progress", { max: told.steps, value: told.step, "aria-label": "Steps done" }) : "",
   ...told.remarks.map((text) => h("p", { class: "problem" }, text))];
 }
 
