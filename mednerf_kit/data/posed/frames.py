@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import UserError
-from .lens_keys import ANGLES, NUMBERS
+from .lens_keys import ANGLES, NUMBERS, with_distortion
 from .pictures import tails_elsewhere
 from .splits import NoViews, held_out
 from .types import SPLITS
@@ -169,7 +169,7 @@ def read_frames(path: Path, part: str = "") -> list[FrameRecord]:
         values = json.loads(path.read_bytes())  # by its byte order mark: UTF-8, UTF-16 or UTF-32
         common = {key: value for key, value in values.items() if key != "frames"}
         frames = [
-            {**common, **frame, "part": part, "over": over(common, frame)}
+            with_distortion({**common, **frame, "part": part, "over": over(common, frame)})
             for frame in values["frames"]
         ]
         if not all("file_path" in frame and "transform_matrix" in frame for frame in frames):

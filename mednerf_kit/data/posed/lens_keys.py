@@ -35,11 +35,14 @@ CAMERA_MODELS = {
 }
 #: Keys of lenses that are not read: to leave one out would be another camera.
 REFUSED = (
-    "latlong",
-    "rolling_shutter",
-    "transform_matrix_start",
-    "transform_matrix_end",
+    *("latlong", "rolling_shutter", "transform_matrix_start", "transform_matrix_end"),
+    *("s1", "s2", "s3", "s4", "xi", "orthographic"),
+    *("distortion", "distortion_coefficients", "dist_coeffs"),
 )
+#: Keys beside ``camera_model`` that name the model.
+MODEL_KEYS = ("camera_model", "lens_model", "lens_type", "projection_type")
+#: Order of nerfstudio's ``distortion_params``.
+DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 
 
 def wanted_size(frame: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -50,6 +53,22 @@ def wanted_size(frame: Mapping[str, Any]) -> tuple[float, float] | None:
 def guessed_size(frame: Mapping[str, Any]) -> tuple[float, float] | None:
     """Rows and columns of a picture whose middle is the frame's principal point."""
     return (2 * frame["cy"], 2 * frame["cx"]) if frame["cx"] and frame["cy"] else None
+
+
+def with_distortion(frame: Mapping[str, Any]) -> dict[str, Any]:
+    """A frame with nerfstudio's list ``distortion_params`` under the names of its parts.
+
+    Parts that stand there by name are left alone; a list that is none is a ValueError.
+
+    >>> with_distortion({"distortion_params": [0.1, 0.2], "k2": 0.5})["k1"]
+    0.1
+    """
+    listed = frame.get("distortion_params")
+    if listed is None:
+        return dict(frame)
+    if not isinstance(listed, list) or len(listed) > len(DISTORTION):
+        raise ValueError(f"distortion_params that are no list of {', '.join(DISTORTION)}")
+    return {**dict(zip(DISTORTION, listed, strict=False)), **frame}
 
 
 def is_set(value: Any) -> bool:
@@ -63,17 +82,24 @@ def is_set(value: Any) -> bool:
     return bool(value) and str(value).lower() not in ("false", "0", "none")
 
 
+def model_name(frame: Mapping[str, Any]) -> str:
+    """How a frame calls its lens's model, in capitals; nothing where it does not."""
+    return str(next((frame[key] for key in MODEL_KEYS if frame.get(key)), "")).upper()
+
+
 def model_of(frame: Mapping[str, Any], path: Path) -> str:
     """The model of a frame's lens; raises UserError for one that is not read, by its name."""
     named = (*REFUSED, *(key for key in frame if key.startswith("ftheta_")))
     given = [key for key in named if is_set(frame.get(key))]
+    name = model_name(frame)
+    if name != "FULL_OPENCV":
+        given += [key for key in ("k5", "k6") if frame.get(key)]
     if given:
         raise UserError(
             f"got {given[0]} in the transforms file of '{path.name}', a lens that is not read",
             "wanted a pinhole, OPENCV, OPENCV_FISHEYE or EQUIRECTANGULAR",
             "undistort the pictures first (COLMAP's image_undistorter), and leave the key out",
         )
-    name = str(frame.get("camera_model") or "").upper()
     if name not in CAMERA_MODELS:
         raise UserError(
             f"got a camera of model '{name}' in '{path.parent}'",
@@ -81,7 +107,7 @@ def model_of(frame: Mapping[str, Any], path: Path) -> str:
             "undistort the pictures first (COLMAP's image_undistorter)",
         )
     model = CAMERA_MODELS[name]
-    if is_set(frame.get("is_fisheye")):
+    if is_set(frame.get("is_fisheye")) or is_set(frame.get("fisheye")):
         model = "fisheye"
     if is_set(frame.get("equirectangular")):
         model = "equirectangular"
@@ -118,7 +144,7 @@ def read_lens(
     )
     if model == "fisheye":
         return Lens((fx, fy), (cx, cy), (k1, k2, k3, k4), model=model)
-    if str(frame.get("camera_model") or "").upper() == "FULL_OPENCV":
+    if model_name(frame) == "FULL_OPENCV":
         return Lens((fx, fy), (cx, cy), (k1, k2, k3), (p1, p2), (k4, k5, k6), undistort=undistort)
     return Lens((fx, fy), (cx, cy), (k1, k2, k3, k4), (p1, p2), undistort=undistort)
 

@@ -20,7 +20,11 @@ from mednerf_kit.engine import session
 
 
 @pytest.mark.parametrize(
-    "key", ["rolling_shutter", "latlong", "ftheta_p0", "ftheta_p5", "transform_matrix_start"]
+    "key",
+    [
+        *("rolling_shutter", "latlong", "ftheta_p0", "ftheta_p5", "transform_matrix_start"),
+        *("s1", "distortion", "dist_coeffs", "orthographic"),
+    ],
 )
 def test_a_lens_that_is_not_read_is_refused_by_its_key(photos, key):
     edited(photos, **{key: [0.1, 0.0]})
@@ -45,6 +49,25 @@ def test_fisheyes_keep_their_pictures_and_bend_their_rays(photos):
     assert torch.equal(
         back.cameras.lenses.coefficients, load_scene(photos).cameras.lenses.coefficients
     )
+
+
+def test_a_lens_has_several_spellings(photos):
+    edited(photos, k1=0.1, k2=-0.02, p2=0.01)
+    named = load_scene(photos, undistort=False).cameras.lenses.coefficients
+    edited(photos, k1=None, k2=None, p2=None, distortion_params=[0.1, -0.02, 0, 0, 0, 0.01])
+    listed = load_scene(photos, undistort=False).cameras.lenses.coefficients
+    assert torch.equal(listed, named)
+    edited(photos, distortion_params=[0.1, 0, 0, 0, 0, 0, 0.5])
+    refused("distortion_params", root=photos)
+    edited(photos, distortion_params=None, lens_model="fisheye", k1=0.1)
+    assert load_scene(photos).cameras.lenses.name(0) == "fisheye"
+    edited(photos, lens_model="THIN_PRISM_FISHEYE")
+    refused("THIN_PRISM_FISHEYE", root=photos)
+
+
+def test_what_only_the_full_model_has_is_refused_without_its_name(photos):
+    edited(photos, k1=0.1, k5=0.01)
+    refused("k5", root=photos)
 
 
 def test_fuller_lenses_bend_rays_and_undistorting_can_be_left_out(photos):
