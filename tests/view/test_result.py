@@ -300,3 +300,14 @@ def test_a_plain_volume_and_the_views_of_a_scene(
     page.keyboard.press("ArrowRight")
     assert "31 dB" in numbers.inner_text() and "30.5 dB" in numbers.inner_text()
     assert grey_at(page.get_by_role("img", name="Prediction"), 0.5, 0.5) == 120
+
+
+def test_a_run_that_was_not_scored_says_so(
+    workbench: Callable[..., str], plain_page: Any, tmp_path: Path
+) -> None:
+    run = tmp_path / "00000-blocks"
+    run.mkdir()
+    (run / "config.yaml").write_text("dataset: blocks\nrecipe: {task: {name: fit}}\n")
+    plain_page.goto(f"{workbench(run)}#result?entry={identity(run)}")
+    plain_page.wait_for_selector("body[data-ready=result]")
+    assert plain_page.get_by_text("There are no views and no volume here yet").count() == 1

@@ -28,7 +28,12 @@ export async function show(root, source, state, setState) {
     root.append(place);
     parts.push(await slices(place, source, state, setState));
   }
-  root.append(...words(about, source));
+  const texts = words(about, source);
+  root.append(...texts);
+  if (!parts.length && !texts.length) {
+    root.append(h("p", {}, "There are no views and no volume here yet: ",
+      h("code", {}, "mednerf-kit evaluate --run RUN"), " makes some of a run."));
+  }
   return {
     key: (event) => parts.some((part) => part.key?.(event)),
     close: () => parts.forEach((part) => part.close?.()),
