@@ -275,7 +275,8 @@ class PriorTask(Task):
         latent = source.patients(g, codes, places.ids, o.gan_batch, shard, self.rng)
         code = g.weights(latent, edge=edge)
         distance = self.log_distance.detach()[places.ids].exp()
-        if o.image_model == "line_integral":
+        nodes = sum(level.sampler.n for level in self.parts.levels)
+        if o.image_model == "line_integral" and source.baking_pays(nodes):
             fakes = source.projected(g, code, distance, places)
         else:
             each = torch.arange(len(places.ids)).repeat_interleave(o.gan_views).to(distance.device)

@@ -2,10 +2,10 @@
 
 A batch is made of patients, of whom several views are judged. Some of the generated patients are
 random, the others are known ones as the generator has them, beside the very DRRs they should be.
-Where a view is a line integral, each patient is baked into voxels once and projected to all its
-views, which costs a fraction of as many patches rendered ray by ray. Patches are cut out of the
-views of reals and fakes at the same places, with strides between 1 and what fills the view: a small
-patch sees the whole picture too.
+Where a view is a line integral, and there are enough of them, each patient is baked into voxels
+once and projected to all its views, which costs a fraction of as many patches rendered ray by ray.
+Patches are cut out of the views of reals and fakes at the same places, with strides between 1 and
+what fills the view: a small patch sees the whole picture too.
 """
 
 from __future__ import annotations
@@ -48,6 +48,18 @@ class PatchSource:
     patches: StridedPatch
     views: int  # K, patches of one patient
     known: float  # share of the generated patients that are known ones
+
+    @property
+    def grid(self) -> int:
+        """Voxels along a side of a baked patient."""
+        return max(2, round(FINENESS * self.geometry.cols))
+
+    def baking_pays(self, nodes: int) -> bool:
+        """Whether a baked patient takes fewer points than its patches of so many nodes a ray.
+
+        Half of the voxels hold matter.
+        """
+        return self.grid**3 / 2 < self.views * self.patches.patch.size**2 * nodes
 
     def places(self, n: int, shard: BatchShard, rng: Generator) -> Places:
         """A part of n patches, at random."""
@@ -94,8 +106,7 @@ class PatchSource:
 
         They are differentiable with respect to the code.
         """
-        size = max(2, round(FINENESS * self.geometry.cols))
-        baked = bake_matter(generator, code, self.geometry, size=size, air_share=AIR_SHARE)
+        baked = bake_matter(generator, code, self.geometry, size=self.grid, air_share=AIR_SHARE)
         views = places.pixels.view[:, 0].view(-1, self.views)
         pictures = torch.cat(
             [

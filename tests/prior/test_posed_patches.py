@@ -80,6 +80,13 @@ def test_parts_of_a_batch_are_the_whole():
     torch.testing.assert_close(torch.cat([one.w for one in of_parts]), of_whole.w)
 
 
+@pytest.mark.parametrize(("nodes", "pays"), [(8, False), (64, True)])
+def test_patients_are_baked_where_that_takes_fewer_points(nodes, pays):
+    """29³ voxels, half of them matter, against 2 · 16² rays."""
+    source = source_of(random_prior())
+    assert source.grid == 29 and source.baking_pays(nodes) == pays
+
+
 def test_patches_have_several_scales():
     places = source_of(random_prior()).places(40, WHOLE, seeded())
     stride = places.pixels.yx[:, 16, 0] - places.pixels.yx[:, 0, 0]

@@ -33,6 +33,22 @@ def test_every_objective_steps_and_logs_what_it_learns_from(objective, tiny_set,
         )
 
 
+def test_baked_patients_are_judged(tiny_set, tmp_path):
+    """Two views of each: the generator learns from them, and from known patients as before."""
+    folder = trained(
+        tiny_set,
+        tmp_path,
+        "task.gan_batch=4",
+        "task.gan_views=2",
+        "task.gan_start=0.0",
+        "levels=[{name: stratified, n: 32}]",
+        "steps=6",
+        "snapshot_steps=6",
+    )
+    factors = [line["gan_factor"] for line in stats(folder) if "gan_factor" in line]
+    assert len(factors) == 2 and all(0 < factor < 1e4 for factor in factors)
+
+
 def test_coloured_pictures_train_too(tiny_set, tmp_path):
     folder = trained(
         tiny_set,
