@@ -43,7 +43,7 @@ class PosedOptions:
             less memory and changes nothing else.
     """
 
-    objective: Literal["gan", "posed", "hybrid"] = "hybrid"
+    objective: Literal["gan", "posed", "hybrid"] = "posed"
     image_model: str = "line_integral"
     batch: int = 16
     points: int = 768
@@ -53,13 +53,13 @@ class PosedOptions:
     code_rate: float = 1e-2
     code_noise: float = 0.05
     code_penalty: float = 1e-4
-    gan_start: float = 0.8
+    gan_start: float = 0.6
     gan_interval: int = 1
-    gan_lead: int = 100
+    gan_lead: int = 60
     gan_batch: int = 16
     gan_views: int = 8
     gan_known: float = 0.5
-    gan_weight: float = 0.5
+    gan_weight: float = 2.0
     d_rate: float = 2e-3
     r1_gamma: float = 0.5
     r1_interval: int = 16

@@ -102,13 +102,7 @@ class PriorTask(Task):
         self.ema = copy.deepcopy(g).requires_grad_(False)
         shape = {"views": geometry.views, "rows": geometry.rows, "cols": geometry.cols}
         self.pixels = RandomRays(n=self.batch * options.rays, **shape)
-        self.patches = PatchSource(
-            self.training,
-            geometry,
-            StridedPatch(size=parts.discriminator.size, **shape),
-            options.gan_views,
-            options.gan_known,
-        )
+        self.patches = None if options.objective == "posed" else self._patch_source(shape)
         self.optimiser = self._generator_optimiser()
         self.gan_step = self._gan_step()
         self.gan_steps = 0
@@ -125,6 +119,12 @@ class PriorTask(Task):
         ]
         fused = on_gpu(g.parameters())
         return torch.optim.Adam(groups, lr=o.learning_rate, betas=(0.9, 0.99), fused=fused)
+
+    def _patch_source(self, shape: dict[str, int]) -> PatchSource:
+        """Where the adversary's patches come from, in views of this shape."""
+        patches = StridedPatch(size=self.parts.discriminator.size, **shape)
+        o = self.options
+        return PatchSource(self.training, self.geometry, patches, o.gan_views, o.gan_known)
 
     def _gan_step(self) -> GanStep:
         """The adversary, whose Adam knows that its penalty is lazy (Karras et al. 2020)."""
@@ -270,6 +270,7 @@ class PriorTask(Task):
     def _draw_patches(self, shard: BatchShard, edge: float) -> tuple[Patches, Patches]:
         """Patches of known patients, and of generated ones from there: [B, 1, size, size]."""
         o, g, source = self.options, self.parts.generator, self.patches
+        assert source is not None  # every objective with an adversary has one
         places = source.places(o.gan_batch, shard, self.rng)
         codes = self.codes.detach()[: 0 if o.objective == "gan" else None]
         latent = source.patients(g, codes, places.ids, o.gan_batch, shard, self.rng)

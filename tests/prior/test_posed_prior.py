@@ -33,6 +33,12 @@ def test_every_objective_steps_and_logs_what_it_learns_from(objective, tiny_set,
         )
 
 
+def test_who_is_not_judged_needs_no_patch(tiny_set, tmp_path):
+    """A discriminator for larger pictures than these is refused only where it is used."""
+    settings = ["task.objective=posed", "discriminator.size=64", "steps=2", "snapshot_steps=2"]
+    assert len(stats(trained(tiny_set, tmp_path, *settings))) == 2
+
+
 def test_baked_patients_are_judged(tiny_set, tmp_path):
     """Two views of each: the generator learns from them, and from known patients as before."""
     folder = trained(

@@ -242,7 +242,7 @@ def test_a_dry_run_lists_the_cells_with_what_they_change(spec, tmp_path, capsys)
         == 0
     )
     out = capsys.readouterr().out
-    assert "second (3 not run): task.r1_gamma: - -> 0.001; levels.0.n: 40 -> 16" in out
+    assert "second (3 not run): task.r1_gamma: 0.01 -> 0.001; levels.0.n: 40 -> 16" in out
     assert "third (3 not run): task.objective: hybrid -> posed" in out
     assert "9 runs: 3 cells × seeds 0, 1, 2 × chest; chest, preset quick" in out
     assert not (tmp_path / "none").exists()
