@@ -26,7 +26,7 @@ seeds: [0, 1]
 cells:
   first: {}
   second: {levels.0.n: 16, task.r1_gamma: 1e-3}
-  third: {task.objective: posed}
+  third: {task.objective: hybrid}
 metrics: [psnr_db, seconds_per_step]
 """
 VIEWS = 8

@@ -41,7 +41,7 @@ def test_a_file_becomes_an_ablation(spec):
         ("steps: 50", "steps: many", "'many'.*int"),
         ("third: {", "a/b: {", "cell 'a/b'"),
         ("third: {", "off: {", "a cell named False"),
-        ("third: {task.objective: posed}", "third: 3", "cell 'third' = 3"),
+        ("third: {task.objective: hybrid}", "third: 3", "cell 'third' = 3"),
         ("limit: 8", "limit: [8", "does not parse"),
     ],
 )

@@ -127,7 +127,7 @@ def test_chosen_cells_run_and_the_others_are_marked(spec, tmp_path):
     runner = Runner()
     out = ablate(spec, tmp_path / "out", runner, cells=["second"])
     assert {name for name, _, _ in runner.ran} == {"second"}
-    assert "| third | `task.objective=posed` | not run | – | – |" in (out / "table.md").read_text()
+    assert "| third | `task.objective=hybrid` | not run | – | – |" in (out / "table.md").read_text()
     with pytest.raises(UserError, match="cell 'secnd'.*did you mean 'second'"):
         ablate(spec, tmp_path / "out", cells=["secnd"])
 
@@ -243,7 +243,7 @@ def test_a_dry_run_lists_the_cells_with_what_they_change(spec, tmp_path, capsys)
     )
     out = capsys.readouterr().out
     assert "second (3 not run): task.r1_gamma: 0.01 -> 0.001; levels.0.n: 40 -> 16" in out
-    assert "third (3 not run): task.objective: hybrid -> posed" in out
+    assert "third (3 not run): task.objective: posed -> hybrid" in out
     assert "9 runs: 3 cells × seeds 0, 1, 2 × chest; chest, preset quick" in out
     assert not (tmp_path / "none").exists()
 
