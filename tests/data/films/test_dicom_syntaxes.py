@@ -126,6 +126,7 @@ TWELVE, ALL_16 = {"BitsStored": 12, "HighBit": 11}, {"BitsStored": 16, "HighBit"
         ((16 * BUMP).astype(np.uint16), TWELVE | {"PixelRepresentation": 1}, 14),
         ((16 * BUMP - 9000).astype(np.int16), TWELVE, 14),
         ((64 * BUMP).astype(np.uint16), ALL_16 | {"PixelRepresentation": 1}, 16),
+        ((BUMP // 4).astype(np.uint8), {"PixelRepresentation": 1}, 8),
         ((4 * BUMP).astype(np.uint16), TWELVE | {"PixelRepresentation": 1}, 12),
         ((4 * BUMP - 2000).astype(np.int16), TWELVE | {"PixelRepresentation": 0}, 12),
         ((4 * BUMP - 2000).astype(np.int16), ALL_16 | {"PixelRepresentation": 0}, 12),
@@ -154,6 +155,9 @@ def test_an_overlay_in_the_unused_bits_is_none_of_the_picture(tmp_path: Path, co
 def test_letters_at_an_end_of_the_range_do_not_turn_the_sign(tmp_path: Path) -> None:
     pixels = (BUMP // 12).astype(np.uint8)
     pixels[4:9, 10:70:3] = 250 + np.arange(20) % 6
+    film = read_dicom_film(written(tmp_path, film_tags(pixels)))
+    assert np.array_equal(film.pixels, pixels)
+    pixels[:, :24] = pixels[:, -24:] = 250 + np.arange(24) % 6  # blades
     film = read_dicom_film(written(tmp_path, film_tags(pixels)))
     assert np.array_equal(film.pixels, pixels)
 
