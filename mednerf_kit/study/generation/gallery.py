@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -29,7 +30,6 @@ class Gallery:
 
     prior: Prior
     names: tuple[str, ...]  # of the training patients
-    training: Tensor  # [P, COMPARED, rows, cols]
 
     @classmethod
     def of(cls, prior: Prior) -> Gallery:
@@ -37,9 +37,13 @@ class Gallery:
         prior.check_xray()
         small = replace(prior, geometry=prior.geometry.resized(min(SIZE_PX, prior.geometry.cols)))
         names = tuple(prior.meta.get("patients", ()))[: len(prior.codes)]
-        gallery = cls(small, names, torch.zeros(0))
-        orbits = [gallery.turning(gallery.trained(k), views=COMPARED) for k in range(len(names))]
-        return replace(gallery, training=torch.stack(orbits)) if orbits else gallery
+        return cls(small, names)
+
+    @cached_property
+    def training(self) -> Tensor:
+        """Views of the training patients [P, COMPARED, rows, cols], rendered at first use."""
+        every = range(len(self.names))
+        return torch.stack([self.turning(self.trained(k), views=COMPARED) for k in every])
 
     @property
     def layers(self) -> int:
