@@ -156,6 +156,25 @@ def test_rtk_s_stack_is_placed_by_its_origin_and_the_xml(upwards: bool, tmp_path
     assert found.geometry == geometry and np.allclose(found.values, values)
 
 
+def test_rtk_s_projections_in_files_of_their_own_are_to_be_joined(tmp_path: Path) -> None:
+    source = IMPORTERS["rtk"].example(tmp_path / "case")
+    stack = sitk.ReadImage(str(source / "projections.mha"))
+    for k in range(6):
+        sitk.WriteImage(stack[:, :, k], str(source / f"p{k}.mha"))
+    (source / "projections.mha").unlink()
+    with pytest.raises(UserError, match="got 6 pictures of a projection each.*join them"):
+        read(source)
+
+
+def test_a_stack_without_an_origin_is_said(tmp_path: Path) -> None:
+    source = IMPORTERS["rtk"].example(tmp_path / "case")
+    stack = sitk.ReadImage(str(source / "projections.mha"))
+    assert not any("origin" in note for note in read(source).notes)
+    stack.SetOrigin([0.0, 0.0, 0.0])
+    sitk.WriteImage(stack, str(source / "projections.mha"))
+    assert any("origin of 'projections.mha' is 0, 0" in note for note in read(source).notes)
+
+
 def test_rtk_without_its_stack_says_what_lies_there(tmp_path: Path) -> None:
     GEOMETRY_FILES.build("rtk").write(ORBIT, tmp_path / "geometry.xml")
     with pytest.raises(UserError, match="got 0 stacks of 8 projections"):

@@ -75,6 +75,12 @@ class RtkProjections:
         found = geometry_of_views(views, Detector(squares.shape[1], squares.shape[2], pitch))
         if not scan.has_size:
             notes = (*notes, f"'{path.name}' gives no pixel size: 1 mm was assumed")
+        if not any(origin[:2]):
+            notes = (
+                *notes,
+                f"the origin of '{path.name}' is 0, 0: its first pixel lies on the axis; if the "
+                "detector is centred, write its origin",
+            )
         counts = scan.dtype is not None and scan.dtype.kind in "iu"
         if counts:
             notes = (*notes, "integers: taken for intensities behind the patient")
@@ -109,6 +115,12 @@ class RtkProjections:
             return found[0]
         if len(faults) == 1 and not sizes:
             raise faults[0]
+        if len(faults) == views and not sizes:
+            raise UserError(
+                f"got {views} pictures of a projection each in '{source}'",
+                "wanted one stack of them",
+                "join them, as rtkprojections does",
+            )
         raise UserError(
             f"got {len(found)} stacks of {views} projections in '{source}' "
             f"({', '.join(sizes) or 'no image'})",
