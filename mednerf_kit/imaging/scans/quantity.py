@@ -27,6 +27,7 @@ LEAST_HU = -65536.0  # padding of 16 bits under any slope that scanners use lies
 #: Shares of the voxels that are no padding: of 68 CTs at least 0.21 lie between padding and tissue
 #: and at most 0.012 around 1000 HU; shifted by 1000, none and at least 0.054.
 LEAST_BETWEEN, SHIFTED_AIR, SHIFTED_TISSUE = 0.01, 0.03, 0.04
+MOST_AIR_OF_SHIFTED = 0.1
 DENSE_HU, MOST_DENSE = 4000.0, 0.1  # metal, and the largest share of a scan that may be metal
 #: Values were cut off where that share of them is one and the same: below, it should be air.
 CUT_AIR_HU, CUT_BELOW, CUT_METAL_HU, CUT_ABOVE = -900.0, 0.01, 2000.0, 1e-3
@@ -152,6 +153,17 @@ def _looks_shifted(values: np.ndarray, low: float) -> bool:
         and share(-100, 100) > SHIFTED_AIR
         and share(800, 1200) > SHIFTED_TISSUE
     )
+
+
+def check_shifted(path: Path, values: np.ndarray) -> None:
+    """Refuse values said to be units above air that are Hounsfield units: many are air's."""
+    share = _shares(values, float(values.min()))(*AIR_HU)
+    if share > MOST_AIR_OF_SHIFTED:
+        raise UserError(
+            f"got '{path}', of which {share:.0%} is air and lung in Hounsfield units",
+            "wanted units above air, of which none but padding is far below 0",
+            "leave --quantity out, or say hu",
+        )
 
 
 def check_mu(path: Path, values: np.ndarray) -> None:

@@ -24,7 +24,7 @@ from .nifti import SUFFIXES as NIFTI
 from .nifti import read_nifti
 from .nrrd import SUFFIXES as NRRD
 from .nrrd import read_nrrd
-from .quantity import StoredQuantity, check_hu, check_mu, converted, cut_off
+from .quantity import StoredQuantity, check_hu, check_mu, check_shifted, converted, cut_off
 from .shear import right_angled
 from .stored import WANTED, StoredScan, no_scan
 from .tiff import SUFFIXES as TIFF
@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # a CT that cannot be used is refused without torch
     from ..volume import Volume
 
 READERS = {NIFTI: read_nifti, META: read_metaimage, NRRD: read_nrrd, TIFF: read_tiff_stack}
+SHIFTED = ("hu_plus_1000", "hu_plus_1024")
 EXTENT_MM = (1.0, 5000.0)  # of the longest side of a scan
 
 
@@ -172,6 +173,8 @@ def _quantified(
     stored = quantity or scan.quantity
     if stored is None:
         check_hu(path, valid, scan.unit)
+    elif stored in SHIFTED:
+        check_shifted(path, valid)
     values, known = converted(values, stored or "hu")
     if quantity is not None and known == "mu_per_mm":
         check_mu(path, values)

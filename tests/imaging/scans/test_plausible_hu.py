@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mednerf_kit.core.errors import UserError
-from mednerf_kit.imaging.scans.quantity import check_hu, cut_off
+from mednerf_kit.imaging.scans.quantity import check_hu, check_shifted, cut_off
 
 
 def head(rng: np.random.Generator) -> np.ndarray:
@@ -52,6 +52,17 @@ def test_a_window_without_bone_is_said(high):
     check_hu(Path("a.nii"), hu.clip(-1000, high))
     (said,) = cut_off(hu.clip(-1000, high))
     assert f"are {high}, the highest" in said
+
+
+@pytest.mark.parametrize("shift", [1000, 1024])
+def test_hounsfield_units_said_to_lie_above_air_are_refused(shift):
+    hu = head(np.random.default_rng(0))
+    with pytest.raises(UserError, match="air and lung in Hounsfield units.*leave --quantity out"):
+        check_shifted(Path("a.nii"), hu)
+    check_shifted(Path("a.nii"), hu + shift)
+    padded = hu + shift
+    padded[:, :9] = -1000
+    check_shifted(Path("a.nii"), padded)
 
 
 @pytest.mark.parametrize("change", [lambda hu: hu - 1024, lambda hu: hu - 1000, lambda hu: 10 * hu])
