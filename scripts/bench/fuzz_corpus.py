@@ -257,7 +257,7 @@ def run_targets() -> Iterator[Target]:
         ),
     )
     snapshot = "HERE/runs/00000-blocks/snapshot-000002.safetensors"
-    view = ("--views", 1, "--size", 8, "--no-video", "--points", "--out", "HERE/out")
+    view = ("--views", 1, "--size", 16, "--no-video", "--points", "--out", "HERE/out")
     yield Target("snapshot", trained, command("render", "--run", snapshot, *view), "snapshot*")
     yield Target("latent and calibration", small_latent, lambda home: read_latent(home))
     dry = command(
