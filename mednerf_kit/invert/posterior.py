@@ -94,7 +94,7 @@ class Inversion:
         guided_steps: steps on the codes where there is a guide; twice for several X-rays.
         guided_pivot_steps: steps on style, layers and set-up there; twice for several X-rays.
         rays: pixels a step.
-        guide_rays: pixels a step where there is a guide, of its views and again of the X-rays.
+        guide_rays: pixels a step where one X-ray has a guide, of its views and again of the X-ray.
         film_rays: pixels a step where a tone curve is fitted as well, or for several X-rays.
         nodes: samples along a ray.
         film_nodes: samples along a ray where a tone curve is fitted as well, or for several X-rays.
@@ -114,7 +114,7 @@ class Inversion:
     film_code_steps: int = 140
     film_pivot_steps: int = 50
     guided_steps: int = 20
-    guided_pivot_steps: int = 24
+    guided_pivot_steps: int = 30
     rays: int = 128
     guide_rays: int = 112
     film_rays: int = 224
@@ -251,6 +251,8 @@ class Problem:
             others = torch.randn(o.samples, *tone.shape[1:], generator=self.rng).to(self.device)
             self.tone_centres = torch.cat([torch.zeros_like(tone[:1]), others])
             return replace(self._fresh(eps[order]), tone=tone[order])
+        if self.guide is not None and len(self.images) > 1:
+            return self._fresh(eps[order])  # what several X-rays say, the guide says again
         model = LinearPixels.fit(eps, seen)
         variance = START_PIXELS * self._unit * (1 + model.error / o.sigma**2)
         step = model.step(eps[order], wanted - seen[order], self.centres, variance)
@@ -419,7 +421,8 @@ class Problem:
             edge = max(SHARP_EDGE, 0 if pivot else SOFT_EDGE * (1 - SHARPENING * i / steps))
             if self.films and i % SCATTER_STEPS == 0:
                 self.scatter = self._scatter(state)
-            count = self.rays if self.guide is None else self.options.guide_rays
+            one_guided = self.guide is not None and len(self.images) == 1
+            count = self.options.guide_rays if one_guided else self.rays
             pixels = self.pixels.draw(count, self.rng)
             mse = self._mse(state, pixels, edge=edge, rng=self.rng)
             total = mse + self._trust(mse) * self._penalty(state, pivot)
