@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,12 +55,10 @@ def atomic(path: str | Path, *, frames: int | None = None) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(
-                dir=path.parent, prefix=f".{stem[:40]}{suffix}-", suffix=suffix
+            temporary, handle = _locked(
+                lambda: _made_file(path.parent, prefix=f".{stem[:40]}{suffix}-", suffix=suffix)
             )
             stack.callback(os.close, handle)
-            temporary = Path(name)
-            _lock(handle)
             yield temporary
             check_whole(temporary, frames)
             with open(temporary, "rb") as file:
@@ -86,14 +84,12 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = folder if _stays(folder) else folder.parent
         remove_strays(beside)
-        temporary = Path(
-            tempfile.mkdtemp(dir=beside, prefix=f".{folder.name[:40]}-", suffix=".part")
+        temporary, handle = _locked(
+            lambda: tempfile.mkdtemp(dir=beside, prefix=f".{folder.name[:40]}-", suffix=".part")
         )
     except OSError as error:
         raise could_not_write(folder, error) from error
-    handle = os.open(temporary, os.O_RDONLY)
     try:
-        _lock(handle)
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())
         _take_places(temporary, folder)
@@ -161,6 +157,32 @@ def remove_strays(folder: Path) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             finally:
                 os.close(handle)
+
+
+def _made_file(folder: Path, *, prefix: str, suffix: str) -> str:
+    """The path of a new, empty file."""
+    handle, name = tempfile.mkstemp(dir=folder, prefix=prefix, suffix=suffix)
+    os.close(handle)
+    return name
+
+
+def _locked(make: Callable[[], str]) -> tuple[Path, int]:
+    """What ``make`` makes, locked, and its handle.
+
+    Before it is locked another process may take it for a stray: then another one is made.
+    """
+    while True:
+        path = Path(make())
+        with contextlib.suppress(FileNotFoundError, BlockingIOError):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                _lock(handle)
+                if os.path.samestat(os.fstat(handle), path.stat()):
+                    return path, handle
+            except BaseException:
+                os.close(handle)
+                raise
+            os.close(handle)
 
 
 def _lock(handle: int) -> None:

@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from mednerf_kit.core.files import (
     load_tensors,
     made_folder,
     natural_key,
+    remove_strays,
     save_tensors,
     whole_folder,
     write_json,
@@ -250,6 +252,29 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     with atomic(tmp_path / "b.txt") as temporary:
         assert made_folder(tmp_path) == tmp_path
         assert {p.name for p in tmp_path.iterdir()} == {*own, temporary.name}
+
+
+@pytest.mark.parametrize("made", ["mkstemp", "mkdtemp"])
+def test_what_is_not_yet_locked_may_be_taken_for_a_stray(tmp_path, monkeypatch, made):
+    """Another process tidies up just when a temporary file or folder is made."""
+    make, removed = getattr(tempfile, made), []
+
+    def tidied(**options):
+        found = make(**options)
+        if not removed:
+            removed.append(found)
+            remove_strays(tmp_path)
+        return found
+
+    monkeypatch.setattr(f"tempfile.{made}", tidied)
+    if made == "mkstemp":
+        write_text(tmp_path / "a.txt", "whole")
+        assert content(tmp_path) == {"a.txt": "whole"}
+    else:
+        with whole_folder(tmp_path / "out") as temporary:
+            fill(temporary, "new")
+        assert content(tmp_path / "out") == {"b.json": '"new"', "deep/a.txt": "new"}
+    assert removed and not list(tmp_path.glob(".*"))
 
 
 def test_a_full_disk_while_saving_tensors_keeps_the_snapshot_before(tmp_path, monkeypatch):
