@@ -57,19 +57,25 @@ def resolve(
     for key in recipe:
         if key not in task_type.keys:
             raise unknown_name("recipe key", key, task_type.keys)
+    check_recipe(recipe, f"recipe '{name}'")
+    return recipe
+
+
+def check_recipe(recipe: dict[str, Any], what: str) -> None:
+    """Refuse a recipe that nothing can work with; ``what`` it is calls it by its name."""
+    with reading(what, "wanted a node 'task'", "start from a file of configs/"):
+        task_type = task_type_of(recipe)
     missing = task_type.keys - set(recipe)
     if missing:
         raise UserError(
-            f"got recipe '{name}' without {', '.join(sorted(missing))}",
+            f"got {what} without {', '.join(sorted(missing))}",
             "wanted every node",
             "start from a file of configs/",
         )
     check_sizes(recipe)
-    what = f"recipe '{name}'"
     fitting = "wanted names, numbers and lists as in configs/"
     with reading(what, fitting, "correct it or --set"), SizeLimit(what):
         task_type.check(recipe)
-    return recipe
 
 
 def default_recipe(dataset: str, settings: Sequence[str] = ()) -> str:
@@ -142,6 +148,7 @@ def train(
         if resume not in (None, "latest"):
             folder = run_folder.find_folder(str(resume), Path(outdir))
             run_config = run_folder.read_run_config(folder)
+            check_recipe(dict(run_config.recipe), f"the recipe of run '{folder.name}'")
         else:
             kind = [f"dataset.input_kind={input_kind}"] if input_kind != "line-integral" else []
             said = [*settings, *kind, *(["dataset.invert=true"] if invert else [])]

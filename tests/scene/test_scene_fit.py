@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from tiny_scene import RECIPE, fitted, prepared
 
 from mednerf_kit.cli import main
 from mednerf_kit.core import files
-from mednerf_kit.core.errors import RunError
+from mednerf_kit.core.errors import RunError, UserError
 from mednerf_kit.core.types import Rays
 from mednerf_kit.data.posed.depth import pixel_grid
 from mednerf_kit.data.posed.scene import load_scene
@@ -81,6 +82,16 @@ def test_wall_time_goes_on_where_a_resumed_run_left_off(run, tmp_path):
     train(dataset=None, resume=str(half), device="cpu")
     took = json.loads((half / "metrics.json").read_text())["wall_seconds"] - whole["wall_seconds"]
     assert 0 < took < time.perf_counter() - before
+
+
+def test_a_run_whose_recipe_lost_a_node_is_refused_by_its_name(run, tmp_path):
+    half = tmp_path / run.name
+    shutil.copytree(run, half)
+    known = yaml.safe_load((half / "config.yaml").read_text())
+    del known["recipe"]["selector"]
+    (half / "config.yaml").write_text(json.dumps(known))
+    with pytest.raises(UserError, match=f"recipe of run '{run.name}' without selector"):
+        train(dataset=None, resume=str(half), device="cpu")
 
 
 def test_evaluations_are_the_points_a_field_was_asked(run, monkeypatch):
