@@ -3,7 +3,7 @@
 The mean of the codes' scenes is the answer, and their spread says how much it is worth.
 
 1. Best of N: random and trained codes are rendered at the input's angles; the closest start the
-   search, half a step on by a linear model of all of them (:mod:`.linear_pixels`).
+   search; without a guide half a step on by a linear model of all of them (:mod:`.linear_pixels`).
 2. Codes: the prior's standard normal numbers eps minimise  Σ (g·p(eps) − y)² / σ² + |eps − eps_k|².
    The first member has eps_k = 0 (the maximum a posteriori); the others draw eps_k ~ N(0, 1), which
    for a linear model makes each an exact posterior sample ("randomise, then optimise", Bardsley et
@@ -91,13 +91,12 @@ class Inversion:
         pivot_steps: steps on style, layers and set-up; twice as many for several X-rays.
         film_code_steps: steps on the codes where a tone curve is fitted as well.
         film_pivot_steps: steps on style, layers and set-up where a tone curve is fitted as well.
-        guided_steps: steps on the codes where there is a guide; twice for several X-rays.
-        guided_pivot_steps: steps on style, layers and set-up there; twice for several X-rays.
+        guided_steps: steps on the codes where there is a guide.
+        guided_pivot_steps: steps on style, layers and set-up where there is a guide.
         rays: pixels a step.
-        guide_rays: pixels a step where one X-ray has a guide, of its views and again of the X-ray.
+        guide_rays: pixels a step where there is a guide, of its views and again of the X-rays.
         film_rays: pixels a step where a tone curve is fitted as well, or for several X-rays.
         nodes: samples along a ray.
-        film_nodes: samples along a ray where a tone curve is fitted as well, or for several X-rays.
         sigma: what a pixel is trusted to, in image values, model error included.
         pixels: independent pixels that a view is worth.
         code_rate: learning rate of the codes, standard deviations a step.
@@ -108,18 +107,17 @@ class Inversion:
     """
 
     samples: int = 6
-    candidates: int = 48
+    candidates: int = 96
     code_steps: int = 20
     pivot_steps: int = 16
     film_code_steps: int = 140
     film_pivot_steps: int = 50
-    guided_steps: int = 20
-    guided_pivot_steps: int = 30
+    guided_steps: int = 40
+    guided_pivot_steps: int = 60
     rays: int = 128
-    guide_rays: int = 112
+    guide_rays: int = 160
     film_rays: int = 224
-    nodes: int = 24
-    film_nodes: int = 32
+    nodes: int = 32
     sigma: float = 0.05
     pixels: float = 256.0
     code_rate: float = 0.08
@@ -162,7 +160,7 @@ class Inversion:
         """Steps on the codes, and on everything."""
         more = 2 if len(problem.images) > 1 else 1  # several X-rays leave less to an early end
         if problem.guide is not None:
-            return more * self.guided_steps, more * self.guided_pivot_steps
+            return self.guided_steps, self.guided_pivot_steps
         if problem.films:
             return self.film_code_steps, self.film_pivot_steps
         return more**2 * self.code_steps, more * self.pivot_steps
@@ -203,8 +201,7 @@ class Problem:
         self.response = FilmResponse.of(prior.geometry, self.device) if self.films else None
         closer = bool(self.films) or len(images) > 1
         self.rays = options.film_rays if closer else options.rays
-        nodes = options.film_nodes if closer else options.nodes
-        self.levels = [Level(Stratified(n=nodes))]
+        self.levels = [Level(Stratified(n=options.nodes))]
         self.guide: Guide | None = None
         self.expected_gain = prior.expected_gain(self.angles_deg)
         # eps_k of each member: [1 + K, latent_dim] once the members are chosen
@@ -242,8 +239,6 @@ class Problem:
             pixels = self.guide.draw(START_PIXELS, self.rng)
             guided, answers = self._candidates(eps, pixels, guided=True), self._answers(pixels)
             cost = cost + (guided - answers[0]).square().mean(1)
-            seen = torch.cat([seen, guided], 1)
-            wanted = torch.cat([wanted.expand(len(answers), -1), answers], 1)
         order = cost.argsort()[: 1 + o.samples]
         others = torch.randn(o.samples, g.latent_dim, generator=self.rng).to(self.device)
         self.centres = torch.cat([torch.zeros_like(eps[:1]), others])
@@ -251,8 +246,8 @@ class Problem:
             others = torch.randn(o.samples, *tone.shape[1:], generator=self.rng).to(self.device)
             self.tone_centres = torch.cat([torch.zeros_like(tone[:1]), others])
             return replace(self._fresh(eps[order]), tone=tone[order])
-        if self.guide is not None and len(self.images) > 1:
-            return self._fresh(eps[order])  # what several X-rays say, the guide says again
+        if self.guide is not None:  # which leads further than the linear model can
+            return self._fresh(eps[order])
         model = LinearPixels.fit(eps, seen)
         variance = START_PIXELS * self._unit * (1 + model.error / o.sigma**2)
         step = model.step(eps[order], wanted - seen[order], self.centres, variance)
@@ -261,7 +256,7 @@ class Problem:
     @torch.no_grad()
     def _candidates(self, eps: Tensor, pixels: Tensor, *, guided: bool = False) -> Tensor:
         """What candidates show at pixels [R, 3] of X-rays, without gain, or of the guide [C, R]."""
-        show = self._guided if guided else self._seen
+        show, pixels = self._guided if guided else self._seen, pixels.to(self.device)
         states = [self._fresh(some) for some in eps.split(START_BATCH)]
         return torch.cat([show(state, pixels, edge=SOFT_EDGE) for state in states])
 
@@ -421,8 +416,7 @@ class Problem:
             edge = max(SHARP_EDGE, 0 if pivot else SOFT_EDGE * (1 - SHARPENING * i / steps))
             if self.films and i % SCATTER_STEPS == 0:
                 self.scatter = self._scatter(state)
-            one_guided = self.guide is not None and len(self.images) == 1
-            count = self.options.guide_rays if one_guided else self.rays
+            count = self.rays if self.guide is None else self.options.guide_rays
             pixels = self.pixels.draw(count, self.rng)
             mse = self._mse(state, pixels, edge=edge, rng=self.rng)
             total = mse + self._trust(mse) * self._penalty(state, pivot)

@@ -334,7 +334,7 @@ def test_a_job_survives_a_reload_and_two_browsers_share_the_queue(
     page.reload()
     first.get_by_text("step 10 of 40").wait_for()
     assert first.get_by_role("progressbar").get_attribute("value") == "10"
-    assert first.get_by_role("img", name="X-ray, projection and signed error").is_visible()
+    first.get_by_role("img", name="X-ray, projection and signed error").wait_for()
     other.get_by_role("button", name="Stop second").click()
     second.get_by_text("stopped by hand").wait_for()
     (tmp_path / "go").touch()
