@@ -1,7 +1,7 @@
 """Colour scales as equally spaced sRGB stops, without torch: for figures and for the workbench.
 
-SIGNED is ColorBrewer's RdBu, HEAT follows matplotlib's magma and SHARE its viridis: all are safe for
-the colour-blind.
+SIGNED is ColorBrewer's RdBu, HEAT follows matplotlib's magma and SHARE its viridis: all are safe
+for the colour-blind.
 """
 
 from __future__ import annotations
