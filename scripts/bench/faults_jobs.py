@@ -88,8 +88,8 @@ JOBS = (
     Job(
         "tomography",
         (
-            *("tomography", "--dataset", "HOME/chest_set", "--split", "test", "--views", "4"),
-            *("--method", "sart", "--method", "fdk", "--size", "16", "--device", "cpu"),
+            *("tomography", "--dataset", "HOME/chest_set", "--views", "4"),
+            *("--method", "sart", "--method", "fdk", "--size", "16"),
             *("--out", "OUT/result"),
         ),
         ("result/*.nii.gz", "result/*.png"),
