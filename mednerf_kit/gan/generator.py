@@ -196,16 +196,20 @@ class HyperGenerator(PatientGenerator):
 
     def latent(self, eps: Tensor) -> Latent:
         """Patients from standard normal numbers [B, latent_dim]."""
-        return self.coded(self.prior_mean + eps @ self.prior_factor.T)
+        return self.coded(self.unwhiten(eps))
 
     def coded(self, u: Tensor) -> Latent:
         """Patients from codes [B, latent_dim]: z and the pose."""
         return Latent(self.map(u[:, : self.code_dim]), u[:, self.code_dim :])
 
     def whiten(self, table: Tensor) -> Tensor:
-        """The eps of known codes [P, latent_dim]: the inverse of the prior's affine map."""
+        """The eps of known codes [P, latent_dim]: the inverse of :meth:`unwhiten`."""
         centred = (table - self.prior_mean).T
         return torch.linalg.solve_triangular(self.prior_factor, centred, upper=False).T
+
+    def unwhiten(self, eps: Tensor) -> Tensor:
+        """The codes of numbers eps [B, latent_dim], by the prior's affine map."""
+        return self.prior_mean + eps @ self.prior_factor.T
 
     def map(self, z: Tensor) -> Tensor:
         """z [B, code_dim] -> w [B, code_dim]."""

@@ -116,7 +116,7 @@ def project(
         pace = fast_prediction(geometry) if fast else {}
         predicted = predict(prior, posterior, geometry, films=films, rng=rng, **pace)
         share = share_of(prior, posterior, predicted, xrays, rng)
-    result = Result(prior, xrays, posterior, predicted, geometry, seed, timer.seconds, share)
+    result = Result(prior, xrays, posterior, predicted, geometry, seed, timer.seconds, share, fast)
     with timer.stage("write", f"writing to {folder}"):
         write(folder, result, timer.say, dicom=dicom)
     timer.say_done(result)

@@ -49,6 +49,7 @@ class Result:
     seed: int
     seconds: dict[str, float]  # by stage
     measured: Measured | None = None  # of a prior of line integrals
+    is_fast: bool = False  # a first look: a shorter search, fewer voxels
 
     @property
     def targets(self) -> Tensor:
@@ -138,6 +139,11 @@ class Result:
         texts += self._disagreements()
         texts += self.predicted.outside
         texts += [f"prior: {note}" for note in self.prior.meta.get("notes", ())]
+        if self.is_fast:
+            texts.append(
+                "a first look with --fast: less accurate than without it, and the intervals are "
+                "those of whole searches"
+            )
         if self.held_out_psnr_db < POOR_FIT_DB:
             poor = (
                 f"the prior reproduces this X-ray poorly ({self.held_out_psnr_db:.1f} dB on "
@@ -221,6 +227,7 @@ def metrics(result: Result, volume: Volume) -> dict[str, Any]:
         "measures": result.measures,
         "seconds": result.seconds,
         "seed": result.seed,
+        "fast": result.is_fast,
         "provenance": outputs.provenance(result.prior),
         "warnings": result.warnings,
         "version": __version__,

@@ -90,7 +90,7 @@ class PatchSource:
         eps = shard.take(DEFAULT_DRAW(generator.whiten(codes), group, rng))
         if not len(codes):
             return generator.latent(eps)
-        drawn = generator.prior_mean + eps @ generator.prior_factor.T
+        drawn = generator.unwhiten(eps)
         return generator.coded(torch.where(rebuilt.to(ids.device)[:, None], codes[ids], drawn))
 
     def reals(self, places: Places) -> Tensor:

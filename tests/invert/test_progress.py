@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -120,5 +121,8 @@ def test_a_fast_projection_takes_a_third_of_the_steps_and_a_coarser_cube(
         )
         steps[fast] = [one.steps for one in told if one.stage == "invert" and one.step == 0]
         shapes[fast] = tuple(read_volume(tmp_path / str(fast) / "volume.nii.gz").shape)
+        said = json.loads((tmp_path / str(fast) / "metrics.json").read_text())
+        assert said["fast"] is fast
+        assert any("first look with --fast" in text for text in said["warnings"]) is fast
     assert steps[False][-2:] == [12, 4] and steps[True][-2:] == [4, 1]
     assert shapes == {False: (58, 58, 58), True: (48, 48, 48)}
