@@ -87,15 +87,14 @@ class Inversion:
     Options:
         samples: members K beside the best guess; their spread is the uncertainty.
         candidates: random codes that are tried first, beside the trained ones.
-        code_steps: steps on the codes; four times as many for several X-rays.
-        pivot_steps: steps on style, layers and set-up; twice as many for several X-rays.
+        code_steps: steps on the codes; twice as many for several X-rays.
+        pivot_steps: steps on style, layers and set-up.
         film_code_steps: steps on the codes where a tone curve is fitted as well.
         film_pivot_steps: steps on style, layers and set-up where a tone curve is fitted as well.
         guided_steps: steps on the codes where there is a guide.
         guided_pivot_steps: steps on style, layers and set-up where there is a guide.
         rays: pixels a step.
         guide_rays: pixels a step where there is a guide, of its views and again of the X-rays.
-        film_rays: pixels a step where a tone curve is fitted as well, or for several X-rays.
         nodes: samples along a ray.
         sigma: what a pixel is trusted to, in image values, model error included.
         pixels: independent pixels that a view is worth.
@@ -108,15 +107,14 @@ class Inversion:
 
     samples: int = 6
     candidates: int = 96
-    code_steps: int = 20
-    pivot_steps: int = 16
+    code_steps: int = 40
+    pivot_steps: int = 30
     film_code_steps: int = 140
     film_pivot_steps: int = 50
     guided_steps: int = 40
     guided_pivot_steps: int = 60
-    rays: int = 128
+    rays: int = 224
     guide_rays: int = 160
-    film_rays: int = 224
     nodes: int = 32
     sigma: float = 0.05
     pixels: float = 256.0
@@ -158,12 +156,12 @@ class Inversion:
 
     def _steps(self, problem: Problem) -> tuple[int, int]:
         """Steps on the codes, and on everything."""
-        more = 2 if len(problem.images) > 1 else 1  # several X-rays leave less to an early end
         if problem.guide is not None:
             return self.guided_steps, self.guided_pivot_steps
         if problem.films:
             return self.film_code_steps, self.film_pivot_steps
-        return more**2 * self.code_steps, more * self.pivot_steps
+        more = 2 if len(problem.images) > 1 else 1  # several X-rays leave less to an early end
+        return more * self.code_steps, self.pivot_steps
 
 
 def inversion_of(prior: Prior, default: Callable[..., Search], **options: Any) -> Search:
@@ -199,8 +197,6 @@ class Problem:
         self.pixels = split_pixels(images.shape, rng, mask)
         self.films = [k for k, is_film in enumerate(films) if is_film]
         self.response = FilmResponse.of(prior.geometry, self.device) if self.films else None
-        closer = bool(self.films) or len(images) > 1
-        self.rays = options.film_rays if closer else options.rays
         self.levels = [Level(Stratified(n=options.nodes))]
         self.guide: Guide | None = None
         self.expected_gain = prior.expected_gain(self.angles_deg)
@@ -416,7 +412,7 @@ class Problem:
             edge = max(SHARP_EDGE, 0 if pivot else SOFT_EDGE * (1 - SHARPENING * i / steps))
             if self.films and i % SCATTER_STEPS == 0:
                 self.scatter = self._scatter(state)
-            count = self.rays if self.guide is None else self.options.guide_rays
+            count = self.options.rays if self.guide is None else self.options.guide_rays
             pixels = self.pixels.draw(count, self.rng)
             mse = self._mse(state, pixels, edge=edge, rng=self.rng)
             total = mse + self._trust(mse) * self._penalty(state, pivot)
