@@ -75,12 +75,11 @@ def adam(
 
     def one(parameters: Iterable[nn.Parameter], rate: float, interval: int) -> torch.optim.Adam:
         c = lazy_share(interval)
-        learned = list(parameters)
         return torch.optim.Adam(
-            [{"params": learned, "peak": rate * c}],
+            [{"params": list(parameters), "peak": rate * c}],
             lr=rate * c,
             betas=(beta1**c, beta2**c),
-            fused=on_gpu(learned),
+            fused=True,
         )
 
     return GanOptimizers(
@@ -113,27 +112,6 @@ def rmsprop(
         return torch.optim.RMSprop(groups, lr=rate, alpha=alpha, eps=1e-8)
 
     return GanOptimizers(one(generator, g_rate), one(discriminator, d_rate), halve_at)
-
-
-def on_gpu(parameters: Iterable[nn.Parameter]) -> bool:
-    """Whether an optimiser of these should be one fused kernel: else a GPU waits for launches."""
-    return all(p.is_cuda for p in parameters)
-
-
-def in_one_pass(*optimisers: torch.optim.Optimizer) -> None:
-    """Let Adam on the CPU go over memory once (fused) instead of once per operation.
-
-    The result is equal but for rounding.
-
-    Every one of several processes makes the whole step, so it does not get shorter with more of
-    them.
-    """
-    for optimiser in optimisers:
-        if not isinstance(optimiser, torch.optim.Adam):
-            continue
-        for group in optimiser.param_groups:
-            if all(p.device.type == "cpu" for p in group["params"]):
-                group["fused"] = True
 
 
 def check_rates(*rates: float) -> None:

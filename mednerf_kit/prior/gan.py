@@ -34,7 +34,7 @@ from ..gan.augment.parameters import Augment
 from ..gan.discriminator import Discriminator
 from ..gan.generator import PatientGenerator
 from ..gan.losses import AdversarialLoss, combined
-from ..gan.optimisers import GanOptimizers, in_one_pass
+from ..gan.optimisers import GanOptimizers
 from ..imaging.geometry import Geometry
 from ..metrics.perceptual import Perceptual
 from ..rays.render import Level
@@ -169,8 +169,6 @@ class AdversarialTask(Task):
             )
         self.ranks = ranks
         agree_precision(ranks, p.generator, self.ema)
-        if ranks.world_size > 1:
-            in_one_pass(p.optimisers.generator, p.optimisers.discriminator)
         remarks = [f"precision {p.generator.precision}"]
         return remarks + group_size_note(p.discriminator, o.batch, parts)
 

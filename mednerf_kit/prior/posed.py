@@ -35,7 +35,6 @@ from ..gan.augment.parameters import Augment
 from ..gan.discriminator import Discriminator
 from ..gan.generator import POSE_DIM, HyperGenerator, Latent
 from ..gan.losses import NonSaturating
-from ..gan.optimisers import in_one_pass, on_gpu
 from ..imaging.geometry import Geometry
 from ..rays.render import IMAGE_MODELS, Level, render
 from ..rays.selectors.patches import StridedPatch
@@ -117,8 +116,7 @@ class PriorTask(Task):
             {"params": [self.log_gains], "peak": view_rate},
             {"params": [self.log_distance], "peak": view_rate},
         ]
-        fused = on_gpu(g.parameters())
-        return torch.optim.Adam(groups, lr=o.learning_rate, betas=(0.9, 0.99), fused=fused)
+        return torch.optim.Adam(groups, lr=o.learning_rate, betas=(0.9, 0.99), fused=True)
 
     def _patch_source(self, shape: dict[str, int]) -> PatchSource:
         """Where the adversary's patches come from, in views of this shape."""
@@ -134,7 +132,7 @@ class PriorTask(Task):
             p.discriminator.parameters(),
             lr=o.d_rate * lazy,
             betas=(0.0, 0.99**lazy),
-            fused=on_gpu(p.discriminator.parameters()),
+            fused=True,
         )
         return GanStep(
             discriminator=p.discriminator,
@@ -159,8 +157,6 @@ class PriorTask(Task):
             ranks.check_divisible(whole, o.accumulate)
         self.ranks = ranks
         agree_precision(ranks, self.parts.generator, self.ema)
-        if ranks.world_size > 1:
-            in_one_pass(self.optimiser, self.gan_step.optimiser)
         remarks = [f"precision {self.parts.generator.precision}"]
         if o.objective == "posed":
             return remarks

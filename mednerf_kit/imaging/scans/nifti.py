@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 import re
+import sys
+import threading
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,8 +45,8 @@ def read_nifti(path: Path) -> StoredScan:
     Raises UserError for a damaged file, several values per voxel, and voxel sizes that contradict
     the affine.
     """
-    import nibabel
-    from nibabel import imageglobals
+    nibabel = nibabel_alone()
+    imageglobals = nibabel.imageglobals
 
     _check_name(path)
     before, imageglobals.logger.disabled = imageglobals.logger.disabled, True  # it prints repairs
@@ -83,6 +85,25 @@ def read_nifti(path: Path) -> StoredScan:
         note=note,
         remarks=tuple(remarks),
     )
+
+
+def nibabel_alone() -> Any:
+    """nibabel, imported without pydicom where neither is there yet.
+
+    nibabel takes pydicom for an extension of NIfTI that holds a DICOM header, which nobody asks for
+    here, and it takes as long to import as all the rest. A name that is None is one that cannot be
+    imported; only in the main thread, since others must not find it so.
+    """
+    unwanted = {"nibabel", "pydicom"}.isdisjoint(sys.modules)
+    if unwanted and threading.current_thread() is threading.main_thread():
+        sys.modules["pydicom"] = None  # type: ignore[assignment]
+        try:
+            import nibabel
+        finally:
+            del sys.modules["pydicom"]
+    import nibabel
+
+    return nibabel
 
 
 def _check_name(path: Path) -> None:
