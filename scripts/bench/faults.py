@@ -36,19 +36,20 @@ from pathlib import Path
 import pydicom
 from faults_jobs import EVERY, JOBS, SCENE, STEPS, Job
 from fuzz import warm_up
-from fuzz_corpus import make_set
+from fuzz_corpus import example, make_set
 
 from mednerf_kit import cli
 from mednerf_kit.core import files, written
 from mednerf_kit.core.errors import UserError
+from mednerf_kit.data.posed.scene import SCENES
 from mednerf_kit.engine import run_folder, snapshots
 
-SECONDS = 300  # of a command at most
+SECONDS = 1200  # of a command at most: one of seconds hangs, however busy the machine is
 PATIENCE = 5  # s until a process that was told to end is killed
 
 
 def make_inputs(home: Path) -> None:
-    """A set, one of its films, a trained prior and an ablation of two runs."""
+    """A set, one of its films, a trained prior, a scene and an ablation of two runs on it."""
     import yaml
 
     make_set(home / "chest_set")
@@ -57,10 +58,11 @@ def make_inputs(home: Path) -> None:
     started = start(prior, home / "first", home)
     assert started.wait(SECONDS) == 0, started.said()
     shutil.move(next((home / "first").iterdir()), home / "prior")
-    settings = dict(setting.split("=", 1) for setting in SCENE)
+    example(SCENES.entries["blender"], home / "scene")
+    settings = dict(setting.split("=", 1) for setting in SCENE if not setting.startswith("scene="))
     node = {
         "base": "tensorf",
-        "dataset": "blocks",
+        "dataset": str(home / "scene"),
         "seeds": [0],
         "steps": STEPS,
         "settings": {key: yaml.safe_load(text) for key, text in settings.items()}
