@@ -104,6 +104,7 @@ def write(
     portrait: bool = False,
     lying: bool = False,
     passer_by: float = 0.0,
+    scattered: bool = False,
 ) -> None:
     """Write the scene.
 
@@ -116,6 +117,8 @@ def write(
         portrait: the outer eighths of the columns are cut off.
         lying: pictures are stored as a camera does that was held upright, with their orientation.
         passer_by: share of the columns that one covers, somewhere in each training view.
+        scattered: the pixels that the passer-by covers, as many of the object and of what is
+            round it, lie anywhere in the view instead of beside each other.
     """
     frames, rng = [], np.random.default_rng(0)
     cameras, cut = small.cameras, small.cameras.cols // 8 if portrait else 0
@@ -133,6 +136,8 @@ def write(
             left = int(rng.integers(wide // 8, wide - wide // 8 - across + 1))
             there = np.zeros((high, wide), bool)
             there[high // 8 : high - high // 16, left : left + across] = v % HOLD != 0
+            if scattered:
+                there = shuffled(there, picture[:, cut : cut + wide, 3].numpy() > 0.5, rng)
             pixels = np.where(there[..., None], np.uint8(RED), pixels)
             frame["mask_path"] = f"masks/{v:03d}.png"
             (folder / "masks").mkdir(exist_ok=True)
@@ -149,6 +154,14 @@ def write(
         k1, k2 = cameras.lenses.coefficients[0, :2].tolist()
         lens |= {"camera_model": "OPENCV_FISHEYE", "k1": k1, "k2": k2, "k3": 0.0, "k4": 0.0}
     files.write_json(folder / "transforms.json", {**lens, "frames": frames})
+
+
+def shuffled(mask: np.ndarray, where: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A mask [H, W] with its pixels in other places, as many of them ``where`` and elsewhere."""
+    mask = mask.copy()
+    for part in (where, ~where):
+        mask[part] = rng.permutation(mask[part])
+    return mask
 
 
 @dataclass(frozen=True)
@@ -172,6 +185,7 @@ WAYS = {
     "fisheye": Way("control", {}, fisheye=True),
     "passer_by": Way("control", {"passer_by": 0.125}),
     "passer_by_wide": Way("control", {"passer_by": 0.4}),
+    "scattered": Way("control", {"passer_by": 0.125, "scattered": True}),
     # of lego as much is to be seen as the two leave: 82 and 37 % of the object's pixels
     "17_views": Way("control", {}, settings=("scene.views=17",)),
     "8_views": Way("control", {}, settings=("scene.views=8",)),

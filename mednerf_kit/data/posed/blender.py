@@ -24,7 +24,7 @@ from .frames import FrameRecord, frame_poses, read_split
 from .lens import cameras_of
 from .lens_keys import guessed_size, read_lens, wanted_size
 from .linear import tone_note
-from .masks import mask_files, unused_note
+from .masks import mask_files, unread_notes
 from .pictures import (
     MaskFile,
     as_upright,
@@ -131,7 +131,7 @@ class Blender:
         cameras = cameras.resized(*pictures.size)
         notes += [
             *found.notes,
-            *unused_note(root, masks, split),
+            *unread_notes(root, paths, masks, split),
             *size_notes(sizes),
             *tone_note(paths, reading.tone_map),
             *said,

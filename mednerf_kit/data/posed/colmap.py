@@ -27,7 +27,7 @@ from .colmap_places import placed_again
 from .lens import cameras_of
 from .linear import tone_note
 from .llff import folder_factor, picture_folder
-from .masks import mask_files, unused_note
+from .masks import mask_files, unread_notes
 from .nsvf import OPENCV
 from .pictures import MaskFile, pictures_in, read_photographs, scene_of
 from .reading import Reading
@@ -142,7 +142,7 @@ class Colmap:
         poses = torch.stack([view.pose for view in chosen])
         cameras, bent = cameras_of(poses, lenses, pictures.full, near, far)
         notes += [
-            *unused_note(root, masks, split),
+            *unread_notes(root, paths, masks, split),
             *size_notes(sizes, 1 / folder_factor(folder)),
             *tone_note(paths, reading.tone_map),
             *bent,

@@ -14,6 +14,7 @@ from ...imaging.cameras import Cameras
 from .arrays import ERRORS
 from .bounds import bounds_of_box, cube
 from .linear import tone_note
+from .masks import mask_folder, unread_notes
 from .nsvf import OPENCV
 from .pictures import MaskFile, pictures_in, read_pictures, scene_of
 from .reading import Reading
@@ -87,7 +88,8 @@ class Dtu:
                 "wanted one camera per picture",
                 "remove the surplus",
             )
-        masks = pictures_in(root / "mask") if self.masked else []
+        home = mask_folder(root) if self.masked else None
+        masks = pictures_in(home) if home is not None else []
         if masks and len(masks) != len(paths):
             raise UserError(
                 f"got {len(paths)} pictures and {len(masks)} masks in '{root}'",
@@ -128,7 +130,11 @@ class Dtu:
             cameras.resized(*pictures.size),
             bounds.box,
             facts=facts,
-            notes=[*notes, *tone_note(paths, reading.tone_map)],
+            notes=[
+                *notes,
+                *unread_notes(root, paths, masks or paths, split),
+                *tone_note(paths, reading.tone_map),
+            ],
             to_world=scale_mat,
         )
 

@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 from ...core.errors import UserError
-from .lens_keys import ANGLES, NUMBERS, with_distortion
+from .lens_keys import (
+    ANGLES,
+    FLAGS,
+    MODEL_KEYS,
+    NUMBERS,
+    REFUSED,
+    SPELLINGS,
+    is_set,
+    with_plain_keys,
+)
 from .pictures import tails_elsewhere
 from .splits import NoViews, held_out
 from .types import SPLITS
@@ -22,6 +31,20 @@ from .types import SPLITS
 FrameRecord = dict[str, Any]
 PATHS = ("file_path", "mask_path", "depth_file_path", "depth_path")
 ALL_NUMBERS = (*NUMBERS, "near", "far", "applied_scale", "integer_depth_scale")
+#: Keys that are read or refused, and ours.
+READ = (
+    *(*ALL_NUMBERS, *PATHS, *MODEL_KEYS, *FLAGS, *REFUSED, *SPELLINGS),
+    *("file_path", "transform_matrix", "box", "distortion_params", "time", "part", "over"),
+    *(f"{part}_filenames" for part in SPLITS[:3]),
+)
+#: Keys that change no pixel and no ray: names, qualities, steps that were taken before, and what
+#: places a scene in another program.
+IDLE = (
+    *("rotation", "sharpness", "blur_score", "timestamp", "colmap_im_id", "colmap_id", "id"),
+    *("aabb_scale", "aabb", "scale", "offset", "up", "orientation_override", "ply_file_path"),
+    *("applied_transform", "camera", "camera_id", "camera_label", "name", "enable_depth_loading"),
+    *("image_id", "frame_id", "frame_index", "index", "scene_name", "version", "comment"),
+)
 
 
 @dataclass(frozen=True)
@@ -143,6 +166,12 @@ def frame_notes(every: Sequence[FrameRecord]) -> tuple[str, ...]:
     keys = sorted({key for frame in every for key in frame["over"]})
     if keys:
         notes.append(f"{', '.join(keys)} of single frames win over those of the whole file")
+    unread = sorted(
+        {key for frame in every for key, value in frame.items() if is_set(value)}
+        - {*READ, *IDLE, *(key for key in every[0] if key.endswith("_frames"))}
+    )
+    if unread:
+        notes.append(f"keys of the transforms file that are not read: {', '.join(unread)}")
     others = sorted(key for key in every[0] if key.endswith("_frames") and every[0][key])
     if others:
         notes.append(
@@ -169,7 +198,7 @@ def read_frames(path: Path, part: str = "") -> list[FrameRecord]:
         values = json.loads(path.read_bytes())  # by its byte order mark: UTF-8, UTF-16 or UTF-32
         common = {key: value for key, value in values.items() if key != "frames"}
         frames = [
-            with_distortion({**common, **frame, "part": part, "over": over(common, frame)})
+            with_plain_keys({**common, **frame, "part": part, "over": over(common, frame)})
             for frame in values["frames"]
         ]
         if not all("file_path" in frame and "transform_matrix" in frame for frame in frames):

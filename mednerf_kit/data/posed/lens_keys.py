@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ NUMBERS = (
 #: Names of ``camera_model`` and the model of each.
 CAMERA_MODELS = {
     "": "brown",
+    "PERSP": "brown",
     "PERSPECTIVE": "brown",
     "PINHOLE": "brown",
     "SIMPLE_PINHOLE": "brown",
@@ -39,8 +41,21 @@ REFUSED = (
     *("s1", "s2", "s3", "s4", "xi", "orthographic"),
     *("distortion", "distortion_coefficients", "dist_coeffs"),
 )
-#: Keys beside ``camera_model`` that name the model.
-MODEL_KEYS = ("camera_model", "lens_model", "lens_type", "projection_type")
+#: Other names of ``camera_model``: Blender's and nerfstudio's ``camera_type``, instant-ngp's
+#: ``lens_mode``.
+MODEL_KEYS = (
+    *("camera_model", "camera_type", "lens_model", "lens_type", "lens_mode"),
+    *("projection_type", "projection"),
+)
+#: Other spellings of keys.
+SPELLINGS = {"width": "w", "height": "h", "fx": "fl_x", "fy": "fl_y"}
+#: Keys that say yes or no, and the model of each.
+FLAGS = {
+    "is_fisheye": "fisheye",
+    "fisheye": "fisheye",
+    "equirectangular": "equirectangular",
+    "is_equirectangular": "equirectangular",
+}
 #: Order of nerfstudio's ``distortion_params``.
 DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 
@@ -55,20 +70,21 @@ def guessed_size(frame: Mapping[str, Any]) -> tuple[float, float] | None:
     return (2 * frame["cy"], 2 * frame["cx"]) if frame["cx"] and frame["cy"] else None
 
 
-def with_distortion(frame: Mapping[str, Any]) -> dict[str, Any]:
-    """A frame with nerfstudio's list ``distortion_params`` under the names of its parts.
+def with_plain_keys(frame: Mapping[str, Any]) -> dict[str, Any]:
+    """A frame with the keys of :data:`SPELLINGS` under their plain names, and nerfstudio's list
+    ``distortion_params`` under those of its parts.
 
-    Parts that stand there by name are left alone; a list that is none is a ValueError.
+    What stands there by its plain name is left alone; a list that is none is a ValueError.
 
-    >>> with_distortion({"distortion_params": [0.1, 0.2], "k2": 0.5})["k1"]
+    >>> with_plain_keys({"distortion_params": [0.1, 0.2], "k2": 0.5, "width": 8})["k1"]
     0.1
     """
     listed = frame.get("distortion_params")
-    if listed is None:
-        return dict(frame)
+    listed = [] if listed is None else listed
     if not isinstance(listed, list) or len(listed) > len(DISTORTION):
         raise ValueError(f"distortion_params that are no list of {', '.join(DISTORTION)}")
-    return {**dict(zip(DISTORTION, listed, strict=False)), **frame}
+    spelled = {plain: frame[key] for key, plain in SPELLINGS.items() if key in frame}
+    return {**dict(zip(DISTORTION, listed, strict=False)), **spelled, **frame}
 
 
 def is_set(value: Any) -> bool:
@@ -84,15 +100,27 @@ def is_set(value: Any) -> bool:
 
 def model_name(frame: Mapping[str, Any]) -> str:
     """How a frame calls its lens's model, in capitals; nothing where it does not."""
-    return str(next((frame[key] for key in MODEL_KEYS if frame.get(key)), "")).upper()
+    return next((plain_name(frame[key]) for key in MODEL_KEYS if frame.get(key)), "")
+
+
+def plain_name(value: Any) -> str:
+    """The name of a model in capitals, spelled as in :data:`CAMERA_MODELS` if it is there.
+
+    >>> plain_name("opencv-fisheye"), plain_name("OpenCVFisheye"), plain_name("FTheta")
+    ('OPENCV_FISHEYE', 'OPENCV_FISHEYE', 'FTHETA')
+    """
+    letters = re.compile(r"[\W_]")
+    name = letters.sub("", str(value)).upper()
+    return next(
+        (known for known in CAMERA_MODELS if letters.sub("", known) == name), str(value).upper()
+    )
 
 
 def model_of(frame: Mapping[str, Any], path: Path) -> str:
     """The model of a frame's lens; raises UserError for one that is not read, by its name."""
     named = (*REFUSED, *(key for key in frame if key.startswith("ftheta_")))
     given = [key for key in named if is_set(frame.get(key))]
-    name = model_name(frame)
-    if name != "FULL_OPENCV":
+    if model_name(frame) != "FULL_OPENCV":
         given += [key for key in ("k5", "k6") if frame.get(key)]
     if given:
         raise UserError(
@@ -100,18 +128,26 @@ def model_of(frame: Mapping[str, Any], path: Path) -> str:
             "wanted a pinhole, OPENCV, OPENCV_FISHEYE or EQUIRECTANGULAR",
             "undistort the pictures first (COLMAP's image_undistorter), and leave the key out",
         )
-    if name not in CAMERA_MODELS:
+    names = {key: plain_name(frame[key]) for key in MODEL_KEYS if frame.get(key)}
+    for key, name in names.items():
+        if name not in CAMERA_MODELS:
+            raise UserError(
+                f"got a camera of model '{name}' ({key}) in '{path.parent}'",
+                f"wanted one of {', '.join(filter(None, CAMERA_MODELS))}",
+                "undistort the pictures first (COLMAP's image_undistorter)",
+            )
+    flags = {key: model for key, model in FLAGS.items() if is_set(frame.get(key))}
+    said = {key: CAMERA_MODELS[name] for key, name in names.items()}
+    # a plain camera's name is a default that other keys speak more plainly than
+    models = {model for model in (said | flags).values() if model != "brown"}
+    if len(models) > 1:
+        each = ", ".join(f"{key} {frame[key]}" for key in said | flags)
         raise UserError(
-            f"got a camera of model '{name}' in '{path.parent}'",
-            f"wanted one of {', '.join(filter(None, CAMERA_MODELS))}",
-            "undistort the pictures first (COLMAP's image_undistorter)",
+            f"got several lenses in the transforms file of '{path.name}' ({each})",
+            "wanted one",
+            "leave out the keys of the others",
         )
-    model = CAMERA_MODELS[name]
-    if is_set(frame.get("is_fisheye")) or is_set(frame.get("fisheye")):
-        model = "fisheye"
-    if is_set(frame.get("equirectangular")):
-        model = "equirectangular"
-    return model
+    return models.pop() if models else "brown"
 
 
 def read_lens(

@@ -19,7 +19,7 @@ from ...imaging.motion import square
 from .arrays import ERRORS
 from .bounds import box_of_frusta, common_point
 from .linear import tone_note
-from .masks import mask_files, unused_note
+from .masks import mask_files, unread_notes
 from .pictures import MaskFile, no_pictures, pictures_in, read_photographs, scene_of
 from .reading import Reading
 from .scene import SCENES
@@ -151,7 +151,7 @@ class Llff:
             notes=[
                 *notes,
                 *said,
-                *unused_note(root, masks, split),
+                *unread_notes(root, own, masks, split),
                 *size_notes(sizes, 1 / folder_factor(folder)),
                 *tone_note(own, reading.tone_map),
             ],

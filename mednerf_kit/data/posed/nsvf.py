@@ -17,7 +17,7 @@ from ...core.files import natural_key
 from ...imaging.cameras import Cameras
 from .bounds import Bounds, bounds_of_box, bounds_of_poses
 from .linear import tone_note
-from .masks import mask_files, unused_note
+from .masks import mask_files, unread_notes
 from .pictures import MaskFile, no_pictures, pictures_in, read_photographs, scene_of
 from .reading import Reading
 from .scene import SCENES
@@ -121,7 +121,7 @@ class Nsvf:
             bounds.box,
             notes=[
                 *notes,
-                *unused_note(root, masks, split),
+                *unread_notes(root, paths, masks, split),
                 *size_notes(sizes),
                 *tone_note(paths, reading.tone_map),
             ],

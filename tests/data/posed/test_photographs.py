@@ -137,6 +137,36 @@ def test_masks_of_pictures_stored_lying(photos, orientation):
     assert torch.equal(scene.valid, torch.from_numpy(spot > 0).expand(2, -1, -1))
 
 
+@pytest.mark.parametrize("folder", ["masks", "mask", "masks_2", "mask_4"])
+def test_folders_of_masks(photos, folder):
+    (photos / folder).mkdir()
+    n = 1 if "_" not in folder else int(folder[-1])
+    small = HOLE.reshape(12 // n, n, 16 // n, n)[:, n // 2, :, n // 2]
+    Image.fromarray(small).save(photos / folder / "1.png")
+    found = load_scene(photos).valid[1]
+    assert torch.equal(
+        found, torch.from_numpy(small > 0).repeat_interleave(n, 0).repeat_interleave(n, 1)
+    )
+
+
+@pytest.mark.parametrize(
+    "place", ["alpha/{}.png", "images_masks/{}.jpg.png", "depths_/{}_depth.npy"]
+)
+def test_pictures_that_nothing_reads_are_said(photos, place):
+    for v in range(2):
+        path = photos / place.format(v)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"whatever")
+    notes = load_scene(photos).notes
+    assert any(f"{path.parent.name}/ bear" in note and "masks/NAME.png" in note for note in notes)
+    assert not any("bear the names" in note for note in load_scene(photos, split="val").notes)
+
+
+def test_masks_beside_their_pictures_are_said(photos):
+    Image.fromarray(HOLE).save(photos / "images" / "1.mask.png")
+    assert any("images/*.mask.png bear" in note for note in load_scene(photos).notes)
+
+
 def test_masks_that_are_not_found_are_said(photos):
     (photos / "masks").mkdir()
     Image.fromarray(HOLE).save(photos / "masks" / "mask_0001.png")

@@ -65,6 +65,49 @@ def test_a_lens_has_several_spellings(photos):
     refused("THIN_PRISM_FISHEYE", root=photos)
 
 
+@pytest.mark.parametrize(
+    ("key", "name", "model"),
+    [
+        ("camera_type", "fisheye", "fisheye"),
+        ("camera_type", "PERSP", None),
+        ("lens_mode", "OpenCVFisheye", "fisheye"),
+        ("lens_mode", "Equirectangular", "16×12"),
+        ("lens_mode", "FTheta", "FTHETA"),
+        ("lens_mode", "LatLong", "LATLONG"),
+        ("camera_type", "omnidirectional", "OMNIDIRECTIONAL"),
+        ("camera_type", "ORTHO", "ORTHO"),
+        ("camera_type", 2, "model '2'"),
+        ("projection", "opencv-fisheye", "fisheye"),
+    ],
+)
+def test_models_under_the_keys_of_other_programs(photos, key, name, model):
+    edited(photos, **{key: name})
+    if model in ("fisheye", None):
+        lenses = load_scene(photos).cameras.lenses
+        assert (lenses and lenses.name(0)) == model
+        edited(photos, camera_model="OPENCV", **{key: name})  # what programs write by default
+        assert (load_scene(photos).cameras.lenses is None) == (model is None)
+        edited(photos, camera_model="EQUIRECTANGULAR", is_fisheye=True)
+        refused("several lenses", "is_fisheye", root=photos)
+    else:
+        refused(model, root=photos)
+
+
+def test_keys_in_another_spelling_and_keys_that_nothing_reads(photos):
+    wanted = load_scene(photos)
+    edited(photos, fl_x=None, fl_y=None, w=None, h=None, fx=40.0, fy=40.0, width=32, height=24)
+    edited(photos, cx=16.0, cy=12.0)
+    found = load_scene(photos)
+    assert torch.equal(found.cameras.focal_px, wanted.cameras.focal_px)
+    assert torch.equal(found.cameras.centre_px, wanted.cameras.centre_px)
+    said = "keys of the transforms file that are not read: "
+    assert not any(said in note for note in found.notes)
+    edited(photos, aabb_scale=16, fisheye_crop_radius=5.0, mask_color="FF00FF", is_hdr=False)
+    assert any(
+        f"{said}fisheye_crop_radius, mask_color" == note for note in load_scene(photos).notes
+    )
+
+
 def test_what_only_the_full_model_has_is_refused_without_its_name(photos):
     edited(photos, k1=0.1, k5=0.01)
     refused("k5", root=photos)
