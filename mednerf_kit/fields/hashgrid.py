@@ -94,6 +94,7 @@ class HashField(SceneField):
             there,
             self.at,
             colored,
+            encode=self.head.encoded if self.channels else None,
             faint=self.faint,
             faint_color=self.faint_color,
         )

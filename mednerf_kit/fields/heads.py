@@ -24,6 +24,7 @@ def query_present(
     density: Callable[[Tensor], tuple[Tensor, PerPoint]],
     color: Callable[[PerPoint, Tensor | None], Tensor] | None,
     *,
+    encode: Callable[[Tensor | None], Tensor | None] | None = None,
     faint: float | None = None,
     faint_color: float = 0.0,
 ) -> FieldOutput:
@@ -31,7 +32,8 @@ def query_present(
 
     Where ``there`` [..., S] is false, tau is 0. ``density(points [N, 3])`` gives the
     attenuation per unit length [N] and what it knows of each point; ``color(that, directions
-    [N, 3])`` gives [N, C]. With ``faint`` colours are evaluated only where a sample's weight in
+    [N, F])`` gives [N, C], of the rays' directions [R, 3] as ``encode`` makes them [R, F], once per
+    ray. With ``faint`` colours are evaluated only where a sample's weight in
     its ray, w = exp(−Σ_before tau)(1 − exp(−tau)), exceeds it, and are ``faint_color`` elsewhere.
     ``n_evaluated`` in the result counts the densities.
     """
@@ -49,9 +51,12 @@ def query_present(
         spots = spots.index_select(0, kept)
         rows = tuple(row.index_select(0, kept) for row in rows)
     if d is not None:
+        d = d.expand(*dt.shape[:-1], 1, 3).reshape(-1, 3)
+    directions = d if encode is None else encode(d)
+    if directions is not None:
         ray = spots.div(dt.shape[-1], rounding_mode="floor")
-        d = d.expand(*dt.shape[:-1], 1, 3).reshape(-1, 3).index_select(0, ray)
-    seen = color(rows, d)
+        directions = directions.index_select(0, ray)
+    seen = color(rows, directions)
     colors = seen.new_full((dt.numel(), seen.shape[-1]), faint_color).index_copy(0, spots, seen)
     return FieldOutput(tau, colors.view(*dt.shape, -1), n_evaluated)
 
@@ -141,7 +146,7 @@ def spherical_harmonics(d: Tensor, degree: int) -> Tensor:
 
 
 class ColorHead(nn.Module):
-    """Colours [N, C]: the sigmoid of a small MLP over features [N, F] and directions [N, 3].
+    """Colours [N, C]: the sigmoid of a small MLP over features [N, F] and encoded directions.
 
     The MLP sees the features and ``octaves`` octaves of their waves. The viewing direction enters
     as ``frequency`` with ``degree`` octaves (NeRF, TensoRF), as ``spherical`` harmonics of
@@ -166,11 +171,18 @@ class ColorHead(nn.Module):
         inputs = features * (1 + 2 * octaves) + widths[view_encoding]
         self.net = mlp([inputs, *hidden, channels])
 
-    def forward(self, features: Tensor, d: Tensor | None) -> Tensor:
+    def encoded(self, d: Tensor | None) -> Tensor | None:
+        """Directions [..., 3] as the MLP sees them; None where it sees none."""
+        if self.view_encoding == "none":
+            return None
+        if d is None:
+            raise ValueError("a colour that depends on the viewing direction needs one")
+        encode = waves if self.view_encoding == "frequency" else spherical_harmonics
+        return encode(d, self.degree)
+
+    def forward(self, features: Tensor, directions: Tensor | None) -> Tensor:
+        """Colours of features [N, F], seen along directions that are :meth:`encoded` already."""
         parts = [waves(features, self.octaves)]
-        if self.view_encoding != "none":
-            if d is None:
-                raise ValueError("a colour that depends on the viewing direction needs one")
-            encode = waves if self.view_encoding == "frequency" else spherical_harmonics
-            parts.append(encode(d, self.degree))
+        if directions is not None:
+            parts.append(directions)
         return torch.sigmoid(self.net(torch.cat(parts, -1)))

@@ -120,7 +120,7 @@ class Nerf(SceneField):
 
     def forward(self, x: Tensor, d: Tensor | None, dt: Tensor, code: Any = None) -> FieldOutput:
         color = self.color if self.channels else None
-        return query_present(x, d, dt, dt > 0, self.at, color)
+        return query_present(x, d, dt, dt > 0, self.at, color, encode=self.seen_along)
 
     def at(self, points: Tensor) -> tuple[Tensor, PerPoint]:
         """Density [N] at points [N, 3], with noise while training, and the trunk's last layer."""
@@ -132,18 +132,33 @@ class Nerf(SceneField):
             raw = raw + self.options.noise * noise.to(raw)
         return self.activated(raw), (h,)
 
-    def color(self, rows: PerPoint, directions: Tensor | None) -> Tensor:
-        """Colours [N, C] from the trunk's last layer [N, width] and directions [N, 3]."""
-        if self.options.view_directions and directions is None:
+    def seen_along(self, d: Tensor | None) -> Tensor | None:
+        """The share [R, width / 2] of directions [R, 3] in the colour layer, bias and all.
+
+        None where colours do not depend on them. A product is a sum over inputs, so that all
+        samples of a ray share theirs.
+        """
+        if not self.options.view_directions:
+            return None
+        if d is None:
             raise ValueError("a colour that depends on the viewing direction needs one")
+        first, width = self.to_color[0], self.options.width
+        assert isinstance(first, nn.Linear)
+        with self.autocast(d):
+            encoded = frequency_encoding(d, self.options.view_octaves)
+            return torch.nn.functional.linear(encoded, first.weight[:, width:], first.bias)
+
+    def color(self, rows: PerPoint, along: Tensor | None) -> Tensor:
+        """Colours [N, C] from the trunk's last layer [N, width] and what is :meth:`seen_along`."""
+        first, *rest = self.to_color
+        assert isinstance(first, nn.Linear)
         with self.autocast(rows[0]):
             feature = self.to_feature(rows[0])
-            if self.options.view_directions and directions is not None:
-                octaves = self.options.view_octaves
-                encoded = frequency_encoding(directions, octaves, feature.dtype)
-                feature = torch.cat([feature, encoded], -1)
-            first, *rest = self.to_color
-            hidden = linear(first, aligned(feature))
+            if along is None:
+                hidden = first(feature)
+            else:
+                weight = first.weight[:, : self.options.width]
+                hidden = torch.nn.functional.linear(feature, weight) + along
             for layer in rest:
                 hidden = layer(hidden)
             return torch.sigmoid(hidden.float())

@@ -266,7 +266,7 @@ class Neus(SceneField):
             kept = (w.reshape(-1).index_select(0, spots) > self.options.faint).nonzero()[:, 0]
         known = [self.place(points), normal, feature]
         features = torch.cat([rows.index_select(0, kept) for rows in known], -1)
-        seen = self.head(features, ahead.index_select(0, kept))
+        seen = self.head(features, self.head.encoded(ahead.index_select(0, kept)))
         color = seen.new_zeros(dt.numel(), self.channels)
         color = color.index_copy(0, spots.index_select(0, kept), seen)
         color = color.view(*dt.shape, self.channels)

@@ -155,6 +155,7 @@ class TensoRF(SceneField):
             there,
             self.at,
             color,
+            encode=self.head.encoded,
             faint=self.options.faint,
             faint_color=self.faint_color,
         )
