@@ -72,3 +72,29 @@ def test_patients_turn_walk_and_mix(workbench: Callable[..., str], page: Any, ru
     with page.expect_download() as saved:
         page.get_by_role("button", name="Save picture").click()
     assert saved.value.suggested_filename == "patients.png"
+
+
+def test_patients_are_there_before_the_nearest_are_known(
+    workbench: Callable[..., str], page: Any, run: Path
+) -> None:
+    told = iter([{"rendered": 2, "patients": tiny_prior.PATIENTS}])
+
+    def slow(route: Any) -> None:
+        route.fulfill(json=first) if (first := next(told, None)) else held.append(route)
+
+    held: list[Any] = []
+    page.emulate_media(reduced_motion="reduce")
+    page.route("**/patients/training/*", slow)
+    page.goto(f"{workbench(run.parent)}#patients?entry={identity(run)}")
+    page.get_by_text(f"training patients are rendered: 2 of {tiny_prior.PATIENTS}.").wait_for()
+    assert page.get_by_role("progressbar", name="Training patients rendered").is_visible()
+    page.locator(".trio figcaption strong >> nth=1").wait_for()
+    assert shades(page, "Random patient of seed 7").max() > 0
+    assert page.get_by_text("Nearest: ").count() == 0
+    # what is asked for meanwhile is shown at once
+    page.get_by_role("button", name="More").click()
+    page.get_by_text("Seed 15").wait_for()
+    held.pop().continue_()
+    page.locator(".tiles").get_by_text("Nearest: ").nth(7).wait_for()
+    page.wait_for_selector(".room[aria-busy=false]")
+    assert page.get_by_role("progressbar").count() == 0

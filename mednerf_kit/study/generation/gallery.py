@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,8 @@ class Gallery:
 
     prior: Prior
     names: tuple[str, ...]  # of the training patients
+    # of the first of them, views [COMPARED, rows, cols] each
+    rendered: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def of(cls, prior: Prior) -> Gallery:
@@ -39,11 +41,13 @@ class Gallery:
         names = tuple(prior.meta.get("patients", ()))[: len(prior.codes)]
         return cls(small, names)
 
-    @cached_property
-    def training(self) -> Tensor:
-        """Views of the training patients [P, COMPARED, rows, cols], rendered at first use."""
-        every = range(len(self.names))
-        return torch.stack([self.turning(self.trained(k), views=COMPARED) for k in every])
+    def render_training(self, *, max_seconds: float = float("inf")) -> bool:
+        """Go on rendering the training patients for about so long; whether that were all."""
+        end = time.monotonic() + max_seconds
+        while len(self.rendered) < len(self.names) and time.monotonic() < end:
+            patient = self.trained(len(self.rendered))
+            self.rendered.append(self.turning(patient, views=COMPARED))
+        return len(self.rendered) == len(self.names)
 
     @property
     def layers(self) -> int:
@@ -105,7 +109,8 @@ class Gallery:
         """
         if not self.names:
             return None
-        columns = range(COMPARED)
+        self.render_training()
         some = orbit[:: len(orbit) // COMPARED][None]
-        found = memorisation(some, self.training, self.names, columns)["nearest"][0]
+        training, columns = torch.stack(self.rendered), range(COMPARED)
+        found = memorisation(some, training, self.names, columns)["nearest"][0]
         return {**found, "index": self.names.index(found["patient"])}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 KEPT = 256  # galleries and turning patients
 MOST_SEEDS = 2**31 - 1
+RENDERED_S = 0.5  # of training patients for one question: others wait no longer
 
 
 @ROOMS.register("patients")
@@ -28,6 +29,7 @@ def patients(site: Site) -> Routes:
     return [
         Route("/about/{id}", room.about),
         Route("/sprite/{id}.png", room.sprite),
+        Route("/training/{id}", room.training),
         Route("/nearest/{id}", room.nearest),
     ]
 
@@ -71,6 +73,13 @@ class Patients:
             return buffer.getvalue()
 
         return Response(self.shelf.get(key, made), media_type="image/png")
+
+    def training(self, request: Request) -> Response:
+        """How many training patients are rendered by now; a few more with every question."""
+        with self.shelf.lock:
+            gallery = self._gallery(request)
+            gallery.render_training(max_seconds=RENDERED_S)
+        return answer({"rendered": len(gallery.rendered), "patients": len(gallery.names)})
 
     def nearest(self, request: Request) -> Response:
         """The training patient most like a patient; null where none is known."""

@@ -38,7 +38,9 @@ const page = {
   // Keep something in the address; the room stays as it is.
   setState(changes) {
     page.state = { ...page.state, ...changes };
-    history.replaceState(null, "", written(open.name, page.state));
+    try {
+      history.replaceState(null, "", written(open.name, page.state));
+    } catch { /* some browsers take a hundred a minute: the next change brings this one along */ }
   },
   go(name, state = {}) {
     location.hash = written(name, state);

@@ -52,7 +52,10 @@ def test_a_walk_keeps_the_length_of_its_numbers(gallery: Gallery) -> None:
 
 
 def test_the_nearest_of_a_training_patient_is_itself(gallery: Gallery) -> None:
-    assert gallery.training.shape == (tiny_prior.PATIENTS, COMPARED, 32, 32)
+    assert not gallery.render_training(max_seconds=0) and not gallery.rendered
+    assert gallery.render_training()
+    assert {views.shape for views in gallery.rendered} == {(COMPARED, 32, 32)}
+    assert len(gallery.rendered) == tiny_prior.PATIENTS
     for k in (0, 3):
         found = gallery.nearest(gallery.turning(gallery.trained(k)))
         assert found is not None and found["index"] == k

@@ -1,9 +1,10 @@
 // At most one call runs; of those asked for meanwhile only the newest follows. A slider that is
-// dragged so keeps a server busy with one question at a time.
+// dragged so keeps a server busy with one question at a time. A long call may look whether another
+// waits: ask.isAwaited().
 
 export function newest(call, failed) {
   let running = false, waiting = null;
-  return async function ask(...values) {
+  async function ask(...values) {
     if (running) {
       waiting = values;
       return;
@@ -20,5 +21,7 @@ export function newest(call, failed) {
       waiting = null;
       ask(...next);
     }
-  };
+  }
+  ask.isAwaited = () => waiting !== null;
+  return ask;
 }

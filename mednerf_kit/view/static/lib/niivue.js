@@ -88,6 +88,7 @@ export async function mount(host, volume, source, { onplace, webgl, at }) {
   return {
     canvas,
     async show({ range, overlay, strength, planes }) {
+      host.classList.toggle("planes", planes === "planes");
       if (planes !== layout) layouts[(layout = planes)]();
       [nv.volumes[0].cal_min, nv.volumes[0].cal_max] = range;
       await layer(overlay);

@@ -76,7 +76,7 @@ export async function orbit(source, state, setState) {
         y: meanSpread }], ""]] : [];
     curve.replaceChildren(...drawn.map(([title, lines, y]) => h("figure", {},
       plot({ series: lines, label: title, x: "angle in degrees", y, mark: angles_deg[at],
-        onpick: (deg) => steps.set(nearest(deg)) }), h("figcaption", {}, title))));
+        width: drawn.length > 1 ? 480 : 960, onpick: (deg) => steps.set(nearest(deg)) }), h("figcaption", {}, title))));
   }
 
   const steps = player({ count: angles_deg.length, label, k: first, onchange: show });
@@ -91,8 +91,8 @@ export async function orbit(source, state, setState) {
   }
 
   const node = h("section", { class: "card" }, h("h2", {}, "Every view"),
-    h("div", { class: "orbit" },
-      h("div", { class: `panels of-${panels.length}` }, panels.map((panel) => panel.node)),
+    h("div", { class: `orbit of-${panels.length}` },
+      h("div", { class: "panels" }, panels.map((panel) => panel.node)),
       h("div", { class: "aside" }, clock, numbers)),
     h("div", { class: "row" }, steps, save), curve);
   curves();

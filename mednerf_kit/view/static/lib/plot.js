@@ -3,7 +3,7 @@
 
 import { h } from "./dom.js";
 
-const W = 640, H = 220, LEFT = 54, RIGHT = 12, TOP = 10, BOTTOM = 34;
+const H = 220, LEFT = 54, RIGHT = 12, TOP = 10, BOTTOM = 34;
 export const COLOURS = ["var(--a)", "var(--b)", "var(--c)", "var(--d)", "var(--e)", "var(--f)"];
 
 // Round numbers between two values, about n of them.
@@ -41,9 +41,10 @@ const short = (v) => (v !== 0 && (Math.abs(v) >= 1e5 || Math.abs(v) < 1e-3)
   ? v.toExponential(0) : String(Number(v.toPrecision(4))));
 
 // label: what a screen reader says; x, y: names of the axes; logX, logY; mark: a vertical line at
-// this x; low: smallest y that is shown at least; onpick(x): a click or a tap.
+// this x; low: smallest y that is shown at least; onpick(x): a click or a tap; width: in units of
+// its letters, less where it stands in a narrow column.
 export function plot({ series, label, x = "", y = "", logX = false, logY = false, mark, low,
-  onpick }) {
+  onpick, width: W = 640 }) {
   const xs = series.flatMap((s) => [...s.x]), ys = series.flatMap((s) => [...s.y]);
   if (low !== undefined) ys.push(low);
   const sx = scale(xs, logX, LEFT, W - RIGHT), sy = scale(ys, logY, H - BOTTOM, TOP);

@@ -89,32 +89,64 @@ export async function open(root, state, page) {
     pending += by;
     root.setAttribute("aria-busy", String(pending > 0));
   };
-
-  // Show a patient and, beside it, the training patient that is nearest.
-  async function show({ canvas, near, caption, query, title }) {
+  async function during(work) {
     busy(1);
     try {
-      await canvas.show(query);
-      if (!open) return;
-      const found = await json(`patients/nearest/${now.entry}`, query);
-      near.hidden = found === null;
-      if (found === null) {
-        caption.replaceChildren(h("strong", {}, title));
-        return;
-      }
-      await near.show({ training: found.index });
-      near.setAttribute("aria-label", `Training patient ${found.patient}`);
-      const ratio = found.ratio === null ? "" : ` (${shown(found.ratio, "", 2)} ×)`;
-      caption.replaceChildren(h("strong", {}, title), h("br"),
-        `Nearest: ${found.patient}, RMSE ${shown(found.rmse, "", 2)}${ratio}`);
+      await work();
     } finally {
       busy(-1);
     }
   }
 
+  // Training patients are rendered once, a few at a time, while everything else goes on.
+  const progress = h("progress", { max: about.training.length || 1, value: 0,
+    "aria-label": "Training patients rendered" });
+  const rendering = h("p", { class: "soft" });
+  const waiting = h("div", { hidden: true }, rendering, progress);
+  let known = null;
+  async function renderTraining() {
+    for (;;) {
+      const { rendered, patients } = await json(`patients/training/${now.entry}`);
+      progress.value = rendered;
+      rendering.textContent = `To find the nearest, training patients are rendered: ${rendered} of ${
+        patients}.`;
+      waiting.hidden = rendered === patients;
+      if (rendered === patients || !open) return;
+    }
+  }
+
+  // Beside every patient, the training patient that is nearest.
+  const drawNearest = newest(() => during(async () => {
+    if (!about.training.length) return;
+    await (known ??= renderTraining());
+    for (const one of [...shownTiles, between, mixed]) {
+      if (!open || drawNearest.isAwaited()) return;
+      if (one.query && one.found !== one.query) await nearest(one);
+    }
+  }), (error) => { known = null; failed(error); });
+
+  async function nearest(one) {
+    const { query, title } = one;
+    const found = await json(`patients/nearest/${now.entry}`, query);
+    if (one.query !== query) return;
+    await one.near.show({ training: found.index });
+    one.found = query;
+    one.near.setAttribute("aria-label", `Training patient ${found.patient}`);
+    const ratio = found.ratio === null ? "" : ` (${shown(found.ratio, "", 2)} ×)`;
+    one.caption.replaceChildren(h("strong", {}, title), h("br"),
+      `Nearest: ${found.patient}, RMSE ${shown(found.rmse, "", 2)}${ratio}`);
+  }
+
+  async function show(one, query, title) {
+    Object.assign(one, { query, title });
+    await one.canvas.show(query);
+    one.caption.replaceChildren(h("strong", {}, title));
+  }
+
   function tile(title, label) {
     const parts = { canvas: patient(label), near: patient("Nearest training patient"),
       caption: h("figcaption", { "aria-live": "polite" }, title), title };
+    parts.near.hidden = !about.training.length;
     parts.node = h("figure", { class: "tile" },
       h("div", { class: "pair" }, parts.canvas, parts.near), parts.caption);
     return parts;
@@ -124,7 +156,7 @@ export async function open(root, state, page) {
 
   const tiles = h("div", { class: "tiles" });
   let shownTiles = [];
-  const drawTiles = newest(async () => {
+  const drawTiles = newest(() => during(async () => {
     for (const { canvas, near } of shownTiles) { all.delete(canvas); all.delete(near); }
     shownTiles = Array.from({ length: TILES }, (_, i) => {
       const seed = now.seed + i, one = tile(`Seed ${seed}`, `Random patient of seed ${seed}`);
@@ -132,12 +164,16 @@ export async function open(root, state, page) {
         "aria-label": `Take seed ${seed} as ${end.toUpperCase()}`,
         onclick: () => { now[end] = seed; keep(); drawEnds(); } }, `as ${end.toUpperCase()}`);
       one.node.append(h("div", { class: "row" }, take("a"), take("b")));
-      one.query = { a: seed, truncation: now.truncation };
+      one.wanted = { a: seed, truncation: now.truncation };
       return one;
     });
     tiles.replaceChildren(...shownTiles.map(({ node }) => node));
-    for (const one of shownTiles) if (open) await show(one);
-  }, failed);
+    for (const one of shownTiles) {
+      if (!open || drawTiles.isAwaited()) return;
+      await show(one, one.wanted, one.title);
+    }
+    drawNearest();
+  }), failed);
 
   const seed = h("input", { type: "number", min: 0, max: 999999, value: now.seed,
     onchange: () => go(Math.max(0, Math.round(Number(seed.value)) || 0)) });
@@ -162,13 +198,17 @@ export async function open(root, state, page) {
   const endCaptions = { a: [], b: [] };
   const between = tile("Between", "The patient between A and B");
   const mixed = tile("Mixed", "The patient mixed of A and B");
-  const drawBetween = newest(() => show({ ...between,
-    title: `${shown(100 * now.share)} % of the way to B`,
-    query: { a: now.a, b: now.b, share: now.share, truncation: now.truncation } }), failed);
-  const drawMixed = newest(() => show({ ...mixed,
-    title: `${now.layer} layers of A, ${about.layers - now.layer} of B`,
-    query: { a: now.a, b: now.b, layer: now.layer, truncation: now.truncation } }), failed);
-  const drawEnds = newest(async () => {
+  const drawBetween = newest(() => during(async () => {
+    await show(between, { a: now.a, b: now.b, share: now.share, truncation: now.truncation },
+      `${shown(100 * now.share)} % of the way to B`);
+    drawNearest();
+  }), failed);
+  const drawMixed = newest(() => during(async () => {
+    await show(mixed, { a: now.a, b: now.b, layer: now.layer, truncation: now.truncation },
+      `${now.layer} layers of A, ${about.layers - now.layer} of B`);
+    drawNearest();
+  }), failed);
+  const drawEnds = newest(() => during(async () => {
     for (const [end, canvases] of ends) {
       for (const caption of endCaptions[end]) {
         caption.textContent = `${end.toUpperCase()}: seed ${now[end]}`;
@@ -179,7 +219,7 @@ export async function open(root, state, page) {
     }
     drawBetween();
     drawMixed();
-  }, failed);
+  }), failed);
 
   const end = (name, place) => {
     const caption = h("figcaption", {});
@@ -222,13 +262,13 @@ export async function open(root, state, page) {
     h("button", { type: "button", onclick: () => go(now.seed + TILES) }, "More"),
     about.truncates ? truncation : h("p", { class: "soft" },
       "Truncation has no effect on this generator: it only sees the direction of its numbers."),
-    steps, save);
+    h("div", { class: "row turning" }, steps, save));
   root.append(h("section", { class: "card", "aria-label": "Random patients" },
     h("h2", {}, "Random patients"), h("p", { class: "soft" }, about.training.length
       ? "Beside each, smaller: the training patient whose views are most like its own, as the prior "
         + "has learned it. RMSE is over eight views of image values from 0 to 1; × is in relation to "
         + "the distance from one training patient to the next. Copies would be near 0 ×."
-      : "This prior keeps no codes of its training patients: none can be shown beside."), tiles),
+      : "This prior keeps no codes of its training patients: none can be shown beside."), waiting, tiles),
   h("div", { class: "two" }, walk, mix));
   keep();
   drawTiles().then(drawEnds);

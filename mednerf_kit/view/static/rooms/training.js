@@ -6,7 +6,7 @@ import { COLOURS, key, plot } from "../lib/plot.js";
 import { sheet } from "../lib/sheet.js";
 import { svgPicture } from "../lib/svgpicture.js";
 
-const REFRESH_MS = 2500;
+const REFRESH_MS = 2500, COLUMN = 420;
 const STATES = { running: "running", ended: "finished", stopped: "stopped before its end" };
 // columns → what they are
 const MEANINGS = {
@@ -75,7 +75,7 @@ async function run(body, entry, other, page, cardNode) {
         await configuration(entry, other))));
 
   async function save() {
-    const [width, height] = [640, 220];
+    const [width, height] = [COLUMN, 220];
     const parts = await Promise.all([...curves.querySelectorAll("figure")].map(async (figure) => ({
       picture: await svgPicture(figure.querySelector("svg"), width, height),
       title: figure.querySelector("h3").textContent })));
@@ -135,7 +135,7 @@ function curvesOf(mine, theirs, isLog, names) {
     // a curve that is zero or less somewhere has no logarithm there
     const logY = isLog && series.every((one) => one.y.some((v) => v > 0));
     return h("figure", {}, h("h3", {}, title),
-      plot({ series, label: `${title} over the steps`, x: "step", logY }));
+      plot({ series, label: `${title} over the steps`, x: "step", logY, width: COLUMN }));
   });
 }
 
