@@ -201,6 +201,26 @@ def test_left_is_right_in_the_viewer(workbench: Callable[..., str], page: Any, s
     assert size_of_saved(page, "Save picture")[1] > 200
 
 
+def test_air_is_not_seen_in_three_dimensions(
+    workbench: Callable[..., str], page: Any, solid: Path
+) -> None:
+    for folder in ("orbit", "truth", "orbit_spread"):
+        shutil.rmtree(solid / folder)
+    page.set_viewport_size({"width": 620, "height": 520})
+    state = "window=lung&planes=body"
+    page.goto(f"{workbench(solid)}#result?entry={identity(solid)}&{state}")
+    page.wait_for_selector("body[data-ready=result]")
+    viewer = page.get_by_role("application")
+    viewer.scroll_into_view_if_needed()
+
+    def lit() -> float:
+        """The share of the picture in which there is something."""
+        return float((np.asarray(Image.open(io.BytesIO(viewer.screenshot()))) > 20).mean())
+
+    wait_until(page, lambda: 0.1 < lit() < 0.25)  # with the air about it 0.37
+    assert page.get_by_label("Value at the crosshair").inner_text().endswith("HU")
+
+
 def test_without_webgl_there_are_slices(
     workbench: Callable[..., str], plain_page: Any, solid: Path
 ) -> None:

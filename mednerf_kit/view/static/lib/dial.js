@@ -15,7 +15,7 @@ export function dial({ inputs_deg, onpick }) {
   const svg = h("svg", { class: "dial", viewBox: "-70 -70 140 140", role: "img" },
     h("circle", { r: 50, fill: "none", stroke: "var(--line)", "stroke-width": 2 }),
     h("ellipse", { rx: 26, ry: 17, fill: "var(--ground)", stroke: "var(--soft)" }),
-    [["L", 62, 4], ["R", -62, 4], ["A", 0, -57], ["P", 0, 66]].map(([letter, x, y]) =>
+    [["L", 62, 4], ["R", -62, 4], ["A", 0, -59], ["P", 0, 69]].map(([letter, x, y]) =>
       h("text", { x, y, "text-anchor": "middle", "font-size": 12, fill: "var(--soft)" }, letter)),
     inputs_deg.map((deg) => {
       const [x, y] = point(deg, 50);

@@ -34,7 +34,17 @@ function colourMap(stops, clear, twoSided) {
     A: at.map((i) => (size(i) < clear ? 0 : 255)), I: at };
 }
 
+// Grey in a window; where it is less than floor there is nothing to be seen in three dimensions.
+function greyMap([low, high], floor) {
+  const at = Array.from({ length: 256 }, (_, i) => i), share = (floor - low) / (high - low);
+  return { R: at, G: at, B: at, A: at.map((i) => (i <= 255 * share ? 0 : i >> 1)), I: at };
+}
+
+// how far above the lower end of the window for lungs the air outside a body ends: at -700 HU
+const AIR = 650 / 1500;
 const GRID = 2, ROW = 3; // NiiVue's layouts of several planes
+// axial, coronal, sagittal: what lies left, right, up and down in the picture
+const LETTERS = ["RLAP", "RLSI", "APSI"];
 
 export async function mount(host, volume, source, { onplace, webgl, at }) {
   await library();
@@ -47,12 +57,20 @@ export async function mount(host, volume, source, { onplace, webgl, at }) {
     isCornerOrientationText: false, sagittalNoseLeft: true, crosshairGap: 4, crosshairWidth: 0.4,
     crosshairColor: [0.95, 0.7, 0.2, 1], multiplanarShowRender: 0, dragAndDropEnabled: false,
     isResizeCanvas: true, loadingText: "", multiplanarPadPixels: 12,
-    showAllOrientationMarkers: true, fontMinPx: 15,
-    fontColor: [1, 0.82, 0.4, 1],
+    fontMinPx: 15, fontColor: [1, 0.82, 0.4, 1],
     // a processor that stands in for a graphics card computes fewer pixels
     forceDevicePixelRatio: webgl === "software" ? 0.6 : 0 });
   nv.onLocationChange = ({ mm, values }) => onplace([-mm[0], -mm[1], mm[2]],
     values[0]?.value ?? null, values[1]?.value ?? null);
+  // beside the crosshair's lines, which in the middle would strike the letters out
+  nv.drawSliceOrientationText = ([left, top, width, height], plane) => {
+    const x = left + width / 2 + nv.fontPx, y = top + height / 2 - nv.fontPx;
+    nv.gl.viewport(0, 0, canvas.width, canvas.height);
+    nv.drawTextRight([left, y], LETTERS[plane][0]);
+    nv.drawTextLeft([left + width, y], LETTERS[plane][1]);
+    nv.drawTextBelow([x, top], LETTERS[plane][2]);
+    nv.drawTextAbove([x, top + height], LETTERS[plane][3]);
+  };
   await nv.attachToCanvas(canvas);
   nv.setRadiologicalConvention(true);
   await nv.loadFromArrayBuffer(await source.voxels("volume"), "volume.nii");
@@ -90,6 +108,9 @@ export async function mount(host, volume, source, { onplace, webgl, at }) {
     async show({ range, overlay, strength, planes }) {
       host.classList.toggle("planes", planes === "planes");
       if (planes !== layout) layouts[(layout = planes)]();
+      const [air, soft] = volume.windows.lung;
+      nv.addColormap("body", greyMap(range, air + AIR * (soft - air)));
+      nv.setColormap(nv.volumes[0].id, "body"); // which sets a window of its own
       [nv.volumes[0].cal_min, nv.volumes[0].cal_max] = range;
       await layer(overlay);
       if (nv.volumes.length > 1) nv.setOpacity(1, strength);

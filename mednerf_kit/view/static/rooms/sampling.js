@@ -278,13 +278,13 @@ export async function open(root, state, page) {
     const ground = { points: circle(), colour: "--line" };
     const one = (name, title, text) => {
       const node = space({ label: title, height: 130 });
-      return [h("figure", {}, node, h("figcaption", {}, h("strong", {}, title), ` ${text}`)),
+      return [h("figure", {}, node, h("figcaption", {}, h("strong", {}, `${title}.`), ` ${text}`)),
         () => node.show([ground, { points: places[name], line: false, dots: 2, colour: "--a" },
           { points: [[0, 0, -0.5], [0, 0, 0.5]], colour: "--ink", width: 2 }], [0, 0, 0], 1.1)];
     };
     const both = [
-      one("spherical", "Spherical.", "Photographs are taken from anywhere."),
-      one("single_axis", "Single axis.", "An X-ray set-up turns about the patient.")];
+      one("spherical", "Spherical", "Photographs are taken from anywhere."),
+      one("single_axis", "Single axis", "An X-ray set-up turns about the patient.")];
     cameras.replaceChildren(...both.map(([figure]) => figure));
     both.forEach(([, show]) => show());
   }
