@@ -162,7 +162,7 @@ def test_curves_are_saved_as_they_stand(
         )
     )
     colours = {colour for _, colour in picture.getcolors(1 << 20) or []}
-    assert picture.width == 2 * 640 and curve in colours
+    assert picture.width == 2 * 630 and curve in colours
 
 
 def test_a_broken_run_is_a_sentence(workbench: Callable[..., str], page: Any, run: Path) -> None:

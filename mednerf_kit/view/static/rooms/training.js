@@ -75,7 +75,7 @@ async function run(body, entry, other, page, cardNode) {
         await configuration(entry, other))));
 
   async function save() {
-    const [width, height] = [COLUMN, 220];
+    const [width, height] = [1.5 * COLUMN, 330];
     const parts = await Promise.all([...curves.querySelectorAll("figure")].map(async (figure) => ({
       picture: await svgPicture(figure.querySelector("svg"), width, height),
       title: figure.querySelector("h3").textContent })));
