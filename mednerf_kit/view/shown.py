@@ -87,6 +87,8 @@ class Shown:
     def volume_file(self, name: str) -> Path | None:
         """The file of one of its volumes; None where there is none."""
         if self.home.is_file():
+            if not self.home.name.endswith(VOLUME_ENDINGS):
+                return None
             if name == "volume":
                 return self.home
             beside = self.home.parent / f"{name}.nii.gz"

@@ -100,6 +100,12 @@ def test_nifti_keeps_values_and_places(solid: Path, tmp_path: Path) -> None:
     assert np.allclose(back.affine, stored.affine, atol=1e-4)
 
 
+def test_a_prior_of_one_file_is_no_volume(tmp_path: Path) -> None:
+    (tmp_path / "chest.safetensors").write_bytes(b"")
+    shown = Shown.at(tmp_path / "chest.safetensors")
+    assert shown.volume_file("volume") is None and not shown.about()["has_volume"]
+
+
 def test_windows_of_a_relative_volume_stand_by_its_soft_tissue() -> None:
     values = np.zeros((8, 8, 8), np.float32)
     values[2:6, 2:6, 2:6] = 0.2  # taken for water

@@ -74,3 +74,14 @@ def test_light_dark_and_keyboard(workbench: Callable[..., str], page: Any, folde
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.matches(':focus-visible')")
+
+
+def test_an_address_of_what_is_gone_says_so(
+    workbench: Callable[..., str], page: Any, folder: Path
+) -> None:
+    page.goto(f"{workbench(folder)}#training?entry=0123456789ab")
+    page.wait_for_selector("body[data-ready=training]")
+    gone = page.get_by_role("alert").filter(has_text="What this address names is not here")
+    assert gone.is_visible()
+    page.get_by_label("Run", exact=True).select_option("00001-knee")
+    gone.wait_for(state="detached")

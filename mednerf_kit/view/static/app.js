@@ -15,7 +15,7 @@ const ROOMS = {
 // what takes keys for itself
 const TYPED = "input:not([type=checkbox]), select, textarea, [role=slider], [role=application]";
 const main = document.getElementById("main");
-let open = { name: null, room: null }, turn = 0;
+let open = { name: null, room: null }, turn = 0, found = null;
 
 function parsed() {
   const [name, query = ""] = location.hash.slice(1).split("?");
@@ -29,10 +29,10 @@ function written(name, state) {
 
 const page = {
   state: {},
-  note: "",
   // Everything that was found: [{id, kind, name, numbers, …}], of these kinds where some are given.
   async entries(...kinds) {
     const { entries } = await json("runs/list");
+    found = new Set(entries.map((entry) => entry.id));
     return kinds.length ? entries.filter((entry) => kinds.includes(entry.kind)) : entries;
   },
   // Keep something in the address; the room stays as it is.
@@ -73,6 +73,11 @@ async function show() {
     const room = await module.open(root, state, page);
     if (mine !== turn) return room?.close?.();
     open.room = room ?? {};
+    const isGone = state.entry && found && !found.has(state.entry);
+    if (isGone && !root.querySelector("[role=alert]:not([hidden])")) {
+      root.prepend(h("p", { class: "problem", role: "alert" },
+        "What this address names is not here (any more): something else is shown."));
+    }
   } catch (error) {
     root.append(h("p", { class: "problem", role: "alert" }, error.message));
   }
