@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from ball_scene import ball_fit
+from far_mesh import PLACES, cameras_about, write
 from test_scene_outputs import read_ply
-from tiny_scene import prepared
+from tiny_scene import fitted, prepared
 
 from mednerf_kit.core.types import Pixels
 from mednerf_kit.data.posed.world import world_points
@@ -16,6 +17,8 @@ from mednerf_kit.metrics.scene import image_scores
 from mednerf_kit.rays.selectors.drawing import Strata
 from mednerf_kit.scene import export
 from mednerf_kit.scene.evaluate import score_view, where_counted
+from mednerf_kit.scene.field_queries import density_grid
+from mednerf_kit.scene.load import load_fit
 from mednerf_kit.scene.views import RenderedViews
 
 UTM = torch.eye(4, dtype=torch.float64)
@@ -78,6 +81,22 @@ def test_a_mesh_far_off_keeps_every_millimetre(tmp_path):
     assert np.abs(points - UTM[:3, 3].numpy()).max() < 1
     turned = torch.diag(torch.tensor([2.0, 2, 2, 1], dtype=torch.float64))
     assert world_points(torch.tensor([1.0, 0, 0]), UTM @ turned).tolist() == [500002, 5300000, 300]
+
+
+def test_a_scene_in_utm_metres_is_the_same_fit_elsewhere(tmp_path):
+    """Bit for bit until its mesh is written: there the vertices are moved, in double precision."""
+    vertices = {}
+    for name, place in PLACES.items():
+        write(tmp_path / name, cameras_about(4, 16), place)
+        run = fitted(tmp_path / name, dataset=str(tmp_path / name), scene={}, steps=6)
+        fit, path = load_fit(run, device="cpu"), tmp_path / f"{name}.ply"
+        threshold = float(density_grid(fit, 12)[0].median())
+        to_world = fit.scene("train").to_world
+        export.export_mesh(fit, path, size=12, threshold=threshold, to_world=to_world)
+        vertices[name] = read_ply(path)[0]
+    assert vertices["utm"].dtype == np.float64 and len(vertices["utm"]) > 100
+    moved = vertices["origin"] + np.array(PLACES["utm"])
+    assert np.abs(vertices["utm"] - moved).max() < 1e-8
 
 
 def test_on_black_a_faint_sample_pulls_its_density_up():
