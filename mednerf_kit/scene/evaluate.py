@@ -22,6 +22,7 @@ from .. import DISCLAIMER
 from ..core.errors import UserError
 from ..data.posed.splits import evenly
 from ..data.posed.types import Scene
+from ..data.posed.world import file_length
 from ..engine import run_folder as run_folders
 from ..metrics import scene as scene_metrics
 from ..metrics.perceptual import lpips_of_colours
@@ -114,19 +115,23 @@ def evaluate_scene(
     What could not be computed is None, never NaN. With ``out`` the pictures of each view go to
     ``out/SPLIT/`` as they are made, and ``metrics.json`` and ``per_view.csv`` to ``out`` at the
     end. Where the scene knows its exact surface, the field's is scored against it
-    (:func:`~.surface.surface_scores`). The averaging rules are in
+    (:func:`~.surface.surface_scores`). Depth and sharpness are lengths of the scene's files; the
+    averaging rules are in
     :data:`scene_metrics.CONVENTIONS`; options are those of :func:`evaluate_run`.
     """
     scene, chosen = _scored_scene(fit, split, views, limit)
+    length = file_length(scene)
+    if scene.depth is not None:
+        scene = replace(scene, depth=length * scene.depth)
     rows: list[dict[str, Any]] = []
     costs: list[RenderingCost] = []
     note = window = None
     for i in tqdm(chosen, desc=f"{split} views", file=sys.stderr, disable=None):
         seen = load.render_views(fit, scene.cameras.take(torch.tensor([i])), chunk=chunk)
-        seen = where_counted(seen, scene, i)
+        seen = replace(where_counted(seen, scene, i), depth=length * seen.depth)
         scores = score_view(seen, scene, i, eight_bit=eight_bit)
         if scene.quantity == "colour":
-            scores["sharpness"] = surface_width(fit, scene, i, seen.opacity[0])
+            scores["sharpness"] = length * surface_width(fit, scene, i, seen.opacity[0])
         both = (seen.image.clamp(0, 1), scene.images[i : i + 1].float())
         ours, truth = (as_colours(image).to(fit.device) for image in both)
         lpips, note = lpips_of_colours(ours, truth, lpips_path, net=lpips_net)

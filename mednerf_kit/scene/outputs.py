@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,14 +130,21 @@ def depth_window(depth: Tensor | None, seen: RenderedViews) -> tuple[float, floa
 
 
 def write_video(
-    fit: Fit, cameras: Cameras, out: str | Path, *, fps: float = 20, chunk: int | None = None
+    fit: Fit,
+    cameras: Cameras,
+    out: str | Path,
+    *,
+    fps: float = 20,
+    chunk: int | None = None,
+    length: float = 1.0,
 ) -> RenderedViews:
     """Render a path of cameras to ``orbit.mp4`` and ``depth.mp4``; returns the frames.
 
-    The depth is written for a scene with surfaces.
+    The depth, times ``length``, is written for a scene with surfaces.
     """
     out = Path(out)
     seen = load.render_views(fit, cameras, chunk=chunk)
+    seen = replace(seen, depth=length * seen.depth)
     video.write_mp4(out / "orbit.mp4", as_picture(seen.image), fps)
     if fit.meta["quantity"] == "colour":
         window = depth_window(None, seen)

@@ -12,7 +12,7 @@ from ..core.errors import UserError
 from ..data.posed.splits import NoViews
 from ..data.posed.transforms import check_transforms, write_transforms
 from ..data.posed.types import Scene
-from ..data.posed.world import Frame
+from ..data.posed.world import Frame, file_length
 from ..imaging.cameras import Cameras, circle_path, spiral
 from ..imaging.volume import Quantity, Volume, write_volume
 from ..recon.field_volume import FieldVolume
@@ -78,7 +78,8 @@ def render_run(
         check_transforms(scene)
     files.made_folder(out)
     if cameras is not None:
-        seen = outputs.write_video(fit, cameras, out)
+        length = file_length(scene) if frame == "file" else 1.0
+        seen = outputs.write_video(fit, cameras, out, length=length)
         for i, image in enumerate(seen.image):
             figures.write_png8(
                 out / "frames" / f"{i:03d}.png", outputs.as_picture(image.clamp(0, 1))

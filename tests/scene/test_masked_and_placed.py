@@ -11,12 +11,12 @@ from test_scene_outputs import read_ply
 from tiny_scene import fitted, prepared
 
 from mednerf_kit.core.types import Pixels
-from mednerf_kit.data.posed.world import world_points
+from mednerf_kit.data.posed.world import file_length, world_points
 from mednerf_kit.fields.heads import query_present
 from mednerf_kit.metrics.scene import image_scores
 from mednerf_kit.rays.selectors.drawing import Strata
 from mednerf_kit.scene import export
-from mednerf_kit.scene.evaluate import score_view, where_counted
+from mednerf_kit.scene.evaluate import evaluate_scene, score_view, where_counted
 from mednerf_kit.scene.field_queries import density_grid
 from mednerf_kit.scene.load import load_fit
 from mednerf_kit.scene.views import RenderedViews
@@ -97,6 +97,24 @@ def test_a_scene_in_utm_metres_is_the_same_fit_elsewhere(tmp_path):
     assert vertices["utm"].dtype == np.float64 and len(vertices["utm"]) > 100
     moved = vertices["origin"] + np.array(PLACES["utm"])
     assert np.abs(vertices["utm"] - moved).max() < 1e-8
+
+
+def test_depth_is_scored_in_lengths_of_the_files():
+    fit = ball_fit(views=1)
+    found = evaluate_scene(fit)
+    moved = replace(
+        fit.known, to_world=UTM @ torch.diag(torch.tensor([250.0, 250, 250, 1])).double()
+    )
+    scaled = evaluate_scene(replace(fit, known=moved))
+    for key, factor in {
+        "depth_l1": 250,
+        "depth_rmse": 250,
+        "sharpness": 250,
+        "depth_delta": 1,
+    }.items():
+        assert scaled[key] == pytest.approx(factor * found[key], rel=1e-4), key
+    cameras = replace(moved.cameras, ndc=True)
+    assert file_length(replace(moved, cameras=cameras)) == 1
 
 
 def test_on_black_a_faint_sample_pulls_its_density_up():

@@ -71,6 +71,11 @@ def world_scale(to_world: Tensor | None) -> float:
     return float(torch.linalg.det(to_world[:3, :3].double()).abs()) ** (1 / 3)
 
 
+def file_length(scene: Scene) -> float:
+    """Lengths of the scene's files per length along its rays; 1 in NDC, which has no lengths."""
+    return 1.0 if scene.cameras.ndc else world_scale(scene.to_world)
+
+
 def world_poses(c2w: Tensor, to_world: Tensor | None) -> Tensor:
     """Poses [V, 3, 4] in the world of the files, float64; their axes stay unit vectors."""
     if to_world is None:
