@@ -100,7 +100,7 @@ def show(page: Any, url: str, room: str, xray: Path | None) -> None:
 
 
 def state_of(page: Any, url: str, room: str) -> str:
-    """What stands in the address: the result that fits best, the bundled chests, two runs."""
+    """What stands in the address: a result with a truth, the bundled chests, two runs."""
     entries = page.request.get(f"{url}runs/list").json()["entries"]
     whole = [entry for entry in entries if not entry["problem"]]
     bundled = [entry for entry in whole if entry["name"] == "bundled:chest"]
@@ -110,7 +110,7 @@ def state_of(page: Any, url: str, room: str) -> str:
         if entry["kind"] in ("prior", "scene") and not entry["name"].startswith("bundled:")
     ]
     results = [entry for entry in whole if entry["kind"] == "result"]
-    results.sort(key=lambda entry: -entry["numbers"].get("fit of the input", [0])[0])
+    results.sort(key=lambda entry: "/patients/" not in entry["name"])  # scored ones have a truth
     named = {"patients": bundled, "sampling": [], "training": runs[::-1], "result": results}
     chosen = named.get(room, [])[:2]
     return "&".join(
