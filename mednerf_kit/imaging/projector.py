@@ -241,15 +241,16 @@ def _add_by_runs(
                     one.copy_(attenuation(one))
         (points,) = met(bundles[n].start, bundles[n].step, (call,))
         seen = grid_sample(slices, points, align_corners=False)
-        sums[n][:, call.view, call.rows, call.cols] += seen.sum(0)
+        sums[n][:, call.view, call.rows, call.cols].add_(seen.sum(0))
     for bundle, total in zip(bundles, sums, strict=True):
         image.index_add_(1, bundle.views, total.mul_(bundle.length_mm))
 
 
 def _slices(flat: Tensor, axis: int) -> Tensor:
     """[C, D, H, W] cut across an axis into contiguous pictures [K, C, A, B]."""
-    if axis == 0:  # the same as below, by torch's blocked matrix transpose: twice as fast
-        return flat.reshape(-1, flat.shape[-1]).t().contiguous().view(-1, *flat.shape[:-1])
+    if axis == 0:  # torch's blocked transpose of a matrix, which it has for contiguous ones alone
+        columns = flat.contiguous().view(-1, flat.shape[-1])
+        return columns.t().contiguous().view(-1, *flat.shape[:-1])
     return flat.movedim(3 - axis, 0).contiguous()
 
 
@@ -280,9 +281,8 @@ class _Gather(torch.autograd.Function):
         )
         image = slices.new_zeros(slices.shape[1], *start.shape[:-1])
         for (view, ks, rows, cols, _), points in zip(calls, met(start, step, calls), strict=True):
-            image[:, view, rows, cols] += grid_sample(slices[ks], points, align_corners=False).sum(
-                0
-            )
+            seen = grid_sample(slices[ks], points, align_corners=False)
+            image[:, view, rows, cols].add_(seen.sum(0))
         return image
 
     @staticmethod
@@ -299,8 +299,8 @@ class _Gather(torch.autograd.Function):
         calls = joined(ctx.calls)
         for (view, ks, rows, cols, _), points in zip(calls, met(start, step, calls), strict=True):
             moved = _pull(grad[:, view, rows, cols], slices[ks], points, 1)
-            to_start[view, rows, cols] += moved.sum(0)
-            to_step[view, rows, cols] += (numbers(ks, start) * moved).sum(0)
+            to_start[view, rows, cols].add_(moved.sum(0))
+            to_step[view, rows, cols].add_((numbers(ks, start) * moved).sum(0))
         return to_slices, to_start, to_step, None
 
 
@@ -321,7 +321,7 @@ class _Spread(torch.autograd.Function):
         slices = image.new_zeros(shape)
         calls = joined(calls)  # each adds to whole slices
         for (view, ks, rows, cols, _), points in zip(calls, met(start, step, calls), strict=True):
-            slices[ks] += _pull(image[:, view, rows, cols], slices[ks], points, 0)
+            slices[ks].add_(_pull(image[:, view, rows, cols], slices[ks], points, 0))
         return slices
 
     @staticmethod

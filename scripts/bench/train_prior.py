@@ -50,9 +50,8 @@ def main() -> None:
     parser.add_argument("--preset", default="quick")
     parser.add_argument("--limit", type=int, default=8, help="test phantoms")
     options = parser.parse_args()
-    print(
-        "| build | seed | steps | processor time (s) | PSNR (dB) | SSIM |\n|---|---|---|---|---|---|"
-    )
+    print("| build | seed | steps | processor time (s) | PSNR (dB) | SSIM |")
+    print("|---|---|---|---|---|---|")
     with checkout(options.before) as before, tempfile.TemporaryDirectory() as home:
         builds = [("before", before, n) for n in options.before_steps]
         builds += [("today", HERE, n) for n in options.steps]
