@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import struct
 import tempfile
@@ -53,6 +54,7 @@ def scene_targets() -> Iterator[Target]:
             yield Target(f"scene: {name}", lambda home, e=entry: example(e, home / "scene"), check)
     colmap = SCENES.entries["colmap"]
     yield Target("scene: colmap.bin", lambda home: binary_colmap(colmap, home / "scene"), check)
+    yield Target("scene: masks, depth", lambda home: with_extras(colmap, home / "scene"), check)
     yield Target(
         "set of X-rays",
         lambda home: make_set(home / "chest_set"),
@@ -102,6 +104,43 @@ def binary_colmap(entry: Any, place: Path) -> None:
     (where / "points3D.bin").write_bytes(out)
     for name in lines:
         (where / f"{name}.txt").unlink()
+
+
+def with_extras(entry: Any, place: Path) -> None:
+    """COLMAP's example as nerfstudio's, a picture of it in OpenEXR, with masks and with depth of
+    both kinds.
+    """
+    import OpenEXR
+    from PIL import Image
+
+    from mednerf_kit.data.posed.depth import save_depth
+    from mednerf_kit.data.posed.scene import load_scene
+    from mednerf_kit.data.posed.transforms import write_transforms
+
+    example(entry, place.with_name("colmap"))
+    scene = load_scene(place.with_name("colmap"), split="all")
+    shutil.rmtree(place.with_name("colmap"))
+    valid = torch.ones(scene.images.shape[:3], dtype=torch.bool)
+    valid[:, 3:6, 4:9] = False
+    write_transforms([replace(scene, valid=valid)], place)
+    node = json.loads((place / "transforms.json").read_text())
+    names = [frame["file_path"] for frame in node["frames"]]
+    picture = OpenEXR.File(
+        {"type": OpenEXR.scanlineimage}, {"RGB": scene.images[0].float().numpy()}
+    )
+    picture.write(str(place / names[0].replace(".png", ".exr")))
+    (place / names[0]).unlink()
+    node["frames"][0]["file_path"] = names[0].replace(".png", ".exr")
+    levels = np.full(scene.images.shape[1:3], 4000, np.uint16)
+    for frame, stem in zip(node["frames"], scene.stems, strict=True):
+        frame["depth_file_path"] = f"depth/{stem}.png"
+        (place / "depth").mkdir(exist_ok=True)
+        Image.fromarray(levels).save(place / frame["depth_file_path"])
+    node["train_filenames"] = [frame["file_path"] for frame in node["frames"]]
+    node.pop("all_filenames")
+    files.write_json(place / "transforms.json", node)
+    files.write_json(place / "depth" / "depth.json", {"scale": 0.001, "kind": "planar"})
+    save_depth(place / "depth_train.npz", scene.stems, torch.full(valid.shape, 4.0))
 
 
 def ball(size: int = 16) -> Any:
@@ -154,6 +193,8 @@ def film_targets() -> Iterator[Target]:
     def make(home: Path, name: str) -> None:
         if name.endswith(".npy"):
             np.save(home / name, grey / 65535)
+        elif name.endswith(".dcm"):
+            computed_radiograph(home / name, grey)
         elif name.endswith(".pfm"):
             content = b"Pf\n36 40\n-1\n" + (grey / 65535).astype("<f4").tobytes()
             (home / name).write_bytes(content)
@@ -163,12 +204,34 @@ def film_targets() -> Iterator[Target]:
         geometry = replace(DEFAULTS["chest"], rows=40, cols=36).at([270.0])
         geometry.save(home / "geometry.json")
 
-    for name in ("16.png", "8.png", "16.tif", "8.jpg", "8.bmp", "8.pgm", "a.npy", "a.pfm"):
+    for name in (
+        *("16.png", "8.png", "16.tif", "8.jpg", "8.bmp", "8.pgm", "a.npy", "a.pfm", "a.dcm"),
+    ):
         yield Target(
             f"X-ray: {name}",
             lambda home, n=name: make(home, n),
             lambda home, n=name: read_radiograph(home / n, size=32),
         )
+
+
+def computed_radiograph(path: Path, grey: np.ndarray) -> None:
+    """A DICOM film of 16 bits, as computed radiography stores it."""
+    import pydicom
+
+    film, kind = pydicom.Dataset(), pydicom.uid.ComputedRadiographyImageStorage
+    film.file_meta = pydicom.dataset.FileMetaDataset()
+    film.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    film.file_meta.MediaStorageSOPClassUID = film.SOPClassUID = kind
+    film.file_meta.MediaStorageSOPInstanceUID = film.SOPInstanceUID = "1.2.3"
+    film.Modality, film.ViewPosition, film.BodyPartExamined = "CR", "PA", "CHEST"
+    film.Rows, film.Columns = grey.shape
+    film.SamplesPerPixel, film.PhotometricInterpretation = 1, "MONOCHROME2"
+    film.BitsAllocated, film.BitsStored, film.HighBit = 16, 16, 15
+    film.PixelRepresentation, film.ImagerPixelSpacing = 0, [8.0, 8.0]
+    film.WindowCenter, film.WindowWidth = 32768, 65536
+    film.PixelData = grey.tobytes()
+    film["PixelData"].VR = "OW"
+    film.save_as(path, enforce_file_format=True)
 
 
 def geometry_targets() -> Iterator[Target]:
@@ -237,7 +300,9 @@ def small_latent(home: Path) -> None:
 
 
 def run_targets() -> Iterator[Target]:
-    """Runs, snapshots, latents, recipes and ablations."""
+    """Runs, snapshots, latents, poses, recipes and ablations."""
+    from mednerf_kit.scene.pose.photograph import read_pose_file
+
     resume = command("train", "--outdir", "HERE/runs", "--resume", "00000-blocks")
     yield Target("run: resumed", trained, resume, "*[!0-9]")
     yield Target(
@@ -260,6 +325,7 @@ def run_targets() -> Iterator[Target]:
     view = ("--views", 1, "--size", 16, "--no-video", "--points", "--out", "HERE/out")
     yield Target("snapshot", trained, command("render", "--run", snapshot, *view), "snapshot*")
     yield Target("latent and calibration", small_latent, lambda home: read_latent(home))
+    yield Target("pose of a camera", camera_pose, lambda home: read_pose_file(home / "pose.json"))
     dry = command(
         *("train", "--dataset", "blocks", "--config", "HERE/recipe.yaml", "--dry-run"),
     )
@@ -272,6 +338,11 @@ def run_targets() -> Iterator[Target]:
         small_ablation,
         command("ablate", "HERE/ablation.yaml", "--outdir", "HERE/out", "--dry-run"),
     )
+
+
+def camera_pose(home: Path) -> None:
+    """Where a photograph may have been taken, as ``pose`` writes and reads it."""
+    files.write_json(home / "pose.json", {"camera_to_world": np.eye(4).tolist()})
 
 
 def read_latent(home: Path) -> None:
