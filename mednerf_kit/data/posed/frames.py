@@ -6,7 +6,7 @@ import json
 import math
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -61,7 +61,8 @@ def read_split(root: Path, split: str, hold: int) -> Frames:
     """The frames of a split; where there is no test split they are those of val."""
     parts = [part for part in SPLITS[:3] if (root / f"transforms_{part}.json").is_file()]
     if not parts:
-        return split_of_one_file(root / "transforms.json", split, hold)
+        found = split_of_one_file(root / "transforms.json", split, hold)
+        return replace(found, notes=(*found.notes, *other_files(root, parts)))
     own = stand_in(split, parts)
     if split != "all" and own not in parts:
         raise NoViews(
@@ -71,10 +72,17 @@ def read_split(root: Path, split: str, hold: int) -> Frames:
         )
     by_part = {part: read_frames(root / f"transforms_{part}.json", part) for part in parts}
     every = [frame for part in parts for frame in by_part[part]]
-    notes = frame_notes(every)
+    notes = (*frame_notes(every), *other_files(root, parts))
     if own != split:
         notes = (*notes, f"no transforms_{split}.json: the {own} views are the {split} views")
     return Frames(every if split == "all" else by_part[own], every, notes)
+
+
+def other_files(root: Path, parts: Sequence[str]) -> list[str]:
+    """What to say of transforms files beside those that are read."""
+    read = [f"transforms_{part}.json" for part in parts] or ["transforms.json"]
+    others = sorted(path.name for path in root.glob("transforms*.json") if path.name not in read)
+    return [f"{', '.join(others)} beside {', '.join(read)} are not read"] if others else []
 
 
 def stand_in(split: str, parts: Sequence[str]) -> str:

@@ -172,3 +172,12 @@ def test_suffixes_of_frames_may_be_spelled_in_any_case(example):
     (root / "train" / "r_0.png").rename(root / "train" / "r_0.Png")
     (root / "train" / "r_0.bak.png").write_bytes(b"")
     assert load_scene(root).count == 2
+
+
+def test_transforms_files_that_are_not_read_are_said(example):
+    root = example("blender")
+    assert not any("are not read" in note for note in load_scene(root).notes)
+    (root / "transforms_test.json").rename(root / "transforms_valid.json")
+    (root / "transforms.json").write_text("{}")
+    wanted = "transforms.json, transforms_valid.json beside transforms_train.json are not read"
+    assert wanted in load_scene(root).notes
