@@ -195,8 +195,7 @@ def score_spread(predicted: PredictedViews, truth: Tensor, rest: Tensor) -> dict
     """What the spread of the views is worth against the true ones [V, H, W], inside the body.
 
     ``rest`` [V] bool are the views that count. ``coverage_90`` is the share of pixels within ±1.645
-    spreads, ``spread_error_*`` the correlation of spread and error; ``mean_spread`` is in image
-    values.
+    spreads, ``spread_error_*`` their correlations; ``mean_spread`` is in image values.
     """
     views, spread, truth = predicted.views[rest], predicted.spread[rest], truth[rest]
     mask, band = body_mask(truth), Z_90 * spread

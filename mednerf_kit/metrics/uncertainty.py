@@ -28,6 +28,10 @@ def spread_error_correlation(
     """Whether a wide spread tells a large |error|: the correlations ``pearson`` and ``spearman``
     (ranks, ties shared) over (masked) pixels.
 
+    ``pearson_ceiling`` is what ``pearson`` would be for errors that are normal with exactly this
+    spread, |e| = s |z|, since chance remains: c √(2/π) / √(c² + 1 − 2/π), with c the spread's
+    standard deviation over its mean.
+
     A constant spread or error has no correlation and answers NaN.
 
     >>> import torch
@@ -35,7 +39,12 @@ def spread_error_correlation(
     1.0
     """
     x, y = _chosen(spread.double(), mask), _chosen(error.double().abs(), mask)
-    return {"pearson": _correlation(x, y), "spearman": _correlation(_ranks(x), _ranks(y))}
+    varies = float(x.std(correction=0) / x.mean()) or math.nan
+    return {
+        "pearson": _correlation(x, y),
+        "pearson_ceiling": varies * (2 / math.pi / (varies**2 + 1 - 2 / math.pi)) ** 0.5,
+        "spearman": _correlation(_ranks(x), _ranks(y)),
+    }
 
 
 def calibrate_scale(

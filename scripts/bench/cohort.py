@@ -74,6 +74,7 @@ SHOWN = (
     "uncertainty.coverage_90",
     "calibrated_coverage_90",
     "uncertainty.spread_error_pearson",
+    "uncertainty.spread_error_pearson_ceiling",
     "uncertainty.spread_error_spearman",
 )
 

@@ -38,6 +38,17 @@ def test_calibration_keeps_to_the_mask_and_refuses_a_spread_of_zero():
         uncertainty.calibrate_scale(torch.zeros(10), error)
 
 
+def test_errors_that_are_normal_with_the_spread_reach_the_ceiling_of_the_correlation():
+    spread = 1 + torch.rand(200_000, generator=rng())
+    error = spread * torch.randn(200_000, generator=rng(1))
+    found = uncertainty.spread_error_correlation(spread, error)
+    assert found["pearson"] == pytest.approx(found["pearson_ceiling"], abs=0.01)
+    # a spread that tells nothing has the same ceiling and does not come near
+    found = uncertainty.spread_error_correlation(spread, error.roll(1))
+    assert found["pearson"] == pytest.approx(0, abs=0.01)
+    assert found["pearson_ceiling"] > 0.2
+
+
 def test_spread_error_correlation_agrees_with_scipy():
     from scipy import stats
 
