@@ -96,13 +96,17 @@ def reader(wanted: str, next_step: str) -> Callable[[Callable[P, T]], Callable[P
     return decorate
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+def unknown_name(kind: str, name: object, known: Iterable[object]) -> UserError:
     """The error for a name nobody registered, with the nearest one offered.
+
+    Names that YAML takes for something else (``true``, ``7``) stand as they print.
 
     >>> print(unknown_name("sampler", "locl", ["stratified", "local"]))
     got sampler 'locl'; wanted one of local, stratified: did you mean 'local'?
+    >>> print(unknown_name("recipe key", True, ["steps", 7]))
+    got recipe key 'True'; wanted one of 7, steps: pick one of these.
     """
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    names = sorted(map(str, known))
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
     hint = f"did you mean '{near[0]}'?" if near else "pick one of these"
-    return UserError(f"got {kind} '{name}'", f"wanted one of {', '.join(known)}", hint)
+    return UserError(f"got {kind} '{name}'", f"wanted one of {', '.join(names)}", hint)

@@ -175,6 +175,7 @@ def check_meta(path: Path, meta: Mapping[str, Any]) -> None:
     with reading(f"'{path}'", "wanted a snapshot", "use the snapshot before it"):
         for key in META.keys() & meta.keys():
             checked(meta[key], META[key], where=f"'{key}' in '{path}'")
+        task_name(meta)
         if min(meta.get(key, 0) for key in CLOCKS) < 0:
             raise ValueError("a negative step or time")
 

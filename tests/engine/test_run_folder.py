@@ -96,7 +96,10 @@ def test_the_latest_run_has_a_readable_snapshot(tmp_path):
 
 @pytest.mark.parametrize(
     "meta",
-    [{"step": "3"}, {"step": -1}, {"step": None}, {"seconds": "a"}, {"task_state": [1]}],
+    [
+        *({"step": "3"}, {"step": -1}, {"step": None}, {"seconds": "a"}, {"task_state": [1]}),
+        *({"recipe": {"task": "fit"}}, {"recipe": {"task": None}}),
+    ],
 )
 def test_a_snapshot_with_metadata_of_another_type_is_passed_over(tmp_path, meta):
     good = {"seconds": 1.5, "task_state": {}}
