@@ -8,7 +8,10 @@ from typing import Any
 import click
 
 from ..core.errors import UserError
+from ..core.parent import end_with_parent
 from .base import FOLDER, PRESETS, Numbers, Work
+
+ORPHAN_GRACE_S = 60.0  # for a cell to finish its step and keep it
 
 
 class Devices(click.ParamType):
@@ -110,6 +113,7 @@ def ablate(
     from ..study.ablation import run
 
     if cell is not None:
+        end_with_parent(grace_s=ORPHAN_GRACE_S)
         run.work_on(cell, device)
         return
     if recipe is None:

@@ -14,20 +14,19 @@ import os
 import shutil
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from ..core import files
 from ..core.errors import RunError, UserError
+from ..core.parent import INTERRUPTED, end_with_parent
 
 if TYPE_CHECKING:
     from ..invert.progress import Progress
 
 PICTURE_SECONDS = 1.0  # at least, between two pictures
 ORPHAN_GRACE_S = 10.0
-INTERRUPTED = 130
 
 
 class Reporter:
@@ -101,7 +100,7 @@ def main(folder: Path) -> int:
     """Do what the folder asks; returns the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    threading.Thread(target=_follow, args=(sys.stdin,), daemon=True).start()
+    end_with_parent(grace_s=ORPHAN_GRACE_S)
     try:
         _project(folder)
     except UserError as error:
@@ -142,14 +141,6 @@ def published(result: Path, outdir: Path, name: str) -> Path:
                 ) from None
             return place
     raise AssertionError
-
-
-def _follow(pipe: TextIO) -> None:
-    """Interrupt this process when ``pipe`` is closed; where that does not help, end it."""
-    pipe.read()
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(ORPHAN_GRACE_S)
-    os._exit(INTERRUPTED)
 
 
 def _complain(message: str, exit_code: int) -> int:

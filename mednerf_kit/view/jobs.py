@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 from ..core import files
 from ..core.errors import RunError, UserError
+from ..core.parent import INTERRUPTED
 
 State = Literal["draft", "waiting", "running", "done", "failed", "stopped"]
 ENDED: tuple[State, ...] = ("done", "failed", "stopped")
@@ -34,7 +35,6 @@ COMMAND = (sys.executable, "-m", "mednerf_kit.view.job_process")
 GRACE_S = 10.0  # between asking a process to stop and ending it
 MOST_DRAFTS = 12  # X-rays that were given and never started; the oldest goes
 KEPT_LINES = 40  # of what a process says
-INTERRUPTED = 130  # exit code
 BY_HAND, CLOSED = "stopped by hand", "the workbench was closed"
 NAME = re.compile(r"\w[\w .-]{0,59}")
 

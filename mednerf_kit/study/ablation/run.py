@@ -255,6 +255,7 @@ def process(home: Path, device: str, slots: int) -> subprocess.Popen:
     """A cell in a process of its own, on one device, with its share of the cores.
 
     One process at a time speaks on this terminal; where there are several each has a ``log.txt``.
+    It ends when this one does (``core/parent.py``): the next start finds nobody at work.
     """
     kind, _, index = device.partition(":")
     threads = max(1, (os.cpu_count() or 1) // slots)
@@ -277,7 +278,7 @@ def process(home: Path, device: str, slots: int) -> subprocess.Popen:
     with open(home / "log.txt" if slots > 1 else os.devnull, "ab") as log:
         errors = log if slots > 1 else None
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=errors, env=environment
+            command, stdin=subprocess.PIPE, stdout=log, stderr=errors, env=environment
         )
 
 

@@ -17,6 +17,7 @@ import torch
 from small_ablation import DRAWN, VIEWS, Runner, ablate, planned
 
 from mednerf_kit.cli import main
+from mednerf_kit.commands import ablate as commands
 from mednerf_kit.core.errors import RunError, UserError
 from mednerf_kit.study.ablation import results, run
 
@@ -232,6 +233,15 @@ def test_a_process_sees_its_own_device_and_its_share_of_the_cores(
         seen["env"].get("CUDA_VISIBLE_DEVICES") == expected
         and seen["env"]["OMP_NUM_THREADS"] == "4"
     )
+    assert seen["stdin"] == subprocess.PIPE  # closed when this process ends, whatever ended it
+
+
+def test_a_cell_ends_with_the_process_that_started_it(monkeypatch, tmp_path):
+    called = []
+    monkeypatch.setattr(commands, "end_with_parent", lambda **_: called.append("watched"))
+    monkeypatch.setattr(run, "work_on", lambda *cell: called.append(cell))
+    commands.ablate.callback(recipe=None, cells=None, cell=tmp_path, device="cpu")
+    assert called == ["watched", (tmp_path, "cpu")]
 
 
 def test_a_dry_run_lists_the_cells_with_what_they_change(spec, tmp_path, capsys):
