@@ -6,6 +6,12 @@ import os
 import socket
 
 import pytest
+from longest import first_the_longest
+
+
+def pytest_collection_modifyitems(items):
+    """No process is left with a long file when the others have ended."""
+    first_the_longest(items)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -118,6 +118,7 @@ def test_a_finished_generator_joins_the_prior_beside_it(tiny_set, tmp_path) -> N
 def test_pictures_without_a_scale_are_learned_at_the_scale_that_makes_them_white(toys) -> None:
     """Each varied patient, seen at the mean gain of the angle, is white at his densest ray."""
     orbits = load_orbits(toys, split="all")
+    orbits = orbits.subset(orbits.patients[:2])
     geometry = replace(orbits.geometry, line_integral_scale=None)
     stretched = (orbits.images.float() / orbits.images.float().amax((-1, -2), keepdim=True)).half()
     orbits = replace(orbits, images=stretched, geometry=geometry)
