@@ -196,9 +196,11 @@ def drr(**options: Any) -> None:
     At angle a the source stands at isocentre + SOD·(cos a, −sin a, 0) in LPS: 0° is a lateral, 270°
     the PA film. The last line on stdout is the patient's folder.
     """
+    from ..core.memory import check_views_room
     from ..imaging.scans.read import read_scan
 
-    scan = None
+    side, scan = options["size"], None
+    check_views_room(options["views"], side, side, supersample=options["supersample"])
     if not options["ct"].startswith("phantom:"):
         read = ("quantity", "series", "spacing_mm")
         scan = read_scan(options["ct"], **{name: options[name] for name in read})

@@ -18,11 +18,13 @@ import torch
 
 from ..core import files
 from ..core.errors import UserError
+from ..core.memory import check_views_room
 from ..imaging import phantoms
 from ..imaging.film import film_options
 from ..imaging.geometry import Geometry
 from ..imaging.volume import files_at_hand
 from .drr import (
+    check_phantom_room,
     default_geometry,
     expose,
     film_record,
@@ -35,6 +37,7 @@ from .drr import (
 from .xray_setup import stored_geometry
 
 T = TypeVar("T")
+AT_ONCE = min(4, os.cpu_count() or 1)  # phantoms that are made at a time
 FIRST_SEED = {"train": 0, "val": 10000, "test": 20000}
 #: Patients of the cohorts that --dataset chest and --dataset knee mean, unless a recipe says
 #: otherwise.
@@ -76,7 +79,6 @@ def make_cohort(
         raise UserError(
             f"got folder '{root}', which is not empty", "wanted a new one", "choose another --out"
         )
-    stored.save(root / "geometry.json")
     seeds = range(seed, seed + patients)
     _fill(root, anatomy, seeds, geometry, film=film, progress=progress)
     files.write_json(
@@ -114,8 +116,6 @@ def phantom_cohort(
         for part, count in zip(FIRST_SEED, (train, val, test), strict=True)
     }
     split = {part: [phantom_name(anatomy, seed) for seed in some] for part, some in seeds.items()}
-    if not (root / "geometry.json").is_file():
-        geometry.save(root / "geometry.json")
     wanted = [seed for some in seeds.values() for seed in some]
     if _fill(root, anatomy, wanted, geometry, progress=progress):
         files.write_json(root / "split.json", _split_by_seed(root, anatomy))
@@ -178,6 +178,12 @@ def _fill(
         if not (root / phantom_name(anatomy, seed) / "patient.json").is_file()
     ]
 
+    if missing:
+        check_phantom_room(geometry.cols, at_once=min(AT_ONCE, len(missing)))
+        check_views_room(geometry.views, geometry.rows, geometry.cols)
+    if not (root / "geometry.json").is_file():
+        stored_geometry(geometry, film).save(root / "geometry.json")
+
     def make(seed: int) -> None:
         volume = phantom_volume(anatomy, seed, geometry.cols)
         pictures, scale = render_orbit(volume, geometry), geometry.line_integral_scale
@@ -199,9 +205,7 @@ def _fill(
             record=record,
         )
 
-    pool = ThreadPoolExecutor(
-        min(4, os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,)
-    )
+    pool = ThreadPoolExecutor(AT_ONCE, initializer=torch.set_num_threads, initargs=(1,))
     try:
         for _ in reported(
             pool.map(make, missing),

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ..core import files
 from ..core.errors import RunError, UserError, unknown_name
+from ..core.memory import check_views_room
 from ..imaging.body import Body, body_only, find_body
 from ..imaging.geometry import DEFAULTS, FRONTAL_DEG, LATERAL_DEG, Geometry, nearest_view
 from ..imaging.scans.dicom import LARGEST, SeriesChoice
@@ -121,6 +122,8 @@ def make_ct_cohort(
         )
     geometry = setup.joining(out, setup.geometry_of(anatomy))
     check_set(out, stored_geometry(geometry, setup.film))
+    shape, jobs = (geometry.views, geometry.rows, geometry.cols), min(jobs, len(scans))
+    check_views_room(*shape, supersample=supersample, jobs=jobs)
     maker = _Maker(source, out, anatomy, geometry, how, setup.film, float_arrays, quantity, series)
     maker.forget_absent({scan.name for scan in scans})
     rows = _in_parallel(maker, scans, jobs, f"{len(scans)} CTs into {out}" if progress else None)

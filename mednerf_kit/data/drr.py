@@ -23,6 +23,7 @@ from torch import Generator, Tensor
 
 from ..core import files
 from ..core.errors import UserError, unknown_name
+from ..core.memory import check_room
 from ..core.resampling import area_resized
 from ..imaging import phantoms
 from ..imaging.body import body_only, bone_only, find_body
@@ -36,6 +37,7 @@ from ..imaging.volume import Volume, write_volume
 from .xray_setup import Handling, XraySetup, anatomy_of, stored_geometry
 
 BLACK = 0.1  # of the scale: pictures whose densest ray stays below it show next to nothing
+PHANTOM_BYTES = 28  # that a voxel takes while a phantom is made
 CUT = 1e-4  # share of the pixels that are white because they exceed the scale: from here it is said
 
 
@@ -166,6 +168,15 @@ def write_drrs(
     return notes
 
 
+def check_phantom_room(size: int, at_once: int = 1) -> None:
+    """Refuse phantoms of ``size``³ voxels that memory cannot hold."""
+    check_room(
+        f"phantoms of {size}³ voxels",
+        at_once * PHANTOM_BYTES * size**3,
+        "choose a smaller --size (of a recipe: dataset.size)",
+    )
+
+
 def render_orbit(
     volume: Volume,
     geometry: Geometry,
@@ -272,6 +283,7 @@ def write_patient(
 
 def phantom_volume(anatomy: str, seed: int, size: int) -> Volume:
     """The phantom of this seed on ``size``³ voxels, in HU, the isocentre at the centre."""
+    check_phantom_room(size)
     values, spacing_mm = phantoms.phantom(anatomy, seed).voxelise(size)
     return Volume.centred(values.round(), spacing_mm, "hu")
 

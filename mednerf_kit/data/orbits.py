@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..core.errors import UserError, reader, unknown_name
 from ..core.files import natural_key, read_json
+from ..core.memory import check_room
 from ..core.resampling import area_resized
 from ..imaging.geometry import CT_SCALES, DEFAULTS, Geometry
 from .cohort import COHORT, phantom_cohort, split_patients
@@ -78,9 +79,9 @@ class OrbitSet:
         if size == self.geometry.cols:
             return self
         geometry = self.geometry.resized(size)
-        images = torch.stack(
-            [area_resized(orbit, geometry.rows, size).half() for orbit in self.images]
-        )
+        images = self.images.new_empty(*self.images.shape[:2], geometry.rows, size)
+        for orbit, slot in zip(self.images, images, strict=True):
+            slot.copy_(area_resized(orbit, geometry.rows, size))
         return replace(self, images=images, geometry=geometry)
 
     def at_scale(self, scale: float | None) -> OrbitSet:
@@ -92,7 +93,9 @@ class OrbitSet:
         own = self.geometry.line_integral_scale
         if own is None or scale is None or math.isclose(own, scale, rel_tol=1e-3):
             return self
-        images = torch.stack([(orbit * (own / scale)).clamp_max_(1) for orbit in self.images])
+        images = torch.empty_like(self.images)
+        for orbit, slot in zip(self.images, images, strict=True):
+            slot.copy_((orbit * (own / scale)).clamp_max_(1))
         cut = float(torch.stack([(orbit >= 1).float().mean() for orbit in images]).mean())
         note = f"the set's line_integral_scale is {own:g}: its pictures were brought to {scale:g}"
         if cut >= 1e-4:
@@ -176,65 +179,68 @@ def load_orbits(
     names, notes = _selected(root, files, split=split, seed=seed, patients=patients)
     names = names if limit is None else names[:limit]
     count = _view_count(root, files, names)
-    arrays, full_scales, fingerprints, remarks = _read_patients(root, files, names, count)
+    first, *_ = _read_orbit(_paths(files, names[0], count))
     anatomy = _anatomy(root, names)
-    geometry, more_notes = _set_geometry(root, anatomy, count, arrays[0].shape[1:], geometry)
+    geometry, more_notes = _set_geometry(root, anatomy, count, first.shape[1:], geometry)
     scale = CT_SCALES[anatomy or "chest"]
     geometry, as_pictures, reading = read_as(input_kind, geometry, invert=invert, scale=scale)
-    volumes = {name: root / name / "volume.nii.gz" for name in names}
-    found = OrbitSet(
+    geometry = geometry if size is None else geometry.resized(size)
+    images, fingerprints, remarks = _read_patients(root, files, names, geometry, as_pictures)
+    return OrbitSet(
         root,
         anatomy,
         tuple(names),
-        _images(arrays, full_scales, as_pictures),
+        images,
         geometry,
-        {name: path for name, path in volumes.items() if path.is_file()},
+        {name: ct for name in names if (ct := root / name / "volume.nii.gz").is_file()},
         fingerprints,
         split,
         layout,
         (*made, *paired, *notes, *more_notes, *reading, *sorted(remarks)),
     )
-    return found if size is None else found.resized(size)
 
 
-def _images(
-    arrays: Sequence[np.ndarray],
-    full_scales: Sequence[float],
-    as_pictures: Callable[[np.ndarray, float], np.ndarray],
-) -> Tensor:
-    """Stored views [V, H, W] of each patient as pictures, float16 [P, V, H, W]."""
-    images = torch.empty(len(arrays), *arrays[0].shape, dtype=torch.float16)
-    for slot, orbit, full in zip(images, arrays, full_scales, strict=True):
-        slot.copy_(torch.from_numpy(as_pictures(orbit, full)))
-    return images
+def _paths(files: Mapping[str, Mapping[int, Path]], name: str, count: int) -> list[Path]:
+    return [files[name][view] for view in range(count)]
 
 
 def _read_patients(
-    root: Path, files: Mapping[str, Mapping[int, Path]], names: Sequence[str], count: int
-) -> tuple[list[np.ndarray], list[float], dict[str, tuple[str, ...]], set[str]]:
-    """The stored views [V, H, W] of each patient, of one size, and the end of their range.
+    root: Path,
+    files: Mapping[str, Mapping[int, Path]],
+    names: Sequence[str],
+    geometry: Geometry,
+    as_pictures: Callable[[np.ndarray, float], np.ndarray],
+) -> tuple[Tensor, dict[str, tuple[str, ...]], set[str]]:
+    """The views of all patients as pictures, float16 [P, V, rows, cols], fingerprints and remarks.
 
-    Then their fingerprints and remarks.
+    ``as_pictures`` makes them of the stored views [V, H, W] of a patient and the end of their
+    range; they are reduced to the geometry's size. One patient's stored views are held at a time.
     """
-    arrays, full_scales, remarks = [], [], set()
-    fingerprints = {}
-    for name in names:
-        orbit, full_scale, more = _read_orbit([files[name][view] for view in range(count)])
+    count, shape = geometry.views, (geometry.rows, geometry.cols)
+    check_room(
+        f"{len(names)} patients with {count} views of {shape[1]}×{shape[0]} pixels",
+        2 * len(names) * count * shape[0] * shape[1],
+        "choose smaller pictures (--size, of a recipe dataset.size) or fewer patients (--limit)",
+    )
+    images = torch.empty(len(names), count, *shape, dtype=torch.float16)
+    fingerprints, remarks, first = {}, set(), (0, 0)
+    for name, slot in zip(names, images, strict=True):
+        orbit, full_scale, more = _read_orbit(_paths(files, name, count))
+        if name == names[0]:
+            first = orbit.shape[1:]
+        elif orbit.shape[1:] != first:
+            raise UserError(
+                f"got pictures of two sizes, {first[0]}×{first[1]} ({names[0]}) and "
+                f"{orbit.shape[1]}×{orbit.shape[2]} ({name})",
+                "wanted one size in a set",
+                f"resize them or leave a patient out of '{root}'",
+            )
         identity, on_films = _recorded(root / name)
         fingerprints[name] = (*identity, pixel_fingerprint(orbit))
-        arrays.append(orbit)
-        full_scales.append(full_scale)
         remarks |= more | on_films
-    shapes = {orbit.shape[1:]: name for name, orbit in zip(names, arrays, strict=True)}
-    if len(shapes) > 1:
-        (first, a), (second, b) = list(shapes.items())[:2]
-        raise UserError(
-            f"got pictures of two sizes, {first[0]}×{first[1]} ({a}) and "
-            f"{second[0]}×{second[1]} ({b})",
-            "wanted one size in a set",
-            f"resize them or leave a patient out of '{root}'",
-        )
-    return arrays, full_scales, fingerprints, remarks
+        whole = torch.from_numpy(as_pictures(orbit, full_scale)).half()
+        slot.copy_(whole if whole.shape[1:] == shape else area_resized(whole, *shape))
+    return images, fingerprints, remarks
 
 
 def find_pictures(root: Path) -> tuple[str, dict[str, dict[int, Path]], tuple[str, ...]]:

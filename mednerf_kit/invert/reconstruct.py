@@ -16,6 +16,7 @@ from torch import Generator
 
 from ..core import files
 from ..core.errors import RunError
+from ..core.memory import check_room
 from ..core.resampling import area_resized
 from ..data.radiograph import Crop, InputKind
 from ..engine.device import select_device
@@ -40,6 +41,7 @@ from .xray_views import frame_options
 ORBIT_VIEWS = 72
 # of the search's steps, and of the voxels along a side of the baked cube, with ``fast``
 FAST_SHARE, FAST_GRID, LEAST_GRID = 1 / 3, 0.7, 48
+MEMBER_BYTES = 20  # that a pixel of a member's orbit takes while mean and spread are found
 
 
 def project(
@@ -100,6 +102,8 @@ def project(
     with timer.stage("read", "reading"):
         prior = load_prior(run, precision=precision)
         prior.check_xray()
+        geometry = prior.geometry.resized(size or prior.geometry.cols).orbit(ORBIT_VIEWS)
+        check_members_room(geometry, samples + 1)
         xrays = read_xrays(prior, xray, one_view_each(xray, view), **how)
         where = select_device(device)
         prior.generator.to(where)
@@ -108,7 +112,6 @@ def project(
     with timer.stage("invert", f"searching {samples + 1} codes that explain {what}"):
         search = search_of(prior, samples, max_minutes, fast=fast)
         posterior = inverted(prior, xrays, search, Generator().manual_seed(seed), watch)
-    geometry = prior.geometry.resized(size or prior.geometry.cols).orbit(ORBIT_VIEWS)
     what = f"{geometry.views} views of {geometry.rows}×{geometry.cols}"
     with timer.stage("predict", f"baking and projecting {what}"):
         films = films_of(prior, xrays) if update else None
@@ -121,6 +124,15 @@ def project(
         write(folder, result, timer.say, dicom=dicom)
     timer.say_done(result)
     return folder
+
+
+def check_members_room(geometry: Geometry, members: int) -> None:
+    """Refuse an orbit of so many members, its mean and its spread, that memory cannot hold."""
+    check_room(
+        f"{members} patients in {geometry.views} views of {geometry.cols}×{geometry.rows} pixels",
+        MEMBER_BYTES * members * geometry.views * geometry.rows * geometry.cols,
+        "choose a smaller --size or fewer --samples",
+    )
 
 
 def search_of(prior: Prior, samples: int, max_minutes: float | None, *, fast: bool) -> Search:

@@ -11,6 +11,7 @@ from torch import Generator
 
 from ..core import config
 from ..core.errors import UserError
+from ..core.memory import check_room
 from ..data.orbits import OrbitSet
 from ..engine.distributed import Ranks
 from ..engine.loop import TASKS, Loop, PreparedRun, TaskType
@@ -193,17 +194,25 @@ def plan(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What a recipe would train: parameters, points per step, memory of the activations."""
     generator = posed_generator(recipe["generator"])
     discriminator = DISCRIMINATORS.build(recipe["discriminator"], channels=1)
-    options = posed_options(recipe)
-    samples = sum(level.sampler.n for level in levels_of(recipe))
-    points = options.batch * max(options.points, options.rays * samples)
-    width, layers = generator.bias[0].numel(), len(generator.shared) - 1
-    activations = points // options.accumulate * (width * layers + 64)
     return {
         "generator_parameters": sum(p.numel() for p in generator.parameters()),
         "discriminator_parameters": sum(p.numel() for p in discriminator.parameters()),
-        "points_per_step": points,
-        "activations_mib": round(activations * 4 / 2**20),
+        "points_per_step": points_of(recipe),
+        "activations_mib": round(activations(recipe, generator) * 4 / 2**20),
     }
+
+
+def points_of(recipe: Mapping[str, Any]) -> int:
+    """How many points of the field a step evaluates."""
+    options = posed_options(recipe)
+    samples = sum(level.sampler.n for level in levels_of(recipe))
+    return options.batch * max(options.points, options.rays * samples)
+
+
+def activations(recipe: Mapping[str, Any], generator: HyperGenerator) -> int:
+    """How many numbers of its points a step holds until its gradient is known."""
+    width, layers = generator.bias[0].numel(), len(generator.shared) - 1
+    return points_of(recipe) // posed_options(recipe).accumulate * (width * layers + 64)
 
 
 def batches(recipe: Mapping[str, Any]) -> dict[str, int]:
@@ -224,6 +233,17 @@ def prepare(run_config: RunConfig, device: str | torch.device) -> PreparedRun:
     patients = len(orbits.patients) * (1 + options.variants)
     sizes = {"task.batch": min(task_options.batch, patients)}
     Ranks().check_divisible(used_batches(task_options.objective, sizes), task_options.accumulate)
+    check_room(
+        f"{patients} patients, varied ones among them, with pictures of {orbits.geometry.cols}²",
+        2 * orbits.images[0].numel() * patients,
+        "set a smaller dataset.variants or dataset.size, or take fewer patients (--limit)",
+    )
+    if torch.device(device).type == "cpu":
+        check_room(
+            f"a batch of {task_options.batch} patients in {task_options.accumulate} parts",
+            4 * activations(recipe, posed_generator(recipe["generator"])),
+            "set a larger task.accumulate, or a smaller task.batch, task.points or task.rays",
+        )
     volumes = make_training_volumes(orbits, size=options.volume_size)
     if options.variants:
         water, rng = water_value(orbits.geometry), Generator().manual_seed(seed)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..core import files
 from ..core.errors import UserError
+from ..core.memory import mapped_tensor
 from ..core.types import SUPPORT
 from ..data.cohort import cache_dir
 from ..data.orbits import OrbitSet
@@ -43,7 +44,7 @@ WHOLE = 0.6  # share of the median slice's body that a slice must hold to be kep
 
 @dataclass(frozen=True)
 class TrainingVolumes:
-    """P patients as the prior sees them while training."""
+    """P patients as the prior sees them while training; a large cohort's volumes lie in a file."""
 
     images: Tensor  # [P, V, rows, cols]
     volumes: Tensor  # [P, D, H, W] image value per field unit as in a FieldVolume
@@ -75,25 +76,19 @@ class TrainingVolumes:
         ``geometry`` is that of the pictures, ``water`` the attenuation of water in the volumes.
         """
         voxel_mm = 2 * SUPPORT * geometry.half_width_mm / self.volumes.shape[-1]
-        images, volumes = [self.images], [self.volumes]
-        for _ in range(copies):
-            volumes.append(
-                torch.cat(
-                    [
-                        varied(one, rng, variation, water=water, voxel_mm=voxel_mm)
-                        for one in self.volumes.float().split(1)
-                    ]
-                )
-            )
-            seen = [
-                FieldVolume.of(volume, geometry).project(geometry, float(distance))
-                for volume, distance in zip(volumes[-1].split(1), self.distance, strict=True)
-            ]
-            images.append(torch.cat(seen).clamp_max(1).to(self.images))
+        patients, total = len(self.volumes), len(self.volumes) * (1 + copies)
+        volumes = volumes_of(total, self.volumes.shape[-1])
+        images = self.images.new_empty(total, *self.images.shape[1:])
+        volumes[:patients], images[:patients] = self.volumes, self.images
+        for k in range(patients, total):
+            own = volumes[k % patients][None].float()
+            volumes[k] = varied(own, rng, variation, water=water, voxel_mm=voxel_mm)[0]
+            seen = FieldVolume.of(volumes[k], geometry)
+            images[k] = seen.project(geometry, float(self.distance[k % patients])).clamp_max(1)
         return replace(
             self,
-            images=torch.cat(images),
-            volumes=torch.cat(volumes),
+            images=images,
+            volumes=volumes,
             log_gains=self.log_gains.repeat(1 + copies, 1),
             distance=self.distance.repeat(1 + copies),
         )
@@ -168,12 +163,12 @@ def make_training_volumes(
     A patient takes 0.1 s with a CT, and about 20 s without (then it is kept).
     """
     geometry, per_view = orbits.geometry, scaled_by_view(orbits)
-    volumes, gains, distances = [], [], []
+    volumes, gains, distances = volumes_of(len(orbits.patients), size), [], []
     ct_helps = geometry.line_integral_scale is not None and files_at_hand()
     unknown = [name for name in orbits.patients if not (ct_helps and name in orbits.volumes)]
     fov_deg = dict(zip(unknown, opening_angles(orbits, unknown, per_view, progress), strict=True))
-    for name, orbit in tqdm(
-        list(zip(orbits.patients, orbits.images, strict=True)),
+    for name, orbit, slot in tqdm(
+        list(zip(orbits.patients, orbits.images, volumes, strict=True)),
         desc="volumes",
         disable=None if progress else True,
     ):
@@ -184,16 +179,21 @@ def make_training_volumes(
         else:
             opened, gain = geometry, torch.ones(geometry.views)
             values = FieldVolume.from_ct(str(orbits.volumes[name]), geometry, size=size).values
-        volumes.append(values)
+        slot.copy_(values)
         gains.append(gain)
         distances.append(opened.distance)
     return TrainingVolumes(
         orbits.images,
-        torch.stack(volumes),
+        volumes,
         torch.stack(gains).clamp_min(0.05).log(),
         torch.tensor(distances),
         per_view,
     )
+
+
+def volumes_of(patients: int, size: int) -> Tensor:
+    """Room for the volumes of so many patients, float32 [P, size, size, size]."""
+    return mapped_tensor((patients, size, size, size), cache_dir())
 
 
 def opening_angles(

@@ -18,7 +18,7 @@ import numpy as np
 from ...core.errors import UserError
 from ..dicom_header import Header
 from .bounded import opened
-from .stored import StoredScan, by, unreadable
+from .stored import DEFLATE, StoredScan, by, check_voxels, unreadable
 
 END_OF_STREAM = b"\xff\xd9"  # of every JPEG
 UNEVEN = 0.1  # of the step between slices: positions may differ by that much from even ones
@@ -299,7 +299,11 @@ def _ordered(path: Path, slices: Sequence[Slice]) -> tuple[list[int], np.ndarray
 def _pixels(slices: Sequence[Slice], order: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
     """Values [D, rows, cols] rescaled slice by slice, and where the files say they have none."""
     place = {(slices[k].path, slices[k].frame): z for z, k in enumerate(order)}
-    values = np.empty((len(slices), *slices[0].size), np.float32)
+    shape = (len(slices), *slices[0].size)
+    held = sum(path.stat().st_size for path in {one.path for one in slices})
+    if math.prod(shape) <= DEFLATE * held:  # else the files do not hold what they announce
+        check_voxels(slices[0].path.parent, shape[::-1])
+    values = np.empty(shape, np.float32)
     padding = None
     for path in dict.fromkeys(one.path for one in slices):
         tags, stored = _decoded(path)

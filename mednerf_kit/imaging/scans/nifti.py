@@ -20,7 +20,17 @@ import numpy as np
 
 from ...core.errors import UserError
 from .label import label_of
-from .stored import DEFLATE, UNPLACED, StoredScan, by, no_scan, reason, unplaced, unreadable
+from .stored import (
+    DEFLATE,
+    UNPLACED,
+    StoredScan,
+    by,
+    check_voxels,
+    no_scan,
+    reason,
+    unplaced,
+    unreadable,
+)
 
 if TYPE_CHECKING:
     import nibabel
@@ -135,6 +145,7 @@ def _values(path: Path, image: Any) -> np.ndarray:
     if components != 1 or len(size) != 3:
         raise no_scan(path, size, components)
     _check_length(image, kind.itemsize * math.prod(size))
+    check_voxels(path, size)
     stored = image.dataobj.get_unscaled().reshape(size)
     slope, intercept = image.dataobj.slope, image.dataobj.inter
     values = stored.T.astype(np.result_type(stored.dtype.newbyteorder("="), np.float32))

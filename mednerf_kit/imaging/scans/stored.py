@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 
 from ... import DISCLAIMER
 from ...core.errors import UserError
+from ...core.memory import check_room
 from ..voxels import Quantity
 
 WANTED = "wanted a whole NIfTI, MetaImage, NRRD or DICOM scan"
@@ -43,6 +45,12 @@ def unplaced(shape: Sequence[int], size_mm: np.ndarray | float = 1.0) -> np.ndar
     affine = np.diag([*np.broadcast_to(size_mm, 3), 1.0])
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape[::-1]) - 1) / 2)
     return affine
+
+
+def check_voxels(path: Path, size: Sequence[int]) -> None:
+    """Refuse a scan of more voxels than memory holds, before they are read."""
+    what = f"'{path}' of {'×'.join(map(str, size))} voxels"
+    check_room(what, 4 * math.prod(size), "resample it, or cut a part out")
 
 
 def unreadable(path: Path, why: str) -> UserError:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import UserError
-from .stored import DEFLATE, unreadable
+from .stored import DEFLATE, check_voxels, unreadable
 
 MOST_HEADER_BYTES = 1 << 20
 MOST_FILES = 100_000
@@ -186,6 +186,7 @@ def _values(file: Path, layout: Layout, count: int, start: int) -> np.ndarray:
     most = {"raw": 1.0, "text": itemsize, "hex": 0.5, "bzip2": math.inf}
     if wanted > (held - start) * most.get(layout.coding, DEFLATE):
         raise ValueError(f"it ends after {held - start} bytes, for {count} voxels")
+    check_voxels(file, layout.size)
     with open(file, "rb") as stream:
         stream.seek(start)
         for _ in range(min(layout.skip_lines, held)):

@@ -18,6 +18,7 @@ from torch import Tensor
 from ... import DISCLAIMER
 from ...core import config
 from ...core.errors import UserError
+from ...core.memory import check_room
 from ...data.films.stored import GreyKind
 from ...imaging.geometry import Geometry
 from ...metrics import image as image_metrics
@@ -29,6 +30,8 @@ from .case import GAIN_RULE, Case, read_case
 from .methods import METHODS, Method
 from .outputs import write_all
 
+#: Bytes of a voxel of a volume, its correction, its weights, the truth and the places of voxels.
+VOXEL_BYTES = 32
 #: Rows that are left out, with a note, where the views are no orbit they can use.
 ORBITAL = ("fdk", "rtk_fdk", "rtk_sart")
 
@@ -158,6 +161,7 @@ def compare(
 
     ``dicom`` writes each volume as a DICOM file too. Returns what the table holds.
     """
+    check_room(f"volumes of {size}³ voxels", VOXEL_BYTES * size**3, "choose a smaller --size")
     names = chosen_methods(methods, run=run, prior=prior)
     nodes = config.with_settings({name: {"name": name} for name in names}, list(settings))
     fit = load_fit(run, device="cpu") if run is not None and "field" in names else None
