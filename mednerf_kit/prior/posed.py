@@ -44,12 +44,13 @@ from .distributed import agree_precision, group_size_note, keep_precision
 from .gan_step import GanStep, Patches, lazy_r1
 from .options import PosedOptions
 from .posed_patches import PatchSource
-from .training_volumes import TrainingVolumes
+from .training_volumes import TrainingVolumes, principal_codes
 
 # Field units over which a scan ends, above and below, at the start of a training: a soft end lets
 # patients be moved along the axis.
 SOFT_EDGE = 0.15
 WARM_UP_STEPS = 100
+CODE_SIZE = 0.3  # root mean square of the numbers of a code at first
 RAY_WEIGHT = 10.0  # of a ray's squared error against a point's
 FIT_PRIOR_EVERY = 50  # adversarial steps between two fits of the codes' Gaussian
 
@@ -94,7 +95,9 @@ class PriorTask(Task):
         self.rng = Generator().manual_seed(seed)  # choices: the same on every device
         self.ray_rng = seeded_generator(device, seed)  # jitter along rays, made where it is used
         g, patients = parts.generator, len(volumes.images)
-        code = torch.randn(patients, g.code_dim, generator=self.rng) * 0.3
+        code = torch.randn(patients, g.code_dim, generator=self.rng) * CODE_SIZE
+        known = principal_codes(volumes.volumes, g.code_dim, CODE_SIZE)
+        code[:, : known.shape[1]] = known
         self.codes = nn.Parameter(torch.cat([code, torch.zeros(patients, POSE_DIM)], 1).to(device))
         self.log_gains = nn.Parameter(volumes.log_gains.clone().to(device))
         self.log_distance = nn.Parameter(volumes.distance.log().to(device))

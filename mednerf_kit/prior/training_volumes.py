@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import avg_pool1d
+from torch.nn.functional import adaptive_avg_pool3d, avg_pool1d
 from tqdm import tqdm
 
 from ..core import files
@@ -39,6 +39,7 @@ SOFT_TISSUE = 1.04
 DENSE = 0.4  # of the densest thousandth of a body's voxels: what is above is tissue or bone
 MARGIN = 0.3  # of each side of the cube, where rays of some views are missing
 BINS = 120
+BLOCKS = 16  # along a side of a volume that is compared with others
 WHOLE = 0.6  # share of the median slice's body that a slice must hold to be kept
 
 
@@ -104,6 +105,22 @@ class TrainingVolumes:
             for i, points in zip(ids.tolist(), x, strict=True)
         )
         return torch.cat([values[0] for values in found])
+
+
+def principal_codes(volumes: Tensor, width: int, size: float) -> Tensor:
+    """Scores of volumes [P, D, H, W] on their first principal components: [P, n], n ≤ ``width``.
+
+    Their root mean square is ``size``. Volumes are compared in 16 blocks along a side. Where codes
+    start there, patients who are alike are neighbours from the first step on.
+
+    >>> a, b = torch.zeros(16, 16, 16), torch.ones(16, 16, 16)
+    >>> principal_codes(torch.stack([a, b, b, a]), 1, 0.3)[:, 0].abs()
+    tensor([0.3000, 0.3000, 0.3000, 0.3000])
+    """
+    blocks = adaptive_avg_pool3d(volumes[:, None].float(), BLOCKS).flatten(1)
+    u, s, _ = torch.linalg.svd(blocks - blocks.mean(0), full_matrices=False)
+    scores = (u * s)[:, :width]
+    return scores * (size / scores.square().mean().sqrt().clamp_min(1e-12))
 
 
 def water_value(geometry: Geometry) -> float:

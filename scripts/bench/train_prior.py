@@ -1,12 +1,14 @@
 """What a prior's training reaches in how much processor time: today's recipe beside a build before.
 
     python scripts/bench/train_prior.py --before COMMIT [--steps 2000 ALL] [--before-steps ALL]
+    python scripts/bench/train_prior.py --before COMMIT --steps 1 300 --before-steps 1 300 --limit 0
 
 Every training is `mednerf-kit train --dataset chest --preset quick` as a whole process in one
 thread, with phantoms that are in the cache already and without the calibration, which comes after
 the training and is the same on both sides. Each is as long as its recipe says (ALL) or as long as
 named, on a schedule of that length. Both builds' priors are scored by today's `mednerf-kit
-evaluate` on the test phantoms, with the same searches. Prints a Markdown table.
+evaluate` on the test phantoms, with the same searches. The second form tells what a step takes: the
+difference of the long and the short one. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--dataset", default="chest")
     parser.add_argument("--preset", default="quick")
-    parser.add_argument("--limit", type=int, default=8, help="test phantoms")
+    parser.add_argument("--limit", type=int, default=8, help="test phantoms; 0: none")
     options = parser.parse_args()
     print("| build | seed | steps | processor time (s) | PSNR (dB) | SSIM |")
     print("|---|---|---|---|---|---|")
@@ -60,9 +62,11 @@ def main() -> None:
                 place = Path(home) / f"{name}-{seed}-{steps}"
                 place.mkdir()
                 seconds = trained(build, steps, seed, options, place).seconds
-                found = scored(place, options)
-                shown = f"{seconds:.0f} | {found['psnr_db']:.2f} | {found['ssim']:.3f}"
-                print(f"| {name} | {seed} | {steps} | {shown} |", flush=True)
+                shown = "– | –"
+                if options.limit:
+                    found = scored(place, options)
+                    shown = f"{found['psnr_db']:.2f} | {found['ssim']:.3f}"
+                print(f"| {name} | {seed} | {steps} | {seconds:.1f} | {shown} |", flush=True)
 
 
 if __name__ == "__main__":
