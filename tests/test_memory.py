@@ -17,6 +17,7 @@ from mednerf_kit.core import memory
 from mednerf_kit.core.errors import UserError
 from mednerf_kit.data.cohort import make_cohort
 from mednerf_kit.data.orbits import load_orbits
+from mednerf_kit.prior import posed_setup
 from mednerf_kit.prior.training_volumes import make_training_volumes
 
 XRAY = Path(__file__).parents[1] / "data" / "samples" / "chest_20000_PA.png"
@@ -90,6 +91,18 @@ def test_a_scan_that_does_not_fit_is_refused_by_its_header(
     words = ["drr", "--ct", str(path), "--size", "8", "--views", "1", "--out", str(tmp_path / "o")]
     assert main(words) == 2
     assert "of 40×50×60 voxels, which takes 0 MiB" in capsys.readouterr().err
+
+
+def test_pictures_that_are_there_need_no_second_room(
+    made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A set that takes more than half of the memory is trained on: only variants are new."""
+    monkeypatch.setenv("MEDNERF_KIT_CACHE", str(tmp_path / "cache"))
+    asked = []
+    monkeypatch.setattr(posed_setup, "check_room", lambda what, *_: asked.append(what))
+    train = f"train --dataset {made['SET']} --set steps=1 --set calibration_patients=0"
+    assert main([*train.split(), "--preset", "quick", "--outdir", str(tmp_path / "runs")]) == 0
+    assert [what.split()[1] for what in asked] == ["batch"]
 
 
 def test_the_limit_of_the_process_counts() -> None:

@@ -7,6 +7,7 @@ one that is not may still be too large. Large arrays that are read a part at a t
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import re
 import tempfile
@@ -79,22 +80,20 @@ def mapped_tensor(shape: Sequence[int], folder: Path) -> Tensor:
     count = math.prod(shape)
     if 4 * count < MAPPED_BYTES:
         return torch.empty(*shape)
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, path = tempfile.mkstemp(dir=folder)
     try:
-        # a file with holes would end the process when the disk is full
-        reserve = getattr(os, "posix_fallocate", lambda file, _, size: os.truncate(file, size))
-        reserve(handle, 0, 4 * count)
-        return torch.from_file(path, shared=True, size=count).view(*shape)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:  # gone with the process, killed or not
+            # a file with holes would end the process when the disk is full
+            reserve = getattr(os, "posix_fallocate", lambda handle, _, n: os.truncate(handle, n))
+            reserve(file.fileno(), 0, 4 * count)
+            memory = mmap.mmap(file.fileno(), 4 * count)
     except OSError as error:
         raise UserError(
             f"got no room for {said(4 * count)} in '{folder}' ({error.strerror})",
             "wanted it for the patients' volumes",
             "free some, or set MEDNERF_KIT_CACHE to another disk's folder",
         ) from None
-    finally:
-        os.close(handle)
-        os.unlink(path)
+    return torch.frombuffer(memory, dtype=torch.float32).view(*shape)
 
 
 def _of_machine() -> float:

@@ -179,7 +179,7 @@ def load_orbits(
     names, notes = _selected(root, files, split=split, seed=seed, patients=patients)
     names = names if limit is None else names[:limit]
     count = _view_count(root, files, names)
-    first, *_ = _read_orbit(_paths(files, names[0], count))
+    first, *_ = _read_orbit(_paths(files, names[0], 1))  # of the size of all
     anatomy = _anatomy(root, names)
     geometry, more_notes = _set_geometry(root, anatomy, count, first.shape[1:], geometry)
     scale = CT_SCALES[anatomy or "chest"]

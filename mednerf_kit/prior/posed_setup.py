@@ -233,11 +233,12 @@ def prepare(run_config: RunConfig, device: str | torch.device) -> PreparedRun:
     patients = len(orbits.patients) * (1 + options.variants)
     sizes = {"task.batch": min(task_options.batch, patients)}
     Ranks().check_divisible(used_batches(task_options.objective, sizes), task_options.accumulate)
-    check_room(
-        f"{patients} patients, varied ones among them, with pictures of {orbits.geometry.cols}²",
-        2 * orbits.images[0].numel() * patients,
-        "set a smaller dataset.variants or dataset.size, or take fewer patients (--limit)",
-    )
+    if options.variants:  # whose pictures, and those of all others once more, are made anew
+        check_room(
+            f"{patients} patients, varied ones among them, in pictures of {orbits.geometry.cols}²",
+            2 * orbits.images[0].numel() * patients,
+            "set a smaller dataset.variants or dataset.size, or take fewer patients (--limit)",
+        )
     if torch.device(device).type == "cpu":
         check_room(
             f"a batch of {task_options.batch} patients in {task_options.accumulate} parts",

@@ -199,7 +199,7 @@ def test_aligned_leaves_an_aligned_scan_alone():
 # Files
 
 
-@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mha", ".nrrd"])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".NII.GZ", ".mha", ".nrrd"])
 @pytest.mark.parametrize("quantity", ["hu", "mu_per_mm", "relative"])
 def test_round_trip(tmp_path, suffix, quantity):
     v = Volume(

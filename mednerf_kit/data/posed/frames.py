@@ -34,7 +34,7 @@ ALL_NUMBERS = (*NUMBERS, "near", "far", "applied_scale", "integer_depth_scale")
 #: Keys that are read or refused, and ours.
 READ = (
     *(*ALL_NUMBERS, *PATHS, *MODEL_KEYS, *FLAGS, *REFUSED, *SPELLINGS),
-    *("file_path", "transform_matrix", "box", "distortion_params", "time", "part", "over"),
+    *("transform_matrix", "box", "distortion_params", "time", "part", "over"),
     *(f"{part}_filenames" for part in SPLITS[:3]),
 )
 #: Keys that change no pixel and no ray: names, qualities, steps that were taken before, and what

@@ -24,7 +24,7 @@ def write_nifti(path: Path, values: np.ndarray, affine: np.ndarray, description:
     image.header.set_xyzt_units("mm", "sec")
     image.header["descrip"] = description.encode("ascii", "replace")
     with open(path, "wb") as file:
-        if path.suffix != ".gz":
+        if path.suffix.lower() != ".gz":
             image.to_stream(file)
             return
         with gzip.GzipFile("", "wb", 1, file, mtime=0) as compressed:
