@@ -8,6 +8,7 @@ import torch
 from field_cases import SMALL, build, rays, seeded
 
 from mednerf_kit.fields.base import FIELDS
+from mednerf_kit.fields.encodings import frequency_encoding
 
 
 class TestNerf:
@@ -30,6 +31,17 @@ class TestNerf:
         assert (
             build({"name": "nerf", **SMALL["nerf"], "positional": False}).trunk[0].in_features == 3
         )
+
+    def test_colours_are_the_layers_of_features_and_directions_side_by_side(self):
+        """The direction's share is computed once per ray; written out, every sample has its own."""
+        field, (x, d, dt) = build({"name": "nerf", **SMALL["nerf"]}), rays()
+        torch.nn.init.normal_(field.to_color[0].bias, generator=seeded(3))
+        _, (h,) = field.at(x.reshape(-1, 3))
+        along = frequency_encoding(d, field.options.view_octaves).expand(*x.shape[:-1], -1)
+        both = torch.cat([field.to_feature(h), along.reshape(len(h), -1)], -1)
+        plain = torch.sigmoid(field.to_color(both)).view(*x.shape[:-1], -1)
+        there = dt > 0
+        torch.testing.assert_close(field(x, d, dt).color[there], plain[there])
 
     def test_the_published_size(self):
         field = build({"name": "nerf"})

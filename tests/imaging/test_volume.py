@@ -213,6 +213,20 @@ def test_round_trip(tmp_path, suffix, quantity):
     assert os.listdir(tmp_path) == [f"scan.v1{suffix}"]
 
 
+def test_both_forms_of_a_nifti_say_the_same_and_that_it_is_the_scanners(tmp_path):
+    """Some programs read the qform, others the sform; a code of 0 is none."""
+    import nibabel
+
+    v = Volume(values(5, 6, 7), turned(25, (0.7, 1.2, 2.5), (-120, 78, -465)), "hu")
+    write_volume(v, tmp_path / "scan.nii.gz")
+    image = nibabel.load(tmp_path / "scan.nii.gz")
+    expected = np.diag([-1, -1, 1, 1]) @ v.affine  # LPS to RAS
+    for form, code in (image.get_qform(coded=True), image.get_sform(coded=True)):
+        np.testing.assert_allclose(form, expected, atol=1e-3)
+        assert code == 1
+    assert image.header.get_xyzt_units()[0] == "mm"
+
+
 def test_other_programs_find_it_where_it_was(tmp_path):
     import SimpleITK as sitk
 
