@@ -25,7 +25,6 @@ from ..core import files
 from ..core.errors import UserError, unknown_name
 from ..core.memory import check_room
 from ..core.resampling import area_resized
-from ..imaging import phantoms
 from ..imaging.body import body_only, bone_only, find_body
 from ..imaging.film import film_options, make_film
 from ..imaging.geometry import DEFAULTS, Geometry
@@ -283,6 +282,8 @@ def write_patient(
 
 def phantom_volume(anatomy: str, seed: int, size: int) -> Volume:
     """The phantom of this seed on ``size``³ voxels, in HU, the isocentre at the centre."""
+    from ..imaging import phantoms  # a CT needs none
+
     check_phantom_room(size)
     values, spacing_mm = phantoms.phantom(anatomy, seed).voxelise(size)
     return Volume.centred(values.round(), spacing_mm, "hu")

@@ -19,6 +19,8 @@ from .view_frames import Frames
 # slices per grid_sample call: enough for every thread, few enough that many rays pass by and are
 # left out
 SLICES = 32
+# voxels along the sides of the blocks in which matter is looked for
+BLOCK = 8
 # interpolations per grid_sample call: on a CPU their coordinates (1 MiB) stay in its cache, which
 # makes them 1.7 times as fast; on a GPU it takes more to keep it busy
 SAMPLES, SAMPLES_ELSEWHERE = 1 << 17, 1 << 21
@@ -79,10 +81,13 @@ def aim(
     *,
     centre_mm: Sequence[float] | Tensor = (0.0, 0.0, 0.0),
     dtype: torch.dtype = torch.float32,
+    matter: Tensor | None = None,
 ) -> list[Bundle]:
     """The rays of views [V], sorted by the axis of the grid whose slices they cross.
 
-    ``picture`` are a view's rows and columns. A view takes the axis that its central ray crosses
+    ``picture`` are a view's rows and columns. ``matter`` [d, h, w] bool says which blocks of the
+    grid, BLOCK voxels wide, hold more than zeros: what passes by all of them is left out. A view
+    takes the axis that its central ray crosses
     fastest, counted in voxels; rays of a very wide fan that would cross another axis more than
     twice as fast take that one.
     """
@@ -99,6 +104,8 @@ def aim(
             "expected a [D, H, W] grid, three positive spacings and a centre, got "
             f"{tuple(shape)}, {spacing_mm}, {centre_mm}"
         )
+    fixed = Frames(*(t.detach() for t in frames))
+    boxes = _Boxes(tuple(shape)[::-1], spacing.detach(), centre.detach(), matter)
     # [3, V]
     source, middle, column, row = (t.T for t in frames)
     _refuse_volume_at_source(
@@ -129,13 +136,7 @@ def aim(
         to_first = (1 - size[m]) / 2 * spacing[m] - at[m]
         start = [(at[i] + to_first * r) * n for i, r, n in zip(inside, slope, unit, strict=True)]
         step = [r * (spacing[m] * n) for r, n in zip(slope, unit, strict=True)]
-        calls = _calls(
-            mine,
-            [t.detach() for t in start],
-            [t.detach() for t in step],
-            size[inside],
-            int(size[m]),
-        )
+        calls = _calls(mine, boxes, m, fixed.take(views))
         length_mm = torch.where(mine, spacing[m] * length[views] / along.abs(), 0)
         bundles.append(
             Bundle(m, views, torch.stack(start, -1), torch.stack(step, -1), length_mm, calls)
@@ -164,34 +165,79 @@ def _axes(d: Tensor, ahead: Tensor, spacing: Tensor) -> Tensor:
     return torch.where(oblique(d), (d / spacing).abs().argmax(0, keepdim=True), favourite)[0]
 
 
-def _calls(
-    mine: Tensor, start: list[Tensor], step: list[Tensor], size: Tensor, slices: int
-) -> tuple[Call, ...]:
-    """Runs of slices, and for each view the box of rays that meet them.
+@dataclass(frozen=True)
+class _Boxes:
+    """Where the runs of a grid's slices hold matter; sizes and lengths are (x, y, z)."""
 
-    A ray meets a slice where it comes within the picture's outermost half voxel.
-    """
-    enter, leave = torch.zeros_like(start[0]), torch.full_like(start[0], slices - 1)
-    for at, by, edge in zip(start, step, (1 + 1 / size).tolist(), strict=True):
-        by = torch.where(by.abs() < 1e-12, 1e-12, by)
-        one, other = (-edge - at) / by, (edge - at) / by
-        enter, leave = (
-            torch.maximum(enter, torch.minimum(one, other)),
-            torch.minimum(leave, torch.maximum(one, other)),
-        )
-    mine = mine & (enter <= leave)
-    at_once = max(1, SAMPLES // (SLICES * mine.shape[2]))
-    calls: list[Call] = []
-    for run in _ranges(0, slices, SLICES):
-        crossed = mine & (enter < run.stop) & (leave >= run.start)
-        for view, (rows, cols) in enumerate(
-            zip(_spans(crossed.any(2)), _spans(crossed.any(1)), strict=True)
-        ):
-            calls += [
-                Call(view, run, some, cols, None)
-                for some in _ranges(rows.start, rows.stop, at_once)
+    size: Sequence[int]
+    spacing_mm: Tensor  # [3]
+    centre_mm: Tensor  # [3]
+    matter: Tensor | None  # [d, h, w] bool, by blocks
+
+    def runs(self, axis: int) -> list[slice]:
+        """The slices across an axis from the first to the last that hold something, in runs."""
+        first, stop = 0, self.size[axis]
+        if self.matter is not None:
+            here = self.matter.movedim(2 - axis, 0).flatten(1).any(1).nonzero().flatten().tolist()
+            first, stop = (BLOCK * here[0], BLOCK * (here[-1] + 1)) if here else (0, 0)
+        return _ranges(first, min(stop, self.size[axis]), SLICES)
+
+    def of(self, axis: int, run: slice) -> Tensor | None:
+        """Corners (mm) of what the slices ``run`` across an axis hold, [8, 3]; None: nothing.
+
+        It is half a voxel wider than its voxels within the slices, where a value falls to zero.
+        """
+        lowest, highest = [0, 0, 0], [n - 1 for n in self.size]
+        if self.matter is not None:
+            here = slice(run.start // BLOCK, -(-run.stop // BLOCK))
+            held = self.matter.narrow(2 - axis, here.start, here.stop - here.start)
+            if not bool(held.any()):
+                return None
+            found = held.nonzero().flip(1)  # x, y, z
+            lowest = (found.amin(0) * BLOCK).tolist()
+            highest = [
+                min(n, (k + 1) * BLOCK) - 1
+                for n, k in zip(self.size, found.amax(0).tolist(), strict=True)
             ]
+        ends = [
+            (run.start, run.stop - 1) if i == axis else (lowest[i] - 1, highest[i] + 1)
+            for i in range(3)
+        ]
+        middle = (torch.tensor(self.size) - 1) / 2
+        corners = torch.cartesian_prod(*map(torch.tensor, ends))
+        return self.centre_mm + (corners - middle) * self.spacing_mm
+
+
+def _calls(mine: Tensor, boxes: _Boxes, axis: int, frames: Frames) -> tuple[Call, ...]:
+    """Runs of slices, and for each view the box of its rays ``mine`` that meet matter there."""
+    rows, cols = mine.shape[1:]
+    at_once = max(1, SAMPLES // (SLICES * cols))
+    own = list(zip(_spans(mine.any(2)), _spans(mine.any(1)), strict=True))
+    calls: list[Call] = []
+    for run in boxes.runs(axis):
+        corners = boxes.of(axis, run)
+        if corners is None:
+            continue
+        shadow = frames.shadows(corners, rows, cols)
+        # what reaches back beside the source may be seen anywhere
+        ahead = ((frames.source[:, None] - corners) * frames.towards[:, None]).sum(-1) > 0
+        low = torch.where(ahead[..., None], shadow, -math.inf).amin(1)
+        high = torch.where(ahead[..., None], shadow, math.inf).amax(1)
+        for view, ((top, left), (bottom, right)) in enumerate(
+            zip(low.ceil().tolist(), high.floor().tolist(), strict=True)
+        ):
+            across, along = (_within(own[view][0], top, bottom), _within(own[view][1], left, right))
+            if along.start < along.stop:
+                calls += [
+                    Call(view, run, some, along, None)
+                    for some in _ranges(across.start, across.stop, at_once)
+                ]
     return tuple(calls)
+
+
+def _within(span: slice, first: float, last: float) -> slice:
+    """The part of a span of pixels from the first to the last."""
+    return slice(int(max(span.start, first)), int(min(span.stop, last + 1)))
 
 
 def joined(calls: Sequence[Call], most: int = SAMPLES_ELSEWHERE) -> tuple[Call, ...]:

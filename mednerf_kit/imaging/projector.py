@@ -29,10 +29,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample
+from torch.nn.functional import grid_sample, max_pool2d
 
 from .geometry import Geometry
-from .joseph_rays import Bundle, Call, aim, joined, met, numbers, samples_of
+from .joseph_rays import BLOCK, Bundle, Call, aim, joined, met, numbers, samples_of
 from .view_frames import Frames
 
 KEPT = 1 << 23  # interpolations whose coordinates a Projector keeps: 64 MiB
@@ -79,6 +79,7 @@ def project_volume(
     aimed = partial(aim, shape, spacing_mm, picture=picture, centre_mm=centre_mm, dtype=dtype)
     if is_free:
         flat = values.reshape(-1, *shape)
+        aimed = partial(aimed, matter=_matter(flat, attenuation))
         image = flat.new_zeros(len(flat), len(frames.source), *picture, dtype=dtype)
         at_once = max(1, math.prod(shape) // VOXELS_A_RAY // (few * math.prod(picture)))
         for first in range(0, len(pieces), at_once):
@@ -172,6 +173,19 @@ class Projector:
             )
             parts.append(slices.movedim(0, 3 - bundle.axis))
         return reduce(torch.add, parts).reshape(*images.shape[:-3], *self.shape)
+
+
+def _matter(values: Tensor, attenuation: Callable[[Tensor], Tensor] | None) -> Tensor:
+    """Which blocks of volumes [C, D, H, W], BLOCK voxels wide, hold more than zeros: [d, h, w].
+
+    ``attenuation`` is that of :func:`project_volume`.
+    """
+    found = []
+    for slab in values.split(BLOCK, 1):
+        slab = slab if attenuation is None else attenuation(_floating(slab))
+        held = (slab != 0).flatten(0, 1).any(0, keepdim=True)
+        found.append(max_pool2d(held.float(), BLOCK, ceil_mode=True) > 0)
+    return torch.cat(found).cpu()
 
 
 def _views(geometry: Geometry, angles_deg: Tensor | None) -> Frames:

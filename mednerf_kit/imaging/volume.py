@@ -189,7 +189,7 @@ class Volume:
         values = self.values
         for axis, n in enumerate(new):
             matrix = _triangle(old[axis], n, spacing[axis] / self.spacing_mm[axis]).to(values)
-            values = torch.tensordot(values, matrix, dims=([2 - axis], [1])).movedim(-1, 2 - axis)
+            values = (matrix @ values.transpose(2 - axis, 1)).transpose(2 - axis, 1)
         affine = _affine(self.direction, spacing, self.centre_mm, tuple(new[::-1]))
         return dataclasses.replace(self, values=values.contiguous(), affine=affine)
 

@@ -359,6 +359,50 @@ def test_chunks_change_nothing(monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("place", ["middle", "corner", "two", "nowhere"])
+@pytest.mark.parametrize("set_up", ["narrow", "wide", "tilted", "source beside the volume"])
+def test_rays_that_pass_by_all_matter_are_left_out_and_nothing_else(place, set_up, monkeypatch):
+    """Against the whole grid, by the projector that is told nothing of what is empty."""
+    monkeypatch.setattr(joseph_rays, "SLICES", 8)
+    geometry, spacing = {
+        "narrow": (SMALL, (2, 3, 2)),
+        "wide": (dataclasses.replace(SMALL, pixel_mm=60.0), (4, 6, 4)),
+        "tilted": (dataclasses.replace(SMALL, tilt_deg=35.0, offset_mm=(20, -15)), (2, 3, 2)),
+        "source beside the volume": (dataclasses.replace(SMALL, pixel_mm=30.0), (10.3, 10.3, 10.3)),
+    }[set_up]
+    values = torch.zeros(2, 35, 41, 38)
+    filled = {
+        "middle": [(slice(14, 22), slice(17, 19), slice(18, 27))],
+        "corner": [(slice(0, 3), slice(38, 41), slice(37, 38))],
+        "two": [(slice(0, 1), slice(0, 1), slice(0, 1)), (slice(30, 35), slice(20, 41), 3)],
+        "nowhere": [],
+    }[place]
+    for n, where in enumerate(filled):
+        values[n][where] = torch.rand(values[n][where].shape).add_(0.1)
+    a = Projector(values.shape[1:], spacing, geometry)
+    image = project_volume(values, spacing, geometry)
+    torch.testing.assert_close(image, a(values), rtol=1e-5, atol=1e-5)
+    assert bool((image != 0).any()) == bool((a(values) != 0).any())
+    matter = joseph._matter(values, None)
+    frames, picture = geometry.frames_of_views(), (geometry.rows, geometry.cols)
+    found = aim(values.shape[1:], spacing, frames, picture, matter=matter)
+    met, all_met = (
+        sum(joseph_rays.samples_of(call) for bundle in bundles for call in bundle.calls)
+        for bundles in (found, a.bundles)
+    )
+    assert met < 0.75 * all_met
+    assert place != "nowhere" or met == 0
+
+
+def test_matter_of_what_attenuates():
+    """Air of a CT attenuates nothing although its voxels are not zero."""
+    values = torch.full((1, 20, 20, 20), -1000, dtype=torch.int16)
+    values[0, 9, 3, 19] = 40
+    found = joseph._matter(values, lambda hu: (1 + hu / 1000).clamp_min(0))
+    assert found.nonzero().tolist() == [[1, 0, 2]] and found.shape == (3, 3, 3)
+    assert joseph._matter(values, None).all()
+
+
 def test_kept_slices_follow_the_volume():
     a = Projector((8, 8, 8), (10, 10, 10), SMALL)
     values = torch.rand(8, 8, 8)
