@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mednerf_kit.cli import main
 from mednerf_kit.core import memory
@@ -40,6 +41,10 @@ JOBS = {
     "train --dataset chest --outdir OUT --set dataset.size=160": "dataset.size",
     "train --dataset SET --outdir OUT --set task.batch=4096": "task.accumulate",
     "train --dataset SET --outdir OUT --set dataset.variants=60000": "dataset.variants",
+    "train --dataset SET --config chest_hypernerfgan --preset quick --outdir OUT "
+    "--set levels.0.n=50000": "n of levels",
+    "train --dataset SCENE --config tensorf --outdir OUT": "scene.downscale",
+    "data check SCENE": "--downscale",
     "project --xray XRAY --run bundled:phantom-chest --out OUT --size 4000": "--size",
     "project --xray XRAY --run bundled:phantom-chest --out OUT --samples 9000": "--samples",
     "tomography --dataset SET --out OUT --size 300": "--size",
@@ -56,7 +61,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     values = np.full((8, 8, 8), -1000, np.int16)
     for name in "abc":
         nibabel.save(nibabel.Nifti1Image(values, np.diag([30, 30, 30, 1.0])), cts / f"{name}.nii")
-    return {"SET": found, "CTS": cts, "CT": cts / "a.nii", "XRAY": XRAY}
+    scene = folder / "scene"
+    scene.mkdir()
+    Image.new("RGB", (3000, 3000)).save(scene / "0.png")
+    frame = {"file_path": "0.png", "transform_matrix": np.eye(4).tolist()}
+    lens = {"fl_x": 3000.0, "fl_y": 3000.0, "w": 3000, "h": 3000}
+    (scene / "transforms.json").write_text(json.dumps({**lens, "frames": [frame] * 4}))
+    return {"SET": found, "CTS": cts, "CT": cts / "a.nii", "XRAY": XRAY, "SCENE": scene}
 
 
 @pytest.mark.parametrize("job", JOBS)

@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from ..core import config
 from ..core.errors import UserError
+from ..core.memory import check_room
 from ..data.unposed import read_photographs
 from ..engine.loop import TASKS, Loop, PreparedRun, TaskType
 from ..engine.recipe_checks import check_counts
@@ -246,7 +247,14 @@ def build_task(
 def prepare(run_config: RunConfig, device: str | torch.device) -> PreparedRun:
     """The prior of a set of pictures: read them, restore what compat says, build the task."""
     recipe = run_config.recipe
-    batch = gan_options(recipe).batch
+    batch, parts = gan_options(recipe).batch, gan_options(recipe).accumulate
+    if torch.device(device).type == "cpu":
+        check_room(
+            f"a batch of {batch} pictures in {parts} parts",
+            plan(recipe)["memory_mib"] * 2**20,
+            "set a larger task.accumulate, or a smaller task.batch, discriminator.size or n of "
+            "levels",
+        )
     photographs = recipe["dataset"].get("pictures", False)
     reals, geometry, known = photographed(run_config) if photographs else radiographed(run_config)
     check_enough(len(reals.images), batch, "give more pictures")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...core.errors import UserError
 from ...core.files import natural_key
+from ...core.memory import check_room
 from ...core.resampling import area_resized
 from ...imaging.cameras import Cameras
 from ..pictures import decode, rows_and_cols, unit_colours
@@ -79,7 +80,9 @@ def read_pictures(
         values = read_picture(path, upright=bool(upright and upright[i]), tone_map=tone_map)
         if masks is not None:
             values = torch.cat([values[..., :3], read_picture(masks[i])[..., :1]], -1)
-        full = full if i else (values.shape[0], values.shape[1])
+        if i == 0:
+            full = (values.shape[0], values.shape[1])
+            check_scene_room(len(paths), *(max(1, side // downscale) for side in full))
         if values.shape[:2] != full:
             raise UserError(
                 f"got '{paths[0].name}' of {full[1]}×{full[0]} and '{path.name}' of "
@@ -106,6 +109,15 @@ def read_pictures(
     alpha = stacked(covers, torch.ones(images[0].shape[:2], dtype=torch.float16))
     level = level if alpha is not None else background or 0.0
     return Pictures(torch.stack(images), alpha, full, level, valid)
+
+
+def check_scene_room(views: int, rows: int, cols: int) -> None:
+    """Refuse pictures that memory cannot hold, of which there are two when they are stacked."""
+    check_room(
+        f"{views} pictures of {cols}×{rows}",
+        2 * 2 * 3 * views * rows * cols,
+        "choose a larger --downscale (of a recipe: scene.downscale), or fewer scene.views",
+    )
 
 
 def read_photographs(
