@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...core.types import FieldOutput, Rays
-from ...engine.run_folder import read_stats
+from ...engine.run_folder import read_stats, snapshot_files
 from ...rays.render import Level, render
 from ...rays.samplers.base import SAMPLERS
 from .grid import Cell
@@ -51,19 +51,32 @@ def train_and_score(cell: Cell, folder: Path, device: str) -> dict[str, Any]:
 
 
 def score_prior(cell: Cell, run: Path, device: str) -> dict[str, Any]:
-    """Scores of a prior: unseen patients from their frontal view, and random patients' realism."""
-    from ...invert.evaluate import evaluate
-    from ..generation.score import Sizes, score
+    """Scores of a prior: unseen patients from their frontal view, and random patients' realism.
 
-    drawn = score(
-        run=str(run),
-        sizes=Sizes(fakes=FAKES, views=VIEWS_OF_ONE, samples=FAKES // VIEWS_OF_ONE),
-        seed=cell.seed,
-        device=device,
-    )
+    ``swd_best`` is the least SWD of the snapshots that the run kept: below ``swd``, that of the
+    last, where the training has turned.
+    """
+    from ...invert.evaluate import evaluate
+
+    drawn = [drawn_scores(path, run, cell.seed, device) for path in snapshot_files(run)]
     found = evaluate(run=str(run), seed=cell.seed, device=device, limit=cell.limit)
     length = kimg_before_overfitting(read_stats(run))
-    return drawn | found | length | {"evals_per_ray": evaluations_per_ray(cell.recipe["levels"])}
+    best = {"swd_best": min(scores["swd"] for scores in drawn)}
+    nodes = {"evals_per_ray": evaluations_per_ray(cell.recipe["levels"])}
+    return drawn[-1] | found | length | best | nodes
+
+
+def drawn_scores(snapshot: Path, run: Path, seed: int, device: str) -> dict[str, Any]:
+    """How real the random patients of a snapshot are; the pictures of the newest stay."""
+    from ..generation.score import Sizes, score
+
+    return score(
+        run=str(snapshot),
+        sizes=Sizes(fakes=FAKES, views=VIEWS_OF_ONE, samples=FAKES // VIEWS_OF_ONE),
+        out=run / "score",
+        seed=seed,
+        device=device,
+    )
 
 
 def kimg_before_overfitting(
