@@ -56,10 +56,7 @@ def judged(task: Any, pictures: Tensor) -> Tensor:
     stride = pictures.shape[-1] // task.parts.discriminator.size
     images = pictures.float()[:, None, ::stride, ::stride]
     return torch.cat(
-        [
-            task.parts.discriminator(some, heads=1).heads[:, 0]
-            for some in images.split(64)
-        ]
+        [task.parts.discriminator(some, heads=1).heads[:, 0] for some in images.split(64)]
     )
 
 
@@ -72,15 +69,11 @@ def share_above(a: Tensor, b: Tensor) -> float:
     return float((a[:, None] > b).float().mean())
 
 
-def state_of(
-    task: Any, meta: Mapping[str, Any], real: Side, sets: Mapping[str, Tensor]
-) -> Row:
+def state_of(task: Any, meta: Mapping[str, Any], real: Side, sets: Mapping[str, Tensor]) -> Row:
     """What a row says of the networks as they are."""
     generator = task.finished() if hasattr(task, "finished") else task.ema
     none_known = torch.zeros(0, generator.latent_dim)
-    prior = Prior(
-        generator, task.geometry, none_known, dict(meta) | task.fitted(), Path()
-    )
+    prior = Prior(generator, task.geometry, none_known, dict(meta) | task.fitted(), Path())
     drawn = draw(
         prior,
         {},
@@ -95,19 +88,14 @@ def state_of(
     logits["fakes"] = judged(task, drawn.pictures)
     found = compare(real, Side({}, drawn.pictures, drawn.count), 0)
     return {
-        **{
-            f"sign_{name}": float(values.sign().mean())
-            for name, values in logits.items()
-        },
+        **{f"sign_{name}": float(values.sign().mean()) for name, values in logits.items()},
         "by_heart": share_above(logits["train"], logits["test"]),
         "unseen_real": share_above(logits["test"], logits["fakes"]),
         "swd": found["swd"],
     }
 
 
-def trained(
-    recipe: Mapping[str, Any], dataset: str, seed: int, every: int
-) -> Iterator[Row]:
+def trained(recipe: Mapping[str, Any], dataset: str, seed: int, every: int) -> Iterator[Row]:
     """Train a recipe; what there is to say every so many steps."""
     prepared = task_type_of(recipe).prepare(
         RunConfig(dataset, dict(recipe), seed=seed), select_device("cpu")
@@ -147,17 +135,13 @@ def by_cell(rows: Sequence[Row]) -> dict[str, list[list[Row]]]:
 def table(rows: Sequence[Row]) -> Iterator[str]:
     """The lines of a Markdown table, a cell each: mean ± standard deviation over seeds."""
 
-    def over(
-        runs: list[list[Row]], value: Callable[[list[Row]], float], digits: int
-    ) -> str:
+    def over(runs: list[list[Row]], value: Callable[[list[Row]], float], digits: int) -> str:
         values = [value(run) for run in runs]
         spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
         return f"{statistics.fmean(values):.{digits}f}{spread}"
 
     def late(key: str) -> Callable[[list[Row]], float]:
-        return lambda run: statistics.fmean(
-            row[key] for row in run[-max(1, len(run) // 5) :]
-        )
+        return lambda run: statistics.fmean(row[key] for row in run[-max(1, len(run) // 5) :])
 
     yield "| cell | runs | least SWD | at kimg | SWD at the end | r_t | by heart | p |"
     yield "|---|---|---|---|---|---|---|---|"
@@ -182,9 +166,7 @@ def figure(rows: Sequence[Row], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    canvas, panels = pyplot.subplots(
-        1, len(CURVES), figsize=(9.6, 2.9), layout="constrained"
-    )
+    canvas, panels = pyplot.subplots(1, len(CURVES), figsize=(9.6, 2.9), layout="constrained")
     for panel, (key, label) in zip(panels, CURVES.items(), strict=True):
         for k, (cell, runs) in enumerate(by_cell(rows).items()):
             values = torch.tensor([[row[key] for row in run] for run in runs])
@@ -192,16 +174,12 @@ def figure(rows: Sequence[Row], path: Path) -> None:
             style = {"color": "black", "linewidth": 2} if k == 0 else {"linewidth": 1.2}
             panel.plot(kimg, values.mean(0), label=cell, **style)
             if k == 0:
-                panel.fill_between(
-                    kimg, values.amin(0), values.amax(0), color="#dddddd"
-                )
+                panel.fill_between(kimg, values.amin(0), values.amax(0), color="#dddddd")
         panel.set_xlabel("thousands of real pictures", fontsize=8)
         panel.set_title(label, fontsize=9)
         panel.tick_params(labelsize=8)
         panel.grid(color="#dddddd", linewidth=0.6)
-    canvas.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside right", fontsize=8
-    )
+    canvas.legend(*panels[0].get_legend_handles_labels(), loc="outside right", fontsize=8)
     canvas.savefig(path, dpi=110)
     pyplot.close(canvas)
 
@@ -210,9 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "dataset", nargs="?", help="a set with training and test patients"
-    )
+    parser.add_argument("dataset", nargs="?", help="a set with training and test patients")
     parser.add_argument("--rows", type=Path, default=Path("out/overfitting.jsonl"))
     parser.add_argument("--ablation", default="augmentation_few")
     parser.add_argument("--cells", default="none", help="with commas between")
@@ -224,19 +200,13 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     args.rows.parent.mkdir(parents=True, exist_ok=True)
     if args.dataset:
-        plan = grid.plan(
-            grid.read(args.ablation), {args.dataset: args.dataset}, resolve, args.set
-        )
+        plan = grid.plan(grid.read(args.ablation), {args.dataset: args.dataset}, resolve, args.set)
         recipes = {cell.name: cell.recipe for cell in plan}
-        for seed, cell in itertools.product(
-            args.seeds.split(","), args.cells.split(",")
-        ):
+        for seed, cell in itertools.product(args.seeds.split(","), args.cells.split(",")):
             for row in trained(recipes[cell], args.dataset, int(seed), args.every):
                 numbers = {name: round(value, 4) for name, value in row.items()}
                 with args.rows.open("a") as file:
-                    file.write(
-                        json.dumps({"cell": cell, "seed": int(seed), **numbers}) + "\n"
-                    )
+                    file.write(json.dumps({"cell": cell, "seed": int(seed), **numbers}) + "\n")
     rows = [json.loads(line) for line in args.rows.read_text().splitlines()]
     print("\n".join(table(rows)))
     figure(rows, args.rows.with_suffix(".png"))

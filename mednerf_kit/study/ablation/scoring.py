@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...core.types import FieldOutput, Rays
 from ...engine.run_folder import read_stats, snapshot_files
+from ...imaging.geometry import FRONTAL_DEG, nearest_view
 from ...rays.render import Level, render
 from ...rays.samplers.base import SAMPLERS
 from .grid import Cell
@@ -51,15 +52,22 @@ def train_and_score(cell: Cell, folder: Path, device: str) -> dict[str, Any]:
 
 
 def score_prior(cell: Cell, run: Path, device: str) -> dict[str, Any]:
-    """Scores of a prior: unseen patients from their frontal view, and random patients' realism.
+    """Scores of a prior: unseen patients from one view, and random patients' realism.
+
+    The view given is the one nearest to the frontal.
 
     ``swd_best`` is the least SWD of the snapshots that the run kept: below ``swd``, that of the
     last, where the training has turned.
     """
     from ...invert.evaluate import evaluate
+    from ...prior.load import load_prior
 
+    angles_deg = load_prior(run).geometry.angles_deg  # of few views none may be frontal
+    given = (angles_deg[nearest_view(angles_deg, FRONTAL_DEG)],)
     drawn = [drawn_scores(path, run, cell.seed, device) for path in snapshot_files(run)]
-    found = evaluate(run=str(run), seed=cell.seed, device=device, limit=cell.limit)
+    found = evaluate(
+        run=str(run), input_angles=given, seed=cell.seed, device=device, limit=cell.limit
+    )
     length = kimg_before_overfitting(read_stats(run))
     best = {"swd_best": min(scores["swd"] for scores in drawn)}
     nodes = {"evals_per_ray": evaluations_per_ray(cell.recipe["levels"])}
