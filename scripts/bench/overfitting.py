@@ -169,8 +169,9 @@ def figure(rows: Sequence[Row], path: Path) -> None:
     canvas, panels = pyplot.subplots(1, len(CURVES), figsize=(9.6, 2.9), layout="constrained")
     for panel, (key, label) in zip(panels, CURVES.items(), strict=True):
         for k, (cell, runs) in enumerate(by_cell(rows).items()):
-            values = torch.tensor([[row[key] for row in run] for run in runs])
-            kimg = [row["kimg"] for row in runs[0]]
+            length = min(map(len, runs))  # one may be under way
+            values = torch.tensor([[row[key] for row in run[:length]] for run in runs])
+            kimg = [row["kimg"] for row in runs[0][:length]]
             style = {"color": "black", "linewidth": 2} if k == 0 else {"linewidth": 1.2}
             panel.plot(kimg, values.mean(0), label=cell, **style)
             if k == 0:
