@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ...core.types import FieldOutput, Rays
-from ...engine.run_folder import read_stats
+from ...engine.run_folder import read_stats, snapshot_files
+from ...imaging.geometry import FRONTAL_DEG, nearest_view
 from ...rays.render import Level, render
 from ...rays.samplers.base import SAMPLERS
 from .grid import Cell
@@ -51,19 +52,39 @@ def train_and_score(cell: Cell, folder: Path, device: str) -> dict[str, Any]:
 
 
 def score_prior(cell: Cell, run: Path, device: str) -> dict[str, Any]:
-    """Scores of a prior: unseen patients from their frontal view, and random patients' realism."""
+    """Scores of a prior: unseen patients from one view, and random patients' realism.
+
+    The view given is the one nearest to the frontal.
+
+    ``swd_best`` is the least SWD of the snapshots that the run kept: below ``swd``, that of the
+    last, where the training has turned.
+    """
     from ...invert.evaluate import evaluate
+    from ...prior.load import load_prior
+
+    angles_deg = load_prior(run).geometry.angles_deg  # of few views none may be frontal
+    given = (angles_deg[nearest_view(angles_deg, FRONTAL_DEG)],)
+    drawn = [drawn_scores(path, run, cell.seed, device) for path in snapshot_files(run)]
+    found = evaluate(
+        run=str(run), input_angles=given, seed=cell.seed, device=device, limit=cell.limit
+    )
+    length = kimg_before_overfitting(read_stats(run))
+    best = {"swd_best": min(scores["swd"] for scores in drawn)}
+    nodes = {"evals_per_ray": evaluations_per_ray(cell.recipe["levels"])}
+    return drawn[-1] | found | length | best | nodes
+
+
+def drawn_scores(snapshot: Path, run: Path, seed: int, device: str) -> dict[str, Any]:
+    """How real the random patients of a snapshot are; the pictures of the newest stay."""
     from ..generation.score import Sizes, score
 
-    drawn = score(
-        run=str(run),
+    return score(
+        run=str(snapshot),
         sizes=Sizes(fakes=FAKES, views=VIEWS_OF_ONE, samples=FAKES // VIEWS_OF_ONE),
-        seed=cell.seed,
+        out=run / "score",
+        seed=seed,
         device=device,
     )
-    found = evaluate(run=str(run), seed=cell.seed, device=device, limit=cell.limit)
-    length = kimg_before_overfitting(read_stats(run))
-    return drawn | found | length | {"evals_per_ray": evaluations_per_ray(cell.recipe["levels"])}
 
 
 def kimg_before_overfitting(

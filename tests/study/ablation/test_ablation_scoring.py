@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from small_ablation import planned
@@ -38,14 +39,29 @@ def trained(call):
     return folder
 
 
+def trained_with_snapshots(call):
+    """The same with two snapshots, whose scores are made up too."""
+    folder = trained(call)
+    for step in (25, 50):
+        (folder / f"snapshot-{step:06d}.safetensors").touch()
+    return folder
+
+
 def test_a_prior_is_trained_drawn_from_and_scored_on_patients(spec, tmp_path, monkeypatch):
     from mednerf_kit.engine import session
     from mednerf_kit.invert import evaluate
+    from mednerf_kit.prior import load
     from mednerf_kit.study.generation import score
 
+    sixths = SimpleNamespace(angles_deg=(0.0, 60.0, 120.0, 180.0, 240.0, 300.0))
+    stand_in(monkeypatch, load, "load_prior", lambda call: SimpleNamespace(geometry=sixths))
+
     patients = [{"patient": name, "psnr_db": value} for name, value in (("q0", 20.0), ("q1", 22.0))]
-    training = stand_in(monkeypatch, session, "train", trained)
-    stand_in(monkeypatch, score, "score", lambda call: {"swd": 40.0, "seed": 0})
+    training = stand_in(monkeypatch, session, "train", trained_with_snapshots)
+    swd = {"snapshot-000025": 35.0, "snapshot-000050": 40.0}
+    stand_in(
+        monkeypatch, score, "score", lambda call: {"swd": swd[Path(call["run"]).stem], "seed": 0}
+    )
     scoring_of = stand_in(
         monkeypatch, evaluate, "evaluate", lambda call: {"psnr_db": 21.0, "per_patient": patients}
     )
@@ -65,11 +81,13 @@ def test_a_prior_is_trained_drawn_from_and_scored_on_patients(spec, tmp_path, mo
         8,
         str(tmp_path / cell.place / "00000-any"),
     )
+    assert scoring_of[0]["input_angles"] == (240.0,)
     assert found.run == "00000-any" and found.scores.unit == "patient"
     assert found.scores.units == {"q0": {"psnr_db": 20.0}, "q1": {"psnr_db": 22.0}}
     wanted = {
         "psnr_db": 21.0,
         "swd": 40.0,
+        "swd_best": 35.0,
         "evals_per_ray": 16.0,
         "seconds_per_step": 10.04 / 50,
         "train_seconds": 10.04,
