@@ -87,7 +87,7 @@ class PatchSource:
         """
         group = n // self.views
         rebuilt = shard.take(torch.rand(group, generator=rng)) < self.known
-        eps = shard.take(DEFAULT_DRAW(generator.whiten(codes), group, rng))
+        eps = shard.take(DEFAULT_DRAW(generator.whiten(codes), group, rng, generator.unwhiten))
         if not len(codes):
             return generator.latent(eps)
         drawn = generator.unwhiten(eps)
