@@ -87,7 +87,8 @@ def render(
     if isinstance(scene, outputs.Kept):
         seen, voxels = part_views(prior, scene, show, geometry), scene.parts["volume"]
     else:
-        predicted = predict(prior, scene, geometry)
+        grid = fine_grid_size(geometry.cols) if latent is None else None
+        predicted = predict(prior, scene, geometry, size=grid)
         seen, voxels = predicted.views, predicted.volume
     outputs.write_orbit(folder, seen, geometry, scene)
     if volume or dicom:

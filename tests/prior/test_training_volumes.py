@@ -65,7 +65,7 @@ def test_caches_that_exist_are_found():
         cache_file(RECONSTRUCTION, "m", geometry, 64, True),
         cache_file(FOV_CURVE, "m", geometry),
     )
-    assert [path.stem for path in names] == ["1d0f8b8916683e11c24aa506", "0986d3546dd435d3479b4c35"]
+    assert [path.stem for path in names] == ["306dd9546ae4187a3ebeff54", "0986d3546dd435d3479b4c35"]
     assert {path.parent.name for path in names} == {"lifted"}
 
 
