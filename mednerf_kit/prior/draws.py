@@ -114,9 +114,10 @@ class SmoothedBootstrap:
 class PatientPlane:
     """The Gaussian of the training patients alone, in the plane that they span.
 
-    Of their numbers e_i with mean ē, eps = ē + spread · Σ g_i (e_i − ē) / √(P − 1) with g ~ N(0, 1)
-    has their mean and covariance. A draw whose code is nearer to a training patient's than ``apart``
-    times the least distance between two of these is drawn again: it is as good as a copy.
+    Of their numbers e_i with mean ē, eps = ē + spread · Σ g_i (e_i − ē) / √(P − 1) with
+    g ~ N(0, 1) has their mean and covariance. A draw whose code is nearer to a training patient's
+    than ``apart`` times the least distance between two of these is as good as a copy: it is drawn
+    again.
 
     Options:
         spread: factor on the distance from the mean; below 1 patients are more alike. What a
