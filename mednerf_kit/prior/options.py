@@ -56,13 +56,13 @@ class PosedOptions:
     code_noise: float = 0.05
     code_penalty: float = 1e-4
     gan_start: float = 0.96
-    gan_rate: float = 0.35
+    gan_rate: float = 0.25
     gan_interval: int = 1
-    gan_lead: int = 60
+    gan_lead: int = 90
     gan_batch: int = 16
     gan_views: int = 8
     gan_known: float = 0.5
-    gan_weight: float = 2.0
+    gan_weight: float = 0.7
     d_rate: float = 2e-3
     r1_gamma: float = 0.5
     r1_interval: int = 16

@@ -82,7 +82,7 @@ def test_the_generator_learns_from_what_it_is_judged_by(options, accumulate):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize(("option", "share"), [("", 2.0), ("gan_weight: 0.5,", 0.5)])
+@pytest.mark.parametrize(("option", "share"), [("", 0.7), ("gan_weight: 1.5,", 1.5)])
 def test_the_adversary_is_a_share_of_the_posed_gradient_at_the_last_layer(
     option, share, accumulate
 ):
