@@ -177,4 +177,4 @@ def _positive(name: str, value: float) -> float:
 
 
 #: How random patients are drawn where nothing else is asked for.
-DEFAULT_DRAW: Draw = PatientPlane()
+DEFAULT_DRAW: Draw = SmoothedBootstrap()

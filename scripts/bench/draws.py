@@ -40,7 +40,7 @@ USUAL = ["{name: normal}", "{name: bootstrap}"]
 
 def mean_swd(reals: Side, fakes: Side) -> dict:
     """The sliced Wasserstein distance by level, averaged over parts of the fakes."""
-    n = min(reals.spread, len(fakes.pictures))
+    n = min(reals.spread, fakes.spread)
     parts = [part for part in fakes.pictures.split(n) if len(part) == n]
     found = [
         sliced_wasserstein(reals.pictures[:n, None], part[:, None], Generator().manual_seed(0))
