@@ -4,9 +4,9 @@
     python scripts/bench/draws.py RUN [--draws "{name: normal}" "{name: bootstrap, noise: 0.5}"]
 
 Reals are the training patients. Rows tell of the same seeds, and ``reals`` is what training
-patients score against unseen ones. Which patients a draw happens to make moves the sliced Wasserstein
-distance by some units where a dozen are compared: it is the mean over all parts of the fakes that
-are as large as the reals' evenly spread views.
+patients score against unseen ones. Which patients a draw happens to make moves the sliced
+Wasserstein distance by some units where a dozen are compared: it is the mean over all parts of the
+fakes that are as large as the reals' evenly spread views.
 """
 
 from __future__ import annotations
