@@ -22,7 +22,7 @@ from ..viz import figures
 from ..viz import video as videos
 from . import outputs
 from .members import Posterior
-from .predict import grid_size, predict
+from .predict import fine_grid_size, predict
 
 SHOWN_DEG = (FRONTAL_DEG, LATERAL_DEG)
 STEPS = 16  # frames of the clip from one seed to the next
@@ -87,7 +87,8 @@ def render(
     if isinstance(scene, outputs.Kept):
         seen, voxels = part_views(prior, scene, show, geometry), scene.parts["volume"]
     else:
-        predicted = predict(prior, scene, geometry)
+        grid = fine_grid_size(geometry.cols) if latent is None else None
+        predicted = predict(prior, scene, geometry, size=grid)
         seen, voxels = predicted.views, predicted.volume
     outputs.write_orbit(folder, seen, geometry, scene)
     if volume or dicom:
@@ -150,7 +151,7 @@ def sample(
     folder = files.made_folder(out)
     geometry = prior.geometry.resized(size or prior.geometry.cols).at(SHOWN_DEG)
     eps = [truncation * outputs.seeded_eps(prior, seed) for seed in seeds]
-    grid = grid_size(geometry.cols)
+    grid = fine_grid_size(geometry.cols)
     patients = tqdm(eps, desc="patients")
     rows = torch.cat([shown(prior, numbers, geometry, grid) for numbers in patients])
     views = outputs.angle_labels(SHOWN_DEG)

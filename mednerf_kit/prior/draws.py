@@ -2,11 +2,13 @@
 
 A prior describes its training patients' codes by one Gaussian, in whose coordinates (``eps``) they
 have mean 0 and roughly unit covariance. Few patients do not fill that Gaussian: most of its
-directions were never seen. The other ways of drawing stay where patients are.
+directions were never seen. The other ways of drawing stay where patients are, and may leave out
+what is as good as one of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -17,16 +19,23 @@ from ..core.errors import UserError
 
 DRAWS: Registry[Draw] = Registry("draw")
 LEAST_PATIENTS = 4  # with fewer to draw among, every draw is the Gaussian
+TRIES = 64  # draws of one random patient, until one is far enough from all known ones
+
+#: From numbers [n, latent_dim] to the codes in which patients are told apart.
+Codes = Callable[[Tensor], Tensor]
 
 
 class Draw(Protocol):
     """Draws the numbers [n, latent_dim] of n random patients.
 
     ``known`` [P, latent_dim] are those of the training patients; priors that were trained without
-    patients have none.
+    patients have none. Patients are as far apart as their ``codes`` are; by default these are the
+    numbers themselves.
     """
 
-    def __call__(self, known: Tensor, n: int, rng: Generator) -> Tensor: ...
+    def __call__(
+        self, known: Tensor, n: int, rng: Generator, codes: Codes | None = None
+    ) -> Tensor: ...
 
 
 @DRAWS.register("normal")
@@ -43,7 +52,7 @@ class Normal:
     def __init__(self, *, spread: float = 1.0) -> None:
         self.spread = _positive("spread", spread)
 
-    def __call__(self, known: Tensor, n: int, rng: Generator) -> Tensor:
+    def __call__(self, known: Tensor, n: int, rng: Generator, codes: Codes | None = None) -> Tensor:
         eps = torch.randn((n, known.shape[1]), generator=rng, device=rng.device)
         return self.spread * eps.to(known)
 
@@ -85,7 +94,7 @@ class SmoothedBootstrap:
         self.patients, self.noise = patients, noise
         self.spread = _positive("spread", spread)
 
-    def __call__(self, known: Tensor, n: int, rng: Generator) -> Tensor:
+    def __call__(self, known: Tensor, n: int, rng: Generator, codes: Codes | None = None) -> Tensor:
         if len(known) < max(LEAST_PATIENTS, self.patients):
             return Normal(spread=self.spread)(known, n, rng)
         count = len(known)
@@ -99,6 +108,64 @@ class SmoothedBootstrap:
         mixture = (noise / (count - 1) ** 0.5).scatter_add(1, chosen[:, : self.patients], weights)
         factor = self.spread / (1 + h**2) ** 0.5
         return mean + factor * mixture.to(known) @ (known - mean)
+
+
+@DRAWS.register("plane")
+class PatientPlane:
+    """The Gaussian of the training patients alone, in the plane that they span.
+
+    Of their numbers e_i with mean ē, eps = ē + spread · Σ g_i (e_i − ē) / √(P − 1) with
+    g ~ N(0, 1) has their mean and covariance. A draw whose code is nearer to a training patient's
+    than ``apart`` times the least distance between two of these is as good as a copy: it is drawn
+    again.
+
+    Options:
+        spread: factor on the distance from the mean; below 1 patients are more alike.
+        apart: how far from every training patient, as a multiple of how far the two nearest of
+            these are from each other; 0: anywhere.
+
+    >>> known = torch.eye(5)
+    >>> drawn = PatientPlane(apart=0.5)(known, 20, Generator().manual_seed(0))
+    >>> bool((torch.cdist(drawn, known) >= 0.5**0.5).all())  # 1/2 of √2
+    True
+    """
+
+    def __init__(self, *, spread: float = 1.0, apart: float = 1.0) -> None:
+        if apart < 0:
+            raise UserError(
+                f"got apart {apart:g} for a draw", "wanted at least 0", "correct the draw's options"
+            )
+        self.spread, self.apart = _positive("spread", spread), apart
+
+    def __call__(self, known: Tensor, n: int, rng: Generator, codes: Codes | None = None) -> Tensor:
+        if len(known) < LEAST_PATIENTS:
+            return Normal()(known, n, rng)
+        mean, count = known.mean(0), len(known)
+        taken = known if codes is None else codes(known)
+        least = self.apart * float(torch.pdist(taken).min())
+
+        def once() -> Tensor:
+            g = torch.randn((1, count), generator=rng, device=rng.device).to(known)
+            return mean + self.spread / (count - 1) ** 0.5 * g @ (known - mean)
+
+        def distance(eps: Tensor) -> float:
+            return float(torch.cdist(eps if codes is None else codes(eps), taken).min())
+
+        return torch.cat([_far_enough(once, distance, least) for _ in range(n)])
+
+
+def _far_enough(
+    once: Callable[[], Tensor], distance: Callable[[Tensor], float], least: float
+) -> Tensor:
+    """The first of TRIES draws that is at least so far away; the farthest where none is."""
+    best, reached = once(), -1.0
+    for _ in range(TRIES):
+        candidate = once() if reached >= 0 else best
+        if (far := distance(candidate)) > reached:
+            best, reached = candidate, far
+        if reached >= least:
+            break
+    return best
 
 
 def _positive(name: str, value: float) -> float:

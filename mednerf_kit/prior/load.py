@@ -83,7 +83,8 @@ class Prior:
 
     def numbers(self, n: int, rng: Generator, draw: Draw = DEFAULT_DRAW) -> Tensor:
         """The numbers [n, latent_dim] of n random patients, which ``generator.latent`` takes."""
-        return draw(self.known, n, rng)
+        codes = self.generator.unwhiten if isinstance(self.generator, HyperGenerator) else None
+        return draw(self.known, n, rng, codes)
 
     def check_xray(self) -> None:
         """Refuse a prior of coloured photographs where an X-ray is asked about."""

@@ -25,7 +25,9 @@ class PosedOptions:
         code_rate: the codes', at its peak.
         code_noise: standard deviation of the noise added to codes before they are mapped.
         code_penalty: weight of the codes' squared length.
-        gan_start: share of the training from which ``hybrid`` is adversarial too.
+        gan_start: share of the training from which ``hybrid`` is adversarial too: its phase.
+        gan_rate: with what share of their peaks the learning rates begin again in the phase; they
+            fall along a cosine before it and in it.
         gan_interval: ``hybrid`` takes every so many-th step an adversarial one as well.
         gan_lead: first steps of the phase in which the discriminator of ``hybrid`` learns alone:
             before it tells reals from fakes, its gradient is noise.
@@ -53,13 +55,14 @@ class PosedOptions:
     code_rate: float = 1e-2
     code_noise: float = 0.05
     code_penalty: float = 1e-4
-    gan_start: float = 0.6
+    gan_start: float = 0.96
+    gan_rate: float = 0.25
     gan_interval: int = 1
-    gan_lead: int = 60
+    gan_lead: int = 90
     gan_batch: int = 16
     gan_views: int = 8
     gan_known: float = 0.5
-    gan_weight: float = 2.0
+    gan_weight: float = 0.7
     d_rate: float = 2e-3
     r1_gamma: float = 0.5
     r1_interval: int = 16

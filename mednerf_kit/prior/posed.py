@@ -170,7 +170,8 @@ class PriorTask(Task):
         """One step at ``progress`` in [0, 1] through the training."""
         o, g = self.options, self.parts.generator
         edge = max(SHARP_EDGE, SOFT_EDGE * (1 - 2 * progress))
-        rate = rate_share(progress, index)
+        phase = o.gan_start if o.objective == "hybrid" else 1.0
+        rate = rate_share(progress, index, phase=phase, again=o.gan_rate)
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * rate
         logged = {"rate": rate}
@@ -373,13 +374,22 @@ def used_batches(objective: str, sizes: dict[str, int]) -> dict[str, int]:
     return {key: n for key, n in sizes.items() if key != unused}
 
 
-def rate_share(progress: float, index: int) -> float:
+def rate_share(progress: float, index: int, *, phase: float = 1.0, again: float = 1.0) -> float:
     """What share of its peak a learning rate has: a linear warm-up, then a cosine to 1 %.
+
+    A ``phase`` at the end of the training, from there on, has a cosine of its own, which begins at
+    ``again``: what the training before it has reached does not depend on it.
 
     >>> [round(rate_share(progress, index), 3) for progress, index in ((0, 0), (0.5, 99), (1, 999))]
     [0.02, 0.51, 0.01]
+    >>> [round(rate_share(p, 999, phase=0.8, again=0.4), 3) for p in (0.4, 0.799, 0.8, 0.9, 1)]
+    [0.51, 0.01, 0.41, 0.21, 0.01]
     """
-    cosine = 0.5 + 0.5 * math.cos(math.pi * progress)
+    if progress < phase or phase == 1:
+        peak, share = 1.0, progress / phase
+    else:
+        peak, share = again, (progress - phase) / (1 - phase)
+    cosine = peak * (0.5 + 0.5 * math.cos(math.pi * share))
     return min(1.0, (index + 1) / WARM_UP_STEPS) * cosine + 0.01
 
 

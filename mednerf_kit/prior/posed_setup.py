@@ -89,10 +89,11 @@ def check_adversary(recipe: Mapping[str, Any]) -> None:
             "wanted the share of the training before the adversarial phase, from 0 to below 1",
             "correct it, or set task.objective=posed for none",
         )
-    if not 0 <= options.gan_known <= 1 or options.gan_weight < 0:
+    if not 0 <= options.gan_known <= 1 or options.gan_weight < 0 or options.gan_rate <= 0:
         raise UserError(
-            f"got task.gan_known {options.gan_known:g} and task.gan_weight {options.gan_weight:g}",
-            "wanted a share from 0 to 1 and a weight of at least 0",
+            f"got task.gan_known {options.gan_known:g}, task.gan_weight {options.gan_weight:g} and "
+            f"task.gan_rate {options.gan_rate:g}",
+            "wanted a share from 0 to 1, a weight of at least 0 and a rate above 0",
             "correct them",
         )
     if options.objective == "posed":

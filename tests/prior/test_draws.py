@@ -7,7 +7,7 @@ import torch
 from torch import Generator
 
 from mednerf_kit.core.errors import UserError
-from mednerf_kit.prior.draws import DRAWS, Normal, SmoothedBootstrap
+from mednerf_kit.prior.draws import DRAWS, Normal, PatientPlane, SmoothedBootstrap
 
 
 def seeded(seed: int = 0) -> Generator:
@@ -21,8 +21,9 @@ def known_patients(count: int = 6, dims: int = 8) -> torch.Tensor:
 @pytest.mark.parametrize("name", DRAWS.entries)
 def test_draws_repeat_and_scale_about_the_mean(name):
     known = known_patients()
+    free = {"name": name} | ({"apart": 0.0} if name == "plane" else {})
     one, again, wide = (
-        DRAWS.build({"name": name, "spread": spread})(known, 5, seeded(3)) for spread in (1, 1, 2.0)
+        DRAWS.build(free | {"spread": spread})(known, 5, seeded(3)) for spread in (1, 1, 2.0)
     )
     assert one.shape == (5, 8) and torch.equal(one, again)
     centre = torch.zeros(8) if name == "normal" else known.mean(0)
@@ -51,6 +52,37 @@ def test_the_bootstrap_stays_among_its_patients():
     assert len(torch.cdist(copies, known).argmin(1).unique()) > 2
 
 
+def test_the_plane_has_the_patients_mean_and_covariance():
+    known = known_patients(40, 3)
+    drawn = PatientPlane(spread=1.0, apart=0.0)(known, 20_000, seeded())
+    torch.testing.assert_close(drawn.mean(0), known.mean(0), atol=0.05, rtol=0)
+    torch.testing.assert_close(drawn.T.cov(), known.T.cov(), rtol=0.08, atol=0.08)
+
+
+def test_no_draw_is_nearer_to_a_patient_than_two_patients_are_to_each_other():
+    """By their codes, which stretch the numbers; what cannot be reached is come near to."""
+    known = known_patients(6, 4)
+    stretch = torch.tensor([3.0, 1.0, 0.3, 0.1])
+
+    def codes(eps: torch.Tensor) -> torch.Tensor:
+        return eps * stretch
+
+    least = torch.pdist(codes(known)).min()
+    drawn = PatientPlane(spread=1.0)(known, 50, seeded(), codes)
+    assert torch.cdist(codes(drawn), codes(known)).min() >= least
+    anywhere = PatientPlane(spread=1.0, apart=0.0)(known, 50, seeded(), codes)
+    assert torch.cdist(codes(anywhere), codes(known)).min() < least
+    never = PatientPlane(spread=1.0, apart=1e6)(known, 5, seeded(), codes)
+    far = torch.cdist(codes(never), codes(known)).min(1).values
+    assert far.min() > torch.cdist(codes(anywhere), codes(known)).min(1).values.median()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_with_few_patients_the_plane_is_the_gaussian(count):
+    known = known_patients(count)
+    assert torch.equal(PatientPlane()(known, 4, seeded()), Normal()(known, 4, seeded()))
+
+
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_with_few_patients_the_gaussian_is_drawn_from(count):
     known = known_patients(count)
@@ -72,6 +104,8 @@ def test_more_patients_bring_more_noise():
         {"name": "bootstrap", "noise": -1.0},
         {"name": "bootstrap", "spread": 0.0},
         {"name": "normal", "spread": -1.0},
+        {"name": "plane", "spread": 0.0},
+        {"name": "plane", "apart": -1.0},
     ],
 )
 def test_what_no_patient_can_be_drawn_with_is_one_sentence(node):

@@ -82,7 +82,7 @@ def test_the_generator_learns_from_what_it_is_judged_by(options, accumulate):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize(("option", "share"), [("", 2.0), ("gan_weight: 0.5,", 0.5)])
+@pytest.mark.parametrize(("option", "share"), [("", 0.7), ("gan_weight: 1.5,", 1.5)])
 def test_the_adversary_is_a_share_of_the_posed_gradient_at_the_last_layer(
     option, share, accumulate
 ):
@@ -180,11 +180,16 @@ def test_the_adversary_joins_late_and_every_kth_step(objective, start, interval)
     assert played == wanted and (objective != "hybrid" or played.index(True) == 9)
 
 
-def test_a_priors_adversary_begins_at_six_tenths_and_plays_every_step():
-    task = task_of("objective: hybrid")
-    places = [(0.59, 0), (0.6, 0), (0.6, 1), (0.9, 2), (0.999, 7)]
-    played = ["d_loss" in task.step(progress, index) for progress, index in places]
-    assert played == [False, True, True, True, True]
+def test_a_priors_adversary_ends_the_training_and_plays_every_step():
+    """Its phase begins when the rates have fallen, and with rates of its own."""
+    task = task_of("objective: hybrid, gan_start: 0.6, gan_rate: 0.35")
+    places = [(0.3, 200), (0.599, 200), (0.6, 200), (0.6, 201), (0.8, 202), (0.999, 207)]
+    logged = [task.step(progress, index) for progress, index in places]
+    assert ["d_loss" in line for line in logged] == [False, False, True, True, True, True]
+    rates = [line["rate"] for line in logged]
+    assert rates == pytest.approx([0.51, 0.01, 0.36, 0.36, 0.185, 0.01], abs=2e-3)
+    posed = task_of("objective: posed, gan_start: 0.6, gan_rate: 0.35")
+    assert posed.step(0.6, 200)["rate"] == pytest.approx(0.355, abs=2e-3), "one cosine in all"
 
 
 def test_at_first_the_discriminator_learns_alone():

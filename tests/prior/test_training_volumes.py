@@ -19,7 +19,8 @@ from mednerf_kit.prior.training_volumes import (
     soft_tissue,
     water_value,
 )
-from mednerf_kit.recon.field_volume import FieldVolume, voxel_centres
+from mednerf_kit.recon.field_volume import FieldVolume, cylinder, voxel_centres
+from mednerf_kit.recon.sart import sart
 
 
 def test_known_volumes_project_to_the_pictures(tmp_path):
@@ -65,8 +66,21 @@ def test_caches_that_exist_are_found():
         cache_file(RECONSTRUCTION, "m", geometry, 64, True),
         cache_file(FOV_CURVE, "m", geometry),
     )
-    assert [path.stem for path in names] == ["1d0f8b8916683e11c24aa506", "0986d3546dd435d3479b4c35"]
+    assert [path.stem for path in names] == ["306dd9546ae4187a3ebeff54", "0986d3546dd435d3479b4c35"]
     assert {path.parent.name for path in names} == {"lifted"}
+
+
+def test_a_reconstruction_keeps_the_details_of_its_pictures():
+    """It explains them with a third of the error of SART's own, shorter passes."""
+    rng = torch.Generator().manual_seed(0)
+    geometry = DEFAULTS["chest"].resized(24).orbit(24)
+    blobs = torch.rand(1, 1, 12, 12, 12, generator=rng).round() * cylinder(12)
+    truth = FieldVolume.of(torch.nn.functional.interpolate(blobs, scale_factor=2)[0, 0], geometry)
+    pictures = truth.project(geometry)
+    values, _ = reconstructed_volume(pictures, geometry, 24, False, "blobs")
+    left = (FieldVolume.of(values, geometry).project(geometry) - pictures).square().mean()
+    shorter = sart(pictures, geometry, size=24).volume.project(geometry)
+    assert left < 0.3 * (shorter - pictures).square().mean()
 
 
 def test_volume_values_are_trilinear():

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ...core.types import FieldOutput
 from ...fields.hyper import MlpWeights
 from ...imaging.geometry import Geometry
-from ...invert.predict import grid_size
+from ...invert.predict import fine_grid_size
 from ...metrics.features import BATCH, Extractor, read
 from ...prior.draws import DEFAULT_DRAW, Draw
 from ...prior.load import Prior
@@ -73,7 +73,7 @@ def baked_views(
     what only part of the depth was trained on, is marched through the voxels.
     """
     geometry = prior.geometry.at(angles_deg)
-    size = size or grid_size(geometry.cols)
+    size = size or fine_grid_size(geometry.cols)
     if prior.is_line_integral and cameras_of(prior.meta["recipe"]).depth is None:
         return bake(prior.generator, code, geometry, size=size).project(geometry, prior.distance)[0]
     towards = -geometry.frames(torch.tensor(angles_deg[:1]))[0][0]

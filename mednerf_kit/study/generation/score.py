@@ -16,7 +16,7 @@ from ...core import files
 from ...core.errors import UserError
 from ...data.orbits import OrbitSet
 from ...engine.device import select_device
-from ...invert.predict import grid_size
+from ...invert.predict import fine_grid_size
 from ...metrics import image as image_metrics
 from ...metrics import perceptual
 from ...metrics.distances import (
@@ -212,7 +212,7 @@ def consistency(prior: Prior, rng: Generator) -> dict[str, Any]:
         "psnr_db_least": float(psnr_db.min()),
         "n_scenes": len(codes),
         "n_views": len(angles),
-        "grid": grid_size(prior.geometry.cols),
+        "grid": fine_grid_size(prior.geometry.cols),
     }
 
 
