@@ -16,9 +16,9 @@ from torch import Tensor
 from ..core.errors import UserError
 from .view_frames import Frames
 
-# slices per grid_sample call, or one for every thread where these are more: so few stay in a core's
-# cache, of the slices of a clinical CT, and many rays pass by and are left out
-SLICES = 8
+# slices per grid_sample call: enough for every thread, few enough that many rays pass by and are left
+# out, and of large slices so few that they (8 MiB) stay in a CPU's cache
+SLICES, FEW_SLICES, VOXELS = 32, 8, 1 << 21
 # voxels along the sides of the blocks in which matter is looked for
 BLOCK = 8
 # interpolations per grid_sample call: on a CPU their coordinates (1 MiB) stay in its cache, which
@@ -180,7 +180,12 @@ class _Boxes:
         if self.matter is not None:
             here = self.matter.movedim(2 - axis, 0).flatten(1).any(1).nonzero().flatten().tolist()
             first, stop = (BLOCK * here[0], BLOCK * (here[-1] + 1)) if here else (0, 0)
-        return _ranges(first, min(stop, self.size[axis]), _at_once())
+        return _ranges(first, min(stop, self.size[axis]), self.at_once(axis))
+
+    def at_once(self, axis: int) -> int:
+        """How many slices across an axis a call takes."""
+        fitting = VOXELS * self.size[axis] // math.prod(self.size)
+        return max(torch.get_num_threads(), min(SLICES, max(FEW_SLICES, fitting)))
 
     def of(self, axis: int, run: slice) -> Tensor | None:
         """Corners (mm) of what the slices ``run`` across an axis hold, [8, 3]; None: nothing.
@@ -211,7 +216,7 @@ class _Boxes:
 def _calls(mine: Tensor, boxes: _Boxes, axis: int, frames: Frames) -> tuple[Call, ...]:
     """Runs of slices, and for each view the box of its rays ``mine`` that meet matter there."""
     rows, cols = mine.shape[1:]
-    at_once = max(1, SAMPLES // (_at_once() * cols))
+    at_once = max(1, SAMPLES // (boxes.at_once(axis) * cols))
     own = list(zip(_spans(mine.any(2)), _spans(mine.any(1)), strict=True))
     calls: list[Call] = []
     for run in boxes.runs(axis):
@@ -233,10 +238,6 @@ def _calls(mine: Tensor, boxes: _Boxes, axis: int, frames: Frames) -> tuple[Call
                     for some in _ranges(across.start, across.stop, at_once)
                 ]
     return tuple(calls)
-
-
-def _at_once() -> int:
-    return max(SLICES, torch.get_num_threads())
 
 
 def _within(span: slice, first: float, last: float) -> slice:

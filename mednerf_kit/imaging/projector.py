@@ -37,6 +37,7 @@ from .view_frames import Frames
 
 KEPT = 1 << 23  # interpolations whose coordinates a Projector keeps: 64 MiB
 RAYS = 1 << 18  # rays aimed at a time
+LOOKED_FOR = 4  # interpolations a voxel from which it pays to look where matter is
 VOXELS_A_RAY = 16  # at least, while a volume is sampled: what rays take is a third of its memory
 # [D, H, W] as slices across x, y, z: the lower world axis lies last
 LAYOUT = ((2, 0, 1), (1, 0, 2), (0, 1, 2))
@@ -79,7 +80,9 @@ def project_volume(
     aimed = partial(aim, shape, spacing_mm, picture=picture, centre_mm=centre_mm, dtype=dtype)
     if is_free:
         flat = values.reshape(-1, *shape)
-        aimed = partial(aimed, matter=_matter(flat, attenuation))
+        rays = len(frames.source) * math.prod(picture)
+        if rays * max(shape) >= LOOKED_FOR * math.prod(shape):
+            aimed = partial(aimed, matter=_matter(flat, attenuation))
         image = flat.new_zeros(len(flat), len(frames.source), *picture, dtype=dtype)
         at_once = max(1, math.prod(shape) // VOXELS_A_RAY // (few * math.prod(picture)))
         for first in range(0, len(pieces), at_once):
@@ -183,8 +186,9 @@ def _matter(values: Tensor, attenuation: Callable[[Tensor], Tensor] | None) -> T
     found = []
     for slab in values.split(BLOCK, 1):
         slab = slab if attenuation is None else attenuation(_floating(slab))
-        held = (slab != 0).flatten(0, 1).any(0, keepdim=True)
-        found.append(max_pool2d(held.float(), BLOCK, ceil_mode=True) > 0)
+        columns = slab.flatten(0, 1)
+        held = (columns.amax(0) != 0) | (columns.amin(0) != 0)  # half the time of `any`
+        found.append(max_pool2d(held[None].float(), BLOCK, ceil_mode=True) > 0)
     return torch.cat(found).cpu()
 
 

@@ -364,6 +364,7 @@ def test_chunks_change_nothing(monkeypatch):
 def test_rays_that_pass_by_all_matter_are_left_out_and_nothing_else(place, set_up, monkeypatch):
     """Against the whole grid, by the projector that is told nothing of what is empty."""
     monkeypatch.setattr(joseph_rays, "SLICES", 8)
+    monkeypatch.setattr(joseph, "LOOKED_FOR", 0)
     geometry, spacing = {
         "narrow": (SMALL, (2, 3, 2)),
         "wide": (dataclasses.replace(SMALL, pixel_mm=60.0), (4, 6, 4)),
