@@ -16,8 +16,8 @@ from torch import Tensor
 from ..core.errors import UserError
 from .view_frames import Frames
 
-# slices per grid_sample call: enough for every thread, few enough that many rays pass by and are left
-# out, and of large slices so few that they (8 MiB) stay in a CPU's cache
+# slices per grid_sample call: enough for every thread, few enough that many rays pass by and are
+# left out, and of large slices so few that they (8 MiB) stay in a CPU's cache
 SLICES, FEW_SLICES, VOXELS = 32, 8, 1 << 21
 # voxels along the sides of the blocks in which matter is looked for
 BLOCK = 8
