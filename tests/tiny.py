@@ -25,7 +25,7 @@ SETTINGS = [
     f"dataset={{size: {SIZE}, volume_size: {VOXELS}}}",
     "task={name: prior, objective: hybrid, batch: 4, points: 96, rays: 16, ray_share: 0.3, "
     "gan_start: 0.3, gan_interval: 2, "
-    "gan_batch: 2, gan_views: 1, gan_lead: 1, r1_interval: 2}",
+    "gan_batch: 2, gan_views: 1, gan_lead: 0, r1_interval: 2}",
     "levels=[{name: stratified, n: 8}]",
     "discriminator={name: residual, size: 16, fmaps: 0.004, max_channels: 8}",
     "steps=10",

@@ -18,7 +18,7 @@ from .view_frames import Frames
 
 # slices per grid_sample call: enough for every thread, few enough that many rays pass by and are
 # left out, and of large slices so few that they (8 MiB) stay in a CPU's cache
-SLICES, FEW_SLICES, VOXELS = 32, 8, 1 << 21
+SLICES, FEW_SLICES, CACHED_VOXELS = 32, 8, 1 << 21
 # voxels along the sides of the blocks in which matter is looked for
 BLOCK = 8
 # interpolations per grid_sample call: on a CPU their coordinates (1 MiB) stay in its cache, which
@@ -87,9 +87,8 @@ def aim(
 
     ``picture`` are a view's rows and columns. ``matter`` [d, h, w] bool says which blocks of the
     grid, BLOCK voxels wide, hold more than zeros: what passes by all of them is left out. A view
-    takes the axis that its central ray crosses
-    fastest, counted in voxels; rays of a very wide fan that would cross another axis more than
-    twice as fast take that one.
+    takes the axis that its central ray crosses fastest, counted in voxels; rays of a very wide fan
+    that would cross another axis more than twice as fast take that one.
     """
     size = torch.tensor(tuple(shape)[::-1], dtype=torch.float64)
     spacing = torch.as_tensor(spacing_mm, dtype=torch.float64, device="cpu")
@@ -184,7 +183,7 @@ class _Boxes:
 
     def at_once(self, axis: int) -> int:
         """How many slices across an axis a call takes."""
-        fitting = VOXELS * self.size[axis] // math.prod(self.size)
+        fitting = CACHED_VOXELS * self.size[axis] // math.prod(self.size)
         return max(torch.get_num_threads(), min(SLICES, max(FEW_SLICES, fitting)))
 
     def of(self, axis: int, run: slice) -> Tensor | None:

@@ -158,13 +158,14 @@ def _far_enough(
     once: Callable[[], Tensor], distance: Callable[[Tensor], float], least: float
 ) -> Tensor:
     """The first of TRIES draws that is at least so far away; the farthest where none is."""
-    best, reached = once(), -1.0
-    for _ in range(TRIES):
-        candidate = once() if reached >= 0 else best
-        if (far := distance(candidate)) > reached:
-            best, reached = candidate, far
+    best = once()
+    reached = distance(best)
+    for _ in range(TRIES - 1):
         if reached >= least:
             break
+        candidate = once()
+        if (far := distance(candidate)) > reached:
+            best, reached = candidate, far
     return best
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,14 @@ def check_adversary(recipe: Mapping[str, Any]) -> None:
         )
     if options.objective == "posed":
         return
+    phase = math.ceil((1 - options.gan_start) * recipe["steps"]) // options.gan_interval
+    if options.objective == "hybrid" and 0 < options.gan_lead >= phase:
+        raise UserError(
+            f"got an adversarial phase of {phase} steps, in the first {options.gan_lead} of which "
+            "the discriminator learns alone (task.gan_lead)",
+            "wanted steps in which the generator learns from it",
+            "set a smaller task.gan_start or task.gan_lead, or more steps",
+        )
     step = options.gan_views * options.accumulate
     if options.gan_batch % step:
         raise UserError(

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the adversarial term of a prior changes: `posed` against `hybrid` at equal steps.
 
-    python scripts/bench/objectives.py --dataset chest --steps 1500 --seeds 0 1 2
+    python scripts/bench/objectives.py --dataset chest --steps 6000 --seeds 0 1 2
 
 Scored are the realism of random patients and the PSNR of inverted held-out ones.
 
@@ -50,7 +50,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", default="chest")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--objectives", nargs="+", default=["posed", "hybrid"])
     parser.add_argument("--patients", type=int, default=4, help="test patients whose PSNR is taken")

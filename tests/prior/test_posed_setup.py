@@ -41,6 +41,8 @@ def setting(text: str) -> dict:
         (setting("task.gan_start=-0.1"), "gan_start -0.1.*from 0 to below 1"),
         (setting("task.gan_known=1.5"), "gan_known 1.5.*from 0 to 1"),
         (setting("task.gan_weight=-1"), "gan_weight -1.*at least 0"),
+        (setting("task.gan_rate=0"), "gan_rate 0.*rate above 0"),
+        (setting("task.gan_lead=3"), "phase of 3 steps, in the first 3.*smaller task.gan_start"),
         (setting("task.gan_views=3"), "gan_batch 2 with gan_views 3.*set task.gan_batch=3"),
         (setting("task.accumulate=3"), "accumulate 3.*multiple of 3"),
         (setting("discriminator.policy=[{name: tilt, angle_deg: 95}]"), "95 degrees"),
