@@ -216,6 +216,9 @@ def read_apart(read: Callable[[Path], Any], folder: Path) -> Outcome:
     if child == 0:
         code = 99
         try:
+            import torch
+
+            torch.set_num_threads(1)  # the parent's threads are not here: none may be waited for
             handle = os.open(said, os.O_WRONLY | os.O_CREAT)
             os.dup2(handle, 1)
             os.dup2(handle, 2)
@@ -254,8 +257,6 @@ def warm_up() -> None:
     import tifffile  # noqa: F401
     import torch._dynamo  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401
-
-    torch.set_num_threads(1)
 
 
 def fuzz(
