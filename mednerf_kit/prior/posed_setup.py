@@ -31,7 +31,7 @@ from .options import posed_options
 from .posed import PosedModules, PriorTask, used_batches
 from .rendering import checked_levels, levels_of
 from .sets import read_set, set_options
-from .training_volumes import TrainingVolumes, make_training_volumes, water_value
+from .training_volumes import TrainingVolumes, make_training_volumes
 
 RECIPE_KEYS = frozenset(
     (
@@ -257,10 +257,8 @@ def prepare(run_config: RunConfig, device: str | torch.device) -> PreparedRun:
         )
     volumes = make_training_volumes(orbits, size=options.volume_size)
     if options.variants:
-        water, rng = water_value(orbits.geometry), Generator().manual_seed(seed)
-        volumes = volumes.with_variants(
-            options.variants, orbits.geometry, rng, Variation(), water=water
-        )
+        rng = Generator().manual_seed(seed)
+        volumes = volumes.with_variants(options.variants, orbits.geometry, rng, Variation())
     task = build_task(recipe, orbits, volumes, seed=seed, device=device)
     opening = (
         f"{len(orbits.patients)} patients, {orbits.geometry.views} views of "

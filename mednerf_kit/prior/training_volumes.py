@@ -17,7 +17,6 @@ from torch.nn.functional import adaptive_avg_pool3d, avg_pool1d
 from tqdm import tqdm
 
 from ..core import files
-from ..core.errors import UserError
 from ..core.memory import mapped_tensor
 from ..core.types import SUPPORT
 from ..data.cohort import cache_dir
@@ -72,12 +71,10 @@ class TrainingVolumes:
         geometry: Geometry,
         rng: Generator,
         variation: Variation,
-        *,
-        water: float,
     ) -> TrainingVolumes:
         """The same patients and ``copies`` varied ones of each, which come after all of them.
 
-        ``geometry`` is that of the pictures, ``water`` the attenuation of water in the volumes.
+        ``geometry`` is that of the pictures. A copy's pictures have the gains of its original.
         """
         voxel_mm = 2 * SUPPORT * geometry.half_width_mm / self.volumes.shape[-1]
         patients, total = len(self.volumes), len(self.volumes) * (1 + copies)
@@ -85,10 +82,11 @@ class TrainingVolumes:
         images = self.images.new_empty(total, *self.images.shape[1:])
         volumes[:patients], images[:patients] = self.volumes, self.images
         for k in range(patients, total):
-            own = volumes[k % patients][None].float()
+            i = k % patients
+            own, water = volumes[i][None].float(), water_in(volumes[i], geometry)
             volumes[k] = varied(own, rng, variation, water=water, voxel_mm=voxel_mm)[0]
-            seen = FieldVolume.of(volumes[k], geometry)
-            images[k] = seen.project(geometry, float(self.distance[k % patients])).clamp_max(1)
+            seen = FieldVolume.of(volumes[k], geometry).project(geometry, float(self.distance[i]))
+            images[k] = (seen * self.log_gains[i].exp()[:, None, None]).clamp_max(1)
         return replace(
             self,
             images=images,
@@ -129,13 +127,15 @@ def principal_codes(volumes: Tensor, width: int, size: float) -> Tensor:
 def water_value(geometry: Geometry) -> float:
     """Water's attenuation per field unit, in image values of a set whose scale is known."""
     scale = geometry.line_integral_scale
-    if scale is None:
-        raise UserError(
-            "got a set of pictures without a scale",
-            "wanted DRRs of CTs, whose densities can be varied",
-            "make the set with `mednerf-kit drr`, or train without varied patients",
-        )
+    assert scale is not None  # whoever asks has looked
     return Volume.mu_water_per_mm * geometry.half_width_mm / scale
+
+
+def water_in(values: Tensor, geometry: Geometry) -> float:
+    """Water's attenuation in the unit of values [D, H, W], by their soft tissue without a scale."""
+    if geometry.line_integral_scale is None:
+        return soft_tissue(values) / SOFT_TISSUE
+    return water_value(geometry)
 
 
 def soft_tissue(values: Tensor) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from tiny import PATIENTS, VOXELS, make_set
 
@@ -17,6 +19,7 @@ from mednerf_kit.prior.training_volumes import (
     make_training_volumes,
     reconstructed_volume,
     soft_tissue,
+    water_in,
     water_value,
 )
 from mednerf_kit.recon.field_volume import FieldVolume, cylinder, voxel_centres
@@ -108,7 +111,7 @@ def test_varied_patients_come_after_all_others_and_are_seen_as_they_are(tiny_set
     plain = make_training_volumes(orbits, size=24, progress=False)
     water = water_value(orbits.geometry)
     rng = torch.Generator().manual_seed(0)
-    found = plain.with_variants(2, orbits.geometry, rng, Variation(), water=water)
+    found = plain.with_variants(2, orbits.geometry, rng, Variation())
     assert len(found.images) == len(found.volumes) == len(found.log_gains) == 6
     assert torch.equal(found.volumes[:2], plain.volumes)
     assert torch.equal(found.images[:2], plain.images)
@@ -121,8 +124,23 @@ def test_varied_patients_come_after_all_others_and_are_seen_as_they_are(tiny_set
     still = Variation(
         deformation_mm=0, size=0, stretch=0, rotation_deg=0, shift_mm=0, lung=0, bone=0, cut=0
     )
-    copied = plain.with_variants(1, orbits.geometry, rng, still, water=water)
+    copied = plain.with_variants(1, orbits.geometry, rng, still)
     assert float((copied.volumes[2:] - plain.volumes).abs().max()) < 1e-4 * float(water)
+
+
+def test_patients_without_a_scale_are_varied_by_their_own_soft_tissue(tiny_set):
+    orbits = load_orbits(tiny_set, split="all", limit=2)
+    geometry = replace(orbits.geometry, line_integral_scale=None)
+    plain = make_training_volumes(orbits, size=24, progress=False)
+    body = reconstruction(0.7)
+    assert abs(water_in(body, geometry) / 0.7 - 1 / 1.04) < 0.02
+    assert water_in(body, orbits.geometry) == water_value(orbits.geometry)
+    plain = replace(plain, log_gains=torch.rand_like(plain.log_gains) - 1)
+    found = plain.with_variants(1, geometry, torch.Generator().manual_seed(0), Variation())
+    seen = FieldVolume.of(found.volumes[2:3], geometry).project(geometry, float(found.distance[2]))
+    expected = (seen[0] * plain.log_gains[0].exp()[:, None, None]).clamp_max(1)
+    assert float((expected - found.images[2].float()).abs().max()) < 2e-3
+    assert torch.equal(found.log_gains[2:], plain.log_gains)
 
 
 def reconstruction(tissue: float) -> torch.Tensor:
