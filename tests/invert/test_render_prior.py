@@ -77,6 +77,17 @@ def test_render_and_sample_show_the_same_patient(place, tmp_path):
     assert not (tmp_path / "interpolate.mp4").exists()
 
 
+def test_patients_may_be_drawn_such_as_nobody_was(place, tmp_path, capsys):
+    for draw in ("bootstrap", "plane"):
+        words = ["--run", place / "run", "--seeds", "1", "--draw", draw, "--out", tmp_path / draw]
+        assert cli.main(["sample", *map(str, words)]) == 0
+    usual, nobody = (read_png(tmp_path / draw / "grid.png") for draw in ("bootstrap", "plane"))
+    assert not torch.equal(usual, nobody)
+    capsys.readouterr()
+    assert cli.main(["sample", "--run", str(place / "run"), "--draw", "planes"]) == 2
+    assert "plane" in capsys.readouterr().err
+
+
 def test_truncation_to_nothing_is_the_mean_patient(place, tmp_path):
     sample(run=str(place / "run"), seeds=[1, 2], truncation=0.0, out=tmp_path)
     grid = read_png(tmp_path / "grid.png")
