@@ -120,6 +120,12 @@ def render(context: click.Context, **options: Any) -> None:
     default=1.0,
     help="Below 1: closer to the mean patient.",
 )
+@click.option(
+    "--draw",
+    metavar="NAME",
+    default="bootstrap",
+    help="How they are drawn (mednerf-kit list draw); plane: none is a training patient.",
+)
 @click.option("--interpolate", is_flag=True, help="Also a clip that walks from seed to seed.")
 @click.option("--orbit", is_flag=True, help="Also a clip in which all of them turn.")
 @click.option(

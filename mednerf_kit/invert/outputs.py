@@ -17,6 +17,7 @@ from ..core.errors import UserError
 from ..gan.generator import Latent
 from ..imaging.geometry import DEFAULTS, FRONTAL_DEG, LATERAL_DEG, Geometry
 from ..imaging.view_frames import Frames
+from ..prior.draws import DEFAULT_DRAW, Draw
 from ..prior.load import Prior
 from ..recon.field_volume import FieldVolume, at_distance
 from ..viz import figures
@@ -84,12 +85,12 @@ def one_patient(prior: Prior, eps: Tensor) -> Posterior:
     )
 
 
-def seeded_eps(prior: Prior, seed: int) -> Tensor:
+def seeded_eps(prior: Prior, seed: int, draw: Draw = DEFAULT_DRAW) -> Tensor:
     """The numbers [1, latent_dim] of the random patient of a seed.
 
     They are the same patient in every command and on every device.
     """
-    return prior.numbers(1, torch.Generator().manual_seed(seed))
+    return prior.numbers(1, torch.Generator().manual_seed(seed), draw)
 
 
 def fingerprint(prior: Prior) -> str:

@@ -104,7 +104,9 @@ def predict(
     else:
         volumes = replace(volumes, scale=prior.scale)
     if prior.is_line_integral:
-        members = volumes.project(geometry, posterior.distance).cpu()
+        # a field is what its samples stand for; voxels that films were laid into are what they are
+        shown = volumes.unblurred() if films is None else volumes
+        members = shown.project(geometry, posterior.distance).cpu()
     else:
         members = grey_views(prior, posterior.code, geometry).cpu() / exposure
     volumes = volumes.cpu()

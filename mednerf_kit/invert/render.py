@@ -17,6 +17,7 @@ from ..core.errors import UserError
 from ..engine.device import select_device
 from ..imaging.geometry import FRONTAL_DEG, LATERAL_DEG, Geometry
 from ..imaging.volume import write_volumes
+from ..prior.draws import DRAWS
 from ..prior.load import Prior, load_prior
 from ..viz import figures
 from ..viz import video as videos
@@ -122,6 +123,7 @@ def sample(
     run: str = "bundled:chest",
     seeds: Sequence[int] = tuple(range(16)),
     truncation: float = 1.0,
+    draw: str = "bootstrap",
     interpolate: bool = False,
     orbit: bool = False,
     size: int | None = None,
@@ -134,6 +136,7 @@ def sample(
         run: the prior: a run folder, a snapshot, or ``bundled:chest`` or ``bundled:knee``.
         seeds: one random patient each.
         truncation: ψ in [0, 1], scales the standard normal numbers: 0 is the mean patient.
+        draw: how patients are drawn, by its name; ``plane`` draws such as nobody was.
         interpolate: also write ``interpolate.mp4``, which walks from seed to seed along arcs.
         orbit: also write ``orbit.mp4``, in which all of them turn side by side.
         size: columns of the views; the prior's own by default.
@@ -150,7 +153,8 @@ def sample(
     prior.generator.to(select_device(device))
     folder = files.made_folder(out)
     geometry = prior.geometry.resized(size or prior.geometry.cols).at(SHOWN_DEG)
-    eps = [truncation * outputs.seeded_eps(prior, seed) for seed in seeds]
+    how = DRAWS.build(draw)
+    eps = [truncation * outputs.seeded_eps(prior, seed, how) for seed in seeds]
     grid = fine_grid_size(geometry.cols)
     patients = tqdm(eps, desc="patients")
     rows = torch.cat([shown(prior, numbers, geometry, grid) for numbers in patients])

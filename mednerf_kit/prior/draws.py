@@ -9,6 +9,8 @@ what is as good as one of them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -21,20 +23,43 @@ DRAWS: Registry[Draw] = Registry("draw")
 LEAST_PATIENTS = 4  # with fewer to draw among, every draw is the Gaussian
 TRIES = 64  # draws of one random patient, until one is far enough from all known ones
 
-#: From numbers [n, latent_dim] to the codes in which patients are told apart.
-Codes = Callable[[Tensor], Tensor]
+
+@dataclass(frozen=True)
+class Likeness:
+    """How alike patients are: as near as their places, [n, F] of numbers [n, latent_dim].
+
+    >>> likeness = Likeness(lambda eps: 2 * eps, torch.tensor([[0.0], [1.0], [4.0]]))
+    >>> likeness.least, likeness.to_nearest(torch.tensor([[1.5]]))
+    (2.0, tensor([1.]))
+    """
+
+    place: Callable[[Tensor], Tensor]
+    known: Tensor  # numbers [P, latent_dim] of the training patients
+
+    @cached_property
+    def places(self) -> Tensor:
+        """Of the training patients, [P, F]."""
+        return self.place(self.known)
+
+    @cached_property
+    def least(self) -> float:
+        """How far the two nearest training patients are from each other."""
+        return float(torch.pdist(self.places).min())
+
+    def to_nearest(self, eps: Tensor) -> Tensor:
+        """How far patients [n, latent_dim] are from the nearest training patient: [n]."""
+        return torch.cdist(self.place(eps), self.places).min(1).values
 
 
 class Draw(Protocol):
     """Draws the numbers [n, latent_dim] of n random patients.
 
     ``known`` [P, latent_dim] are those of the training patients; priors that were trained without
-    patients have none. Patients are as far apart as their ``codes`` are; by default these are the
-    numbers themselves.
+    patients have none. By default patients are as alike as their numbers are.
     """
 
     def __call__(
-        self, known: Tensor, n: int, rng: Generator, codes: Codes | None = None
+        self, known: Tensor, n: int, rng: Generator, likeness: Likeness | None = None
     ) -> Tensor: ...
 
 
@@ -52,7 +77,9 @@ class Normal:
     def __init__(self, *, spread: float = 1.0) -> None:
         self.spread = _positive("spread", spread)
 
-    def __call__(self, known: Tensor, n: int, rng: Generator, codes: Codes | None = None) -> Tensor:
+    def __call__(
+        self, known: Tensor, n: int, rng: Generator, likeness: Likeness | None = None
+    ) -> Tensor:
         eps = torch.randn((n, known.shape[1]), generator=rng, device=rng.device)
         return self.spread * eps.to(known)
 
@@ -94,7 +121,9 @@ class SmoothedBootstrap:
         self.patients, self.noise = patients, noise
         self.spread = _positive("spread", spread)
 
-    def __call__(self, known: Tensor, n: int, rng: Generator, codes: Codes | None = None) -> Tensor:
+    def __call__(
+        self, known: Tensor, n: int, rng: Generator, likeness: Likeness | None = None
+    ) -> Tensor:
         if len(known) < max(LEAST_PATIENTS, self.patients):
             return Normal(spread=self.spread)(known, n, rng)
         count = len(known)
@@ -115,12 +144,13 @@ class PatientPlane:
     """The Gaussian of the training patients alone, in the plane that they span.
 
     Of their numbers e_i with mean ē, eps = ē + spread · Σ g_i (e_i − ē) / √(P − 1) with
-    g ~ N(0, 1) has their mean and covariance. A draw whose code is nearer to a training patient's
-    than ``apart`` times the least distance between two of these is as good as a copy: it is drawn
-    again.
+    g ~ N(0, 1) has their mean, and ``spread`` squared times their covariance. A draw that is nearer
+    to a training patient than ``apart`` times what the two nearest of these are from each other is
+    as good as a copy: it is drawn again.
 
     Options:
-        spread: factor on the distance from the mean; below 1 patients are more alike.
+        spread: factor on the distance from the mean; below 1 patients are more alike. Wide draws
+            are drawn again less often.
         apart: how far from every training patient, as a multiple of how far the two nearest of
             these are from each other; 0: anywhere.
 
@@ -130,41 +160,40 @@ class PatientPlane:
     True
     """
 
-    def __init__(self, *, spread: float = 1.0, apart: float = 1.0) -> None:
+    def __init__(self, *, spread: float = 1.4, apart: float = 1.1) -> None:
         if apart < 0:
             raise UserError(
                 f"got apart {apart:g} for a draw", "wanted at least 0", "correct the draw's options"
             )
         self.spread, self.apart = _positive("spread", spread), apart
 
-    def __call__(self, known: Tensor, n: int, rng: Generator, codes: Codes | None = None) -> Tensor:
+    def __call__(
+        self, known: Tensor, n: int, rng: Generator, likeness: Likeness | None = None
+    ) -> Tensor:
         if len(known) < LEAST_PATIENTS:
             return Normal()(known, n, rng)
         mean, count = known.mean(0), len(known)
-        taken = known if codes is None else codes(known)
-        least = self.apart * float(torch.pdist(taken).min())
+        likeness = likeness or Likeness(lambda eps: eps, known)
 
         def once() -> Tensor:
             g = torch.randn((1, count), generator=rng, device=rng.device).to(known)
             return mean + self.spread / (count - 1) ** 0.5 * g @ (known - mean)
 
-        def distance(eps: Tensor) -> float:
-            return float(torch.cdist(eps if codes is None else codes(eps), taken).min())
+        if not self.apart:
+            return torch.cat([once() for _ in range(n)])
+        least = self.apart * likeness.least
+        return torch.cat([_far_enough(once, likeness, least) for _ in range(n)])
 
-        return torch.cat([_far_enough(once, distance, least) for _ in range(n)])
 
-
-def _far_enough(
-    once: Callable[[], Tensor], distance: Callable[[Tensor], float], least: float
-) -> Tensor:
+def _far_enough(once: Callable[[], Tensor], likeness: Likeness, least: float) -> Tensor:
     """The first of TRIES draws that is at least so far away; the farthest where none is."""
     best = once()
-    reached = distance(best)
+    reached = float(likeness.to_nearest(best))
     for _ in range(TRIES - 1):
         if reached >= least:
             break
         candidate = once()
-        if (far := distance(candidate)) > reached:
+        if (far := float(likeness.to_nearest(candidate))) > reached:
             best, reached = candidate, far
     return best
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,14 @@ from ..fields.hyper import Precision
 from ..gan.conditional import CONDITIONAL_GENERATORS, ConditionalGenerator
 from ..gan.generator import GENERATORS, HyperGenerator, PatientGenerator
 from ..imaging.geometry import Geometry, interpolated_by_angle
-from ..recon.field_volume import at_distance
+from ..recon.field_volume import at_distance, bake
 from .catalogue import find_prior
-from .draws import DEFAULT_DRAW, Draw
+from .draws import DEFAULT_DRAW, Draw, Likeness
 from .options import image_model_name
+
+# pictures by which random patients are told from training patients: in so many directions, of so
+# many columns, from so many voxels along a side
+LOOK_VIEWS, LOOK_PX, LOOK_GRID = 8, 16, 32
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,28 @@ class Prior:
 
     def numbers(self, n: int, rng: Generator, draw: Draw = DEFAULT_DRAW) -> Tensor:
         """The numbers [n, latent_dim] of n random patients, which ``generator.latent`` takes."""
-        codes = self.generator.unwhiten if isinstance(self.generator, HyperGenerator) else None
-        return draw(self.known, n, rng, codes)
+        return draw(self.known, n, rng, self.likeness)
+
+    @cached_property
+    def likeness(self) -> Likeness:
+        """Patients are as alike as small pictures of theirs around the orbit.
+
+        Where pictures are no line integrals, their codes stand for these.
+        """
+        return Likeness(self.looks if self.is_line_integral else self._codes_of, self.known)
+
+    @torch.no_grad()
+    def looks(self, eps: Tensor) -> Tensor:
+        """Small pictures of patients [n, latent_dim], one after the other: [n, F]."""
+        geometry = self.geometry.resized(LOOK_PX).orbit(LOOK_VIEWS)
+        gains = self.expected_gain(torch.tensor(geometry.angles_deg)).to(eps)
+        code = self.generator.weights(self.generator.latent(eps))
+        volumes = bake(self.generator, code, geometry, size=LOOK_GRID)
+        pictures = volumes.project(geometry, self.distance) * gains[:, None, None]
+        return pictures.clamp(0, 1).flatten(1)
+
+    def _codes_of(self, eps: Tensor) -> Tensor:
+        return self.generator.unwhiten(eps) if isinstance(self.generator, HyperGenerator) else eps
 
     def check_xray(self) -> None:
         """Refuse a prior of coloured photographs where an X-ray is asked about."""

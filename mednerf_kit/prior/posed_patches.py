@@ -23,13 +23,13 @@ from ..imaging.geometry import Geometry
 from ..rays.selectors.base import sample_bilinear
 from ..rays.selectors.patches import StridedPatch
 from ..recon.field_volume import FieldVolume, bake_matter
-from .draws import PatientPlane
+from .draws import Likeness, PatientPlane
 from .training_volumes import TrainingVolumes
 
 FINENESS = 0.9  # voxels along a side of a baked patient, for one column of the pictures
 
 # Random patients that the discriminator is shown are nobody: known ones come beside them.
-SHOWN = PatientPlane(spread=1.3)
+SHOWN = PatientPlane(spread=1.3, apart=1.0)
 
 AIR_SHARE = 0.08  # of a patient's densest voxel: less than the lungs have
 
@@ -90,7 +90,8 @@ class PatchSource:
         """
         group = n // self.views
         rebuilt = shard.take(torch.rand(group, generator=rng)) < self.known
-        eps = shard.take(SHOWN(generator.whiten(codes), group, rng, generator.unwhiten))
+        known = generator.whiten(codes)
+        eps = shard.take(SHOWN(known, group, rng, Likeness(generator.unwhiten, known)))
         if not len(codes):
             return generator.latent(eps)
         drawn = generator.unwhiten(eps)

@@ -7,7 +7,7 @@ import torch
 from torch import Generator
 
 from mednerf_kit.core.errors import UserError
-from mednerf_kit.prior.draws import DRAWS, Normal, PatientPlane, SmoothedBootstrap
+from mednerf_kit.prior.draws import DRAWS, Likeness, Normal, PatientPlane, SmoothedBootstrap
 
 
 def seeded(seed: int = 0) -> Generator:
@@ -67,12 +67,13 @@ def test_no_draw_is_nearer_to_a_patient_than_two_patients_are_to_each_other():
     def codes(eps: torch.Tensor) -> torch.Tensor:
         return eps * stretch
 
+    likeness = Likeness(codes, known)
     least = torch.pdist(codes(known)).min()
-    drawn = PatientPlane(spread=1.0)(known, 50, seeded(), codes)
+    drawn = PatientPlane(spread=1.0)(known, 50, seeded(), likeness)
     assert torch.cdist(codes(drawn), codes(known)).min() >= least
-    anywhere = PatientPlane(spread=1.0, apart=0.0)(known, 50, seeded(), codes)
+    anywhere = PatientPlane(spread=1.0, apart=0.0)(known, 50, seeded(), likeness)
     assert torch.cdist(codes(anywhere), codes(known)).min() < least
-    never = PatientPlane(spread=1.0, apart=1e6)(known, 5, seeded(), codes)
+    never = PatientPlane(spread=1.0, apart=1e6)(known, 5, seeded(), likeness)
     far = torch.cdist(codes(never), codes(known)).min(1).values
     assert far.min() > torch.cdist(codes(anywhere), codes(known)).min(1).values.median()
 

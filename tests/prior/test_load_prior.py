@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import tiny_prior
 import torch
@@ -12,6 +14,8 @@ from mednerf_kit.core.errors import UserError
 from mednerf_kit.engine import snapshots
 from mednerf_kit.prior import catalogue
 from mednerf_kit.prior import load as prior_load
+from mednerf_kit.prior.draws import PatientPlane
+from mednerf_kit.recon.field_volume import bake
 
 
 def test_a_trained_prior_loads_by_folder_snapshot_and_prefix(tiny_run):
@@ -56,3 +60,25 @@ def test_phantoms_stand_for_a_body_part_without_a_prior_of_patients(tmp_path, mo
     assert catalogue.bundled_names() == ["knee", "phantom-knee"]
     (tmp_path / "knee_conditional.safetensors").unlink()
     assert prior_load.load_prior("bundled:knee").path.name == "knee.safetensors"
+
+
+def test_random_patients_are_told_from_known_ones_by_small_pictures(tiny_run):
+    prior = prior_load.load_prior(tiny_run)
+    known, likeness = prior.known, prior.likeness
+    pictures = prior.looks(known).view(4, 8, 16, 16)
+    around = prior.geometry.resized(16).at([45.0 * k for k in range(8)])
+    code = prior.generator.weights(prior.generator.latent(known))
+    seen = bake(prior.generator, code, around, size=32).project(around, prior.distance)
+    torch.testing.assert_close(pictures, seen.clamp(0, 1))
+    assert likeness.to_nearest(known).max() < 1e-3 * likeness.least
+    drawn = prior.numbers(6, torch.Generator().manual_seed(0), PatientPlane(apart=0.4))
+    assert likeness.to_nearest(drawn).min() >= 0.4 * likeness.least
+    anywhere = prior.numbers(6, torch.Generator().manual_seed(0), PatientPlane(apart=0.0))
+    assert anywhere.shape == drawn.shape
+
+
+def test_what_hides_what_lies_behind_is_told_apart_by_its_codes(tiny_run):
+    prior = prior_load.load_prior(tiny_run)
+    task = {"name": "prior", "image_model": "transmission"}
+    other = replace(prior, meta={**prior.meta, "recipe": {**prior.meta["recipe"], "task": task}})
+    torch.testing.assert_close(other.likeness.places, prior.codes, atol=1e-4, rtol=1e-4)

@@ -75,7 +75,8 @@ def baked_views(
     geometry = prior.geometry.at(angles_deg)
     size = size or fine_grid_size(geometry.cols)
     if prior.is_line_integral and cameras_of(prior.meta["recipe"]).depth is None:
-        return bake(prior.generator, code, geometry, size=size).project(geometry, prior.distance)[0]
+        baked = bake(prior.generator, code, geometry, size=size).unblurred()
+        return baked.project(geometry, prior.distance)[0]
     towards = -geometry.frames(torch.tensor(angles_deg[:1]))[0][0]
     field = BakedField(prior.generator.field, code, size=size, direction=towards / towards.norm())
     return _marched(prior, field, code, geometry)
