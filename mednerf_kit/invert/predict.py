@@ -75,6 +75,7 @@ def predict(
     films: Films | None = None,
     update: Update | None = None,
     rng: Generator | None = None,
+    of_field: bool = False,
 ) -> PredictedViews:
     """Bake every member once and project it at ``geometry.angles_deg``.
 
@@ -85,9 +86,11 @@ def predict(
     integrals.
 
     Line integrals are linear, so the mean of the views is the view of the mean volume; where
-    absorption hides what lies behind, the members' views are rendered ray by ray instead. In a set
-    that was scaled view by view a view gets the gain its angle had on average. Where no X-ray had a
-    scale all of it is relative, and divided by the densest ray of the orbit if that exceeds white.
+    absorption hides what lies behind, the members' views are rendered ray by ray instead.
+    ``of_field`` shows the members' fields instead of their voxels, which lose detail by
+    interpolation. In a set that was scaled view by view a view gets the gain its angle had on
+    average. Where no X-ray had a scale all of it is relative, and divided by the densest ray of the
+    orbit if that exceeds white.
     """
     size = size or grid_size(geometry.cols)
     volumes = bake(prior.generator, posterior.code, geometry, size=size)
@@ -104,8 +107,7 @@ def predict(
     else:
         volumes = replace(volumes, scale=prior.scale)
     if prior.is_line_integral:
-        # a field is what its samples stand for; voxels that films were laid into are what they are
-        shown = volumes.unblurred() if films is None else volumes
+        shown = volumes.unblurred() if of_field else volumes
         members = shown.project(geometry, posterior.distance).cpu()
     else:
         members = grey_views(prior, posterior.code, geometry).cpu() / exposure

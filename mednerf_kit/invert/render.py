@@ -88,8 +88,9 @@ def render(
     if isinstance(scene, outputs.Kept):
         seen, voxels = part_views(prior, scene, show, geometry), scene.parts["volume"]
     else:
-        grid = fine_grid_size(geometry.cols) if latent is None else None
-        predicted = predict(prior, scene, geometry, size=grid)
+        is_random = latent is None
+        grid = fine_grid_size(geometry.cols) if is_random else None
+        predicted = predict(prior, scene, geometry, size=grid, of_field=is_random)
         seen, voxels = predicted.views, predicted.volume
     outputs.write_orbit(folder, seen, geometry, scene)
     if volume or dicom:
@@ -179,7 +180,8 @@ def sample(
 
 def shown(prior: Prior, eps: Tensor, geometry: Geometry, grid: int) -> Tensor:
     """The views of one patient at the geometry's angles, [V, rows, cols]."""
-    return predict(prior, outputs.one_patient(prior, eps), geometry, size=grid).views.cpu()
+    patient = outputs.one_patient(prior, eps)
+    return predict(prior, patient, geometry, size=grid, of_field=True).views.cpu()
 
 
 def side_by_side(orbits: Tensor) -> Tensor:

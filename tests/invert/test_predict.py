@@ -33,6 +33,17 @@ def test_the_orbit_is_the_members_mean_and_spread(prior, posterior):
     )
 
 
+def test_views_of_fields_get_back_what_interpolation_takes_and_volumes_stay(prior, posterior):
+    plain, shown = (
+        predict(prior, posterior, prior.geometry, size=32, of_field=of_field)
+        for of_field in (False, True)
+    )
+    assert torch.equal(plain.volume.values, shown.volume.values)
+    seen = plain.volume.unblurred().project(prior.geometry, posterior.distance)
+    torch.testing.assert_close(shown.views, seen, rtol=1e-3, atol=1e-4)
+    assert float((shown.views - plain.views).abs().max()) > 1e-3
+
+
 def test_calibration_widens_the_spread_by_the_number_of_views(prior, posterior):
     calibrated = replace(prior, meta={**prior.meta, "calibration": {"1": 2.0, "2": 3.0}})
     assert [calibration(calibrated, n) for n in (1, 2, 5)] == [2.0, 3.0, 3.0] and calibration(
