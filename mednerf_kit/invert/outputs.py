@@ -88,7 +88,8 @@ def one_patient(prior: Prior, eps: Tensor) -> Posterior:
 def seeded_eps(prior: Prior, seed: int, draw: Draw = DEFAULT_DRAW) -> Tensor:
     """The numbers [1, latent_dim] of the random patient of a seed.
 
-    They are the same patient in every command and on every device.
+    They are the same patient in every command and on every device; of a ``draw`` that compares
+    pictures, wherever these round alike.
     """
     return prior.numbers(1, torch.Generator().manual_seed(seed), draw)
 
