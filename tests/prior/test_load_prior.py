@@ -73,8 +73,12 @@ def test_random_patients_are_told_from_known_ones_by_small_pictures(tiny_run):
     assert likeness.to_nearest(known).max() < 1e-3 * likeness.least
     drawn = prior.numbers(6, torch.Generator().manual_seed(0), PatientPlane(apart=0.4))
     assert likeness.to_nearest(drawn).min() >= 0.4 * likeness.least
-    anywhere = prior.numbers(6, torch.Generator().manual_seed(0), PatientPlane(apart=0.0))
-    assert anywhere.shape == drawn.shape
+    far = PatientPlane(apart=2.0)  # by pictures, which choose other patients than numbers would
+    by_pictures, by_numbers = (
+        far(known, 6, torch.Generator().manual_seed(0), chosen) for chosen in (likeness, None)
+    )
+    assert torch.equal(prior.numbers(6, torch.Generator().manual_seed(0), far), by_pictures)
+    assert not torch.equal(by_pictures, by_numbers)
 
 
 def test_what_hides_what_lies_behind_is_told_apart_by_its_codes(tiny_run):

@@ -8,6 +8,7 @@ from random_priors import prior_of, seeded
 
 from mednerf_kit.metrics import features
 from mednerf_kit.metrics import image as image_metrics
+from mednerf_kit.recon.field_volume import bake
 from mednerf_kit.study.generation import memory, mixing, random_patients
 
 
@@ -32,6 +33,15 @@ def test_voxels_show_what_rays_show(tmp_path):
         )
         < -3
     )
+
+
+def test_voxels_get_back_what_interpolation_takes(tmp_path):
+    prior = prior_of(tmp_path)
+    code = next(random_patients.drawn_codes(prior, 1, seeded()))
+    geometry = prior.geometry.at((30.0,))
+    voxels = bake(prior.generator, code, geometry, size=48).unblurred()
+    seen = random_patients.baked_views(prior, code, (30.0,), size=48)
+    torch.testing.assert_close(seen, voxels.project(geometry, prior.distance)[0])
 
 
 @pytest.mark.parametrize(
