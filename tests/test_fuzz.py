@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import fuzz as fuzz_bench
 import numpy as np
 import pytest
+import torch
 from fuzz import Outcome, fuzz, places, read_apart
 from fuzz_corpus import Target, targets
 
@@ -54,6 +56,19 @@ def test_what_misses_is_found(error, fault, tmp_path):
 def test_a_reader_that_takes_too_much_memory_is_stopped(tmp_path):
     found = read_apart(lambda folder: np.ones(3 << 30, np.uint8), tmp_path)
     assert found.code == 1 and found.gib < 3 and "too little memory" in found.said
+
+
+def test_a_reader_waits_for_no_thread_of_its_parents(tmp_path, monkeypatch):
+    """A forked process that asks the pool of its parent for work waits for ever."""
+    monkeypatch.setattr(fuzz_bench, "PATIENCE_S", 5)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert torch.ones(1 << 20).exp().sum() > 1 << 20  # large enough for both
+        found = read_apart(lambda folder: torch.ones(1 << 20).exp().sum(), tmp_path)
+    finally:
+        torch.set_num_threads(before)
+    assert found.code == 0
 
 
 def test_two_sentences_are_too_many():

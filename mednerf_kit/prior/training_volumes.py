@@ -81,10 +81,11 @@ class TrainingVolumes:
         volumes = volumes_of(total, self.volumes.shape[-1])
         images = self.images.new_empty(total, *self.images.shape[1:])
         volumes[:patients], images[:patients] = self.volumes, self.images
+        water = [water_in(values, geometry) for values in self.volumes]
         for k in range(patients, total):
             i = k % patients
-            own, water = volumes[i][None].float(), water_in(volumes[i], geometry)
-            volumes[k] = varied(own, rng, variation, water=water, voxel_mm=voxel_mm)[0]
+            own = volumes[i][None].float()
+            volumes[k] = varied(own, rng, variation, water=water[i], voxel_mm=voxel_mm)[0]
             seen = FieldVolume.of(volumes[k], geometry).project(geometry, float(self.distance[i]))
             images[k] = (seen * self.log_gains[i].exp()[:, None, None]).clamp_max(1)
         return replace(

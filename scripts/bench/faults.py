@@ -37,6 +37,7 @@ import pydicom
 from faults_jobs import EVERY, JOBS, SCENE, STEPS, Job
 from fuzz import warm_up
 from fuzz_corpus import example, make_set
+from hostile import one_thread
 
 from mednerf_kit import cli
 from mednerf_kit.core import files, written
@@ -120,6 +121,7 @@ def start(job: Job, out: Path, home: Path, again: bool = False, most_mib: int = 
         code = 99
         try:
             os.setpgid(0, 0)
+            one_thread()
             said = os.open(f"{out}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(said, 1)
             os.dup2(said, 2)

@@ -37,6 +37,7 @@ import hypothesis
 import numpy as np
 import yaml
 from fuzz_corpus import Target, targets
+from hostile import one_thread
 from hypothesis import strategies as st
 
 from mednerf_kit import cli
@@ -216,9 +217,7 @@ def read_apart(read: Callable[[Path], Any], folder: Path) -> Outcome:
     if child == 0:
         code = 99
         try:
-            import torch
-
-            torch.set_num_threads(1)  # the parent's threads are not here: none may be waited for
+            one_thread()
             handle = os.open(said, os.O_WRONLY | os.O_CREAT)
             os.dup2(handle, 1)
             os.dup2(handle, 2)

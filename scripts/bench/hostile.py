@@ -76,6 +76,13 @@ def outcome(read: Callable[[Path], object], path: Path) -> str:
     return "read"
 
 
+def one_thread() -> None:
+    """For a forked process: its parent's threads are not here, and none may be waited for."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def in_a_process(read: Callable[[Path], object], path: Path) -> tuple[str, float, float]:
     """The outcome in a process of its own, its seconds of processor time and its peak in GiB."""
     reading, writing = os.pipe()
@@ -83,6 +90,7 @@ def in_a_process(read: Callable[[Path], object], path: Path) -> tuple[str, float
     if child == 0:
         os.close(reading)
         signal.alarm(KILLED_AFTER_S)
+        one_thread()
         try:
             said = outcome(read, path)
         except BaseException as error:

@@ -5,9 +5,9 @@
 
 Each draw is a random code seen from a random azimuth, and is compared with all views of the first
 training patient of SET. Prints a Markdown table with a row for each RUN: the PSNR (dB) of the best
-matching view and its correlation with the draw, both without the mean of all views, which every
-blurred body resembles, averaged over draws; the share of the views that are the
-best match of some draw; how many draws match a view of each quadrant; and how well the camera turns
+matching view and Pearson's correlation of its pixels with the draw's (both are high for any blurred
+body, as the row of the mean of all views says), averaged over draws; the share of the views that
+are the best match of some draw; how many draws match a view of each quadrant; and how well the camera turns
 the patient: the length of the mean of exp i(matched ∓ asked angle), 1 where every draw shows the
 view that was asked for, up to one turn and sense for all, and about 0.1 where 64 draws match at
 random. For comparison: the mean of all views, views of another patient, and each view against the
@@ -38,7 +38,7 @@ from mednerf_kit.viz.figures import strip, write_png8
 QUADRANTS = (0.0, 90.0, 180.0, 270.0)  # their middles: lateral, AP, lateral, PA
 SHOWN = 8  # draws of each run in the picture
 HEADER = (
-    "| draws of | best match dB | correlation beyond the mean | views matched "
+    "| draws of | best match dB | correlation of pixels | views matched "
     "| at 0° | 90° | 180° | 270° | turns |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
@@ -50,7 +50,7 @@ class Match:
 
     pictures: Tensor
     psnr_db: Tensor  # [N] with the nearest view
-    correlation: Tensor  # [N] with the same, of what differs from the mean of the views
+    correlation: Tensor  # [N] Pearson's, of the pixels of both
     view: Tensor  # [N]
 
 
