@@ -5,14 +5,14 @@
 
 Each draw is a random code seen from a random azimuth, and is compared with all views of the first
 training patient of SET. Prints a Markdown table with a row for each RUN: the PSNR (dB) of the best
-matching view and Pearson's correlation of its pixels with the draw's (both are high for any blurred
-body, as the row of the mean of all views says), averaged over draws; the share of the views that
-are the best match of some draw; how many draws match a view of each quadrant; and how well the
-camera turns the patient: the length of the mean of exp i(matched ∓ asked angle), 1 where every
-draw shows the view that was asked for, up to one turn and sense for all, and about 0.1 where 64
-draws match at random. For comparison: the mean of all views, views of another patient, and each view against the
-others of the same patient. The picture has eight draws of each RUN, evenly spread over the best
-matched angle, above the views they match.
+matching view and Pearson's correlation of its pixels with the draw's (both are high for any
+blurred body, as the row of the mean of all views says), averaged over draws; the share of the
+views that are the best match of some draw; how many draws match a view of each quadrant; and how
+well the camera turns the patient: the length of the mean of exp i(matched ∓ asked angle), 1 where
+every draw shows the view that was asked for, up to one turn and sense for all, and about 0.1 where
+64 draws match at random. For comparison: the mean of all views, views of another patient, and each
+view against the others of the same patient. The picture has eight draws of each RUN, evenly spread
+over the best matched angle, above the views they match.
 """
 
 from __future__ import annotations
