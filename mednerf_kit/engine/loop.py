@@ -71,7 +71,7 @@ class Task:
         return {}
 
     def fitted(self) -> dict[str, Any]:
-        """What is learned of the set-up: ``distance`` of the source, ``log_gain_profile``."""
+        """What is learned of the set-up: ``distance`` of the source, gains of views."""
         return {}
 
 

@@ -147,6 +147,7 @@ def seen_with(prior: Prior) -> dict[str, Any]:
     return {
         "geometry": prior.geometry.to_json(),
         "log_gain_profile": prior.meta.get("log_gain_profile"),
+        "view_peak": prior.meta.get("view_peak"),
     }
 
 
@@ -158,7 +159,7 @@ def load_kept(path: str | Path, prior: Prior) -> Kept | None:
     tensors, meta = _read_latent(path)
     if "volume" not in tensors:
         return None
-    if {key: meta[key] for key in ("geometry", "log_gain_profile")} != seen_with(prior):
+    if any(meta.get(key) != value for key, value in seen_with(prior).items()):
         raise _of_another_prior(path, prior, meta)
     parts = {
         name: FieldVolume(tensors[name].float(), meta["unit_mm"], meta["scale"])

@@ -88,8 +88,8 @@ def predict(
     Line integrals are linear, so the mean of the views is the view of the mean volume; where
     absorption hides what lies behind, the members' views are rendered ray by ray instead.
     ``of_field`` shows the members' fields instead of their voxels, which lose detail by
-    interpolation. In a set that was scaled view by view a view gets the gain its angle had on
-    average. Where no X-ray had a scale all of it is relative, and divided by the densest ray of the
+    interpolation. In a set that was scaled view by view a view gets the gain of
+    :meth:`~mednerf_kit.prior.load.Prior.gains`. Where no X-ray had a scale all of it is relative, and divided by the densest ray of the
     orbit if that exceeds white.
     """
     size = size or grid_size(geometry.cols)
@@ -112,7 +112,7 @@ def predict(
     else:
         members = grey_views(prior, posterior.code, geometry).cpu() / exposure
     volumes = volumes.cpu()
-    members = members * prior.expected_gain(torch.tensor(geometry.angles_deg))[:, None, None]
+    members = members * prior.gains(members.mean(0), geometry.angles_deg)[:, None, None]
     known = calibration_of(prior, len(posterior.angles_deg))
     widening, why = outside(prior, posterior)
     mean = volumes.with_values(volumes.values.mean(0))

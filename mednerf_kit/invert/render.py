@@ -103,8 +103,8 @@ def render(
 def part_views(prior: Prior, kept: outputs.Kept, show: Part, geometry: Geometry) -> Tensor:
     """An orbit [V, rows, cols] of one part of a finished projection.
 
-    The volume's views are those of ``project``: line integrals, times the gain that a view of its
-    angle has on average. Every other part is summed along the rays and divided by the orbit's
+    The volume's views are those of ``project``: line integrals, times the gain that a view has in
+    the set. Every other part is summed along the rays and divided by the orbit's
     largest magnitude, so that 1 is the most of it; of the null space, which has both signs, 0 lies
     at mid-grey. The sum of a standard deviation is no standard deviation of the view: it shows
     where a volume is unsure, not by how much.
@@ -113,8 +113,7 @@ def part_views(prior: Prior, kept: outputs.Kept, show: Part, geometry: Geometry)
     on_device = part.with_values(part.values.to(prior.device))
     views = on_device.project(geometry, kept.distance).cpu()
     if show == "volume":
-        gains = prior.expected_gain(torch.tensor(geometry.angles_deg))
-        return gains[:, None, None] * views
+        return prior.gains(views, geometry.angles_deg)[:, None, None] * views
     views = views / views.abs().amax().clamp_min(1e-12)
     return (1 + views) / 2 if show == "null_space" else views
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -131,6 +131,18 @@ class Prior:
         known_deg = self.geometry.angles_deg
         log_gain = interpolated_by_angle(torch.tensor(profile), known_deg, angles_deg.cpu())
         return log_gain.exp().to(angles_deg)
+
+    def gains(self, views: Tensor, angles_deg: Sequence[float]) -> Tensor:
+        """The gains [V] that whole views [V, rows, cols] at these angles have in the set.
+
+        Where every picture was stretched to its own maximum, so is a view: to ``view_peak``, what
+        the training pictures reach on average (a reduced picture's peak is below 1). A patient's
+        own peak tells more than the mean gain of an angle, which stands in for it where only
+        single rays are seen, or nothing is known of peaks.
+        """
+        if "view_peak" not in self.meta:
+            return self.expected_gain(torch.tensor(angles_deg)).to(views)
+        return self.meta["view_peak"] / views.amax((-1, -2)).clamp_min(1e-12)
 
 
 # of prior, images, angles_deg, rng; mask= and films= of the images, view_frames= of views that

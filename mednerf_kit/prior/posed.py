@@ -327,10 +327,11 @@ class PriorTask(Task):
         return tensors, {"task_state": values, "precision": g.precision, **self.fitted()}
 
     def fitted(self) -> dict[str, Any]:
-        """What a prior needs beside the generator: the source distance, and mean gains."""
+        """What a prior needs beside the generator: the source distance, mean gains, and peaks."""
         found: dict[str, Any] = {"distance": float(self.log_distance.detach().median().exp())}
         if self.training.per_view_scale:
             found["log_gain_profile"] = self.log_gains.detach().mean(0).tolist()
+            found["view_peak"] = float(self.training.images.amax((-1, -2)).float().mean())
         return found
 
     def pictures(self, index: int) -> dict[str, Tensor]:

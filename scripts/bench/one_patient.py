@@ -88,12 +88,14 @@ def drawn(prior: Prior, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Pictures [count, rows, cols] of random draws as in training, and the angles asked for."""
     rng = Generator().manual_seed(seed)
     asked_deg = 360 * torch.rand(count, generator=rng)
-    gains = prior.expected_gain(asked_deg)
-    pictures = [
-        own_views(prior, code, [float(angle)])[0].cpu() * gain
-        for code, angle, gain in zip(drawn_codes(prior, count, rng), asked_deg, gains, strict=True)
-    ]
-    return torch.stack(pictures).clamp(0, 1), asked_deg
+    pictures = torch.stack(
+        [
+            own_views(prior, code, [float(angle)])[0].cpu()
+            for code, angle in zip(drawn_codes(prior, count, rng), asked_deg, strict=True)
+        ]
+    )
+    gains = prior.gains(pictures, asked_deg.tolist())
+    return (pictures * gains[:, None, None]).clamp(0, 1), asked_deg
 
 
 def sheet(match: Match, views: Tensor) -> Tensor:

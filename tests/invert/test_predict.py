@@ -76,6 +76,16 @@ def test_views_of_a_set_scaled_one_by_one_get_their_angles_mean_gain(prior, post
     torch.testing.assert_close(gained.views, plain.views * profile.exp()[:, None, None])
 
 
+def test_views_of_a_set_stretched_one_by_one_are_stretched_to_its_peak(prior, posterior):
+    meta = {**prior.meta, "log_gain_profile": [0.3] * VIEWS, "view_peak": 0.9}
+    stretched = replace(prior, meta=meta)
+    plain, seen = (predict(p, posterior, prior.geometry, size=16) for p in (prior, stretched))
+    torch.testing.assert_close(seen.views.amax((-1, -2)), torch.full((VIEWS,), 0.9))
+    gains = 0.9 / plain.views.amax((-1, -2))
+    torch.testing.assert_close(seen.members, plain.members * gains[:, None, None])
+    assert stretched.gains(torch.zeros(1, 4, 4), [0.0]).isfinite().all()
+
+
 def test_one_scene_has_no_spread_but_the_floor(prior, posterior):
     alone = replace(posterior, code=posterior.code.one(0))
     placed = replace(prior, meta={**prior.meta, "calibration": {"1": {"factor": 1.0}}})

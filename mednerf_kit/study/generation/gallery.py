@@ -98,8 +98,9 @@ class Gallery:
     def turning(self, patient: MlpWeights, *, views: int = VIEWS) -> Tensor:
         """Views [V, rows, cols] in [0, 1] all around a patient, from 0° on."""
         angles_deg = [360.0 * k / views for k in range(views)]
-        gains = self.prior.expected_gain(torch.tensor(angles_deg))[:, None, None]
-        return (baked_views(self.prior, patient, angles_deg, size=VOXELS) * gains).cpu().clamp(0, 1)
+        views = baked_views(self.prior, patient, angles_deg, size=VOXELS)
+        gains = self.prior.gains(views, angles_deg)
+        return (views * gains[:, None, None]).cpu().clamp(0, 1)
 
     def nearest(self, orbit: Tensor) -> Mapping[str, Any] | None:
         """The training patient whose views are most like those of an orbit [V, rows, cols].

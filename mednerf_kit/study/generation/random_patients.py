@@ -129,7 +129,7 @@ def draw(
     """``count`` images in [0, 1] of random patients and their features.
 
     There are ``views`` images of each patient, at the prior's angles. ``keep`` pictures stay, and
-    the first ``orbits`` patients at ``orbit_deg``. Views get the gain their angle has on average.
+    the first ``orbits`` patients at ``orbit_deg``. Views get the gain they have in the set.
     """
     patients = max(-(-count // views), orbits)
     features: dict[str, list[Tensor]] = {name: [] for name in extractors}
@@ -144,8 +144,8 @@ def draw(
     ):
         chosen = angles[spread_views(len(angles), views, rng)].tolist()
         at_deg = [*chosen, *orbit_deg] if i < orbits else chosen
-        gains = prior.expected_gain(torch.tensor(at_deg))[:, None, None]
-        pictures = (baked_views(prior, code, at_deg).cpu() * gains).clamp(0, 1)
+        pictures = baked_views(prior, code, at_deg).cpu()
+        pictures = (pictures * prior.gains(pictures, at_deg)[:, None, None]).clamp(0, 1)
         if i < orbits:
             shown.append(pictures[views:])
         pictures = pictures[: min(views, count - seen)]
