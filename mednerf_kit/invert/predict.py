@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -75,7 +76,7 @@ def predict(
     films: Films | None = None,
     update: Update | None = None,
     rng: Generator | None = None,
-    of_field: bool = False,
+    detailed: bool = False,
 ) -> PredictedViews:
     """Bake every member once and project it at ``geometry.angles_deg``.
 
@@ -87,13 +88,15 @@ def predict(
 
     Line integrals are linear, so the mean of the views is the view of the mean volume; where
     absorption hides what lies behind, the members' views are rendered ray by ray instead.
-    ``of_field`` shows the members' fields instead of their voxels, which lose detail by
-    interpolation. In a set that was scaled view by view a view gets the gain of
-    :meth:`~mednerf_kit.prior.load.Prior.gains`. Where no X-ray had a scale all of it is relative, and divided by the densest ray of the
-    orbit if that exceeds white.
+    ``detailed`` members are random patients, who get the detail that the prior lacks
+    (:meth:`~mednerf_kit.prior.load.Prior.volumes`), and what interpolation takes of it; the answer
+    to an X-ray was fitted to it without. In a set that was scaled view by view a view gets the
+    gain of :meth:`~mednerf_kit.prior.load.Prior.gains`. Where no X-ray had a scale all of it is
+    relative, and divided by the densest ray of the orbit if that exceeds white.
     """
     size = size or grid_size(geometry.cols)
-    volumes = bake(prior.generator, posterior.code, geometry, size=size)
+    make = prior.volumes if detailed else partial(bake, prior.generator)
+    volumes = make(posterior.code, geometry, size=size)
     told = None
     if films is not None and prior.is_line_integral:
         rng = rng or Generator().manual_seed(0)
@@ -107,7 +110,7 @@ def predict(
     else:
         volumes = replace(volumes, scale=prior.scale)
     if prior.is_line_integral:
-        shown = volumes.unblurred() if of_field else volumes
+        shown = volumes.unblurred() if detailed else volumes
         members = shown.project(geometry, posterior.distance).cpu()
     else:
         members = grey_views(prior, posterior.code, geometry).cpu() / exposure

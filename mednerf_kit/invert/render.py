@@ -90,7 +90,7 @@ def render(
     else:
         is_random = latent is None
         grid = fine_grid_size(geometry.cols) if is_random else None
-        predicted = predict(prior, scene, geometry, size=grid, of_field=is_random)
+        predicted = predict(prior, scene, geometry, size=grid, detailed=is_random)
         seen, voxels = predicted.views, predicted.volume
     outputs.write_orbit(folder, seen, geometry, scene)
     if volume or dicom:
@@ -180,7 +180,7 @@ def sample(
 def shown(prior: Prior, eps: Tensor, geometry: Geometry, grid: int) -> Tensor:
     """The views of one patient at the geometry's angles, [V, rows, cols]."""
     patient = outputs.one_patient(prior, eps)
-    return predict(prior, patient, geometry, size=grid, of_field=True).views.cpu()
+    return predict(prior, patient, geometry, size=grid, detailed=True).views.cpu()
 
 
 def side_by_side(orbits: Tensor) -> Tensor:

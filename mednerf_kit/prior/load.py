@@ -14,11 +14,11 @@ from torch import Generator, Tensor
 from ..core.config import Registry
 from ..core.errors import UserError, reader
 from ..engine.snapshots import load_snapshot, strip_prefix
-from ..fields.hyper import Precision
+from ..fields.hyper import MlpWeights, Precision
 from ..gan.conditional import CONDITIONAL_GENERATORS, ConditionalGenerator
 from ..gan.generator import GENERATORS, HyperGenerator, PatientGenerator
 from ..imaging.geometry import Geometry, interpolated_by_angle
-from ..recon.field_volume import at_distance, bake
+from ..recon.field_volume import FieldVolume, at_distance, bake
 from .catalogue import find_prior
 from .draws import DEFAULT_DRAW, Draw, Likeness
 from .options import image_model_name
@@ -102,11 +102,10 @@ class Prior:
     def looks(self, eps: Tensor) -> Tensor:
         """Small pictures of patients [n, latent_dim], one after the other: [n, F]."""
         geometry = self.geometry.resized(LOOK_PX).orbit(LOOK_VIEWS)
-        gains = self.expected_gain(torch.tensor(geometry.angles_deg)).to(eps)
         code = self.generator.weights(self.generator.latent(eps))
-        volumes = bake(self.generator, code, geometry, size=LOOK_GRID)
-        pictures = volumes.project(geometry, self.distance) * gains[:, None, None]
-        return pictures.clamp(0, 1).flatten(1)
+        views = self.volumes(code, geometry, size=LOOK_GRID).project(geometry, self.distance)
+        gains = torch.stack([self.gains(seen, geometry.angles_deg) for seen in views])
+        return (views * gains[..., None, None]).clamp(0, 1).flatten(1)
 
     def _codes_of(self, eps: Tensor) -> Tensor:
         return self.generator.unwhiten(eps) if isinstance(self.generator, HyperGenerator) else eps
@@ -131,6 +130,11 @@ class Prior:
         known_deg = self.geometry.angles_deg
         log_gain = interpolated_by_angle(torch.tensor(profile), known_deg, angles_deg.cpu())
         return log_gain.exp().to(angles_deg)
+
+    def volumes(self, code: MlpWeights, geometry: Geometry, *, size: int) -> FieldVolume:
+        """Patients as voxels [B, size, size, size], with the detail that the training measured."""
+        baked = bake(self.generator, code, geometry, size=size)
+        return baked.with_detail(self.meta.get("detail", []))
 
     def gains(self, views: Tensor, angles_deg: Sequence[float]) -> Tensor:
         """The gains [V] that whole views [V, rows, cols] at these angles have in the set.

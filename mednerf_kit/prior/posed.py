@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,6 +40,7 @@ from ..rays.render import IMAGE_MODELS, Level, render
 from ..rays.selectors.patches import StridedPatch
 from ..rays.selectors.uniform import RandomRays
 from . import previews
+from .detail import PATIENTS, detail_gains
 from .distributed import agree_precision, group_size_note, keep_precision
 from .gan_step import GanStep, Patches, lazy_r1
 from .options import PosedOptions
@@ -108,6 +109,7 @@ class PriorTask(Task):
         self.optimiser = self._generator_optimiser()
         self.gan_step = self._gan_step()
         self.gan_steps = 0
+        self.detail: list[float] = []  # gains of the adversary's fakes
 
     def _generator_optimiser(self) -> torch.optim.Adam:
         """Adam on the generator, the codes, and gains and distances of views scaled one by one."""
@@ -278,7 +280,7 @@ class PriorTask(Task):
         distance = self.log_distance.detach()[places.ids].exp()
         nodes = sum(level.sampler.n for level in self.parts.levels)
         if o.image_model == "line_integral" and source.baking_pays(nodes):
-            fakes = source.projected(g, code, distance, places)
+            fakes = source.projected(g, code, distance, places, self.detail)
         else:
             each = torch.arange(len(places.ids)).repeat_interleave(o.gan_views).to(distance.device)
             rays = self._rays(places.pixels.view, places.pixels.yx, distance[each, None])
@@ -295,6 +297,7 @@ class PriorTask(Task):
         posed = self._take_gradients()
         if self.gan_steps % FIT_PRIOR_EVERY == 0 and o.objective != "gan":
             self.parts.generator.fit_prior(self.codes.detach())
+            self.detail = self._detail(self.parts.generator)
         logged = self.gan_step(
             lambda shard: self._draw_patches(shard, edge),
             index=self.gan_steps,
@@ -324,7 +327,21 @@ class PriorTask(Task):
         tensors |= with_prefix("optim.generator", optimiser_tensors(self.optimiser))
         tensors |= {name: getattr(self, name) for name in ("codes", "log_gains", "log_distance")}
         values |= {"gan_steps": self.gan_steps, "precision": g.precision}
-        return tensors, {"task_state": values, "precision": g.precision, **self.fitted()}
+        values |= {"detail": list(self.detail)}
+        found = self.fitted() | {"detail": self._detail(self.ema)}
+        return tensors, {"task_state": values, "precision": g.precision, **found}
+
+    @torch.no_grad()
+    def _detail(self, generator: HyperGenerator) -> list[float]:
+        """Which detail its patients lack, where it knows patients and they are line integrals."""
+        o, known = self.options, self.codes[:PATIENTS]
+        if o.objective == "gan" or o.image_model != "line_integral":
+            return []
+        code = generator.weights(generator.coded(known))
+        learned = replace(
+            self.training, log_gains=self.log_gains, distance=self.log_distance.exp()
+        )
+        return detail_gains(generator, code, learned, self.geometry)
 
     def fitted(self) -> dict[str, Any]:
         """What a prior needs beside the generator: the source distance, mean gains, and peaks."""
@@ -349,7 +366,7 @@ class PriorTask(Task):
                 getattr(self, name).copy_(tensors[name])
         self.gan_step.load(tensors, meta)
         restore_optimiser(self.optimiser, strip_prefix("optim.generator", tensors))
-        self.gan_steps = meta["gan_steps"]
+        self.gan_steps, self.detail = meta["gan_steps"], meta.get("detail", [])
         keep_precision(meta, self.parts.generator, self.ema)
 
 

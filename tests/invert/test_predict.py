@@ -33,10 +33,10 @@ def test_the_orbit_is_the_members_mean_and_spread(prior, posterior):
     )
 
 
-def test_views_of_fields_get_back_what_interpolation_takes_and_volumes_stay(prior, posterior):
+def test_views_detaileds_get_back_what_interpolation_takes_and_volumes_stay(prior, posterior):
     plain, shown = (
-        predict(prior, posterior, prior.geometry, size=32, of_field=of_field)
-        for of_field in (False, True)
+        predict(prior, posterior, prior.geometry, size=32, detailed=detailed)
+        for detailed in (False, True)
     )
     assert torch.equal(plain.volume.values, shown.volume.values)
     seen = plain.volume.unblurred().project(prior.geometry, posterior.distance)

@@ -18,7 +18,7 @@ from ...metrics.features import BATCH, Extractor, read
 from ...prior.draws import DEFAULT_DRAW, Draw
 from ...prior.load import Prior
 from ...prior.rendering import Renderer, cameras_of
-from ...recon.field_volume import at_distance, bake, sample_trilinear, voxel_centres
+from ...recon.field_volume import at_distance, sample_trilinear, voxel_centres
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def baked_views(
     geometry = prior.geometry.at(angles_deg)
     size = size or fine_grid_size(geometry.cols)
     if prior.is_line_integral and cameras_of(prior.meta["recipe"]).depth is None:
-        baked = bake(prior.generator, code, geometry, size=size).unblurred()
+        baked = prior.volumes(code, geometry, size=size).unblurred()
         return baked.project(geometry, prior.distance)[0]
     towards = -geometry.frames(torch.tensor(angles_deg[:1]))[0][0]
     field = BakedField(prior.generator.field, code, size=size, direction=towards / towards.norm())
