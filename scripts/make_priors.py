@@ -4,12 +4,15 @@
     python scripts/make_priors.py phantom-chest --minutes 12
     python scripts/make_priors.py chest --from CTS --minutes 34 --conditional-minutes 12
     python scripts/make_priors.py chest --recalibrate --calibration calibration.json
+    python scripts/make_priors.py chest --from CTS --measure-detail
 
 phantom-chest and phantom-knee learn from procedural phantoms alone: patients from seed 0 (train)
 and from 10000 (val, for the calibration of the uncertainty). Others learn from all CTs of a folder,
 and are calibrated on patients elsewhere: `cohort.py UNSEEN --run PRIOR --also CTS` in scripts/bench
 writes the calibration.json that --calibration lays in. --recalibrate trains nothing: the prior of
-the package gets that calibration, phantoms one by validation phantoms. Networks start from seed 0.
+the package gets that calibration, phantoms one by validation phantoms. Nor does --measure-detail:
+the prior of the package gets the gains that a training measures at its end, from the pictures that
+it learned from. Networks start from seed 0.
 """
 
 from __future__ import annotations
@@ -24,12 +27,17 @@ import torch
 from mednerf_kit.core import files
 from mednerf_kit.engine import snapshots
 from mednerf_kit.engine.session import train
+from mednerf_kit.gan.generator import HyperGenerator
 from mednerf_kit.imaging.geometry import Geometry
 from mednerf_kit.invert.calibrate import calibrate
 from mednerf_kit.prior.catalogue import BUNDLED, CONDITIONAL
 from mednerf_kit.prior.conditional_setup import export
+from mednerf_kit.prior.detail import PATIENTS, detail_gains
 from mednerf_kit.prior.load import load_prior
+from mednerf_kit.prior.sets import read_set
+from mednerf_kit.prior.training_volumes import TrainingVolumes
 
+TRAINED_PX, SHOWN_PX = 64, 128
 PHANTOMS = [
     "dataset.train=400",
     "dataset.val=12",
@@ -40,7 +48,7 @@ PHANTOMS = [
     "generator.octaves=7",
 ]
 CTS = [
-    "dataset.size=64",
+    f"dataset.size={TRAINED_PX}",
     "dataset.volume_size=80",
     "dataset.variants=3",
     "calibration_patients=0",
@@ -48,7 +56,6 @@ CTS = [
     "generator.width=96",
     "generator.octaves=7",
 ]
-SHOWN_PX = 128
 BOTH = ["steps=1000000", "snapshot_steps=4000", "task.ray_share=0.2"]
 
 
@@ -119,6 +126,28 @@ def recalibrate(args: argparse.Namespace) -> None:
     files.save_tensors(path, tensors, meta | {"calibration": known})
 
 
+def measure_detail(args: argparse.Namespace) -> None:
+    """Lay the detail that its patients lack into a prior of the package, which else stays."""
+    path = BUNDLED / f"{args.name}.safetensors"
+    prior = load_prior(path)
+    assert isinstance(prior.generator, HyperGenerator)
+    dataset = str(args.cts or prior.meta["dataset"])
+    node = prior.meta["recipe"]["dataset"] | {"size": TRAINED_PX}
+    known = prior.meta["patients"][:PATIENTS]
+    orbits = read_set(dataset, node, split=prior.meta["split"], patients=known)
+    seen = set(prior.meta["identities"])
+    if strangers := [name for name in known if not seen & set(orbits.fingerprints[name])]:
+        raise SystemExit(f"Error: got another {strangers[0]}; wanted what the prior learned from.")
+    gains = torch.zeros(len(known), orbits.geometry.views)
+    far = torch.full((len(known),), prior.distance)
+    training = TrainingVolumes(orbits.images, torch.zeros(0), gains, far, False)
+    code = prior.generator.weights(prior.generator.coded(prior.codes[: len(known)]))
+    found = detail_gains(prior.generator, code, training, orbits.geometry)
+    print("detail:", [round(gain, 2) for gain in found])
+    tensors, meta = files.load_tensors(path)
+    files.save_tensors(path, tensors, meta | {"detail": found})
+
+
 def write_conditional(args: argparse.Namespace) -> None:
     """A conditional generator of the same CTs, in half precision."""
     folder = args.conditional_run or train(
@@ -146,6 +175,7 @@ def main() -> None:
     parser.add_argument("--conditional-minutes", type=float)
     parser.add_argument("--calibration", type=Path, help="a calibration.json of other patients")
     parser.add_argument("--recalibrate", action="store_true", help="train nothing")
+    parser.add_argument("--measure-detail", action="store_true", help="train nothing")
     parser.add_argument("--outdir", type=Path, default=Path("runs"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--run", type=Path, help="export this run instead of training one")
@@ -160,6 +190,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if args.recalibrate:
         recalibrate(args)
+    elif args.measure_detail:
+        measure_detail(args)
     else:
         write_prior(trained(args), args)
         if args.conditional_minutes or args.conditional_run:
