@@ -20,6 +20,7 @@ from ..gan.generator import GENERATORS, HyperGenerator, PatientGenerator
 from ..imaging.geometry import Geometry, interpolated_by_angle
 from ..recon.field_volume import FieldVolume, at_distance, bake
 from .catalogue import find_prior
+from .detail import with_detail
 from .draws import DEFAULT_DRAW, Draw, Likeness
 from .options import image_model_name
 
@@ -103,7 +104,8 @@ class Prior:
         """Small pictures of patients [n, latent_dim], one after the other: [n, F]."""
         geometry = self.geometry.resized(LOOK_PX).orbit(LOOK_VIEWS)
         code = self.generator.weights(self.generator.latent(eps))
-        views = self.volumes(code, geometry, size=LOOK_GRID).project(geometry, self.distance)
+        baked = bake(self.generator, code, geometry, size=LOOK_GRID)
+        views = baked.project(geometry, self.distance)
         gains = torch.stack([self.gains(seen, geometry.angles_deg) for seen in views])
         return (views * gains[..., None, None]).clamp(0, 1).flatten(1)
 
@@ -134,7 +136,7 @@ class Prior:
     def volumes(self, code: MlpWeights, geometry: Geometry, *, size: int) -> FieldVolume:
         """Patients as voxels [B, size, size, size], with the detail that the training measured."""
         baked = bake(self.generator, code, geometry, size=size)
-        return baked.with_detail(self.meta.get("detail", []))
+        return with_detail(baked, code, self.meta.get("detail", []))
 
     def gains(self, views: Tensor, angles_deg: Sequence[float]) -> Tensor:
         """The gains [V] that whole views [V, rows, cols] at these angles have in the set.

@@ -338,9 +338,7 @@ class PriorTask(Task):
         if o.objective == "gan" or o.image_model != "line_integral":
             return []
         code = generator.weights(generator.coded(known))
-        learned = replace(
-            self.training, log_gains=self.log_gains, distance=self.log_distance.exp()
-        )
+        learned = replace(self.training, log_gains=self.log_gains, distance=self.log_distance.exp())
         return detail_gains(generator, code, learned, self.geometry)
 
     def fitted(self) -> dict[str, Any]:

@@ -24,10 +24,11 @@ from ..imaging.geometry import Geometry
 from ..rays.selectors.base import sample_bilinear
 from ..rays.selectors.patches import StridedPatch
 from ..recon.field_volume import FieldVolume, bake_matter
+from .detail import with_detail
 from .draws import Likeness, PatientPlane
 from .training_volumes import TrainingVolumes
 
-FINENESS = 1.4  # voxels along a side of a baked patient, for one column of the pictures
+FINENESS = 1.2  # voxels along a side of a baked patient, for one column of the pictures
 
 # Random patients that the discriminator is shown are nobody: known ones come beside them.
 SHOWN = PatientPlane(spread=1.3, apart=1.0)
@@ -118,7 +119,7 @@ class PatchSource:
         to the code.
         """
         baked = bake_matter(generator, code, self.geometry, size=self.grid, air_share=AIR_SHARE)
-        baked = baked.with_detail(detail).unblurred()
+        baked = with_detail(baked, code, detail).unblurred()
         views = places.pixels.view[:, 0].view(-1, self.views)
         pictures = torch.cat(
             [
