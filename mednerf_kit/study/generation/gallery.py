@@ -98,9 +98,9 @@ class Gallery:
     def turning(self, patient: MlpWeights, *, views: int = VIEWS) -> Tensor:
         """Views [V, rows, cols] in [0, 1] all around a patient, from 0° on."""
         angles_deg = [360.0 * k / views for k in range(views)]
-        views = baked_views(self.prior, patient, angles_deg, size=VOXELS)
-        gains = self.prior.gains(views, angles_deg)
-        return (views * gains[:, None, None]).cpu().clamp(0, 1)
+        seen = baked_views(self.prior, patient, angles_deg, size=VOXELS)
+        gains = self.prior.gains(seen, angles_deg)
+        return (seen * gains[:, None, None]).cpu().clamp(0, 1)
 
     def nearest(self, orbit: Tensor) -> Mapping[str, Any] | None:
         """The training patient whose views are most like those of an orbit [V, rows, cols].
