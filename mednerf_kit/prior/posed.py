@@ -109,7 +109,6 @@ class PriorTask(Task):
         self.optimiser = self._generator_optimiser()
         self.gan_step = self._gan_step()
         self.gan_steps = 0
-        self.detail: list[float] = []  # gains of the adversary's fakes
 
     def _generator_optimiser(self) -> torch.optim.Adam:
         """Adam on the generator, the codes, and gains and distances of views scaled one by one."""
@@ -280,7 +279,7 @@ class PriorTask(Task):
         distance = self.log_distance.detach()[places.ids].exp()
         nodes = sum(level.sampler.n for level in self.parts.levels)
         if o.image_model == "line_integral" and source.baking_pays(nodes):
-            fakes = source.projected(g, code, distance, places, self.detail)
+            fakes = source.projected(g, code, distance, places)
         else:
             each = torch.arange(len(places.ids)).repeat_interleave(o.gan_views).to(distance.device)
             rays = self._rays(places.pixels.view, places.pixels.yx, distance[each, None])
@@ -297,7 +296,6 @@ class PriorTask(Task):
         posed = self._take_gradients()
         if self.gan_steps % FIT_PRIOR_EVERY == 0 and o.objective != "gan":
             self.parts.generator.fit_prior(self.codes.detach())
-            self.detail = self._detail(self.parts.generator)
         logged = self.gan_step(
             lambda shard: self._draw_patches(shard, edge),
             index=self.gan_steps,
@@ -327,19 +325,18 @@ class PriorTask(Task):
         tensors |= with_prefix("optim.generator", optimiser_tensors(self.optimiser))
         tensors |= {name: getattr(self, name) for name in ("codes", "log_gains", "log_distance")}
         values |= {"gan_steps": self.gan_steps, "precision": g.precision}
-        values |= {"detail": list(self.detail)}
-        found = self.fitted() | {"detail": self._detail(self.ema)}
+        found = self.fitted() | {"detail": self._detail()}
         return tensors, {"task_state": values, "precision": g.precision, **found}
 
     @torch.no_grad()
-    def _detail(self, generator: HyperGenerator) -> list[float]:
+    def _detail(self) -> list[float]:
         """Which detail its patients lack, where it knows patients and they are line integrals."""
         o, known = self.options, self.codes[:PATIENTS]
         if o.objective == "gan" or o.image_model != "line_integral":
             return []
-        code = generator.weights(generator.coded(known))
+        code = self.ema.weights(self.ema.coded(known))
         learned = replace(self.training, log_gains=self.log_gains, distance=self.log_distance.exp())
-        return detail_gains(generator, code, learned, self.geometry)
+        return detail_gains(self.ema, code, learned, self.geometry)
 
     def fitted(self) -> dict[str, Any]:
         """What a prior needs beside the generator: the source distance, mean gains, and peaks."""
@@ -364,7 +361,7 @@ class PriorTask(Task):
                 getattr(self, name).copy_(tensors[name])
         self.gan_step.load(tensors, meta)
         restore_optimiser(self.optimiser, strip_prefix("optim.generator", tensors))
-        self.gan_steps, self.detail = meta["gan_steps"], meta.get("detail", [])
+        self.gan_steps = meta["gan_steps"]
         keep_precision(meta, self.parts.generator, self.ema)
 
 

@@ -10,7 +10,6 @@ what fills the view: a small patch sees the whole picture too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,11 +23,10 @@ from ..imaging.geometry import Geometry
 from ..rays.selectors.base import sample_bilinear
 from ..rays.selectors.patches import StridedPatch
 from ..recon.field_volume import FieldVolume, bake_matter
-from .detail import with_detail
 from .draws import Likeness, PatientPlane
 from .training_volumes import TrainingVolumes
 
-FINENESS = 1.2  # voxels along a side of a baked patient, for one column of the pictures
+FINENESS = 0.9  # voxels along a side of a baked patient, for one column of the pictures
 
 # Random patients that the discriminator is shown are nobody: known ones come beside them.
 SHOWN = PatientPlane(spread=1.3, apart=1.0)
@@ -106,20 +104,13 @@ class PatchSource:
         return sample_bilinear(self.training.images.flatten(0, 1), place).float()
 
     def projected(
-        self,
-        generator: HyperGenerator,
-        code: MlpWeights,
-        distance: Tensor,
-        places: Places,
-        detail: Sequence[float],
+        self, generator: HyperGenerator, code: MlpWeights, distance: Tensor, places: Places
     ) -> Tensor:
         """Values of the views of baked patients [G] whose sources are this far [G]: [G·K, size²].
 
-        ``detail`` is what they lack of it (:mod:`.detail`). They are differentiable with respect
-        to the code.
+        They are differentiable with respect to the code.
         """
         baked = bake_matter(generator, code, self.geometry, size=self.grid, air_share=AIR_SHARE)
-        baked = with_detail(baked, code, detail).unblurred()
         views = places.pixels.view[:, 0].view(-1, self.views)
         pictures = torch.cat(
             [
