@@ -123,8 +123,8 @@ def render(context: click.Context, **options: Any) -> None:
 @click.option(
     "--draw",
     metavar="NAME",
-    default="bootstrap",
-    help="How they are drawn (mednerf-kit list draw); plane: none is a training patient.",
+    default="plane",
+    help="How they are drawn (mednerf-kit list draw); by plane none is a training patient.",
 )
 @click.option("--interpolate", is_flag=True, help="Also a clip that walks from seed to seed.")
 @click.option("--orbit", is_flag=True, help="Also a clip in which all of them turn.")

@@ -123,7 +123,7 @@ def sample(
     run: str = "bundled:chest",
     seeds: Sequence[int] = tuple(range(16)),
     truncation: float = 1.0,
-    draw: str = "bootstrap",
+    draw: str = "plane",
     interpolate: bool = False,
     orbit: bool = False,
     size: int | None = None,
@@ -136,7 +136,7 @@ def sample(
         run: the prior: a run folder, a snapshot, or ``bundled:chest`` or ``bundled:knee``.
         seeds: one random patient each.
         truncation: ψ in [0, 1], scales the standard normal numbers: 0 is the mean patient.
-        draw: how patients are drawn, by its name; ``plane`` draws such as nobody was.
+        draw: how patients are drawn, by its name; by ``plane`` no one is a training patient.
         interpolate: also write ``interpolate.mp4``, which walks from seed to seed along arcs.
         orbit: also write ``orbit.mp4``, in which all of them turn side by side.
         size: columns of the views; the prior's own by default.

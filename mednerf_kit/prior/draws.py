@@ -207,4 +207,4 @@ def _positive(name: str, value: float) -> float:
 
 
 #: How random patients are drawn where nothing else is asked for.
-DEFAULT_DRAW: Draw = SmoothedBootstrap()
+DEFAULT_DRAW: Draw = PatientPlane()

@@ -56,7 +56,7 @@ def test_render_writes_the_orbit_the_video_and_the_volume(place, tmp_path, capsy
 def test_a_seed_is_the_first_patient_that_is_drawn(place, tmp_path):
     prior = prior_load.load_prior(place / "run")
     known = prior.generator.whiten(prior.codes)
-    eps = DEFAULT_DRAW(known, 1, torch.Generator().manual_seed(7), prior.generator.unwhiten)
+    eps = DEFAULT_DRAW(known, 1, torch.Generator().manual_seed(7), prior.likeness)
     assert torch.equal(outputs.seeded_eps(prior, 7), eps)
     latent = prior.generator.latent(eps)
     scene = outputs.one_patient(prior, eps)
