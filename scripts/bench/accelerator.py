@@ -9,7 +9,8 @@ CUDA's multi-process service for that, which made eight runs twice as fast as ta
 H200. The steps that are timed come first, alone. A short table is printed last, in any case, of
 what there is by then; OUT/results.tar.gz has everything but snapshots, OUT/*.safetensors the
 averaged generators. ``--depth`` takes the file that `mednerf-kit data depth` wrote for lego's
-training views. ``--rehearse`` takes three steps of everything.
+training views. ``--rehearse`` takes three steps of everything. ``--plan`` starts nothing and prints
+the commands, as any call does that wants a GPU where there is none.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -165,10 +167,30 @@ def prior_lanes(data: Path, out: Path, steps: Callable[[int], int]) -> list[Lane
         steps=steps(3000),
         snapshot_steps=3000,
     )
+    found = out / "adversary"
+    adversary = command(
+        "train --config chest",
+        *chest,
+        found,
+        generator__width=128,
+        generator__octaves=8,
+        dataset__volume_size=96,
+        calibration_patients=0,
+        task__objective="hybrid",
+        task__learning_rate=0.004,
+        task__ray_share=0.1,
+        steps=steps(8300),
+        snapshot_steps=4000,
+    )
+    judged = [
+        command(f"{how} --run", found, "--json", "--out", out / f"adversary-{how}-scores")
+        for how in ("score", "evaluate")
+    ]
     return [
         Lane("presets", [presets]),
         Lane("augmentation", [augmentation]),
         Lane("one-patient", [one_patient]),
+        Lane("adversary", [adversary, *judged]),
     ]
 
 
@@ -178,7 +200,7 @@ def run(lane: Lane, device: str, out: Path, deadline: float) -> None:
         left = deadline - time.monotonic()
         if left < 5:
             return
-        if words[0] == "evaluate":  # of a folder with one run
+        if words[0] in ("evaluate", "score"):  # of a folder with one run
             found = sorted(Path(words[2]).glob("0*"))
             words = [*words[:2], str(found[-1]) if found else words[2], *words[3:]]
         with open(out / "log" / f"{lane.name}-{k}.txt", "w") as log:
@@ -235,7 +257,8 @@ def timed(names: Sequence[str], data: Path, device: str) -> Iterator[str]:
 
 def table(out: Path) -> Iterator[str]:
     """What every run came to, a line each."""
-    for path in sorted([*out.rglob("cell.json"), *out.glob("*-scores/metrics.json")]):
+    scores = [p for name in ("metrics", "score") for p in out.glob(f"*-scores/{name}.json")]
+    for path in sorted([*out.rglob("cell.json"), *scores]):
         found = json.loads(path.read_text(encoding="utf-8"))
         if found.get("status") == "not run":
             continue
@@ -270,6 +293,14 @@ def pack(out: Path) -> None:
                 save_file(kept, out / f"{name}.safetensors", metadata=file.metadata())
 
 
+def plan(lanes: Sequence[Lane]) -> Iterator[str]:
+    """What every lane would run, a line for each command."""
+    yield f"timed: {', '.join(TIMED)}"
+    for lane in lanes:
+        for words in lane.commands:
+            yield f"{lane.name}: mednerf-kit {shlex.join(words)}"
+
+
 def main() -> None:
     words = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -283,12 +314,21 @@ def main() -> None:
     words.add_argument("--rehearse", action="store_true")
     words.add_argument("--only", help="names of lanes, with commas between")
     words.add_argument("--timings", action="store_true", help="the timed steps alone, printed")
+    words.add_argument("--plan", action="store_true", help="print the commands, start nothing")
     chosen = words.parse_args()
+    out, lego = chosen.out, chosen.out / "lego"
+    ready = lanes(chosen.data, lego, out, (lambda n: 3) if chosen.rehearse else (lambda n: n))
+    names = chosen.only.split(",") if chosen.only else [lane.name for lane in ready]
+    ready = [lane for lane in ready if lane.name in names]
+    without = chosen.device.startswith("cuda") and not torch.cuda.is_available()
+    if chosen.plan or without:
+        print("No CUDA device here: nothing was started." if without else "Nothing was started.")
+        print("\n".join(plan(ready)))
+        return
     if chosen.timings:
         print("\n".join(timed(TIMED, chosen.data, chosen.device)))
         return
-    out, deadline = chosen.out, time.monotonic() + 60 * chosen.minutes
-    lego = out / "lego"
+    deadline = time.monotonic() + 60 * chosen.minutes
     (out / "log").mkdir(parents=True, exist_ok=True)
     shutil.copytree(chosen.data / "nerf_synthetic/lego", lego, dirs_exist_ok=True)
     if chosen.depth:
@@ -314,12 +354,8 @@ def main() -> None:
         os.environ |= places
         (out / "mps").mkdir(exist_ok=True)
         subprocess.run(["nvidia-cuda-mps-control", "-d"], check=True)
-    ready = lanes(chosen.data, lego, out, (lambda n: 3) if chosen.rehearse else (lambda n: n))
-    names = chosen.only.split(",") if chosen.only else [lane.name for lane in ready]
     workers = [
-        threading.Thread(target=run, args=(lane, chosen.device, out, deadline))
-        for lane in ready
-        if lane.name in names
+        threading.Thread(target=run, args=(lane, chosen.device, out, deadline)) for lane in ready
     ]
     try:
         for worker in workers:
