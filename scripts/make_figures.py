@@ -3,16 +3,19 @@
     python scripts/make_figures.py cameras
     python scripts/make_figures.py xray FOLDER
     python scripts/make_figures.py presets runs/ablate-presets/chest
+    python scripts/make_figures.py detail
 
 ``cameras`` shows where cameras stand; ``xray`` what `mednerf-kit project` made of one X-ray, from
 the FOLDER of its results; ``presets`` what every preset makes of one view of a phantom that none
-was trained on, from the cells of the ablation `presets`.
+was trained on, from the cells of the ablation `presets`; ``detail`` the same random patients of
+`bundled:chest` without the detail that their prior lacks and with it.
 """
 
 from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,16 +27,19 @@ from mednerf_kit.data.pictures import read_png
 from mednerf_kit.imaging.geometry import DEFAULTS, Geometry, nearest_view
 from mednerf_kit.imaging.scans.read import read_volume
 from mednerf_kit.invert.evaluate import load_sets
+from mednerf_kit.invert.outputs import seeded_eps
 from mednerf_kit.invert.posterior import Inversion, inversion_of
 from mednerf_kit.invert.predict import predict
 from mednerf_kit.prior import load as prior_load
-from mednerf_kit.prior.cameras import Poses
+from mednerf_kit.prior.cameras import CameraDistribution
+from mednerf_kit.study.generation.random_patients import baked_views
 from mednerf_kit.viz import colours, figures, video
 
 FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
 SHOWN_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, 225.0, 270.0, 315.0)
 XRAY_DEG = (270.0, 315.0, 0.0, 45.0, 90.0, 135.0)
 FRAMES, ENLARGED = 24, 3
+RANDOM_PATIENTS = 4
 
 
 def cameras() -> None:
@@ -41,7 +47,7 @@ def cameras() -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    everywhere = Poses(elevation_deg=(0.0, 90.0)).draw(200, Generator().manual_seed(0))
+    everywhere = CameraDistribution(elevation_deg=(0.0, 90.0)).draw(200, Generator().manual_seed(0))
     turn = torch.stack([torch.arange(0, 360, 5.0), torch.zeros(72)], 1)
     figure = Figure(figsize=(8, 4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -168,6 +174,24 @@ def answer(prior: prior_load.Prior, scored: OrbitSet) -> Tensor:
     return predict(prior, posterior, prior.geometry).views.clamp(0, 1)
 
 
+@torch.no_grad()
+def detail() -> None:
+    """Random patients from the front and the side: above as the network has them."""
+    prior = prior_load.load_prior("bundled:chest")
+    plain = replace(prior, meta={k: v for k, v in prior.meta.items() if k != "detail"})
+    rows, angles_deg = [], [270.0, 0.0]
+    for one in (plain, prior):
+        for seed in range(RANDOM_PATIENTS):
+            eps = seeded_eps(prior, seed)
+            code = one.generator.weights(one.generator.latent(eps))
+            rows.append(baked_views(one, code, angles_deg))
+    sheet = torch.cat(rows)
+    names = ["without", "with"]
+    labels = [f"{name} " * (k == 0) for name in names for k in range(2 * RANDOM_PATIENTS)]
+    sheet = (sheet / sheet.amax((-1, -2), keepdim=True)).clamp(0, 1)
+    figures.write_png8(FIGURES / "detail.png", figures.strip(sheet, 2 * RANDOM_PATIENTS, labels))
+
+
 def enlarged(views: Tensor) -> Tensor:
     """Every pixel as ENLARGED² of them."""
     return views.repeat_interleave(ENLARGED, -1).repeat_interleave(ENLARGED, -2)
@@ -176,7 +200,7 @@ def enlarged(views: Tensor) -> Tensor:
 def main() -> None:
     FIGURES.mkdir(parents=True, exist_ok=True)
     name, *rest = sys.argv[1:] or ["cameras"]
-    {"cameras": cameras, "xray": xray, "presets": presets}[name](*map(Path, rest))
+    {"cameras": cameras, "xray": xray, "presets": presets, "detail": detail}[name](*map(Path, rest))
 
 
 if __name__ == "__main__":

@@ -5,12 +5,11 @@ A network learns the coarse of a volume first and the fine last (spectral bias; 
 training patients tell, whose DRRs are known. At their own codes the generator should show these;
 the root of both powers' ratio is a gain for each band of frequencies. By the projection slice
 theorem a volume's spectrum holds those of its views, so that volumes which are filtered by the
-gains (:func:`with_detail`) have views with the power of DRRs.
+gains (:meth:`~mednerf_kit.recon.field_volume.FieldVolume.with_detail`) have views with the power
+of DRRs.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 
@@ -18,19 +17,12 @@ from ..fields.hyper import MlpWeights
 from ..gan.generator import PatientGenerator
 from ..imaging.geometry import Geometry
 from ..metrics.spectrum import power_kept
-from ..recon.field_volume import (
-    BAKED_HALF_HEIGHT,
-    DETAIL_BAND,
-    FieldVolume,
-    bake,
-    voxel_axis,
-)
+from ..recon.field_volume import DETAIL_BAND, bake
 from .training_volumes import TrainingVolumes
 
 PATIENTS, VIEWS = 8, 8  # that are compared
 FINENESS = 1.5  # voxels along a side of a baked patient, for one column of the pictures
 LEAST, MOST = 0.5, 4.0  # gains; where more is missing, what there is has little to do with a DRR
-WHOLE_EDGES = 4  # softnesses of a scan's end, inside of which its slices are whole
 CYCLES = round(2 * DETAIL_BAND)  # of a band in a picture, which is two field units wide
 
 
@@ -57,30 +49,6 @@ def detail_gains(
     bands = picture_bands(min(geometry.rows, geometry.cols))
     kept = power_kept(torch.cat(shown).clamp(0, 1), torch.cat(truth), bands)
     return kept.rsqrt().nan_to_num(1.0).clamp(LEAST, MOST).tolist()
-
-
-def with_detail(volumes: FieldVolume, code: MlpWeights, gains: Sequence[float]) -> FieldVolume:
-    """Baked patients [B, D, H, W] with their detail times ``gains``, inside of their scans.
-
-    Where a scan ends it ends at once, in the generator as in a DRR. So that the filter does not
-    sharpen that, it sees the outermost whole slices go on, and the scan is cut off again.
-    """
-    if not gains or code.pose is None:
-        return volumes.with_detail(gains)
-    size = volumes.values.shape[-1]
-    z = voxel_axis(size, device=volumes.values.device)
-    bottom, top = code.pose.extent[:, :1], code.pose.extent[:, 1:]
-    inset = WHOLE_EDGES * code.pose.edge
-    baked = (z.abs() < BAKED_HALF_HEIGHT) & (z > bottom + inset) & (z < top - inset)
-    found = baked.any(1, keepdim=True)
-    first = torch.where(found, baked.float().argmax(1, keepdim=True), 0)
-    last = torch.where(found, size - 1 - baked.flip(1).float().argmax(1, keepdim=True), size - 1)
-    slices = torch.arange(size, device=z.device).clamp(first, last)
-    whole = volumes.values.take_along_dim(slices[:, :, None, None], 1)
-    points = torch.stack([z * 0, z * 0, z], -1).expand(code.batch, -1, 3)
-    window = code.pose.window(points)[:, :, None, None]
-    filtered = volumes.with_values(whole).with_detail(gains)
-    return filtered.with_values(filtered.values * window)
 
 
 def picture_bands(pixels: int) -> list[tuple[int, int]]:

@@ -20,7 +20,6 @@ from ..gan.generator import GENERATORS, HyperGenerator, PatientGenerator
 from ..imaging.geometry import Geometry, interpolated_by_angle
 from ..recon.field_volume import FieldVolume, at_distance, bake
 from .catalogue import find_prior
-from .detail import with_detail
 from .draws import DEFAULT_DRAW, Draw, Likeness
 from .options import image_model_name
 
@@ -136,7 +135,7 @@ class Prior:
     def volumes(self, code: MlpWeights, geometry: Geometry, *, size: int) -> FieldVolume:
         """Patients as voxels [B, size, size, size], with the detail that the training measured."""
         baked = bake(self.generator, code, geometry, size=size)
-        return with_detail(baked, code, self.meta.get("detail", []))
+        return baked.with_detail(self.meta.get("detail", []))
 
     def gains(self, views: Tensor, angles_deg: Sequence[float]) -> Tensor:
         """The gains [V] that whole views [V, rows, cols] at these angles have in the set.

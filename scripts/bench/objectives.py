@@ -28,7 +28,7 @@ from mednerf_kit.metrics.distances import kernel_distance, sliced_wasserstein
 from mednerf_kit.metrics.features import EXTRACTORS, read
 from mednerf_kit.prior import load as prior_load
 from mednerf_kit.prior.sets import read_set
-from mednerf_kit.recon.field_volume import bake
+from mednerf_kit.study.generation.random_patients import baked_views
 
 
 def fakes_like(
@@ -39,9 +39,9 @@ def fakes_like(
     for start in range(0, count, per_patient):
         code = prior.generator.weights(prior.generator.latent(prior.numbers(1, rng)))
         some = views[start : start + per_patient].tolist()
-        geometry = prior.geometry.at([prior.geometry.angles_deg[v] for v in some])
-        volume = bake(prior.generator, code, geometry, size=64)
-        found.append(volume.project(geometry, prior.distance)[0].clamp(0, 1))
+        angles_deg = [prior.geometry.angles_deg[v] for v in some]
+        seen = baked_views(prior, code, angles_deg)
+        found.append((seen * prior.gains(seen, angles_deg)[:, None, None]).clamp(0, 1))
     return torch.cat(found)[:, None]
 
 

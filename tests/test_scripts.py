@@ -1,11 +1,32 @@
-"""The runs of `scripts/bench/accelerator.py`: without a GPU they are printed, and none is started."""
+"""Scripts that no test runs: what they take from the package is there, and what they start."""
 
 from __future__ import annotations
 
+import ast
+import importlib
+from pathlib import Path
+
 import accelerator
+import pytest
 import torch
 
 from mednerf_kit.engine.session import resolve, task_type_of
+
+SCRIPTS = sorted((Path(__file__).parent.parent / "scripts").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_what_a_script_imports_is_there(path):
+    taken = [
+        (node.module, alias.name)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mednerf_kit")
+        for alias in node.names
+    ]
+    for module, name in taken:
+        found = importlib.import_module(module)
+        if not hasattr(found, name):
+            importlib.import_module(f"{module}.{name}")
 
 
 def test_without_a_gpu_the_runs_are_printed(tmp_path, capsys, monkeypatch):
