@@ -146,11 +146,12 @@ class PatientPlane:
     Of their numbers e_i with mean ē, eps = ē + spread · Σ g_i (e_i − ē) / √(P − 1) with
     g ~ N(0, 1) has their mean, and ``spread`` squared times their covariance. A draw that is nearer
     to a training patient than ``apart`` times what the two nearest of these are from each other is
-    as good as a copy: it is drawn again.
+    as good as a copy: it is drawn again, and every time a little wider, for the fewer patients
+    there are, the more of what lies between them is like one of them.
 
     Options:
-        spread: factor on the distance from the mean; below 1 patients are more alike. Wide draws
-            are drawn again less often.
+        spread: factor on the distance from the mean; below 1 patients are more alike.
+        wider: by what share of itself the spread grows each time a patient is drawn again.
         apart: how far from every training patient, as a multiple of how far the two nearest of
             these are from each other; 0: anywhere.
 
@@ -160,12 +161,14 @@ class PatientPlane:
     True
     """
 
-    def __init__(self, *, spread: float = 1.4, apart: float = 1.1) -> None:
-        if apart < 0:
+    def __init__(self, *, spread: float = 1.0, wider: float = 0.02, apart: float = 1.1) -> None:
+        if min(wider, apart) < 0:
             raise UserError(
-                f"got apart {apart:g} for a draw", "wanted at least 0", "correct the draw's options"
+                f"got wider {wider:g} and apart {apart:g} for a draw",
+                "wanted at least 0",
+                "correct the draw's options",
             )
-        self.spread, self.apart = _positive("spread", spread), apart
+        self.spread, self.wider, self.apart = _positive("spread", spread), wider, apart
 
     def __call__(
         self, known: Tensor, n: int, rng: Generator, likeness: Likeness | None = None
@@ -175,9 +178,10 @@ class PatientPlane:
         mean, count = known.mean(0), len(known)
         likeness = likeness or Likeness(lambda eps: eps, known)
 
-        def once() -> Tensor:
+        def once(tries: int = 0) -> Tensor:
             g = torch.randn((1, count), generator=rng, device=rng.device).to(known)
-            return mean + self.spread / (count - 1) ** 0.5 * g @ (known - mean)
+            spread = self.spread * (1 + self.wider) ** tries
+            return mean + spread / (count - 1) ** 0.5 * g @ (known - mean)
 
         if not self.apart:
             return torch.cat([once() for _ in range(n)])
@@ -185,14 +189,14 @@ class PatientPlane:
         return torch.cat([_far_enough(once, likeness, least) for _ in range(n)])
 
 
-def _far_enough(once: Callable[[], Tensor], likeness: Likeness, least: float) -> Tensor:
+def _far_enough(once: Callable[[int], Tensor], likeness: Likeness, least: float) -> Tensor:
     """The first of TRIES draws that is at least so far away; the farthest where none is."""
-    best = once()
+    best = once(0)
     reached = float(likeness.to_nearest(best))
-    for _ in range(TRIES - 1):
+    for tries in range(1, TRIES):
         if reached >= least:
             break
-        candidate = once()
+        candidate = once(tries)
         if (far := float(likeness.to_nearest(candidate))) > reached:
             best, reached = candidate, far
     return best

@@ -29,7 +29,7 @@ from .training_volumes import TrainingVolumes
 FINENESS = 0.9  # voxels along a side of a baked patient, for one column of the pictures
 
 # Random patients that the discriminator is shown are nobody: known ones come beside them.
-SHOWN = PatientPlane(spread=1.3, apart=1.0)
+SHOWN = PatientPlane(spread=1.3, wider=0.0, apart=1.0)
 
 AIR_SHARE = 0.08  # of a patient's densest voxel: less than the lungs have
 

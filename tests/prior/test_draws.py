@@ -107,6 +107,7 @@ def test_more_patients_bring_more_noise():
         {"name": "normal", "spread": -1.0},
         {"name": "plane", "spread": 0.0},
         {"name": "plane", "apart": -1.0},
+        {"name": "plane", "wider": -0.1},
     ],
 )
 def test_what_no_patient_can_be_drawn_with_is_one_sentence(node):
