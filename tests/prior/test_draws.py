@@ -78,6 +78,16 @@ def test_no_draw_is_nearer_to_a_patient_than_two_patients_are_to_each_other():
     assert far.min() > torch.cdist(codes(anywhere), codes(known)).min(1).values.median()
 
 
+def test_who_is_drawn_again_is_drawn_wider():
+    """Nobody is far enough away: the farthest of 64 tries is kept, the last 1.02⁶³ as wide."""
+    known = known_patients(8)
+    wide, narrow = (
+        PatientPlane(wider=wider, apart=1e6)(known, 100, seeded()) - known.mean(0)
+        for wider in (0.02, 0.0)
+    )
+    assert 1.3 < float(wide.norm(dim=1).median() / narrow.norm(dim=1).median()) < 1.02**63
+
+
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_with_few_patients_the_plane_is_the_gaussian(count):
     known = known_patients(count)
