@@ -20,7 +20,7 @@ from ..metrics.spectrum import power_kept
 from ..recon.field_volume import DETAIL_BAND, bake
 from .training_volumes import TrainingVolumes
 
-PATIENTS, VIEWS = 8, 8  # that are compared
+PATIENTS, VIEWS = 4, 8  # that are compared: more change no gain by more than some hundredths
 FINENESS = 1.5  # voxels along a side of a baked patient, for one column of the pictures
 LEAST, MOST = 0.5, 4.0  # gains; where more is missing, what there is has little to do with a DRR
 CYCLES = round(2 * DETAIL_BAND)  # of a band in a picture, which is two field units wide
