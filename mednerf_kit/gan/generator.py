@@ -112,6 +112,8 @@ class HyperGenerator(PatientGenerator):
         mapping_width: units of the mapping's hidden layers.
         outputs: 1 for density alone, 4 for density and colour.
         support: radius of the cylinder outside of which there is nothing, in field units.
+        pose_spread: factor on how far random patients lie from the mean pose at first; a small one
+            for a single patient, whom random poses only blur.
         precision: what the field is computed in, ``fp32`` or ``bf16``; ``auto`` takes the faster.
     """
 
@@ -131,14 +133,15 @@ class HyperGenerator(PatientGenerator):
         mapping_width: int = 128,
         outputs: Literal[1, 4] = 1,
         support: float = SUPPORT,
+        pose_spread: float = 1.0,
         precision: Precision = "auto",
     ) -> None:
         super().__init__()
         least = min(code_dim, width, depth, octaves, rank, mapping_width)
-        if least < 1 or not 0 <= skip <= depth or support <= 0:
+        if least < 1 or not 0 <= skip <= depth or min(support, pose_spread) <= 0:
             raise UserError(
                 f"got code_dim {code_dim}, width {width}, depth {depth}, octaves {octaves}, rank "
-                f"{rank}, skip {skip}, support {support:g}",
+                f"{rank}, skip {skip}, support {support:g}, pose_spread {pose_spread:g}",
                 "wanted positive ones and a skip of 0 (none) to depth",
                 "correct the generator's options",
             )
@@ -171,7 +174,7 @@ class HyperGenerator(PatientGenerator):
             self.shared[-1] *= 0.3
         self.pose_mean = nn.Parameter(torch.tensor([0.0] * 9 + [-1.0, 1.0]))
         pose_std = torch.tensor([0.15] * 3 + [0.15] * 3 + [0.1] * 3 + [0.2] * 2)
-        self.pose_log_std = nn.Parameter(pose_std.log())
+        self.pose_log_std = nn.Parameter((pose_spread * pose_std).log())
         n = code_dim + POSE_DIM
         self.register_buffer("prior_mean", torch.zeros(n))
         self.register_buffer("prior_factor", torch.eye(n))

@@ -288,7 +288,9 @@ class PriorTask(Task):
             ids = places.ids.repeat_interleave(o.gan_views)[:, None]
             fakes = fakes * self.log_gains.detach()[ids, places.pixels.view].exp()
         shape = (-1, 1, self.parts.discriminator.size, self.parts.discriminator.size)
-        return Patches(source.reals(places).view(shape)), Patches(fakes.view(shape))
+        angles_deg = torch.tensor(self.geometry.angles_deg).to(fakes)[places.pixels.view[:, 0]]
+        reals = Patches(source.reals(places).view(shape), angles_deg)
+        return reals, Patches(fakes.view(shape), angles_deg)
 
     def _adversarial_gradient(self, edge: float) -> dict[str, float]:
         """Step the discriminator, and unless it learns alone add the generator's gradient."""

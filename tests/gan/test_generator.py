@@ -143,6 +143,15 @@ def test_pose_moves_the_patient_and_style_does_not():
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_a_spread_brings_random_patients_together():
+    """About the same mean, nearer to it by the share."""
+    pose = torch.randn(8, POSE_DIM, generator=seeded())
+    wide, narrow = (tiny(pose_spread=spread).canonical_pose(pose) for spread in (1.0, 0.25))
+    for name, middle in (("shift", 0), ("log_scale", 0), ("extent", torch.tensor([-1, 1]))):
+        far, near = (getattr(found, name) - middle for found in (wide, narrow))
+        torch.testing.assert_close(near, 0.25 * far)
+
+
 def test_deltas_are_added_to_the_factors():
     g = tiny()
     latent = g.draw(2, seeded())
@@ -235,7 +244,15 @@ def test_a_wrong_option_is_named(node, said):
 
 
 @pytest.mark.parametrize(
-    "node", [{"depth": 4, "skip": 5}, {"depth": 0}, {"rank": 0}, {"skip": -1}, {"width": 0}]
+    "node",
+    [
+        {"depth": 4, "skip": 5},
+        {"depth": 0},
+        {"rank": 0},
+        {"skip": -1},
+        {"width": 0},
+        {"pose_spread": 0.0},
+    ],
 )
 def test_an_impossible_size_is_a_users_error(node):
     with pytest.raises(UserError):

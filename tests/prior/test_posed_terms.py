@@ -12,6 +12,7 @@ from linear_game import PIXELS, SIZE, Follower, LinearDiscriminator, adam, slope
 from tiny import VIEWS, small_geometry
 
 from mednerf_kit.engine import session
+from mednerf_kit.engine.distributed import BatchShard
 from mednerf_kit.fields.hyper import SHARP_EDGE
 from mednerf_kit.gan.discriminator import DISCRIMINATORS
 from mednerf_kit.gan.generator import POSE_DIM
@@ -103,6 +104,16 @@ def test_the_adversary_is_a_share_of_the_posed_gradient_at_the_last_layer(
     added = gradients["hybrid"] - gradients["posed"]
     assert float(added.norm()) == pytest.approx(share * float(gradients["posed"].norm()), rel=1e-3)
     assert logged["gan_factor"] > 0
+
+
+def test_patches_say_from_where_they_are_seen():
+    """Views whose grey values are their angles; a discriminator may be conditioned on these."""
+    task = task_of(GAN)
+    angles_deg = torch.tensor(task.geometry.angles_deg)
+    task.training.images.copy_(angles_deg[:, None, None] / 360)
+    reals, fakes = task._draw_patches(BatchShard(), SHARP_EDGE)
+    torch.testing.assert_close(360 * reals.images.mean((1, 2, 3)), reals.angles_deg)
+    assert torch.equal(reals.angles_deg, fakes.angles_deg)
 
 
 def test_the_penalty_on_reals_is_applied_every_kth_step_and_k_times_as_strong():
