@@ -10,6 +10,7 @@ from tiny import SIZE, VIEWS
 from mednerf_kit.invert.intervals import calibration
 from mednerf_kit.invert.predict import SPREAD_FLOOR, VOLUME_FLOOR, predict
 from mednerf_kit.invert.spread import view_variance, voxel_variance
+from mednerf_kit.recon.field_volume import bake
 
 
 def test_the_orbit_is_the_members_mean_and_spread(prior, posterior):
@@ -33,7 +34,9 @@ def test_the_orbit_is_the_members_mean_and_spread(prior, posterior):
     )
 
 
-def test_views_detaileds_get_back_what_interpolation_takes_and_volumes_stay(prior, posterior):
+def test_views_of_random_patients_get_back_what_interpolation_takes_and_volumes_stay(
+    prior, posterior
+):
     plain, shown = (
         predict(prior, posterior, prior.geometry, size=32, detailed=detailed)
         for detailed in (False, True)
@@ -84,6 +87,20 @@ def test_views_of_a_set_stretched_one_by_one_are_stretched_to_its_peak(prior, po
     gains = 0.9 / plain.views.amax((-1, -2))
     torch.testing.assert_close(seen.members, plain.members * gains[:, None, None])
     assert stretched.gains(torch.zeros(1, 4, 4), [0.0]).isfinite().all()
+
+
+def test_random_patients_get_the_detail_that_their_prior_lacks_and_answers_do_not(prior, posterior):
+    lacking = replace(prior, meta={**prior.meta, "detail": [1.0, 0.5, 0.5]})
+    size = {"size": 32}
+    plain, answer = (predict(p, posterior, prior.geometry, **size) for p in (prior, lacking))
+    assert torch.equal(answer.volume.values, plain.volume.values)
+    shown = predict(lacking, posterior, prior.geometry, **size, detailed=True)
+    wanted = bake(prior.generator, posterior.code, prior.geometry, **size)
+    wanted = wanted.with_detail([1.0, 0.5, 0.5])
+    torch.testing.assert_close(shown.volume.values, wanted.values.mean(0))
+    seen = shown.volume.unblurred().project(prior.geometry, posterior.distance)
+    torch.testing.assert_close(shown.views, seen, rtol=1e-3, atol=1e-4)
+    assert float((shown.volume.values - plain.volume.values).abs().max()) > 1e-3
 
 
 def test_one_scene_has_no_spread_but_the_floor(prior, posterior):

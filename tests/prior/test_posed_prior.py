@@ -102,6 +102,7 @@ def test_a_set_scaled_view_by_view_learns_gains(tmp_path):
         and tensors["log_gains"].std() > 0.01
     )
     assert meta["geometry"]["line_integral_scale"] is None
+    assert 0.9 < meta["view_peak"] <= 1 and len(meta["log_gain_profile"]) == VIEWS
 
 
 def test_points_fill_the_cylinder_evenly():

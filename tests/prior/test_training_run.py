@@ -50,6 +50,8 @@ def test_a_snapshot_says_what_it_is(tiny_run):
         "identities"
     ]
     assert meta["geometry"]["cols"] == SIZE and len(meta["geometry"]["angles_deg"]) == VIEWS
+    assert len(meta["detail"]) == SIZE // 8 and max(meta["detail"]) > 1  # ten steps blur
+    assert "view_peak" not in meta
     assert (
         meta["recipe"]["generator"]["width"] == 16
         and "diagnosis" in meta["note"]

@@ -1,6 +1,7 @@
 """Random patients: voxels show what rays show, draws agree, styles mix, copies are found."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -35,11 +36,13 @@ def test_voxels_show_what_rays_show(tmp_path):
     )
 
 
-def test_voxels_get_back_what_interpolation_takes(tmp_path):
+@pytest.mark.parametrize("detail", [[], [1.0, 0.5, 0.5]])
+def test_voxels_get_back_what_training_and_interpolation_take(tmp_path, detail):
     prior = prior_of(tmp_path)
+    prior = replace(prior, meta={**prior.meta, "detail": detail})
     code = next(random_patients.drawn_codes(prior, 1, seeded()))
     geometry = prior.geometry.at((30.0,))
-    voxels = bake(prior.generator, code, geometry, size=48).unblurred()
+    voxels = bake(prior.generator, code, geometry, size=48).with_detail(detail).unblurred()
     seen = random_patients.baked_views(prior, code, (30.0,), size=48)
     torch.testing.assert_close(seen, voxels.project(geometry, prior.distance)[0])
 
